@@ -1,0 +1,47 @@
+"""Errors that are meant for people: one line each, saying what, where, and what was expected.
+
+Every one is a ``ValueError``. Commands print the line and exit with the class's ``exit_status``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LeanMnistError(ValueError):
+    """Base class of every error that a person, not the program, has to mend."""
+
+    exit_status = 2
+
+
+class DataError(LeanMnistError):
+    """A data file or data set is missing, damaged, or not what it claims to be."""
+
+
+class DataUnavailable(DataError):
+    """A data set is in none of the searched folders and could not be downloaded."""
+
+
+class ConfigError(LeanMnistError):
+    """An option or configuration field has a value that cannot be used."""
+
+
+class CheckpointError(LeanMnistError):
+    """A checkpoint is damaged, not ours, or does not fit what it is used for."""
+
+
+class ArgumentError(LeanMnistError):
+    """An array argument has the wrong shape, dtype or device."""
+
+
+class HealthError(LeanMnistError):
+    """The loss or a gradient stopped being finite; nothing was applied to the weights."""
+
+    exit_status = 3
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``" (did you mean 'adam'?)"`` for the choice closest to ``word``, or ``""`` if none is close."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
