@@ -1,0 +1,25 @@
+"""lean_mnist: train a network whose gradients are written by hand, and know at every step that they are right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["MLP", "__version__", "load_checkpoint"]
+
+if TYPE_CHECKING:
+    from lean_mnist.nn import MLP
+    from lean_mnist.training.checkpoints import load_checkpoint
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch is imported when something of it is asked for, so that ``--help`` answers at once.
+    if name == "MLP":
+        from lean_mnist.nn import MLP
+
+        return MLP
+    if name == "load_checkpoint":
+        from lean_mnist.training.checkpoints import load_checkpoint
+
+        return load_checkpoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

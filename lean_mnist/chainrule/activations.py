@@ -1,0 +1,114 @@
+"""Elementwise activations, each with its analytic derivative.
+
+A forward returns the activation and the one array its backward needs; a backward multiplies the upstream gradient by
+the derivative. All of them take and return arrays of any shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lean_mnist.chainrule.arrays import Array, primitives
+from lean_mnist.errors import ArgumentError, nearest
+
+
+class Activation(NamedTuple):
+    """An elementwise function: ``forward(z) -> (h, saved)`` and ``backward(saved, d_h) -> d_z``."""
+
+    name: str
+    forward: Callable[[Array], tuple[Array, Array]]
+    backward: Callable[[Array, Array], Array]
+
+
+# ReLU(z) = max(z, 0); ReLU'(z) = 1{z > 0}, by convention 0 at 0. The output is what is kept: h > 0 exactly where z > 0.
+def relu_forward(z: Array) -> tuple[Array, Array]:
+    h = primitives(z).where_nonpositive(z, 0, z)
+    return h, h
+
+
+def relu_backward(h: Array, d_h: Array) -> Array:
+    return primitives(h).where_nonpositive(h, 0, d_h)
+
+
+# LeakyReLU(z) = z for z > 0, αz otherwise; derivative 1 or α, by convention α at 0. With α > 0 the output has z's sign.
+LEAKY_SLOPE = 0.01
+
+
+def leaky_relu_forward(z: Array) -> tuple[Array, Array]:
+    p = primitives(z)
+    h = p.where_nonpositive(z, p.constant(LEAKY_SLOPE, z) * z, z)
+    return h, h
+
+
+def leaky_relu_backward(h: Array, d_h: Array) -> Array:
+    p = primitives(h)
+    return p.where_nonpositive(h, p.constant(LEAKY_SLOPE, h) * d_h, d_h)
+
+
+# σ(z) = 1 / (1 + e^−z); σ' = σ (1 − σ).
+def sigmoid_forward(z: Array) -> tuple[Array, Array]:
+    h = primitives(z).sigmoid(z)
+    return h, h
+
+
+def sigmoid_backward(h: Array, d_h: Array) -> Array:
+    return d_h * (h * (1 - h))
+
+
+# tanh' = 1 − tanh².
+def tanh_forward(z: Array) -> tuple[Array, Array]:
+    h = primitives(z).tanh(z)
+    return h, h
+
+
+def tanh_backward(h: Array, d_h: Array) -> Array:
+    return d_h * (1 - h * h)
+
+
+# GELU(z) = z Φ(z), with Φ(z) = (1 + erf(z/√2)) / 2 the normal distribution function; GELU' = Φ(z) + z φ(z), with
+# φ(z) = e^(−z²/2) / √(2π) its density (Hendrycks and Gimpel, 2016: the exact form, not the tanh approximation).
+def _normal_cdf(z: Array) -> Array:
+    p = primitives(z)
+    return (1 + p.erf(z / p.sqrt_of(2, z))) / 2
+
+
+def gelu_forward(z: Array) -> tuple[Array, Array]:
+    return z * _normal_cdf(z), z
+
+
+def gelu_backward(z: Array, d_h: Array) -> Array:
+    p = primitives(z)
+    density = p.exp(-(z * z) / 2) / (p.sqrt_of(2, z) * p.pi(z) ** p.constant(0.5, z))
+    return d_h * (_normal_cdf(z) + z * density)
+
+
+# id(z) = z; id' = 1.
+def identity_forward(z: Array) -> tuple[Array, Array]:
+    return z, z
+
+
+def identity_backward(z: Array, d_h: Array) -> Array:
+    return d_h
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    activation.name: activation
+    for activation in (
+        Activation("relu", relu_forward, relu_backward),
+        Activation("leaky-relu", leaky_relu_forward, leaky_relu_backward),
+        Activation("sigmoid", sigmoid_forward, sigmoid_backward),
+        Activation("tanh", tanh_forward, tanh_backward),
+        Activation("gelu", gelu_forward, gelu_backward),
+        Activation("identity", identity_forward, identity_backward),
+    )
+}
+
+
+def activation_named(name: str) -> Activation:
+    """The activation called ``name``; ``ArgumentError`` with the nearest name if there is none."""
+    if name not in ACTIVATIONS:
+        raise ArgumentError(
+            f"activation: expected one of {', '.join(ACTIVATIONS)}, found {name!r}{nearest(name, ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]

@@ -1,0 +1,201 @@
+"""The array primitives that the chain rule is written over, for each kind of array it runs on.
+
+Operators (``+ - * / @``), ``.T``, ``.shape`` and ``.sum(axis)`` mean the same on every kind of array and are used
+as they are. What does not is here. A new kind of array (an interval, a ball) joins by giving its class an attribute
+``__primitives__`` that holds an object with these methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from lean_mnist.errors import ArgumentError
+
+Array = Any  # a torch tensor, a NumPy object array, or a class with ``__primitives__``
+
+
+class Primitives(Protocol):
+    """What every kind of array must be able to do besides arithmetic."""
+
+    def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array: ...
+    def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> Array: ...
+    def exp(self, x: Array) -> Array: ...
+    def log(self, x: Array) -> Array: ...
+    def tanh(self, x: Array) -> Array: ...
+    def sigmoid(self, x: Array) -> Array: ...
+    def erf(self, x: Array) -> Array: ...
+    def row_shift(self, x_BC: Array) -> Array: ...
+    def row_sum(self, x_BC: Array) -> Array: ...
+    def column(self, x_B: Array) -> Array: ...
+    def spread(self, value: Array, like_B: Array) -> Array: ...
+    def take_label(self, x_BC: Array, labels_B: Array) -> Array: ...
+    def one_hot(self, labels_B: Array, like_BC: Array) -> Array: ...
+    def constant(self, value: float, like: Array) -> Any: ...
+    def sqrt_of(self, value: int, like: Array) -> Any: ...
+    def pi(self, like: Array) -> Any: ...
+
+
+def primitives(x: Array) -> Primitives:
+    """The primitives for arrays of the kind of ``x``; ``ArgumentError`` if that kind is unknown."""
+    if isinstance(x, torch.Tensor):
+        return _TORCH
+    if isinstance(x, np.ndarray) and x.dtype == object:
+        return _OBJECTS
+    own: Primitives | None = getattr(type(x), "__primitives__", None)
+    if own is None:
+        raise ArgumentError(
+            f"the chain rule runs on torch tensors and on NumPy object arrays of fractions or expressions, "
+            f"not on {type(x).__name__}{f' of {x.dtype}' if isinstance(x, np.ndarray) else ''}"
+        )
+    return own
+
+
+class _TorchPrimitives:
+    """Tensors of any floating dtype, on any device; every method is differentiable where its formula is."""
+
+    def affine(self, x_BD: torch.Tensor, weight_HD: torch.Tensor, bias_H: torch.Tensor | None) -> torch.Tensor:
+        return x_BD @ weight_HD.T if bias_H is None else torch.addmm(bias_H, x_BD, weight_HD.T)
+
+    # Written as "not (condition <= 0)", so that a NaN is handed on rather than hidden behind a zero.
+    def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> torch.Tensor:
+        return torch.where(condition <= 0, then, otherwise)
+
+    exp = staticmethod(torch.exp)
+    log = staticmethod(torch.log)
+    tanh = staticmethod(torch.tanh)
+    sigmoid = staticmethod(torch.sigmoid)
+    erf = staticmethod(torch.erf)
+
+    # The shift cancels out of every formula it is used in, so no derivative is taken through it.
+    def row_shift(self, x_BC: torch.Tensor) -> torch.Tensor:
+        return x_BC.detach().amax(dim=1, keepdim=True)
+
+    def row_sum(self, x_BC: torch.Tensor) -> torch.Tensor:
+        return x_BC.sum(dim=1, keepdim=True)
+
+    def column(self, x_B: torch.Tensor) -> torch.Tensor:
+        return x_B.unsqueeze(1)
+
+    def spread(self, value: torch.Tensor, like_B: torch.Tensor) -> torch.Tensor:
+        return value.expand(like_B.shape)
+
+    def take_label(self, x_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return x_BC.gather(1, labels_B.unsqueeze(1)).squeeze(1)
+
+    def one_hot(self, labels_B: torch.Tensor, like_BC: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(like_BC).scatter_(1, labels_B.unsqueeze(1), 1)
+
+    def constant(self, value: float, like: torch.Tensor) -> float:
+        return value
+
+    def sqrt_of(self, value: int, like: torch.Tensor) -> float:
+        return float(np.sqrt(value))
+
+    def pi(self, like: torch.Tensor) -> float:
+        return float(np.pi)
+
+
+class _ObjectPrimitives:
+    """NumPy object arrays whose elements are ``Fraction`` (or ``int``), or SymPy expressions."""
+
+    def affine(self, x_BD: np.ndarray, weight_HD: np.ndarray, bias_H: np.ndarray | None) -> np.ndarray:
+        z_BH = x_BD @ weight_HD.T
+        return z_BH if bias_H is None else z_BH + bias_H
+
+    def where_nonpositive(self, condition: np.ndarray, then: Array | int, otherwise: np.ndarray) -> np.ndarray:
+        then = np.broadcast_to(np.asarray(then, dtype=object), condition.shape)
+        result = np.empty(condition.shape, dtype=object)
+        for index in np.ndindex(condition.shape):
+            result[index] = _choose_nonpositive(condition[index], then[index], otherwise[index])
+        return result
+
+    def exp(self, x: np.ndarray) -> np.ndarray:
+        return _elementwise(x, "exp")
+
+    def log(self, x: np.ndarray) -> np.ndarray:
+        return _elementwise(x, "log")
+
+    def tanh(self, x: np.ndarray) -> np.ndarray:
+        return _elementwise(x, "tanh")
+
+    def sigmoid(self, x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + self.exp(-x))
+
+    def erf(self, x: np.ndarray) -> np.ndarray:
+        return _elementwise(x, "erf")
+
+    # Exact and symbolic arithmetic cannot overflow, so there is nothing to shift away.
+    def row_shift(self, x_BC: np.ndarray) -> int:
+        return 0
+
+    def row_sum(self, x_BC: np.ndarray) -> np.ndarray:
+        return x_BC.sum(axis=1, keepdims=True)
+
+    def column(self, x_B: np.ndarray) -> np.ndarray:
+        return x_B[:, None]
+
+    def spread(self, value: Any, like_B: np.ndarray) -> np.ndarray:
+        return np.full(like_B.shape, value, dtype=object)
+
+    def take_label(self, x_BC: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
+        return x_BC[np.arange(len(labels_B)), labels_B]
+
+    def one_hot(self, labels_B: np.ndarray, like_BC: np.ndarray) -> np.ndarray:
+        encoded = np.full(like_BC.shape, Fraction(0), dtype=object)
+        encoded[np.arange(len(labels_B)), labels_B] = Fraction(1)
+        return encoded
+
+    # The decimal the caller wrote (0.01), not the binary number nearest to it, is what a formula means.
+    def constant(self, value: float, like: np.ndarray) -> Any:
+        return _exact(Fraction(repr(value)), like)
+
+    def sqrt_of(self, value: int, like: np.ndarray) -> Any:
+        return _sympy_for(like, "sqrt").sqrt(value)
+
+    def pi(self, like: np.ndarray) -> Any:
+        return _sympy_for(like, "pi").pi
+
+
+def _is_symbolic(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "sympy"
+
+
+def _sympy_for(x: np.ndarray, what: str) -> Any:
+    if x.size and not any(_is_symbolic(value) for value in x.flat):
+        raise ArgumentError(f"{what} is not rational, so fractions cannot hold it: use ReLU and the squared error")
+    import sympy
+
+    return sympy
+
+
+def _exact(value: Fraction, like: np.ndarray) -> Any:
+    if like.size and _is_symbolic(like.flat[0]):
+        import sympy
+
+        return sympy.Rational(value.numerator, value.denominator)
+    return value
+
+
+def _elementwise(x: np.ndarray, name: str) -> np.ndarray:
+    function: Callable[[Any], Any] = getattr(_sympy_for(x, name), name)
+    result = np.empty(x.shape, dtype=object)
+    for index in np.ndindex(x.shape):
+        result[index] = function(x[index])
+    return result
+
+
+def _choose_nonpositive(condition: Any, then: Any, otherwise: Any) -> Any:
+    if _is_symbolic(condition):
+        import sympy
+
+        return sympy.Piecewise((then, condition <= 0), (otherwise, True))
+    return then if condition <= 0 else otherwise
+
+
+_TORCH = _TorchPrimitives()
+_OBJECTS = _ObjectPrimitives()

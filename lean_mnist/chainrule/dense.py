@@ -1,0 +1,62 @@
+"""The dense (fully connected, affine) layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lean_mnist.chainrule.arrays import Array, primitives
+from lean_mnist.errors import ArgumentError
+
+
+class DenseTape(NamedTuple):
+    """What the backward of a dense layer needs: its input ``(B, D)`` and its weight ``(H, D)``."""
+
+    x_BD: Array
+    weight_HD: Array
+
+
+class DenseGradients(NamedTuple):
+    """Gradients of a dense layer; ``None`` where one was not asked for."""
+
+    x_BD: Array | None
+    weight_HD: Array | None
+    bias_H: Array | None
+
+
+def dense_forward(x_BD: Array, weight_HD: Array, bias_H: Array | None = None) -> tuple[Array, DenseTape]:
+    """``z = x Wᵀ + b``, one row an example.
+
+    Args: ``x_BD`` input; ``weight_HD`` one row a unit; ``bias_H`` or ``None``.
+    Returns: the pre-activation ``z_BH`` and the tape. Raises ``ArgumentError`` on shapes that do not fit.
+    """
+    check_dense_shapes(x_BD, weight_HD, bias_H)
+    return primitives(x_BD).affine(x_BD, weight_HD, bias_H), DenseTape(x_BD, weight_HD)
+
+
+def dense_backward(
+    tape: DenseTape, d_z_BH: Array, needs: tuple[bool, bool, bool] = (True, True, True)
+) -> DenseGradients:
+    """``dx = dz W``, ``dW = dzᵀ x``, ``db = Σ_B dz`` (Rumelhart, Hinton and Williams, 1986, eq. 4 to 6).
+
+    Args: ``d_z_BH`` upstream gradient; ``needs`` which of (x, weight, bias) to compute.
+    """
+    return DenseGradients(
+        x_BD=d_z_BH @ tape.weight_HD if needs[0] else None,
+        weight_HD=d_z_BH.T @ tape.x_BD if needs[1] else None,
+        bias_H=d_z_BH.sum(0) if needs[2] else None,
+    )
+
+
+def check_dense_shapes(x: Array, weight: Array, bias: Array | None, name: str = "") -> None:
+    """Raise ``ArgumentError``, naming the argument, unless ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)`` fit."""
+    if len(x.shape) != 2:
+        raise ArgumentError(f"{name}x: expected shape (B, D), found {tuple(x.shape)}")
+    if len(weight.shape) != 2:
+        raise ArgumentError(f"{name}weight: expected shape (H, D), found {tuple(weight.shape)}")
+    if x.shape[1] != weight.shape[1]:
+        raise ArgumentError(
+            f"{name}x: expected {weight.shape[1]} features a row, as {name}weight {tuple(weight.shape)} has columns, "
+            f"found shape {tuple(x.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ArgumentError(f"{name}bias: expected shape ({weight.shape[0]},), found {tuple(bias.shape)}")

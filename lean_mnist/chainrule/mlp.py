@@ -1,0 +1,121 @@
+"""The multilayer perceptron: dense layers of any depth and width with an activation between them, and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lean_mnist.chainrule import dense
+from lean_mnist.chainrule.activations import Activation
+from lean_mnist.chainrule.arrays import Array, primitives
+from lean_mnist.chainrule.losses import Loss
+from lean_mnist.errors import ArgumentError
+
+Layer = tuple[Array, Array | None]  # weight (H, D) and bias (H,) or None
+
+
+class MLPTape(NamedTuple):
+    """What the backward of an MLP of L layers needs besides the weights."""
+
+    inputs: tuple[Array, ...]  # what each of the L dense layers was given; the first is x
+    saved: tuple[Array, ...]  # what each of the L − 1 activations keeps
+
+
+class MLPGradients(NamedTuple):
+    """Gradients of an MLP; ``None`` where one was not asked for."""
+
+    x_BD: Array | None
+    layers: tuple[tuple[Array | None, Array | None], ...]
+
+
+Needs = tuple[bool, tuple[tuple[bool, bool], ...]]  # is the gradient wanted: of x; of each layer's weight and bias
+
+
+def mlp_forward(x_BD: Array, layers: Sequence[Layer], activation: Activation) -> tuple[Array, MLPTape]:
+    """Logits ``s_BC`` of an MLP: ``h₀ = x``, ``z_l = h_{l−1} W_lᵀ + b_l``, ``h_l = σ(z_l)``, ``s = z_L``.
+
+    Args: ``x_BD`` input; ``layers`` pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``, first layer first.
+    Raises ``ArgumentError`` on shapes that do not fit, before any arithmetic.
+    """
+    check_mlp_shapes(x_BD, layers)
+    inputs, saved = [x_BD], []
+    for weight, bias in layers[:-1]:
+        z_BH, _ = dense.dense_forward(inputs[-1], weight, bias)
+        h_BH, kept = activation.forward(z_BH)
+        inputs.append(h_BH)
+        saved.append(kept)
+    logits_BC, _ = dense.dense_forward(inputs[-1], *layers[-1])
+    return logits_BC, MLPTape(tuple(inputs), tuple(saved))
+
+
+def mlp_backward(
+    tape: MLPTape, layers: Sequence[Layer], activation: Activation, d_logits_BC: Array, needs: Needs | None = None
+) -> MLPGradients:
+    """The chain rule, last layer first: from ``dz_L = ds``, each ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
+
+    Args: ``d_logits_BC`` upstream gradient; ``needs`` which gradients to compute (all by default). Nothing is computed
+    below the lowest layer that needs a gradient.
+    """
+    needs_x, needs_layers = needs or (True, tuple((True, bias is not None) for _, bias in layers))
+    gradients: list[tuple[Array | None, Array | None]] = [(None, None)] * len(layers)
+    d_z, d_x = d_logits_BC, None
+    for index in reversed(range(len(layers))):
+        goes_below = needs_x or any(weight or bias for weight, bias in needs_layers[:index])
+        layer_tape = dense.DenseTape(tape.inputs[index], layers[index][0])
+        layer = dense.dense_backward(layer_tape, d_z, (goes_below, *needs_layers[index]))
+        gradients[index] = (layer.weight_HD, layer.bias_H)
+        if not goes_below:
+            break
+        if index == 0:
+            d_x = layer.x_BD
+        else:
+            d_z = activation.backward(tape.saved[index - 1], layer.x_BD)
+    return MLPGradients(d_x, tuple(gradients))
+
+
+class MLPLossTape(NamedTuple):
+    """What the backward of an MLP and its loss needs besides the weights."""
+
+    network: MLPTape
+    loss: tuple[Array, ...]
+
+
+def mlp_loss_forward(
+    x_BD: Array, labels_B: Array, layers: Sequence[Layer], activation: Activation, loss: Loss
+) -> tuple[Array, MLPLossTape]:
+    """One loss an example, ``loss_B``, of an MLP's logits against integer labels."""
+    logits_BC, network = mlp_forward(x_BD, layers, activation)
+    loss_B, loss_tape = loss.forward(logits_BC, labels_B)
+    return loss_B, MLPLossTape(network, loss_tape)
+
+
+def mlp_loss_backward(
+    tape: MLPLossTape,
+    layers: Sequence[Layer],
+    activation: Activation,
+    loss: Loss,
+    d_loss_B: Array,
+    needs: Needs | None = None,
+) -> MLPGradients:
+    """Gradients of ``Σ_B d_loss_B · loss_B``."""
+    return mlp_backward(tape.network, layers, activation, loss.backward(tape.loss, d_loss_B), needs)
+
+
+def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:
+    """Raise ``ArgumentError``, naming the argument, unless each layer fits the one before and the first fits ``x``."""
+    if not layers:
+        raise ArgumentError("layers: expected at least one layer, found none")
+    primitives(x)  # an unknown kind of array is refused here, before any arithmetic
+    for index, (weight, bias) in enumerate(layers):
+        name = f"layers[{index}]."
+        if index == 0:
+            dense.check_dense_shapes(x, weight, bias, "")
+        else:
+            before = layers[index - 1][0]
+            if len(weight.shape) != 2 or weight.shape[1] != before.shape[0]:
+                raise ArgumentError(
+                    f"{name}weight: expected shape (H, {before.shape[0]}), as the layer before has that many units, "
+                    f"found {tuple(weight.shape)}"
+                )
+            if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+                raise ArgumentError(f"{name}bias: expected shape ({weight.shape[0]},), found {tuple(bias.shape)}")

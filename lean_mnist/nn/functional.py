@@ -1,0 +1,164 @@
+"""Functions on tensors whose gradients are written by hand; arguments are checked before any arithmetic.
+
+All tensors of one call have one floating dtype (any) and one device; labels are int64. Gradients flow to every floating
+argument that asks for one, second derivatives included. Under autocast these functions compute in the dtype they are
+given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lean_mnist.chainrule import dense as dense_rule
+from lean_mnist.chainrule import mlp as mlp_rule
+from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.chainrule.losses import Loss, check_loss_shapes, softmax_cross_entropy
+from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.nn import functions
+
+REDUCTIONS = ("mean", "sum", "none")
+_CROSS_ENTROPY = softmax_cross_entropy()
+
+
+def dense(x_BD: Tensor, weight_HD: Tensor, bias_H: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b``: ``(B, H)`` from ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)`` or ``None``."""
+    _check_tensors(x=x_BD, weight=weight_HD, bias=bias_H)
+    dense_rule.check_dense_shapes(x_BD, weight_HD, bias_H)
+    return _apply(functions.DenseFunction, x_BD, weight_HD, bias_H)
+
+
+def activate(z: Tensor, activation: str) -> Tensor:
+    """``σ(z)``, elementwise, of a tensor of any shape; σ by name (see ``lean_mnist.chainrule.activations``)."""
+    _check_tensors(z=z)
+    return _apply(functions.ActivationFunction, z, activation_named(activation))
+
+
+def relu(z: Tensor) -> Tensor:
+    """``max(z, 0)``, with derivative 0 at 0."""
+    return activate(z, "relu")
+
+
+def leaky_relu(z: Tensor) -> Tensor:
+    """``z`` where positive, else ``0.01 z``, with derivative 0.01 at 0."""
+    return activate(z, "leaky-relu")
+
+
+def sigmoid(z: Tensor) -> Tensor:
+    """``1 / (1 + e^−z)``."""
+    return activate(z, "sigmoid")
+
+
+def tanh(z: Tensor) -> Tensor:
+    """``tanh z``."""
+    return activate(z, "tanh")
+
+
+def gelu(z: Tensor) -> Tensor:
+    """``z Φ(z)``, Φ the normal distribution function (exact, through erf)."""
+    return activate(z, "gelu")
+
+
+def softmax(logits_BC: Tensor) -> Tensor:
+    """``e^(s_c) / Σ_k e^(s_k)`` along each row of ``(B, C)``, stable for logits of any size."""
+    _check_tensors(logits=logits_BC)
+    if logits_BC.ndim != 2 or logits_BC.shape[1] < 1:
+        raise ArgumentError(f"logits: expected shape (B, C) with C of at least 1, found {tuple(logits_BC.shape)}")
+    return _apply(functions.SoftmaxFunction, logits_BC)
+
+
+def cross_entropy(
+    logits_BC: Tensor,
+    labels_B: Tensor,
+    label_smoothing: float = 0.0,
+    logit_penalty: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Softmax cross-entropy of ``logits (B, C)`` against ``labels (B,)`` in 0 … C − 1; formula in ``chainrule.losses``.
+
+    A scalar for reduction ``"mean"`` or ``"sum"``; ``(B,)`` for ``"none"``.
+    """
+    _check_tensors(logits=logits_BC)
+    check_reduction(reduction)
+    _check_labels(labels_B, logits_BC)
+    check_loss_shapes(logits_BC, labels_B)
+    loss = softmax_cross_entropy(label_smoothing, logit_penalty)
+    return functions.reduce_losses(_apply(functions.LossFunction, logits_BC, labels_B, loss), reduction)
+
+
+def mlp(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]], activation: str = "relu") -> Tensor:
+    """Logits ``(B, C)`` of a multilayer perceptron in one node; ``layers`` are pairs (weight, bias or ``None``)."""
+    _check_mlp(x_BD, layers)
+    flat = [parameter for layer in layers for parameter in layer]
+    return _apply(functions.MLPFunction, x_BD, activation_named(activation), *flat)
+
+
+def mlp_loss(
+    x_BD: Tensor,
+    labels_B: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor | None]],
+    activation: str = "relu",
+    loss: Loss = _CROSS_ENTROPY,
+    reduction: str = "mean",
+) -> Tensor:
+    """The loss of a multilayer perceptron on a batch, network and loss in one node: what the trainer differentiates."""
+    _check_mlp(x_BD, layers)
+    check_reduction(reduction)
+    _check_labels(labels_B, x_BD)
+    if labels_B.shape != x_BD.shape[:1]:
+        raise ArgumentError(f"labels: expected shape ({x_BD.shape[0]},), one a row of x, found {tuple(labels_B.shape)}")
+    flat = [parameter for layer in layers for parameter in layer]
+    return _apply(functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, *flat)
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise ``ArgumentError`` unless ``reduction`` is one of ``REDUCTIONS``."""
+    if reduction not in REDUCTIONS:
+        raise ArgumentError(
+            f"reduction: expected one of {', '.join(REDUCTIONS)}, found {reduction!r}{nearest(reduction, REDUCTIONS)}"
+        )
+
+
+def _apply(function: Any, *arguments: Any) -> Any:
+    # Autocast would change the dtype of some products inside a node and not of others.
+    device = arguments[0].device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return function.apply(*arguments)
+    return function.apply(*arguments)
+
+
+def _check_mlp(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    named: dict[str, Tensor | None] = {"x": x_BD}
+    for index, (weight, bias) in enumerate(layers):
+        named[f"layers[{index}].weight"] = weight
+        named[f"layers[{index}].bias"] = bias
+    _check_tensors(**named)
+    mlp_rule.check_mlp_shapes(x_BD, layers)
+
+
+def _check_tensors(**named: Tensor | None) -> None:
+    first_name, first = next(iter(named.items()))
+    for name, tensor in named.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise ArgumentError(f"{name}: expected a tensor, found {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise ArgumentError(f"{name}: expected a floating dtype, found {tensor.dtype}")
+        if tensor.dtype != first.dtype:  # type: ignore[union-attr]  # the first is never None
+            raise ArgumentError(f"{name}: expected {first.dtype}, the dtype of {first_name}, found {tensor.dtype}")  # type: ignore[union-attr]
+        if tensor.device != first.device:  # type: ignore[union-attr]
+            raise ArgumentError(f"{name}: expected device {first.device}, that of {first_name}, found {tensor.device}")  # type: ignore[union-attr]
+
+
+def _check_labels(labels_B: Tensor, like: Tensor) -> None:
+    if not isinstance(labels_B, Tensor):
+        raise ArgumentError(f"labels: expected a tensor, found {type(labels_B).__name__}")
+    if labels_B.dtype != torch.int64:
+        raise ArgumentError(f"labels: expected torch.int64, found {labels_B.dtype}")
+    if labels_B.device != like.device:
+        raise ArgumentError(f"labels: expected device {like.device}, found {labels_B.device}")

@@ -1,0 +1,178 @@
+"""``autograd.Function``: the chain rule's forward and manual backward as nodes of PyTorch's graph.
+
+Every backward here only calls the chain rule on what the forward saved. Where a backward is itself differentiated
+(``create_graph=True``), what the forward *computed* on the way must not be used, because it carries no graph and its
+second derivative would silently be zero. So nodes either save nothing but their inputs and outputs, which autograd
+reconnects, or run the forward again from their saved inputs while a graph is being built (``torch.is_grad_enabled()``
+inside a backward says just that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lean_mnist.chainrule import dense, losses, mlp
+from lean_mnist.chainrule.activations import Activation
+from lean_mnist.chainrule.losses import Loss
+
+
+class DenseFunction(Function):
+    """``z = x Wᵀ + b``."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BD: Tensor, weight_HD: Tensor, bias_H: Tensor | None) -> Tensor:
+        z_BH, _ = dense.dense_forward(x_BD, weight_HD, bias_H)
+        ctx.save_for_backward(x_BD, weight_HD)
+        return z_BH
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return tuple(dense.dense_backward(dense.DenseTape(*ctx.saved_tensors), upstream[0], ctx.needs_input_grad))
+
+
+class ActivationFunction(Function):
+    """``h = σ(z)``, elementwise."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, activation: Activation) -> Tensor:
+        h, saved = activation.forward(z)
+        if activation.name == "identity":
+            h = saved = z.view_as(z)  # a Function must not return its input itself
+        ctx.activation = activation
+        ctx.save_for_backward(saved)  # either z, the input, or h, the output: autograd reconnects both
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (saved,) = ctx.saved_tensors
+        return ctx.activation.backward(saved, upstream[0]), None
+
+
+class SoftmaxFunction(Function):
+    """``p = softmax(s)``, row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_BC: Tensor) -> Tensor:
+        p_BC, saved = losses.softmax_forward(logits_BC)
+        ctx.save_for_backward(saved)  # the output
+        return p_BC
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        return losses.softmax_backward(ctx.saved_tensors[0], upstream[0])
+
+
+class LossFunction(Function):
+    """One loss an example, ``loss_B``, from logits and labels."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_BC: Tensor, labels_B: Tensor, loss: Loss) -> Tensor:
+        loss_B, tape = loss.forward(logits_BC, labels_B)
+        ctx.loss, ctx.tape_length = loss, len(tape)
+        ctx.save_for_backward(logits_BC, labels_B, *tape)
+        return loss_B
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        logits_BC, labels_B, *tape = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            _, tape = ctx.loss.forward(logits_BC, labels_B)
+        return ctx.loss.backward(tuple(tape), upstream[0]), None, None
+
+
+class MLPFunction(Function):
+    """Logits of a whole network in one node. Parameters come flat: weight, bias or ``None``, first layer first."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BD: Tensor, activation: Activation, *parameters: Tensor | None) -> Tensor:
+        logits_BC, tape = mlp.mlp_forward(x_BD, layers_of(parameters), activation)
+        ctx.activation = activation
+        ctx.save_for_backward(x_BD, *parameters, *tape.inputs[1:], *tape.saved)
+        return logits_BC
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x, _, *needs = ctx.needs_input_grad
+        x_BD, *rest = ctx.saved_tensors
+        parameters, tape = _split_tape(x_BD, rest, len(needs))
+        layers = layers_of(parameters)
+        if torch.is_grad_enabled():
+            _, tape = mlp.mlp_forward(x_BD, layers, ctx.activation)
+        gradients = mlp.mlp_backward(tape, layers, ctx.activation, upstream[0], _needs(needs_x, needs))
+        return gradients.x_BD, None, *_flat(gradients)
+
+
+class MLPLossFunction(Function):
+    """The mean loss of a whole network on a batch, in one node: what the trainer differentiates.
+
+    Parameters come flat: weight, bias or ``None``, first layer first. ``reduction`` is ``"mean"`` (over the batch),
+    ``"sum"`` or ``"none"`` (one loss an example).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BD: Tensor,
+        labels_B: Tensor,
+        activation: Activation,
+        loss: Loss,
+        reduction: str,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss)
+        ctx.activation, ctx.loss, ctx.reduction = activation, loss, reduction
+        ctx.loss_tape_length = len(tape.loss)
+        ctx.save_for_backward(
+            x_BD, labels_B, loss_B, *tape.loss, *parameters, *tape.network.inputs[1:], *tape.network.saved
+        )
+        # With "none", loss_B is both saved and returned, so the saved one must be a copy the caller cannot reach.
+        return reduce_losses(loss_B, reduction) if reduction != "none" else loss_B.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x, _, _, _, _, *needs = ctx.needs_input_grad
+        x_BD, labels_B, loss_B, *rest = ctx.saved_tensors
+        loss_tape, rest = tuple(rest[: ctx.loss_tape_length]), rest[ctx.loss_tape_length :]
+        parameters, network_tape = _split_tape(x_BD, rest, len(needs))
+        layers = layers_of(parameters)
+        tape = mlp.MLPLossTape(network_tape, loss_tape)
+        if torch.is_grad_enabled():
+            _, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers, ctx.activation, ctx.loss)
+        d_loss_B = upstream[0]
+        if ctx.reduction == "mean":
+            d_loss_B = losses.mean_backward(loss_B, d_loss_B)
+        elif ctx.reduction == "sum":
+            d_loss_B = d_loss_B.expand(loss_B.shape)
+        gradients = mlp.mlp_loss_backward(tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs))
+        return gradients.x_BD, None, None, None, None, *_flat(gradients)
+
+
+def reduce_losses(loss_B: Tensor, reduction: str) -> Tensor:
+    """``loss_B`` itself, its sum, or its mean over the batch."""
+    if reduction == "mean":
+        return losses.mean_forward(loss_B)
+    return loss_B.sum() if reduction == "sum" else loss_B
+
+
+def layers_of(parameters: Sequence[Tensor | None]) -> list[mlp.Layer]:
+    """Pairs (weight, bias) from the flat sequence weight, bias, weight, bias, …"""
+    return list(zip(parameters[::2], parameters[1::2], strict=True))
+
+
+def _flat(gradients: mlp.MLPGradients) -> list[Tensor | None]:
+    return [gradient for layer in gradients.layers for gradient in layer]
+
+
+def _needs(needs_x: bool, needs_parameters: Sequence[bool]) -> mlp.Needs:
+    return needs_x, tuple(zip(needs_parameters[::2], needs_parameters[1::2], strict=True))
+
+
+def _split_tape(x_BD: Tensor, saved: list[Any], parameters: int) -> tuple[list[Any], mlp.MLPTape]:
+    hidden_layers = parameters // 2 - 1
+    inputs = (x_BD, *saved[parameters : parameters + hidden_layers])
+    return saved[:parameters], mlp.MLPTape(inputs, tuple(saved[parameters + hidden_layers :]))

@@ -1,0 +1,174 @@
+"""``nn.Module`` faces of :mod:`lean_mnist.nn.functional`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.chainrule.losses import softmax_cross_entropy
+from lean_mnist.errors import ArgumentError
+from lean_mnist.nn import functional
+from lean_mnist.nn.initialization import initialize_weight_
+
+
+class Dense(nn.Module):
+    """``x Wᵀ + b``, ``(B, D)`` to ``(B, H)``, with ``weight (H, D)`` and ``bias (H,)`` or ``None``.
+
+    Weights are drawn from ``generator`` (a new one with seed 0 if none is given); the bias starts at zero.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        initialization: str = "he-normal",
+        scale: float = 0.01,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            if size < 1:
+                raise ArgumentError(f"{name}: expected at least 1, found {size}")
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        weight = torch.empty(out_features, in_features, dtype=dtype)
+        self.weight = nn.Parameter(initialize_weight_(weight, initialization, generator, scale))
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        return functional.dense(x_BD, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}"
+
+
+class ReLU(nn.Module):
+    """``max(z, 0)``."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.relu(z)
+
+
+class LeakyReLU(nn.Module):
+    """``z`` where positive, else ``0.01 z``."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.leaky_relu(z)
+
+
+class Sigmoid(nn.Module):
+    """``1 / (1 + e^−z)``."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.sigmoid(z)
+
+
+class Tanh(nn.Module):
+    """``tanh z``."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.tanh(z)
+
+
+class GELU(nn.Module):
+    """``z Φ(z)``."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return functional.gelu(z)
+
+
+class Softmax(nn.Module):
+    """Softmax along each row of ``(B, C)``."""
+
+    def forward(self, logits_BC: Tensor) -> Tensor:
+        return functional.softmax(logits_BC)
+
+
+class SoftmaxCrossEntropy(nn.Module):
+    """Softmax cross-entropy of ``logits (B, C)`` against ``labels (B,)``; see ``functional.cross_entropy``."""
+
+    def __init__(self, label_smoothing: float = 0.0, logit_penalty: float = 0.0, reduction: str = "mean") -> None:
+        super().__init__()
+        functional.check_reduction(reduction)
+        softmax_cross_entropy(label_smoothing, logit_penalty)  # refuses impossible options now, not at the first batch
+        self.label_smoothing, self.logit_penalty, self.reduction = label_smoothing, logit_penalty, reduction
+
+    def forward(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+        return functional.cross_entropy(logits_BC, labels_B, self.label_smoothing, self.logit_penalty, self.reduction)
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron: dense layers of the given ``sizes`` with ``activation`` between them.
+
+    ``MLP((784, 128, 10))`` maps ``(B, 784)`` to logits ``(B, 10)``. Its parameters are named ``layers.0.weight``,
+    ``layers.0.bias``, ``layers.1.weight``, … The whole network is one node of PyTorch's graph, and with
+    :meth:`loss` network and loss together are.
+
+    Args:
+        sizes: features, hidden widths, classes; at least two numbers, each at least 1.
+        activation: ``relu``, ``leaky-relu``, ``sigmoid``, ``tanh``, ``gelu`` or ``identity``.
+        bias: whether the layers have biases.
+        initialization: ``he-normal``, ``xavier-uniform`` or ``scale`` (normal with standard deviation ``scale``).
+        seed: of the initial weights; the same seed gives the same weights.
+        dtype: of the parameters, any floating dtype.
+        label_smoothing, logit_penalty: of :meth:`loss`; see ``chainrule.losses``.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int] = (784, 128, 10),
+        activation: str = "relu",
+        *,
+        bias: bool = True,
+        initialization: str = "he-normal",
+        scale: float = 0.01,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        label_smoothing: float = 0.0,
+        logit_penalty: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(sizes) < 2 or any(size < 1 for size in sizes):
+            raise ArgumentError(f"sizes: expected two or more numbers of at least 1, found {tuple(sizes)}")
+        self.activation = activation_named(activation).name
+        self._loss = softmax_cross_entropy(label_smoothing, logit_penalty)
+        generator = torch.Generator().manual_seed(seed)
+        self.layers = nn.ModuleList(
+            Dense(
+                before, after, bias=bias, initialization=initialization, scale=scale, generator=generator, dtype=dtype
+            )
+            for before, after in itertools.pairwise(sizes)
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features, hidden widths, classes."""
+        weights = [weight for weight, _ in self.weights_and_biases()]
+        return (weights[0].shape[1], *(weight.shape[0] for weight in weights))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Plain values from which ``MLP(**architecture)`` builds a network of the same form."""
+        return {"sizes": list(self.sizes), "activation": self.activation, "bias": self.layers[0].bias is not None}
+
+    def weights_and_biases(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Pairs (weight ``(H, D)``, bias ``(H,)`` or ``None``), first layer first."""
+        return [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Logits ``(B, C)`` of ``x (B, D)``."""
+        return functional.mlp(x_BD, self.weights_and_biases(), self.activation)
+
+    def loss(self, x_BD: Tensor, labels_B: Tensor, reduction: str = "mean") -> Tensor:
+        """Softmax cross-entropy of the logits of ``x (B, D)`` against ``labels (B,)``, network and loss in one node."""
+        return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, self._loss, reduction)
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}"
