@@ -41,6 +41,18 @@ class HealthError(LeanMnistError):
     exit_status = 3
 
 
+class GradientMismatch(LeanMnistError):
+    """A hand-written gradient is not the gradient; raised before an optimizer could use it."""
+
+    exit_status = 3
+
+
+class Interrupted(Exception):
+    """The user asked a run to stop; its state is saved and the message says how to go on."""
+
+    exit_status = 130
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``" (did you mean 'adam'?)"`` for the choice closest to ``word``, or ``""`` if none is close."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

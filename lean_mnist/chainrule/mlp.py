@@ -51,7 +51,7 @@ def mlp_forward(x_BD: Array, layers: Sequence[Layer], activation: Activation) ->
 def mlp_backward(
     tape: MLPTape, layers: Sequence[Layer], activation: Activation, d_logits_BC: Array, needs: Needs | None = None
 ) -> MLPGradients:
-    """The chain rule, last layer first: from ``dz_L = ds``, each ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
+    """The chain rule, last layer first: from ``dz_L = ds``, ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
 
     Args: ``d_logits_BC`` upstream gradient; ``needs`` which gradients to compute (all by default). Nothing is computed
     below the lowest layer that needs a gradient.

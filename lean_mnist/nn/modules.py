@@ -138,6 +138,7 @@ class MLP(nn.Module):
         if len(sizes) < 2 or any(size < 1 for size in sizes):
             raise ArgumentError(f"sizes: expected two or more numbers of at least 1, found {tuple(sizes)}")
         self.activation = activation_named(activation).name
+        self.label_smoothing, self.logit_penalty = label_smoothing, logit_penalty
         self._loss = softmax_cross_entropy(label_smoothing, logit_penalty)
         generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList(

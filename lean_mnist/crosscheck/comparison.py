@@ -1,0 +1,83 @@
+"""Is a tensor what it should be, as far as its precision lets it be?
+
+A float32 gradient is not wrong for being rounded, and how much rounding is innocent depends on the step: late in
+training ``p − onehot(y)`` cancels, and a tolerance relative to the gradient would cry wolf. So the tolerance is
+measured, not chosen: the same quantity is computed a third time, by plain PyTorch in the precision under test (the
+*baseline*), and the error of ours against the float64 reference may be at most ``BASELINE_FACTOR`` times the baseline's
+own, plus ``FLOOR_ULPS`` units of rounding for when the baseline was lucky. (The idea is flash-attention's.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BASELINE_FACTOR = 10.0
+FLOOR_ULPS = 32.0
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a tensor is from its reference: ``‖ours − reference‖₂ / ‖reference‖₂``, and where it is farthest.
+
+    ``index`` is the place of the largest difference, ``ours`` and ``reference`` the two values there. ``allowed`` is
+    the largest relative divergence that rounding explains. ``share`` is the part of it that was used.
+    """
+
+    name: str
+    value: float
+    allowed: float
+    index: tuple[int, ...]
+    ours: float
+    reference: float
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.allowed  # False for NaN
+
+    @property
+    def share(self) -> float:
+        if self.value == 0:
+            return 0.0
+        return self.value / self.allowed if self.allowed > 0 else math.inf
+
+    def __str__(self) -> str:
+        place = f"[{', '.join(map(str, self.index))}]" if self.index else ""
+        return (
+            f"{self.name}{place}: hand-written {self.ours:.9g}, reference {self.reference:.9g} "
+            f"(divergence {self.value:.2e}, rounding explains {self.allowed:.2e})"
+        )
+
+
+@torch.no_grad()
+def compare(name: str, ours: Tensor, reference: Tensor, baseline: Tensor, magnitude: float = 0.0) -> Divergence:
+    """The divergence of ``ours`` from the float64 ``reference``, with what ``baseline``'s own error allows.
+
+    All three have one shape (any, also empty); ``ours`` and ``baseline`` have the precision under test. Where the
+    result is a difference of larger numbers, ``magnitude`` says how large they are: rounding is relative to them.
+    """
+    assert ours.shape == reference.shape == baseline.shape
+    unit = torch.finfo(ours.dtype).eps / 2
+    exact = reference.to(torch.float64)
+    difference = (ours.to(torch.float64) - exact).abs()
+    if difference.numel() == 0:
+        return Divergence(name, 0.0, 0.0, (), 0.0, 0.0)
+    scale, error = float(exact.norm()), float(difference.norm())
+    baseline_error = float((baseline.to(torch.float64) - exact).norm())
+    # Below this a result may be flushed or lose digits to gradual underflow, in ours and in the baseline alike.
+    underflow = torch.finfo(ours.dtype).tiny * math.sqrt(difference.numel())
+    allowed = BASELINE_FACTOR * baseline_error + FLOOR_ULPS * unit * max(scale, magnitude) + underflow
+    difference = difference.nan_to_num(nan=math.inf)
+    index = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
+    divide = scale if scale > 0 else torch.finfo(torch.float64).tiny
+    return Divergence(
+        name=name,
+        value=error / divide if error else 0.0,
+        allowed=allowed / divide,
+        index=index,
+        ours=float(ours[index]),
+        reference=float(exact[index]),
+    )

@@ -1,0 +1,96 @@
+"""Checks the step that is about to be applied: the gradients in ``.grad``, on this batch, at these weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lean_mnist.chainrule import mlp
+from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.crosscheck.comparison import Divergence, compare
+from lean_mnist.crosscheck.reference import KINKED, NetworkLoss, reference_gradients
+from lean_mnist.crosscheck.subproblem import GradcheckResult, gradcheck_subproblem
+from lean_mnist.nn import MLP
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found: the divergence of the loss and of every parameter's gradient, and gradcheck's verdict."""
+
+    divergences: tuple[Divergence, ...]  # empty where the comparison was not due
+    gradcheck: GradcheckResult | None  # None where gradcheck was not due
+    kinks: int  # units of this batch that stood on the kink, as far as rounding can tell
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return all(d.passed for d in self.divergences) and (self.gradcheck is None or self.gradcheck.passed)
+
+    @property
+    def largest(self) -> Divergence | None:
+        """The divergence that uses the largest share of what rounding explains; of a parameter, not of the loss."""
+        return max(self.divergences[1:], key=_badness, default=None)
+
+    @property
+    def message(self) -> str:
+        """What is wrong, worst first; empty if nothing is."""
+        failed = sorted((d for d in self.divergences if not d.passed), key=_badness, reverse=True)
+        found = [str(divergence) for divergence in failed]
+        if self.gradcheck is not None and not self.gradcheck.passed:
+            found.append(self.gradcheck.message)
+        return "; ".join(found)
+
+
+def _badness(divergence: Divergence) -> float:
+    return divergence.share if divergence.share == divergence.share else float("inf")
+
+
+class TrainingCheck:
+    """Compares a model's hand-written gradients with the reference, and runs gradcheck on a piece of the step."""
+
+    def __init__(self, model: MLP) -> None:
+        self._model = model
+        self._loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
+
+    def check(
+        self, x_BD: Tensor, labels_B: Tensor, loss: Tensor, *, compare_gradients: bool, gradcheck: bool
+    ) -> CheckResult:
+        """Check the gradients now in ``.grad``, said to be those of the mean loss ``loss`` on ``(x, labels)``."""
+        started = time.perf_counter()
+        layers = [
+            (weight.detach(), None if bias is None else bias.detach())
+            for weight, bias in self._model.weights_and_biases()
+        ]
+        divergences, kinks = self._compare(layers, x_BD, labels_B, loss) if compare_gradients else ((), 0)
+        verdict = gradcheck_subproblem(self._loss, layers, x_BD, labels_B) if gradcheck else None
+        return CheckResult(divergences, verdict, kinks, time.perf_counter() - started)
+
+    def _compare(
+        self, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, labels_B: Tensor, loss: Tensor
+    ) -> tuple[tuple[Divergence, ...], int]:
+        sides = self._sides(layers, x_BD)
+        reference, baseline = (
+            reference_gradients(self._loss, layers, x_BD, labels_B, dtype=dtype, sides=sides)
+            for dtype in (torch.float64, x_BD.dtype)
+        )
+        # The loss is a difference of logits, so its rounding is relative to them.
+        magnitude = 1 + float(reference.logits.abs().amax())
+        divergences = [compare("loss", loss.detach(), reference.loss, baseline.loss, magnitude)]
+        for (name, parameter), exact, plain in zip(
+            self._model.named_parameters(), reference.gradients, baseline.gradients, strict=True
+        ):
+            ours = parameter.grad if parameter.grad is not None else torch.full_like(parameter, torch.nan)
+            divergences.append(compare(name, ours, exact, plain))
+        return tuple(divergences), reference.kinks
+
+    @torch.no_grad()
+    def _sides(self, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor) -> list[Tensor] | None:
+        """On which side of its kink the step saw each hidden unit: the step's own forward, in its own order of sums."""
+        if self._loss.activation not in KINKED:
+            return None
+        _, tape = mlp.mlp_forward(x_BD, layers, activation_named(self._loss.activation))
+        return [h > 0 for h in tape.saved]

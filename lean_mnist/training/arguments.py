@@ -1,0 +1,104 @@
+"""The command line of ``python -m lean_mnist.train``: which configuration a run starts from, and what overrides it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lean_mnist.command_line import parse
+from lean_mnist.errors import CheckpointError, ConfigError, nearest
+from lean_mnist.training.config import Config
+from lean_mnist.training.config_files import config_from_dict, read_config
+from lean_mnist.training.presets import preset
+
+PROG = "python -m lean_mnist.train"
+
+# What may differ between a run and its continuation: where things are and what is printed, never what is computed.
+MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "run_name")
+
+
+@dataclass(frozen=True)
+class Arguments(Config):
+    __doc__ = Config.__doc__
+
+    config: str | None = None
+    """Repeat the run that wrote this config.json; options given beside it override it."""
+    resume: str | None = None
+    """Continue from last.pt of this run (its name, folder or file); alone: of --run-name, or else of the latest run."""
+
+
+def read_arguments(argv: Sequence[str]) -> tuple[Config, Path | None]:
+    """The configuration that ``argv`` asks for and, when it asks to resume, the checkpoint to continue from."""
+    # These three choose what the other options start from, so they are read first. tyro sees them only for --help.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset")
+    first.add_argument("--config")
+    first.add_argument("--resume", nargs="?", const="")
+    first.add_argument("--run-name")
+    first.add_argument("--checkpoints-dir", default=Config.checkpoints_dir)
+    try:
+        chosen, rest = first.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error.argument_name}: {error.message}") from None
+    given = [name for name in ("preset", "config", "resume") if getattr(chosen, name) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"--{given[0]} and --{given[1]}: each names what a run starts from; expected one of them")
+    rest += [] if chosen.run_name is None else ["--run-name", chosen.run_name]
+    rest += ["--checkpoints-dir", chosen.checkpoints_dir] if chosen.checkpoints_dir != Config.checkpoints_dir else []
+
+    if chosen.resume is not None:
+        return _resumed(find_checkpoint(chosen.resume, chosen.run_name, Path(chosen.checkpoints_dir)), rest)
+    base = Config()
+    if chosen.preset is not None:
+        base = preset(chosen.preset)
+    elif chosen.config is not None:
+        # A repetition is a new run: it gets a name of its own unless one is given.
+        base = dataclasses.replace(read_config(Path(chosen.config)), run_name=None)
+    return _overridden(base, rest), None
+
+
+def _overridden(base: Config, arguments: Sequence[str]) -> Config:
+    parsed = parse(Arguments, arguments, prog=PROG, default=Arguments(**_fields(base)))
+    return Config(**_fields(parsed))
+
+
+def _fields(config: Config) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+
+
+def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> Path:
+    """The ``last.pt`` that ``--resume which`` means; raises ``CheckpointError`` if there is none."""
+    if not which:
+        if run_name is not None:
+            which = run_name
+        else:
+            found = sorted(checkpoints_dir.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+            if not found:
+                raise CheckpointError(f"{checkpoints_dir}: no run to resume, expected a folder with a last.pt in it")
+            return found[-1]
+    candidates = [Path(which), Path(which) / "last.pt", checkpoints_dir / which / "last.pt"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = [path.parent.name for path in checkpoints_dir.glob("*/last.pt")]
+    raise CheckpointError(f"--resume {which}: expected a run with {candidates[-1]}, found none{nearest(which, known)}")
+
+
+def _resumed(path: Path, arguments: Sequence[str]) -> tuple[Config, Path]:
+    from lean_mnist.training.checkpoints import read_checkpoint
+
+    saved = config_from_dict(read_checkpoint(path)["config"], str(path))
+    wanted = _overridden(saved, arguments)
+    for name, value in _fields(saved).items():
+        now = getattr(wanted, name)
+        if now != value and name not in MAY_CHANGE_ON_RESUME:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: this run was started with {value}, found {now}; "
+                f"resuming continues a run as it was, so leave the option out or start a new run"
+            )
+    # The run goes on in its own folders, wherever they are now, and under its own name.
+    return dataclasses.replace(wanted, run_name=path.parent.name, checkpoints_dir=str(path.parent.parent)), path

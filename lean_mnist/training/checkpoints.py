@@ -1,0 +1,152 @@
+"""Checkpoints: whole or not there, hashed, and nothing but plain values and tensors.
+
+A checkpoint opens with ``torch.load(path)`` and its safe default, without this package. It holds ``format_version``,
+``model`` (a ``state_dict``), ``architecture``, ``normalization``, ``config``, ``metrics``, ``crosscheck``, ``data``,
+``versions`` and ``content_sha256``; ``last.pt`` also ``training``, what a run needs to continue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError
+from lean_mnist.nn import MLP
+from lean_mnist.training.config import Config
+from lean_mnist.training.config_files import config_from_dict
+from lean_mnist.training.files import write_atomically
+
+FORMAT_VERSION = 1
+_REQUIRED = ("format_version", "model", "architecture", "normalization", "config", "metrics", "crosscheck", "data")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network and what is known of it."""
+
+    model: MLP  # on the CPU
+    normalization: Normalization
+    config: Config
+    metrics: dict[str, Any]
+    crosscheck: dict[str, Any]
+    data: dict[str, Any]  # name and fingerprint of the data set it was trained on
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """The network in ``best.pt`` or ``last.pt``; raises ``CheckpointError`` if it is damaged or not one of ours."""
+    path = Path(path)
+    content = read_checkpoint(path)
+    try:
+        model = MLP(**content["architecture"])
+    except (ArgumentError, TypeError) as error:
+        raise CheckpointError(f"{path}: its architecture cannot be built: {error}") from None
+    restore_weights(model, content["model"], path)
+    return Checkpoint(
+        model=model,
+        normalization=Normalization.from_dict(content["normalization"]),
+        config=config_from_dict(content["config"], str(path)),
+        metrics=content["metrics"],
+        crosscheck=content["crosscheck"],
+        data=content["data"],
+    )
+
+
+def restore_weights(model: MLP, weights: Mapping[str, Any], path: Path) -> None:
+    """Load ``weights`` into ``model``; raises ``CheckpointError`` naming the tensor that does not fit."""
+    own = model.state_dict()
+    for name in [*own, *(name for name in weights if name not in own)]:
+        expected = tuple(own[name].shape) if name in own else "no such tensor"
+        found = tuple(weights[name].shape) if isinstance(weights.get(name), torch.Tensor) else "none"
+        if expected != found:
+            raise CheckpointError(f"{path}: {name}: expected {expected} for {model.architecture}, found {found}")
+        if not torch.isfinite(weights[name]).all():
+            raise CheckpointError(f"{path}: {name}: expected finite weights, found infinities or NaN")
+    model.to(next(iter(weights.values())).dtype)
+    model.load_state_dict(weights)
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content``, with its hash, so that ``path`` is always a whole checkpoint: the old one or this one."""
+    content = {"format_version": FORMAT_VERSION, **content}
+    buffer = io.BytesIO()
+    torch.save({**content, "content_sha256": content_hash(content)}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, its hash verified; nothing in the file is ever executed.
+
+    Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, or of a later format.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a checkpoint, found {error.strerror or error}") from None
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path}: holds objects other than tensors and plain values; it was refused and nothing in it was run"
+            ) from None
+        raise CheckpointError(f"{path}: expected a checkpoint, found a file that is none, or a damaged one") from None
+    except Exception:  # torch.load has no one error for damage: RuntimeError, EOFError, KeyError, AttributeError, ...
+        raise CheckpointError(f"{path}: expected a checkpoint, found a file that is none, or a damaged one") from None
+    if not isinstance(content, dict) or any(name not in content for name in _REQUIRED):
+        raise CheckpointError(f"{path}: expected a checkpoint of lean_mnist, found a file of another program")
+    if content["format_version"] != FORMAT_VERSION:
+        found = content["format_version"]
+        raise CheckpointError(f"{path}: expected format version {FORMAT_VERSION}, found {found}")
+    stored = content.pop("content_sha256", None)
+    if stored != content_hash(content):
+        raise CheckpointError(f"{path}: damaged: its content does not have the hash that was written with it")
+    return content
+
+
+def content_hash(content: Any) -> str:
+    """SHA-256 over the values themselves, bit for bit: types, lengths, numbers, each tensor's dtype, shape and bytes.
+
+    PyTorch's reader does not verify the file's own checksums, so a flipped bit in a weight would load in silence.
+    """
+    digest = hashlib.sha256()
+    _feed(content, digest.update)
+    return digest.hexdigest()
+
+
+def _feed(value: Any, update: Callable[[bytes], None]) -> None:
+    if isinstance(value, torch.Tensor):
+        update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Mapping):
+        update(f"mapping {len(value)} ".encode())
+        for key, item in value.items():
+            _feed(key, update)
+            _feed(item, update)
+    elif isinstance(value, (list, tuple)):
+        update(f"sequence {len(value)} ".encode())
+        for item in value:
+            _feed(item, update)
+    elif isinstance(value, float):
+        update(b"float " + struct.pack("<d", value))
+    else:
+        text = repr(value).encode()
+        update(f"{type(value).__name__} {len(text)} ".encode() + text)
+
+
+def check_matches(path: Path, content: Mapping[str, Any], config: Config, fingerprint: str) -> None:
+    """Raise unless the checkpoint at ``path`` can be continued with this data and configuration."""
+    if "training" not in content:
+        raise CheckpointError(
+            f"{path}: expected a last.pt, which a run can continue from, found a checkpoint without that"
+        )
+    if content["data"]["sha256"] != fingerprint:
+        raise ConfigError(
+            f"{path}: the {config.dataset} found now is not the one this run was started on (its hash differs)"
+        )

@@ -1,0 +1,154 @@
+"""The configuration of a run: one frozen dataclass, from which the command line is derived.
+
+This module imports no PyTorch, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lean_mnist.errors import ConfigError
+
+DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a multilayer perceptron whose backward pass is written by hand, and check its gradients while it trains."""
+
+    preset: Literal["default", "lean-full", "lean-medium", "mini"] = "default"
+    """A ready recipe; options given beside it override it. lean-full and lean-medium are those of LEAN_mnist."""
+
+    # What it learns from
+    dataset: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = "auto"
+    """auto is mnist, or scikit-learn's digits where MNIST cannot be had."""
+    data_dir: str = "data"
+    """Searched after the folder that LEAN_MNIST_DATA names, and downloaded into."""
+    normalization: Literal["standard", "unit", "per-image"] = "standard"
+    """standard: mean and deviation of the training part; unit: pixel / largest; per-image: each image by its own."""
+    validation_size: int | None = None
+    """Examples cut from the training data to select the best checkpoint; a twelfth if not given."""
+    limit_train: int | None = None
+    """Train on the first N images only; validation is then cut from the images after them."""
+
+    # The network and its loss
+    hidden: tuple[int, ...] = (128,)
+    """Widths of the hidden layers."""
+    activation: Literal["relu", "leaky-relu", "sigmoid", "tanh", "gelu", "identity"] = "relu"
+    """Between the layers."""
+    bias: bool = True
+    """Whether the layers have biases."""
+    initialization: Literal["he-normal", "xavier-uniform", "scale"] = "he-normal"
+    """Of the weights; biases start at zero."""
+    init_scale: float = 0.01
+    """Standard deviation of the weights with --initialization scale."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over the classes, from 0 to 1."""
+    logit_penalty: float = 0.0
+    """Weight of half the squared norm of the logits, added to the loss."""
+
+    # How it learns
+    epochs: int = 30
+    """Passes over the training part."""
+    batch_size: int = 128
+    """Examples a batch; the last batch of an epoch may be smaller."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one step of the optimizer."""
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    """From torch.optim."""
+    lr: float | None = None
+    """Learning rate, at its highest; 0.1 for sgd and 0.001 for the others if not given."""
+    momentum: float = 0.9
+    """Of sgd and rmsprop; for adam and adamw it is beta1."""
+    nesterov: bool = True
+    """Nesterov's momentum (sgd with momentum only)."""
+    weight_decay: float = 5e-4
+    """Added to the gradient (sgd, adam, rmsprop) or decoupled (adamw)."""
+    schedule: Literal["constant", "step", "exponential", "cosine", "one-cycle"] = "one-cycle"
+    """Of the learning rate."""
+    warmup_steps: int = 0
+    """Steps in which the rate first climbs linearly, before any schedule."""
+    decay: float = 0.1
+    """Factor of the schedules step (every --decay-epochs) and exponential (over each --decay-epochs, smoothly)."""
+    decay_epochs: int = 10
+    """See --decay."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradients; larger ones are scaled down to it."""
+    early_stopping: int | None = None
+    """Stop after this many epochs without a better validation accuracy."""
+    seed: int = 0
+    """Of the initial weights, the validation split and the order of the examples."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of weights, activations and gradients."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is cuda where there is one."""
+
+    # How its gradients are checked
+    check_every: int = 250
+    """Steps between comparisons of the gradients with the float64 reference; the first step always. 0: never."""
+    gradcheck_every: int = 2000
+    """Steps between runs of torch.autograd.gradcheck on a sub-problem; the first step always. 0: never."""
+    on_divergence: Literal["stop", "warn"] = "stop"
+    """When a check fails: stop before the step with exit status 3, or go on and mark the run and its checkpoints."""
+
+    # What it writes
+    run_name: str | None = None
+    """Name of the run's folders; made from the data set and the time if not given."""
+    runs_dir: str = "runs"
+    """Where TensorBoard events, metrics, configuration and summary go, in a folder a run."""
+    checkpoints_dir: str = "checkpoints"
+    """Where best.pt and last.pt go, in a folder a run."""
+    log_every: int = 50
+    """Steps between records of loss, learning rate and norms."""
+    track_test: bool = False
+    """Also evaluate the test split after every epoch; each look is recorded, because a certificate pays for it."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "decay_epochs", "log_every"):
+            self._at_least(name, 1)
+        for name in ("validation_size", "limit_train", "early_stopping"):
+            if getattr(self, name) is not None:
+                self._at_least(name, 1)
+        for name in ("warmup_steps", "check_every", "gradcheck_every", "seed", "weight_decay", "logit_penalty"):
+            self._at_least(name, 0)
+        for name in ("lr", "clip_norm", "init_scale", "decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{_option(name)}: expected a number above 0, found {value}")
+        if not self.hidden or any(width < 1 for width in self.hidden):
+            found = " ".join(map(str, self.hidden)) or "none"
+            raise ConfigError(f"--hidden: expected one or more widths of at least 1, found {found}")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"--momentum: expected a number from 0 up to, not including, 1, found {self.momentum}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ConfigError(f"--label-smoothing: expected a number from 0 to 1, found {self.label_smoothing}")
+        if self.seed >= 2**63:
+            raise ConfigError(f"--seed: expected a number below 2^63, found {self.seed}")
+        if self.run_name is not None and (
+            not self.run_name or self.run_name in (".", "..") or any(c in self.run_name for c in "/\\\0")
+        ):
+            raise ConfigError(f"--run-name: expected the name of one folder, found {self.run_name!r}")
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not least <= value < math.inf:
+            raise ConfigError(f"{_option(name)}: expected at least {least}, found {value}")
+
+    @property
+    def learning_rate(self) -> float:
+        """``lr``, or the optimizer's default."""
+        return DEFAULT_LR[self.optimizer] if self.lr is None else self.lr
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``config.json`` and a checkpoint hold them."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,172 @@
+"""Hooks: what looks at every step between the backward pass and the optimizer, and makes records of what it sees.
+
+A hook says when it is due (``due(step)``) and, given the step, yields records. It never talks to a sink. A hook that
+raises stops the run before the optimizer sees the gradients: that is the gate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lean_mnist.crosscheck import CheckResult, TrainingCheck
+from lean_mnist.errors import GradientMismatch, HealthError
+from lean_mnist.nn import MLP
+from lean_mnist.training.records import Notice, Record, Scalar
+from lean_mnist.training.schedules import Due
+from lean_mnist.training.state import CheckLedger
+
+# LEAN_mnist's thresholds for the norm of one tensor's gradient.
+EXPLODING, VANISHING = 10.0, 1e-4
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step, its gradients ready in ``.grad`` and not yet applied. ``number`` counts from 1."""
+
+    number: int
+    model: MLP
+    batches: list[tuple[Tensor, Tensor]]  # one, or several whose gradients were averaged
+    loss: Tensor  # the mean over all their examples
+    gradient_norm: Tensor  # global
+    learning_rate: float
+
+    @property
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """All examples of the step as one batch."""
+        if len(self.batches) == 1:
+            return self.batches[0]
+        return torch.cat([x for x, _ in self.batches]), torch.cat([y for _, y in self.batches])
+
+
+class Hook(Protocol):
+    """Looks at the steps it is due at."""
+
+    def due(self, step: int, /) -> bool:
+        """Whether to look at this step."""
+
+    def on_gradients(self, step: Step, /) -> Iterable[Record]:
+        """Records of this step; raises to keep its gradients from the weights."""
+
+
+class HealthHook:
+    """Every step: loss and gradients are finite. First step: the loss is near ln C, what knowing nothing costs."""
+
+    def due(self, step: int) -> bool:
+        return True
+
+    def on_gradients(self, step: Step) -> Iterator[Record]:
+        loss = float(step.loss)
+        if not math.isfinite(loss):
+            raise HealthError(f"step {step.number}: the loss is {loss}; the weights are as they were before this step")
+        if not math.isfinite(float(step.gradient_norm)):
+            for name, parameter in step.model.named_parameters():
+                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                    raise HealthError(
+                        f"step {step.number}: the gradient of {name} is not finite; "
+                        f"the weights are as they were before this step"
+                    )
+        if step.number == 1:
+            know_nothing = math.log(step.model.sizes[-1])
+            yield Scalar(1, "health/initial_loss_over_ln_classes", loss / know_nothing if know_nothing else 1.0)
+            if not know_nothing / 2 <= loss <= know_nothing * 2:
+                yield Notice(
+                    1, "health/warning",
+                    f"the first loss is {loss:.3f}; that of guessing is ln C = {know_nothing:.3f}: "
+                    f"check the initialization and the scale of the inputs",
+                )  # fmt: skip
+
+
+class LossHook:
+    """Loss and learning rate."""
+
+    def __init__(self, due: Due) -> None:
+        self.due = due
+
+    def on_gradients(self, step: Step) -> Iterator[Record]:
+        yield Scalar(step.number, "train/loss", float(step.loss))
+        yield Scalar(step.number, "train/learning_rate", step.learning_rate)
+
+
+class NormsHook:
+    """Norms of each tensor and its gradient; one warning a tensor when a gradient explodes or vanishes.
+
+    ``warned`` holds what has been warned of, so that a resumed run does not warn again.
+    """
+
+    def __init__(self, due: Due, warned: list[str]) -> None:
+        self.due, self._warned = due, warned
+
+    def on_gradients(self, step: Step) -> Iterator[Record]:
+        names = [name for name, _ in step.model.named_parameters()]
+        norms = torch.stack(
+            [norm for p in step.model.parameters() for norm in (_norm(p.grad), _norm(p.detach()))]
+        ).tolist()
+        still_learning = float(step.loss) > 0.1 * math.log(max(2, step.model.sizes[-1]))
+        for name, gradient, parameter in zip(names, norms[::2], norms[1::2], strict=True):
+            yield Scalar(step.number, f"gradient_norm/{name}", gradient)
+            yield Scalar(step.number, f"parameter_norm/{name}", parameter)
+            # A vanishing gradient is how training ends when the loss is small; before that it means nothing is learnt.
+            if gradient > EXPLODING:
+                yield from self._warn(step.number, name, f"exploding: its norm is {gradient:.3g}, above {EXPLODING:g}")
+            elif gradient < VANISHING and still_learning:
+                yield from self._warn(step.number, name, f"vanishing: its norm is {gradient:.3g}, below {VANISHING:g}")
+        yield Scalar(step.number, "gradient_norm/all", float(step.gradient_norm))
+
+    def _warn(self, number: int, name: str, what: str) -> Iterator[Record]:
+        key = f"{name} {what.partition(':')[0]}"
+        if key not in self._warned:
+            self._warned.append(key)
+            yield Notice(number, "health/warning", f"the gradient of {name} is {what}")
+
+
+class CrossCheckHook:
+    """The gate: compares this step's gradients with the reference, runs gradcheck, and stops a step that fails.
+
+    With ``stop=False`` a failure is recorded and warned of, and training goes on.
+    """
+
+    def __init__(self, model: MLP, compare_due: Due, gradcheck_due: Due, ledger: CheckLedger, stop: bool) -> None:
+        self._check = TrainingCheck(model)
+        self._compare_due, self._gradcheck_due, self._ledger, self._stop = compare_due, gradcheck_due, ledger, stop
+        self._pending: GradientMismatch | None = None
+
+    def due(self, step: int) -> bool:
+        return self._compare_due(step) or self._gradcheck_due(step)
+
+    def on_gradients(self, step: Step) -> Iterator[Record]:
+        x, labels = step.batch
+        result = self._check.check(
+            x, labels, step.loss,
+            compare_gradients=self._compare_due(step.number), gradcheck=self._gradcheck_due(step.number),
+        )  # fmt: skip
+        self._ledger.enter(step.number, result)
+        yield from _check_records(step.number, result)
+        if result.passed:
+            return
+        message = f"gradient check failed at step {step.number}: {result.message}"
+        if self._stop:
+            raise GradientMismatch(f"{message}; the step was not applied")
+        yield Notice(step.number, "crosscheck/warning", message)
+
+
+def _check_records(number: int, result: CheckResult) -> Iterator[Record]:
+    for divergence in result.divergences:
+        yield Scalar(number, f"divergence/{divergence.name}", divergence.value)
+    if result.largest is not None:
+        yield Scalar(number, "divergence/largest", max(d.value for d in result.divergences[1:]))
+        yield Scalar(number, "crosscheck/share_of_allowed", result.largest.share)
+        yield Scalar(number, "crosscheck/kinks", result.kinks)
+    if result.gradcheck is not None and result.gradcheck.verdict != "kink":
+        yield Scalar(number, "crosscheck/gradcheck_passed", float(result.gradcheck.passed))
+    yield Scalar(number, "crosscheck/passed", float(result.passed))
+    yield Scalar(number, "crosscheck/seconds", result.seconds)
+
+
+def _norm(tensor: Tensor | None) -> Tensor:
+    return torch.zeros(()) if tensor is None else tensor.norm()

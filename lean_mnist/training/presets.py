@@ -1,0 +1,54 @@
+"""Ready recipes: what each preset changes in the default configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lean_mnist.errors import ConfigError, nearest
+from lean_mnist.training.config import Config
+
+# LEAN_mnist's recipe: He normal weights, pixel / 255, plain SGD on the mean gradient, global-norm clipping at 10,
+# batches of 64, and only the first images of the training file. The validation split is ours: cut from the others.
+_LEAN: dict[str, Any] = {
+    "dataset": "mnist",
+    "normalization": "unit",
+    "validation_size": 5000,
+    "hidden": (128,),
+    "activation": "relu",
+    "initialization": "he-normal",
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "momentum": 0.0,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "clip_norm": 10.0,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "lean-full": {**_LEAN, "limit_train": 12_000, "epochs": 50},
+    "lean-medium": {**_LEAN, "limit_train": 5_000, "epochs": 10},
+    # A hundred images, for watching: it fits them in a second or two and still reads most digits it never saw.
+    "mini": {
+        "normalization": "unit",
+        "limit_train": 100,
+        "validation_size": 500,
+        "batch_size": 10,
+        "lr": 0.05,
+        "schedule": "constant",
+        "epochs": 20,
+        "check_every": 20,
+        "gradcheck_every": 100,
+        "log_every": 5,
+    },
+}
+
+
+def preset(name: str) -> Config:
+    """The configuration of the preset ``name``; ``ConfigError`` with the nearest name if there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset: expected one of {', '.join(PRESETS)}, found {name!r}{nearest(name, PRESETS)}")
+    return dataclasses.replace(Config(), preset=name, **PRESETS[name])  # type: ignore[arg-type]

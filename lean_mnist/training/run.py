@@ -1,0 +1,281 @@
+"""A run from configuration to summary: puts data, network, trainer, hooks, sinks and checkpoints together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lean_mnist
+from lean_mnist.data.batches import Batches
+from lean_mnist.data.datasets import Dataset, Split, load_dataset
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.data.splits import split_training
+from lean_mnist.errors import ConfigError, Interrupted
+from lean_mnist.nn import MLP
+from lean_mnist.training import schedules
+from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
+from lean_mnist.training.config import Config
+from lean_mnist.training.files import write_atomically
+from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook
+from lean_mnist.training.interrupts import StopRequest
+from lean_mnist.training.metrics import Evaluation, evaluate
+from lean_mnist.training.optimizers import build_optimizer
+from lean_mnist.training.pictures import first_layer_weights, misread_digits
+from lean_mnist.training.records import Image, Outcome, Record, Sink, Text
+from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
+from lean_mnist.training.state import RunState
+from lean_mnist.training.summary import Summary
+from lean_mnist.training.trainer import Trainer
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def run(config: Config, resume: Path | None = None) -> Summary:
+    """Train as ``config`` says, from the start or from the checkpoint ``resume``, and return what came of it.
+
+    Raises the errors of :mod:`lean_mnist.errors`; ``Interrupted`` after Ctrl-C or SIGTERM, with the state saved.
+    """
+    config = dataclasses.replace(config, device=choose_device(config.device))
+    dataset = load_dataset(config.dataset, config.data_dir)
+    train, validation = split_training(
+        dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
+    )
+    # What was chosen for the user is written down as chosen, so that a repetition does not choose again.
+    config = dataclasses.replace(
+        config, dataset=dataset.name, validation_size=len(validation), lr=config.learning_rate  # type: ignore[arg-type]
+    )  # fmt: skip
+    with StopRequest() as request:
+        return _Run(config, dataset, train, validation, resume).train(lambda: bool(request.requested))
+
+
+def choose_device(device: str) -> Any:
+    """``cpu`` or ``cuda``; raises ``ConfigError`` if cuda is asked for and absent."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError("--device cuda: PyTorch finds no CUDA device here; expected one, or --device cpu")
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def build_model(config: Config, features: int, classes: int) -> MLP:
+    """The network of a configuration, with its initial weights."""
+    return MLP(
+        (features, *config.hidden, classes),
+        config.activation,
+        bias=config.bias,
+        initialization=config.initialization,
+        scale=config.init_scale,
+        seed=config.seed,
+        dtype=_DTYPES[config.precision],
+        label_smoothing=config.label_smoothing,
+        logit_penalty=config.logit_penalty,
+    ).to(config.device)
+
+
+class _Run:
+    def __init__(self, config: Config, dataset: Dataset, train: Split, validation: Split, resume: Path | None) -> None:
+        self.config, self.dataset, self.validation = config, dataset, validation
+        self.normalization = Normalization.fit(config.normalization, train.images, dataset.maximum)
+        self.model = build_model(config, dataset.features, dataset.classes)
+        self.optimizer = build_optimizer(config, self.model.parameters())
+        self.state = RunState()
+        self.batches = Batches(
+            train, self.normalization, config.batch_size, config.seed, _DTYPES[config.precision], config.device
+        )
+        self.steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
+        if config.warmup_steps >= config.epochs * self.steps_per_epoch:
+            raise ConfigError(
+                f"--warmup-steps: expected fewer than the run's {config.epochs * self.steps_per_epoch} steps, "
+                f"found {config.warmup_steps}"
+            )
+        self.resume_step: int | None = None
+        if resume is not None:
+            self._restore(resume)
+        name, self.folder, self.checkpoints = _claim_folders(config, resuming=resume is not None)
+        self.config = dataclasses.replace(config, run_name=name)
+        self._sinks: list[Sink] = []
+
+    def _restore(self, path: Path) -> None:
+        content = read_checkpoint(path)
+        check_matches(path, content, self.config, self.dataset.fingerprint())
+        training = content["training"]
+        restore_weights(self.model, content["model"], path)
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.state = RunState.from_dict(training["state"])
+        torch.set_rng_state(training["rng"])
+        self.resume_step = self.state.step
+
+    def train(self, stop_requested: Callable[[], bool]) -> Summary:
+        with self._open_sinks():
+            if self.resume_step is None:
+                self._write_start()
+            ended = bool(self.state.finished) or self._trainer(stop_requested).fit()
+            if not ended:
+                where = f"interrupted at step {self.state.step}, epoch {self.state.epoch + 1}; everything is saved"
+                again = f"python -m lean_mnist.train --resume {self.checkpoints}"
+                raise Interrupted(f"{where}; to go on: {again}")
+            return self._finish()
+
+    @contextlib.contextmanager
+    def _open_sinks(self) -> Iterator[None]:
+        total = self.config.epochs * self.steps_per_epoch
+        with contextlib.ExitStack() as stack:
+            # One by one, so that those already open are closed if the next cannot be.
+            self._open(stack, TensorBoardSink(self.folder, self.resume_step))
+            self._open(stack, JsonLinesSink(self.folder / "metrics.jsonl", self.resume_step))
+            quiet, done = self.config.quiet, self.state.step
+            self._open(stack, progress_sink(self.dataset.name, self.config.epochs, total, done, quiet))
+            yield
+
+    def _open(self, stack: contextlib.ExitStack, sink: Sink) -> None:
+        stack.callback(sink.close)
+        self._sinks.append(sink)
+
+    def _emit(self, record: Record) -> None:
+        for sink in self._sinks:
+            sink.write(record)
+
+    def _write_start(self) -> None:
+        write_atomically(self.folder / "config.json", _json(self.config.to_dict()))
+        rows = "\n".join(f"| {name} | {value} |" for name, value in self.config.to_dict().items())
+        self._emit(Text(0, "run/configuration", f"| option | value |\n|---|---|\n{rows}"))
+        shape = " × ".join(map(str, self.dataset.image_shape))
+        about = (
+            f"{self.dataset.name} ({shape}), from {self.dataset.source}: "
+            f"{len(self.batches.split)} training, {len(self.validation)} validation, {len(self.dataset.test)} test"
+        )
+        self._emit(Text(0, "run/dataset", about))
+        self._emit(Image(0, "weights/first_layer", first_layer_weights(self.model, self.dataset.image_shape)))
+        self._save("last")  # so that a run killed at any step can be resumed
+
+    def _trainer(self, stop_requested: Callable[[], bool]) -> Trainer:
+        config, state = self.config, self.state
+        log = schedules.every(config.log_every)
+        check = CrossCheckHook(
+            self.model,
+            schedules.every(config.check_every),
+            schedules.every(config.gradcheck_every),
+            state.checks,
+            stop=config.on_divergence == "stop",
+        )
+        # What is recorded of a step that a gate refuses is what a person needs to see, so the gates come last.
+        hooks: list[Hook] = [LossHook(log), NormsHook(log, state.warned), HealthHook(), check]
+        return Trainer(
+            config=config,
+            model=self.model,
+            optimizer=self.optimizer,
+            learning_rate=schedules.learning_rate_schedule(config, self.steps_per_epoch),
+            batches=self.batches,
+            hooks=hooks,
+            state=state,
+            emit=self._emit,
+            evaluate=self._evaluate,
+            save=self._save,
+            stop_requested=stop_requested,
+        )
+
+    def _evaluate(self, split: str) -> Evaluation:
+        """Evaluate a split; a look at the test split is entered in the state, because a certificate pays for each."""
+        if split == "validation":
+            return evaluate(self.model, self.validation, self.normalization)
+        result = evaluate(self.model, self.dataset.test, self.normalization)
+        look = {
+            "step": self.state.step,
+            "purpose": "final" if self.state.finished else "track",
+            "errors": result.errors,
+        }
+        self.state.test_looks.append(look)
+        return result
+
+    def _save(self, which: str) -> None:
+        for sink in self._sinks:  # records of steps that the checkpoint has behind it are never written again
+            sink.flush()
+        state, config = self.state, self.config
+        metrics: dict[str, Any] = {
+            "step": state.step,
+            "epoch": state.epoch,
+            "best": None if state.best is None else {**dataclasses.asdict(state.best), "accuracy": state.best.accuracy},
+            "test_looks": state.test_looks,
+        }
+        content: dict[str, Any] = {
+            "model": {name: tensor.detach() for name, tensor in self.model.state_dict().items()},
+            "architecture": self.model.architecture,
+            "normalization": self.normalization.to_dict(),
+            "config": config.to_dict(),
+            "metrics": metrics,
+            "crosscheck": state.checks.to_dict(),
+            "data": {"name": self.dataset.name, "sha256": self.dataset.fingerprint()},
+            "versions": {"lean_mnist": lean_mnist.__version__, "torch": str(torch.__version__)},
+        }
+        if which == "last":
+            content["training"] = {
+                "state": state.to_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+            }
+        write_checkpoint(self.checkpoints / f"{which}.pt", content)
+
+    def _finish(self) -> Summary:
+        """Evaluate the test split, once, with the weights that the validation split selected, and write the summary."""
+        state = self.state
+        best, last = self.checkpoints / "best.pt", self.checkpoints / "last.pt"
+        if state.best is not None:
+            restore_weights(self.model, read_checkpoint(best)["model"], best)
+        # A run that had ended before is only summed up again: the same look at the same weights, so it counts once.
+        state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
+        test = self._evaluate("test")
+        for path in (best, last) if state.best is not None else (last,):
+            content = read_checkpoint(path)
+            content["metrics"] |= {"test_looks": state.test_looks}
+            if path == best:
+                content["metrics"]["test"] = test.counts()
+            if "training" in content:
+                content["training"]["state"] = state.to_dict()
+            write_checkpoint(path, content)
+        self._record_end(test)
+        summary = Summary(self.config, state, test, self.folder, self.checkpoints, len(self.batches.split))
+        write_atomically(self.folder / "summary.json", _json(summary.to_dict()))
+        return summary
+
+    def _record_end(self, test: Evaluation) -> None:
+        state = self.state
+        weights = first_layer_weights(self.model, self.dataset.image_shape)
+        self._emit(Image(state.step, "weights/first_layer", weights))
+        misread = misread_digits(self.dataset.test, test, self.dataset.maximum)
+        if misread is not None:
+            self._emit(Image(state.step, "test/misread", misread))
+        results = {"final/test_accuracy": test.accuracy, "final/largest_divergence": state.checks.largest_divergence}
+        if state.best is not None:
+            results["final/validation_accuracy"] = state.best.accuracy
+        self._emit(Outcome(state.step, "run/outcome", self.config.to_dict(), results))
+
+
+def _claim_folders(config: Config, *, resuming: bool) -> tuple[str, Path, Path]:
+    """The run's name, and its folders under runs and checkpoints, made; a new run never writes into an old one's."""
+    name = config.run_name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while True:
+        numbered = name if number == 1 else f"{name}-{number}"
+        folders = [Path(config.runs_dir) / numbered, Path(config.checkpoints_dir) / numbered]
+        taken = [] if resuming else [folder for folder in folders if folder.exists()]
+        if not taken:
+            break
+        if config.run_name is not None:
+            raise ConfigError(f"--run-name {name}: {taken[0]} exists already; choose another name, or --resume {name}")
+        number += 1
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder}: expected a folder that can be written, found: {error.strerror}") from None
+    return numbered, *folders  # type: ignore[return-value]
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,61 @@
+"""``metrics.jsonl``: one record a line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lean_mnist.training.files import write_atomically
+from lean_mnist.training.records import Image, Outcome, Record
+
+
+class JsonLinesSink:
+    """Appends ``{"step": …, "name": …, "value": …}`` lines to a file; pictures are left to the dashboard.
+
+    With ``resume_step``, lines after that step are dropped first: the resumed run writes them again.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        if resume_step is not None and path.exists():
+            write_atomically(path, "".join(_lines_up_to(path, resume_step)).encode())
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        if isinstance(record, Image):
+            return
+        line: dict[str, Any] = {"step": record.step, "name": record.name, "value": _plain(record.value)}
+        if isinstance(record, Outcome):
+            line["settings"] = _plain(record.settings)
+        self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue  # the line that was being written when the run was killed
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it: numbers that JSON lacks become the strings "nan", "inf" and "-inf"."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

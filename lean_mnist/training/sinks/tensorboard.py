@@ -1,0 +1,66 @@
+"""TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lean_mnist.training.records import Image, Notice, Outcome, Record, Scalar, Text
+
+# What the Custom Scalars tab shows, most important first. A name is a regular expression over tags.
+LAYOUT: dict[str, dict[str, list[Any]]] = {
+    "Is it learning?": {
+        "loss": ["Multiline", ["^train/epoch_loss$", "^validation/loss$"]],
+        "accuracy": ["Multiline", ["^validation/accuracy$", "^test/accuracy$", "^checkpoint/best_accuracy$"]],
+    },
+    "Are its gradients right?": {
+        "divergence of each tensor from the float64 reference": ["Multiline", ["^divergence/layers.*"]],
+        "largest divergence, as a share of what rounding allows": ["Multiline", ["^crosscheck/share_of_allowed$"]],
+        "checks passed (1) or failed (0)": ["Multiline", ["^crosscheck/passed$", "^crosscheck/gradcheck_passed$"]],
+    },
+    "Is it healthy?": {
+        "gradient norms": ["Multiline", ["^gradient_norm/.*"]],
+        "parameter norms": ["Multiline", ["^parameter_norm/.*"]],
+        "learning rate": ["Multiline", ["^train/learning_rate$"]],
+        "examples per second": ["Multiline", ["^throughput/examples_per_second$"]],
+    },
+}
+
+
+class TensorBoardSink:
+    """Writes events into ``folder``; with ``resume_step``, events after that step are purged, to be written again."""
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = None if resume_step is None else resume_step + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
+        if resume_step is None:
+            self._writer.add_custom_scalars(LAYOUT)
+
+    def write(self, record: Record) -> None:
+        if isinstance(record, Scalar):
+            self._writer.add_scalar(record.name, record.value, record.step)
+        elif isinstance(record, (Text, Notice)):
+            self._writer.add_text(record.name, record.value, record.step)
+        elif isinstance(record, Image):
+            self._writer.add_image(record.name, record.value, record.step, dataformats="HWC")
+        elif isinstance(record, Outcome):
+            self._write_outcome(record)
+
+    def _write_outcome(self, record: Outcome) -> None:
+        # SummaryWriter.add_hparams would open a run of its own in a folder below; these summaries belong to this one.
+        from torch.utils.tensorboard.summary import hparams
+
+        settings = {key: value if isinstance(value, (bool, int, float)) else str(value)
+                    for key, value in record.settings.items()}  # fmt: skip
+        for summary in hparams(settings, dict(record.value)):
+            self._writer._get_file_writer().add_summary(summary)
+        for name, value in record.value.items():
+            self._writer.add_scalar(name, value, record.step)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,94 @@
+"""Where a run stands: everything besides weights and optimizer that a checkpoint must hold to continue bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from lean_mnist.crosscheck import CheckResult
+
+
+@dataclass
+class CheckLedger:
+    """What the checks of a run have found so far; its ``verdict`` travels in every checkpoint."""
+
+    comparisons: int = 0
+    gradchecks: int = 0
+    kinks: int = 0  # gradchecks that could not be done because of kinks
+    failures: int = 0
+    first_failure: str = ""
+    largest_divergence: float = 0.0  # of any tensor at any checked step, relative
+    largest_at: str = ""  # tensor and step
+    largest_share: float = 0.0  # of what rounding explains
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """``passed``, ``failed``, or ``unchecked`` where no check was due so far."""
+        if self.failures:
+            return "failed"
+        return "passed" if self.comparisons or self.gradchecks else "unchecked"
+
+    def enter(self, step: int, result: CheckResult) -> None:
+        """Count one check."""
+        self.comparisons += bool(result.divergences)
+        self.seconds += result.seconds
+        if result.gradcheck is not None:
+            self.gradchecks += result.gradcheck.verdict != "kink"
+            self.kinks += result.gradcheck.verdict == "kink"
+        for divergence in result.divergences[1:]:  # the first is the loss
+            if not divergence.value <= self.largest_divergence:
+                self.largest_divergence, self.largest_at = divergence.value, f"{divergence.name}, step {step}"
+            if not divergence.share <= self.largest_share:
+                self.largest_share = divergence.share
+        if not result.passed:
+            self.failures += 1
+            self.first_failure = self.first_failure or f"step {step}: {result.message}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, **dataclasses.asdict(self)}
+
+
+@dataclass
+class Best:
+    """The checkpoint that the validation split selected."""
+
+    step: int
+    epoch: int
+    correct: int
+    examples: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.examples
+
+
+@dataclass
+class RunState:
+    """Position in the data, sums of the epoch so far, best checkpoint, checks, and every look at the test split."""
+
+    epoch: int = 0  # epochs finished
+    batch: int = 0  # batches of the present epoch already used
+    step: int = 0  # updates made
+    examples: int = 0
+    epoch_loss_sum: float = 0.0
+    epoch_examples: int = 0
+    seconds: float = 0.0  # of training, over all sessions of the run
+    epochs_without_improvement: int = 0
+    best: Best | None = None
+    checks: CheckLedger = field(default_factory=CheckLedger)
+    test_looks: list[dict[str, Any]] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+    finished: str = ""  # why training ended; empty while it has not
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunState:
+        """The inverse of ``to_dict``."""
+        state = cls(**{**values, "checks": CheckLedger(**values["checks"])})
+        state.best = None if values["best"] is None else Best(**values["best"])
+        return state
