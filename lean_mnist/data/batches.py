@@ -1,0 +1,79 @@
+"""Batches straight from memory: no worker processes, no per-example Python.
+
+Shapes: ``B`` batch (the last one may be smaller), ``D`` input features, ``m`` examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from lean_mnist.data.datasets import Split
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.data.seeding import generator_for
+from lean_mnist.errors import ArgumentError, ConfigError
+
+
+class Batches:
+    """The batches of a split, epoch by epoch.
+
+    The images stay uint8 (on ``device``, moved there once); an epoch gathers them once in its order, and each batch is
+    normalised when it is handed out. The order of an epoch is a pure function of the seed and the epoch's number, so a
+    run can go on at any batch without replaying what came before.
+
+    Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
+    ``shuffle`` false keeps the order of the split, ignores the seed and copies nothing.
+    Raises :class:`ConfigError` for a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        normalization: Normalization,
+        batch_size: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        shuffle: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
+        self.split = Split(split.images.to(device), split.labels.to(device))
+        self.normalization = normalization
+        self.batch_size = batch_size
+        self.seed = seed
+        self.dtype = dtype
+        self.shuffle = shuffle
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """``ceil(m / batch_size)``: the partial last batch is kept."""
+        return -(-len(self.split) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches ``start``, ``start + 1``, ... of an epoch: ``x`` (B, D) of ``dtype`` and ``y`` (B,) int64.
+
+        Equal to the tail of ``epoch(epoch)``; ``start = steps_per_epoch`` gives none. Iterators are independent of
+        each other. Raises :class:`ArgumentError`, at once, for a negative epoch or a start outside the epoch.
+        """
+        if epoch < 0:
+            raise ArgumentError(f"epoch: {epoch}, expected 0 or more")
+        if not 0 <= start <= self.steps_per_epoch:
+            raise ArgumentError(f"start: {start}, expected 0 to {self.steps_per_epoch}, the batches of an epoch")
+        return self._hand_out(epoch, start)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
+        return torch.randperm(len(self.split), generator=generator_for(self.seed, "epoch", epoch))
+
+    def _hand_out(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        first = start * self.batch_size
+        images, labels = self.split.images[first:], self.split.labels[first:]
+        if self.shuffle:
+            order = self._order(epoch)[first:].to(labels.device)
+            images = self.split.images.index_select(0, order)
+            labels = self.split.labels.index_select(0, order)
+        apply, dtype, size = self.normalization.apply, self.dtype, self.batch_size
+        for begin in range(0, len(labels), size):
+            yield apply(images[begin : begin + size], dtype), labels[begin : begin + size]

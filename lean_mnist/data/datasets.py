@@ -1,0 +1,198 @@
+"""Named data sets, as uint8 tensors in memory.
+
+Shapes: ``m`` examples; an image is ``rows x columns``; ``D = rows * columns`` input features.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lean_mnist.data.download import DownloadError, download
+from lean_mnist.data.idx import PathLike, read_images, read_labels, shown
+from lean_mnist.data.layout import LAYOUTS, Layout, locate
+from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS
+from lean_mnist.errors import ConfigError, DataError, DataUnavailable, nearest
+
+__all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "load_digits"]
+
+CLASSES = 10  # of every data set here
+IMAGE_SHAPE = (28, 28)  # of every data set that comes as IDX files
+DIGITS_TEST_EXAMPLES = 360
+DIGITS_SPLIT_SEED = 0  # a constant: the test split must be the same for every run
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """``images`` uint8 (m, rows, columns) and their ``labels`` int64 (m,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split. ``train`` is everything one may learn from; ``test`` chooses nothing."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+    maximum: int
+    """Largest possible pixel value: 255, for ``digits`` 16."""
+    source: str
+    """Where it came from, for people: a folder, or "scikit-learn"."""
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """``(rows, columns)``."""
+        _, rows, columns = self.train.images.shape
+        return rows, columns
+
+    @property
+    def features(self) -> int:
+        """``D = rows * columns``."""
+        rows, columns = self.image_shape
+        return rows * columns
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of the name and of the shapes and bytes of all four arrays; computed once.
+
+        Depends on the content only, not on where the files lie or whether they are packed.
+        """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        arrays = (self.train.images, self.train.labels, self.test.images, self.test.labels)
+        digest = hashlib.sha256(json.dumps([self.name, [list(array.shape) for array in arrays]]).encode())
+        for array in arrays:
+            values = array.cpu().numpy()
+            # Little-endian whatever the machine, so that a fingerprint means the same everywhere.
+            digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
+        return digest.hexdigest()
+
+
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def load_dataset(
+    name: str, data_dir: PathLike, *, download: bool = True, warn: Callable[[str], None] = _to_standard_error
+) -> Dataset:
+    """Load a data set by its name.
+
+    The IDX sets are searched in the folder that the environment variable ``LEAN_MNIST_DATA`` names (torchvision's
+    layout; only read, never written; unset if empty), then in ``data_dir``, then downloaded into ``data_dir`` unless
+    ``download`` is false. ``qmnist``'s test split is the first 10,000 of its test file, those that are MNIST's
+    (torchvision's ``test10k``). ``emnist-digits`` is turned upright. ``digits`` comes with scikit-learn.
+    ``auto`` is MNIST; only where MNIST is in no folder and cannot be downloaded does it pass two lines to ``warn`` and
+    return ``digits``. A MNIST that is there but damaged is an error for ``auto`` too.
+
+    Images are uint8 (m, rows, columns), labels int64 (m,) in 0..9.
+    Raises :class:`ConfigError` for an unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and
+    :class:`DataError` for one that is incomplete or damaged.
+    """
+    if name == "digits":
+        return load_digits()
+    if name != AUTO:
+        if name not in LAYOUTS:
+            expected = ", ".join(DATASET_CHOICES)
+            raise ConfigError(f"dataset: {name!r}{nearest(name, DATASET_CHOICES)}, expected one of {expected}")
+        return _load_idx_dataset(name, data_dir, download)
+    try:
+        return _load_idx_dataset("mnist", data_dir, download)
+    except DataUnavailable as error:
+        warn(str(error))
+        warn("Training on 'digits' instead: 1,797 images of 8x8 pixels from scikit-learn; this is not MNIST.")
+        return load_digits()
+
+
+def load_digits() -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 images, uint8 0..16, 8 x 8, ten classes; needs no network.
+
+    It has no test split of its own. Here it is a fixed, stratified choice of 360 examples that depends on no run's
+    seed, so results of different runs speak of the same examples. Both splits keep the order of the file.
+    """
+    from sklearn.datasets import load_digits as sklearn_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = sklearn_digits()
+    images, labels = digits.images.astype(np.uint8), digits.target.astype(np.int64)
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=DIGITS_TEST_EXAMPLES, stratify=labels, random_state=DIGITS_SPLIT_SEED
+    )
+    splits = [_as_split(images[order], labels[order]) for order in (np.sort(train), np.sort(test))]
+    return Dataset("digits", splits[0], splits[1], classes=CLASSES, maximum=16, source="scikit-learn")
+
+
+def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Dataset:
+    layout = LAYOUTS[name]
+    variable = os.environ.get(DATA_VARIABLE, "")
+    given = Path(os.path.expanduser(variable)) if variable else None
+    own = Path(os.path.expanduser(data_dir))
+    if given is not None and not given.is_dir():
+        raise DataError(f"{DATA_VARIABLE}: {shown(given)} is not a folder, expected one that holds {layout.raw}")
+    if own.exists() and not own.is_dir():
+        raise DataError(f"data-dir: {shown(own)} is not a folder, expected one that holds {layout.raw}")
+
+    for root in (given, own):
+        paths = locate(root, layout) if root is not None else None
+        if paths is not None:
+            return _read_idx_dataset(name, layout, paths)
+
+    try:
+        if not may_download:
+            raise DownloadError("not allowed")
+        if given is not None and own.resolve().is_relative_to(given.resolve()):
+            raise DownloadError(f"refused, data-dir lies in {DATA_VARIABLE}, which is never written")
+        download(layout, own)
+    except DownloadError as error:
+        looked = f"{DATA_VARIABLE} ({shown(given) if given is not None else 'not set'}) and data-dir ({shown(own)})"
+        raise DataUnavailable(
+            f"Data set '{name}' not found: looked for {layout.raw} in {looked}, download failed ({error}); to provide "
+            f"it, point {DATA_VARIABLE} or --data-dir at a folder that holds {layout.raw}/{layout.files[0]}[.gz] "
+            "and its three companions."
+        ) from error
+    paths = locate(own, layout)
+    assert paths is not None, "a download that did not fail leaves all four files"
+    return _read_idx_dataset(name, layout, paths)
+
+
+def _read_idx_dataset(name: str, layout: Layout, paths: list[Path]) -> Dataset:
+    train = _read_split(paths[0], paths[1], layout)
+    test = _read_split(paths[2], paths[3], layout)
+    if layout.test_limit is not None:
+        test = Split(test.images[: layout.test_limit], test.labels[: layout.test_limit])
+    return Dataset(name, train, test, classes=CLASSES, maximum=255, source=shown(paths[0].parent))
+
+
+def _read_split(images_path: Path, labels_path: Path, layout: Layout) -> Split:
+    images, labels = read_images(images_path), read_labels(labels_path, CLASSES)
+    if len(images) != len(labels):
+        raise DataError(
+            f"{shown(images_path)} holds {len(images)} images, but {shown(labels_path)} holds {len(labels)} labels, "
+            "expected equally many"
+        )
+    rows, columns = images.shape[1:]
+    if (rows, columns) != IMAGE_SHAPE:  # of both splits, which makes them equal to each other as well
+        expected = "{}x{}".format(*IMAGE_SHAPE)
+        raise DataError(f"{shown(images_path)}: images of {rows}x{columns} pixels, expected {expected}")
+    return _as_split(images.transpose(0, 2, 1) if layout.transposed else images, labels)
+
+
+def _as_split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Split:
+    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))

@@ -1,0 +1,18 @@
+"""The words that options accept. Imports nothing, so that ``--help`` stays fast."""
+
+from __future__ import annotations
+
+DATASETS: tuple[str, ...] = ("mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits")
+"""Every data set that can be asked for by name."""
+
+AUTO = "auto"
+"""MNIST where it can be had, otherwise ``digits``."""
+
+DATASET_CHOICES: tuple[str, ...] = (AUTO, *DATASETS)
+"""What ``--dataset`` accepts."""
+
+NORMALIZATIONS: tuple[str, ...] = ("standard", "unit", "per-image")
+"""What ``--normalization`` accepts."""
+
+DATA_VARIABLE = "LEAN_MNIST_DATA"
+"""The environment variable that names a folder to search first; it is read, never written."""

@@ -1,0 +1,105 @@
+"""From uint8 pixels to floating-point features: ``x = (pixel - mean) / scale``.
+
+Shapes: ``B`` batch, ``D = rows * columns`` input features, ``m`` examples.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from lean_mnist.data.names import NORMALIZATIONS
+from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How pixels become features; plain numbers, so that it travels inside a checkpoint.
+
+    ``standard``: mean and population standard deviation of all pixels of the training part. ``unit``: mean 0 and scale
+    the largest possible pixel value. ``per-image``: each image's own mean and population standard deviation (``mean``
+    and ``scale`` are 0 and 1 and unused); an image of one colour becomes zeros.
+    """
+
+    kind: str
+    mean: float
+    scale: float
+
+    @classmethod
+    def fit(cls, kind: str, train_images: torch.Tensor, maximum: int) -> Normalization:
+        """The normalisation of ``kind`` for ``train_images``, uint8 (m, rows, columns), m >= 1.
+
+        ``maximum`` is the largest possible pixel value. ``standard`` counts how often each pixel value occurs and works
+        on these integers, so mean and variance are exact up to the final rounding to float64 and no floating-point copy
+        of the images is made; equal pixels give scale 1. Raises :class:`ConfigError` for an unknown ``kind``.
+        """
+        if kind not in NORMALIZATIONS:
+            expected = ", ".join(NORMALIZATIONS)
+            raise ConfigError(f"normalization: {kind!r}{nearest(kind, NORMALIZATIONS)}, expected one of {expected}")
+        if kind == "unit":
+            return cls(kind, 0.0, float(maximum))
+        if kind == "per-image":
+            return cls(kind, 0.0, 1.0)
+        _require_pixels("train_images", train_images)
+        counts = torch.bincount(train_images.flatten(), minlength=256).tolist()
+        pixels = sum(counts)
+        total = sum(value * count for value, count in enumerate(counts))
+        squares = sum(value * value * count for value, count in enumerate(counts))
+        # variance = squares/pixels - (total/pixels)**2, over a common denominator and in integers: nothing cancels
+        deviation = math.sqrt(pixels * squares - total * total) / pixels
+        return cls(kind, total / pixels, deviation or 1.0)
+
+    def apply(self, images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Features (B, D), contiguous, of ``dtype``, for ``images`` uint8 (B, rows, columns) on any device.
+
+        Computed in float32 (float64 where that is asked for); a narrower ``dtype`` is rounded to once, at the end.
+        Raises :class:`ArgumentError` for images of another dtype or number of dimensions.
+        """
+        _require_pixels("images", images)
+        x_BD = images.flatten(1).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        if self.kind == "per-image":
+            # Sums are exact (255 * D < 2**24 for images up to 256 x 256), so a constant image is centred to exactly 0.
+            features = torch.full((), x_BD.shape[1], dtype=x_BD.dtype, device=x_BD.device)
+            x_BD.sub_(x_BD.sum(1, keepdim=True).div_(features))
+            deviation_B1 = x_BD.square().sum(1, keepdim=True).div_(features).sqrt_()
+            x_BD.div_(deviation_B1.masked_fill_(deviation_B1 == 0, 1))
+        else:
+            if self.mean != 0:
+                x_BD.sub_(self.mean)
+            # A tensor, because CUDA divides by a Python number by multiplying with its rounded reciprocal.
+            x_BD.div_(torch.full((), self.scale, dtype=x_BD.dtype, device=x_BD.device))
+        return x_BD.to(dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint: ``kind``, ``mean``, ``scale``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Normalization:
+        """The inverse of :meth:`to_dict`. Raises :class:`CheckpointError` for anything that it cannot have written."""
+        if not isinstance(values, Mapping) or set(values) != {"kind", "mean", "scale"}:
+            found = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            raise CheckpointError(f"normalization: {found!r}, expected the fields kind, mean, scale")
+        kind, mean, scale = values["kind"], values["mean"], values["scale"]
+        if kind not in NORMALIZATIONS:
+            raise CheckpointError(f"normalization.kind: {kind!r}, expected one of {', '.join(NORMALIZATIONS)}")
+        if not _is_finite_number(mean):
+            raise CheckpointError(f"normalization.mean: {mean!r}, expected a finite number")
+        if not _is_finite_number(scale) or scale <= 0:
+            raise CheckpointError(f"normalization.scale: {scale!r}, expected a finite number above 0")
+        return cls(kind, float(mean), float(scale))
+
+
+def _is_finite_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _require_pixels(argument: str, images: torch.Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 3:
+        found = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
+        raise ArgumentError(f"{argument}: {found}, expected uint8 of shape (examples, rows, columns)")

@@ -1,0 +1,69 @@
+"""Cutting a validation split from the training examples. The test split is never touched here."""
+
+from __future__ import annotations
+
+import torch
+
+from lean_mnist.data.datasets import Split
+from lean_mnist.data.seeding import generator_for
+from lean_mnist.errors import ConfigError
+
+DEFAULT_FRACTION = 12  # one twelfth: 5,000 of MNIST's 60,000
+
+
+def resolve_validation_size(validation_size: int | None, *, examples: int, limit_train: int | None = None) -> int:
+    """How many of ``examples`` training examples validate.
+
+    ``None`` asks for one twelfth, at least 1, and with ``limit_train`` no more than the images it leaves over.
+    Raises :class:`ConfigError` for sizes below 1 and for sizes that leave nothing to train on or to validate with.
+    """
+    if limit_train is not None:
+        if limit_train < 1:
+            raise ConfigError(f"limit-train: {limit_train}, expected 1 or more")
+        if limit_train >= examples:
+            raise ConfigError(
+                f"limit-train: {limit_train}, expected at most {examples - 1}: there are {examples} training examples, "
+                "and at least 1 has to be left for validation"
+            )
+    if validation_size is not None and validation_size < 1:
+        raise ConfigError(f"validation-size: {validation_size}, expected 1 or more")
+
+    at_most = examples - (1 if limit_train is None else limit_train)
+    size = (
+        validation_size if validation_size is not None else min(max(1, examples // DEFAULT_FRACTION), max(1, at_most))
+    )
+    if size > at_most:
+        rest = "1 of them has" if limit_train is None else f"limit-train {limit_train} of them have"
+        raise ConfigError(
+            f"validation-size: {size}, expected at most {at_most}: there are {examples} training examples, "
+            f"and {rest} to be left for training"
+        )
+    return size
+
+
+def split_training(
+    dataset_train: Split, *, validation_size: int | None, limit_train: int | None, seed: int
+) -> tuple[Split, Split]:
+    """Cut ``dataset_train`` (m examples) into ``(training, validation)``, two disjoint parts in file order.
+
+    Without ``limit_train`` a random choice of ``validation_size`` examples validates and all others train. With it,
+    exactly the first ``limit_train`` examples of the file train, and a random choice of those after them validates.
+    ``validation_size`` ``None`` is one twelfth (see :func:`resolve_validation_size`). The choice depends on
+    ``seed`` and on these sizes only.
+    Raises :class:`ConfigError`, naming ``validation-size`` or ``limit-train``, if the sizes do not fit.
+    """
+    examples = len(dataset_train)
+    size = resolve_validation_size(validation_size, examples=examples, limit_train=limit_train)
+    first = limit_train or 0
+    order = first + torch.randperm(examples - first, generator=generator_for(seed, "validation split"))
+    chosen = torch.zeros(examples, dtype=torch.bool)
+    chosen[order[:size]] = True
+    validation = _take(dataset_train, chosen)
+    if limit_train is not None:
+        return Split(dataset_train.images[:first], dataset_train.labels[:first]), validation
+    return _take(dataset_train, ~chosen), validation
+
+
+def _take(split: Split, chosen: torch.Tensor) -> Split:
+    index = chosen.nonzero().flatten()  # whole images are copied at once, which a mask of booleans does not do
+    return Split(split.images.index_select(0, index), split.labels.index_select(0, index))

@@ -1,0 +1,129 @@
+"""Batches: every example once, order a pure function of seed and epoch, resumable anywhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from lean_mnist.data.batches import Batches
+from lean_mnist.data.datasets import Split, load_dataset
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import ArgumentError, ConfigError
+
+UNIT = Normalization("unit", 0.0, 1.0)
+
+
+def numbered(m: int) -> Split:
+    """``m`` <= 256 examples of one row of three pixels, all equal to the label."""
+    index = torch.arange(m)
+    return Split(index.to(torch.uint8)[:, None, None].repeat(1, 1, 3), index)
+
+
+def order(batches: Batches, epoch: int, start: int = 0) -> list[int]:
+    """The labels of an epoch, in order; checks that the images went with them."""
+    result: list[int] = []
+    for x, y in batches.epoch(epoch, start):
+        assert x.dtype == torch.float32
+        assert x.is_contiguous()
+        assert y.dtype == torch.int64
+        assert torch.equal(x, y[:, None].expand(-1, 3).float())
+        result += y.tolist()
+    return result
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(
+    ("m", "batch_size", "sizes"),
+    [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (9, 1, [1] * 9), (3, 100, [3]), (1, 1, [1]), (129, 128, [128, 1])],
+)
+def test_sizes(m: int, batch_size: int, sizes: list[int], shuffle: bool) -> None:
+    batches = Batches(numbered(m), UNIT, batch_size, seed=0, shuffle=shuffle)
+    assert batches.steps_per_epoch == len(sizes)
+    assert [len(y) for _, y in batches.epoch(0)] == sizes
+    assert [tuple(x.shape) for x, _ in batches.epoch(0)] == [(size, 3) for size in sizes]
+    assert sorted(order(batches, 0)) == list(range(m))
+
+
+def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
+    batches = Batches(numbered(200), UNIT, 7, seed=1)
+    orders = [order(batches, epoch) for epoch in range(4)]
+    assert len({tuple(o) for o in orders}) == 4
+    torch.rand(3)  # no other use of random numbers matters,
+    again = Batches(numbered(200), UNIT, 50, seed=1)
+    assert [order(again, epoch) for epoch in (3, 0, 2, 1)] == [orders[3], orders[0], orders[2], orders[1]]  # no history
+    assert order(Batches(numbered(200), UNIT, 7, seed=2), 0) not in orders  # seed 2 is not seed 1, one epoch on
+    before = torch.get_rng_state()
+    order(batches, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_resuming_at_any_batch(shuffle: bool) -> None:
+    batches = Batches(numbered(23), UNIT, 5, seed=3, shuffle=shuffle)
+    whole = order(batches, 6)
+    for start in range(batches.steps_per_epoch + 1):
+        assert order(batches, 6, start) == whole[5 * start :]
+
+
+def test_iterators_are_independent() -> None:
+    batches = Batches(numbered(40), UNIT, 8, seed=0)
+    expected = [order(batches, epoch) for epoch in (0, 1)]
+    pairs = list(zip(batches.epoch(0), batches.epoch(1), strict=True))
+    assert [torch.cat([pair[i][1] for pair in pairs]).tolist() for i in (0, 1)] == expected
+
+
+def test_unshuffled_keeps_order_and_does_not_copy() -> None:
+    split = numbered(10)
+    batches = Batches(split, UNIT, 4, seed=0, shuffle=False)
+    assert order(batches, 0) == order(batches, 9) == list(range(10))
+    assert batches.split.images.data_ptr() == split.images.data_ptr()
+    assert next(batches.epoch(0))[1].data_ptr() == split.labels.data_ptr()
+
+
+def test_a_batch_may_be_changed_by_whoever_gets_it() -> None:
+    split = numbered(10)
+    for shuffle in (True, False):
+        batches = Batches(split, UNIT, 4, seed=0, shuffle=shuffle)
+        for x, _ in batches.epoch(0):
+            x.fill_(-1)
+        assert sorted(order(batches, 0)) == list(range(10))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_batches_are_normalised(dtype: torch.dtype) -> None:
+    digits = load_dataset("digits", ".")
+    fitted = Normalization.fit("standard", digits.train.images, digits.maximum)
+    batches = Batches(digits.test, fitted, 100, seed=0, dtype=dtype, device=torch.device("cpu"), shuffle=False)
+    xs, ys = zip(*batches.epoch(0), strict=True)
+    assert torch.equal(torch.cat(xs), fitted.apply(digits.test.images, dtype))
+    assert torch.equal(torch.cat(ys), digits.test.labels)
+    assert xs[0].dtype == dtype
+
+
+def test_wrong_arguments_are_refused_at_once() -> None:
+    for size in (0, -4):
+        with pytest.raises(ConfigError, match=f"^batch-size: {size}, expected 1 or more$"):
+            Batches(numbered(3), UNIT, size, seed=0)
+    batches = Batches(numbered(10), UNIT, 4, seed=0)
+    for start in (-1, 4):
+        message = re.escape(f"start: {start}, expected 0 to 3, the batches of an epoch")
+        with pytest.raises(ArgumentError, match=f"^{message}$"):
+            batches.epoch(0, start)
+    with pytest.raises(ArgumentError, match=r"^epoch: -1, expected 0 or more$"):
+        batches.epoch(-1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["unit", "per-image"])
+def test_the_device_changes_neither_order_nor_values(kind: str) -> None:
+    digits = load_dataset("digits", ".")
+    fitted = Normalization.fit(kind, digits.train.images, 255)
+    pairs = [Batches(digits.train, fitted, 64, seed=0, device=device).epoch(2) for device in ("cpu", "cuda")]
+    for (x, y), (x_cuda, y_cuda) in zip(*pairs, strict=True):
+        assert torch.equal(y, y_cuda.cpu())
+        if kind == "unit":
+            assert torch.equal(x, x_cuda.cpu())  # correctly rounded divisions on both
+        else:
+            torch.testing.assert_close(x, x_cuda.cpu())
