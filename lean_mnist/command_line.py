@@ -71,7 +71,9 @@ def _one_line(box: str, cls: type) -> str:
         return f"{choice[2]}: expected one of {', '.join(choices)}, found {choice[1]!r}{nearest(choice[1], choices)}"
     if value := re.match(r"Error parsing (\S+): (.*)", message):
         reason = value[2].split("Got errors:")[0].strip()
-        reason = re.sub(r"no type matching (.*) could be instantiated from \[(.*)\]\.", r"expected \1, found \2", reason)
+        reason = re.sub(
+            r"no type matching (.*) could be instantiated from \[(.*)\]\.", r"expected \1, found \2", reason
+        )
         reason = re.sub(r"Could not find valid parse for arguments: \[(.*)\]", r"cannot read \1", reason)
         # A dataclass that refuses its fields names the option itself.
         return f"{value[1]}: {reason}" if value[1].startswith("-") else reason

@@ -33,6 +33,7 @@ class Primitives(Protocol):
     def row_sum(self, x_BC: Array) -> Array: ...
     def column(self, x_B: Array) -> Array: ...
     def spread(self, value: Array, like_B: Array) -> Array: ...
+    def divide(self, value: Array, by: int) -> Array: ...
     def take_label(self, x_BC: Array, labels_B: Array) -> Array: ...
     def one_hot(self, labels_B: Array, like_BC: Array) -> Array: ...
     def constant(self, value: float, like: Array) -> Any: ...
@@ -55,14 +56,30 @@ def primitives(x: Array) -> Primitives:
     return own
 
 
+def check_same_kind(first: Array, **others: Array | None) -> None:
+    """Raise ``ArgumentError`` unless every array is of the kind of ``first``, so that none is silently converted."""
+    kind = primitives(first)
+    for name, other in others.items():
+        if other is not None and primitives(other) is not kind:
+            raise ArgumentError(f"{name}: expected the kind of array that x is, found {type(other).__name__}")
+
+
+def check_upstream(name: str, gradient: Array, shape: tuple[int, ...]) -> None:
+    """Raise ``ArgumentError`` unless an upstream gradient has exactly ``shape``: it must not broadcast."""
+    if tuple(gradient.shape) != tuple(shape):
+        raise ArgumentError(f"{name}: expected shape {tuple(shape)}, found {tuple(gradient.shape)}")
+
+
 class _TorchPrimitives:
     """Tensors of any floating dtype, on any device; every method is differentiable where its formula is."""
 
     def affine(self, x_BD: torch.Tensor, weight_HD: torch.Tensor, bias_H: torch.Tensor | None) -> torch.Tensor:
         return x_BD @ weight_HD.T if bias_H is None else torch.addmm(bias_H, x_BD, weight_HD.T)
 
-    # Written as "not (condition <= 0)", so that a NaN is handed on rather than hidden behind a zero.
+    # A NaN is not nonpositive, so it is handed on rather than hidden behind a zero.
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> torch.Tensor:
+        if isinstance(then, int) and then == 0:  # in one pass: where(condition <= 0, 0, otherwise)
+            return torch.ops.aten.threshold_backward(otherwise, condition, 0)
         return torch.where(condition <= 0, then, otherwise)
 
     exp = staticmethod(torch.exp)
@@ -83,6 +100,9 @@ class _TorchPrimitives:
 
     def spread(self, value: torch.Tensor, like_B: torch.Tensor) -> torch.Tensor:
         return value.expand(like_B.shape)
+
+    def divide(self, value: Any, by: int) -> Any:
+        return value / by
 
     def take_label(self, x_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         return x_BC.gather(1, labels_B.unsqueeze(1)).squeeze(1)
@@ -142,10 +162,15 @@ class _ObjectPrimitives:
     def spread(self, value: Any, like_B: np.ndarray) -> np.ndarray:
         return np.full(like_B.shape, value, dtype=object)
 
+    def divide(self, value: Any, by: int) -> Any:
+        return value * Fraction(1, by)
+
     def take_label(self, x_BC: np.ndarray, labels_B: np.ndarray) -> np.ndarray:
+        _check_labels(labels_B, x_BC)
         return x_BC[np.arange(len(labels_B)), labels_B]
 
     def one_hot(self, labels_B: np.ndarray, like_BC: np.ndarray) -> np.ndarray:
+        _check_labels(labels_B, like_BC)
         encoded = np.full(like_BC.shape, Fraction(0), dtype=object)
         encoded[np.arange(len(labels_B)), labels_B] = Fraction(1)
         return encoded
@@ -159,6 +184,13 @@ class _ObjectPrimitives:
 
     def pi(self, like: np.ndarray) -> Any:
         return _sympy_for(like, "pi").pi
+
+
+def _check_labels(labels_B: np.ndarray, like_BC: np.ndarray) -> None:
+    classes = like_BC.shape[1]
+    for label in labels_B:  # NumPy would take -1 for the last class
+        if not 0 <= label < classes:
+            raise ArgumentError(f"labels: expected numbers from 0 to {classes - 1}, found {label}")
 
 
 def _is_symbolic(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lean_mnist.chainrule.arrays import Array, primitives
+from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, primitives
 from lean_mnist.errors import ArgumentError
 
 
@@ -40,6 +40,7 @@ def dense_backward(
 
     Args: ``d_z_BH`` upstream gradient; ``needs`` which of (x, weight, bias) to compute.
     """
+    check_upstream("d_z", d_z_BH, (tape.x_BD.shape[0], tape.weight_HD.shape[0]))
     return DenseGradients(
         x_BD=d_z_BH @ tape.weight_HD if needs[0] else None,
         weight_HD=d_z_BH.T @ tape.x_BD if needs[1] else None,
@@ -49,6 +50,7 @@ def dense_backward(
 
 def check_dense_shapes(x: Array, weight: Array, bias: Array | None, name: str = "") -> None:
     """Raise ``ArgumentError``, naming the argument, unless ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)`` fit."""
+    check_same_kind(x, **{f"{name}weight": weight, f"{name}bias": bias})
     if len(x.shape) != 2:
         raise ArgumentError(f"{name}x: expected shape (B, D), found {tuple(x.shape)}")
     if len(weight.shape) != 2:

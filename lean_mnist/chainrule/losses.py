@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lean_mnist.chainrule.arrays import Array, primitives
+from lean_mnist.chainrule.arrays import Array, check_upstream, primitives
 from lean_mnist.errors import ArgumentError
 
 
@@ -24,6 +24,7 @@ class Loss(NamedTuple):
 
 # p_c = e^(s_c − m) / Σ_k e^(s_k − m), m the largest logit of the row;  ds = p ⊙ (dp − Σ_c p_c dp_c).
 def softmax_forward(s_BC: Array) -> tuple[Array, Array]:
+    check_logits(s_BC)
     p = primitives(s_BC)
     e_BC = p.exp(s_BC - p.row_shift(s_BC))
     probabilities_BC = e_BC / p.row_sum(e_BC)
@@ -31,6 +32,7 @@ def softmax_forward(s_BC: Array) -> tuple[Array, Array]:
 
 
 def softmax_backward(probabilities_BC: Array, d_p_BC: Array) -> Array:
+    check_upstream("d_p", d_p_BC, probabilities_BC.shape)
     return probabilities_BC * (d_p_BC - primitives(d_p_BC).row_sum(probabilities_BC * d_p_BC))
 
 
@@ -72,6 +74,7 @@ def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0
 
     def backward(tape: tuple[Array, ...], d_loss_B: Array) -> Array:
         probabilities_BC, labels_B, s_BC = tape
+        check_upstream("d_loss", d_loss_B, probabilities_BC.shape[:1])
         p = primitives(probabilities_BC)
         d_s_BC = probabilities_BC - targets(labels_B, probabilities_BC)
         if logit_penalty:
@@ -92,6 +95,7 @@ def squared_error() -> Loss:
 
     def backward(tape: tuple[Array, ...], d_loss_B: Array) -> Array:
         (residual_BC,) = tape
+        check_upstream("d_loss", d_loss_B, residual_BC.shape[:1])
         return residual_BC * primitives(residual_BC).column(d_loss_B)
 
     return Loss("squared-error", forward, backward)
@@ -104,7 +108,7 @@ def mean_forward(loss_B: Array) -> Array:
 
 
 def mean_backward(loss_B: Array, d_mean: Array) -> Array:
-    return primitives(loss_B).spread(d_mean / loss_B.shape[0], loss_B)
+    return primitives(loss_B).spread(primitives(loss_B).divide(d_mean, loss_B.shape[0]), loss_B)
 
 
 def check_loss_options(label_smoothing: float, logit_penalty: float) -> None:
@@ -115,10 +119,16 @@ def check_loss_options(label_smoothing: float, logit_penalty: float) -> None:
         raise ArgumentError(f"logit_penalty: expected a number of at least 0, found {logit_penalty}")
 
 
-def check_loss_shapes(logits: Array, labels: Array) -> None:
-    """Raise ``ArgumentError``, naming the argument, unless ``logits (B, C)`` and ``labels (B,)`` fit and C ≥ 1."""
+def check_logits(logits: Array) -> None:
+    """Raise ``ArgumentError`` unless ``logits`` is an array of a known kind, of shape ``(B, C)`` with C ≥ 1."""
+    primitives(logits)
     if len(logits.shape) != 2 or logits.shape[1] < 1:
         raise ArgumentError(f"logits: expected shape (B, C) with C of at least 1, found {tuple(logits.shape)}")
+
+
+def check_loss_shapes(logits: Array, labels: Array) -> None:
+    """Raise ``ArgumentError``, naming the argument, unless ``logits (B, C)`` and ``labels (B,)`` fit and C ≥ 1."""
+    check_logits(logits)
     if tuple(labels.shape) != (logits.shape[0],):
         raise ArgumentError(
             f"labels: expected shape ({logits.shape[0]},), one a row of logits, found {tuple(labels.shape)}"

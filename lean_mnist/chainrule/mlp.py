@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lean_mnist.chainrule import dense
 from lean_mnist.chainrule.activations import Activation
-from lean_mnist.chainrule.arrays import Array, primitives
+from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, primitives
 from lean_mnist.chainrule.losses import Loss
 from lean_mnist.errors import ArgumentError
 
@@ -56,6 +56,7 @@ def mlp_backward(
     Args: ``d_logits_BC`` upstream gradient; ``needs`` which gradients to compute (all by default). Nothing is computed
     below the lowest layer that needs a gradient.
     """
+    check_upstream("d_logits", d_logits_BC, (tape.inputs[0].shape[0], layers[-1][0].shape[0]))
     needs_x, needs_layers = needs or (True, tuple((True, bias is not None) for _, bias in layers))
     gradients: list[tuple[Array | None, Array | None]] = [(None, None)] * len(layers)
     d_z, d_x = d_logits_BC, None
@@ -73,6 +74,14 @@ def mlp_backward(
     return MLPGradients(d_x, tuple(gradients))
 
 
+def check_mlp_labels(x: Array, labels: Array, layers: Sequence[Layer]) -> None:
+    """Raise ``ArgumentError`` unless there is one label a row of ``x`` and the last layer knows at least one class."""
+    if layers[-1][0].shape[0] < 1:
+        raise ArgumentError(f"layers[{len(layers) - 1}].weight: expected at least one class")
+    if tuple(labels.shape) != (x.shape[0],):
+        raise ArgumentError(f"labels: expected shape ({x.shape[0]},), one a row of x, found {tuple(labels.shape)}")
+
+
 class MLPLossTape(NamedTuple):
     """What the backward of an MLP and its loss needs besides the weights."""
 
@@ -84,6 +93,8 @@ def mlp_loss_forward(
     x_BD: Array, labels_B: Array, layers: Sequence[Layer], activation: Activation, loss: Loss
 ) -> tuple[Array, MLPLossTape]:
     """One loss an example, ``loss_B``, of an MLP's logits against integer labels."""
+    check_mlp_shapes(x_BD, layers)
+    check_mlp_labels(x_BD, labels_B, layers)
     logits_BC, network = mlp_forward(x_BD, layers, activation)
     loss_B, loss_tape = loss.forward(logits_BC, labels_B)
     return loss_B, MLPLossTape(network, loss_tape)
@@ -112,6 +123,7 @@ def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:
             dense.check_dense_shapes(x, weight, bias, "")
         else:
             before = layers[index - 1][0]
+            check_same_kind(x, **{f"{name}weight": weight, f"{name}bias": bias})
             if len(weight.shape) != 2 or weight.shape[1] != before.shape[0]:
                 raise ArgumentError(
                     f"{name}weight: expected shape (H, {before.shape[0]}), as the layer before has that many units, "

@@ -9,6 +9,7 @@ inside a backward says just that).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,19 @@ from lean_mnist.chainrule.activations import Activation
 from lean_mnist.chainrule.losses import Loss
 
 
+def _in_the_given_dtype(backward: Any) -> Any:
+    # A backward called under autocast would otherwise round its products to autocast's dtype.
+    @functools.wraps(backward)
+    def outside_autocast(ctx: Any, *upstream: Tensor) -> Any:
+        device = upstream[0].device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return backward(ctx, *upstream)
+        return backward(ctx, *upstream)
+
+    return outside_autocast
+
+
 class DenseFunction(Function):
     """``z = x Wᵀ + b``."""
 
@@ -31,6 +45,7 @@ class DenseFunction(Function):
         return z_BH
 
     @staticmethod
+    @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         return tuple(dense.dense_backward(dense.DenseTape(*ctx.saved_tensors), upstream[0], ctx.needs_input_grad))
 
@@ -42,12 +57,13 @@ class ActivationFunction(Function):
     def forward(ctx: Any, z: Tensor, activation: Activation) -> Tensor:
         h, saved = activation.forward(z)
         if activation.name == "identity":
-            h = saved = z.view_as(z)  # a Function must not return its input itself
+            h = saved = z.clone()  # a Function must not return its input itself, nor a view of it
         ctx.activation = activation
         ctx.save_for_backward(saved)  # either z, the input, or h, the output: autograd reconnects both
         return h
 
     @staticmethod
+    @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (saved,) = ctx.saved_tensors
         return ctx.activation.backward(saved, upstream[0]), None
@@ -63,6 +79,7 @@ class SoftmaxFunction(Function):
         return p_BC
 
     @staticmethod
+    @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         return losses.softmax_backward(ctx.saved_tensors[0], upstream[0])
 
@@ -73,11 +90,12 @@ class LossFunction(Function):
     @staticmethod
     def forward(ctx: Any, logits_BC: Tensor, labels_B: Tensor, loss: Loss) -> Tensor:
         loss_B, tape = loss.forward(logits_BC, labels_B)
-        ctx.loss, ctx.tape_length = loss, len(tape)
+        ctx.loss = loss
         ctx.save_for_backward(logits_BC, labels_B, *tape)
         return loss_B
 
     @staticmethod
+    @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         logits_BC, labels_B, *tape = ctx.saved_tensors
         if torch.is_grad_enabled():
@@ -96,6 +114,7 @@ class MLPFunction(Function):
         return logits_BC
 
     @staticmethod
+    @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, _, *needs = ctx.needs_input_grad
         x_BD, *rest = ctx.saved_tensors
@@ -108,7 +127,7 @@ class MLPFunction(Function):
 
 
 class MLPLossFunction(Function):
-    """The mean loss of a whole network on a batch, in one node: what the trainer differentiates.
+    """The loss of a whole network on a batch, in one node: what the trainer differentiates.
 
     Parameters come flat: weight, bias or ``None``, first layer first. ``reduction`` is ``"mean"`` (over the batch),
     ``"sum"`` or ``"none"`` (one loss an example).
@@ -134,6 +153,7 @@ class MLPLossFunction(Function):
         return reduce_losses(loss_B, reduction) if reduction != "none" else loss_B.clone()
 
     @staticmethod
+    @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, _, _, _, _, *needs = ctx.needs_input_grad
         x_BD, labels_B, loss_B, *rest = ctx.saved_tensors

@@ -138,8 +138,8 @@ class MLP(nn.Module):
         if len(sizes) < 2 or any(size < 1 for size in sizes):
             raise ArgumentError(f"sizes: expected two or more numbers of at least 1, found {tuple(sizes)}")
         self.activation = activation_named(activation).name
+        softmax_cross_entropy(label_smoothing, logit_penalty)  # refuses impossible options now, not at the first batch
         self.label_smoothing, self.logit_penalty = label_smoothing, logit_penalty
-        self._loss = softmax_cross_entropy(label_smoothing, logit_penalty)
         generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList(
             Dense(
@@ -169,7 +169,8 @@ class MLP(nn.Module):
 
     def loss(self, x_BD: Tensor, labels_B: Tensor, reduction: str = "mean") -> Tensor:
         """Softmax cross-entropy of the logits of ``x (B, D)`` against ``labels (B,)``, network and loss in one node."""
-        return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, self._loss, reduction)
+        loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)  # rebuilt: closures cannot be pickled
+        return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, loss, reduction)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation}"

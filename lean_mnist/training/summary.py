@@ -81,7 +81,7 @@ class Summary:
             checked = "none were due"
         else:
             checked = (
-                f"{checks.comparisons} comparisons, {checks.gradchecks} gradchecks, {checks.failures or 'no'} failures; "
+                f"{checks.comparisons} comparisons, {checks.gradchecks} gradchecks, {checks.failures or 'none'} failed; "
                 f"largest divergence {checks.largest_divergence:.1e}, "
                 f"at most {checks.largest_share:.0%} of what rounding explains; "
                 f"{self.checking_share:.1%} of the time"
