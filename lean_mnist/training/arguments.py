@@ -11,14 +11,11 @@ from typing import Any
 
 from lean_mnist.command_line import parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
-from lean_mnist.training.config import Config
+from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config_files import config_from_dict, read_config
 from lean_mnist.training.presets import preset
 
 PROG = "python -m lean_mnist.train"
-
-# What may differ between a run and its continuation: where things are and what is printed, never what is computed.
-MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "run_name")
 
 
 @dataclass(frozen=True)

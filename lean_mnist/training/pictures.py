@@ -31,7 +31,7 @@ def first_layer_weights(model: MLP, shape: tuple[int, int]) -> np.ndarray:
 
 def misread_digits(split: Split, evaluation: Evaluation, maximum: int) -> np.ndarray | None:
     """The first misread digits of a split in a grid, each captioned "true as predicted"; ``None`` if there are none."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     labels = split.labels.cpu()
     wrong = (labels != evaluation.predictions).nonzero().flatten()[:_MISREAD].tolist()
@@ -41,9 +41,9 @@ def misread_digits(split: Split, evaluation: Evaluation, maximum: int) -> np.nda
     for index in wrong:
         grey = split.images[index].cpu().double().mul(255 / maximum).round().to(torch.uint8).numpy()
         digit = _enlarge(255 - np.repeat(grey[:, :, None], 3, axis=2), max(1, 84 // grey.shape[0]))
-        caption = Image.new("RGB", (digit.shape[1], 14), "white")
+        caption = Image.new("RGB", (digit.shape[1], 20), "white")
         text = f"{labels[index]} as {evaluation.predictions[index]}"
-        ImageDraw.Draw(caption).text((caption.width // 2, 7), text, fill="black", anchor="mm")
+        ImageDraw.Draw(caption).text((caption.width // 2, 9), text, "black", ImageFont.load_default(15), "mm")
         tiles.append(np.concatenate([digit, np.asarray(caption)]))
     return _grid(tiles)
 

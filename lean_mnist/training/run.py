@@ -21,7 +21,7 @@ from lean_mnist.errors import ConfigError, Interrupted
 from lean_mnist.nn import MLP
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
-from lean_mnist.training.config import Config
+from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.files import write_atomically
 from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook
 from lean_mnist.training.interrupts import StopRequest
@@ -253,7 +253,9 @@ class _Run:
         results = {"final/test_accuracy": test.accuracy, "final/largest_divergence": state.checks.largest_divergence}
         if state.best is not None:
             results["final/validation_accuracy"] = state.best.accuracy
-        self._emit(Outcome(state.step, "run/outcome", self.config.to_dict(), results))
+        # For comparing runs: what they learnt with, not where they wrote it.
+        settings = {name: value for name, value in self.config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
+        self._emit(Outcome(state.step, "run/outcome", settings, results))
 
 
 def _claim_folders(config: Config, *, resuming: bool) -> tuple[str, Path, Path]:

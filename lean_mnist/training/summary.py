@@ -77,11 +77,10 @@ class Summary:
             chosen = "no checkpoint could be called best, because a gradient check failed; these are the last weights"
         else:
             chosen = f"epoch {best.epoch} of {state.epoch}, by validation accuracy {best.accuracy:.2%}"
-        if checks.verdict == "unchecked":
-            checked = "none were due"
-        else:
+        checked = "none were due"
+        if checks.verdict != "unchecked":
             checked = (
-                f"{checks.comparisons} comparisons, {checks.gradchecks} gradchecks, {checks.failures or 'none'} failed; "
+                f"{checks.comparisons} comparisons, {checks.gradchecks} gradchecks, {checks.failures} failed; "
                 f"largest divergence {checks.largest_divergence:.1e}, "
                 f"at most {checks.largest_share:.0%} of what rounding explains; "
                 f"{self.checking_share:.1%} of the time"
