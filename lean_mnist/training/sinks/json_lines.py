@@ -32,8 +32,12 @@ class JsonLinesSink:
         self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            error.filename = self._file.name
+            raise
 
     def close(self) -> None:
         self._file.close()

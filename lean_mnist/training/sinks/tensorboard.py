@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,11 @@ class TensorBoardSink:
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._folder = folder
+        # The writer's thread prints a trace when the disk is full, and raises the error again where we flush. Once is
+        # enough, and in one line.
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._on_thread_error
         purge = None if resume_step is None else resume_step + 1
         self._writer = SummaryWriter(str(folder), purge_step=purge)
         if resume_step is None:
@@ -60,7 +68,22 @@ class TensorBoardSink:
             self._writer.add_scalar(name, value, record.step)
 
     def flush(self) -> None:
-        self._writer.flush()
+        with self._named_errors():
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        threading.excepthook = self._excepthook
+        with self._named_errors():
+            self._writer.close()
+
+    def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            self._excepthook(arguments)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self._folder)
+            raise
