@@ -35,6 +35,8 @@ def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | Non
 
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and exit with its status: errors for people are one line on standard error, no trace."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows a question mark for it
+        sys.stdout.reconfigure(errors="replace")
     try:
         main()
         sys.stdout.flush()
@@ -57,9 +59,10 @@ def _fail(message: str, status: int) -> None:
 def _one_line(box: str, cls: type) -> str:
     """The message inside tyro's box, with the nearest match for a misspelt option or choice."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    # The title stands in the box's upper edge, or, where the encoding lacks box characters, above a rule of its own.
     lines = [line.strip("│ ").strip() for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
-    rule = next((number for number, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    message = re.sub(r"\s+", " ", " ".join(lines[:rule])).strip()
+    blocks = re.split(r"^[─-]+$", "\n".join(lines), flags=re.MULTILINE)
+    message = " ".join(blocks[0 if plain.startswith("╭") else min(1, len(blocks) - 1)].split())
     if unknown := re.match(r"Unrecognized options: (\S+?)(,|$)", message):
         option = unknown[1].split("=")[0]
         if not option.startswith("-"):
@@ -77,4 +80,6 @@ def _one_line(box: str, cls: type) -> str:
         reason = re.sub(r"Could not find valid parse for arguments: \[(.*)\]", r"cannot read \1", reason)
         # A dataclass that refuses its fields names the option itself.
         return f"{value[1]}: {reason}" if value[1].startswith("-") else reason
+    if missing := re.match(r"Missing .*: ([A-Z]+|--\S+)", message):
+        return f"{missing[1].lower()}: expected, found none; --help says more"
     return message or "the arguments could not be read"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lean_mnist.chainrule import dense
@@ -28,28 +29,53 @@ class MLPGradients(NamedTuple):
     layers: tuple[tuple[Array | None, Array | None], ...]
 
 
+@dataclass
+class MLPTrace:
+    """What one forward and backward computed on the way, kept where a check asks to see the very step itself.
+
+    Lists have one entry a layer, first layer first, ``None`` where the backward did not go; all of these are on the way
+    to the gradients anyway, so that keeping them costs memory and no arithmetic.
+    """
+
+    inputs: list[Array] = field(default_factory=list)  # h_0 = x, h_1, …: what each dense layer was given
+    pre_activations: list[Array] = field(default_factory=list)  # z_1 … z_L, the last the logits
+    d_pre_activations: list[Array | None] = field(default_factory=list)  # dz_1 … dz_L
+    d_inputs: list[Array | None] = field(default_factory=list)  # dh_0 … dh_{L−1}
+    loss_B: Array | None = None
+
+
 Needs = tuple[bool, tuple[tuple[bool, bool], ...]]  # is the gradient wanted: of x; of each layer's weight and bias
 
 
-def mlp_forward(x_BD: Array, layers: Sequence[Layer], activation: Activation) -> tuple[Array, MLPTape]:
+def mlp_forward(
+    x_BD: Array, layers: Sequence[Layer], activation: Activation, trace: MLPTrace | None = None
+) -> tuple[Array, MLPTape]:
     """Logits ``s_BC`` of an MLP: ``h₀ = x``, ``z_l = h_{l−1} W_lᵀ + b_l``, ``h_l = σ(z_l)``, ``s = z_L``.
 
     Args: ``x_BD`` input; ``layers`` pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``, first layer first.
     Raises ``ArgumentError`` on shapes that do not fit, before any arithmetic.
     """
     check_mlp_shapes(x_BD, layers)
-    inputs, saved = [x_BD], []
+    inputs, saved, pre_activations = [x_BD], [], []
     for weight, bias in layers[:-1]:
         z_BH, _ = dense.dense_forward(inputs[-1], weight, bias)
         h_BH, kept = activation.forward(z_BH)
         inputs.append(h_BH)
         saved.append(kept)
+        pre_activations.append(z_BH)
     logits_BC, _ = dense.dense_forward(inputs[-1], *layers[-1])
+    if trace is not None:
+        trace.inputs, trace.pre_activations = inputs, [*pre_activations, logits_BC]
     return logits_BC, MLPTape(tuple(inputs), tuple(saved))
 
 
 def mlp_backward(
-    tape: MLPTape, layers: Sequence[Layer], activation: Activation, d_logits_BC: Array, needs: Needs | None = None
+    tape: MLPTape,
+    layers: Sequence[Layer],
+    activation: Activation,
+    d_logits_BC: Array,
+    needs: Needs | None = None,
+    trace: MLPTrace | None = None,
 ) -> MLPGradients:
     """The chain rule, last layer first: from ``dz_L = ds``, ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
 
@@ -60,11 +86,15 @@ def mlp_backward(
     needs_x, needs_layers = needs or (True, tuple((True, bias is not None) for _, bias in layers))
     gradients: list[tuple[Array | None, Array | None]] = [(None, None)] * len(layers)
     d_z, d_x = d_logits_BC, None
+    if trace is not None:
+        trace.d_pre_activations, trace.d_inputs = [None] * len(layers), [None] * len(layers)
     for index in reversed(range(len(layers))):
         goes_below = needs_x or any(weight or bias for weight, bias in needs_layers[:index])
         layer_tape = dense.DenseTape(tape.inputs[index], layers[index][0])
         layer = dense.dense_backward(layer_tape, d_z, (goes_below, *needs_layers[index]))
         gradients[index] = (layer.weight_HD, layer.bias_H)
+        if trace is not None:
+            trace.d_pre_activations[index], trace.d_inputs[index] = d_z, layer.x_BD
         if not goes_below:
             break
         if index == 0:
@@ -90,13 +120,20 @@ class MLPLossTape(NamedTuple):
 
 
 def mlp_loss_forward(
-    x_BD: Array, labels_B: Array, layers: Sequence[Layer], activation: Activation, loss: Loss
+    x_BD: Array,
+    labels_B: Array,
+    layers: Sequence[Layer],
+    activation: Activation,
+    loss: Loss,
+    trace: MLPTrace | None = None,
 ) -> tuple[Array, MLPLossTape]:
     """One loss an example, ``loss_B``, of an MLP's logits against integer labels."""
     check_mlp_shapes(x_BD, layers)
     check_mlp_labels(x_BD, labels_B, layers)
-    logits_BC, network = mlp_forward(x_BD, layers, activation)
+    logits_BC, network = mlp_forward(x_BD, layers, activation, trace)
     loss_B, loss_tape = loss.forward(logits_BC, labels_B)
+    if trace is not None:
+        trace.loss_B = loss_B
     return loss_B, MLPLossTape(network, loss_tape)
 
 
@@ -107,9 +144,10 @@ def mlp_loss_backward(
     loss: Loss,
     d_loss_B: Array,
     needs: Needs | None = None,
+    trace: MLPTrace | None = None,
 ) -> MLPGradients:
     """Gradients of ``Σ_B d_loss_B · loss_B``."""
-    return mlp_backward(tape.network, layers, activation, loss.backward(tape.loss, d_loss_B), needs)
+    return mlp_backward(tape.network, layers, activation, loss.backward(tape.loss, d_loss_B), needs, trace)
 
 
 def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:

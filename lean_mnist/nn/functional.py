@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import Loss, softmax_cross_entropy
+from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.nn import functions
 
@@ -99,13 +100,19 @@ def mlp_loss(
     activation: str = "relu",
     loss: Loss = _CROSS_ENTROPY,
     reduction: str = "mean",
+    trace: MLPTrace | None = None,
 ) -> Tensor:
-    """The loss of a multilayer perceptron on a batch, network and loss in one node: what the trainer differentiates."""
+    """The loss of a multilayer perceptron on a batch, network and loss in one node: what the trainer differentiates.
+
+    A ``trace`` is filled with what this forward and its backward compute on the way, for checks.
+    """
     _check_mlp(x_BD, layers)
     check_reduction(reduction)
     _check_labels(labels_B, x_BD)
     flat = [parameter for layer in layers for parameter in layer]
-    return _apply(functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, *flat)
+    return _apply(
+        functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, trace, *flat
+    )
 
 
 def check_reduction(reduction: str) -> None:

@@ -130,7 +130,7 @@ class MLPLossFunction(Function):
     """The loss of a whole network on a batch, in one node: what the trainer differentiates.
 
     Parameters come flat: weight, bias or ``None``, first layer first. ``reduction`` is ``"mean"`` (over the batch),
-    ``"sum"`` or ``"none"`` (one loss an example).
+    ``"sum"`` or ``"none"`` (one loss an example). A ``trace``, where one is given, is filled as the step is computed.
     """
 
     @staticmethod
@@ -141,10 +141,11 @@ class MLPLossFunction(Function):
         activation: Activation,
         loss: Loss,
         reduction: str,
+        trace: mlp.MLPTrace | None,
         *parameters: Tensor | None,
     ) -> Tensor:
-        loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss)
-        ctx.activation, ctx.loss, ctx.reduction = activation, loss, reduction
+        loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss, trace)
+        ctx.activation, ctx.loss, ctx.reduction, ctx.trace = activation, loss, reduction, trace
         ctx.loss_tape_length = len(tape.loss)
         ctx.save_for_backward(
             x_BD, labels_B, loss_B, *tape.loss, *parameters, *tape.network.inputs[1:], *tape.network.saved
@@ -155,7 +156,7 @@ class MLPLossFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        needs_x, _, _, _, _, *needs = ctx.needs_input_grad
+        needs_x, _, _, _, _, _, *needs = ctx.needs_input_grad
         x_BD, labels_B, loss_B, *rest = ctx.saved_tensors
         loss_tape, rest = tuple(rest[: ctx.loss_tape_length]), rest[ctx.loss_tape_length :]
         parameters, network_tape = _split_tape(x_BD, rest, len(needs))
@@ -168,8 +169,10 @@ class MLPLossFunction(Function):
             d_loss_B = losses.mean_backward(loss_B, d_loss_B)
         elif ctx.reduction == "sum":
             d_loss_B = d_loss_B.expand(loss_B.shape)
-        gradients = mlp.mlp_loss_backward(tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs))
-        return gradients.x_BD, None, None, None, None, *_flat(gradients)
+        gradients = mlp.mlp_loss_backward(
+            tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs), ctx.trace
+        )
+        return gradients.x_BD, None, None, None, None, None, *_flat(gradients)
 
 
 def reduce_losses(loss_B: Tensor, reduction: str) -> Tensor:

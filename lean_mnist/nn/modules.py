@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import softmax_cross_entropy
+from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import functional
 from lean_mnist.nn.initialization import initialize_weight_
@@ -167,10 +168,13 @@ class MLP(nn.Module):
         """Logits ``(B, C)`` of ``x (B, D)``."""
         return functional.mlp(x_BD, self.weights_and_biases(), self.activation)
 
-    def loss(self, x_BD: Tensor, labels_B: Tensor, reduction: str = "mean") -> Tensor:
-        """Softmax cross-entropy of the logits of ``x (B, D)`` against ``labels (B,)``, network and loss in one node."""
+    def loss(self, x_BD: Tensor, labels_B: Tensor, reduction: str = "mean", trace: MLPTrace | None = None) -> Tensor:
+        """Softmax cross-entropy of the logits of ``x (B, D)`` against ``labels (B,)``, network and loss in one node.
+
+        A ``trace`` is filled with what this forward and its backward compute on the way, for checks.
+        """
         loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)  # rebuilt: closures cannot be pickled
-        return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, loss, reduction)
+        return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, loss, reduction, trace)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation}"

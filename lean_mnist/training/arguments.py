@@ -36,7 +36,7 @@ def read_arguments(argv: Sequence[str]) -> tuple[Config, Path | None]:
     first.add_argument("--config")
     first.add_argument("--resume", nargs="?", const="")
     first.add_argument("--run-name")
-    first.add_argument("--checkpoints-dir", default=Config.checkpoints_dir)
+    first.add_argument("--checkpoints-dir")
     try:
         chosen, rest = first.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -45,10 +45,11 @@ def read_arguments(argv: Sequence[str]) -> tuple[Config, Path | None]:
     if len(given) > 1:
         raise ConfigError(f"--{given[0]} and --{given[1]}: each names what a run starts from; expected one of them")
     rest += [] if chosen.run_name is None else ["--run-name", chosen.run_name]
-    rest += ["--checkpoints-dir", chosen.checkpoints_dir] if chosen.checkpoints_dir != Config.checkpoints_dir else []
+    rest += [] if chosen.checkpoints_dir is None else ["--checkpoints-dir", chosen.checkpoints_dir]
 
     if chosen.resume is not None:
-        return _resumed(find_checkpoint(chosen.resume, chosen.run_name, Path(chosen.checkpoints_dir)), rest)
+        folder = Path(chosen.checkpoints_dir or Config.checkpoints_dir)
+        return _resumed(find_checkpoint(chosen.resume, chosen.run_name, folder), rest)
     base = Config()
     if chosen.preset is not None:
         base = preset(chosen.preset)
@@ -94,8 +95,11 @@ def _resumed(path: Path, arguments: Sequence[str]) -> tuple[Config, Path]:
         now = getattr(wanted, name)
         if now != value and name not in MAY_CHANGE_ON_RESUME:
             raise ConfigError(
-                f"--{name.replace('_', '-')}: this run was started with {value}, found {now}; "
+                f"--{name.replace('_', '-')}: this run was started with {'its default' if value is None else value}, "
+                f"found {now}; "
                 f"resuming continues a run as it was, so leave the option out or start a new run"
             )
+    if not path.parent.name:  # named from inside its own folder
+        path = path.absolute()
     # The run goes on in its own folders, wherever they are now, and under its own name.
     return dataclasses.replace(wanted, run_name=path.parent.name, checkpoints_dir=str(path.parent.parent)), path

@@ -11,6 +11,7 @@ import hashlib
 import io
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,16 @@ from typing import Any
 import torch
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError
+from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, LeanMnistError
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.config_files import config_from_dict
 from lean_mnist.training.files import write_atomically
 
 FORMAT_VERSION = 1
+_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _REQUIRED = ("format_version", "model", "architecture", "normalization", "config", "metrics", "crosscheck", "data")
+_MAPPINGS = ("model", "architecture", "normalization", "config")
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,25 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """The network in ``best.pt`` or ``last.pt``; raises ``CheckpointError`` if it is damaged or not one of ours."""
     path = Path(path)
     content = read_checkpoint(path)
+    for name in _MAPPINGS:
+        if not isinstance(content[name], dict):
+            raise CheckpointError(f"{path}: {name}: expected names and values, found {type(content[name]).__name__}")
     try:
         model = MLP(**content["architecture"])
     except (ArgumentError, TypeError) as error:
         raise CheckpointError(f"{path}: its architecture cannot be built: {error}") from None
-    restore_weights(model, content["model"], path)
-    return Checkpoint(
-        model=model,
-        normalization=Normalization.from_dict(content["normalization"]),
-        config=config_from_dict(content["config"], str(path)),
-        metrics=content["metrics"],
-        crosscheck=content["crosscheck"],
-        data=content["data"],
-    )
+    try:
+        restore_weights(model, content["model"], path)
+        return Checkpoint(
+            model=model,
+            normalization=Normalization.from_dict(content["normalization"]),
+            config=config_from_dict(content["config"], str(path)),
+            metrics=content["metrics"],
+            crosscheck=content["crosscheck"],
+            data=content["data"],
+        )
+    except LeanMnistError as error:  # the hash is right, so somebody wrote it like this
+        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def restore_weights(model: MLP, weights: Mapping[str, Any], path: Path) -> None:
@@ -68,6 +77,8 @@ def restore_weights(model: MLP, weights: Mapping[str, Any], path: Path) -> None:
         found = tuple(weights[name].shape) if isinstance(weights.get(name), torch.Tensor) else "none"
         if expected != found:
             raise CheckpointError(f"{path}: {name}: expected {expected} for {model.architecture}, found {found}")
+        if weights[name].dtype not in _FLOATING:
+            raise CheckpointError(f"{path}: {name}: expected floating weights, found {weights[name].dtype}")
         if not torch.isfinite(weights[name]).all():
             raise CheckpointError(f"{path}: {name}: expected finite weights, found infinities or NaN")
     model.to(next(iter(weights.values())).dtype)
@@ -88,24 +99,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, or of a later format.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: expected a checkpoint, found {error.strerror or error}") from None
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
+        with warnings.catch_warnings():  # a damaged file may look like one of an old format
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        ours = isinstance(content, dict) and all(name in content for name in _REQUIRED)
+        computed = (
+            content_hash({key: value for key, value in content.items() if key != "content_sha256"}) if ours else ""
+        )
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise CheckpointError(f"{path}: expected a checkpoint, found {error.strerror}") from None
+    except (
+        Exception
+    ) as error:  # damage shows as almost any error: RuntimeError, EOFError, KeyError, RecursionError, ...
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise CheckpointError(
                 f"{path}: holds objects other than tensors and plain values; it was refused and nothing in it was run"
             ) from None
         raise CheckpointError(f"{path}: expected a checkpoint, found a file that is none, or a damaged one") from None
-    except Exception:  # torch.load has no one error for damage: RuntimeError, EOFError, KeyError, AttributeError, ...
-        raise CheckpointError(f"{path}: expected a checkpoint, found a file that is none, or a damaged one") from None
-    if not isinstance(content, dict) or any(name not in content for name in _REQUIRED):
+    if not ours:
         raise CheckpointError(f"{path}: expected a checkpoint of lean_mnist, found a file of another program")
     if content["format_version"] != FORMAT_VERSION:
         found = content["format_version"]
         raise CheckpointError(f"{path}: expected format version {FORMAT_VERSION}, found {found}")
-    stored = content.pop("content_sha256", None)
-    if stored != content_hash(content):
+    if content.pop("content_sha256", None) != computed:
         raise CheckpointError(f"{path}: damaged: its content does not have the hash that was written with it")
     return content
 

@@ -90,7 +90,9 @@ class Config:
     """auto is cuda where there is one."""
 
     # How its gradients are checked
-    check_every: int = 250
+    check: Literal["off", "audit", "screen", "full"] = "full"
+    """screen: every step, by matrix–vector products; audit: full comparison on a schedule; full: both; off: neither."""
+    check_every: int = 500
     """Steps between comparisons of the gradients with the float64 reference; the first step always. 0: never."""
     gradcheck_every: int = 2000
     """Steps between runs of torch.autograd.gradcheck on a sub-problem; the first step always. 0: never."""

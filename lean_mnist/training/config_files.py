@@ -33,6 +33,13 @@ def config_from_dict(values: Any, source: str) -> Config:
         if name not in names:
             raise ConfigError(f"{source}: no configuration field is called {name!r}{nearest(str(name), names)}")
         option = "--" + name.replace("_", "-")
+        default = getattr(Config, name)
+        if isinstance(value, bool) != isinstance(default, bool):
+            expected = "true or false" if isinstance(default, bool) else "no true or false"
+            raise ConfigError(f"{source}: {option}: expected {expected}, found {value!r}")
+        if isinstance(value, (list, tuple)) != isinstance(default, tuple) or isinstance(value, Mapping):
+            expected = "a list" if isinstance(default, tuple) else "one value"
+            raise ConfigError(f"{source}: {option}: expected {expected}, found {value!r}")
         if isinstance(value, bool):
             arguments.append(option if value else option.replace("--", "--no-", 1))
         elif isinstance(value, (list, tuple)):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class EvaluateArguments:
     """Accuracy, loss, per-class accuracy and confusion matrix of a checkpoint."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """best.pt or last.pt of a run."""
     dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = None
     """The one it was trained on if not given."""

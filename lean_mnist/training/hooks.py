@@ -14,7 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck import CheckResult, TrainingCheck
+from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.crosscheck import CheckResult, StepScreen, TrainingCheck
+from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.errors import GradientMismatch, HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.training.records import Notice, Record, Scalar
@@ -35,6 +37,7 @@ class Step:
     loss: Tensor  # the mean over all their examples
     gradient_norm: Tensor  # global
     learning_rate: float
+    traces: list[MLPTrace]  # what each batch's step computed on its way; empty where nobody asked
 
     @property
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -134,7 +137,6 @@ class CrossCheckHook:
     def __init__(self, model: MLP, compare_due: Due, gradcheck_due: Due, ledger: CheckLedger, stop: bool) -> None:
         self._check = TrainingCheck(model)
         self._compare_due, self._gradcheck_due, self._ledger, self._stop = compare_due, gradcheck_due, ledger, stop
-        self._pending: GradientMismatch | None = None
 
     def due(self, step: int) -> bool:
         return self._compare_due(step) or self._gradcheck_due(step)
@@ -152,7 +154,49 @@ class CrossCheckHook:
         message = f"gradient check failed at step {step.number}: {result.message}"
         if self._stop:
             raise GradientMismatch(f"{message}; the step was not applied")
-        yield Notice(step.number, "crosscheck/warning", message)
+        yield from _notice(self._ledger, step.number, message)
+
+
+class ScreenHook:
+    """The gate at every step: verifies each link of the chain by probes; when one breaks, the audit gives values."""
+
+    def __init__(self, model: MLP, record_due: Due, ledger: CheckLedger, stop: bool, seed: int) -> None:
+        loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
+        self._screen, self._audit = StepScreen(loss, seed), TrainingCheck(model)
+        self._record_due, self._ledger, self._stop = record_due, ledger, stop
+        self._names = [
+            (f"layers.{index}.weight", f"layers.{index}.bias" if bias is not None else None)
+            for index, (_, bias) in enumerate(model.weights_and_biases())
+        ]
+
+    def due(self, step: int) -> bool:
+        return True
+
+    def on_gradients(self, step: Step) -> Iterator[Record]:
+        layers = step.model.weights_and_biases()
+        gradients = [(weight.grad, None if bias is None else bias.grad) for weight, bias in layers]
+        labels = [y for _, y in step.batches]
+        result = self._screen.check(step.number, self._names, layers, gradients, step.traces, labels, step.loss)
+        self._ledger.screened(result)
+        if self._record_due(step.number):
+            yield Scalar(step.number, "screen/share_of_allowed", result.share)
+        if result.passed:
+            return
+        audit = self._audit.check(*step.batch, step.loss, compare_gradients=True, gradcheck=False)
+        found = "; ".join(filter(None, [audit.message, *map(str, result.failures)]))
+        message = f"gradient check failed at step {step.number}: {found}"
+        self._ledger.failed(step.number, found)
+        yield Scalar(step.number, "screen/passed", 0.0)
+        if self._stop:
+            raise GradientMismatch(f"{message}; the step was not applied")
+        yield from _notice(self._ledger, step.number, message)
+
+
+def _notice(ledger: CheckLedger, number: int, message: str) -> Iterator[Record]:
+    """Warn of the first failure, the tenth, the hundredth …: a run that goes on wrong fails at every step."""
+    if str(ledger.failures).rstrip("0") == "1":
+        count = "" if ledger.failures == 1 else f" (failure {ledger.failures:,} of this run)"
+        yield Notice(number, "crosscheck/warning", message + count)
 
 
 def _check_records(number: int, result: CheckResult) -> Iterator[Record]:

@@ -23,7 +23,7 @@ from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.files import write_atomically
-from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook
+from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate
 from lean_mnist.training.optimizers import build_optimizer
@@ -48,9 +48,8 @@ def run(config: Config, resume: Path | None = None) -> Summary:
         dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
     )
     # What was chosen for the user is written down as chosen, so that a repetition does not choose again.
-    config = dataclasses.replace(
-        config, dataset=dataset.name, validation_size=len(validation), lr=config.learning_rate  # type: ignore[arg-type]
-    )  # fmt: skip
+    size = len(validation)
+    config = dataclasses.replace(config, dataset=dataset.name, validation_size=size)  # type: ignore[arg-type]
     with StopRequest() as request:
         return _Run(config, dataset, train, validation, resume).train(lambda: bool(request.requested))
 
@@ -95,6 +94,7 @@ class _Run:
                 f"found {config.warmup_steps}"
             )
         self.resume_step: int | None = None
+        self._was_finished = False  # when it was resumed, so that there is nothing left to do but to sum it up again
         if resume is not None:
             self._restore(resume)
         name, self.folder, self.checkpoints = _claim_folders(config, resuming=resume is not None)
@@ -110,12 +110,13 @@ class _Run:
         self.state = RunState.from_dict(training["state"])
         torch.set_rng_state(training["rng"])
         self.resume_step = self.state.step
+        self._was_finished = bool(self.state.finished)
 
     def train(self, stop_requested: Callable[[], bool]) -> Summary:
         with self._open_sinks():
             if self.resume_step is None:
                 self._write_start()
-            ended = bool(self.state.finished) or self._trainer(stop_requested).fit()
+            ended = self._was_finished or self._trainer(stop_requested).fit()
             if not ended:
                 where = f"interrupted at step {self.state.step}, epoch {self.state.epoch + 1}; everything is saved"
                 again = f"python -m lean_mnist.train --resume {self.checkpoints}"
@@ -157,15 +158,14 @@ class _Run:
     def _trainer(self, stop_requested: Callable[[], bool]) -> Trainer:
         config, state = self.config, self.state
         log = schedules.every(config.log_every)
-        check = CrossCheckHook(
-            self.model,
-            schedules.every(config.check_every),
-            schedules.every(config.gradcheck_every),
-            state.checks,
-            stop=config.on_divergence == "stop",
-        )
+        stop = config.on_divergence == "stop"
         # What is recorded of a step that a gate refuses is what a person needs to see, so the gates come last.
-        hooks: list[Hook] = [LossHook(log), NormsHook(log, state.warned), HealthHook(), check]
+        hooks: list[Hook] = [LossHook(log), NormsHook(log, state.warned), HealthHook()]
+        if config.check in ("audit", "full"):
+            compare, gradcheck = schedules.every(config.check_every), schedules.every(config.gradcheck_every)
+            hooks.append(CrossCheckHook(self.model, compare, gradcheck, state.checks, stop))
+        if config.check in ("screen", "full"):
+            hooks.append(ScreenHook(self.model, log, state.checks, stop, config.seed))
         return Trainer(
             config=config,
             model=self.model,
@@ -178,6 +178,7 @@ class _Run:
             evaluate=self._evaluate,
             save=self._save,
             stop_requested=stop_requested,
+            trace=config.check in ("screen", "full"),
         )
 
     def _evaluate(self, split: str) -> Evaluation:
@@ -238,7 +239,8 @@ class _Run:
             if "training" in content:
                 content["training"]["state"] = state.to_dict()
             write_checkpoint(path, content)
-        self._record_end(test)
+        if not (self._was_finished and (self.folder / "summary.json").exists()):
+            self._record_end(test)
         summary = Summary(self.config, state, test, self.folder, self.checkpoints, len(self.batches.split))
         write_atomically(self.folder / "summary.json", _json(summary.to_dict()))
         return summary
@@ -255,6 +257,7 @@ class _Run:
             results["final/validation_accuracy"] = state.best.accuracy
         # For comparing runs: what they learnt with, not where they wrote it.
         settings = {name: value for name, value in self.config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
+        settings["lr"] = self.config.learning_rate
         self._emit(Outcome(state.step, "run/outcome", settings, results))
 
 

@@ -6,13 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from lean_mnist.crosscheck import CheckResult
+from lean_mnist.crosscheck import CheckResult, ScreenResult
 
 
 @dataclass
 class CheckLedger:
     """What the checks of a run have found so far; its ``verdict`` travels in every checkpoint."""
 
+    screens: int = 0  # steps screened
+    largest_screen_share: float = 0.0  # of what rounding explains
     comparisons: int = 0
     gradchecks: int = 0
     kinks: int = 0  # gradchecks that could not be done because of kinks
@@ -28,7 +30,18 @@ class CheckLedger:
         """``passed``, ``failed``, or ``unchecked`` where no check was due so far."""
         if self.failures:
             return "failed"
-        return "passed" if self.comparisons or self.gradchecks else "unchecked"
+        return "passed" if self.screens or self.comparisons or self.gradchecks else "unchecked"
+
+    def screened(self, result: ScreenResult) -> None:
+        """Count one screened step; if it failed, ``failed`` is told as well, with the explanation."""
+        self.screens += 1
+        self.seconds += result.seconds
+        self.largest_screen_share = max(self.largest_screen_share, result.share)
+
+    def failed(self, step: int, message: str) -> None:
+        """Count one failure."""
+        self.failures += 1
+        self.first_failure = self.first_failure or f"step {step}: {message}"
 
     def enter(self, step: int, result: CheckResult) -> None:
         """Count one check."""
@@ -43,8 +56,7 @@ class CheckLedger:
             if not divergence.share <= self.largest_share:
                 self.largest_share = divergence.share
         if not result.passed:
-            self.failures += 1
-            self.first_failure = self.first_failure or f"step {step}: {result.message}"
+            self.failed(step, result.message)
 
     def to_dict(self) -> dict[str, Any]:
         return {"verdict": self.verdict, **dataclasses.asdict(self)}
@@ -76,7 +88,8 @@ class RunState:
     epoch_loss_sum: float = 0.0
     epoch_examples: int = 0
     seconds: float = 0.0  # of training, over all sessions of the run
-    epochs_without_improvement: int = 0
+    best_accuracy: float = 0.0  # on the validation split, whether or not the checks let it be called best
+    epochs_without_improvement: int = 0  # of that accuracy
     best: Best | None = None
     checks: CheckLedger = field(default_factory=CheckLedger)
     test_looks: list[dict[str, Any]] = field(default_factory=list)

@@ -80,7 +80,8 @@ class Summary:
         checked = "none were due"
         if checks.verdict != "unchecked":
             checked = (
-                f"{checks.comparisons} comparisons, {checks.gradchecks} gradchecks, {checks.failures} failed; "
+                f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
+                f"{checks.failures} failed; "
                 f"largest divergence {checks.largest_divergence:.1e}, "
                 f"at most {checks.largest_share:.0%} of what rounding explains; "
                 f"{self.checking_share:.1%} of the time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.hooks import Hook, Step
@@ -38,6 +40,7 @@ class Trainer:
         evaluate: the model on the validation split, and on the test split only where every epoch is to look at it.
         save: writes the present state as ``"best"`` or ``"last"``.
         stop_requested: asked after every step; true ends training with the state saved.
+        trace: keep what each step computes on its way, for hooks that look at it.
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class Trainer:
         evaluate: Callable[[str], Evaluation],
         save: Callable[[str], None],
         stop_requested: Callable[[], bool],
+        trace: bool = False,
     ) -> None:
         self._config, self._model, self._optimizer = config, model, optimizer
         self._learning_rate, self._batches, self._hooks, self._state = learning_rate, batches, hooks, state
         self._emit, self._evaluate, self._save, self._stop_requested = emit, evaluate, save, stop_requested
+        self._trace = trace
         self._parameters = list(model.parameters())
 
     def fit(self) -> bool:
@@ -81,10 +86,11 @@ class Trainer:
     def _step(self, batches: list[Batch]) -> None:
         state = self._state
         rate = self._learning_rate(state.step)
-        loss = self._gradients(batches)
+        traces = [MLPTrace() for _ in batches] if self._trace else []
+        loss = self._gradients(batches, traces)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = get_total_norm(gradients)
-        step = Step(state.step + 1, self._model, batches, loss, norm, rate)
+        step = Step(state.step + 1, self._model, batches, loss, norm, rate, traces)
         for hook in self._hooks:
             if hook.due(step.number):
                 for record in hook.on_gradients(step):
@@ -101,13 +107,13 @@ class Trainer:
         state.epoch_examples += examples
         state.epoch_loss_sum += float(loss) * examples
 
-    def _gradients(self, batches: list[Batch]) -> Tensor:
+    def _gradients(self, batches: list[Batch], traces: list[MLPTrace]) -> Tensor:
         """Put the gradient of the mean loss over all examples of ``batches`` into ``.grad``; returns that loss."""
         self._optimizer.zero_grad(set_to_none=True)
         total = sum(len(labels) for _, labels in batches)
         mean: Tensor | float = 0.0
-        for x, labels in batches:
-            loss = self._model.loss(x, labels)
+        for (x, labels), trace in itertools.zip_longest(batches, traces):
+            loss = self._model.loss(x, labels, trace=trace)
             share = len(labels) / total
             loss.backward(None if share == 1 else torch.full_like(loss, share))
             mean = loss.detach() if share == 1 else mean + share * loss.detach()
@@ -148,10 +154,11 @@ class Trainer:
     def _select(self, validation: Evaluation) -> None:
         """Call the present weights the best if they are, by validation accuracy, ties by loss, and the checks allow."""
         state, best = self._state, self._state.best
+        improved = validation.accuracy > state.best_accuracy
+        state.epochs_without_improvement = 0 if improved else state.epochs_without_improvement + 1
+        state.best_accuracy = max(state.best_accuracy, validation.accuracy)
         if best is not None and (validation.correct, -validation.loss) <= (best.correct, -best.loss):
-            state.epochs_without_improvement += 1
             return
-        state.epochs_without_improvement = 0
         if state.checks.verdict == "failed":
             reason = f"not selected: a gradient check failed ({state.checks.first_failure})"
             self._emit(Text(state.step, "checkpoint/selection", f"step {state.step}: {reason}"))

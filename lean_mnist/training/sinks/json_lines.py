@@ -20,7 +20,7 @@ class JsonLinesSink:
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         if resume_step is not None and path.exists():
-            write_atomically(path, "".join(_lines_up_to(path, resume_step)).encode())
+            write_atomically(path, b"".join(_lines_up_to(path, resume_step)))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
@@ -43,13 +43,13 @@ class JsonLinesSink:
         self._file.close()
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
+def _lines_up_to(path: Path, step: int) -> list[bytes]:
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_bytes().split(b"\n"):
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError):
             continue  # the line that was being written when the run was killed
     return kept
 

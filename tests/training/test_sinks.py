@@ -1,0 +1,349 @@
+"""Records and where they are drawn: JSON lines, the terminal, TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+from training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, named
+
+from lean_mnist.data.datasets import Split, load_digits
+from lean_mnist.nn import MLP
+from lean_mnist.training.metrics import Evaluation
+from lean_mnist.training.pictures import first_layer_weights, misread_digits
+from lean_mnist.training.records import Epoch, Image, Notice, Outcome, Record, Scalar, Text
+from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
+from lean_mnist.training.sinks.tensorboard import LAYOUT
+
+NAN, INF = float("nan"), float("inf")
+
+
+def epoch(number: int, step: int, accuracy: float = 0.5) -> Epoch:
+    values = {"epoch": number, "train_loss": 0.25, "validation_loss": 0.5, "validation_accuracy": accuracy,
+              "divergence": 1.5e-7}  # fmt: skip
+    return Epoch(step, "epoch", values)
+
+
+PICTURE = Image(1, "a/picture", np.zeros((4, 6, 3), dtype=np.uint8))
+EVERY_KIND: list[Record] = [
+    Scalar(1, "a/scalar", 0.1), Text(1, "a/text", "a × b\nc"), Notice(1, "a/notice", "look"), PICTURE, epoch(1, 1),
+    Outcome(1, "run/outcome", {"hidden": [3], "lr": 0.1, "name": None, "bias": True}, {"final/accuracy": 0.9}),
+]  # fmt: skip
+
+# -- JSON lines -------------------------------------------------------------------------------------------------------
+
+
+def written(path: Path, *records: Record, **options: Any) -> list[dict[str, Any]]:
+    sink = JsonLinesSink(path, **options)
+    for record in records:
+        sink.write(record)
+    sink.flush()
+    sink.close()
+    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def test_each_record_but_a_picture_is_a_line(tmp_path: Path) -> None:
+    lines = written(tmp_path / "metrics.jsonl", *EVERY_KIND)
+    assert [line["name"] for line in lines] == ["a/scalar", "a/text", "a/notice", "epoch", "run/outcome"]
+    assert all(line["step"] == 1 for line in lines)
+    assert lines[1]["value"] == "a × b\nc"
+    assert lines[-1]["settings"] == {"hidden": [3], "lr": 0.1, "name": None, "bias": True}
+
+
+def test_numbers_that_json_lacks_are_strings(tmp_path: Path) -> None:
+    records = [
+        *(Scalar(1, "x", value) for value in (NAN, INF, -INF, 1e308, 5e-324)),
+        Epoch(1, "epoch", {"loss": NAN, "nested": [1.0, {"deep": -INF}]}),
+        Outcome(2, "run/outcome", {"lr": INF}, {"final": NAN}),
+    ]
+    lines = written(tmp_path / "metrics.jsonl", *records)
+    assert [line["value"] for line in lines[:5]] == ["nan", "inf", "-inf", 1e308, 5e-324]
+    assert lines[5]["value"] == {"loss": "nan", "nested": [1.0, {"deep": "-inf"}]}
+    assert (lines[6]["settings"], lines[6]["value"]) == ({"lr": "inf"}, {"final": "nan"})
+
+
+def test_numbers_come_back_bit_for_bit(tmp_path: Path) -> None:
+    values = [0.1, 1 / 3, 2.0**-1074, 1e22, 123456789.123456789]
+    lines = written(tmp_path / "metrics.jsonl", *(Scalar(1, "x", value) for value in values))
+    assert [line["value"] for line in lines] == values
+
+
+def test_lines_after_the_step_that_is_resumed_from_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, *(Scalar(step, "x", float(step)) for step in range(6)))
+    lines = written(path, Scalar(4, "x", 40.0), resume_step=3)
+    assert [(line["step"], line["value"]) for line in lines] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+TORN = [
+    b'{"step": 4, "name": "x',
+    b"{",
+    b'{"step": 4}\n{"na',
+    '{"step": 2, "value": "8 ×'.encode()[:-1],
+    b"\n",
+    b"17\n",
+]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_torn_last_line_is_dropped_on_resume(torn: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, Scalar(1, "x", 1.0), Scalar(2, "x", 2.0))
+    with path.open("ab") as file:
+        file.write(torn)
+    lines = written(path, Scalar(4, "x", 4.0), resume_step=3)
+    assert [line["step"] for line in lines] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\x85b", "a\x1cb", "a\rb"])
+def test_a_text_with_an_odd_line_break_survives_a_resume(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written(path, Text(1, "run/configuration", text))
+    lines = written(path, Scalar(2, "x", 2.0), resume_step=1)
+    assert [line["value"] for line in lines] == [text, 2.0]
+
+
+def test_a_resumed_run_whose_lines_are_gone_starts_new_ones(tmp_path: Path) -> None:
+    assert len(written(tmp_path / "metrics.jsonl", Scalar(9, "x", 1.0), resume_step=8)) == 1
+
+
+def test_lines_are_on_disk_after_a_flush(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonLinesSink(path)
+    sink.write(Scalar(1, "x", 1.0))
+    sink.flush()
+    assert path.read_text(encoding="utf-8") == '{"step": 1, "name": "x", "value": 1.0}\n'
+    sink.close()
+
+
+# -- the terminal -----------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, *records: Record, quiet: bool = False, steps: int = 22, done: int = 0) -> str:
+    sink = progress_sink("digits", 2, steps, done, quiet, stream)
+    for record in records:
+        sink.write(record)
+        sink.flush()
+    sink.close()
+    return stream.getvalue()
+
+
+RUN: list[Record] = [
+    Scalar(1, "train/loss", 2.34567), Scalar(1, "divergence/largest", 1.234e-7),
+    Notice(3, "health/warning", "look out"), epoch(1, 11, 0.25), Scalar(12, "train/loss", 1.5), epoch(2, 22, 0.875),
+]  # fmt: skip
+
+
+def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
+    notice, first, second = shown(io.StringIO(), *RUN).splitlines()
+    assert notice == "warning: step 3: look out"
+    assert re.fullmatch(
+        r"digits  epoch 1/2  loss 0\.2500  validation 25\.00%  divergence 1\.5e-07  \d+\.\d s, \d+ s left", first
+    )
+    assert "epoch 2/2" in second
+    assert second.endswith(" 0 s left")
+
+
+def test_on_a_terminal_there_is_a_bar_with_what_matters() -> None:
+    text = shown(Terminal(), *RUN)
+    assert "\r" in text
+    final = text.rstrip().rpartition("\r")[2]
+    for part in ("digits", "100%", "22/22", "loss=1.5000", "divergence=1.2e-07", "epoch=2/2", "validation=87.50%"):
+        assert part in final
+    assert "warning: step 3: look out\n" in text
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", final)  # elapsed and left
+
+
+def test_a_resumed_bar_starts_where_the_run_stood() -> None:
+    assert "11/22" in shown(Terminal(), done=11)
+    resumed = shown(io.StringIO(), epoch(2, 22), done=11)
+    assert resumed.endswith(" 0 s left\n")
+
+
+def test_the_time_left_is_reckoned_from_this_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Iterator[float] = iter([100.0, 110.0, 120.0])
+    monkeypatch.setattr("lean_mnist.training.sinks.progress.time.monotonic", lambda: next(clock))
+    lines = shown(io.StringIO(), epoch(2, 40), epoch(3, 60), steps=100, done=20).splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["10.0 s, 30 s left", "20.0 s, 20 s left"]
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_quiet_silences_all_but_warnings(stream: type[io.StringIO]) -> None:
+    assert shown(stream(), *RUN, quiet=True) == "warning: step 3: look out\n"
+
+
+def test_every_kind_of_record_can_be_shown_everywhere(tmp_path: Path) -> None:
+    for stream in (io.StringIO(), Terminal()):
+        assert "look" in shown(stream, *EVERY_KIND)
+
+
+# -- TensorBoard ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def events(default_run: FinishedRun) -> EventAccumulator:
+    """What TensorBoard reads of a default run that tracks the test split."""
+    found = EventAccumulator(str(default_run.folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    found.Reload()
+    return found
+
+
+SCALARS = [
+    "train/loss", "train/learning_rate", "train/epoch_loss", "validation/loss", "validation/accuracy", "test/accuracy",
+    "divergence/loss", "divergence/layers.0.weight", "divergence/layers.0.bias", "divergence/layers.1.weight",
+    "divergence/layers.1.bias", "divergence/largest", "crosscheck/gradcheck_passed", "crosscheck/passed",
+    "crosscheck/share_of_allowed", "checkpoint/best_step", "checkpoint/best_accuracy", "gradient_norm/layers.0.weight",
+    "gradient_norm/all", "parameter_norm/layers.1.bias", "throughput/examples_per_second", "final/test_accuracy",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", SCALARS)
+def test_a_run_draws(tag: str, events: EventAccumulator, default_run: FinishedRun) -> None:
+    found = [(event.step, event.value) for event in events.Scalars(tag)]
+    assert found
+    if not tag.startswith("final/"):
+        lines = [(r["step"], pytest.approx(r["value"], rel=1e-6)) for r in default_run.records if r["name"] == tag]
+        assert found == lines
+
+
+def test_what_is_drawn_every_epoch_stands_at_the_epochs_step(events: EventAccumulator) -> None:
+    expected = [STEPS_PER_EPOCH * epoch for epoch in range(1, 31)]
+    for tag in ("train/epoch_loss", "validation/accuracy", "validation/loss", "test/accuracy"):
+        assert [event.step for event in events.Scalars(tag)] == expected
+
+
+def test_no_chart_is_empty_and_every_tag_has_a_group(events: EventAccumulator) -> None:
+    for tag in events.Tags()["scalars"]:
+        assert re.fullmatch(r"[a-z_]+/[a-z0-9_.]+", tag)
+        values = [event.value for event in events.Scalars(tag)]
+        assert values
+        assert all(np.isfinite(values))
+
+
+def test_the_best_step_is_that_of_the_summary(events: EventAccumulator, default_run: FinishedRun) -> None:
+    assert events.Scalars("checkpoint/best_step")[-1].value == default_run.summary_json["best_step"]
+    assert events.Scalars("final/test_accuracy")[-1].value == pytest.approx(default_run.summary_json["test_accuracy"])
+
+
+def _text(events: EventAccumulator, tag: str) -> list[str]:
+    return [
+        event.tensor_proto.string_val[0].decode() for event in events.Tensors(f"{tag}/text_summary")
+    ]  # fmt: skip
+
+
+def test_configuration_and_selection_are_texts(events: EventAccumulator, default_run: FinishedRun) -> None:
+    (table,) = _text(events, "run/configuration")
+    rows = dict(line.strip("| ").split(" | ", 1) for line in table.splitlines()[2:])
+    assert rows["hidden"] == "[128]"
+    assert rows["run_name"] == NAME
+    assert set(rows) == set(default_run.summary.config.to_dict())
+    assert _text(events, "run/dataset") == [
+        "digits (8 × 8), from scikit-learn: 1318 training, 119 validation, 360 test"
+    ]
+    chosen = _text(events, "checkpoint/selection")
+    assert chosen == named(default_run.records, "checkpoint/selection")
+    assert len(chosen) == len(events.Scalars("checkpoint/best_step"))
+    assert all("gradient checks passed" in text for text in chosen)
+
+
+def test_weights_and_misread_digits_are_pictures(events: EventAccumulator) -> None:
+    last = 30 * STEPS_PER_EPOCH
+    assert [image.step for image in events.Images("weights/first_layer")] == [0, last]
+    assert [image.step for image in events.Images("test/misread")] == [last]
+
+
+def test_hparams_hold_settings_and_final_metrics(events: EventAccumulator, default_run: FinishedRun) -> None:
+    content = events.PluginTagToContent("hparams")
+    start = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
+    assert start.hparams["batch_size"].number_value == 128
+    assert start.hparams["optimizer"].string_value == "sgd"
+    assert start.hparams["schedule"].string_value == "one-cycle"
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    metrics = {info.name.tag for info in experiment.metric_infos}
+    assert metrics == {"final/test_accuracy", "final/validation_accuracy", "final/largest_divergence"}
+    assert metrics <= set(events.Tags()["scalars"])
+
+
+def test_the_layout_is_written(events: EventAccumulator) -> None:
+    assert "custom_scalars" in events.summary_metadata["custom_scalars__config__"].plugin_data.plugin_name
+    tensor = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    layout = layout_pb2.Layout.FromString(tensor)
+    assert [category.title for category in layout.category] == list(LAYOUT)
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert charts == {title: lines for charts in LAYOUT.values() for title, (_, lines) in charts.items()}
+
+
+PATTERNS = [pattern for charts in LAYOUT.values() for _, lines in charts.values() for pattern in lines]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_of_the_layout_finds_a_tag(pattern: str, events: EventAccumulator) -> None:
+    assert [tag for tag in events.Tags()["scalars"] if re.match(pattern, tag)]
+
+
+def test_tensorboard_takes_every_kind_of_record(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path)
+    for record in EVERY_KIND:
+        sink.write(record)
+    sink.flush()
+    sink.close()
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == {"a/scalar", "final/accuracy"}
+    assert found.Tags()["images"] == ["a/picture"]
+    assert _text(found, "a/notice") == ["look"]
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_weight_is_red_where_it_pulls_up_and_blue_where_down() -> None:
+    model = MLP((4, 1, 2))
+    with torch.no_grad():
+        model.layers[0].weight.copy_(torch.tensor([[2.0, -2.0, 0.0, 1.0]]))
+    picture = first_layer_weights(model, (2, 2))
+    assert picture.dtype == np.uint8
+    tile = picture[2:58, 2:58]
+    corners = [tile[y, x].tolist() for y in (0, -1) for x in (0, -1)]
+    assert corners == [[255, 0, 0], [0, 0, 255], [255, 255, 255], [255, 128, 128]]
+
+
+@pytest.mark.parametrize("units", [1, 5, 128, 300])
+def test_weights_of_any_number_of_units_make_one_grid(units: int) -> None:
+    picture = first_layer_weights(MLP((64, units, 10)), (8, 8))
+    assert picture.shape[2] == 3
+    assert picture.shape[1] >= picture.shape[0]
+
+
+def test_weights_that_are_all_zero_are_white() -> None:
+    model = MLP((4, 2, 2))
+    with torch.no_grad():
+        model.layers[0].weight.zero_()
+    assert (first_layer_weights(model, (2, 2))[2:58, 2:58] == 255).all()
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 7, 360])
+def test_misread_digits_are_pictured(wrong: int) -> None:
+    test: Split = load_digits().test
+    predictions = test.labels.clone()
+    predictions[:wrong] = (predictions[:wrong] + 1) % 10
+    picture = misread_digits(test, Evaluation(0.0, torch.zeros(10, 10), predictions), 16)
+    assert (picture is None) == (wrong == 0)
+    if picture is not None:
+        assert (picture.dtype, picture.shape[2]) == (np.uint8, 3)
+        assert picture[2:82, 2:82].min() < 100  # ink
