@@ -29,6 +29,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.reference import KINKED, NetworkLoss
+
+Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
+Layers = Sequence[tuple[Tensor, Tensor | None]]
+_Link = tuple[str, str, Tensor]  # what should hold, of which tensor, and residual / threshold, one number a row
 
 LAMBDA = 8.0
 # Elementwise functions: two correctly working implementations differ by a few units of rounding.
@@ -84,8 +89,8 @@ class StepScreen:
     def check(
         self,
         step: int,
-        names: Sequence[tuple[str, str | None]],
-        layers: Sequence[tuple[Tensor, Tensor | None]],
+        names: Names,
+        layers: Layers,
         gradients: Sequence[tuple[Tensor | None, Tensor | None]],
         traces: Sequence[MLPTrace],
         labels: Sequence[Tensor],
@@ -101,7 +106,17 @@ class StepScreen:
         started = time.perf_counter()
         seed = (self._seed * 1_000_003 + step) % 2**63
         generator = torch.Generator().manual_seed(seed)
-        links = list(self._links(names, layers, gradients, traces, labels, loss, generator))
+        probes = [_probe(weight, generator) for weight, _ in layers]
+        views = [
+            [_View.of(trace, index, layer[0], probes[index]) for index, layer in enumerate(layers)] for trace in traces
+        ]
+        links = [
+            *self._gradient_links(names, layers, gradients, views, probes),
+            *self._loss_links(traces, labels, loss),
+        ]
+        for trace, view in zip(traces, views, strict=True):
+            links += self._forward_links(names, layers, trace, view, probes)
+            links += self._backward_links(names, layers, trace, view, probes)
         # One transfer for all links: the largest share of each.
         worst = torch.stack([share.amax() if share.numel() else share.new_zeros(()) for _, _, share in links]).tolist()
         failures = [
@@ -109,158 +124,140 @@ class StepScreen:
             for (link, tensor, share), largest in zip(links, worst, strict=True)
             if not largest <= 1  # also NaN
         ]
-        share = max((w for w in worst if w == w), default=0.0) if not failures else max(f.share for f in failures)
-        return ScreenResult(tuple(failures), share, seed, time.perf_counter() - started)
-
-    def _links(
-        self,
-        names: Sequence[tuple[str, str | None]],
-        layers: Sequence[tuple[Tensor, Tensor | None]],
-        gradients: Sequence[tuple[Tensor | None, Tensor | None]],
-        traces: Sequence[MLPTrace],
-        labels: Sequence[Tensor],
-        loss: Tensor,
-        generator: torch.Generator,
-    ) -> Iterator[tuple[str, str, Tensor]]:
-        """Each link's name, its tensor's, and residual / threshold in float64, one number a row."""
-        weight = layers[0][0]
-        probes = [self._probe(w.shape[0], w.shape[1], generator, weight) for w, _ in layers]
-        total = sum(len(y) for y in labels)
-        mean = torch.zeros((), dtype=torch.float64, device=weight.device)
-        for trace, y in zip(traces, labels, strict=True):
-            yield from self._forward_links(names, layers, trace, probes)
-            value, magnitude = self._loss_value(trace.pre_activations[-1], y)
-            mean += value / total
-            yield from self._backward_links(names, layers, trace, y, total, probes)
-        yield (
-            "the mean loss",
-            "loss",
-            ((loss.double() - mean).abs() / (_unit(weight) * ELEMENTWISE_ULPS * magnitude))[None],
-        )
-        yield from self._gradient_links(names, layers, gradients, traces, probes)
-
-    @staticmethod
-    def _probe(rows: int, columns: int, generator: torch.Generator, like: Tensor) -> tuple[Tensor, Tensor]:
-        v, u = torch.randn(rows, generator=generator), torch.randn(columns, generator=generator)
-        return v.to(like.device, like.dtype), u.to(like.device, like.dtype)
+        return ScreenResult(tuple(failures), max(worst), seed, time.perf_counter() - started)
 
     def _forward_links(
-        self,
-        names: Sequence[tuple[str, str | None]],
-        layers: Sequence[tuple[Tensor, Tensor | None]],
-        trace: MLPTrace,
-        probes: Sequence[tuple[Tensor, Tensor]],
-    ) -> Iterator[tuple[str, str, Tensor]]:
-        for index, ((weight, bias), (v_H, _), (name, _)) in enumerate(zip(layers, probes, names, strict=True)):
-            h_BD, z_BH = trace.inputs[index], trace.pre_activations[index]
-            expected = h_BD @ (v_H @ weight)
-            scale = _norms(h_BD, 1) * _norms(weight) + (0 if bias is None else _norms(bias))
+        self, names: Names, layers: Layers, trace: MLPTrace, views: Sequence[_View], probes: Sequence[_Probe]
+    ) -> Iterator[_Link]:
+        for index, ((name, _), (weight, bias), view, probe) in enumerate(
+            zip(names, layers, views, probes, strict=True)
+        ):
+            z_BH = trace.pre_activations[index]
+            expected, scale = view.h_Wv, view.h_rows * probe.weight_norm
             if bias is not None:
-                expected = expected + bias @ v_H
-            units, features = weight.shape
-            yield (
-                "z v = h (Wᵀ v) + b·v",
-                f"the product with {name}",
-                _share(z_BH @ v_H - expected, LAMBDA * math.sqrt(features + units + 1) * scale),
-            )
+                expected, scale = expected + bias @ probe.v, scale + _norms(bias)
+            terms = LAMBDA * math.sqrt(sum(weight.shape) + 1)
+            yield "z v = h (Wᵀ v) + b·v", f"the product with {name}", _share(z_BH @ probe.v - expected, terms * scale)
             if index + 1 < len(layers):
-                yield from self._activation_link(index, z_BH, trace.inputs[index + 1])
+                h_BH, expected = trace.inputs[index + 1], activation_reference(self._loss.activation, z_BH)
+                tensor = f"the activation after layer {index}"
+                if self._loss.activation in _EXACT:  # nothing is rounded, so nothing may differ
+                    yield "h = σ(z)", tensor, _differing_rows(h_BH, expected)
+                else:
+                    size = ELEMENTWISE_ULPS * (expected.abs() + z_BH.abs())
+                    yield "h = σ(z)", tensor, _share_rows(h_BH - expected, size)
 
-    def _activation_link(self, index: int, z_BH: Tensor, h_BH: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-        expected = activation_reference(self._loss.activation, z_BH)
-        exact = self._loss.activation == "relu"  # nothing is rounded, so nothing may differ
-        ulps = 0.0 if exact else ELEMENTWISE_ULPS
-        yield (
-            "h = σ(z)",
-            f"the activation after layer {index}",
-            _share_rows(h_BH - expected, ulps * (expected.abs() + z_BH.abs())),
-        )
-
-    def _loss_value(self, logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        s_BC = logits_BC.double()
-        value = F.cross_entropy(s_BC, labels_B, label_smoothing=self._loss.label_smoothing, reduction="sum")
-        magnitude = 1 + s_BC.abs().amax()
-        if self._loss.logit_penalty:
-            penalty = self._loss.logit_penalty / 2 * s_BC.square().sum()
-            value, magnitude = value + penalty, magnitude + penalty
-        return value, magnitude
-
-    def _backward_links(
-        self,
-        names: Sequence[tuple[str, str | None]],
-        layers: Sequence[tuple[Tensor, Tensor | None]],
-        trace: MLPTrace,
-        labels_B: Tensor,
-        total: int,
-        probes: Sequence[tuple[Tensor, Tensor]],
-    ) -> Iterator[tuple[str, str, Tensor]]:
-        s_BC, d_s_BC = trace.pre_activations[-1], trace.d_pre_activations[-1]
-        if d_s_BC is not None:
-            classes = s_BC.shape[1]
-            p_BC = torch.softmax(s_BC, 1)
-            q_BC = F.one_hot(labels_B, classes).to(s_BC.dtype) * (1 - self._loss.label_smoothing)
-            q_BC = q_BC + self._loss.label_smoothing / classes
-            pull_BC = self._loss.logit_penalty * s_BC
-            size = p_BC * (2 + (s_BC - s_BC.amax(1, keepdim=True)).abs()) + q_BC + pull_BC.abs()
+    def _loss_links(self, traces: Sequence[MLPTrace], labels: Sequence[Tensor], loss: Tensor) -> Iterator[_Link]:
+        """The mean loss in float64, and the gradient of every batch's logits."""
+        smoothing, penalty, total = self._loss.label_smoothing, self._loss.logit_penalty, sum(len(y) for y in labels)
+        mean, magnitude = loss.new_zeros((), dtype=torch.float64), loss.new_ones(())
+        for trace, y in zip(traces, labels, strict=True):
+            s_BC, d_s_BC = trace.pre_activations[-1], trace.d_pre_activations[-1]
+            log_p_BC = torch.log_softmax(s_BC.double(), 1)
+            q_BC = F.one_hot(y, s_BC.shape[1])
+            if smoothing:
+                q_BC = q_BC * (1 - smoothing) + smoothing / s_BC.shape[1]
+            mean = mean - (log_p_BC * q_BC).sum() / total
+            if s_BC.numel():
+                magnitude = torch.maximum(magnitude, s_BC.abs().amax())
+            if d_s_BC is None:
+                continue
+            p_BC = log_p_BC.exp()
+            residual, size = d_s_BC * total - (p_BC - q_BC), p_BC * (2 - log_p_BC.clamp_min(-1e4)) + q_BC
+            if penalty:
+                mean = mean + penalty / 2 * s_BC.double().square().sum() / total
+                magnitude = magnitude + penalty * magnitude * magnitude
+                residual, size = residual - penalty * s_BC, size + penalty * s_BC.abs()
             yield (
                 "ds = (softmax(s) − q + λs) / N",
                 "the gradient of the logits",
-                _share_rows(d_s_BC * total - (p_BC - q_BC + pull_BC), ELEMENTWISE_ULPS * size),
+                _share_rows(residual, ELEMENTWISE_ULPS * size, _unit(s_BC)),
             )
+        threshold = ELEMENTWISE_ULPS * (1 + magnitude) * loss.new_ones(1)
+        yield "the mean loss", "loss", _share((loss.double() - mean)[None], threshold, _unit(loss))
+
+    def _backward_links(
+        self, names: Names, layers: Layers, trace: MLPTrace, views: Sequence[_View], probes: Sequence[_Probe]
+    ) -> Iterator[_Link]:
         for index in reversed(range(1, len(layers))):
-            (weight, _), (_, v_D) = layers[index], probes[index]
+            (weight, _), probe = layers[index], probes[index]
             d_z_BH, d_h_BD = trace.d_pre_activations[index], trace.d_inputs[index]
             if d_z_BH is None or d_h_BD is None:
                 break
-            scale = _norms(d_z_BH, 1) * _norms(weight)
-            yield (
-                "dh v = dz (W v)",
-                f"the backward product with {names[index][0]}",
-                _share(d_h_BD @ v_D - d_z_BH @ (weight @ v_D), LAMBDA * math.sqrt(sum(weight.shape)) * scale),
-            )
+            scale = LAMBDA * math.sqrt(sum(weight.shape)) * probe.weight_norm * _norms(d_z_BH, 1)
+            tensor = f"the backward product with {names[index][0]}"
+            yield "dh v = dz (W v)", tensor, _share(d_h_BD @ probe.u - d_z_BH @ (weight @ probe.u), scale)
             below = trace.d_pre_activations[index - 1]
-            if below is not None:
-                derivative = derivative_reference(self._loss.activation, trace.pre_activations[index - 1])
-                ulps = 0.0 if self._loss.activation == "relu" else ELEMENTWISE_ULPS
-                yield (
-                    "dz = dh ⊙ σ'(z)",
-                    f"the derivative after layer {index - 1}",
-                    _share_rows(below - d_h_BD * derivative, ulps * d_h_BD.abs()),
-                )
+            if below is None:
+                break
+            expected = d_h_BD * derivative_reference(self._loss.activation, trace.pre_activations[index - 1])
+            tensor = f"the derivative after layer {index - 1}"
+            if self._loss.activation in _EXACT:
+                yield "dz = dh ⊙ σ'(z)", tensor, _differing_rows(below, expected)
+            else:
+                yield "dz = dh ⊙ σ'(z)", tensor, _share_rows(below - expected, ELEMENTWISE_ULPS * d_h_BD.abs())
 
     def _gradient_links(
         self,
-        names: Sequence[tuple[str, str | None]],
-        layers: Sequence[tuple[Tensor, Tensor | None]],
+        names: Names,
+        layers: Layers,
         gradients: Sequence[tuple[Tensor | None, Tensor | None]],
-        traces: Sequence[MLPTrace],
-        probes: Sequence[tuple[Tensor, Tensor]],
-    ) -> Iterator[tuple[str, str, Tensor]]:
+        views: Sequence[Sequence[_View]],
+        probes: Sequence[_Probe],
+    ) -> Iterator[_Link]:
         for index, (names_l, layer, gradients_l) in enumerate(zip(names, layers, gradients, strict=True)):
-            (weight_name, bias_name), (d_weight, d_bias), (_, u_D) = names_l, gradients_l, probes[index]
-            pairs = [(t.d_pre_activations[index], t.inputs[index]) for t in traces]
-            complete = [(d_z, h) for d_z, h in pairs if d_z is not None]
+            (weight_name, bias_name), (d_weight, d_bias), probe = names_l, gradients_l, probes[index]
+            batches = [view[index] for view in views]
+            complete = all(view.d_z_BH is not None for view in batches)
             for name, parameter, gradient in zip(names_l, layer, gradients_l, strict=True):
-                if name is not None and parameter is not None and parameter.requires_grad:
-                    there = gradient is not None and len(complete) == len(pairs)
-                    yield "a gradient is there", name, u_D.new_full((1,), 0.0 if there else math.inf)
-            if len(complete) < len(pairs):
-                continue
-            examples = sum(len(h) for _, h in complete)
+                if parameter is not None and parameter.requires_grad and (gradient is None or not complete):
+                    yield "a gradient is there", str(name), probe.u.new_full((1,), math.inf)
+            if not complete:
+                continue  # a frozen layer
+            examples = sum(len(view.h_Wv) for view in batches)
             if d_weight is not None:
-                expected = sum(d_z.T @ (h @ u_D) for d_z, h in complete)
-                scale = torch.stack([_norms(d_z, 0) * _norms(h) for d_z, h in complete]).sum(0)
-                yield (
-                    "dW u = Σ dzᵀ (h u)",
-                    weight_name,
-                    _share(d_weight @ u_D - expected, LAMBDA * math.sqrt(examples + d_weight.shape[1]) * scale),
-                )
+                expected = _total([view.d_z_BH.T @ view.h_u for view in batches])  # type: ignore[union-attr]
+                scale = _total([_norms(view.d_z_BH, 0) * _norms(view.h_rows) for view in batches])  # type: ignore[arg-type]
+                terms = LAMBDA * math.sqrt(examples + d_weight.shape[1])
+                yield "dW u = Σ dzᵀ (h u)", weight_name, _share(d_weight @ probe.u - expected, terms * scale)
             if bias_name is not None and d_bias is not None:
-                summed = sum(d_z.sum(0, dtype=torch.float64) for d_z, _ in complete)
-                scale = sum(d_z.abs().sum(0, dtype=torch.float64) for d_z, _ in complete)
-                residual = d_bias.double() - summed
-                yield "db = Σ dz", bias_name, _share(residual, LAMBDA * math.sqrt(examples) * scale, _unit(d_bias))
+                summed = _total([view.d_z_BH.sum(0, dtype=torch.float64) for view in batches])  # type: ignore[union-attr]
+                scale = _total([view.d_z_BH.abs().sum(0) for view in batches])  # type: ignore[union-attr]
+                terms = LAMBDA * math.sqrt(examples)
+                yield "db = Σ dz", bias_name, _share(d_bias.double() - summed, terms * scale, _unit(d_bias))
 
+
+class _Probe(NamedTuple):
+    """Gaussian vectors for one layer, and the norm of its weight."""
+
+    v: Tensor  # (H,)
+    u: Tensor  # (D,)
+    weight_norm: Tensor
+
+
+def _probe(weight_HD: Tensor, generator: torch.Generator) -> _Probe:
+    units, features = weight_HD.shape
+    both = torch.randn(units + features, generator=generator).to(weight_HD.device, weight_HD.dtype)
+    return _Probe(both[:units], both[units:], _norms(weight_HD))
+
+
+class _View(NamedTuple):
+    """What several links ask of one layer on one batch; its input is read once for both products."""
+
+    h_Wv: Tensor  # (B,): h (Wᵀ v)
+    h_u: Tensor  # (B,): h u
+    h_rows: Tensor  # (B,): ‖h_b‖
+    d_z_BH: Tensor | None
+
+    @classmethod
+    def of(cls, trace: MLPTrace, index: int, weight_HD: Tensor, probe: _Probe) -> _View:
+        h_BD = trace.inputs[index]
+        products = h_BD @ torch.stack((probe.v @ weight_HD, probe.u), dim=1)
+        return cls(products[:, 0], products[:, 1], _norms(h_BD, 1), trace.d_pre_activations[index])
+
+
+# Activations that round nothing, so that two correct implementations agree bit for bit.
+_EXACT = ("relu", "identity")
 
 _REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -309,10 +306,19 @@ def _share(residual: Tensor, scale: Tensor, unit: float | None = None) -> Tensor
     return residual.abs() / threshold
 
 
-def _share_rows(residual: Tensor, scale: Tensor) -> Tensor:
+def _share_rows(residual: Tensor, scale: Tensor, unit: float | None = None) -> Tensor:
     """The largest share in each row of an elementwise comparison."""
-    share = _share(residual, scale)
+    share = _share(residual, scale, unit)
     return share.flatten(1).amax(1) if share.numel() else share.new_zeros(1)
+
+
+def _differing_rows(ours: Tensor, expected: Tensor) -> Tensor:
+    """For each row, 0 if it is bit for bit what is expected (NaN never is), else something above every threshold."""
+    return (ours != expected).any(1).to(torch.float64) * 1e300
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def _bad_rows(share: Tensor) -> tuple[int, ...]:
