@@ -12,6 +12,7 @@ from torch import Tensor
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.crosscheck.comparison import Divergence, compare
+from lean_mnist.crosscheck.magnitude import gradient_magnitudes
 from lean_mnist.crosscheck.reference import KINKED, NetworkLoss, reference_gradients
 from lean_mnist.crosscheck.subproblem import GradcheckResult, gradcheck_subproblem
 from lean_mnist.nn import MLP
@@ -57,40 +58,62 @@ class TrainingCheck:
         self._loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
 
     def check(
-        self, x_BD: Tensor, labels_B: Tensor, loss: Tensor, *, compare_gradients: bool, gradcheck: bool
+        self,
+        x_BD: Tensor,
+        labels_B: Tensor,
+        loss: Tensor,
+        *,
+        compare_gradients: bool,
+        gradcheck: bool,
+        traces: Sequence[mlp.MLPTrace] = (),
     ) -> CheckResult:
-        """Check the gradients now in ``.grad``, said to be those of the mean loss ``loss`` on ``(x, labels)``."""
+        """Check the gradients now in ``.grad``, said to be those of the mean loss ``loss`` on ``(x, labels)``.
+
+        ``traces`` are what the step computed on its way, one a batch whose gradients were averaged; they tell on which
+        side of its kink the step saw each unit. Without them the forward is run again on the whole of ``x``.
+        """
         started = time.perf_counter()
         layers = [
             (weight.detach(), None if bias is None else bias.detach())
             for weight, bias in self._model.weights_and_biases()
         ]
-        divergences, kinks = self._compare(layers, x_BD, labels_B, loss) if compare_gradients else ((), 0)
+        divergences, kinks = self._compare(layers, x_BD, labels_B, loss, traces) if compare_gradients else ((), 0)
         verdict = gradcheck_subproblem(self._loss, layers, x_BD, labels_B) if gradcheck else None
         return CheckResult(divergences, verdict, kinks, time.perf_counter() - started)
 
     def _compare(
-        self, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, labels_B: Tensor, loss: Tensor
+        self,
+        layers: Sequence[tuple[Tensor, Tensor | None]],
+        x_BD: Tensor,
+        labels_B: Tensor,
+        loss: Tensor,
+        traces: Sequence[mlp.MLPTrace],
     ) -> tuple[tuple[Divergence, ...], int]:
-        sides = self._sides(layers, x_BD)
+        sides = self._sides(layers, x_BD, traces)
         reference, baseline = (
             reference_gradients(self._loss, layers, x_BD, labels_B, dtype=dtype, sides=sides)
             for dtype in (torch.float64, x_BD.dtype)
         )
         # The loss is a difference of logits, so its rounding is relative to them.
-        magnitude = 1 + float(reference.logits.abs().amax())
-        divergences = [compare("loss", loss.detach(), reference.loss, baseline.loss, magnitude)]
-        for (name, parameter), exact, plain in zip(
-            self._model.named_parameters(), reference.gradients, baseline.gradients, strict=True
+        of_loss = 4 * (1 + float(reference.logits.abs().amax()))
+        divergences = [compare("loss", loss.detach(), reference.loss, baseline.loss, of_loss)]
+        magnitudes = gradient_magnitudes(self._loss, layers, x_BD, labels_B)
+        for (name, parameter), exact, plain, magnitude in zip(
+            self._model.named_parameters(), reference.gradients, baseline.gradients, magnitudes, strict=True
         ):
             ours = parameter.grad if parameter.grad is not None else torch.full_like(parameter, torch.nan)
-            divergences.append(compare(name, ours, exact, plain))
+            divergences.append(compare(name, ours, exact, plain, magnitude))
         return tuple(divergences), reference.kinks
 
     @torch.no_grad()
-    def _sides(self, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor) -> list[Tensor] | None:
+    def _sides(
+        self, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, traces: Sequence[mlp.MLPTrace]
+    ) -> list[Tensor] | None:
         """On which side of its kink the step saw each hidden unit: the step's own forward, in its own order of sums."""
         if self._loss.activation not in KINKED:
             return None
+        if traces:
+            batches = zip(*(trace.pre_activations[:-1] for trace in traces), strict=True)
+            return [torch.cat(layer) > 0 for layer in batches]
         _, tape = mlp.mlp_forward(x_BD, layers, activation_named(self._loss.activation))
         return [h > 0 for h in tape.saved]

@@ -143,10 +143,10 @@ class CrossCheckHook:
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         x, labels = step.batch
+        compare, gradcheck = self._compare_due(step.number), self._gradcheck_due(step.number)
         result = self._check.check(
-            x, labels, step.loss,
-            compare_gradients=self._compare_due(step.number), gradcheck=self._gradcheck_due(step.number),
-        )  # fmt: skip
+            x, labels, step.loss, compare_gradients=compare, gradcheck=gradcheck, traces=step.traces
+        )
         self._ledger.enter(step.number, result)
         yield from _check_records(step.number, result)
         if result.passed:
@@ -182,7 +182,7 @@ class ScreenHook:
             yield Scalar(step.number, "screen/share_of_allowed", result.share)
         if result.passed:
             return
-        audit = self._audit.check(*step.batch, step.loss, compare_gradients=True, gradcheck=False)
+        audit = self._audit.check(*step.batch, step.loss, compare_gradients=True, gradcheck=False, traces=step.traces)
         found = "; ".join(filter(None, [audit.message, *map(str, result.failures)]))
         message = f"gradient check failed at step {step.number}: {found}"
         self._ledger.failed(step.number, found)

@@ -178,7 +178,7 @@ class _Run:
             evaluate=self._evaluate,
             save=self._save,
             stop_requested=stop_requested,
-            trace=config.check in ("screen", "full"),
+            trace=config.check != "off",
         )
 
     def _evaluate(self, split: str) -> Evaluation:
