@@ -11,6 +11,7 @@ import json
 import platform
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,22 +52,25 @@ class Matrix:
         return sum(self.counts[m.name][protocol] == self.seeds for m in chosen), len(chosen)
 
     def cell(self, mutant: str, protocol: str) -> str:
-        """``caught``, ``missed``, or in how many of the runs."""
+        """``yes`` if it was caught, ``–`` if not, or in how many of the runs."""
         count = self.counts[mutant][protocol]
-        return {self.seeds: "caught", 0: "missed"}.get(count, f"{count}/{self.seeds}")
+        return {self.seeds: "yes", 0: "–"}.get(count, f"{count}/{self.seeds}")
 
     def totals(self) -> list[tuple[str, ...]]:
         """One row a protocol."""
-        rows = [("protocol", "caught", "of those before the freeze", "of those after it", "refuses correct code")]
-        for protocol in self.protocols:
+        head = ("", "protocol", "caught", "written before the freeze", "after it", "refuses correct code")
+        rows: list[tuple[str, ...]] = [head]
+        for number, protocol in enumerate(self.protocols, start=1):
             parts = [self.caught(protocol, which) for which in (None, False, True)]
             refused, asked = self.alarms[protocol]
-            rows.append((protocol, *(f"{caught}/{of}" for caught, of in parts), f"{refused} of {asked}"))
+            rows.append(
+                (str(number), protocol, *(f"{caught}/{of}" for caught, of in parts), f"{refused} of {asked} times")
+            )
         return rows
 
     def matrix(self) -> list[tuple[str, ...]]:
-        """One row a mutant."""
-        head = ("planted bug", "shows", *self.protocols)
+        """One row a mutant; protocols by the number they have in ``totals``."""
+        head = ("planted bug", "shows", *(str(number + 1) for number in range(len(self.protocols))))
         return [head, *((m.name, m.condition, *(self.cell(m.name, p) for p in self.protocols)) for m in self.mutants)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,31 +175,39 @@ def document(matrix: Matrix) -> str:
         [
             "# What catches a wrong gradient",
             "",
-            f"{len(matrix.mutants)} bugs planted, one at a time, in the hand-written backward of this package, and put to",
-            "the protocols that people use today and to ours. Written by",
-            "",
+            *_paragraph(
+                f"{len(matrix.mutants)} bugs planted, one at a time, in the hand-written backward of this package, and",
+                "put to the protocols that people use today (1 to 8) and to ours (9 to 12). Written by",
+            ),
             f"    OMP_NUM_THREADS=1 python -m benchmarks.detection --seeds {matrix.seeds} --write docs/detection.md",
             "",
-            f"on {environment()}. {matrix.seeds} seeds; *caught* means caught with every seed.",
-            "",
+            *_paragraph(f"on {environment()}. {matrix.seeds} seeds; *caught* means caught with every one of them."),
             *markdown(matrix.totals()),
             "",
-            "The protocols of today each look at one static call of the loss and of the logits: tiny is a batch of 3 with",
-            "widths of 3 to 5 in float64; MNIST size is a batch of 64 with 784 features, the hidden layers of the run below",
-            "and as many classes. Comparisons are with PyTorch's autograd of the same network; `.sum().backward()` unless",
-            "another upstream gradient is said.",
-            "",
-            f"Ours: a run of {STEPS} steps on scikit-learn's digits, in which batches are accumulated, ragged, single, units",
-            "are pruned to exact zeros, an outlier saturates everything, and the digits are learnt by heart. The *screen*",
-            f"looks at every step; the *audit* is a comparison at the first and every {AUDIT_EVERY}th step, and gradcheck on a",
-            f"piece of the network at the first and every {GRADCHECK_EVERY}th. `check_function` is put to the Functions in the",
-            "layouts, shapes and reductions of `lean_mnist/crosscheck/mutants/cases.py`.",
-            "",
-            "*Refuses correct code*: how often the protocol failed with nothing planted, over the same networks and seeds.",
-            "",
-            "Bugs *after the freeze* were written after every threshold was fixed and all others had been measured.",
-            "",
+            *_paragraph(
+                "The protocols of today look at one static call of the loss and at one of the logits; a bug is caught",
+                "if either is refused. *Tiny* is a batch of 3 with widths of 3 to 5, in float64; *MNIST size* is a",
+                "batch of 64 with 784 features, and the hidden layers and classes of the training run. Comparisons are",
+                "with PyTorch's autograd of the same network, after `.sum().backward()` where no other upstream",
+                "gradient is said.",
+            ),
+            *_paragraph(
+                f"Ours: a run of {STEPS} steps on scikit-learn's digits, until they are known by heart. Some of its",
+                "steps are not ordinary: batches are accumulated, ragged, of one example, as large as a layer is wide;",
+                "units are pruned to exact zeros or rest just above the kink; an outlier saturates everything. The",
+                "*screen* looks at every step. The *audit* compares with the float64 reference at the first and every",
+                f"{AUDIT_EVERY}th step, and runs gradcheck on a piece of the network at the first and every",
+                f"{GRADCHECK_EVERY}th. `check_function` is put to our Functions in the layouts, shapes and reductions",
+                "of `lean_mnist/crosscheck/mutants/cases.py`.",
+            ),
+            *_paragraph(
+                "*Refuses correct code*: how often a protocol fails with nothing planted, over the same networks and",
+                "seeds. Bugs *after the freeze* were written when every threshold was fixed and all the others had",
+                "been measured.",
+            ),
             "## Bug by bug",
+            "",
+            "Columns are the protocols of the table above; *yes* is caught, *–* is missed.",
             "",
             *markdown(matrix.matrix()),
             "",
@@ -209,6 +221,10 @@ def document(matrix: Matrix) -> str:
             "",
         ]
     )
+
+
+def _paragraph(*parts: str) -> list[str]:
+    return [*textwrap.wrap(" ".join(parts), 120, break_on_hyphens=False), ""]
 
 
 def _progress(done: int, total: int, following: str) -> None:

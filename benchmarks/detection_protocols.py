@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F  # noqa: N812
 
+from lean_mnist.chainrule import losses
 from lean_mnist.crosscheck.mutants.conditions import Network
 from lean_mnist.nn import functional
 
@@ -76,7 +77,7 @@ def _ours(network: Network, labels: Tensor, loss: bool) -> Callable[..., Tensor]
         layers = _layers(network, flat)
         if not loss:
             return functional.mlp(x, layers, network.activation)
-        rule = functional.softmax_cross_entropy(network.label_smoothing, network.logit_penalty)
+        rule = losses.softmax_cross_entropy(network.label_smoothing, network.logit_penalty)
         return functional.mlp_loss(x, labels, layers, network.activation, rule)
 
     return function

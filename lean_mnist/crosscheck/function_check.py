@@ -1,144 +1,237 @@
-"""``check_function``: is the backward of any ``torch.autograd.Function`` the derivative of its forward?"""
+"""``check_function``: is the backward of any ``torch.autograd.Function`` the derivative of its forward?
+
+The rules are in ``lean_mnist.crosscheck.functions``: four oracles, each with an error of its own instead of a chosen
+tolerance, and the contract that every Function owes. This module asks them in turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+import secrets
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.gradcheck import GradcheckError
 
-from lean_mnist.crosscheck.comparison import Divergence, compare
-from lean_mnist.errors import ArgumentError, GradientMismatch
+from lean_mnist.crosscheck.functions import batches, contracts, differences, higher, oracles, usage
+from lean_mnist.crosscheck.functions import gradcheck as gradchecks
+from lean_mnist.crosscheck.functions.answers import reference_outputs
+from lean_mnist.crosscheck.functions.bundle import Question
+from lean_mnist.crosscheck.functions.calls import CallFailed, Evaluated, Subject, one_line
+from lean_mnist.crosscheck.functions.context import Context, takes_float64
+from lean_mnist.crosscheck.functions.gradcheck import GRADCHECK_NUMBERS
+from lean_mnist.crosscheck.functions.report import FunctionReport
+from lean_mnist.crosscheck.functions.usage import same
+from lean_mnist.crosscheck.functions.verdicts import Finding, failed
+from lean_mnist.errors import ArgumentError, nearest
 
-# gradcheck calls the function twice an input number; beyond this many it would take minutes.
-GRADCHECK_NUMBERS = 2000
+__all__ = ["GRADCHECK_NUMBERS", "RULES", "FunctionReport", "check_function"]
 
-
-@dataclass(frozen=True)
-class FunctionReport:
-    """What ``check_function`` found. ``print`` it, ask ``ok``, or ``raise_if_failed()``."""
-
-    outputs: tuple[Divergence, ...]
-    gradients: tuple[Divergence, ...]
-    gradcheck: str  # "passed", or why it failed or was not run
-    seed: int
-
-    @property
-    def ok(self) -> bool:
-        everything_close = all(divergence.passed for divergence in (*self.outputs, *self.gradients))
-        return everything_close and not self.gradcheck.startswith("failed")
-
-    def raise_if_failed(self) -> None:
-        """Raise ``GradientMismatch`` with this report as its message unless everything passed."""
-        if not self.ok:
-            raise GradientMismatch(str(self))
-
-    def __str__(self) -> str:
-        lines = [f"{'passed' if self.ok else 'FAILED'} (seed {self.seed})"]
-        for divergence in (*self.outputs, *self.gradients):
-            lines.append(f"  {'passed' if divergence.passed else 'FAILED'}  {divergence}")
-        return "\n".join([*lines, f"  gradcheck: {self.gradcheck}"])
+BACKWARD = "backward"
+# Rules that look at the function alone, in the order in which they are asked.
+_RULES: dict[str, Callable[[Context], list[Finding]]] = {
+    oracles.JVP: oracles.forward_mode,
+    differences.DIFFERENCES: differences.finite_differences,
+    contracts.UPSTREAM: contracts.upstream_values,
+    contracts.UPSTREAM_LAYOUT: contracts.upstream_layouts,
+    contracts.UNDEFINED: contracts.undefined_upstream,
+    contracts.INPUT_LAYOUT: contracts.input_layouts,
+    usage.MUTATION: usage.mutation,
+    usage.REPLAY: usage.replay,
+    usage.NEEDS: usage.needs_input_grad,
+    higher.DOUBLE: higher.double_backward,
+    higher.AUTOCAST: higher.autocast,
+}
+# What ``skip`` may name. The Taylor test is asked together with the finite differences.
+RULES = (oracles.GRADIENT, *_RULES, differences.TAYLOR, gradchecks.GRADCHECK, batches.BATCH)
 
 
 def check_function(
     function: Callable[..., Any],
-    reference: Callable[..., Any],
+    reference: Callable[..., Any] | None,
     inputs: Sequence[Any],
     *,
     names: Sequence[str] | None = None,
     seed: int | None = None,
+    probes: int = 3,
+    replays: int = 8,
+    vary_batch: bool | Sequence[int] | Callable[[int], Sequence[Any]] = False,
+    skip: Collection[str] = (),
 ) -> FunctionReport:
     """Check ``function`` (say ``MyFunction.apply``) and its gradients against ``reference``, in plain PyTorch.
 
     For random upstream gradients ``v`` (Gaussian, from ``seed``, a fresh one each time if not given), ``function``'s
     outputs and ``vᵀ ∂outputs/∂input`` for every input that requires a gradient are compared with those of ``reference``
-    in float64; ``reference`` in the inputs' own precision says how much rounding explains. Where there are few enough
-    numbers, ``torch.autograd.gradcheck`` is run on ``function`` in float64 as well.
+    in float64; ``reference`` in the inputs' own precision says how much rounding explains. Beside that come forward-mode
+    derivatives of the reference, adaptive finite differences and a Taylor test of the function itself,
+    ``torch.autograd.gradcheck`` where it suits, and the contract every Function owes: linear in the upstream gradient,
+    blind to layouts, changing nothing in place, repeatable, right for each subset of inputs, differentiable twice or
+    refusing to be, right under autocast or refusing it.
+
+    With ``reference=None`` the backward is held against the function's own forward, which itself is not checked.
 
     Args:
         inputs: arguments of both functions, on any device; floating tensors with ``requires_grad`` are checked.
         names: of the inputs, for the report.
+        probes: how many random upstream gradients (and directions); the report says what so many are worth.
+        replays: how often the same call is repeated, to see that it repeats itself.
+        vary_batch: check other batch sizes too (0, 1, 3, 17, 35). ``True``: of all inputs that are as long as the first
+            checked one; or the indices of the inputs whose dimension 0 is the batch; or a function from size to inputs.
+        skip: names of ``RULES`` that are not to be asked, because the Function means to break them.
 
-    Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes); a
-    wrong gradient is not an error but a report that is not ``ok``.
+    Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
+    function that raises on these inputs); a wrong gradient is not an error but a report that is not ``ok``.
     """
     names = list(names) if names is not None else [f"input {i}" for i in range(len(inputs))]
+    checked = _validated(inputs, names, probes, replays, skip)
+    seed = secrets.randbits(48) if seed is None else seed
+    own = [_own(x) for x in inputs]
+    options = {"names": names, "probes": probes, "replays": replays, "vary_batch": vary_batch, "skip": list(skip)}
+    needs = tuple(i in checked for i in range(len(inputs)))
+    question = Question(function, reference, tuple(_own(x) for x in inputs), needs, options)
+    devices = {x.device.index for x in own if isinstance(x, Tensor) and x.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(device for device in devices if device is not None)):
+        subject = Subject(function, "function", own, checked)
+        first = _first_call(subject, seed)
+        other = None if reference is None else Subject(reference, "reference", own, checked, subject.seed)
+        if other is not None:
+            _same_shapes(first, other)
+        ctx = Context(
+            subject,
+            other,
+            names,
+            seed,
+            probes,
+            replays,
+            [y.detach() for y in first.outputs],
+            [y.requires_grad for y in first.outputs],
+        )
+        return _ask(ctx, question, vary_batch, frozenset(skip))
+
+
+def _ask(
+    ctx: Context,
+    question: Question,
+    vary_batch: bool | Sequence[int] | Callable[[int], Sequence[Any]],
+    skip: frozenset[str],
+) -> FunctionReport:
+    outputs, gradients, findings = (), (), []  # type: ignore[var-annotated]
+    try:
+        ctx.gradients(ctx.gaussian())
+    except CallFailed as failure:
+        text = f"{failure}{_named_input(failure, ctx)}"
+        finding = failed(BACKWARD, text)
+        return FunctionReport((), (), f"not run: the {failure}", ctx.seed, (finding,), _note(ctx), question)
+    ctx.float64 = takes_float64(ctx.subject, ctx.seed)
+    if ctx.reference is not None and oracles.GRADIENT not in skip:
+        comparison = oracles.compare_with_reference(ctx)
+        outputs, gradients, findings = comparison.outputs, comparison.gradients, comparison.findings
+    for rule, ask in _RULES.items():
+        if rule not in skip:
+            findings += _guarded(rule, ask, ctx)
+    verdict = "not run: skipped"
+    if gradchecks.GRADCHECK not in skip:
+        verdict, more = gradchecks.gradcheck(ctx)
+        findings += more
+    if batches.BATCH not in skip:
+        findings += batches.batch_sizes(ctx, vary_batch)
+    findings = [finding for finding in findings if finding.rule not in skip]
+    return FunctionReport(outputs, gradients, verdict, ctx.seed, tuple(findings), _note(ctx), question)
+
+
+def _guarded(rule: str, ask: Callable[[Context], list[Finding]], ctx: Context) -> list[Finding]:
+    try:
+        return ask(ctx)
+    except CallFailed as failure:  # it ran before, so it does not always
+        return [failed(rule, f"its {failure}")]
+
+
+def _note(ctx: Context) -> str:
+    worth = f"{oracles.escape_probability(ctx.probes):.1e}"
+    note = f"{ctx.probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
+    return note if ctx.reference is not None else f"{note}; no reference, so the forward itself was not checked"
+
+
+def _validated(
+    inputs: Sequence[Any], names: Sequence[str], probes: int, replays: int, skip: Collection[str]
+) -> tuple[int, ...]:
     if len(names) != len(inputs):
         raise ArgumentError(f"names: expected {len(inputs)}, one an input, found {len(names)}")
-    checked = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
+    for rule in skip:
+        if rule not in RULES:
+            raise ArgumentError(f"skip: expected names of RULES, found {rule!r}{nearest(rule, RULES)}")
+    for option, value in (("probes", probes), ("replays", replays)):
+        if value < 1:
+            raise ArgumentError(f"{option}: expected at least 1, found {value}")
+    checked = tuple(i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
     if not checked:
         raise ArgumentError("inputs: expected at least one floating tensor with requires_grad, found none")
-    seed = torch.seed() % 2**63 if seed is None else seed
-    ours = _outputs(function, _fresh(inputs, None), "function")
-    baseline = _outputs(reference, _fresh(inputs, None), "reference")
-    exact = _outputs(reference, _fresh(inputs, torch.float64), "reference")
-    if [y.shape for y in ours.outputs] != [y.shape for y in exact.outputs]:
-        shapes = [[tuple(y.shape) for y in result.outputs] for result in (exact, ours)]
-        raise ArgumentError(f"function: expected outputs of the reference's shapes {shapes[0]}, found {shapes[1]}")
+    for i in checked:
+        if inputs[i].is_complex() or inputs[i].layout != torch.strided:
+            kind = inputs[i].dtype if inputs[i].is_complex() else inputs[i].layout
+            raise ArgumentError(f"inputs: expected dense real tensors, found {names[i]}, which is {kind}")
+        if not bool(inputs[i].detach().isfinite().all()):
+            raise ArgumentError(
+                f"inputs: expected finite numbers where a gradient is checked, found others in {names[i]}"
+            )
+    return checked
 
-    generator = torch.Generator().manual_seed(seed)
-    upstream = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device) for y in exact.outputs]
-    gradients = [result.gradients(checked, upstream) for result in (ours, exact, baseline)]
-    return FunctionReport(
-        outputs=tuple(
-            compare(f"output {i}", y.detach(), exactly.detach(), plain.detach())
-            for i, (y, exactly, plain) in enumerate(zip(ours.outputs, exact.outputs, baseline.outputs, strict=True))
-        ),
-        gradients=tuple(
-            compare(f"gradient of {names[i]}", ours_i, exact_i, baseline_i)
-            for i, ours_i, exact_i, baseline_i in zip(checked, *gradients, strict=True)
-        ),
-        gradcheck=_gradcheck(function, _fresh(inputs, torch.float64), checked),
-        seed=seed,
+
+def _own(x: Any) -> Any:
+    """A copy that shares neither memory nor graph with the caller's."""
+    return x.detach().clone() if isinstance(x, Tensor) else x
+
+
+def _first_call(subject: Subject, seed: int) -> Evaluated:
+    """Call it twice: it runs, depends on an input, and repeats itself; if only with a seed, it gets one."""
+    try:
+        first = subject.call()
+    except CallFailed as failure:
+        if "a leaf Variable that requires grad" not in str(failure):
+            raise ArgumentError(f"function: its {failure}") from failure.error
+        subject.clones = True
+        try:
+            first = subject.call()
+        except CallFailed as again:
+            raise ArgumentError(f"function: its {again}") from again.error
+    if not any(y.requires_grad for y in first.outputs):
+        raise ArgumentError("function: expected an output that depends on an input with requires_grad, found none")
+    if _repeats(subject, first):
+        return first
+    subject.seed = seed % 2**63
+    first = subject.call()
+    if _repeats(subject, first):
+        return first
+    raise ArgumentError(
+        "function: two calls with the same inputs give different outputs, even after torch.manual_seed: it is stochastic, "
+        "or its forward is nondeterministic; have it take its random numbers, or a torch.Generator, as an input"
     )
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    inputs: list[Any]
-    outputs: list[Tensor]
-
-    def gradients(self, checked: Sequence[int], upstream: Sequence[Tensor]) -> list[Tensor]:
-        wanted = [self.inputs[i] for i in checked]
-        differentiable = [(y, v) for y, v in zip(self.outputs, upstream, strict=True) if y.requires_grad]
-        found = torch.autograd.grad(
-            [y for y, _ in differentiable], wanted, [v.to(y.dtype) for y, v in differentiable], allow_unused=True
-        )
-        # No gradient at all means a gradient of zero.
-        return [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
+def _repeats(subject: Subject, first: Evaluated) -> bool:
+    again = subject.call()
+    return all(same(a.detach(), b.detach()) for a, b in zip(first.outputs, again.outputs, strict=True))
 
 
-def _fresh(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
-    """Copies that share neither memory nor graph with the caller's, floating ones in ``dtype``."""
-    return [
-        x.detach().clone().to(dtype if x.is_floating_point() and dtype else x.dtype).requires_grad_(x.requires_grad)
-        if isinstance(x, Tensor)
-        else x
-        for x in inputs
-    ]
-
-
-def _outputs(function: Callable[..., Any], inputs: list[Any], role: str) -> _Evaluated:
-    with torch.enable_grad():
-        result = function(*inputs)
-    outputs = [result] if isinstance(result, Tensor) else list(result)
-    outputs = [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
-    if not any(y.requires_grad for y in outputs):
-        raise ArgumentError(f"{role}: expected an output that depends on an input with requires_grad, found none")
-    return _Evaluated(inputs, outputs)
-
-
-def _gradcheck(function: Callable[..., Any], inputs: list[Any], checked: Sequence[int]) -> str:
-    numbers = sum(inputs[i].numel() for i in checked)
-    if numbers > GRADCHECK_NUMBERS:
-        return f"not run: {numbers:,} numbers, more than the {GRADCHECK_NUMBERS:,} that finite differences suit"
+def _same_shapes(first: Evaluated, reference: Subject) -> None:
     try:
-        torch.autograd.gradcheck(function, inputs)
-    except GradcheckError as error:
-        return f"failed: {' '.join(str(error).split())}"
-    except (RuntimeError, TypeError, ValueError) as error:  # the user's function may not take float64 at all
-        return f"not run: the function does not take float64 ({' '.join(str(error).split())})"
-    return "passed"
+        outputs = reference.call().outputs
+    except CallFailed:  # in this precision; float64 decides
+        outputs = []
+    if outputs and not any(y.requires_grad for y in outputs):
+        raise ArgumentError("reference: expected an output that depends on an input with requires_grad, found none")
+    answer = reference_outputs(reference, [y.dtype for y in first.outputs])
+    if [y.shape for y in first.outputs] != [y.shape for y in answer.exact]:
+        shapes = [[tuple(y.shape) for y in result] for result in (answer.exact, first.outputs)]
+        raise ArgumentError(f"function: expected outputs of the reference's shapes {shapes[0]}, found {shapes[1]}")
+
+
+def _named_input(failure: CallFailed, ctx: Context) -> str:
+    """PyTorch says at which index a gradient has a wrong shape; of ``MyFunction.apply`` that is an input."""
+    found = re.search(r"invalid gradient at index (\d+)", one_line(failure.error, 1000))
+    applied = getattr(ctx.subject.function, "__self__", None)
+    if found is None or not isinstance(applied, type) or not issubclass(applied, torch.autograd.Function):
+        return ""
+    index = int(found[1])
+    return f" (index {index} is {ctx.names[index]})" if index < len(ctx.names) else ""

@@ -12,6 +12,7 @@ from torch import Tensor
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.crosscheck.comparison import Divergence, compare
+from lean_mnist.crosscheck.enclosure import GradientBound, enclose_model_gradients
 from lean_mnist.crosscheck.magnitude import gradient_magnitudes
 from lean_mnist.crosscheck.reference import KINKED, NetworkLoss, reference_gradients
 from lean_mnist.crosscheck.subproblem import GradcheckResult, gradcheck_subproblem
@@ -20,9 +21,10 @@ from lean_mnist.nn import MLP
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check found: the divergence of the loss and of every parameter's gradient, and gradcheck's verdict."""
+    """What one check found: divergences of the loss and of every gradient, proved bounds, and gradcheck's verdict."""
 
     divergences: tuple[Divergence, ...]  # empty where the comparison was not due
+    bounds: tuple[GradientBound, ...]  # how far each gradient can be from the exact real one, proved
     gradcheck: GradcheckResult | None  # None where gradcheck was not due
     kinks: int  # units of this batch that stood on the kink, as far as rounding can tell
     seconds: float
@@ -77,9 +79,17 @@ class TrainingCheck:
             (weight.detach(), None if bias is None else bias.detach())
             for weight, bias in self._model.weights_and_biases()
         ]
-        divergences, kinks = self._compare(layers, x_BD, labels_B, loss, traces) if compare_gradients else ((), 0)
+        divergences: tuple[Divergence, ...] = ()
+        bounds: tuple[GradientBound, ...] = ()
+        kinks = 0
+        if compare_gradients:
+            sides = self._sides(layers, x_BD, traces)
+            divergences, kinks = self._compare(layers, x_BD, labels_B, loss, sides)
+            # The enclosure runs the chain rule's own formulas: where they are wrong, it has nothing to say.
+            if all(divergence.passed for divergence in divergences):
+                bounds = self._enclose(x_BD, labels_B, sides)
         verdict = gradcheck_subproblem(self._loss, layers, x_BD, labels_B) if gradcheck else None
-        return CheckResult(divergences, verdict, kinks, time.perf_counter() - started)
+        return CheckResult(divergences, bounds, verdict, kinks, time.perf_counter() - started)
 
     def _compare(
         self,
@@ -87,9 +97,8 @@ class TrainingCheck:
         x_BD: Tensor,
         labels_B: Tensor,
         loss: Tensor,
-        traces: Sequence[mlp.MLPTrace],
+        sides: Sequence[Tensor] | None,
     ) -> tuple[tuple[Divergence, ...], int]:
-        sides = self._sides(layers, x_BD, traces)
         reference, baseline = (
             reference_gradients(self._loss, layers, x_BD, labels_B, dtype=dtype, sides=sides)
             for dtype in (torch.float64, x_BD.dtype)
@@ -104,6 +113,12 @@ class TrainingCheck:
             ours = parameter.grad if parameter.grad is not None else torch.full_like(parameter, torch.nan)
             divergences.append(compare(name, ours, exact, plain, magnitude))
         return tuple(divergences), reference.kinks
+
+    def _enclose(self, x_BD: Tensor, labels_B: Tensor, sides: Sequence[Tensor] | None) -> tuple[GradientBound, ...]:
+        """Bounds on ``|computed − exact|``, where the exact gradient is that of the piece the step was on."""
+        enclosure = enclose_model_gradients(self._model, x_BD, labels_B, sides=sides)
+        gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+        return tuple(enclosure.bound(name, gradient) for name, gradient in gradients.items())
 
     @torch.no_grad()
     def _sides(

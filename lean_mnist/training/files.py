@@ -1,10 +1,12 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, and renamed."""
+"""Files that are whole or not there: written beside their place and renamed. And values as JSON has them."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -44,3 +46,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: numbers that JSON lacks become the strings "nan", "inf" and "-inf"."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

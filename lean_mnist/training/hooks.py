@@ -202,6 +202,8 @@ def _notice(ledger: CheckLedger, number: int, message: str) -> Iterator[Record]:
 def _check_records(number: int, result: CheckResult) -> Iterator[Record]:
     for divergence in result.divergences:
         yield Scalar(number, f"divergence/{divergence.name}", divergence.value)
+    for bound in result.bounds:
+        yield Scalar(number, f"error_bound/{bound.name}", bound.relative.upper)
     if result.largest is not None:
         yield Scalar(number, "divergence/largest", max(d.value for d in result.divergences[1:]))
         yield Scalar(number, "crosscheck/share_of_allowed", result.largest.share)

@@ -22,7 +22,7 @@ from lean_mnist.nn import MLP
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.files import write_atomically
+from lean_mnist.training.files import plain, write_atomically
 from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate
@@ -283,4 +283,4 @@ def _claim_folders(config: Config, *, resuming: bool) -> tuple[str, Path, Path]:
 
 
 def _json(values: Any) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -23,6 +23,8 @@ class CheckLedger:
     largest_divergence: float = 0.0  # of any tensor at any checked step, relative
     largest_at: str = ""  # tensor and step
     largest_share: float = 0.0  # of what rounding explains
+    largest_bound: float = 0.0  # proved: no audited gradient was farther than this, relatively, from the exact one
+    largest_bound_at: str = ""  # tensor and step
     seconds: float = 0.0
 
     @property
@@ -55,6 +57,9 @@ class CheckLedger:
                 self.largest_divergence, self.largest_at = divergence.value, f"{divergence.name}, step {step}"
             if not divergence.share <= self.largest_share:
                 self.largest_share = divergence.share
+        for bound in result.bounds:
+            if not bound.relative.upper <= self.largest_bound:
+                self.largest_bound, self.largest_bound_at = bound.relative.upper, f"{bound.name}, step {step}"
         if not result.passed:
             self.failed(step, result.message)
 

@@ -81,10 +81,12 @@ class Summary:
         if checks.verdict != "unchecked":
             checked = (
                 f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
-                f"{checks.failures} failed; "
-                f"largest divergence {checks.largest_divergence:.1e}, "
-                f"at most {checks.largest_share:.0%} of what rounding explains; "
-                f"{self.checking_share:.1%} of the time"
+                f"{checks.failures} failed; {self.checking_share:.1%} of the time"
+            )
+        if checks.comparisons:
+            checked += (
+                f"\n  gradients  largest divergence {checks.largest_divergence:.1e}, {checks.largest_share:.0%} of "
+                f"what rounding explains; proved within {checks.largest_bound:.1e} of the exact gradient (relative)"
             )
         looks = len(state.test_looks)
         once = "looked at once" if looks == 1 else f"looked at {looks} times, which a certificate has to pay for"

@@ -462,8 +462,10 @@ def test_large_errors_are_found_when_the_loss_is_small(bug):
 
 
 def test_gradchecks_verdict_counts():
-    failed = CheckResult((), GradcheckResult("failed", "gradcheck: x: hand-written 1, finite differences 2"), 0, 0.0)
+    failed = CheckResult(
+        (), (), GradcheckResult("failed", "gradcheck: x: hand-written 1, finite differences 2"), 0, 0.0
+    )
     assert not failed.passed
     assert failed.message == "gradcheck: x: hand-written 1, finite differences 2"
-    assert CheckResult((), GradcheckResult("kink", "near"), 0, 0.0).passed
-    assert CheckResult((), GradcheckResult("kink", "near"), 0, 0.0).message == ""
+    assert CheckResult((), (), GradcheckResult("kink", "near"), 0, 0.0).passed
+    assert CheckResult((), (), GradcheckResult("kink", "near"), 0, 0.0).message == ""

@@ -39,7 +39,8 @@ def _first_layer(change: Callable[[torch.Tensor], torch.Tensor], after: int = 0)
 
         def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True)) -> Any:
             found = right(tape, d_z, needs)
-            if tape.weight_HD.shape != (128, 64):
+            # Only the step's own calls count: the enclosure runs the same formula, on balls.
+            if tape.weight_HD.shape != (128, 64) or not isinstance(d_z, torch.Tensor):
                 return found
             passes.append(1)
             return found._replace(weight_HD=change(found.weight_HD)) if len(passes) > after else found

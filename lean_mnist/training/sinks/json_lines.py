@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.training.files import write_atomically
+from lean_mnist.training.files import plain, write_atomically
 from lean_mnist.training.records import Image, Outcome, Record
 
 
@@ -26,9 +25,9 @@ class JsonLinesSink:
     def write(self, record: Record) -> None:
         if isinstance(record, Image):
             return
-        line: dict[str, Any] = {"step": record.step, "name": record.name, "value": _plain(record.value)}
+        line: dict[str, Any] = {"step": record.step, "name": record.name, "value": plain(record.value)}
         if isinstance(record, Outcome):
-            line["settings"] = _plain(record.settings)
+            line["settings"] = plain(record.settings)
         self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
@@ -52,14 +51,3 @@ def _lines_up_to(path: Path, step: int) -> list[bytes]:
         except (ValueError, KeyError, TypeError):
             continue  # the line that was being written when the run was killed
     return kept
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON has it: numbers that JSON lacks become the strings "nan", "inf" and "-inf"."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -18,7 +18,11 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
     },
     "Are its gradients right?": {
         "divergence of each tensor from the float64 reference": ["Multiline", ["^divergence/layers.*"]],
-        "largest divergence, as a share of what rounding allows": ["Multiline", ["^crosscheck/share_of_allowed$"]],
+        "proved bound on the relative error of each gradient": ["Multiline", ["^error_bound/.*"]],
+        "share of what rounding explains": [
+            "Multiline",
+            ["^crosscheck/share_of_allowed$", "^screen/share_of_allowed$"],
+        ],
         "checks passed (1) or failed (0)": ["Multiline", ["^crosscheck/passed$", "^crosscheck/gradcheck_passed$"]],
     },
     "Is it healthy?": {

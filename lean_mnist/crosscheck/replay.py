@@ -1,0 +1,62 @@
+"""``python -m lean_mnist.crosscheck.replay BUNDLE``: ask the question of a repro bundle again.
+
+Exit status: 0 if everything passes, 3 if a gradient is wrong, 2 if the bundle or a function cannot be read.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lean_mnist.command_line import parse, run_command
+
+
+@dataclass(frozen=True)
+class Options:
+    """Replay a check from its repro bundle and print the report."""
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """the file that report.save_bundle wrote"""
+    function: str = ""
+    """module:name of the function, instead of the one in the bundle (say, a mended one)"""
+    reference: str = ""
+    """module:name of the reference, instead of the one in the bundle"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(
+        Options, sys.argv[1:] if arguments is None else arguments, prog="python -m lean_mnist.crosscheck.replay"
+    )
+    from lean_mnist.crosscheck.function_check import check_function
+    from lean_mnist.crosscheck.functions.bundle import load_bundle, resolve
+    from lean_mnist.errors import ArgumentError
+
+    content = load_bundle(options.bundle)
+    functions = {}
+    for role in ("function", "reference"):
+        path = getattr(options, role) or content[role]
+        if path is None and (role == "function" or content.get("has_reference")):
+            raise ArgumentError(f"{role}: the one that was checked has no importable name; give --{role} module:name")
+        functions[role] = None if path is None else resolve(path, role)
+    inputs = [
+        x.requires_grad_() if needs_gradient else x
+        for x, needs_gradient in zip(content["inputs"], content["requires_grad"], strict=True)
+    ]
+    function = functions["function"]
+    assert function is not None
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    print(f"recorded: {content['verdict']}, with {versions}")
+    report = check_function(function, functions["reference"], inputs, seed=content["seed"], **content["options"])
+    print(report)
+    if not report.ok:
+        sys.stdout.flush()
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    run_command(main)
