@@ -1,4 +1,4 @@
-"""``python -m lean_mnist.verify``: every statement LEAN_mnist makes, checked of this project's own code."""
+"""``python -m lean_mnist.verify``: LEAN_mnist's statements, checked of our own code; and our checks, of bugs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import sys
 from dataclasses import dataclass
 
 from lean_mnist.command_line import parse, run_command
+from lean_mnist.errors import ConfigError
 
 
-# Another kind of verification (of planted bugs, of somebody else's Function) joins as a field here and a line in main.
 @dataclass(frozen=True)
 class VerifyArguments:
-    """Check every obligation: prove it where it can be proved, else check it, and say which. Needs SymPy."""
+    """Check every obligation: prove it where it can be proved, else check it, and say which. Needs SymPy.
+
+    With --selftest, show that the checks can fail: plant known bugs in the backward pass, and see each refused.
+    """
 
     only: str | None = None
     """One id (loss.convex), one group (loss), or a pattern of ids ('loss.grad*')."""
+    selftest: bool = False
+    """Instead, plant known bugs in our own backward, train with the checks of a run, and report which are caught."""
+    target: str | None = None
+    """With --selftest: plant in this Function instead, MODULE:FUNCTION; its module also names reference and inputs."""
     json: bool = False
     """Print one JSON document."""
 
@@ -23,7 +30,22 @@ class VerifyArguments:
 def main() -> None:
     """Read the command line, check, print the table or its JSON."""
     arguments = parse(VerifyArguments, sys.argv[1:], prog="python -m lean_mnist.verify")
-    from lean_mnist.crosscheck.obligations import verify  # after the command line: --help need not wait for PyTorch
+    if arguments.target is not None and not arguments.selftest:
+        raise ConfigError("--target: it says where --selftest plants its bugs; expected --selftest beside it")
+    if arguments.only is not None and arguments.selftest:
+        raise ConfigError("--only: it chooses obligations; expected it without --selftest")
+    # What follows is imported after the command line, so that --help need not wait for PyTorch.
+    if arguments.selftest:
+        from lean_mnist.crosscheck.mutants import for_target, run_selftest
+
+        if arguments.target is None:
+            tested = run_selftest(progress=show_progress)
+        else:
+            tested = for_target(arguments.target, progress=show_progress)
+        print(tested.to_json() if arguments.json else tested)
+        tested.raise_if_failed()
+        return
+    from lean_mnist.crosscheck.obligations import verify
 
     report = verify(arguments.only, progress=show_progress)
     print(report.to_json() if arguments.json else report.text(shutil.get_terminal_size((120, 24)).columns))
