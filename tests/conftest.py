@@ -6,6 +6,6 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # also of the commands that tests start
 
-import torch  # noqa: E402
+import torch
 
 torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.functions import batches, contracts, differences, higher, oracles, usage
 from lean_mnist.crosscheck.functions import gradcheck as gradchecks
 from lean_mnist.crosscheck.functions.answers import reference_outputs
@@ -63,7 +64,7 @@ def check_function(
 
     For random upstream gradients ``v`` (Gaussian, from ``seed``, a fresh one each time if not given), ``function``'s
     outputs and ``vᵀ ∂outputs/∂input`` for every input that requires a gradient are compared with those of ``reference``
-    in float64; ``reference`` in the inputs' own precision says how much rounding explains. Beside that come forward-mode
+    in float64; ``reference`` in the inputs' own precision says how much rounding explains. Then come forward-mode
     derivatives of the reference, adaptive finite differences and a Taylor test of the function itself,
     ``torch.autograd.gradcheck`` where it suits, and the contract every Function owes: linear in the upstream gradient,
     blind to layouts, changing nothing in place, repeatable, right for each subset of inputs, differentiable twice or
@@ -116,7 +117,9 @@ def _ask(
     vary_batch: bool | Sequence[int] | Callable[[int], Sequence[Any]],
     skip: frozenset[str],
 ) -> FunctionReport:
-    outputs, gradients, findings = (), (), []  # type: ignore[var-annotated]
+    outputs: tuple[Divergence, ...] = ()
+    gradients: tuple[Divergence, ...] = ()
+    findings: list[Finding] = []
     try:
         ctx.gradients(ctx.gaussian())
     except CallFailed as failure:
@@ -124,6 +127,8 @@ def _ask(
         finding = failed(BACKWARD, text)
         return FunctionReport((), (), f"not run: the {failure}", ctx.seed, (finding,), _note(ctx), question)
     ctx.float64 = takes_float64(ctx.subject, ctx.seed)
+    if not ctx.float64 and (noise := differences.noise_in_float64(ctx)) > differences.FLOAT64_NOISE:
+        ctx.float64 = f"it has noise of {noise:.0e} there: it computes in a lower precision on the way"
     if ctx.reference is not None and oracles.GRADIENT not in skip:
         comparison = oracles.compare_with_reference(ctx)
         outputs, gradients, findings = comparison.outputs, comparison.gradients, comparison.findings
@@ -204,8 +209,9 @@ def _first_call(subject: Subject, seed: int) -> Evaluated:
     if _repeats(subject, first):
         return first
     raise ArgumentError(
-        "function: two calls with the same inputs give different outputs, even after torch.manual_seed: it is stochastic, "
-        "or its forward is nondeterministic; have it take its random numbers, or a torch.Generator, as an input"
+        "function: two calls with the same inputs give different outputs, even after torch.manual_seed: it is "
+        "stochastic, or its forward is nondeterministic; have it take its random numbers (or a torch.Generator with a "
+        "fixed seed) as an input"
     )
 
 

@@ -1,0 +1,193 @@
+"""Calling somebody else's function: on copies, its exceptions told apart from ours, its randomness fixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lean_mnist.errors import ArgumentError
+
+Upstream = Sequence["Tensor | None"]
+
+
+class CallFailed(Exception):
+    """The function under test raised, in its ``"forward"`` or its ``"backward"``."""
+
+    def __init__(self, stage: str, error: Exception) -> None:
+        super().__init__(f"{stage} raised {type(error).__name__}: {one_line(error)}")
+        self.stage, self.error = stage, error
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+@dataclass
+class Evaluated:
+    """One forward: the copies it was given, and its floating outputs with their graph."""
+
+    inputs: list[Any]
+    outputs: list[Tensor]
+    leaves: list[Any] = field(default_factory=list)  # what gradients are taken for; the inputs unless those are clones
+
+    def vjp(
+        self, checked: Sequence[int], upstream: Upstream, *, retain_graph: bool = False, create_graph: bool = False
+    ) -> list[Tensor | None]:
+        """``upstreamᵀ ∂outputs/∂input`` for each of ``checked``; ``None`` where the backward gave none.
+
+        Outputs whose upstream gradient is ``None`` take no part. ``upstream`` is handed on as it is, not copied.
+        """
+        used = [(y, v) for y, v in zip(self.outputs, upstream, strict=True) if y.requires_grad and v is not None]
+        if not used:
+            return [None] * len(checked)
+        try:
+            found = torch.autograd.grad(
+                [y for y, _ in used],
+                [self.leaves[i] for i in checked],
+                [v.to(y.dtype) for y, v in used],
+                allow_unused=True,
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
+            )
+        except Exception as error:
+            raise CallFailed("backward", error) from error
+        return list(found)
+
+
+@dataclass
+class Subject:
+    """A function, by whose inputs it is checked: those at ``checked`` are the floating tensors that need a gradient."""
+
+    function: Callable[..., Any]
+    role: str
+    inputs: list[Any]
+    checked: tuple[int, ...]
+    seed: int | None = None  # set where the function draws random numbers: every call is seeded with it
+    clones: bool = False  # give it clones of leaves, because it writes into its inputs (and says so: mark_dirty)
+
+    def call(
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        needing: Iterable[int] | None = None,
+        copy: bool = True,
+    ) -> Evaluated:
+        """A forward on copies of ``inputs`` (its own if ``None``), floating ones in ``dtype``.
+
+        ``needing``: the indices of the inputs that require a gradient, by default all of ``checked``. ``copy=False``
+        hands over the very tensors given, for what depends on their layout. Raises ``CallFailed``.
+        """
+        needing = self.checked if needing is None else tuple(needing)
+        given = self.inputs if inputs is None else inputs
+        leaves = [_leaf(x, dtype, i in needing, copy) for i, x in enumerate(given)]
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        try:
+            with torch.enable_grad():
+                arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
+                result = self.function(*arguments)
+        except Exception as error:
+            raise CallFailed("forward", error) from error
+        return Evaluated(arguments, floating_outputs(result, self.role), leaves)
+
+    def values(self, inputs: Sequence[Any]) -> list[Tensor]:
+        """Its floating outputs alone, without a graph, on the very tensors given. Raises ``CallFailed``."""
+        arguments = [x.clone() if self.clones and isinstance(x, Tensor) else x for x in inputs]
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        try:
+            with torch.no_grad():
+                result = self.function(*arguments)
+        except Exception as error:
+            raise CallFailed("forward", error) from error
+        return floating_outputs(result, self.role)
+
+    def vjp(
+        self,
+        upstream: Upstream,
+        inputs: Sequence[Any] | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        needing: Iterable[int] | None = None,
+    ) -> list[Tensor]:
+        """Fresh forward, fresh backward, for all of ``checked``; no gradient at all is a gradient of zero."""
+        evaluated = self.call(inputs, dtype=dtype, needing=needing)
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        wanted = [i for i in self.checked if needing is None or i in set(needing)]
+        found = evaluated.vjp(wanted, copies(upstream))
+        return [
+            torch.zeros_like(evaluated.leaves[i]) if g is None else g.detach()
+            for i, g in zip(wanted, found, strict=True)
+        ]
+
+    def moved(self, generator: torch.Generator, by: float, dtype: torch.dtype | None = None) -> list[Any]:
+        """Its inputs, with the checked ones (in ``dtype``) moved at random by about ``by`` of their size."""
+        inputs = list(self.inputs)
+        for i in self.checked:
+            x = inputs[i].detach()
+            step = x.abs() + (x == 0) * root_mean_square(x)
+            inputs[i] = (x.double() + by * step.double() * normal(x.shape, generator, x.device)).to(dtype or x.dtype)
+        return inputs
+
+
+def _leaf(x: Any, dtype: torch.dtype | None, needs_gradient: bool, copy: bool) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    x = x.detach()
+    if copy:
+        x = x.clone()
+    if dtype is not None and x.is_floating_point():
+        x = x.to(dtype)
+    return x.requires_grad_(needs_gradient)
+
+
+def floating_outputs(result: Any, role: str) -> list[Tensor]:
+    """The floating tensors among what a function returned. Raises ``ArgumentError`` for anything but tensors."""
+    outputs = [result] if isinstance(result, Tensor) else result
+    if not isinstance(outputs, (tuple, list)):
+        kind = type(result).__name__
+        raise ArgumentError(f"{role}: expected a tensor or a tuple of tensors as its result, found {kind}")
+    if any(isinstance(y, Tensor) and y.is_complex() for y in outputs):
+        raise ArgumentError(f"{role}: expected real outputs, found complex ones, which are not supported")
+    return [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
+
+
+def in_dtype(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
+    """Detached inputs, floating ones in ``dtype``; in their own if it is ``None``."""
+    detached = [x.detach() if isinstance(x, Tensor) else x for x in inputs]
+    if dtype is None:
+        return detached
+    return [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in detached]
+
+
+def copies(upstream: Upstream) -> list[Tensor | None]:
+    return [None if v is None else v.detach().clone() for v in upstream]
+
+
+def normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Gaussian numbers in float64, the same on every device."""
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(device)
+
+
+def root_mean_square(x: Tensor) -> float:
+    """``√(mean x²)``; 1 for a tensor without size or without entries, so that it can serve as a scale."""
+    if x.numel() == 0:
+        return 1.0
+    size = float(x.detach().double().square().mean().sqrt())
+    return size if 0 < size < math.inf else 1.0
+
+
+def norm(x: Tensor) -> float:
+    return float(x.detach().double().norm())
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,205 @@
+"""The backward differentiated once more, and under autocast: right, or refused with an error, never silently wrong.
+
+*Double backward.* With ``g(x, v) = Jᵀ v`` and a random ``w``, the gradients of ``⟨g, w⟩`` in ``x`` and in ``v``,
+against those of the reference in float64, or, without one, against differences of ``g`` itself. A backward that uses
+what its forward computed on the way (and is not an input or output) loses the graph there; it should say so by
+``@once_differentiable``.
+
+*Autocast.* Forward and backward under ``torch.autocast``, and the forward alone, as PyTorch advises; within what
+bfloat16 explains of the gradient without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lean_mnist.crosscheck.functions import ladders
+from lean_mnist.crosscheck.functions.calls import (
+    CallFailed,
+    Subject,
+    Upstream,
+    copies,
+    dot,
+    norm,
+    normal,
+    one_line,
+    root_mean_square,
+)
+from lean_mnist.crosscheck.functions.context import SCATTER_CALLS, SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.functions.diagnosis import diagnose
+from lean_mnist.crosscheck.functions.differences import judge
+from lean_mnist.crosscheck.functions.jitter import Jitter
+from lean_mnist.crosscheck.functions.verdicts import Finding, failed, kink, not_applicable, passed
+
+DOUBLE = "double backward"
+AUTOCAST = "autocast"
+REFUSED = "refused with an error"
+# In float64 a right second derivative is off by some 1e-15; a wrong one is off by some of its terms.
+RELATIVE, ABSOLUTE = 1e-6, 1e-9
+BFLOAT16_SHARE = 0.125  # 32 units of rounding of bfloat16
+
+
+class Refused(Exception):
+    """The function cannot be differentiated twice, and says so."""
+
+
+def second_derivatives(
+    subject: Subject, upstream: Upstream, weights: Sequence[Tensor], dtype: torch.dtype | None
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """First derivatives ``g``, and the gradients of ``⟨g, weights⟩`` in the checked inputs and in ``upstream``.
+
+    Raises ``Refused``.
+    """
+    evaluated = subject.call(dtype=dtype)
+    leaves = [v.detach().clone().requires_grad_() for v in upstream if v is not None]
+    try:
+        found = evaluated.vjp(subject.checked, leaves, create_graph=True)
+        first = [
+            torch.zeros_like(evaluated.leaves[i]) if g is None else g
+            for i, g in zip(subject.checked, found, strict=True)
+        ]
+        with_graph = [(g, w.to(g.dtype)) for g, w in zip(first, weights, strict=True) if g.requires_grad]
+        if not with_graph:
+            raise Refused("its gradient carries no graph")
+        # Unlike torch.autograd.grad, this visits every node, also the one by which once_differentiable refuses.
+        torch.autograd.backward([g for g, _ in with_graph], [w for _, w in with_graph])
+        wanted = [*(evaluated.leaves[i] for i in subject.checked), *leaves]
+        second = [torch.zeros_like(x) if x.grad is None else x.grad for x in wanted]
+    except CallFailed as failure:
+        raise Refused(str(failure)) from failure
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        raise Refused(one_line(error, 120)) from error
+    count = len(subject.checked)
+    return [g.detach() for g in first], second[:count], second[count:]
+
+
+def double_backward(ctx: Context) -> list[Finding]:
+    dtype = torch.float64 if not ctx.float64 else None
+    upstream = [None if v is None else v.to(dtype or v.dtype) for v in ctx.gaussian()]
+    inputs = [ctx.subject.inputs[i] for i in ctx.checked]
+    weights = [normal(x.shape, ctx.generator, x.device) for x in inputs]
+    try:
+        first, second, in_upstream = second_derivatives(ctx.subject, upstream, weights, dtype)
+    except Refused as refusal:
+        return [passed(DOUBLE, f"{REFUSED} ({refusal})")]
+    if ctx.reference is None:
+        findings = _against_differences(ctx, upstream, weights, second)
+    else:
+        in64 = [None if v is None else v.double() for v in upstream]
+        try:
+            _, exact, _ = second_derivatives(ctx.reference, in64, weights, torch.float64)
+        except Refused as refusal:
+            return [not_applicable(DOUBLE, f"the reference: {refusal}")]
+        findings = _against_reference(ctx, first, second, exact)
+    # Jᵀ is linear in v, so its derivative in v, applied to any z, is ⟨g(z), w⟩.
+    used = [v for v in upstream if v is not None]
+    z = [normal(v.shape, ctx.generator, v.device).to(v.dtype) for v in used]
+    expected, found = dot(ctx.subject.vjp(z, dtype=dtype), weights), dot(in_upstream, z)
+    unit = torch.finfo(used[0].dtype).eps
+    size = sum(norm(g) * norm(w) for g, w in zip(first, weights, strict=True))
+    if not abs(found - expected) <= max(RELATIVE, 1e4 * unit) * size + torch.finfo(torch.float32).tiny:
+        text = f"⟨g(z), w⟩ is {expected:.6g}, and by its derivative {found:.6g}"
+        findings.append(failed(DOUBLE, text, "the upstream gradient"))
+    return findings or [passed(DOUBLE, "right")]
+
+
+def _against_reference(
+    ctx: Context, first: Sequence[Tensor], second: Sequence[Tensor], exact: Sequence[Tensor]
+) -> list[Finding]:
+    unit = torch.finfo(second[0].dtype).eps / 2
+    size = max((norm(g) for g in (*exact, *first)), default=0.0)
+    findings = []
+    for place, (ours, reference) in enumerate(zip(second, exact, strict=True)):
+        relative = min(max(RELATIVE, 1e4 * unit), 0.1)
+        allowed = relative * norm(reference) + max(ABSOLUTE, 100 * unit) * size
+        if norm(ours.double() - reference) <= allowed or not bool(reference.isfinite().all()):
+            continue
+        if place in ctx.kinks:
+            findings.append(kink(DOUBLE, "at a kink", ctx.name(place)))
+            continue
+        zero = not bool(ours.any())
+        words = "silently zero" if zero else "another second derivative than the reference's"
+        findings.append(failed(DOUBLE, words, ctx.name(place), diagnose(ours, reference)))
+    return findings
+
+
+def _against_differences(
+    ctx: Context, upstream: Upstream, weights: Sequence[Tensor], second: Sequence[Tensor]
+) -> list[Finding]:
+    if ctx.float64:
+        return [not_applicable(DOUBLE, "no reference, and no float64 in which to take differences of the gradient")]
+    findings = []
+    for place, i in enumerate(ctx.checked):
+        if not second[place].numel():
+            continue
+
+        def gradient_at(at: Sequence[Tensor], i: int = i) -> list[Tensor]:
+            inputs = [*ctx.subject.inputs[:i], at[0], *ctx.subject.inputs[i + 1 :]]
+            return ctx.subject.vjp(upstream, inputs, dtype=torch.float64)
+
+        x = ctx.subject.inputs[i].detach().double()
+        u = root_mean_square(x) * normal(x.shape, ctx.generator, x.device)
+        line = ladders.Line(gradient_at, [x], [u], weights)
+        try:
+            noise = ladders.noise_of(line, ladders.SPACINGS[torch.float64])
+            rounding = 1e-9 * norm(u * second[place])
+            outcome = judge(line, [second[place]], rounding, ladders.STEPS[torch.float64], noise)
+        except CallFailed:
+            continue
+        if outcome.slope in ("failed", "kink"):
+            make = failed if outcome.slope == "failed" else kink
+            silent = "" if bool(second[place].any()) else "silently zero: "
+            findings.append(make(DOUBLE, f"{silent}{outcome.slope_text}", ctx.name(place)))
+    return findings
+
+
+def autocast(ctx: Context) -> list[Finding]:
+    """Under ``torch.autocast`` in bfloat16: an error, or gradients within bfloat16's precision of those without it."""
+    device = ctx.subject.inputs[ctx.checked[0]].device.type
+    if torch.float32 not in ctx.dtypes:
+        return [not_applicable(AUTOCAST, "it acts on float32 inputs only")]
+    if not torch.amp.is_autocast_available(device):
+        return [not_applicable(AUTOCAST, f"there is none on {device}")]
+    upstream = ctx.gaussian()
+    expected = ctx.gradients(upstream)
+    refused = ""
+    findings: list[Finding] = []
+    for words, whole in (("the forward", False), ("forward and backward", True)):
+        try:
+            found = _under_autocast(ctx, upstream, device, whole)
+            scatter = _scatter(ctx, upstream, device, whole, found)
+        except CallFailed as failure:
+            refused = f"{REFUSED} (its {one_line(failure, 120)})"
+            continue
+        for place, (g, e, s) in enumerate(zip(found, expected, scatter, strict=True)):
+            allowed = BFLOAT16_SHARE * norm(e) + SCATTER_FACTOR * s
+            if not norm(g.double() - e.double()) <= allowed:
+                text = f"{words} under it give another gradient"
+                findings.append(failed(AUTOCAST, text, ctx.name(place), diagnose(g, e, tolerance=0.05 * norm(e))))
+    return findings or [passed(AUTOCAST, refused or "within bfloat16's precision")]
+
+
+def _scatter(ctx: Context, upstream: Upstream, device: str, whole: bool, found: list[Tensor]) -> list[float]:
+    """How far rounding may move the gradients under autocast, whose operations round to bfloat16."""
+    scatter = [0.0] * len(found)
+    for _ in range(SCATTER_CALLS):
+        with Jitter(ctx.generator):
+            again = _under_autocast(ctx, upstream, device, whole)
+        scatter = [max(s, norm(a.double() - g.double())) for s, a, g in zip(scatter, again, found, strict=True)]
+    return scatter
+
+
+def _under_autocast(ctx: Context, upstream: Upstream, device: str, whole: bool) -> list[Tensor]:
+    with torch.autocast(device, torch.bfloat16):
+        evaluated = ctx.subject.call()
+        if whole:
+            found = evaluated.vjp(ctx.checked, copies(upstream))
+    if not whole:
+        found = evaluated.vjp(ctx.checked, copies(upstream))
+    return [
+        torch.zeros_like(evaluated.leaves[i]) if g is None else g.detach()
+        for i, g in zip(ctx.checked, found, strict=True)
+    ]

@@ -1,0 +1,56 @@
+"""Monte Carlo arithmetic: the same computation with every rounding drawn anew, to see how much rounding matters.
+
+Each operation's result is moved by at most one unit in the last place, at random (D. S. Parker, *Monte Carlo
+Arithmetic*, UCLA, 1997; a rounding error proper is half of that). How far a final result then scatters says how far the
+rounding errors of the computation as it is may have moved it, cancellation included, with no analysis of it and no
+second implementation. What a kernel rounds inside is not seen, only what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lean_mnist.crosscheck.functions.calls import CallFailed, Subject, Upstream
+from lean_mnist.crosscheck.functions.nudge import nudged, upstream_anew
+
+
+class Jitter(TorchDispatchMode):
+    """While active, operations return new floating tensors moved by up to one unit in the last place."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generator = generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(returned.alias_info is not None for returned in func._schema.returns):
+            return result  # a view, or written in place
+        if isinstance(result, Tensor):
+            return self._moved(result)
+        if isinstance(result, (tuple, list)):
+            return type(result)(self._moved(x) if isinstance(x, Tensor) else x for x in result)
+        return result
+
+    def _moved(self, x: Tensor) -> Tensor:
+        return nudged(x, self._generator) if x.is_floating_point() and x.numel() else x
+
+
+def jittered_vjp(
+    subject: Subject,
+    upstream: Upstream,
+    inputs: Sequence[Any],
+    generator: torch.Generator,
+    dtype: torch.dtype | None = None,
+) -> list[Tensor]:
+    """The gradients of ``subject``, inputs as given, with upstream gradients and every operation's result jittered."""
+    moved = upstream_anew(upstream, generator)
+    try:
+        with Jitter(generator):
+            return subject.vjp(moved, inputs, dtype=dtype)
+    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
+        return subject.vjp(moved, inputs, dtype=dtype)

@@ -1,0 +1,294 @@
+"""Is what a recorded call of a module gave in backward the derivative of its forward?
+
+Three links. (1) The custom nodes' gradients in the step are those of a replay of the same call with the same upstream
+gradients: else something stale or nondeterministic was used. (2) The replay's gradients of the module's inputs and
+parameters agree with directional differences of its forward in float64, jointly along one random direction in which
+each tensor has about the same weight; if they do not, each tensor is asked alone. (3) Where a reference in plain
+PyTorch is known, they agree with its gradients in float64, to the precision of plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lean_mnist.crosscheck.functions import ladders
+from lean_mnist.crosscheck.functions.answers import reference_gradients
+from lean_mnist.crosscheck.functions.calls import (
+    CallFailed,
+    Subject,
+    Upstream,
+    dot,
+    in_dtype,
+    norm,
+    normal,
+    one_line,
+    root_mean_square,
+)
+from lean_mnist.crosscheck.functions.context import Context
+from lean_mnist.crosscheck.functions.contracts import different
+from lean_mnist.crosscheck.functions.diagnosis import diagnose
+from lean_mnist.crosscheck.functions.differences import FLOAT64_NOISE, Outcome, judge
+from lean_mnist.crosscheck.functions.jitter import jittered_vjp
+from lean_mnist.crosscheck.functions.nodes import custom_nodes
+from lean_mnist.crosscheck.functions.nudge import rounded_anew
+from lean_mnist.crosscheck.functions.oracles import at_a_kink
+from lean_mnist.crosscheck.functions.recording import (
+    Recorded,
+    copy_of,
+    floating,
+    mapped,
+    restore_random,
+    tensors_in,
+    under_autocast,
+)
+from lean_mnist.crosscheck.functions.verdicts import (
+    Finding,
+    Verdict,
+    failed,
+    failing_first,
+    kink,
+    not_applicable,
+    passed,
+)
+from lean_mnist.errors import LeanMnistError
+
+REPLAY, DIFFERENCES, REFERENCE = "replay", "finite differences", "reference"
+REPLAY_SHARE = 1e-2  # of a node's gradient: a replay in another memory layout may sum in another order
+
+ModuleReference = Callable[..., Any]  # (module, *arguments of its forward) -> what its forward returns
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """What was found about one call of one module: ``ok``, and the findings, to be printed."""
+
+    step: int
+    module: str
+    findings: tuple[Finding, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.verdict is not Verdict.FAILED for finding in self.findings)
+
+    @property
+    def checked(self) -> bool:
+        """Whether any rule could be applied."""
+        return any(finding.verdict is not Verdict.NOT_APPLICABLE for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [f"{self.module}, forward {self.step}: {'passed' if self.ok else 'FAILED'}"]
+        return "\n".join([*lines, *(f"  {finding}" for finding in failing_first(self.findings))])
+
+
+class _WithReference(nn.Module):
+    def __init__(self, module: nn.Module, reference: ModuleReference) -> None:
+        super().__init__()
+        self.module, self.reference = module, reference
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        return self.reference(self.module, *arguments, **named)
+
+
+def check_recorded(recorded: Recorded, reference: ModuleReference | None, seed: int) -> ModuleReport:
+    """Check one call whose backward came by. Leaves gradients, modes, buffers and generators as they are."""
+    started = time.perf_counter()
+    devices = sorted({d for d in recorded.random if d != "cpu"})
+    with torch.random.fork_rng(devices=[torch.device(d).index for d in devices]):
+        try:
+            findings = _check(recorded, reference, seed)
+        except (CallFailed, LeanMnistError) as error:
+            findings = [not_applicable(REPLAY, f"the call cannot be made again: {one_line(error)}")]
+    return ModuleReport(recorded.step, recorded.name, tuple(findings), time.perf_counter() - started)
+
+
+def _check(recorded: Recorded, reference: ModuleReference | None, seed: int) -> list[Finding]:
+    try:
+        copied = copy_of(recorded.module)
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        return [not_applicable(REPLAY, f"the module cannot be copied: {one_line(error)}")]
+    names, tensors = _checked(recorded)
+    if not tensors:
+        return [not_applicable(REPLAY, "neither an input nor a parameter needs a gradient")]
+    subject = _subject(recorded, copied, "", names, tensors)
+    evaluated = subject.call()
+    upstream: Upstream = [recorded.upstream.get(k) for k in range(len(recorded.outputs))]
+    outputs = [y.detach() for y in evaluated.outputs]
+    ctx = Context(subject, None, names, seed, 1, 1, outputs, [y.requires_grad for y in outputs])
+    ctx.coarsest = _coarsest(recorded)
+    if not _same_outputs(ctx, recorded):
+        return [
+            not_applicable(REPLAY, "the same call again gives other outputs: its state has changed, or is not kept")
+        ]
+    findings = _replayed(recorded, ctx, upstream)
+    gradients = subject.vjp(upstream)
+    findings += _along_one_line(ctx, upstream, gradients)
+    if reference is not None:
+        referee = _WithReference(copied, reference)
+        ctx.reference = _subject(recorded, referee, "module.", names, tensors)
+        findings += _against_reference(ctx, upstream, gradients)
+    return findings
+
+
+def _checked(recorded: Recorded) -> tuple[list[str], list[Tensor]]:
+    inputs = [x for x in tensors_in(recorded.arguments) if x.requires_grad]
+    parameters = {name: p for name, p in recorded.parameters.items() if p.requires_grad}
+    return [*(f"input {i}" for i in range(len(inputs))), *parameters], [*inputs, *parameters.values()]
+
+
+def _subject(recorded: Recorded, module: nn.Module, prefix: str, names: list[str], tensors: list[Tensor]) -> Subject:
+    """The call as a function of its inputs that need a gradient and its parameters, in any precision."""
+    own = tensors[0].dtype
+    inputs = sum(x.requires_grad for x in tensors_in(recorded.arguments))
+
+    def function(*given: Tensor) -> list[Tensor]:
+        in64 = given[0].dtype == torch.float64 != own
+
+        def cast(x: Tensor) -> Tensor:
+            x = x.detach().clone()
+            return x.double() if in64 and x.is_floating_point() else x
+
+        moving = iter(given[:inputs])
+        arguments, named = mapped(recorded.arguments, lambda x: next(moving) if x.requires_grad else cast(x))
+        state = {prefix + name: cast(x) for name, x in (*recorded.parameters.items(), *recorded.buffers.items())}
+        state.update(zip([prefix + name for name in names[inputs:]], given[inputs:], strict=True))
+        restore_random(recorded.random)
+        if in64:
+            return floating(functional_call(module, state, arguments, named))
+        with under_autocast(recorded):
+            return floating(functional_call(module, state, arguments, named))
+
+    return Subject(function, "module", list(tensors), tuple(range(len(tensors))))
+
+
+def _coarsest(recorded: Recorded) -> float:
+    units = [torch.finfo(dtype).eps / 2 for enabled, dtype in recorded.autocast.values() if enabled]
+    if recorded.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        units.append(2.0**-11)  # TF32
+    return max(units, default=0.0)
+
+
+def _same_outputs(ctx: Context, recorded: Recorded) -> bool:
+    if len(ctx.outputs) != len(recorded.outputs):
+        return False
+    allowed = 1e3 * ctx.unit
+    pairs = zip(ctx.outputs, recorded.outputs, strict=True)
+    return all(a.shape == b.shape and not norm(a.double() - b.double()) > allowed * (1 + norm(b)) for a, b in pairs)
+
+
+def _replayed(recorded: Recorded, ctx: Context, upstream: Upstream) -> list[Finding]:
+    evaluated = ctx.subject.call()
+    nodes = custom_nodes(evaluated.outputs, set())
+    if [type(node).__name__ for node in nodes] != recorded.nodes:
+        return [not_applicable(REPLAY, "the same call again makes other nodes")]
+    again: dict[int, tuple[Tensor | None, ...]] = {}
+
+    def keep(number: int) -> Callable[[Any, Any], None]:
+        return lambda gradients, _: again.__setitem__(number, gradients)
+
+    for number, node in enumerate(nodes):
+        node.register_hook(keep(number))
+    evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
+    for number, gradients in recorded.node_gradients.items():
+        for index, (g, expected) in enumerate(zip(gradients, again.get(number, ()), strict=False)):
+            if g is None or expected is None or bool((g == expected).all()):
+                continue
+            difference = norm(g.double() - expected.double())
+            if difference <= REPLAY_SHARE * norm(expected):
+                continue
+            owner = nodes[number].next_functions[index][0]
+            leaf = getattr(owner, "variable", None)
+            names = [n for n, x in zip(ctx.names, evaluated.leaves, strict=True) if x is leaf]
+            name = names[0] if names else f"gradient {index} of {recorded.nodes[number]}"
+            text = "the step's gradient is not what the same call gives again: stale or nondeterministic"
+            return [failed(REPLAY, text, name, diagnose(g, expected))]
+    return [passed(REPLAY, f"{len(recorded.node_gradients)} custom nodes gave what they give again")]
+
+
+def _along_one_line(ctx: Context, upstream: Upstream, gradients: list[Tensor]) -> list[Finding]:
+    every = list(range(len(gradients)))
+    outcome, words = _outcome(ctx, upstream, gradients, every)
+    if outcome.slope == "failed":
+        alone = [(place, *_outcome(ctx, upstream, gradients, [place])) for place in every if len(every) > 1]
+        found = [failed(DIFFERENCES, f"{o.slope_text}, {w}", ctx.name(p)) for p, o, w in alone if o.slope == "failed"]
+        return found or [failed(DIFFERENCES, f"{outcome.slope_text}, {words}", ", ".join(ctx.names))]
+    make = {"passed": passed, "kink": kink, "untold": not_applicable}[outcome.slope]
+    return [make(DIFFERENCES, f"{outcome.slope_text}, {words}", ", ".join(ctx.names))]
+
+
+def _outcome(ctx: Context, upstream: Upstream, gradients: list[Tensor], places: list[int]) -> tuple[Outcome, str]:
+    """Judge the gradients at ``places`` along one direction; those at other places are held fixed."""
+    used = [torch.zeros_like(y) if v is None else v for v, y in zip(upstream, ctx.outputs, strict=True)]
+    precision = _float64_or_own(ctx)
+    points = [ctx.subject.inputs[place].detach().to(precision) for place in places]
+    sizes = [root_mean_square(x) * norm(gradients[place]) for x, place in zip(points, places, strict=True)]
+    smallest = min((s for s in sizes if s > 0), default=1.0)
+    weights = [min(1.0, max(smallest / s, 1e-3)) if s > 0 else 1.0 for s in sizes]
+    directions = [
+        weight * root_mean_square(x) * normal(x.shape, ctx.generator, x.device)
+        for weight, x in zip(weights, points, strict=True)
+    ]
+    fixed = in_dtype(ctx.subject.inputs, torch.float64 if precision == torch.float64 else None)
+
+    def evaluate(at: Any) -> list[Tensor]:
+        inputs = list(fixed)
+        for place, x in zip(places, at, strict=True):
+            inputs[place] = x
+        return ctx.subject.values(inputs)
+
+    line = ladders.Line(evaluate, points, directions, used)
+    claimed = [gradients[place] for place in places]
+    scatter = 0.0
+    for _ in range(3):
+        inputs = rounded_anew(ctx.subject, ctx.generator, ctx.unit)
+        moved = jittered_vjp(ctx.subject, upstream, inputs, ctx.generator)
+        shift = [moved[place].double() - gradients[place].double() for place in places]
+        scatter = max(scatter, abs(dot(directions, shift)))
+    floor = 32 * ctx.unit * sum(norm(u * g.double()) for u, g in zip(directions, claimed, strict=True))
+    rounding = 10 * scatter + floor
+    noise = ladders.noise_of(line, ladders.SPACINGS[precision][1:2])
+    outcome = judge(line, claimed, rounding, ladders.STEPS[precision], noise, enough=0.05 * rounding)
+    return outcome, f"by differences in {str(precision).removeprefix('torch.')}"
+
+
+def _float64_or_own(ctx: Context) -> torch.dtype:
+    """Differences are taken in float64 if the module runs there, and gives there what it gives in its own precision."""
+    own = ctx.dtypes[0]
+    if own == torch.float64:
+        return own
+    try:
+        outputs = ctx.subject.values(in_dtype(ctx.subject.inputs, torch.float64))
+    except CallFailed:
+        return own
+    allowed = max(1e3 * ctx.unit, FLOAT64_NOISE)
+    pairs = list(zip(outputs, ctx.outputs, strict=False))
+    agree = all(a.dtype == torch.float64 and not norm(a - b.double()) > allowed * (1 + norm(a)) for a, b in pairs)
+    return torch.float64 if agree and len(outputs) == len(ctx.outputs) else own
+
+
+def _against_reference(ctx: Context, upstream: Upstream, gradients: list[Tensor]) -> list[Finding]:
+    assert ctx.reference is not None
+    expected = ctx.reference.call(dtype=torch.float64).outputs
+    if [y.shape for y in expected] != [y.shape for y in ctx.outputs]:
+        shapes = [[tuple(y.shape) for y in outputs] for outputs in (ctx.outputs, expected)]
+        return [failed(REFERENCE, f"the module's outputs have shapes {shapes[0]}, the reference's {shapes[1]}")]
+    answer = reference_gradients(ctx.reference, upstream)
+    findings = []
+    for place, g in enumerate(gradients):
+        divergence = answer.compare(place, f"gradient of {ctx.name(place)}", g)
+        if divergence.passed:
+            findings.append(passed(REFERENCE, str(divergence)))
+        elif at_a_kink(ctx, place, upstream, norm(g.double() - answer.exact[place])):
+            findings.append(kink(REFERENCE, str(divergence)))
+        elif ctx.coarsest and place not in different(ctx, gradients, answer.exact, upstream):
+            findings.append(passed(REFERENCE, f"{divergence}, within the precision of autocast or TF32"))
+        else:
+            findings.append(failed(REFERENCE, str(divergence), diagnosis=diagnose(g, answer.exact[place])))
+    return findings

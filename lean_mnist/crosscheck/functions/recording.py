@@ -1,0 +1,114 @@
+"""What a monitor keeps of one call of a module: enough to make the same call again, on copies."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
+
+
+@dataclass
+class Recorded:
+    """One call of a module that made custom nodes, and, once the backward came by, its gradients."""
+
+    step: int
+    path: str
+    module: nn.Module
+    arguments: tuple[Any, dict[str, Any]]  # detached copies, which know whether they need a gradient
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    outputs: list[Tensor]  # the floating ones, detached copies
+    random: dict[str, Tensor]  # states of the generators before the call, by device
+    autocast: dict[str, tuple[bool, torch.dtype]]
+    nodes: list[str]  # names of the custom nodes
+    upstream: dict[int, Tensor] = field(default_factory=dict)  # by output
+    node_gradients: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)  # by custom node
+
+    @property
+    def device(self) -> torch.device:
+        return self.outputs[0].device
+
+    @property
+    def name(self) -> str:
+        return f"{self.path or 'the model'} ({type(self.module).__name__})"
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with every tensor in its nested tuples, lists and dictionaries replaced."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return type(value)((key, mapped(item, change)) for key, item in value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(item, change) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(item, change) for item in value)
+    return value
+
+
+def kept(x: Tensor) -> Tensor:
+    return x.detach().clone().requires_grad_(x.requires_grad)
+
+
+def floating(outputs: Any) -> list[Tensor]:
+    return [y for y in tensors_in(outputs) if y.is_floating_point()]
+
+
+def random_states(devices: set[torch.device]) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    states.update({str(d): torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"})
+    return states
+
+
+def restore_random(states: Mapping[str, Tensor]) -> None:
+    for device, state in states.items():
+        if device == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, torch.device(device))
+
+
+def autocast_states(devices: set[torch.device]) -> dict[str, tuple[bool, torch.dtype]]:
+    kinds = {d.type for d in devices if torch.amp.is_autocast_available(d.type)}
+    return {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds}
+
+
+def under_autocast(recorded: Recorded) -> AbstractContextManager[Any]:
+    for kind, (enabled, dtype) in recorded.autocast.items():
+        if enabled:
+            return torch.autocast(kind, dtype)
+    return nullcontext()
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A copy without hooks (which may lead anywhere), sharing the parameters' memory; to be called functionally.
+
+    Raises whatever ``copy.deepcopy`` does, as for a module that holds a tensor with a graph.
+    """
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name.endswith(_HOOKS) and isinstance(value, dict):
+                memo[id(value)] = type(value)()
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    return copy.deepcopy(module, memo)

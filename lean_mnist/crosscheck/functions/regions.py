@@ -1,0 +1,93 @@
+"""Where a tensor is wrong, in words: ``rows 5..7``, ``columns >= 128``, ``the last 3 rows of 35``, ``one element``."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# A set of wrong elements is called a tile when it fills this share of the smallest box of rows × columns around it.
+FILLED = 0.6
+_LISTED = 4
+
+
+@dataclass(frozen=True)
+class Region:
+    """Which elements differ: how many of how many, the places along each dimension, and whether they form a tile."""
+
+    count: int
+    total: int
+    places: tuple[tuple[int, ...], ...]  # along each dimension, where anything differs
+    shape: tuple[int, ...]
+    tile: bool
+
+    @property
+    def everywhere(self) -> bool:
+        return self.tile and all(len(p) == n for p, n in zip(self.places, self.shape, strict=True))
+
+    def __str__(self) -> str:
+        if self.count == 0:
+            return "nowhere"
+        if self.count == 1:
+            place = ", ".join(str(p[0]) for p in self.places)
+            return f"one element, [{place}]" if self.shape else "the number"
+        if self.everywhere:
+            return "everywhere"
+        if not self.tile:
+            return f"{self.count} of {self.total} elements, scattered"
+        named = [
+            _along(dim, len(self.shape), places, size)
+            for dim, (places, size) in enumerate(zip(self.places, self.shape, strict=True))
+            if len(places) < size
+        ]
+        return ", ".join(named)
+
+
+@torch.no_grad()
+def region_of(wrong: Tensor) -> Region:
+    """The region of a bool tensor of any shape that is true where something is wrong."""
+    shape, count = tuple(wrong.shape), int(wrong.sum())
+    places = []
+    for dim in range(wrong.dim()):
+        others = [d for d in range(wrong.dim()) if d != dim]
+        along = wrong.any(dim=others) if others else wrong
+        places.append(tuple(int(i) for i in along.nonzero().flatten()))
+    box = 1
+    for along_dim in places:
+        box *= len(along_dim)
+    tile = count > 0 and (count >= FILLED * box or _cross_filled(wrong, places, box, count))
+    return Region(count, wrong.numel(), tuple(places), shape, tile)
+
+
+def _cross_filled(wrong: Tensor, places: list[tuple[int, ...]], box: int, count: int) -> bool:
+    """A ReLU's zeros thin out a tile: whole rows or columns that are untouched still make the box a tile."""
+    full = [len(p) == n for p, n in zip(places, wrong.shape, strict=True)]
+    return wrong.dim() > 1 and not all(full) and count >= 0.25 * box and box >= 4
+
+
+def _along(dim: int, dims: int, places: tuple[int, ...], size: int) -> str:
+    if dims == 1:
+        one, many = "element", "elements"
+    elif dim == 0:
+        one, many = "row", "rows"
+    elif dim == dims - 1:
+        one, many = "column", "columns"
+    else:
+        one, many = f"index of dimension {dim}", f"indices of dimension {dim}"
+    first, last = places[0], places[-1]
+    if len(places) == 1:
+        return f"the last {one} of {size}" if first == size - 1 else f"{one} {first}"
+    if last - first + 1 == len(places):
+        if last == size - 1:
+            if len(places) <= size // 2 and dim == 0:
+                return f"the last {len(places)} {many} of {size}"
+            return f"{many} >= {first}"
+        return f"{many} {first}..{last}"
+    steps = {b - a for a, b in itertools.pairwise(places)}
+    if len(steps) == 1 and len(places) > 2:
+        step = steps.pop()
+        return f"every {step}th {one} from {first} to {last}" if step > 3 else f"every {('2nd', '3rd')[step - 2]} {one}"
+    shown = ", ".join(map(str, places[:_LISTED]))
+    return f"{many} {shown}" + (f" and {len(places) - _LISTED} more" if len(places) > _LISTED else "")

@@ -1,0 +1,279 @@
+"""``GradientMonitor``: checks the hand-written gradients of any model, while somebody else's loop trains it.
+
+One line attaches it, and the loop stays as it is::
+
+    monitor = GradientMonitor(model, every=100)
+
+At scheduled forward passes it finds the ``torch.autograd.Function`` nodes in the graph and the innermost submodule
+whose call made each, keeps what is needed to make that call again (its arguments, outputs and weights, until the
+check), and listens to the nodes in the backward. When the backward has run, and before it returns (so before
+``optimizer.step``), it checks each such call: ``functions.module_check``. At all other steps it counts one call, and
+that is all it costs.
+
+Limits. Functions called outside of the model's forward (a loss of your own) are not seen: wrap them in a module of the
+model, or use ``check_function``. A submodule with dropout is replayed with its own random numbers; one that changes
+its own state in a forward so that the same call gives other outputs (spectral normalisation) is reported as not
+applicable, as is one that cannot be copied. Batch normalisation in training mode is replayed, its running statistics
+untouched. A module that takes float32 alone is checked by differences in float32, which see errors of about 1e-3;
+under autocast they see what bfloat16 leaves. Gradients are checked as the submodule's: a fault that another part of
+the same submodule compensates is none. ``torch.compile`` merges Functions into its own graph, where they cannot be
+found; a model without any is warned of once. Where a module runs collective operations, its replay runs them too, on
+every process alike.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lean_mnist.crosscheck.functions.module_check import ModuleReference, ModuleReport, check_recorded
+from lean_mnist.crosscheck.functions.nodes import custom_nodes
+from lean_mnist.crosscheck.functions.recording import (
+    Recorded,
+    autocast_states,
+    floating,
+    kept,
+    mapped,
+    random_states,
+    tensors_in,
+)
+from lean_mnist.errors import ArgumentError, GradientMismatch
+
+KEPT_REPORTS = 10_000
+PENDING_FORWARDS = 16  # of which the backward has not come by yet; the oldest are let go
+
+
+class _Frame:
+    """A call of a submodule that has not returned yet."""
+
+    def __init__(self, path: str, module: nn.Module, arguments: tuple[Any, dict[str, Any]]) -> None:
+        self.path, self.module, self.arguments = path, module, arguments
+        given = list(tensors_in(arguments))
+        self.before = {x.grad_fn for x in given if x.grad_fn is not None}
+        self.versions = [(x, x._version) for x in given]
+        self.devices = {x.device for x in (*given, *module.parameters())}
+        self.random = random_states(self.devices)
+
+
+class GradientMonitor:
+    """Checks the custom Functions of ``model`` at scheduled forward passes; see the module's text for how, and limits.
+
+    Args:
+        model: any module, on any device.
+        every: check every so many forwards with gradients enabled, the first one included; or a function from the
+            number of such a forward (from 0) to whether it is checked.
+        reference: by submodule path or by type, the same in plain PyTorch, ``(module, *arguments) -> outputs``, which
+            reads the weights from the module it is given; adds a comparison to the last digits that rounding leaves.
+        on_mismatch: ``"raise"`` ``GradientMismatch`` out of ``backward()``, ``"warn"``, or a function of the report.
+        seed: of the random directions; a fresh one if ``None``. ``seed`` says which it was.
+        entries: modules whose outermost calls are the forwards that count, where it is not ``model`` itself that the
+            loop calls but parts of it.
+
+    ``history`` holds the reports. ``detach()`` removes it, as leaving a ``with`` block does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        every: int | Callable[[int], bool] = 100,
+        reference: Mapping[str | type[nn.Module], ModuleReference] | None = None,
+        on_mismatch: str | Callable[[ModuleReport], None] = "raise",
+        seed: int | None = None,
+        entries: Sequence[nn.Module] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+        if not callable(every) and (not isinstance(every, int) or every < 1):
+            raise ArgumentError(f"every: expected a whole number of at least 1, or a function, found {every!r}")
+        if not callable(on_mismatch) and on_mismatch not in ("raise", "warn"):
+            raise ArgumentError(f"on_mismatch: expected 'raise', 'warn' or a function, found {on_mismatch!r}")
+        self.model = model
+        self.seed = secrets.randbits(48) if seed is None else seed
+        self.history: deque[ModuleReport] = deque(maxlen=KEPT_REPORTS)
+        self._due = every if callable(every) else lambda number: number % every == 0
+        self._reference = dict(reference or {})
+        self._on_mismatch = on_mismatch
+        paths = dict(model.named_modules())
+        for key in self._reference:
+            if isinstance(key, str) and key not in paths:
+                raise ArgumentError(f"reference: {type(model).__name__} has no submodule {key!r}")
+        self._forwards = 0
+        self._depth = 0  # of entries inside each other
+        self._number: int | None = None  # of the forward that is being recorded
+        self._found_any = False
+        self._frames: list[_Frame] = []
+        self._claimed: set[Any] = set()
+        self._pending: dict[int, list[Recorded]] = {}
+        self._queued = False
+        self._temporary: list[Any] = []
+        self._paths = {module: path for path, module in paths.items()}
+        self._handles = []
+        for entry in [model] if entries is None else entries:
+            if entry not in self._paths:
+                raise ArgumentError(f"entries: {type(entry).__name__} is no part of the model")
+            self._handles.append(entry.register_forward_pre_hook(self._before_forward, with_kwargs=True))
+            self._handles.append(entry.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True))
+
+    def detach(self) -> None:
+        """Remove every hook; what was recorded and not checked is let go."""
+        for handle in (*self._handles, *self._temporary):
+            handle.remove()
+        self._handles, self._temporary = [], []
+        self._pending.clear()
+        self._frames.clear()
+
+    def __enter__(self) -> GradientMonitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    @property
+    def forwards(self) -> int:
+        """How many forwards with gradients enabled there were."""
+        return self._forwards
+
+    def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._depth += 1
+        if self._depth > 1 or not torch.is_grad_enabled():
+            return
+        number, self._forwards = self._forwards, self._forwards + 1
+        if not self._due(number):
+            return
+        self._number = number
+        self._claimed = set()
+        for part in module.modules():
+            if part is not module:
+                self._temporary.append(part.register_forward_pre_hook(self._enter, with_kwargs=True))
+                self._temporary.append(part.register_forward_hook(self._leave, with_kwargs=True))
+        self._frames = [_Frame(self._paths.get(module, ""), module, (arguments, named))]
+
+    def _after_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
+        self._depth = max(self._depth - 1, 0)
+        if self._depth or self._number is None:
+            return
+        for handle in self._temporary:
+            handle.remove()
+        self._temporary = []
+        number = self._number
+        try:
+            if result is not None and len(self._frames) == 1:
+                self._record(self._frames[0], result)
+        finally:
+            self._frames, self._claimed, self._number = [], set(), None
+        if number in self._pending:
+            self._found_any = True
+            while len(self._pending) > PENDING_FORWARDS:
+                self._pending.pop(min(self._pending))
+        elif not self._found_any:
+            self._found_any = True  # said once
+            name = type(self.model).__name__
+            warnings.warn(
+                f"GradientMonitor: the forward of {name} calls no torch.autograd.Function, so nothing is checked",
+                stacklevel=2,
+            )
+
+    def _enter(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._frames.append(_Frame(self._paths.get(module, "?"), module, (arguments, named)))
+
+    def _leave(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
+        while self._frames and self._frames[-1].module is not module:  # calls inside that raised, and were caught
+            self._frames.pop()
+        if self._frames:
+            self._record(self._frames.pop(), result)
+
+    def _record(self, frame: _Frame, result: Any) -> None:
+        """Keep the call if it made custom nodes that no submodule inside of it made."""
+        outputs = floating(result)
+        with_graph = [y for y in outputs if y.grad_fn is not None]
+        nodes = [node for node in custom_nodes(with_graph, frame.before) if node not in self._claimed]
+        if not nodes or self._number is None or any(x._version != version for x, version in frame.versions):
+            return
+        every_node = custom_nodes(with_graph, frame.before)
+        self._claimed.update(nodes)
+        parameters = dict(frame.module.named_parameters())
+        recorded = Recorded(
+            step=self._number,
+            path=frame.path,
+            module=frame.module,
+            arguments=mapped(frame.arguments, kept),
+            parameters={name: kept(p) for name, p in parameters.items()},
+            buffers={name: b.detach().clone() for name, b in frame.module.named_buffers()},
+            outputs=[y.detach().clone() for y in outputs],
+            random=frame.random,
+            autocast=autocast_states(frame.devices),
+            nodes=[type(node).__name__ for node in every_node],
+        )
+        self._pending.setdefault(self._number, []).append(recorded)
+        for k, y in enumerate(outputs):
+            if y.grad_fn is not None:
+                y.register_hook(self._keep_upstream(recorded, k))
+        for k, node in enumerate(every_node):
+            if node in nodes:
+                node.register_hook(self._keep_gradients(recorded, k))
+
+    def _keep_upstream(self, recorded: Recorded, output: int) -> Callable[[Tensor], None]:
+        def keep(gradient: Tensor) -> None:
+            if recorded.step in self._pending:
+                recorded.upstream.setdefault(output, gradient.detach().clone())
+
+        return keep
+
+    def _keep_gradients(self, recorded: Recorded, node: int) -> Callable[[Any, Any], None]:
+        def keep(gradients: tuple[Tensor | None, ...], _: Any) -> None:
+            if recorded.step not in self._pending:
+                return
+            copies = tuple(None if g is None else g.detach().clone() for g in gradients)
+            recorded.node_gradients.setdefault(node, copies)
+            if not self._queued:
+                self._queued = True
+                # At the end of this backward, gradients accumulated, before it returns to the loop.
+                torch.autograd.Variable._execution_engine.queue_callback(self._check_pending)
+
+        return keep
+
+    def _check_pending(self) -> None:
+        self._queued = False
+        ready = [recorded for calls in self._pending.values() for recorded in calls if recorded.node_gradients]
+        for number in {recorded.step for recorded in ready}:
+            self._pending.pop(number)
+        reports = [
+            check_recorded(recorded, self._reference_of(recorded), self.seed + 1_000_003 * recorded.step + k)
+            for k, recorded in enumerate(ready)
+        ]
+        self.history.extend(reports)
+        wrong = _innermost([(r, c) for r, c in zip(reports, ready, strict=True) if not r.ok])
+        if not wrong:
+            return
+        if callable(self._on_mismatch):
+            for report in wrong:
+                self._on_mismatch(report)
+            return
+        message = "\n".join(str(report) for report in wrong) + f"\n(seed {self.seed})"
+        if self._on_mismatch == "raise":
+            raise GradientMismatch(message)
+        warnings.warn(message, stacklevel=2)
+
+    def _reference_of(self, recorded: Recorded) -> ModuleReference | None:
+        if recorded.path in self._reference:
+            return self._reference[recorded.path]
+        return next((self._reference[kind] for kind in type(recorded.module).__mro__ if kind in self._reference), None)
+
+
+def _innermost(wrong: list[tuple[ModuleReport, Recorded]]) -> list[ModuleReport]:
+    """Without the modules that are wrong only because, or at least also because, a part of them is."""
+    paths = [recorded.path for _, recorded in wrong]
+
+    def holds(outer: str, inner: str) -> bool:
+        return outer != inner and (not outer or inner.startswith(f"{outer}."))
+
+    return [report for report, recorded in wrong if not any(holds(recorded.path, inner) for inner in paths)]
