@@ -90,8 +90,8 @@ class Config:
     """auto is cuda where there is one."""
 
     # How its gradients are checked
-    check: Literal["off", "audit", "screen", "full"] = "full"
-    """screen: every step, by matrix–vector products; audit: full comparison on a schedule; full: both; off: neither."""
+    check: Literal["off", "audit", "screen", "full"] = "audit"
+    """audit: full comparisons on a schedule; screen: every step, by matrix–vector products; full: both; off: none."""
     check_every: int = 500
     """Steps between comparisons of the gradients with the float64 reference; the first step always. 0: never."""
     gradcheck_every: int = 2000

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.functions.answers import reference_gradients, reference_outputs
+from lean_mnist.crosscheck.functions.answers import (
+    reference_gradients,
+    reference_outputs,
+    settled_gradient,
+    settled_output,
+)
 from lean_mnist.crosscheck.functions.calls import CallFailed, Subject
 from lean_mnist.crosscheck.functions.context import Context
 from lean_mnist.crosscheck.functions.diagnosis import diagnose
@@ -83,8 +88,12 @@ def _resized(ctx: Context, vary: bool | Sequence[int], size: int) -> list[Any]:
 def _at_size(ctx: Context, at: Subject, outputs: list[Tensor], words: str) -> list[Finding]:
     if ctx.reference is None:
         there = replace(ctx, subject=at, outputs=outputs, probes=1, noise={}, seed=ctx.seed + len(words))
-        findings = finite_differences(there)
-        return [replace(f, text=f"{BATCH}, {words}: {f.text}") for f in findings if f.verdict is Verdict.FAILED]
+        try:
+            at.vjp(ctx.gaussian(outputs))
+        except CallFailed as failure:
+            return [failed(BATCH, f"its {failure}", words)]
+        wrong = [finding for finding in finite_differences(there) if finding.verdict is Verdict.FAILED]
+        return [replace(f, rule=BATCH, text=f"{BATCH}, {words}: {f.text}", subject=words) for f in wrong]
     reference = Subject(ctx.reference.function, "reference", at.inputs, ctx.checked, ctx.reference.seed)
     try:
         expected = reference_outputs(reference, [y.dtype for y in outputs])
@@ -98,12 +107,13 @@ def _at_size(ctx: Context, at: Subject, outputs: list[Tensor], words: str) -> li
     if [y.shape for y in outputs] != [y.shape for y in expected.exact]:
         return [failed(BATCH, "another output shape than the reference's", words)]
     findings = []
-    named = [(f"output {k}", expected, k, y) for k, y in enumerate(outputs)]
-    named += [(f"gradient of {ctx.name(place)}", answer, place, g) for place, g in enumerate(ours)]
-    for name, said, place, tensor in named:
-        if not bool(said.exact[place].isfinite().all()):
-            continue
-        divergence = said.compare(place, name, tensor)
-        if not divergence.passed:
-            findings.append(failed(BATCH, str(divergence), words, diagnose(tensor, said.exact[place])))
+    for k, y in enumerate(outputs):
+        divergence = settled_output(expected, k, f"output {k}", y, reference, ctx.generator)
+        if not divergence.passed and bool(expected.exact[k].isfinite().all()):
+            findings.append(failed(BATCH, str(divergence), words, diagnose(y, expected.exact[k])))
+    for place, g in enumerate(ours):
+        name = f"gradient of {ctx.name(place)}"
+        divergence = settled_gradient(answer, place, name, g, reference, upstream, ctx.generator)
+        if not divergence.passed and bool(answer.exact[place].isfinite().all()):
+            findings.append(failed(BATCH, str(divergence), words, diagnose(g, answer.exact[place])))
     return findings

@@ -64,6 +64,7 @@ class _Case:
     wrong: Tensor  # bool, which elements differ
     region: Region
     tolerance: float
+    dtype: torch.dtype  # of ours, before it was cast
     upstream: Tensor | None
     candidates: Mapping[str, Tensor]
     terms: Mapping[str, Tensor]
@@ -124,7 +125,9 @@ def diagnose(
         wrong = error > 0
     # Beside a gross error in some elements, what rounding did to the others is not part of the region.
     wrong &= error > 1e-4 * error.max()
-    case = _Case(a, b, wrong, region_of(wrong), tolerance, upstream, candidates or {}, terms or {}, tuple(sizes))
+    case = _Case(
+        a, b, wrong, region_of(wrong, b != 0), tolerance, dtype, upstream, candidates or {}, terms or {}, tuple(sizes)
+    )
     for explanation in _EXPLANATIONS:
         for kind, text in explanation(case):
             return Diagnosis(kind, text, str(case.region), *values)
@@ -237,7 +240,12 @@ def _precision(case: _Case) -> Iterator[tuple[str, str]]:
     if size == 0 or error > 2**-5 * size or case.region.count * 4 < case.region.total:
         return
     for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float16, "float16"), (torch.float32, "float32")):
-        if bool((case.ours == case.ours.to(dtype).double()).all()) and error > torch.finfo(dtype).eps / 64 * size:
+        coarser = torch.finfo(dtype).eps > torch.finfo(case.dtype).eps
+        if (
+            coarser
+            and bool((case.ours == case.ours.to(dtype).double()).all())
+            and error > torch.finfo(dtype).eps / 64 * size
+        ):
             yield "precision", f"every value is a {name} number: rounded to {name} on the way"
             return
     digits = -math.log10(error / size)

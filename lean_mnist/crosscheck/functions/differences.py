@@ -7,6 +7,7 @@ precision, with the honest (larger) error that this has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ def judge(
     """
     said = dot(line.directions, gradient)
     size = sum(norm(u * g.double()) ** 2 for u, g in zip(line.directions, gradient, strict=True)) ** 0.5
+    if not math.isfinite(said):
+        return Outcome("failed", "the gradient is not finite", "failed", "the gradient is not finite")
     rungs = ladders.climb(line, gradient, noise, exponents, enough)
     slope = ladders.extrapolate(rungs)
     if slope is None:

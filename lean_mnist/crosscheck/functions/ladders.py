@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.functions.calls import dot, norm
+from lean_mnist.crosscheck.functions.calls import CallFailed, dot, norm
+from lean_mnist.crosscheck.functions.jitter import Jitter
 
 FACTOR = 4.0  # between step sizes
 # Exponents of 2 of the largest and the smallest step, in units of the input's size, by the function's precision.
@@ -40,9 +41,10 @@ SPACINGS = {
 # How far from the point it is estimated: a kink at the point itself would look like noise.
 ASIDE = {torch.float64: 2.0**-6, torch.float32: 2.0**-5, torch.float16: 2.0**-3, torch.bfloat16: 2.0**-2}
 NOISE_POINTS, NOISE_ORDER = 9, 6
+JITTERS = 3
 NOISE_MARGIN = 4.0  # times its standard deviation
 TINY_STEP = 2.0**-15
-KINK_RATIO = 0.6  # of p − m at one step and the next larger: 1/4 where smooth, 1 at a kink
+KINK_RATIO = 0.5  # of p − m at one step and the next larger: 1/4 where smooth, 1 at a kink
 
 Evaluate = Callable[[Sequence[Tensor]], "list[Tensor]"]
 
@@ -123,7 +125,9 @@ def noise_of(line: Line, exponents: Sequence[int]) -> float:
     """The standard deviation of the rounding errors in ``φ`` (Moré and Wild, *Estimating computational noise*, 2011).
 
     Sixth differences of equally spaced values annihilate what is smooth, and multiply independent errors of standard
-    deviation σ to ``√(12!/6!²) σ``. At least the rounding of the outputs themselves.
+    deviation σ to ``√(12!/6!²) σ``. At least the rounding of the outputs themselves;
+    and, since errors that neighbouring values share escape the differences, the scatter when every rounding is drawn
+    anew (``jitter``).
     """
     start = line.evaluate(line.points)
     aside = ASIDE[line.points[0].dtype]
@@ -141,7 +145,23 @@ def noise_of(line: Line, exponents: Sequence[int]) -> float:
         variance = sum(d * d for d in values) / len(values) / math.comb(2 * NOISE_ORDER, NOISE_ORDER)
         if math.isfinite(variance) and variance > 0:
             estimates.append(math.sqrt(variance))
-    return max(floor, sorted(estimates)[len(estimates) // 2] if estimates else 0.0)
+    between = sorted(estimates)[len(estimates) // 2] if estimates else 0.0
+    return max(floor, between, _jitter_of(line, start))
+
+
+def _jitter_of(line: Line, start: Sequence[Tensor]) -> float:
+    generator = torch.Generator().manual_seed(0)
+    deviations = []
+    try:
+        with Jitter(generator):
+            again = [line.evaluate(line.points) for _ in range(JITTERS)]
+    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
+        return 0.0
+    for values in again:
+        difference = [y.double() - y0.double() for y, y0 in zip(values, start, strict=True)]
+        deviations.append(abs(dot(line.upstream, difference)))
+    largest = max(deviations)
+    return largest if math.isfinite(largest) else 0.0
 
 
 def extrapolate(rungs: Sequence[Rung]) -> Slope | None:
@@ -173,10 +193,16 @@ def explained_by_kink(rungs: Sequence[Rung], residual: float | None) -> bool:
 
     Without a ``residual``, whether they explain what the slope on one side alone is off by.
     """
-    sizes = [max(abs(r.p), abs(r.m)) if residual is None else abs(residual) for r in rungs]
-    usable = [(rung, size) for rung, size in zip(rungs, sizes, strict=True) if 5 * NOISE_MARGIN * rung.noise < size]
-    # At tiny steps a smooth function has no jump at all; several kinks may cancel in it, if not to nothing.
-    return any(rung.jump >= (0.02 if rung.h < TINY_STEP else 0.3) * size for rung, size in usable[-3:])
+    usable = []
+    for larger, rung in itertools.pairwise(rungs):
+        size = max(abs(rung.p), abs(rung.m)) if residual is None else abs(residual)
+        if 5 * NOISE_MARGIN * rung.noise < size:
+            # At tiny steps a smooth function's jump falls with the step, and what stays is a kink; several kinks may
+            # cancel in it almost to nothing. At larger ones a jump must be large to count.
+            share = 0.0 if rung.h < TINY_STEP else 0.3
+            stays = rung.jump > KINK_RATIO * larger.jump and rung.jump > 5 * NOISE_MARGIN * rung.noise
+            usable.append(stays and rung.jump >= share * size)
+    return any(usable[-3:])
 
 
 def kinked(rungs: Sequence[Rung], largest: float) -> bool:

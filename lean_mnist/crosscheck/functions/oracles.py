@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.functions.answers import Answer, allowed_norm, reference_gradients, reference_outputs
+from lean_mnist.crosscheck.functions.answers import (
+    Answer,
+    allowed_norm,
+    reference_gradients,
+    reference_outputs,
+    settled_gradient,
+    settled_output,
+)
 from lean_mnist.crosscheck.functions.calls import Subject, Upstream, dot, norm, normal, one_line, root_mean_square
 from lean_mnist.crosscheck.functions.context import Context
 from lean_mnist.crosscheck.functions.diagnosis import Diagnosis, diagnose
@@ -57,7 +64,9 @@ def compare_with_reference(ctx: Context) -> Comparison:
     """Outputs and gradients of the function beside those of the reference, for ``probes`` upstream gradients."""
     assert ctx.reference is not None
     answer = reference_outputs(ctx.reference, [y.dtype for y in ctx.outputs])
-    outputs = tuple(answer.compare(k, f"output {k}", y) for k, y in enumerate(ctx.outputs))
+    outputs = tuple(
+        settled_output(answer, k, f"output {k}", y, ctx.reference, ctx.generator) for k, y in enumerate(ctx.outputs)
+    )
     findings = [
         Finding(OUTPUT, Verdict.PASSED if d.passed else Verdict.FAILED, str(d), f"output {k}",
                 None if d.passed else diagnose(ctx.outputs[k], answer.exact[k]))
@@ -73,7 +82,8 @@ def compare_with_reference(ctx: Context) -> Comparison:
         _refuse_infinite(ctx, answer)
         for place, g in enumerate(found):
             ours = torch.zeros_like(evaluated.leaves[ctx.checked[place]]) if g is None else g.detach()
-            divergence = answer.compare(place, f"gradient of {ctx.name(place)}", ours)
+            name = f"gradient of {ctx.name(place)}"
+            divergence = settled_gradient(answer, place, name, ours, ctx.reference, upstream, ctx.generator)
             before = gradients[place]
             if before is None or _worse(divergence, before):
                 gradients[place] = divergence
@@ -124,7 +134,7 @@ def _diagnose(
         tolerance=3 * allowed_norm(divergence, exact) / math.sqrt(max(exact.numel(), 1)),
         candidates={"upstream ignored": ones[place]},
         terms={ctx.name(place): given},
-        sizes=[*sizes, *(n for x in ctx.subject.inputs if isinstance(x, Tensor) for n in (x.numel(),))],
+        sizes=[*sizes, *(x.numel() for x in ctx.subject.inputs if isinstance(x, Tensor))],
     )
 
 
@@ -186,7 +196,7 @@ def forward_mode(ctx: Context) -> list[Finding]:
             except Exception as error:  # not every operation has a forward-mode formula, and a Function seldom has
                 return [not_applicable(JVP, f"the reference has no forward-mode derivative ({one_line(error, 120)})")]
             backward = dot([u], [g])
-            divergence = answer.compare(place, name, g)
+            divergence = settled_gradient(answer, place, name, g, ctx.reference, upstream, ctx.generator, dtype)
             tolerance = STANDARD_DEVIATIONS * root_mean_square(x) * allowed_norm(divergence, answer.exact[place])
             text = f"⟨Ju, v⟩ = {forward:.9g}, ⟨u, Jᵀv⟩ = {backward:.9g} (rounding explains {tolerance:.2e})"
             if abs(forward - backward) <= tolerance:

@@ -46,25 +46,22 @@ class Region:
 
 
 @torch.no_grad()
-def region_of(wrong: Tensor) -> Region:
-    """The region of a bool tensor of any shape that is true where something is wrong."""
+def region_of(wrong: Tensor, possible: Tensor | None = None) -> Region:
+    """The region of a bool tensor of any shape that is true where something is wrong.
+
+    ``possible``: where something could be seen to be wrong at all (a ReLU's zeros thin out a tile).
+    """
     shape, count = tuple(wrong.shape), int(wrong.sum())
     places = []
     for dim in range(wrong.dim()):
         others = [d for d in range(wrong.dim()) if d != dim]
         along = wrong.any(dim=others) if others else wrong
         places.append(tuple(int(i) for i in along.nonzero().flatten()))
-    box = 1
-    for along_dim in places:
-        box *= len(along_dim)
-    tile = count > 0 and (count >= FILLED * box or _cross_filled(wrong, places, box, count))
+    box = torch.ones_like(wrong) if possible is None else possible | wrong
+    for dim, along_dim in enumerate(places):
+        box = box.index_select(dim, torch.tensor(along_dim, dtype=torch.long, device=wrong.device))
+    tile = count > 0 and count >= FILLED * int(box.sum())
     return Region(count, wrong.numel(), tuple(places), shape, tile)
-
-
-def _cross_filled(wrong: Tensor, places: list[tuple[int, ...]], box: int, count: int) -> bool:
-    """A ReLU's zeros thin out a tile: whole rows or columns that are untouched still make the box a tile."""
-    full = [len(p) == n for p, n in zip(places, wrong.shape, strict=True)]
-    return wrong.dim() > 1 and not all(full) and count >= 0.25 * box and box >= 4
 
 
 def _along(dim: int, dims: int, places: tuple[int, ...], size: int) -> str:

@@ -1,0 +1,162 @@
+"""Questions that make no sense are one line; a Function that breaks its contract gets a verdict. Nothing crashes."""
+
+import pytest
+import torch
+from planted_faults import linear, made
+from torch.autograd import Function
+
+from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.errors import ArgumentError
+
+
+def leaf(*shape, dtype=torch.float32):
+    return torch.randn(*shape, dtype=dtype).requires_grad_()
+
+
+def asked(function, reference=torch.sin, inputs=None, **options):
+    with pytest.raises(ArgumentError) as raised:
+        check_function(function, reference, [leaf(4, 3)] if inputs is None else inputs, **options)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_function_or_reference_that_raises():
+    def raises(x):
+        raise IndexError("no such\nrow")
+
+    assert asked(raises) == "function: its forward raised IndexError: no such row"
+    assert asked(torch.sin, raises) == (
+        "reference: expected a function that takes float64; its forward raised IndexError: no such row"
+    )
+
+
+def test_a_reference_with_other_outputs():
+    assert "expected outputs of the reference's shapes [(4, 3), (4, 3)], found [(4, 3)]" in asked(
+        torch.sin, lambda x: (x.sin(), x.cos())
+    )
+
+
+@pytest.mark.parametrize("result", [None, 3.0, {"y": 1}, "y"])
+def test_results_that_are_no_tensors(result):
+    assert "function: expected a tensor or a tuple of tensors as its result, found" in asked(lambda x: result)
+    assert "reference: expected a tensor or a tuple of tensors" in asked(torch.sin, lambda x: result)
+
+
+def test_complex_and_sparse_inputs_and_outputs():
+    assert "found complex ones" in asked(lambda x: x * 1j)
+    assert "found input 0, which is torch.complex64" in asked(torch.sin, inputs=[leaf(3, dtype=torch.complex64)])
+    sparse = torch.eye(3).to_sparse().requires_grad_()
+    assert "found input 0, which is torch.sparse_coo" in asked(torch.sin, inputs=[sparse])
+
+
+def test_inputs_and_references_that_are_not_finite():
+    x = leaf(4, 3)
+    with torch.no_grad():
+        x[1, 1] = torch.nan
+    assert "expected finite numbers where a gradient is checked, found others in input 0" in asked(
+        torch.sin, inputs=[x]
+    )
+    zeros = torch.zeros(4, 3, requires_grad=True)
+    message = asked(lambda x: x.abs().sqrt() * 0, lambda x: x.abs().sqrt(), inputs=[zeros])
+    assert "reference: expected a finite gradient of input 0" in message
+
+
+def test_a_forward_that_cannot_be_repeated():
+    generator = torch.Generator().manual_seed(0)
+    message = asked(lambda x: x * torch.rand(x.shape, generator=generator), None)
+    assert "stochastic" in message
+    assert "torch.Generator" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip": ["gradchek"]}, "skip: expected names of RULES, found 'gradchek' (did you mean 'gradcheck'?)"),
+        ({"probes": 0}, "probes: expected at least 1, found 0"),
+        ({"replays": 0}, "replays: expected at least 1, found 0"),
+        ({"names": ["x", "y"]}, "names: expected 1, one an input, found 2"),
+    ],
+)
+def test_options(options, message):
+    assert asked(torch.sin, **options) == message
+
+
+def verdict(function, reference, inputs, names):
+    report = check_function(function, reference, inputs, names=names, seed=1)
+    assert not report.ok
+    return str(report)
+
+
+def test_a_wrong_number_of_gradients():
+    text = verdict(linear(lambda v, x, w, g: v[:2]), None, [leaf(4, 3), leaf(2, 3), leaf(2)], ["x", "weight", "bias"])
+    assert "FAILED  backward: backward raised RuntimeError" in text
+    assert "returned an incorrect number of gradients (expected 3, got 2)" in text
+
+
+def test_a_gradient_of_a_wrong_shape_names_the_input():
+    function = linear(lambda v, x, w, g: [v[0], v[1].T, v[2]])
+    text = verdict(function, None, [leaf(4, 3), leaf(2, 3), leaf(2)], ["x", "weight", "bias"])
+    assert "invalid gradient at index 1" in text
+    assert "(index 1 is weight)" in text
+
+
+def test_a_backward_that_raises():
+    def backward(ctx, saved, g):
+        raise KeyError("mask")
+
+    text = verdict(made(torch.sin, backward), torch.sin, [leaf(4, 3)], ["x"])
+    assert "FAILED  backward: backward raised KeyError: 'mask'" in text
+
+
+def test_a_backward_that_returns_no_tensor():
+    text = verdict(made(torch.sin, lambda ctx, saved, g: 3.0), torch.sin, [leaf(4, 3)], ["x"])
+    assert "FAILED  backward: backward raised" in text
+
+
+def test_nan_and_infinity_in_a_gradient():
+    for value in (torch.nan, torch.inf):
+        text = verdict(made(torch.sin, lambda ctx, s, g, v=value: g * v), torch.sin, [leaf(4, 3)], ["x"])
+        assert "FAILED  gradient of x" in text
+        assert "likely NaN: 12 of 12 values are" in text
+        verdict(made(torch.sin, lambda ctx, s, g, v=value: g * v), None, [leaf(4, 3)], ["x"])
+
+
+def test_mixed_precisions():
+    class Mixed(Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            return (x * w.to(x.dtype)).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w = ctx.saved_tensors
+            return g * w.to(g.dtype), (g * x).to(w.dtype)
+
+    inputs = [leaf(4, 3), leaf(4, 3, dtype=torch.float64)]
+    report = check_function(Mixed.apply, lambda x, w: x * w.to(x.dtype), inputs, seed=1)
+    assert report.ok, report
+
+
+def test_infinite_outputs_that_the_reference_has_too():
+    mask = torch.tensor([[0.0, -torch.inf, 0.0]])
+
+    class MaskedLogSoftmax(Function):
+        @staticmethod
+        def forward(ctx, s):
+            y = torch.log_softmax(s + mask.to(s), 1)
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            g = torch.where(mask == 0, g, 0)
+            return g - ctx.saved_tensors[0].exp() * g.sum(1, keepdim=True)
+
+    def reference(s):
+        return torch.log_softmax(s + mask.to(s), 1)
+
+    report = check_function(MaskedLogSoftmax.apply, reference, [leaf(4, 3)], seed=1)
+    assert report.outputs[0].passed
+    assert isinstance(str(report), str)

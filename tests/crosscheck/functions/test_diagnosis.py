@@ -1,0 +1,125 @@
+"""The likely class of a fault and its place, from the two tensors alone."""
+
+import pytest
+import torch
+
+from lean_mnist.crosscheck.functions.diagnosis import KINDS, diagnose
+from lean_mnist.crosscheck.functions.regions import region_of
+
+ROWS, COLUMNS = 12, 9
+
+
+def reference(*shape, seed=0):
+    return torch.randn(shape or (ROWS, COLUMNS), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def place(values, rows, columns, change):
+    changed = values.clone()
+    changed[rows, columns] = change(changed[rows, columns])
+    return changed
+
+
+EVERY = slice(None)
+RELU = reference() * (reference(seed=1) > 0)
+CHANGES = {
+    "sign": (lambda r: -r, "sign", "everywhere"),
+    "sign of some rows": (lambda r: place(r, slice(5, 8), EVERY, torch.neg), "sign", "rows 5..7"),
+    "factor": (lambda r: 3 * r, "constant factor", "3 times"),
+    "near 1": (lambda r: 1.001 * r, "constant factor", "1.001 times"),
+    "reciprocal": (lambda r: r / 12, "constant factor", "1/12 times the reference (12 is a size here"),
+    "factor of columns": (
+        lambda r: place(r, EVERY, slice(4, None), lambda v: 2 * v),
+        "constant factor",
+        "columns >= 4",
+    ),
+    "zero": (torch.zeros_like, "zero", "everywhere"),
+    "last rows": (lambda r: place(r, slice(-3, None), EVERY, torch.zeros_like), "zero", "the last 3 rows of 12"),
+    "one element": (lambda r: place(r, 2, 3, lambda v: v + 5), "wrong values", "one element, [2, 3]"),
+    "one element zero": (lambda r: place(r, 2, 3, lambda v: 0 * v), "zero", "one element, [2, 3]"),
+    "reshaped": (lambda r: r.T.reshape(r.shape), "transpose", "reshaped"),
+    "rows in reverse": (lambda r: r.flip(0), "row or column swap", "in reverse"),
+    "columns swapped": (lambda r: r[:, [0, 2, 1, *range(3, COLUMNS)]], "row or column swap", "columns 1 and 2"),
+    "columns permuted": (lambda r: r[:, [2, 0, 1, *range(3, COLUMNS)]], "row or column swap", "3 columns are in"),
+    "into row 0": (lambda r: torch.cat([r.sum(0, True), 0 * r[1:]]), "row or column swap", "in row 0"),
+    "bfloat16": (lambda r: r.bfloat16().double(), "precision", "bfloat16"),
+    "float16": (lambda r: r.half().double(), "precision", "float16"),
+    "noise of 1e-3": (lambda r: r * (1 + 1e-3 * reference(seed=3)), "precision", "digits"),
+    "a number for all": (lambda r: r + 0.3, "missing term", "the same number"),
+    "a number a row": (lambda r: r + reference(ROWS, 1, seed=2), "missing term", "all along each"),
+    "a factor a column": (lambda r: r * (2 + reference(1, COLUMNS, seed=2)), "missing term", "a factor of its own"),
+    "half right": (lambda r: r + 0.8 * reference(seed=2), "missing term", "cosine"),
+    "unrelated": (lambda r: reference(seed=4), "wrong values", ""),
+    "not numbers": (lambda r: place(r, 4, EVERY, lambda v: v * torch.nan), "NaN", "row 4"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classes(name, dtype):
+    change, kind, words = CHANGES[name]
+    right = reference()
+    found = diagnose(change(right).to(dtype), right)
+    assert found.kind in KINDS
+    assert found.kind == kind, found
+    assert words in str(found)
+
+
+def test_masks():
+    mask = reference(seed=1) > 0
+    assert diagnose(reference(), RELU).kind == "mask"
+    assert diagnose(reference() * ~mask, RELU).kind == "mask"
+    assert diagnose(RELU * (reference(seed=5) > 0), RELU).kind == "mask"
+
+
+def test_what_other_faults_would_have_given():
+    right, ones, before = (reference(seed=seed) for seed in range(3))
+    candidates = {"upstream ignored": ones, "stale value": before}
+    assert diagnose(ones, right, candidates=candidates).kind == "upstream ignored"
+    assert diagnose(before, right, candidates=candidates).kind == "stale value"
+    assert diagnose(right + 0.01 * before, right, terms={"weight": before}).text == "0.01 times weight was added"
+    assert "upstream gradient, and nothing else" in diagnose(2 * before, right, before).text
+
+
+def test_both_values_and_their_place():
+    right = reference()
+    found = diagnose(place(right, 7, 1, lambda v: 0 * v + 9), right)
+    assert (found.index, found.ours, found.reference) == ((7, 1), 9.0, float(right[7, 1]))
+    assert f"at [7, 1] 9 instead of {float(right[7, 1]):.9g}" in str(found)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (5,), (2, 3, 4)])
+def test_any_shape(shape):
+    right = reference(*shape) if shape else torch.tensor(2.0, dtype=torch.float64)
+    for ours in (-right, 0 * right, right + 1, right):
+        assert diagnose(ours, right).kind in KINDS
+
+
+@pytest.mark.parametrize(
+    ("shape", "where", "words"),
+    [
+        ((10, 200), (EVERY, slice(128, None)), "columns >= 128"),
+        ((35, 4), (slice(32, None), EVERY), "the last 3 rows of 35"),
+        ((35, 4), (34, EVERY), "the last row of 35"),
+        ((35, 4), (slice(5, 8), EVERY), "rows 5..7"),
+        ((35, 4), ([3, 17, 31], EVERY), "every 14th row from 3 to 31"),
+        ((35, 4), ([3, 17, 30], EVERY), "rows 3, 17, 30"),
+        ((8, 4), (slice(None, None, 2), EVERY), "every 2nd row"),
+        ((8, 4), (EVERY, 2), "column 2"),
+        ((8, 40), (slice(2, 6), slice(16, 32)), "rows 2..5, columns 16..31"),
+        ((8, 4), (3, 2), "one element, [3, 2]"),
+        ((8,), (slice(4, None),), "the last 4 elements of 8"),
+        ((8,), (7,), "one element, [7]"),
+        ((2, 8, 4), (1, 3, EVERY), "the last row of 2, index of dimension 1 3"),
+        ((8, 4), (EVERY, EVERY), "everywhere"),
+        ((8, 4), ([0, 3, 5, 7], [1, 0, 3, 2]), "4 of 32 elements, scattered"),
+    ],
+)
+def test_places_in_words(shape, where, words):
+    wrong = torch.zeros(shape, dtype=torch.bool)
+    wrong[where] = True
+    assert str(region_of(wrong)) == words
+
+
+def test_nowhere():
+    assert str(region_of(torch.zeros(3, 4, dtype=torch.bool))) == "nowhere"
+    assert str(region_of(torch.tensor(True))) == "the number"
