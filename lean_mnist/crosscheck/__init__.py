@@ -1,7 +1,7 @@
 """Cross-checking: is a hand-written gradient the gradient, and if not, which tensor is wrong, where, and by how much.
 
 ``check_function`` checks any ``torch.autograd.Function`` once; ``GradientMonitor`` checks those of any model in
-anybody's training loop. In our own, ``TrainingCheck`` audits steps in full, and ``StepScreen`` checks every step for the
+anybody's training loop. In our own, ``TrainingCheck`` audits steps, and ``StepScreen`` checks every step for the
 cost of matrix–vector products.
 """
 

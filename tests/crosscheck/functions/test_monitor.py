@@ -1,0 +1,452 @@
+"""Attached in one line to a model and a loop that are not ours, the monitor finds what is wrong before the optimizer."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from function_corpus import Attention, Float32Only, LinearReLU, RMSNorm, SwiGLU, rms_norm
+from torch import nn
+from torch.autograd import Function
+
+from lean_mnist.crosscheck.monitor import GradientMonitor
+from lean_mnist.errors import ArgumentError, GradientMismatch
+
+WIDTH, TOKENS = 8, 7
+
+
+class Norm(nn.Module):
+    def __init__(self, width, function=RMSNorm):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, width))
+        self.function = function
+
+    def forward(self, x):
+        return self.function.apply(x, self.weight)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width, function=Attention):
+        super().__init__()
+        self.qkv, self.function = nn.Linear(width, 3 * width), function
+
+    def forward(self, x, *, scale=1.0):
+        return scale * self.function.apply(*self.qkv(x).chunk(3, -1))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width, function=SwiGLU):
+        super().__init__()
+        self.up, self.down, self.function = nn.Linear(width, 4 * width), nn.Linear(2 * width, width), function
+
+    def forward(self, x):
+        return self.down(self.function.apply(*self.up(x).chunk(2, -1)))
+
+
+class Block(nn.Module):
+    def __init__(self, norm=RMSNorm, attention=Attention, swiglu=SwiGLU):
+        super().__init__()
+        self.norm = Norm(WIDTH, norm)
+        self.attention = SelfAttention(WIDTH, attention)
+        self.dropout = nn.Dropout(0.2)
+        self.feed = FeedForward(WIDTH, swiglu)
+
+    def forward(self, x):
+        x = x + self.dropout(self.attention(self.norm(x), scale=0.5))
+        return x + self.feed(x)
+
+
+def language_model(**functions):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(TOKENS, WIDTH), Block(), Block(**functions), nn.Linear(WIDTH, TOKENS))
+
+
+class Loop:
+    """Somebody else's training loop. ``steps`` counts what the optimizer was allowed to do."""
+
+    def __init__(self, model, seed=0, accumulate=1):
+        self.model, self.accumulate, self.steps = model, accumulate, 0
+        self.optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def run(self, steps):
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            for _ in range(self.accumulate):
+                tokens = torch.randint(0, TOKENS, (3, 5), generator=self.generator)
+                F.cross_entropy(self.model(tokens).flatten(0, 1), tokens.flatten()).backward()
+            self.optimizer.step()
+            self.steps += 1
+        return self
+
+
+def spoilt(function, backward):
+    """``function`` with ``backward(ctx, gradients)`` after its own."""
+
+    class Spoilt(function):
+        @staticmethod
+        def backward(ctx, g):
+            return tuple(backward(ctx, list(function.backward(ctx, g))))
+
+    return Spoilt
+
+
+def at(index, change):
+    def backward(ctx, gradients):
+        gradients[index] = change(gradients[index])
+        return gradients
+
+    return backward
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_right_model_trains_as_if_nobody_were_looking(accumulate):
+    alone, watched = language_model(), language_model()
+    torch.manual_seed(1)
+    Loop(alone, accumulate=accumulate).run(6)
+    states = [torch.get_rng_state()]
+    torch.manual_seed(1)
+    with GradientMonitor(watched, every=2, seed=0) as monitor:
+        Loop(watched, accumulate=accumulate).run(6)
+    states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    for a, b in zip(alone.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a.grad, b.grad)
+    assert monitor.forwards == 6 * accumulate
+    assert {report.step for report in monitor.history} == set(range(0, 6 * accumulate, 2))
+    assert {report.module for report in monitor.history if report.step == 0} == {
+        f"{block}.{part}"
+        for block in (1, 2)
+        for part in ("norm (Norm)", "attention (SelfAttention)", "feed (FeedForward)")
+    }
+    assert all(report.ok and report.checked for report in monitor.history), list(map(str, monitor.history))
+
+
+FAULTS = {
+    "norm's weight": ({"norm": spoilt(RMSNorm, at(1, lambda v: 1.01 * v))}, "2.norm", "weight"),
+    "norm's input": ({"norm": spoilt(RMSNorm, at(0, torch.neg))}, "2.norm", "input 0"),
+    "a gate": ({"swiglu": spoilt(SwiGLU, at(0, lambda v: 0.9 * v))}, "2.feed", "up.weight"),
+    "a value": ({"attention": spoilt(Attention, at(2, lambda v: v.roll(1, -2)))}, "2.attention", "qkv.weight"),
+    "not a number": ({"norm": spoilt(RMSNorm, at(1, lambda v: v * torch.nan))}, "2.norm", "weight"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_before_the_optimizer_steps(name):
+    functions, path, tensor = FAULTS[name]
+    model = language_model(**functions)
+    before = [p.detach().clone() for p in model.parameters()]
+    loop = Loop(model)
+    monitor = GradientMonitor(model, seed=0)
+    with pytest.raises(GradientMismatch) as raised:
+        loop.run(3)
+    assert loop.steps == 0
+    assert str(raised.value).startswith(f"{path} (")
+    assert tensor in str(raised.value).split("FAILED  finite differences")[1].split(":")[0]
+    assert [report.module.split()[0] for report in monitor.history if not report.ok] == [path]
+    for p, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p, old)
+
+
+def test_the_path_of_every_failing_module():
+    wrong = spoilt(RMSNorm, at(1, torch.neg))
+    model = nn.Sequential(nn.Embedding(TOKENS, WIDTH), Block(norm=wrong), Block(norm=wrong), nn.Linear(WIDTH, TOKENS))
+    GradientMonitor(model)
+    with pytest.raises(GradientMismatch) as raised:
+        Loop(model).run(1)
+    assert "1.norm (Norm), forward 0: FAILED" in str(raised.value)
+    assert "2.norm (Norm), forward 0: FAILED" in str(raised.value)
+
+
+class Late(RMSNorm):
+    """Wrong from the seventh backward on."""
+
+    calls = 0
+
+    @staticmethod
+    def backward(ctx, g):
+        Late.calls += 1
+        dx, dw = RMSNorm.backward(ctx, g)
+        return dx, dw * (0.5 if Late.calls > 6 else 1.0)
+
+
+def test_a_fault_that_comes_later_is_found_at_the_next_scheduled_step():
+    Late.calls = -1000  # the monitor's own replays call it as well
+    model = language_model(norm=Late)
+    GradientMonitor(model, every=4)
+    loop = Loop(model).run(3)
+    Late.calls = 1000
+    with pytest.raises(GradientMismatch, match=r"2.norm \(Norm\), forward 4"):
+        loop.run(3)
+    assert loop.steps == 4
+
+
+class Stale(Function):
+    """Keeps its input on the class: wrong as soon as two forwards come before a backward."""
+
+    kept = None
+
+    @staticmethod
+    def forward(ctx, x, w):
+        Stale.kept = x.detach()
+        ctx.save_for_backward(w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0], (g * Stale.kept).flatten(0, -2).sum(0)
+
+
+def test_what_a_replay_does_not_give_again_is_stale():
+    model = language_model(norm=Stale)
+    GradientMonitor(model, every=1)
+    Loop(model).run(1)
+    tokens = torch.arange(5)[None] % TOKENS
+    first = model(tokens).square().mean()
+    model(tokens.flip(1)[:, :3])
+    model(tokens * 0)
+    with pytest.raises(
+        GradientMismatch, match=r"FAILED  replay, weight: the step's gradient is not what the same call"
+    ):
+        first.backward()
+
+
+def test_a_reference_adds_the_last_digits():
+    model = language_model()
+    reference = {Norm: lambda norm, x: rms_norm(x, norm.weight)}
+    with GradientMonitor(model, reference=reference) as monitor:
+        Loop(model).run(1)
+    assert sum("reference: gradient of weight" in str(report) for report in monitor.history) == 2
+    model = language_model(norm=spoilt(RMSNorm, at(1, lambda v: v.bfloat16().to(v.dtype))))
+    for key in ("2.norm", Norm):
+        with (
+            GradientMonitor(model, reference={key: reference[Norm]}),
+            pytest.raises(GradientMismatch, match="precision"),
+        ):
+            Loop(model).run(1)
+    with (
+        GradientMonitor(model, reference={"2.norm": lambda norm, x: rms_norm(x, norm.weight)[:1]}),
+        pytest.raises(GradientMismatch, match="the reference's"),
+    ):
+        Loop(model).run(1)
+
+
+def test_warn_or_call_instead_of_raising():
+    model = language_model(norm=spoilt(RMSNorm, at(1, torch.neg)))
+    with GradientMonitor(model, on_mismatch="warn"), pytest.warns(UserWarning, match=r"2.norm \(Norm\)"):
+        assert Loop(model).run(1).steps == 1
+    seen = []
+    with GradientMonitor(model, on_mismatch=seen.append):
+        Loop(model).run(1)
+    assert [report.module for report in seen] == ["2.norm (Norm)"]
+
+
+def test_detach_leaves_nothing_behind():
+    model = language_model(norm=spoilt(RMSNorm, at(1, torch.neg)))
+    monitor = GradientMonitor(model)
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    loss = model(tokens).sum()
+    monitor.detach()
+    loss.backward()
+    Loop(model).run(1)
+    assert not monitor.history
+    for part in model.modules():
+        assert not part._forward_hooks
+        assert not part._forward_pre_hooks
+
+
+def test_forwards_without_gradients_and_with_errors_do_not_count():
+    model = language_model()
+    with GradientMonitor(model, every=2) as monitor:
+        with torch.no_grad():
+            model(torch.zeros(1, 2, dtype=torch.long))
+        with pytest.raises(IndexError):
+            model(torch.full((1, 2), 99))
+        Loop(model).run(2)
+    assert monitor.forwards == 3
+    assert {report.step for report in monitor.history} == {2}
+    assert all(report.ok for report in monitor.history)
+
+
+def test_a_schedule_is_a_function_of_the_forward():
+    model = language_model()
+    with GradientMonitor(model, every=lambda number: number in (1, 3)) as monitor:
+        Loop(model).run(5)
+    assert {report.step for report in monitor.history} == {1, 3}
+
+
+def test_backwards_that_never_come_are_let_go():
+    model = language_model()
+    with GradientMonitor(model, every=1) as monitor:
+        for _ in range(40):
+            model(torch.zeros(1, 2, dtype=torch.long))
+        assert len(monitor._pending) <= 16
+        Loop(model).run(1)
+    assert {report.step for report in monitor.history} == {40}
+
+
+class Fused(nn.Module):
+    """A ReLU inside of the Function, batch normalisation, dropout and a buffer around it."""
+
+    def __init__(self, function=LinearReLU):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(12, 6)), nn.Parameter(torch.zeros(12))
+        self.norm, self.dropout = nn.BatchNorm1d(12), nn.Dropout(0.3)
+        self.register_buffer("shift", torch.ones(6))
+        self.function = function
+
+    def forward(self, x):
+        return self.norm(self.dropout(self.function.apply(x - self.shift, self.weight, self.bias)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kinks_dropout_and_batch_normalisation(seed):
+    torch.manual_seed(seed)
+    model = Fused()
+    with GradientMonitor(model, every=1, seed=seed) as monitor:
+        for _ in range(3):
+            x = torch.randn(16, 6).round()
+            running = model.norm.running_mean.clone()
+            loss = model(x).square().mean() + model(x).sin().mean()
+            state, mean = torch.get_rng_state(), model.norm.running_mean.clone()
+            assert not torch.equal(mean, running)
+            loss.backward()
+            assert torch.equal(torch.get_rng_state(), state)
+            assert torch.equal(model.norm.running_mean, mean)
+    assert len(monitor.history) == 6
+    assert all(report.ok for report in monitor.history), list(map(str, monitor.history))
+    assert all(report.checked for report in monitor.history)
+
+
+def test_a_wrong_gradient_beside_kinks_and_dropout():
+    torch.manual_seed(0)
+    model = Fused(spoilt(LinearReLU, at(2, lambda v: v * 0)))
+    GradientMonitor(model)
+    loss = model(torch.randn(16, 6)).square().mul(torch.linspace(0, 1, 12)).mean()
+    with pytest.raises(GradientMismatch, match=r"the model \(Fused\), forward 0: FAILED"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_under_autocast(wrong):
+    model = language_model(swiglu=spoilt(SwiGLU, at(1, torch.neg)) if wrong else SwiGLU)
+    tokens = torch.arange(6)[None] % TOKENS
+    with GradientMonitor(model, on_mismatch=lambda report: None) as monitor:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(model(tokens).flatten(0, 1).float(), tokens.flatten())
+        loss.backward()
+    assert all(report.checked for report in monitor.history)
+    assert {report.module for report in monitor.history if not report.ok} == (
+        {"2.feed (FeedForward)"} if wrong else set()
+    )
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_function_that_takes_float32_alone(wrong):
+    function = spoilt(Float32Only, lambda ctx, g: [1.1 * g[0]]) if wrong else Float32Only
+
+    class Activation(nn.Module):
+        def forward(self, x):
+            return function.apply(x)
+
+    model = nn.Sequential(nn.Linear(5, 6), Activation(), nn.Linear(6, 1))
+    with GradientMonitor(model, on_mismatch=lambda report: None) as monitor:
+        model(torch.randn(9, 5)).square().mean().backward()
+    assert [report.ok for report in monitor.history] == [not wrong]
+    assert "by differences in float32" in str(monitor.history[0])
+
+
+def test_custom_nodes_of_the_parents_own_forward():
+    class Wraps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Norm(WIDTH)
+
+        def forward(self, x):
+            return self.inner(wrong.apply(x, torch.ones(WIDTH)))
+
+    wrong = spoilt(RMSNorm, at(0, torch.neg))
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Wraps())
+    GradientMonitor(model)
+    with pytest.raises(GradientMismatch) as raised:
+        model(torch.randn(3, WIDTH)).square().sum().backward()
+    assert str(raised.value).startswith("1 (Wraps)")
+    assert "1.inner" not in str(raised.value)
+
+
+def test_a_shared_module_and_frozen_parameters():
+    torch.manual_seed(0)
+    norm = Norm(WIDTH)
+    norm.weight.requires_grad_(False)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), norm, nn.Linear(WIDTH, WIDTH), norm)
+    with GradientMonitor(model) as monitor:
+        model(torch.randn(3, WIDTH)).sin().sum().backward()
+    assert [report.ok for report in monitor.history] == [True, True]
+
+
+class Generates(nn.Module):
+    """Gives something else every time, by a counter that nobody can replay."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = Norm(WIDTH), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return RMSNorm.apply(x * self.calls, torch.ones(WIDTH)) * self.calls
+
+
+def test_what_cannot_be_replayed_is_said_not_to_be_checked():
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Generates())
+    with GradientMonitor(model) as monitor:
+        model(torch.randn(3, WIDTH)).sum().backward()
+    (report,) = monitor.history
+    assert report.ok
+    assert not report.checked
+    assert "not applicable  replay: the same call again gives other outputs" in str(report)
+
+
+def test_a_module_that_cannot_be_copied():
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Norm(WIDTH))
+    model[1].cache = model[0](torch.randn(2, WIDTH))
+    with GradientMonitor(model) as monitor:
+        model(torch.randn(3, WIDTH)).sum().backward()
+    assert "the module cannot be copied" in str(monitor.history[0])
+
+
+def test_a_model_without_custom_functions_is_warned_of_once():
+    model = nn.Linear(3, 3)
+    with GradientMonitor(model, every=1):
+        with pytest.warns(UserWarning, match=r"the forward of Linear calls no torch.autograd.Function"):
+            model(torch.randn(2, 3)).sum().backward()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model(torch.randn(2, 3)).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": torch.sin}, "model: expected a torch.nn.Module, found builtin"),
+        ({"every": 0}, "every: expected a whole number of at least 1, or a function, found 0"),
+        ({"every": "often"}, "every: expected a whole number"),
+        ({"on_mismatch": "stop"}, "on_mismatch: expected 'raise', 'warn' or a function, found 'stop'"),
+        ({"reference": {"3.norm": rms_norm}}, "reference: Sequential has no submodule '3.norm'"),
+        ({"entries": [nn.Linear(1, 1)]}, "entries: Linear is no part of the model"),
+    ],
+)
+def test_options(options, message):
+    with pytest.raises(ArgumentError, match=message):
+        GradientMonitor(**{"model": nn.Sequential(nn.Linear(2, 2)), **options})
+
+
+def test_only_scheduled_steps_cost_anything():
+    model = language_model()
+    with GradientMonitor(model, every=1000) as monitor:
+        loop = Loop(model).run(1)
+        checked = len(monitor.history)
+        for part in model.modules():
+            assert part is model or not part._forward_hooks
+        loop.run(2)
+        assert len(monitor.history) == checked
