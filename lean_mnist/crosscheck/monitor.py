@@ -174,7 +174,7 @@ class GradientMonitor:
             self._found_any = True
             while len(self._pending) > PENDING_FORWARDS:
                 self._pending.pop(min(self._pending))
-        elif not self._found_any:
+        elif result is not None and not self._found_any:
             self._found_any = True  # said once
             name = type(self.model).__name__
             warnings.warn(
