@@ -15,10 +15,10 @@ model, or use ``check_function``. A submodule with dropout is replayed with its 
 its own state in a forward so that the same call gives other outputs (spectral normalisation) is reported as not
 applicable, as is one that cannot be copied. Batch normalisation in training mode is replayed, its running statistics
 untouched. A module that takes float32 alone is checked by differences in float32, which see errors of about 1e-3;
-under autocast they see what bfloat16 leaves. Gradients are checked as the submodule's: a fault that another part of
-the same submodule compensates is none. ``torch.compile`` merges Functions into its own graph, where they cannot be
-found; a model without any is warned of once. Where a module runs collective operations, its replay runs them too, on
-every process alike.
+under autocast they are checked in float32, and what autocast gave within bfloat16's precision of that. Gradients are
+checked as the submodule's: a fault that another part of the same submodule compensates is none. ``torch.compile``
+merges Functions into its own graph, where they cannot be found; a model without any is warned of once. Where a module
+runs collective operations, its replay runs them too, on every process alike.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lean_mnist.crosscheck.functions.module_check import ModuleReference, ModuleReport, check_recorded
+from lean_mnist.crosscheck.functions.module_check import ModuleReport, check_recorded
 from lean_mnist.crosscheck.functions.nodes import custom_nodes
 from lean_mnist.crosscheck.functions.recording import (
     Recorded,
@@ -44,6 +44,7 @@ from lean_mnist.crosscheck.functions.recording import (
     random_states,
     tensors_in,
 )
+from lean_mnist.crosscheck.functions.replaying import ModuleReference
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 KEPT_REPORTS = 10_000

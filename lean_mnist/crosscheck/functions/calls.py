@@ -88,7 +88,7 @@ class Subject:
         given = self.inputs if inputs is None else inputs
         leaves = [_leaf(x, dtype, i in needing, copy) for i, x in enumerate(given)]
         if self.seed is not None:
-            torch.manual_seed(self.seed)
+            seed_everything(self.seed)
         try:
             with torch.enable_grad():
                 arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
@@ -101,7 +101,7 @@ class Subject:
         """Its floating outputs alone, without a graph, on the very tensors given. Raises ``CallFailed``."""
         arguments = [x.clone() if self.clones and isinstance(x, Tensor) else x for x in inputs]
         if self.seed is not None:
-            torch.manual_seed(self.seed)
+            seed_everything(self.seed)
         try:
             with torch.no_grad():
                 result = self.function(*arguments)
@@ -120,7 +120,7 @@ class Subject:
         """Fresh forward, fresh backward, for all of ``checked``; no gradient at all is a gradient of zero."""
         evaluated = self.call(inputs, dtype=dtype, needing=needing)
         if self.seed is not None:
-            torch.manual_seed(self.seed)
+            seed_everything(self.seed)
         wanted = [i for i in self.checked if needing is None or i in set(needing)]
         found = evaluated.vjp(wanted, copies(upstream))
         return [
@@ -158,6 +158,13 @@ def floating_outputs(result: Any, role: str) -> list[Tensor]:
     if any(isinstance(y, Tensor) and y.is_complex() for y in outputs):
         raise ArgumentError(f"{role}: expected real outputs, found complex ones, which are not supported")
     return [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed PyTorch's global generators in use; ``torch.manual_seed`` also notes it for every device not in use yet."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def in_dtype(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:

@@ -8,7 +8,7 @@ precision, with the honest (larger) error that this has.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.functions import ladders
 from lean_mnist.crosscheck.functions.calls import CallFailed, Subject, dot, in_dtype, norm, normal, root_mean_square
-from lean_mnist.crosscheck.functions.context import Context
+from lean_mnist.crosscheck.functions.context import FLOOR_ULPS, SCATTER_CALLS, SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.functions.jitter import jittered_vjp
 from lean_mnist.crosscheck.functions.nudge import rounded_anew
 from lean_mnist.crosscheck.functions.verdicts import Finding, failed, kink, not_applicable, passed
@@ -77,6 +77,22 @@ def judge(
         text = f"the slopes on both sides differ: {text}"
         return Outcome("kink" if verdict == "failed" else verdict, text, "kink" if taylor == "failed" else taylor, text)
     return Outcome(verdict, text, taylor, taylor_text)
+
+
+def settled_judgement(
+    line: ladders.Line,
+    gradient: Sequence[Tensor],
+    floor: float,
+    scatter: Callable[[], float],
+    exponents: tuple[int, int],
+    noise: float,
+    enough: float = 0.0,
+) -> Outcome:
+    """``judge`` with the least that rounding of ``⟨u, gradient⟩`` may be; if that fails, with how far it scatters."""
+    outcome = judge(line, gradient, floor, exponents, noise, enough)
+    if outcome.slope in ("passed", "untold") and outcome.taylor == "passed":
+        return outcome
+    return judge(line, gradient, floor + SCATTER_FACTOR * scatter(), exponents, noise, enough)
 
 
 def _taylor(rungs: Sequence[ladders.Rung], rounding: float) -> tuple[str, str]:
@@ -180,18 +196,23 @@ def along_one_input(
             [root_mean_square(x) * normal(x.shape, ctx.generator, x.device)],
             upstream,
         )
-        rounding = _rounding_along(ctx, subject, place, upstream, own, line.directions[0], gradient)
         weight = sum(norm(v) ** 2 for v in upstream) ** 0.5
         key = (place, differences_in)
         if key not in ctx.noise:
             ctx.noise[key] = ladders.noise_of(line, ladders.SPACINGS[differences_in]) / max(weight, 1e-300)
+        unit = torch.finfo(gradient.dtype).eps / 2 if own is not None else ctx.unit
+        floor = FLOOR_ULPS * unit * norm(line.directions[0] * gradient.double())
+
+        def scatter() -> float:
+            return _scatter_along(ctx, subject, place, upstream, own, line.directions[0], gradient, unit)
+
         noise = ctx.noise[key] * weight
-        return judge(line, [gradient], rounding, ladders.STEPS[differences_in], noise)
+        return settled_judgement(line, [gradient], floor, scatter, ladders.STEPS[differences_in], noise)
     except CallFailed as failure:
         return Outcome("untold", f"around this point its {failure}", "untold", f"around this point its {failure}")
 
 
-def _rounding_along(
+def _scatter_along(
     ctx: Context,
     subject: Subject,
     place: int,
@@ -199,15 +220,15 @@ def _rounding_along(
     dtype: torch.dtype | None,
     direction: Tensor,
     gradient: Tensor,
+    unit: float,
 ) -> float:
-    """How far rounding may have moved ``⟨u, g⟩``: its scatter when every rounding is drawn anew, and a floor."""
-    unit = torch.finfo(gradient.dtype).eps / 2 if dtype is not None else ctx.unit
+    """How far ``⟨u, g⟩`` scatters when every rounding is drawn anew."""
     scatter = 0.0
-    for _ in range(3):
+    for _ in range(SCATTER_CALLS):
         inputs = rounded_anew(subject, ctx.generator, unit)
         moved = jittered_vjp(subject, _to(upstream, ctx, dtype), inputs, ctx.generator, dtype)[place]
         scatter = max(scatter, abs(dot([direction], [moved.double() - gradient.double()])))
-    return 10 * scatter + 32 * unit * norm(direction * gradient.double())
+    return scatter
 
 
 def _to(upstream: Sequence[Tensor], ctx: Context, dtype: torch.dtype | None) -> list[Tensor]:

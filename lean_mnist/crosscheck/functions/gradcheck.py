@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from lean_mnist.crosscheck.functions import ladders
-from lean_mnist.crosscheck.functions.calls import one_line
+from lean_mnist.crosscheck.functions.calls import one_line, seed_everything
 from lean_mnist.crosscheck.functions.context import Context
 from lean_mnist.crosscheck.functions.differences import joint_line
 from lean_mnist.crosscheck.functions.verdicts import Finding, failed, kink, not_applicable, passed
@@ -80,7 +80,7 @@ def _run_gradcheck(ctx: Context, inputs: Sequence[object]) -> str:
 
     def function(*arguments: object) -> tuple[Tensor, ...]:
         if ctx.subject.seed is not None:
-            torch.manual_seed(ctx.subject.seed)
+            seed_everything(ctx.subject.seed)
         copies = [x.clone() if ctx.subject.clones and isinstance(x, Tensor) else x for x in arguments]
         result = ctx.subject.function(*copies)
         every = [result] if isinstance(result, Tensor) else list(result)

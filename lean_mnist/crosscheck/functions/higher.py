@@ -31,7 +31,7 @@ from lean_mnist.crosscheck.functions.calls import (
 )
 from lean_mnist.crosscheck.functions.context import SCATTER_CALLS, SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.functions.diagnosis import diagnose
-from lean_mnist.crosscheck.functions.differences import judge
+from lean_mnist.crosscheck.functions.differences import settled_judgement
 from lean_mnist.crosscheck.functions.jitter import Jitter
 from lean_mnist.crosscheck.functions.verdicts import Finding, failed, kink, not_applicable, passed
 
@@ -94,14 +94,14 @@ class _Twice:
         return self.ctx.unit if self.dtype is None else torch.finfo(self.dtype).eps / 2
 
     def scatter(self, measure: Callable[[list[Tensor], list[Tensor]], float]) -> float:
-        """``SCATTER_FACTOR`` times the largest change of ``measure(second, in_upstream)`` with rounding drawn anew."""
+        """The largest change of ``measure(second, in_upstream)`` when every rounding is drawn anew."""
         here = measure(self.second, self.in_upstream)
         largest = 0.0
         for _ in range(SCATTER_CALLS):
             with Jitter(self.ctx.generator):
                 _, *again = second_derivatives(self.ctx.subject, self.upstream, self.weights, self.dtype)
             largest = max(largest, abs(measure(*again) - here))
-        return SCATTER_FACTOR * largest
+        return largest
 
 
 def double_backward(ctx: Context) -> list[Finding]:
@@ -134,9 +134,10 @@ def _in_upstream(twice: _Twice) -> list[Finding]:
     expected, found = dot(gradients, twice.weights), dot(twice.in_upstream, z)
     size = sum(norm(g) * norm(w) for g, w in zip(gradients, twice.weights, strict=True))
     allowed = max(RELATIVE, 1e4 * twice.unit) * size + torch.finfo(torch.float32).tiny
-    if abs(found - expected) <= allowed + (
-        0.0 if abs(found - expected) <= allowed else twice.scatter(lambda _, in_upstream: dot(in_upstream, z))
-    ):
+    difference = abs(found - expected)
+    if not difference <= allowed:
+        allowed += SCATTER_FACTOR * twice.scatter(lambda _, in_upstream: dot(in_upstream, z))
+    if difference <= allowed:
         return []
     text = f"⟨g(z), w⟩ is {expected:.6g}, and by its derivative {found:.6g}"
     return [failed(DOUBLE, text, "the upstream gradient")]
@@ -152,7 +153,11 @@ def _against_reference(twice: _Twice, exact: Sequence[Tensor]) -> list[Finding]:
         allowed = relative * norm(reference) + max(ABSOLUTE, 100 * unit) * size
         if difference <= allowed or not bool(reference.isfinite().all()):
             continue
-        if difference <= allowed + twice.scatter(lambda second, _, p=place, o=ours: norm(second[p] - o)):  # type: ignore[misc]
+
+        def change(second: list[Tensor], _: list[Tensor], place: int = place, ours: Tensor = ours) -> float:
+            return norm(second[place] - ours)
+
+        if difference <= allowed + SCATTER_FACTOR * twice.scatter(change):
             continue
         if place in ctx.kinks:
             findings.append(kink(DOUBLE, "at a kink", ctx.name(place)))
@@ -181,9 +186,12 @@ def _against_differences(twice: _Twice) -> list[Finding]:
         line = ladders.Line(gradient_at, [x], [u], twice.weights)
         try:
             noise = ladders.noise_of(line, ladders.SPACINGS[torch.float64])
-            scatter = twice.scatter(lambda second, _, p=place, u=u: dot([u], [second[p]]))  # type: ignore[misc]
-            rounding = ABSOLUTE * norm(u * ours) + scatter
-            outcome = judge(line, [ours], rounding, ladders.STEPS[torch.float64], noise)
+
+            def scatter(place: int = place, u: Tensor = u) -> float:
+                return twice.scatter(lambda second, _: dot([u], [second[place]]))
+
+            floor = ABSOLUTE * norm(u * ours)
+            outcome = settled_judgement(line, [ours], floor, scatter, ladders.STEPS[torch.float64], noise)
         except CallFailed:
             continue
         if outcome.slope in ("failed", "kink"):

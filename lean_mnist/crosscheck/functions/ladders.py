@@ -191,8 +191,12 @@ def extrapolate(rungs: Sequence[Rung]) -> Slope | None:
 def explained_by_kink(rungs: Sequence[Rung], residual: float | None) -> bool:
     """Whether the slopes on both sides differ enough to explain ``residual``, at the smallest steps that show it.
 
-    Without a ``residual``, whether they explain what the slope on one side alone is off by.
+    Without a ``residual``, whether they explain what the slope on one side alone is off by. A function that jumps at
+    the point, so that its difference does not fall with the step at all, is a kink as well.
     """
+    last = rungs[-3:]
+    if len(last) == 3 and last[-1].remainder > max(0.3 * last[0].remainder, 10 * last[-1].h * last[-1].noise):
+        return True
     usable = []
     for larger, rung in itertools.pairwise(rungs):
         size = max(abs(rung.p), abs(rung.m)) if residual is None else abs(residual)

@@ -10,13 +10,12 @@ PyTorch is known, they agree with its gradients in float64, to the precision of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from lean_mnist.crosscheck.functions import ladders
 from lean_mnist.crosscheck.functions.answers import reference_gradients, settled_gradient
@@ -31,22 +30,23 @@ from lean_mnist.crosscheck.functions.calls import (
     one_line,
     root_mean_square,
 )
-from lean_mnist.crosscheck.functions.context import Context
+from lean_mnist.crosscheck.functions.context import FLOOR_ULPS, SCATTER_CALLS, Context
 from lean_mnist.crosscheck.functions.contracts import different
 from lean_mnist.crosscheck.functions.diagnosis import diagnose
-from lean_mnist.crosscheck.functions.differences import FLOAT64_NOISE, Outcome, judge
+from lean_mnist.crosscheck.functions.differences import FLOAT64_NOISE, Outcome, settled_judgement
+from lean_mnist.crosscheck.functions.higher import BFLOAT16_SHARE
 from lean_mnist.crosscheck.functions.jitter import jittered_vjp
 from lean_mnist.crosscheck.functions.nodes import custom_nodes
 from lean_mnist.crosscheck.functions.nudge import rounded_anew
 from lean_mnist.crosscheck.functions.oracles import at_a_kink
-from lean_mnist.crosscheck.functions.recording import (
-    Recorded,
-    copy_of,
-    floating,
-    mapped,
-    restore_random,
-    tensors_in,
-    under_autocast,
+from lean_mnist.crosscheck.functions.recording import Recorded, copy_of
+from lean_mnist.crosscheck.functions.replaying import (
+    ModuleReference,
+    WithReference,
+    checked_tensors,
+    coarsest,
+    gives_again,
+    replayable,
 )
 from lean_mnist.crosscheck.functions.verdicts import (
     Finding,
@@ -59,10 +59,8 @@ from lean_mnist.crosscheck.functions.verdicts import (
 )
 from lean_mnist.errors import LeanMnistError
 
-REPLAY, DIFFERENCES, REFERENCE = "replay", "finite differences", "reference"
+REPLAY, DIFFERENCES, AUTOCAST, REFERENCE = "replay", "finite differences", "autocast", "reference"
 REPLAY_SHARE = 1e-2  # of a node's gradient: a replay in another memory layout may sum in another order
-
-ModuleReference = Callable[..., Any]  # (module, *arguments of its forward) -> what its forward returns
 
 
 @dataclass(frozen=True)
@@ -88,15 +86,6 @@ class ModuleReport:
         return "\n".join([*lines, *(f"  {finding}" for finding in failing_first(self.findings))])
 
 
-class _WithReference(nn.Module):
-    def __init__(self, module: nn.Module, reference: ModuleReference) -> None:
-        super().__init__()
-        self.module, self.reference = module, reference
-
-    def forward(self, *arguments: Any, **named: Any) -> Any:
-        return self.reference(self.module, *arguments, **named)
-
-
 def check_recorded(recorded: Recorded, reference: ModuleReference | None, seed: int) -> ModuleReport:
     """Check one call whose backward came by. Leaves gradients, modes, buffers and generators as they are."""
     started = time.perf_counter()
@@ -114,73 +103,36 @@ def _check(recorded: Recorded, reference: ModuleReference | None, seed: int) -> 
         copied = copy_of(recorded.module)
     except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
         return [not_applicable(REPLAY, f"the module cannot be copied: {one_line(error)}")]
-    names, tensors = _checked(recorded)
+    names, tensors = checked_tensors(recorded)
     if not tensors:
         return [not_applicable(REPLAY, "neither an input nor a parameter needs a gradient")]
-    subject = _subject(recorded, copied, "", names, tensors)
-    evaluated = subject.call()
+    subject = replayable(recorded, copied, names, tensors)
     upstream: Upstream = [recorded.upstream.get(k) for k in range(len(recorded.outputs))]
-    outputs = [y.detach() for y in evaluated.outputs]
-    ctx = Context(subject, None, names, seed, 1, 1, outputs, [y.requires_grad for y in outputs])
-    ctx.coarsest = _coarsest(recorded)
-    if not _same_outputs(ctx, recorded):
-        return [
-            not_applicable(REPLAY, "the same call again gives other outputs: its state has changed, or is not kept")
-        ]
+    ctx = _context(subject, names, seed)
+    ctx.coarsest = coarsest(recorded)
+    if not gives_again(ctx.outputs, recorded, ctx.unit):
+        why = "the same call again gives other outputs: its state has changed, or is not kept"
+        return [not_applicable(REPLAY, why)]
     findings = _replayed(recorded, ctx, upstream)
     gradients = subject.vjp(upstream)
-    findings += _along_one_line(ctx, upstream, gradients)
+    if any(enabled for enabled, _ in recorded.autocast.values()):
+        plain = _context(replayable(recorded, copied, names, tensors, in_float32=True), names, seed)
+        upstream32 = [None if v is None else v.to(y.dtype) for v, y in zip(upstream, plain.outputs, strict=True)]
+        in32 = plain.subject.vjp(upstream32)
+        findings += _under_autocast(ctx, upstream, gradients, in32)
+        findings += _along_one_line(plain, upstream32, in32)
+    else:
+        findings += _along_one_line(ctx, upstream, gradients)
     if reference is not None:
-        referee = _WithReference(copied, reference)
-        ctx.reference = _subject(recorded, referee, "module.", names, tensors)
+        referee = WithReference(copied, reference)
+        ctx.reference = replayable(recorded, referee, names, tensors, prefix="module.")
         findings += _against_reference(ctx, upstream, gradients)
     return findings
 
 
-def _checked(recorded: Recorded) -> tuple[list[str], list[Tensor]]:
-    inputs = [x for x in tensors_in(recorded.arguments) if x.requires_grad]
-    parameters = {name: p for name, p in recorded.parameters.items() if p.requires_grad}
-    return [*(f"input {i}" for i in range(len(inputs))), *parameters], [*inputs, *parameters.values()]
-
-
-def _subject(recorded: Recorded, module: nn.Module, prefix: str, names: list[str], tensors: list[Tensor]) -> Subject:
-    """The call as a function of its inputs that need a gradient and its parameters, in any precision."""
-    own = tensors[0].dtype
-    inputs = sum(x.requires_grad for x in tensors_in(recorded.arguments))
-
-    def function(*given: Tensor) -> list[Tensor]:
-        in64 = given[0].dtype == torch.float64 != own
-
-        def cast(x: Tensor) -> Tensor:
-            x = x.detach().clone()
-            return x.double() if in64 and x.is_floating_point() else x
-
-        moving = iter(given[:inputs])
-        arguments, named = mapped(recorded.arguments, lambda x: next(moving) if x.requires_grad else cast(x))
-        state = {prefix + name: cast(x) for name, x in (*recorded.parameters.items(), *recorded.buffers.items())}
-        state.update(zip([prefix + name for name in names[inputs:]], given[inputs:], strict=True))
-        restore_random(recorded.random)
-        if in64:
-            return floating(functional_call(module, state, arguments, named))
-        with under_autocast(recorded):
-            return floating(functional_call(module, state, arguments, named))
-
-    return Subject(function, "module", list(tensors), tuple(range(len(tensors))))
-
-
-def _coarsest(recorded: Recorded) -> float:
-    units = [torch.finfo(dtype).eps / 2 for enabled, dtype in recorded.autocast.values() if enabled]
-    if recorded.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
-        units.append(2.0**-11)  # TF32
-    return max(units, default=0.0)
-
-
-def _same_outputs(ctx: Context, recorded: Recorded) -> bool:
-    if len(ctx.outputs) != len(recorded.outputs):
-        return False
-    allowed = 1e3 * ctx.unit
-    pairs = zip(ctx.outputs, recorded.outputs, strict=True)
-    return all(a.shape == b.shape and not norm(a.double() - b.double()) > allowed * (1 + norm(b)) for a, b in pairs)
+def _context(subject: Subject, names: list[str], seed: int) -> Context:
+    outputs = subject.call().outputs
+    return Context(subject, None, names, seed, 1, 1, [y.detach() for y in outputs], [y.requires_grad for y in outputs])
 
 
 def _replayed(recorded: Recorded, ctx: Context, upstream: Upstream) -> list[Finding]:
@@ -245,16 +197,19 @@ def _outcome(ctx: Context, upstream: Upstream, gradients: list[Tensor], places: 
 
     line = ladders.Line(evaluate, points, directions, used)
     claimed = [gradients[place] for place in places]
-    scatter = 0.0
-    for _ in range(3):
-        inputs = rounded_anew(ctx.subject, ctx.generator, ctx.unit)
-        moved = jittered_vjp(ctx.subject, upstream, inputs, ctx.generator)
-        shift = [moved[place].double() - gradients[place].double() for place in places]
-        scatter = max(scatter, abs(dot(directions, shift)))
-    floor = 32 * ctx.unit * sum(norm(u * g.double()) for u, g in zip(directions, claimed, strict=True))
-    rounding = 10 * scatter + floor
+
+    def scatter() -> float:
+        largest = 0.0
+        for _ in range(SCATTER_CALLS):
+            inputs = rounded_anew(ctx.subject, ctx.generator, ctx.unit)
+            moved = jittered_vjp(ctx.subject, upstream, inputs, ctx.generator)
+            shift = [moved[place].double() - gradients[place].double() for place in places]
+            largest = max(largest, abs(dot(directions, shift)))
+        return largest
+
+    floor = FLOOR_ULPS * ctx.unit * sum(norm(u * g.double()) for u, g in zip(directions, claimed, strict=True))
     noise = ladders.noise_of(line, ladders.SPACINGS[precision][1:2])
-    outcome = judge(line, claimed, rounding, ladders.STEPS[precision], noise, enough=0.05 * rounding)
+    outcome = settled_judgement(line, claimed, floor, scatter, ladders.STEPS[precision], noise, enough=0.05 * floor)
     return outcome, f"by differences in {str(precision).removeprefix('torch.')}"
 
 
@@ -271,6 +226,19 @@ def _float64_or_own(ctx: Context) -> torch.dtype:
     pairs = list(zip(outputs, ctx.outputs, strict=False))
     agree = all(a.dtype == torch.float64 and not norm(a - b.double()) > allowed * (1 + norm(a)) for a, b in pairs)
     return torch.float64 if agree and len(outputs) == len(ctx.outputs) else own
+
+
+def _under_autocast(
+    ctx: Context, upstream: Upstream, gradients: Sequence[Tensor], in32: Sequence[Tensor]
+) -> list[Finding]:
+    """What autocast gave, against float32 (which is then held against differences), within autocast's precision."""
+    scatter = ctx.allowances(upstream, gradients)
+    for place, (g, plain) in enumerate(zip(gradients, in32, strict=True)):
+        allowed = BFLOAT16_SHARE * norm(plain) + scatter[place]
+        if not norm(g.double() - plain.double()) <= allowed:
+            diagnosis = diagnose(g.to(plain.dtype), plain, tolerance=0.05 * norm(plain) / max(plain.numel(), 1) ** 0.5)
+            return [failed(AUTOCAST, "another gradient than in float32", ctx.name(place), diagnosis)]
+    return [passed(AUTOCAST, "the gradients of float32, within its precision")]
 
 
 def _against_reference(ctx: Context, upstream: Upstream, gradients: list[Tensor]) -> list[Finding]:

@@ -30,7 +30,16 @@ from lean_mnist.crosscheck.functions.answers import (
     settled_gradient,
     settled_output,
 )
-from lean_mnist.crosscheck.functions.calls import Subject, Upstream, dot, norm, normal, one_line, root_mean_square
+from lean_mnist.crosscheck.functions.calls import (
+    Subject,
+    Upstream,
+    dot,
+    norm,
+    normal,
+    one_line,
+    root_mean_square,
+    seed_everything,
+)
 from lean_mnist.crosscheck.functions.context import Context
 from lean_mnist.crosscheck.functions.diagnosis import Diagnosis, diagnose
 from lean_mnist.crosscheck.functions.nudge import rounded_anew
@@ -213,7 +222,7 @@ def _jvp(reference: Subject, i: int, x: Tensor, u: Tensor) -> list[Tensor]:
 
     def outputs(moving: Tensor) -> tuple[Tensor, ...]:
         if reference.seed is not None:
-            torch.manual_seed(reference.seed)
+            seed_everything(reference.seed)
         result = reference.function(*fixed[:i], moving, *fixed[i + 1 :])
         every = [result] if isinstance(result, Tensor) else list(result)
         return tuple(y for y in every if isinstance(y, Tensor) and y.is_floating_point())

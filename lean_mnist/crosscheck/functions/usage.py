@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.functions.calls import CallFailed, copies
+from lean_mnist.crosscheck.functions.calls import CallFailed, copies, seed_everything
 from lean_mnist.crosscheck.functions.context import Context
 from lean_mnist.crosscheck.functions.contracts import different
 from lean_mnist.crosscheck.functions.diagnosis import diagnose
@@ -107,7 +107,7 @@ def _interleaved(ctx: Context, upstream: Sequence[Tensor | None], first: list[Te
     evaluated = ctx.subject.call()
     between = ctx.subject.call(other)
     if ctx.subject.seed is not None:
-        torch.manual_seed(ctx.subject.seed)
+        seed_everything(ctx.subject.seed)
     if ctx.generator.initial_seed() % 2:  # either order of the two backwards occurs in programs
         between.vjp(ctx.checked, copies(upstream))
     found = _filled(evaluated.vjp(ctx.checked, copies(upstream)), first)
@@ -137,7 +137,7 @@ def _twice(ctx: Context, upstream: Sequence[Tensor | None], first: list[Tensor])
     try:
         evaluated.vjp(ctx.checked, copies(upstream), retain_graph=True)
         if ctx.subject.seed is not None:
-            torch.manual_seed(ctx.subject.seed)
+            seed_everything(ctx.subject.seed)
         found = _filled(evaluated.vjp(ctx.checked, copies(upstream)), first)
     except CallFailed:
         return []  # refused, with an error

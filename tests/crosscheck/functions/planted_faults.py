@@ -50,7 +50,7 @@ def made(forward, backward, **ctx_options):
 
 
 # z = x Wᵀ + b: three gradients, each with something of its own to get wrong.
-B, D, H = 35, 9, 14
+B, D, H = 19, 6, 8
 LINEAR = ((B, D), (H, D), (H,))
 
 
@@ -104,9 +104,9 @@ WRONG_VALUES = {
         replaced(1, lambda v, x, w, g: v / len(x)),
         "input 1",
         "constant factor",
-        "1/35 times the reference (35 is a size",
+        "1/19 times the reference (19 is a size",
     ),
-    "bias gradient a mean": from_linear(replaced(2, lambda v, x, w, g: v / B), "input 2", "constant factor", "1/35"),
+    "bias gradient a mean": from_linear(replaced(2, lambda v, x, w, g: v / B), "input 2", "constant factor", "1/19"),
     "scale 1.0001": from_linear(replaced(0, lambda v, *_: 1.0001 * v), "input 0", "constant factor", "1.0001 times"),
     "reshape for transpose": from_linear(
         replaced(1, lambda v, x, w, g: v.T.reshape(v.shape)), "input 1", "transpose", "reshaped"
@@ -125,15 +125,15 @@ WRONG_VALUES = {
     ),
     "bias gradient zero": from_linear(replaced(2, lambda v, *_: 0 * v), "input 2", "zero", "everywhere"),
     "tail of the batch": from_linear(
-        replaced(0, lambda v, *_: zero_tail(v, 3)), "input 0", "zero", "the last 3 rows of 35"
+        replaced(0, lambda v, *_: zero_tail(v, 3)), "input 0", "zero", "the last 3 rows of 19"
     ),
-    "last row": from_linear(replaced(1, lambda v, *_: zero_tail(v, 1)), "input 1", "zero", "the last row of 14"),
+    "last row": from_linear(replaced(1, lambda v, *_: zero_tail(v, 1)), "input 1", "zero", "the last row of 8"),
     "one element": from_linear(replaced(1, lambda v, *_: one_off(v)), "input 1", "", "one element, [3, 5]"),
     "tile": from_linear(
-        replaced(1, lambda v, *_: torch.cat([v[:4], torch.cat([v[4:8, :6], -v[4:8, 6:]], 1), v[8:]])),
+        replaced(1, lambda v, *_: torch.cat([v[:2], torch.cat([v[2:6, :4], -v[2:6, 4:]], 1), v[6:]])),
         "input 1",
         "sign",
-        "rows 4..7, columns >= 6",
+        "rows 2..5, columns >= 4",
     ),
     "wide": from_linear(
         replaced(1, lambda v, *_: torch.cat([v[:, :128], 1.5 * v[:, 128:]], 1)),

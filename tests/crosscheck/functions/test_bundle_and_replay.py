@@ -76,9 +76,9 @@ def test_the_command(tmp_path):
     done = subprocess.run([*command, path], cwd=HERE, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "FAILED  gradient of input 0" in done.stdout
-    done = subprocess.run([*command, tmp_path / "none.pt"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == f"error: {tmp_path / 'none.pt'}: no such file\n"
+    with pytest.raises(CheckpointError, match=r"none.pt: no such file") as raised:
+        replay.main([str(tmp_path / "none.pt")])
+    assert raised.value.exit_status == 2
 
 
 def test_without_a_reference(tmp_path):

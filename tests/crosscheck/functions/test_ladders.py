@@ -102,6 +102,11 @@ def test_a_kink_is_told_from_curvature_and_from_a_wrong_gradient():
         assert not explained_by_kink(smooth, -wrong)
 
 
+def test_a_jump_is_no_wrong_gradient():
+    jump = climb(line(torch.sign, 0.0), [ONE * 0], 1e-16, STEPS)
+    assert explained_by_kink(jump, extrapolate(jump).residual)
+
+
 def test_enough_stops_early():
     rungs = climb(line(torch.sin, 0.7), [ONE * 0], 1e-16, STEPS, enough=1e-6)
     assert len(rungs) < 6
