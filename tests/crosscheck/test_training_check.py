@@ -113,11 +113,11 @@ def test_down_to_a_loss_of_nothing(batch, activation, dtype):
         assert result.passed, f"step {step}, loss {loss:.1e}: {result.message}"
         loss = float(gradients_(model, [(x, labels)]))
         if loss > 3e-2:
-            descend(model, 0.5)
+            descend(model, 1.0)
         else:  # every example is right, and from here on sharper logits are a quicker way down than the gradient
             with torch.no_grad():
                 for parameter in model.layers[-1].parameters():
-                    parameter *= 1.04
+                    parameter *= 1.12
         step += 1
         assert step < 1000
 
@@ -128,12 +128,12 @@ def test_down_to_a_loss_of_nothing(batch, activation, dtype):
 def test_a_batch_that_is_all_but_certain(batch, activation, dtype):
     """Logits whose margin of 8 to 20 makes p − onehot(y) as small as the rounding of p."""
     shares = {}
-    for seed in range(100):
+    for seed in range(40):
         model = random_model(seed, (16, 12, 10), activation, dtype)
         x, labels = random_batch(seed, batch, (16, 12, 10), dtype)
         labels[:] = labels[0]
         with torch.no_grad():
-            model.layers[-1].bias[labels[0]] += 8 + 12 * (seed / 100)
+            model.layers[-1].bias[labels[0]] += 8 + 12 * (seed / 40)
         shares[seed] = worst(checked(model, [(x, labels)]))
     assert not {seed: share for seed, share in shares.items() if not share <= 1}
 
@@ -202,7 +202,7 @@ def test_exact_zeros(activation, what):
 def test_options_of_the_loss(activation, options):
     for seed in range(3):
         model = random_model(seed, (20, 16, 10), activation, **options)
-        for step in range(10):
+        for step in range(4):
             result = checked(model, [random_batch(step, 33, (20, 16, 10))], gradcheck=step == 0)
             assert result.passed, f"seed {seed} step {step}: {result.message}"
             descend(model, 0.5)
@@ -213,7 +213,7 @@ def test_options_of_the_loss(activation, options):
 def test_accumulated_gradients_are_those_of_one_batch(parts, bias):
     for seed in range(3):
         model = random_model(seed, (20, 16, 10), bias=bias)
-        for step in range(10):
+        for step in range(4):
             batches = [random_batch(100 * step + part, size, (20, 16, 10)) for part, size in enumerate(parts)]
             result = checked(model, batches)
             assert result.passed, f"seed {seed} step {step}: {result.message}"
