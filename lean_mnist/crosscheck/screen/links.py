@@ -1,7 +1,7 @@
-"""The screen: at every step, for the cost of matrix–vector products, is the step about to be applied what it should be?
+"""The links of the chain one by one: each row of each tensor against its own threshold.
 
-It looks at what the very step computed on its way (an :class:`MLPTrace`) and at the gradients the optimizer would read,
-and verifies each link of the chain with arithmetic of its own:
+The screen looks at what the very step computed on its way (an :class:`MLPTrace`) and at the gradients the optimizer
+would read, and verifies each link with arithmetic of its own:
 
 ====================  ============================================  =========================================
 link                  what should hold                              how it is verified
@@ -16,18 +16,17 @@ weight gradient       ``dW = Σ dzᵀ h`` over all batches             ``dW u = 
 bias gradient         ``db = Σ dz`` over all examples               summed in float64
 ====================  ============================================  =========================================
 
-The probes ``u, v`` are Gaussian, fresh every step from a generator whose seed is kept, so there is no pattern they are
-blind to: an error whose row has norm ``r`` times its threshold passes one probe with probability at most ``0.8 / r``.
-Thresholds are propagated rounding error: an inner product of n terms is off by at most ``λ √n u ‖a‖ ‖b‖``, with ``u``
-the unit of rounding and ``λ = 8``, except with probability ``2 exp(−λ²/2)`` (Higham and Mary, 2019, for rounding errors
-that are independent of mean zero). That is a model, not a proof; the enclosure is the proof.
+There is no pattern that the probes (``probes``) are blind to: an error whose row has norm ``r`` times its threshold
+passes with probability at most ``√2 / r``. Thresholds are propagated rounding error: an inner product of n terms is off
+by at most ``λ √n u ‖a‖ ‖b‖``, with ``u`` the unit of rounding and ``λ = 8``, except with probability ``2 exp(−λ²/2)``
+(Higham and Mary, 2019, for rounding errors that are independent of mean zero). That is a model, not a proof; the
+enclosure is the proof.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,10 +35,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule.mlp import MLPTrace
-from lean_mnist.crosscheck.reference import KINKED, NetworkLoss
+from lean_mnist.crosscheck.reference import NetworkLoss
+from lean_mnist.crosscheck.screen.elementwise import EXACT, activation_reference, derivative_reference
+from lean_mnist.crosscheck.screen.probes import Probe
 
 Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
 Layers = Sequence[tuple[Tensor, Tensor | None]]
+Gradients = Sequence[tuple[Tensor | None, Tensor | None]]
 _Link = tuple[str, str, Tensor]  # what should hold, of which tensor, and residual / threshold, one number a row
 
 LAMBDA = 8.0
@@ -62,51 +64,27 @@ class ScreenFailure:
         return f"{self.tensor}: {self.link} does not hold{rows}: {self.share:.3g} times what rounding explains"
 
 
-@dataclass(frozen=True)
-class ScreenResult:
-    """What one screened step showed."""
-
-    failures: tuple[ScreenFailure, ...]
-    share: float  # the largest residual as a share of its threshold
-    seed: int
-    seconds: float
-
-    @property
-    def passed(self) -> bool:
-        return not self.failures
-
-
 _SHOWN = 5
 
 
-class StepScreen:
-    """Screens the steps of one network; probes come from ``seed`` and the step's number, so a step can be replayed."""
+class Links:
+    """The links of one network's steps."""
 
-    def __init__(self, loss: NetworkLoss, seed: int = 0) -> None:
-        self._loss, self._seed = loss, seed
+    def __init__(self, loss: NetworkLoss) -> None:
+        self._loss = loss
 
-    @torch.no_grad()
     def check(
         self,
-        step: int,
         names: Names,
         layers: Layers,
-        gradients: Sequence[tuple[Tensor | None, Tensor | None]],
+        gradients: Gradients,
         traces: Sequence[MLPTrace],
         labels: Sequence[Tensor],
         loss: Tensor,
-    ) -> ScreenResult:
-        """Screen one step.
-
-        Args:
-            names, layers, gradients: of each layer's weight and bias, first layer first.
-            traces, labels: of each batch whose gradients were averaged; one, unless gradients were accumulated.
-            loss: the mean over all examples, as the step reports it.
-        """
-        started = time.perf_counter()
-        seed = (self._seed * 1_000_003 + step) % 2**63
-        generator = torch.Generator().manual_seed(seed)
-        probes = [_probe(weight, generator) for weight, _ in layers]
+        probes: Sequence[Probe],
+    ) -> tuple[tuple[ScreenFailure, ...], float]:
+        """What does not hold, and the largest residual as a share of its threshold; arguments as ``StepScreen``'s."""
+        weight_norms = [_norms(weight) for weight, _ in layers]
         views = [
             [_View.of(trace, index, layer[0], probes[index]) for index, layer in enumerate(layers)] for trace in traces
         ]
@@ -115,8 +93,8 @@ class StepScreen:
             *self._loss_links(traces, labels, loss),
         ]
         for trace, view in zip(traces, views, strict=True):
-            links += self._forward_links(names, layers, trace, view, probes)
-            links += self._backward_links(names, layers, trace, view, probes)
+            links += self._forward_links(names, layers, trace, view, probes, weight_norms)
+            links += self._backward_links(names, layers, trace, probes, weight_norms)
         # One transfer for all links: the largest share of each.
         worst = torch.stack([share.amax() if share.numel() else share.new_zeros(()) for _, _, share in links]).tolist()
         failures = [
@@ -124,16 +102,22 @@ class StepScreen:
             for (link, tensor, share), largest in zip(links, worst, strict=True)
             if not largest <= 1  # also NaN
         ]
-        return ScreenResult(tuple(failures), max(worst), seed, time.perf_counter() - started)
+        return tuple(failures), max(worst, key=lambda share: math.inf if math.isnan(share) else share)
 
     def _forward_links(
-        self, names: Names, layers: Layers, trace: MLPTrace, views: Sequence[_View], probes: Sequence[_Probe]
+        self,
+        names: Names,
+        layers: Layers,
+        trace: MLPTrace,
+        views: Sequence[_View],
+        probes: Sequence[Probe],
+        weight_norms: Sequence[Tensor],
     ) -> Iterator[_Link]:
-        for index, ((name, _), (weight, bias), view, probe) in enumerate(
-            zip(names, layers, views, probes, strict=True)
+        for index, ((name, _), (weight, bias), view, probe, weight_norm) in enumerate(
+            zip(names, layers, views, probes, weight_norms, strict=True)
         ):
             z_BH = trace.pre_activations[index]
-            expected, scale = view.h_Wv, view.h_rows * probe.weight_norm
+            expected, scale = view.h_Wv, view.h_rows * weight_norm
             if bias is not None:
                 expected, scale = expected + bias @ probe.v, scale + _norms(bias)
             terms = LAMBDA * math.sqrt(sum(weight.shape) + 1)
@@ -141,7 +125,7 @@ class StepScreen:
             if index + 1 < len(layers):
                 h_BH, expected = trace.inputs[index + 1], activation_reference(self._loss.activation, z_BH)
                 tensor = f"the activation after layer {index}"
-                if self._loss.activation in _EXACT:  # nothing is rounded, so nothing may differ
+                if self._loss.activation in EXACT:  # nothing is rounded, so nothing may differ
                     yield "h = σ(z)", tensor, _differing_rows(h_BH, expected)
                 else:
                     size = ELEMENTWISE_ULPS * (expected.abs() + z_BH.abs())
@@ -154,7 +138,7 @@ class StepScreen:
         for trace, y in zip(traces, labels, strict=True):
             s_BC, d_s_BC = trace.pre_activations[-1], trace.d_pre_activations[-1]
             log_p_BC = torch.log_softmax(s_BC.double(), 1)
-            q_BC = F.one_hot(y, s_BC.shape[1])
+            q_BC = F.one_hot(y, s_BC.shape[1]).double()
             if smoothing:
                 q_BC = q_BC * (1 - smoothing) + smoothing / s_BC.shape[1]
             mean = mean - (log_p_BC * q_BC).sum() / total
@@ -177,14 +161,19 @@ class StepScreen:
         yield "the mean loss", "loss", _share((loss.double() - mean)[None], threshold, _unit(loss))
 
     def _backward_links(
-        self, names: Names, layers: Layers, trace: MLPTrace, views: Sequence[_View], probes: Sequence[_Probe]
+        self,
+        names: Names,
+        layers: Layers,
+        trace: MLPTrace,
+        probes: Sequence[Probe],
+        weight_norms: Sequence[Tensor],
     ) -> Iterator[_Link]:
         for index in reversed(range(1, len(layers))):
             (weight, _), probe = layers[index], probes[index]
             d_z_BH, d_h_BD = trace.d_pre_activations[index], trace.d_inputs[index]
             if d_z_BH is None or d_h_BD is None:
                 break
-            scale = LAMBDA * math.sqrt(sum(weight.shape)) * probe.weight_norm * _norms(d_z_BH, 1)
+            scale = LAMBDA * math.sqrt(sum(weight.shape)) * weight_norms[index] * _norms(d_z_BH, 1)
             tensor = f"the backward product with {names[index][0]}"
             yield "dh v = dz (W v)", tensor, _share(d_h_BD @ probe.u - d_z_BH @ (weight @ probe.u), scale)
             below = trace.d_pre_activations[index - 1]
@@ -192,7 +181,7 @@ class StepScreen:
                 break
             expected = d_h_BD * derivative_reference(self._loss.activation, trace.pre_activations[index - 1])
             tensor = f"the derivative after layer {index - 1}"
-            if self._loss.activation in _EXACT:
+            if self._loss.activation in EXACT:
                 yield "dz = dh ⊙ σ'(z)", tensor, _differing_rows(below, expected)
             else:
                 yield "dz = dh ⊙ σ'(z)", tensor, _share_rows(below - expected, ELEMENTWISE_ULPS * d_h_BD.abs())
@@ -201,9 +190,9 @@ class StepScreen:
         self,
         names: Names,
         layers: Layers,
-        gradients: Sequence[tuple[Tensor | None, Tensor | None]],
+        gradients: Gradients,
         views: Sequence[Sequence[_View]],
-        probes: Sequence[_Probe],
+        probes: Sequence[Probe],
     ) -> Iterator[_Link]:
         for index, (names_l, layer, gradients_l) in enumerate(zip(names, layers, gradients, strict=True)):
             (weight_name, bias_name), (d_weight, d_bias), probe = names_l, gradients_l, probes[index]
@@ -227,20 +216,6 @@ class StepScreen:
                 yield "db = Σ dz", bias_name, _share(d_bias.double() - summed, terms * scale, _unit(d_bias))
 
 
-class _Probe(NamedTuple):
-    """Gaussian vectors for one layer, and the norm of its weight."""
-
-    v: Tensor  # (H,)
-    u: Tensor  # (D,)
-    weight_norm: Tensor
-
-
-def _probe(weight_HD: Tensor, generator: torch.Generator) -> _Probe:
-    units, features = weight_HD.shape
-    both = torch.randn(units + features, generator=generator).to(weight_HD.device, weight_HD.dtype)
-    return _Probe(both[:units], both[units:], _norms(weight_HD))
-
-
 class _View(NamedTuple):
     """What several links ask of one layer on one batch; its input is read once for both products."""
 
@@ -250,42 +225,10 @@ class _View(NamedTuple):
     d_z_BH: Tensor | None
 
     @classmethod
-    def of(cls, trace: MLPTrace, index: int, weight_HD: Tensor, probe: _Probe) -> _View:
+    def of(cls, trace: MLPTrace, index: int, weight_HD: Tensor, probe: Probe) -> _View:
         h_BD = trace.inputs[index]
         products = h_BD @ torch.stack((probe.v @ weight_HD, probe.u), dim=1)
         return cls(products[:, 0], products[:, 1], _norms(h_BD, 1), trace.d_pre_activations[index])
-
-
-# Activations that round nothing, so that two correct implementations agree bit for bit.
-_EXACT = ("relu", "identity")
-
-_REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "leaky-relu": F.leaky_relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "identity": lambda z: z,
-}
-
-
-def activation_reference(name: str, z: Tensor) -> Tensor:
-    """``σ(z)`` by PyTorch's own functions."""
-    return _REFERENCES[name](z)
-
-
-def derivative_reference(name: str, z: Tensor) -> Tensor:
-    """``σ'(z)`` by formulas of its own: 0 and α at the kink, logistic and normal functions from ``torch.special``."""
-    if name in KINKED:
-        return torch.where(z > 0, 1.0, KINKED[name]).to(z.dtype)
-    if name == "sigmoid":
-        return torch.sigmoid(z) * torch.sigmoid(-z)
-    if name == "tanh":
-        return torch.cosh(z).reciprocal().square()
-    if name == "gelu":
-        density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
-        return torch.special.ndtr(z) + z * density
-    return torch.ones_like(z)
 
 
 def _unit(like: Tensor) -> float:

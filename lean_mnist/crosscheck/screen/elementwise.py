@@ -1,0 +1,52 @@
+"""The activations and their derivatives once more, by formulas of their own, for the screen to compare with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from lean_mnist.crosscheck.reference import KINKED
+
+# Activations that round nothing, so that two correct implementations agree bit for bit.
+EXACT = ("relu", "identity")
+
+_REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "leaky-relu": F.leaky_relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "identity": lambda z: z,
+}
+
+
+def activation_reference(name: str, z: Tensor) -> Tensor:
+    """``σ(z)`` by PyTorch's own functions."""
+    return _REFERENCES[name](z)
+
+
+def derivative_reference(name: str, z: Tensor) -> Tensor:
+    """``σ'(z)`` by formulas of its own: 0 and α at the kink, logistic and normal functions from ``torch.special``."""
+    if name in KINKED:
+        return torch.where(z > 0, z.new_ones(()), z.new_full((), KINKED[name]))
+    if name == "sigmoid":
+        return torch.sigmoid(z) * torch.sigmoid(-z)
+    if name == "tanh":
+        return torch.cosh(z).reciprocal().square()
+    if name == "gelu":
+        density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+        return torch.special.ndtr(z) + z * density
+    return torch.ones_like(z)
+
+
+def times_derivative(name: str, d_h: Tensor, z: Tensor) -> Tensor:
+    """``dh ⊙ σ'(z)``."""
+    if name == "relu":
+        return torch.ops.aten.threshold_backward(d_h, z, 0)
+    if name == "identity":
+        return d_h
+    return d_h * derivative_reference(name, z)

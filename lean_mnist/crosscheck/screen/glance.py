@@ -1,0 +1,152 @@
+"""A glance at a step: the links of the chain in a few operations each, whole tensors at a time.
+
+Where nothing stands out, the step is right; where something might, the links are looked at one by one (``links``),
+with a threshold of its own for every row, and that decides. So a glance never refuses a step, and it need not know how
+much rounding explains, only how little an ordinary step shows: a residual below ``GLANCE √n u`` times the root mean
+square of what it is compared with. For the 784 features of an image in float32 that is 1.3e-5.
+
+With ``v, u`` the probes of a layer, and ``h, z, dz, dh`` what the step computed:
+
+============================  =====================================================================================
+product and bias, forward     ``z v − h (Wᵀ v) − b·v``, where ``h = σ(z)`` of the layer before is computed here
+softmax gradient              ``N ds − (softmax(s) − q + λs)``, each entry relative to ``p + q``
+loss                          from PyTorch's softmax
+product, backward             ``dh u − dz (W u)``
+weight and bias gradient      ``dW u + c db − dzᵀ (h u + c)``, where ``dz = dh ⊙ σ'(z)`` is computed here
+============================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.crosscheck.reference import NetworkLoss
+from lean_mnist.crosscheck.screen.elementwise import activation_reference, times_derivative
+from lean_mnist.crosscheck.screen.links import Gradients, Layers
+from lean_mnist.crosscheck.screen.probes import Probe
+
+GLANCE = 8.0
+# Units of rounding by which an entry of the softmax's gradient, and the loss, may differ in an ordinary step.
+ELEMENTWISE_ULPS = 16.0
+# Up to some thousand products may have underflowed.
+UNDERFLOWS = 1e4
+
+
+class Look(NamedTuple):
+    """A residual, what it is relative to (``None``: to 1), and how many roundings of that are ordinary."""
+
+    residual: Tensor
+    relative_to: Tensor | None
+    ulps: float
+
+
+def can_glance(layers: Layers, gradients: Gradients, traces: Sequence[MLPTrace]) -> bool:
+    """Whether a glance will do: one batch that is not empty, and every gradient is there."""
+    if len(traces) != 1 or not traces[0].inputs[0].shape[0]:
+        return False
+    return all(
+        d_weight is not None and (bias is None) == (d_bias is None)
+        for (_, bias), (d_weight, d_bias) in zip(layers, gradients, strict=True)
+    )
+
+
+def glance(
+    rule: NetworkLoss,
+    layers: Layers,
+    gradients: Gradients,
+    trace: MLPTrace,
+    labels_B: Tensor,
+    loss: Tensor,
+    probes: Sequence[Probe],
+) -> float:
+    """The largest residual as a share of what is ordinary; above 1, or NaN, the step deserves a closer look."""
+    looks = [
+        *_loss_looks(rule, trace.pre_activations[-1], cast("Tensor", trace.d_pre_activations[-1]), labels_B, loss),
+        *_product_looks(rule.activation, layers, gradients, trace, probes),
+    ]
+    return _largest_share(looks, torch.finfo(loss.dtype))
+
+
+def _product_looks(
+    activation: str, layers: Layers, gradients: Gradients, trace: MLPTrace, probes: Sequence[Probe]
+) -> Iterator[Look]:
+    h_BD = trace.inputs[0]
+    d_zs, d_hs = cast("list[Tensor]", trace.d_pre_activations), cast("list[Tensor]", trace.d_inputs)
+    examples = len(h_BD)
+    for index, ((weight_HD, bias_H), (d_weight_HD, d_bias_H), probe) in enumerate(
+        zip(layers, gradients, probes, strict=True)
+    ):
+        assert d_weight_HD is not None
+        units, features = weight_HD.shape
+        z_BH, d_z_BH = trace.pre_activations[index], d_zs[index]
+        along_D = torch.mv(weight_HD.t(), probe.v)
+        if bias_H is None:
+            expected_B = torch.mv(h_BD, along_D)
+        else:
+            expected_B = torch.addmv(torch.dot(bias_H, probe.v).expand(examples), h_BD, along_D)
+        yield Look(torch.addmv(expected_B, z_BH, probe.v, alpha=-1), expected_B, GLANCE * math.sqrt(features))
+        if index + 1 < len(layers):
+            d_h_BH, above_CH, through = d_hs[index + 1], layers[index + 1][0], probes[index + 1].u
+            expected_B = torch.mv(d_zs[index + 1], torch.mv(above_CH, through))
+            ulps = GLANCE * math.sqrt(above_CH.shape[0] + units)
+            yield Look(torch.addmv(expected_B, d_h_BH, through, alpha=-1), expected_B, ulps)
+            d_z_BH = times_derivative(activation, d_h_BH, z_BH)
+        # A bias is the weight of a feature that is always 1; here c, so that it counts as much as the others together.
+        c = math.sqrt(features)
+        h_u_B = torch.mv(h_BD, probe.u)
+        if d_bias_H is None:
+            found_H = torch.mv(d_weight_HD, probe.u)
+        else:
+            h_u_B += c
+            found_H = torch.addmv(d_bias_H, d_weight_HD, probe.u, beta=c)
+        residual_H = torch.addmv(found_H, d_z_BH.t(), h_u_B, alpha=-1)
+        yield Look(residual_H, found_H, GLANCE * math.sqrt(examples + features))
+        if index + 1 < len(layers):
+            h_BD = activation_reference(activation, z_BH)
+
+
+def _loss_looks(rule: NetworkLoss, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tensor, loss: Tensor) -> Iterator[Look]:
+    smoothing, penalty = rule.label_smoothing, rule.logit_penalty
+    p_BC, labels_B1 = torch.softmax(s_BC, 1), labels_B.unsqueeze(1)
+    if smoothing:
+        ours = F.cross_entropy(s_BC, labels_B, label_smoothing=smoothing)
+    else:
+        ours = -p_BC.gather(1, labels_B1).log_().mean()
+    residual_BC = torch.sub(p_BC, d_s_BC, alpha=len(labels_B))  # p − N ds: 0, and 1 at the label
+    if smoothing:
+        residual_BC -= smoothing / s_BC.shape[1]
+        p_BC += smoothing / s_BC.shape[1]
+    if penalty:
+        ours = ours + penalty / 2 * s_BC.square().sum() / len(labels_B)
+        residual_BC += penalty * s_BC
+        p_BC += penalty * s_BC.abs()
+    at_label_B1 = residual_BC.new_full((1, 1), 1 - smoothing).expand(len(labels_B), 1)
+    residual_BC.scatter_add_(1, labels_B1, -at_label_B1)
+    p_BC.scatter_(1, labels_B1, 1.0).clamp_min_(torch.finfo(p_BC.dtype).tiny)
+    yield Look(residual_BC / p_BC, None, ELEMENTWISE_ULPS)
+    yield Look((ours - loss) / (1 + loss), None, ELEMENTWISE_ULPS)
+
+
+def _largest_share(looks: Sequence[Look], numbers_are: torch.finfo) -> float:
+    residuals = torch._foreach_norm([look.residual for look in looks], math.inf)
+    sizes = torch._foreach_norm([look.relative_to for look in looks if look.relative_to is not None])
+    numbers = torch.stack([*residuals, *sizes]).tolist()  # one transfer for all
+    size = iter(numbers[len(looks) :])
+    largest = 0.0
+    for look, residual in zip(looks, numbers, strict=False):
+        ordinary = look.ulps * numbers_are.eps / 2
+        if look.relative_to is not None:
+            ordinary *= next(size) / math.sqrt(look.relative_to.numel())
+        share = residual / (ordinary + UNDERFLOWS * numbers_are.tiny)
+        if not share <= largest:
+            largest = share
+        if math.isnan(largest):
+            break
+    return largest

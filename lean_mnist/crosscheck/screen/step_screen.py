@@ -1,0 +1,76 @@
+"""The screen: at every step, for the cost of matrix–vector products, is the step about to be applied what it should be?
+
+Every step is given a glance: all links of the chain in a few operations each, whole tensors at a time. Where something
+might be wrong, and at the first and every ``CLOSE_LOOK_EVERY``-th step anyway, the links are looked at one by one, each
+row against its own threshold, and that decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.crosscheck.reference import NetworkLoss
+from lean_mnist.crosscheck.screen.glance import can_glance, glance
+from lean_mnist.crosscheck.screen.links import Gradients, Layers, Links, Names, ScreenFailure
+from lean_mnist.crosscheck.screen.probes import Probes
+
+CLOSE_LOOK_EVERY = 50
+
+
+@dataclass(frozen=True)
+class ScreenResult:
+    """What one screened step showed."""
+
+    failures: tuple[ScreenFailure, ...]
+    share: float  # the largest residual as a share of its threshold
+    close: bool  # whether the links were looked at one by one
+    seed: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+
+class StepScreen:
+    """Screens the steps of one network; probes come from ``seed`` and the step's number, so a step can be replayed."""
+
+    def __init__(self, loss: NetworkLoss, seed: int = 0, close_look_every: int = CLOSE_LOOK_EVERY) -> None:
+        self._loss, self._links, self._seed, self._every = loss, Links(loss), seed, close_look_every
+        self._probes: Probes | None = None
+
+    @torch.no_grad()
+    def check(
+        self,
+        step: int,
+        names: Names,
+        layers: Layers,
+        gradients: Gradients,
+        traces: Sequence[MLPTrace],
+        labels: Sequence[Tensor],
+        loss: Tensor,
+    ) -> ScreenResult:
+        """Screen one step.
+
+        Args:
+            step: its number, from 1.
+            names, layers, gradients: of each layer's weight and bias, first layer first.
+            traces, labels: of each batch whose gradients were averaged; one, unless gradients were accumulated.
+            loss: the mean over all examples, as the step reports it.
+        """
+        started = time.perf_counter()
+        if self._probes is None or not self._probes.fit(layers[0][0]):
+            self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in layers], layers[0][0])
+        probes, seed = self._probes.of(step), self._probes.seed_of(step)
+        if (step - 1) % self._every and can_glance(layers, gradients, traces):
+            share = glance(self._loss, layers, gradients, traces[0], labels[0], loss, probes)
+            if share <= 1:
+                return ScreenResult((), share, False, seed, time.perf_counter() - started)
+        failures, share = self._links.check(names, layers, gradients, traces, labels, loss, probes)
+        return ScreenResult(failures, share, True, seed, time.perf_counter() - started)
