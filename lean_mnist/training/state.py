@@ -14,6 +14,7 @@ class CheckLedger:
     """What the checks of a run have found so far; its ``verdict`` travels in every checkpoint."""
 
     screens: int = 0  # steps screened
+    close_looks: int = 0  # of them row by row
     largest_screen_share: float = 0.0  # of what rounding explains
     comparisons: int = 0
     gradchecks: int = 0
@@ -38,7 +39,9 @@ class CheckLedger:
         """Count one screened step; if it failed, ``failed`` is told as well, with the explanation."""
         self.screens += 1
         self.seconds += result.seconds
-        self.largest_screen_share = max(self.largest_screen_share, result.share)
+        if result.close:  # a glance has no thresholds, only an idea of what is ordinary
+            self.close_looks += 1
+            self.largest_screen_share = max(self.largest_screen_share, result.share)
 
     def failed(self, step: int, message: str) -> None:
         """Count one failure."""
