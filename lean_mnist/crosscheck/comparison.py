@@ -26,6 +26,8 @@ MAGNITUDE_ULPS = 8.0
 class Divergence:
     """How far a tensor is from its reference: ``‖ours − reference‖₂ / ‖reference‖₂``, and where it is farthest.
 
+    Where the reference is 0 everywhere, relative to the terms that it is a sum of, or absolute if there are none.
+
     ``index`` is the place of the largest difference, ``ours`` and ``reference`` the two values there. ``allowed`` is
     the largest relative divergence that rounding explains. ``share`` is the part of it that was used.
     """
@@ -77,7 +79,8 @@ def compare(name: str, ours: Tensor, reference: Tensor, baseline: Tensor, magnit
     allowed = BASELINE_FACTOR * baseline_error + unit * (FLOOR_ULPS * scale + MAGNITUDE_ULPS * magnitude) + underflow
     difference = difference.nan_to_num(nan=math.inf)
     index = tuple(int(i) for i in torch.unravel_index(difference.argmax(), difference.shape))
-    divide = scale if scale > 0 else torch.finfo(torch.float64).tiny
+    # Relative to a reference that is 0 everywhere, any error would be infinite.
+    divide = scale or magnitude or 1.0
     return Divergence(
         name=name,
         value=error / divide if error else 0.0,

@@ -186,3 +186,14 @@ def test_the_arguments_are_left_alone():
 def test_shapes_must_agree():
     with pytest.raises(AssertionError):
         compare("w", torch.zeros(2), torch.zeros(3, dtype=torch.float64), torch.zeros(2))
+
+
+def test_a_reference_of_nothing_but_zeros_gives_a_number_that_can_be_drawn():
+    zeros = torch.zeros(3, 4, dtype=torch.float64)
+    ours = torch.full((3, 4), 1e-3)
+    alone, beside_terms = compare("w", ours, zeros, ours * 0), compare("w", ours, zeros, ours * 0, magnitude=100.0)
+    assert alone.value == pytest.approx(1e-3 * 12**0.5)
+    assert beside_terms.value == pytest.approx(1e-5 * 12**0.5)
+    assert not alone.passed
+    assert not beside_terms.passed
+    assert compare("w", ours * 0, zeros, ours * 0).value == 0
