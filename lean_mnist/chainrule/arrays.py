@@ -56,6 +56,11 @@ def primitives(x: Array) -> Primitives:
     return own
 
 
+def is_kind(kind: Primitives, *arrays: Array | None) -> bool:
+    """Whether these arrays, where there are any, are of one kind."""
+    return all(array is None or primitives(array) is kind for array in arrays)
+
+
 def check_same_kind(first: Array, **others: Array | None) -> None:
     """Raise ``ArgumentError`` unless every array is of the kind of ``first``, so that none is silently converted."""
     kind = primitives(first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, primitives
+from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, is_kind, primitives
 from lean_mnist.errors import ArgumentError
 
 
@@ -50,7 +50,8 @@ def dense_backward(
 
 def check_dense_shapes(x: Array, weight: Array, bias: Array | None, name: str = "") -> None:
     """Raise ``ArgumentError``, naming the argument, unless ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)`` fit."""
-    check_same_kind(x, **{f"{name}weight": weight, f"{name}bias": bias})
+    if not is_kind(primitives(x), weight, bias):
+        check_same_kind(x, **{f"{name}weight": weight, f"{name}bias": bias})
     if len(x.shape) != 2:
         raise ArgumentError(f"{name}x: expected shape (B, D), found {tuple(x.shape)}")
     if len(weight.shape) != 2:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lean_mnist.chainrule import dense
 from lean_mnist.chainrule.activations import Activation
-from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, primitives
+from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, is_kind, primitives
 from lean_mnist.chainrule.losses import Loss
 from lean_mnist.errors import ArgumentError
 
@@ -56,14 +56,22 @@ def mlp_forward(
     Raises ``ArgumentError`` on shapes that do not fit, before any arithmetic.
     """
     check_mlp_shapes(x_BD, layers)
+    return _forward(x_BD, layers, activation, trace)
+
+
+def _forward(
+    x_BD: Array, layers: Sequence[Layer], activation: Activation, trace: MLPTrace | None
+) -> tuple[Array, MLPTape]:
+    """``mlp_forward`` of shapes that fit."""
+    affine = primitives(x_BD).affine  # dense_forward, without looking at the shapes again
     inputs, saved, pre_activations = [x_BD], [], []
     for weight, bias in layers[:-1]:
-        z_BH, _ = dense.dense_forward(inputs[-1], weight, bias)
+        z_BH = affine(inputs[-1], weight, bias)
         h_BH, kept = activation.forward(z_BH)
         inputs.append(h_BH)
         saved.append(kept)
         pre_activations.append(z_BH)
-    logits_BC, _ = dense.dense_forward(inputs[-1], *layers[-1])
+    logits_BC = affine(inputs[-1], *layers[-1])
     if trace is not None:
         trace.inputs, trace.pre_activations = inputs, [*pre_activations, logits_BC]
     return logits_BC, MLPTape(tuple(inputs), tuple(saved))
@@ -130,7 +138,7 @@ def mlp_loss_forward(
     """One loss an example, ``loss_B``, of an MLP's logits against integer labels."""
     check_mlp_shapes(x_BD, layers)
     check_mlp_labels(x_BD, labels_B, layers)
-    logits_BC, network = mlp_forward(x_BD, layers, activation, trace)
+    logits_BC, network = _forward(x_BD, layers, activation, trace)
     loss_B, loss_tape = loss.forward(logits_BC, labels_B)
     if trace is not None:
         trace.loss_B = loss_B
@@ -154,18 +162,17 @@ def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:
     """Raise ``ArgumentError``, naming the argument, unless each layer fits the one before and the first fits ``x``."""
     if not layers:
         raise ArgumentError("layers: expected at least one layer, found none")
-    primitives(x)  # an unknown kind of array is refused here, before any arithmetic
-    for index, (weight, bias) in enumerate(layers):
-        name = f"layers[{index}]."
-        if index == 0:
-            dense.check_dense_shapes(x, weight, bias, "")
-        else:
-            before = layers[index - 1][0]
-            check_same_kind(x, **{f"{name}weight": weight, f"{name}bias": bias})
-            if len(weight.shape) != 2 or weight.shape[1] != before.shape[0]:
-                raise ArgumentError(
-                    f"{name}weight: expected shape (H, {before.shape[0]}), as the layer before has that many units, "
-                    f"found {tuple(weight.shape)}"
-                )
-            if bias is not None and tuple(bias.shape) != (weight.shape[0],):
-                raise ArgumentError(f"{name}bias: expected shape ({weight.shape[0]},), found {tuple(bias.shape)}")
+    kind = primitives(x)  # an unknown kind of array is refused here, before any arithmetic
+    dense.check_dense_shapes(x, *layers[0])
+    units = layers[0][0].shape[0]
+    for index, (weight, bias) in enumerate(layers[1:], start=1):
+        if not is_kind(kind, weight, bias):
+            check_same_kind(x, **{f"layers[{index}].weight": weight, f"layers[{index}].bias": bias})
+        if len(weight.shape) != 2 or weight.shape[1] != units:
+            raise ArgumentError(
+                f"layers[{index}].weight: expected shape (H, {units}), as the layer before has that many units, "
+                f"found {tuple(weight.shape)}"
+            )
+        units = weight.shape[0]
+        if bias is not None and tuple(bias.shape) != (units,):
+            raise ArgumentError(f"layers[{index}].bias: expected shape ({units},), found {tuple(bias.shape)}")

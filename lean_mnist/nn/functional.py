@@ -133,11 +133,24 @@ def _apply(function: Any, *arguments: Any) -> Any:
 
 
 def _check_mlp(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    if _alike(x_BD, *(parameter for layer in layers for parameter in layer)):
+        return
     named: dict[str, Tensor | None] = {"x": x_BD}
     for index, (weight, bias) in enumerate(layers):
         named[f"layers[{index}].weight"] = weight
         named[f"layers[{index}].bias"] = bias
     _check_tensors(**named)
+
+
+def _alike(first: Tensor, *others: Tensor | None) -> bool:
+    """Whether all are tensors of one floating dtype on one device: what is nearly always so, found out quickly."""
+    if not (isinstance(first, Tensor) and first.is_floating_point()):
+        return False
+    dtype, device = first.dtype, first.device
+    return all(
+        other is None or (isinstance(other, Tensor) and other.dtype is dtype and other.device == device)
+        for other in others
+    )
 
 
 def _check_tensors(**named: Tensor | None) -> None:
