@@ -5,6 +5,7 @@ The error leaves ``backward()`` and so reaches the loop before the optimizer's s
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
@@ -19,11 +20,26 @@ except ModuleNotFoundError as missing:
 _TrainerCallback: Any = TrainerCallback
 
 
+class _Monitor(GradientMonitor):
+    """Detaches itself when it stops the training, for the trainer tells no callback that it was stopped."""
+
+    def _check_pending(self, *arguments: Any) -> None:
+        try:
+            super()._check_pending(*arguments)
+        except BaseException:
+            self.detach()
+            raise
+
+
 class GradientMonitorCallback(_TrainerCallback):  # type: ignore[misc]
     """Attaches a ``GradientMonitor`` to the trainer's model while it trains; arguments are the monitor's.
 
-    ``monitor`` is the one of the last training, with its ``history``. Where training ends with an exception, the
-    trainer tells no callback so; then ``monitor.detach()`` is for the caller.
+    A forward is one call of the model: with ``gradient_accumulation_steps`` there are several to an optimizer's step.
+    Evaluation does not count.
+
+    ``monitor`` is the one of the last training, with its ``history``. It detaches itself at the end of the training,
+    where it stops it, and when the next one begins. The trainer tells no callback of any other exception, Ctrl-C
+    included; where the model is used on after one, train inside of ``with callback:``, or call ``detach()``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -32,10 +48,21 @@ class GradientMonitorCallback(_TrainerCallback):  # type: ignore[misc]
         self.monitor: GradientMonitor | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any = None, **others: Any) -> None:
-        if self.monitor is not None:
-            self.monitor.detach()
-        self.monitor = GradientMonitor(model, **self.options)
+        self.detach()
+        self.monitor = _Monitor(model, **self.options)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Remove the monitor's hooks, if there are any."""
         if self.monitor is not None:
             self.monitor.detach()
+
+    def __enter__(self) -> GradientMonitorCallback:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()

@@ -1,14 +1,17 @@
 """A Lightning callback: ``Trainer(callbacks=[GradientMonitorCallback(every=100)])``.
 
-The error leaves ``backward()`` and so reaches the loop before the optimizer's step. Needs the extra ``lightning``.
+The error leaves ``backward()``, under automatic and manual optimization alike, and so reaches the loop before the
+optimizer's step. Needs the extra ``lightning``.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
+from lean_mnist.errors import ArgumentError
 
 
 def _callback_class() -> Any:
@@ -25,20 +28,44 @@ _Callback: Any = _callback_class()
 
 
 class GradientMonitorCallback(_Callback):  # type: ignore[misc]
-    """Attaches a ``GradientMonitor`` while a ``LightningModule`` is fitted; arguments are the monitor's.
+    """Attaches a ``GradientMonitor`` while a ``LightningModule`` is fitted.
 
-    ``monitor`` is the one of the last fit, with its ``history``.
+    Args:
+        every: check every so many training batches, the first one included; or a function from the number of a batch
+            (from 0, over all epochs of one fit) to whether it is checked. With ``accumulate_grad_batches`` a batch is
+            one backward, not one optimizer's step.
+        options: the other arguments of ``GradientMonitor``.
+
+    ``monitor`` is the one of the last fit, with its ``history``. Where ``training_step`` calls the module itself, once
+    a batch, a report's ``step`` is the batch's number; where it calls several parts, each call counts as one.
+
+    Raises ``ArgumentError`` for an ``every`` that makes no sense.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, every: int | Callable[[int], bool] = 100, **options: Any) -> None:
         super().__init__()
+        if not callable(every) and (not isinstance(every, int) or every < 1):
+            raise ArgumentError(f"every: expected a whole number of at least 1, or a function, found {every!r}")
         self.options = options
         self.monitor: GradientMonitor | None = None
+        self._is_due = every if callable(every) else lambda batch: batch % every == 0
+        self._batches = 0
+        self._due = False
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        # ``training_step`` may call the module itself or any part of it.
+        self._detach()
+        self._batches = 0
+        # ``training_step`` may call the module itself or any parts of it. Batches are counted here, for of two parts
+        # that are called one after the other an even ``every`` would check one only.
         entries = [pl_module, *(part for part in pl_module.modules() if part is not pl_module)]
-        self.monitor = GradientMonitor(pl_module, entries=entries, **self.options)
+        self.monitor = GradientMonitor(pl_module, every=lambda _: self._due, entries=entries, **self.options)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._due = self._is_due(self._batches)
+        self._batches += 1
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._due = False  # a validation step may enable gradients
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         self._detach()
@@ -47,5 +74,6 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
         self._detach()
 
     def _detach(self) -> None:
+        self._due = False
         if self.monitor is not None:
             self.monitor.detach()
