@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.functions import batches, contracts, differences, higher, oracles, usage
+from lean_mnist.crosscheck.functions import batches, contracts, differences, higher, low_precision, oracles, usage
 from lean_mnist.crosscheck.functions import gradcheck as gradchecks
 from lean_mnist.crosscheck.functions.answers import reference_outputs
 from lean_mnist.crosscheck.functions.bundle import Question
@@ -42,7 +42,7 @@ _RULES: dict[str, Callable[[Context], list[Finding]]] = {
     usage.REPLAY: usage.replay,
     usage.NEEDS: usage.needs_input_grad,
     higher.DOUBLE: higher.double_backward,
-    higher.AUTOCAST: higher.autocast,
+    low_precision.AUTOCAST: low_precision.autocast,
 }
 # What ``skip`` may name. The Taylor test is asked together with the finite differences.
 RULES = (oracles.GRADIENT, *_RULES, differences.TAYLOR, gradchecks.GRADCHECK, batches.BATCH)
@@ -84,6 +84,11 @@ def check_function(
     Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
     function that raises on these inputs); a wrong gradient is not an error but a report that is not ``ok``.
     """
+    _callable("function", function)
+    if reference is not None:
+        _callable("reference", reference)
+    if not isinstance(inputs, (list, tuple)):
+        raise ArgumentError(f"inputs: expected a list of arguments, found {type(inputs).__name__}")
     names = list(names) if names is not None else [f"input {i}" for i in range(len(inputs))]
     checked = _validated(inputs, names, probes, replays, skip)
     seed = secrets.randbits(48) if seed is None else seed
@@ -158,17 +163,28 @@ def _note(ctx: Context) -> str:
     return note if ctx.reference is not None else f"{note}; no reference, so the forward itself was not checked"
 
 
+def _callable(name: str, given: object) -> None:
+    if isinstance(given, type) and issubclass(given, torch.autograd.Function):
+        raise ArgumentError(
+            f"{name}: expected a function, found the class {given.__name__}; give {given.__name__}.apply"
+        )
+    if not callable(given):
+        raise ArgumentError(f"{name}: expected a function, found {type(given).__name__}")
+
+
 def _validated(
     inputs: Sequence[Any], names: Sequence[str], probes: int, replays: int, skip: Collection[str]
 ) -> tuple[int, ...]:
     if len(names) != len(inputs):
         raise ArgumentError(f"names: expected {len(inputs)}, one an input, found {len(names)}")
+    if isinstance(skip, str):
+        raise ArgumentError(f"skip: expected a list of names of RULES, found the string {skip!r}")
     for rule in skip:
         if rule not in RULES:
             raise ArgumentError(f"skip: expected names of RULES, found {rule!r}{nearest(rule, RULES)}")
     for option, value in (("probes", probes), ("replays", replays)):
-        if value < 1:
-            raise ArgumentError(f"{option}: expected at least 1, found {value}")
+        if not isinstance(value, int) or value < 1:
+            raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")
     checked = tuple(i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
     if not checked:
         raise ArgumentError("inputs: expected at least one floating tensor with requires_grad, found none")
@@ -176,6 +192,8 @@ def _validated(
         if inputs[i].is_complex() or inputs[i].layout != torch.strided:
             kind = inputs[i].dtype if inputs[i].is_complex() else inputs[i].layout
             raise ArgumentError(f"inputs: expected dense real tensors, found {names[i]}, which is {kind}")
+        if inputs[i].is_meta:
+            raise ArgumentError(f"inputs: expected tensors that hold numbers, found {names[i]}, which is on meta")
         if not bool(inputs[i].detach().isfinite().all()):
             raise ArgumentError(
                 f"inputs: expected finite numbers where a gradient is checked, found others in {names[i]}"
@@ -228,9 +246,17 @@ def _same_shapes(first: Evaluated, reference: Subject) -> None:
     if outputs and not any(y.requires_grad for y in outputs):
         raise ArgumentError("reference: expected an output that depends on an input with requires_grad, found none")
     answer = reference_outputs(reference, [y.dtype for y in first.outputs])
+    if not answer.exact:
+        raise ArgumentError("reference: expected a floating output, found none")
     if [y.shape for y in first.outputs] != [y.shape for y in answer.exact]:
         shapes = [[tuple(y.shape) for y in result] for result in (answer.exact, first.outputs)]
         raise ArgumentError(f"function: expected outputs of the reference's shapes {shapes[0]}, found {shapes[1]}")
+    for y, exact in zip(first.outputs, answer.exact, strict=True):
+        if torch.finfo(exact.dtype).eps > torch.finfo(y.dtype).eps:
+            raise ArgumentError(
+                f"reference: expected one that computes in the precision of its inputs, found outputs in {exact.dtype} "
+                "from inputs in float64"
+            )
 
 
 def _named_input(failure: CallFailed, ctx: Context) -> str:

@@ -17,6 +17,9 @@ from torch import Tensor
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck import CheckResult, StepScreen, TrainingCheck
 from lean_mnist.crosscheck.reference import NetworkLoss
+from lean_mnist.crosscheck.steps.diagnosis import first_fault
+from lean_mnist.crosscheck.steps.record import Call
+from lean_mnist.crosscheck.steps.recorded import names_of, recorded_step
 from lean_mnist.errors import GradientMismatch, HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.training.records import Notice, Record, Scalar
@@ -38,6 +41,7 @@ class Step:
     gradient_norm: Tensor  # global
     learning_rate: float
     traces: list[MLPTrace]  # what each batch's step computed on its way; empty where nobody asked
+    past: tuple[Call, ...] = ()  # the calls before this step, where they were traced
 
     @property
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -57,8 +61,26 @@ class Hook(Protocol):
         """Records of this step; raises to keep its gradients from the weights."""
 
 
+class KeepFailure(Protocol):
+    """Keeps what a failed check needs to be asked again."""
+
+    def __call__(self, step: Step, message: str, /) -> str:
+        """Write it; returns words that say where, for the end of the message."""
+
+
+def keep_nothing(step: Step, message: str) -> str:
+    """Where there is no run's folder to write to."""
+    return ""
+
+
 class HealthHook:
-    """Every step: loss and gradients are finite. First step: the loss is near ln C, what knowing nothing costs."""
+    """Every step: loss and gradients are finite. First step: the loss is near ln C, what knowing nothing costs.
+
+    A gradient that is not finite, though it is computed from numbers that are, is a fault that ``keep`` is told of.
+    """
+
+    def __init__(self, keep: KeepFailure = keep_nothing) -> None:
+        self._keep = keep
 
     def due(self, step: int) -> bool:
         return True
@@ -70,10 +92,12 @@ class HealthHook:
         if not math.isfinite(float(step.gradient_norm)):
             for name, parameter in step.model.named_parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                    raise HealthError(
-                        f"step {step.number}: the gradient of {name} is not finite; "
+                    why = _why(step)
+                    message = (
+                        f"step {step.number}: the gradient of {name} is not finite{why}; "
                         f"the weights are as they were before this step"
                     )
+                    raise HealthError(message + (self._keep(step, message) if why else ""))
         if step.number == 1:
             know_nothing = math.log(step.model.sizes[-1])
             yield Scalar(1, "health/initial_loss_over_ln_classes", loss / know_nothing if know_nothing else 1.0)
@@ -83,6 +107,14 @@ class HealthHook:
                     f"the first loss is {loss:.3f}; that of guessing is ln C = {know_nothing:.3f}: "
                     f"check the initialization and the scale of the inputs",
                 )  # fmt: skip
+
+
+def _why(step: Step) -> str:
+    """The first link of the step that gave what is not finite for what is; empty if none did: training diverged."""
+    model = step.model
+    loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
+    fault = first_fault(recorded_step(model, loss, step.batches, step.traces)) if step.traces else None
+    return f": {fault.brief}" if fault is not None and fault.diagnosis.kind == "NaN" else ""
 
 
 class LossHook:
@@ -131,12 +163,21 @@ class NormsHook:
 class CrossCheckHook:
     """The gate: compares this step's gradients with the reference, runs gradcheck, and stops a step that fails.
 
-    With ``stop=False`` a failure is recorded and warned of, and training goes on.
+    With ``stop=False`` a failure is recorded and warned of, and training goes on. ``keep`` is told of every failure.
     """
 
-    def __init__(self, model: MLP, compare_due: Due, gradcheck_due: Due, ledger: CheckLedger, stop: bool) -> None:
+    def __init__(
+        self,
+        model: MLP,
+        compare_due: Due,
+        gradcheck_due: Due,
+        ledger: CheckLedger,
+        stop: bool,
+        keep: KeepFailure = keep_nothing,
+    ) -> None:
         self._check = TrainingCheck(model)
-        self._compare_due, self._gradcheck_due, self._ledger, self._stop = compare_due, gradcheck_due, ledger, stop
+        self._compare_due, self._gradcheck_due, self._ledger = compare_due, gradcheck_due, ledger
+        self._stop, self._keep = stop, keep
 
     def due(self, step: int) -> bool:
         return self._compare_due(step) or self._gradcheck_due(step)
@@ -145,29 +186,30 @@ class CrossCheckHook:
         x, labels = step.batch
         compare, gradcheck = self._compare_due(step.number), self._gradcheck_due(step.number)
         result = self._check.check(
-            x, labels, step.loss, compare_gradients=compare, gradcheck=gradcheck, traces=step.traces
+            x, labels, step.loss, compare_gradients=compare, gradcheck=gradcheck, traces=step.traces, past=step.past
         )
         self._ledger.enter(step.number, result)
         yield from _check_records(step.number, result)
-        if result.passed:
-            return
-        message = f"gradient check failed at step {step.number}: {result.message}"
-        if self._stop:
-            raise GradientMismatch(f"{message}; the step was not applied")
-        yield from _notice(self._ledger, step.number, message)
+        if not result.passed:
+            yield from _refuse(step, result.message, result.details, self._ledger, self._stop, self._keep)
 
 
 class ScreenHook:
     """The gate at every step: verifies each link of the chain by probes; when one breaks, the audit gives values."""
 
-    def __init__(self, model: MLP, record_due: Due, ledger: CheckLedger, stop: bool, seed: int) -> None:
+    def __init__(
+        self,
+        model: MLP,
+        record_due: Due,
+        ledger: CheckLedger,
+        stop: bool,
+        seed: int,
+        keep: KeepFailure = keep_nothing,
+    ) -> None:
         loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
         self._screen, self._audit = StepScreen(loss, seed), TrainingCheck(model)
-        self._record_due, self._ledger, self._stop = record_due, ledger, stop
-        self._names = [
-            (f"layers.{index}.weight", f"layers.{index}.bias" if bias is not None else None)
-            for index, (_, bias) in enumerate(model.weights_and_biases())
-        ]
+        self._record_due, self._ledger, self._stop, self._keep = record_due, ledger, stop, keep
+        self._names = names_of(model)
 
     def due(self, step: int) -> bool:
         return True
@@ -182,21 +224,30 @@ class ScreenHook:
             yield Scalar(step.number, "screen/share_of_allowed", result.share)
         if result.passed:
             return
-        audit = self._audit.check(*step.batch, step.loss, compare_gradients=True, gradcheck=False, traces=step.traces)
-        found = "; ".join(filter(None, [audit.message, *map(str, result.failures)]))
-        message = f"gradient check failed at step {step.number}: {found}"
+        audit = self._audit.check(
+            *step.batch, step.loss, compare_gradients=True, gradcheck=False, traces=step.traces, past=step.past
+        )
+        first, *more = result.failures
+        others = f" (and {len(more)} more link{'s' if len(more) > 1 else ''})" if more else ""
+        found = "; ".join(filter(None, [audit.message, f"{first}{others}"]))
+        details = "; ".join(filter(None, [audit.message, *map(str, result.failures)]))
         self._ledger.failed(step.number, found)
         yield Scalar(step.number, "screen/passed", 0.0)
-        if self._stop:
-            raise GradientMismatch(f"{message}; the step was not applied")
-        yield from _notice(self._ledger, step.number, message)
+        yield from _refuse(step, found, details, self._ledger, self._stop, self._keep)
 
 
-def _notice(ledger: CheckLedger, number: int, message: str) -> Iterator[Record]:
-    """Warn of the first failure, the tenth, the hundredth …: a run that goes on wrong fails at every step."""
+def _refuse(
+    step: Step, found: str, details: str, ledger: CheckLedger, stop: bool, keep: KeepFailure
+) -> Iterator[Record]:
+    """Keep the failed step, with all ``details``; stop it, or warn of it."""
+    head = f"gradient check failed at step {step.number}: "
+    kept = keep(step, head + details)
+    if stop:
+        raise GradientMismatch(f"{head}{found}; the step was not applied{kept}")
+    # The first failure, the tenth, the hundredth …: a run that goes on wrong fails at every step.
     if str(ledger.failures).rstrip("0") == "1":
         count = "" if ledger.failures == 1 else f" (failure {ledger.failures:,} of this run)"
-        yield Notice(number, "crosscheck/warning", message + count)
+        yield Notice(step.number, "crosscheck/warning", f"{head}{found}{count}{kept}")
 
 
 def _check_records(number: int, result: CheckResult) -> Iterator[Record]:

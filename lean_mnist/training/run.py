@@ -22,6 +22,7 @@ from lean_mnist.nn import MLP
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
+from lean_mnist.training.failures import FailureKeeper
 from lean_mnist.training.files import plain, write_atomically
 from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.interrupts import StopRequest
@@ -159,13 +160,14 @@ class _Run:
         config, state = self.config, self.state
         log = schedules.every(config.log_every)
         stop = config.on_divergence == "stop"
+        keep = FailureKeeper(self.folder, self.config)
         # What is recorded of a step that a gate refuses is what a person needs to see, so the gates come last.
-        hooks: list[Hook] = [LossHook(log), NormsHook(log, state.warned), HealthHook()]
+        hooks: list[Hook] = [LossHook(log), NormsHook(log, state.warned), HealthHook(keep)]
         if config.check in ("audit", "full"):
             compare, gradcheck = schedules.every(config.check_every), schedules.every(config.gradcheck_every)
-            hooks.append(CrossCheckHook(self.model, compare, gradcheck, state.checks, stop))
+            hooks.append(CrossCheckHook(self.model, compare, gradcheck, state.checks, stop, keep))
         if config.check in ("screen", "full"):
-            hooks.append(ScreenHook(self.model, log, state.checks, stop, config.seed))
+            hooks.append(ScreenHook(self.model, log, state.checks, stop, config.seed, keep))
         return Trainer(
             config=config,
             model=self.model,

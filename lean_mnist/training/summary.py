@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lean_mnist.training.config import Config
+from lean_mnist.training.failures import FOLDER, MOST
 from lean_mnist.training.metrics import Evaluation
 from lean_mnist.training.state import RunState
 
@@ -101,4 +102,7 @@ class Summary:
         ]
         if checks.failures:
             lines.insert(3, f"  WARNING    {checks.failures} gradient checks failed, first at {checks.first_failure}")
+            kept = self.folder / FOLDER
+            if kept.is_dir():
+                lines.insert(4, f"  replay     failures of the first {MOST} failed steps: {kept}")
         return "\n".join(lines)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
+from lean_mnist.crosscheck.steps.recorded import calls_of, put_gradients
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.hooks import Hook, Step
@@ -64,6 +65,8 @@ class Trainer:
         self._emit, self._evaluate, self._save, self._stop_requested = emit, evaluate, save, stop_requested
         self._trace = trace
         self._parameters = list(model.parameters())
+        # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
+        self._past: deque[Call] = deque(maxlen=REMEMBERED)
 
     def fit(self) -> bool:
         """Train; returns whether training ended (``state.finished`` says why), rather than being asked to stop."""
@@ -90,7 +93,7 @@ class Trainer:
         loss = self._gradients(batches, traces)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = get_total_norm(gradients)
-        step = Step(state.step + 1, self._model, batches, loss, norm, rate, traces)
+        step = Step(state.step + 1, self._model, batches, loss, norm, rate, traces, tuple(self._past))
         for hook in self._hooks:
             if hook.due(step.number):
                 for record in hook.on_gradients(step):
@@ -99,6 +102,7 @@ class Trainer:
             clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)
         set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
+        self._past.extend(calls_of(batches, traces) if traces else ())
 
         examples = sum(len(labels) for _, labels in batches)
         state.step += 1
@@ -110,15 +114,7 @@ class Trainer:
     def _gradients(self, batches: list[Batch], traces: list[MLPTrace]) -> Tensor:
         """Put the gradient of the mean loss over all examples of ``batches`` into ``.grad``; returns that loss."""
         self._optimizer.zero_grad(set_to_none=True)
-        total = sum(len(labels) for _, labels in batches)
-        mean: Tensor | float = 0.0
-        for (x, labels), trace in itertools.zip_longest(batches, traces):
-            loss = self._model.loss(x, labels, trace=trace)
-            share = len(labels) / total
-            loss.backward(None if share == 1 else torch.full_like(loss, share))
-            mean = loss.detach() if share == 1 else mean + share * loss.detach()
-        assert isinstance(mean, Tensor)
-        return mean
+        return put_gradients(self._model, batches, traces)
 
     def _end_epoch(self, speed: float) -> None:
         state, config = self._state, self._config

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.crosscheck import FunctionReport, GradientMismatch, check_function
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.function_check import GRADCHECK_NUMBERS
+from lean_mnist.crosscheck.function_check import GRADCHECK_NUMBERS, RULES
 from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import functional
@@ -74,11 +74,10 @@ FACES = {name: rest for name, *rest in faces()}
 @pytest.mark.parametrize("name", FACES)
 def test_our_own_functions_pass(name, dtype):
     function, reference, shapes = FACES[name]
-    for seed in range(2):
-        report = check_function(function, reference, leaves(*shapes, seed=seed, dtype=dtype), seed=seed)
-        assert report.ok, f"inputs of seed {seed}: {report}"
-        assert report.gradcheck == "passed"
-        assert len(report.gradients) == len(shapes)
+    report = check_function(function, reference, leaves(*shapes, dtype=dtype), seed=SEED)
+    assert report.ok, report
+    assert report.gradcheck == "passed"
+    assert len(report.gradients) == len(shapes)
 
 
 # A user's fused Function, with bugs planted in its backward.
@@ -189,9 +188,9 @@ def wrong_inputs(report):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_right_function_passes(shape, dtype):
-    for seed in range(5):
+    for seed in range(2):
         inputs = leaves(*SHAPES[shape], seed=seed, dtype=dtype)
-        report = check_function(fused(right), plain_linear_relu, inputs, names=NAMES)
+        report = check_function(fused(right), plain_linear_relu, inputs, names=NAMES, seed=seed)
         assert report.ok, f"inputs of seed {seed}: {report}"
         report.raise_if_failed()
 
@@ -200,14 +199,14 @@ def test_a_right_function_passes(shape, dtype):
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bugs_are_found_and_the_input_named(bug, shape):
     backward_of, wrong = BUGS[bug]
-    for seed in range(2):
-        inputs = leaves(*SHAPES[shape], seed=seed)
-        report = check_function(fused(backward_of), plain_linear_relu, inputs, names=NAMES, seed=seed)
-        assert not report.ok
-        assert wrong_inputs(report) == wrong, f"seed {seed}: {report}"
-        assert all(divergence.passed for divergence in report.outputs)
-        with pytest.raises(GradientMismatch, match=f"FAILED  gradient of {min(wrong)}"):
-            report.raise_if_failed()
+    skip = [rule for rule in RULES if rule != "gradient"] if shape == "large" else []  # the others ask at one shape
+    inputs = leaves(*SHAPES[shape])
+    report = check_function(fused(backward_of), plain_linear_relu, inputs, names=NAMES, seed=SEED, skip=skip)
+    assert not report.ok
+    assert wrong_inputs(report) == wrong, report
+    assert all(divergence.passed for divergence in report.outputs)
+    with pytest.raises(GradientMismatch, match=f"FAILED  gradient of {min(wrong)}"):
+        report.raise_if_failed()
 
 
 @pytest.mark.parametrize("bug", ["only the sign of the upstream gradient", "special branch for ones"])
@@ -290,13 +289,13 @@ def test_ok(gradcheck, wrong):
 )
 def test_some_input_must_require_a_gradient(inputs):
     with pytest.raises(ArgumentError, match=r"inputs: expected at least one floating tensor with requires_grad"):
-        check_function(lambda *_: torch.ones(()), lambda *_: torch.ones(()), inputs)
+        check_function(lambda *_: torch.ones(()), lambda *_: torch.ones(()), inputs, seed=SEED)
 
 
 @pytest.mark.parametrize("names", [(), ("x",), ("x", "weight", "bias", "more")])
 def test_one_name_an_input(names):
     with pytest.raises(ArgumentError, match=rf"names: expected 3, one an input, found {len(names)}"):
-        check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), names=names)
+        check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), names=names, seed=SEED)
 
 
 @pytest.mark.parametrize(
@@ -308,16 +307,16 @@ def test_outputs_must_have_the_references_shapes(other):
     with pytest.raises(
         ArgumentError, match=r"function: expected outputs of the reference's shapes \[\(7, 3\)\], found"
     ):
-        check_function(other, lambda x: x * 2, leaves((7, 3)))
+        check_function(other, lambda x: x * 2, leaves((7, 3)), seed=SEED)
 
 
 def test_some_output_must_depend_on_an_input():
     with pytest.raises(ArgumentError, match="function: expected an output that depends on an input"):
-        check_function(lambda x: (2 * x).detach(), lambda x: 2 * x, leaves((7, 3)))
+        check_function(lambda x: (2 * x).detach(), lambda x: 2 * x, leaves((7, 3)), seed=SEED)
     with pytest.raises(ArgumentError, match="reference: expected an output that depends on an input"):
-        check_function(lambda x: 2 * x, lambda x: (2 * x).detach(), leaves((7, 3)))
+        check_function(lambda x: 2 * x, lambda x: (2 * x).detach(), leaves((7, 3)), seed=SEED)
     with pytest.raises(ArgumentError, match="function: expected an output that depends on an input"):
-        check_function(lambda x: x.argmax(1), lambda x: 2 * x, leaves((7, 3)))
+        check_function(lambda x: x.argmax(1), lambda x: 2 * x, leaves((7, 3)), seed=SEED)
 
 
 # Unusual Functions.
@@ -349,24 +348,26 @@ def sin_cos(x, times):
 
 def test_several_outputs_and_arguments_that_are_no_tensors():
     inputs = [*leaves((4, 3)), 3]
-    report = check_function(SinCos.apply, sin_cos, inputs, names=["x", "times"])
+    report = check_function(SinCos.apply, sin_cos, inputs, names=["x", "times"], seed=SEED)
     assert report.ok, report
     assert [divergence.name for divergence in report.outputs] == ["output 0", "output 1"]
     assert [divergence.name for divergence in report.gradients] == ["gradient of x"]
-    wrong = check_function(SinCosWithoutFanOut.apply, sin_cos, inputs, names=["x", "times"])
+    wrong = check_function(SinCosWithoutFanOut.apply, sin_cos, inputs, names=["x", "times"], seed=SEED)
     assert wrong_inputs(wrong) == {"x"}
 
 
 def test_an_output_whose_gradient_is_cut_off_fails():
-    report = check_function(lambda x: (2 * x, (3 * x).detach()), lambda x: (2 * x, 3 * x), leaves((4, 3)))
+    report = check_function(lambda x: (2 * x, (3 * x).detach()), lambda x: (2 * x, 3 * x), leaves((4, 3)), seed=SEED)
     assert not report.ok
     assert wrong_inputs(report) == {"input 0"}
 
 
 def test_an_input_that_is_not_used_has_a_gradient_of_zero():
     unused = lambda x, w: 2 * x  # noqa: E731
-    assert check_function(unused, lambda x, w: 2 * x + 0 * w, leaves((4, 3), (4, 3))).ok
-    report = check_function(unused, lambda x, w: 2 * x + w * 1e-3 - 1e-3 * w.detach(), leaves((4, 3), (4, 3)))
+    assert check_function(unused, lambda x, w: 2 * x + 0 * w, leaves((4, 3), (4, 3)), seed=SEED).ok
+    report = check_function(
+        unused, lambda x, w: 2 * x + w * 1e-3 - 1e-3 * w.detach(), leaves((4, 3), (4, 3)), seed=SEED
+    )
     assert wrong_inputs(report) == {"input 1"}
 
 
@@ -378,6 +379,7 @@ def test_integer_tensors_and_inputs_without_a_gradient_are_passed_on():
         lambda s, y, w: F.cross_entropy(s, y, reduction="none") * w,
         [logits, LABELS, weights],
         names=["logits", "labels", "weights"],
+        seed=SEED,
     )
     assert report.ok, report
     assert [divergence.name for divergence in report.gradients] == ["gradient of logits"]
@@ -385,27 +387,27 @@ def test_integer_tensors_and_inputs_without_a_gradient_are_passed_on():
 
 
 def test_outputs_that_are_lists_or_hold_integers():
-    report = check_function(lambda x: [2 * x, x.argmax(1)], lambda x: [x + x, x.argmax(1)], leaves((4, 3)))
+    report = check_function(lambda x: [2 * x, x.argmax(1)], lambda x: [x + x, x.argmax(1)], leaves((4, 3)), seed=SEED)
     assert report.ok, report
     assert len(report.outputs) == 1
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (1, 1), (2, 3, 4)])
 def test_shapes(shape):
-    assert check_function(functional.tanh, torch.tanh, leaves(shape)).ok
+    assert check_function(functional.tanh, torch.tanh, leaves(shape), seed=SEED).ok
 
 
 def test_inputs_that_are_not_leaves_or_not_contiguous():
     (x,) = leaves((6, 4))
     for view in (x * 2, x.T, x[::2], x[:1].expand(5, 4)):
-        report = check_function(functional.gelu, F.gelu, [view])
+        report = check_function(functional.gelu, F.gelu, [view], seed=SEED)
         assert report.ok, report
     assert x.grad is None
 
 
 def test_within_no_grad():
     with torch.no_grad():
-        assert check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"])).ok
+        assert check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), seed=SEED).ok
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError])
@@ -419,10 +421,10 @@ def test_a_function_that_refuses_float64_is_still_compared(error):
         return function
 
     inputs = leaves(*SHAPES["rectangular"])
-    report = check_function(single_only(right), plain_linear_relu, inputs)
+    report = check_function(single_only(right), plain_linear_relu, inputs, seed=SEED)
     assert report.ok
     assert report.gradcheck == "not run: the function does not take float64 (this kernel takes float32)"
-    assert not check_function(single_only(BUGS["scale 1.001"][0]), plain_linear_relu, inputs).ok
+    assert not check_function(single_only(BUGS["scale 1.001"][0]), plain_linear_relu, inputs, seed=SEED).ok
 
 
 def test_a_function_that_computes_in_float32_whatever_it_is_given():
@@ -480,7 +482,7 @@ def test_gradcheck_is_not_run_beyond_the_limit(numbers, run):
         calls.append(1)
         return 2 * x.sum()
 
-    report = check_function(function, lambda x: 2 * x.sum(), leaves((numbers,)))
+    report = check_function(function, lambda x: 2 * x.sum(), leaves((numbers,)), seed=SEED)
     assert report.ok, report
     assert (report.gradcheck == "passed") is run
     assert (len(calls) > numbers) is run
@@ -491,12 +493,14 @@ def test_gradcheck_is_not_run_beyond_the_limit(numbers, run):
 def test_only_numbers_that_are_checked_count():
     (x,) = leaves((3,))
     big = torch.ones(5000)
-    assert check_function(lambda x, c: x * c.mean(), lambda x, c: x * c.mean(), [x, big]).gradcheck == "passed"
+    assert (
+        check_function(lambda x, c: x * c.mean(), lambda x, c: x * c.mean(), [x, big], seed=SEED).gradcheck == "passed"
+    )
 
 
 def test_gradcheck_catches_what_a_wrong_reference_hides():
     wrong = fused(BUGS["factor 2"][0])
-    report = check_function(wrong, wrong, leaves(*SHAPES["rectangular"]))
+    report = check_function(wrong, wrong, leaves(*SHAPES["rectangular"]), seed=SEED)
     assert wrong_inputs(report) == set()
     assert report.gradcheck.startswith("failed")
     assert not report.ok
@@ -517,7 +521,7 @@ def test_the_callers_tensors_are_left_alone():
             (x * 1).mul_(0)
         return result
 
-    check_function(scribbles, plain_linear_relu, inputs)
+    check_function(scribbles, plain_linear_relu, inputs, seed=SEED)
     for tensor, (value, gradient) in zip(inputs, before, strict=True):
         assert torch.equal(tensor, value)
         assert torch.equal(tensor.grad, gradient)
@@ -533,7 +537,7 @@ def test_a_function_that_writes_into_its_inputs_cannot_reach_the_callers():
 
     (x,) = leaves((4, 3))
     before = x.detach().clone()
-    check_function(writes, torch.tanh, [x])
+    check_function(writes, torch.tanh, [x], seed=SEED)
     assert torch.equal(x, before)
 
 
@@ -548,10 +552,11 @@ def test_the_same_seed_gives_the_same_report():
 
 def test_without_a_seed_a_fresh_one_that_the_report_tells():
     inputs = leaves(*SHAPES["rectangular"])
+    options = {"skip": [rule for rule in RULES if rule != "gradient"]}
     wrong = fused(BUGS["scale 1.001"][0])
-    reports = [check_function(wrong, plain_linear_relu, inputs) for _ in range(3)]
+    reports = [check_function(wrong, plain_linear_relu, inputs, **options) for _ in range(3)]
     assert len({report.seed for report in reports}) == 3
-    assert check_function(wrong, plain_linear_relu, inputs, seed=reports[0].seed) == reports[0]
+    assert check_function(wrong, plain_linear_relu, inputs, seed=reports[0].seed, **options) == reports[0]
 
 
 @pytest.mark.parametrize("seed", [None, 3])

@@ -379,13 +379,41 @@ def test_the_message_names_the_place_and_both_values(wide):
     assert result.largest.reference == pytest.approx(float(right), rel=1e-4)
 
 
-def test_the_worst_tensor_comes_first(wide):
-    result = check_hand_written(wide, edit(dW1=lambda v, c: 1.001 * v, dW2=lambda v, c: 3 * v))
-    first, second = result.message.split("; ")
-    assert first.startswith(W2)
-    assert second.startswith(W1)
+def test_the_tensor_nearest_to_the_loss_comes_first_with_its_diagnosis_and_the_rest_in_brief(wide):
+    """What is computed from a wrong tensor inherits its fault, however much larger it looks there."""
+    result = check_hand_written(wide, edit(dW1=lambda v, c: 100 * v, dW2=lambda v, c: 1.01 * v))
+    first, diagnosis, rest = result.message.split("; ")
+    assert first.startswith(f"{W2}[")
+    assert diagnosis == f"likely constant factor in {W2}: 1.01 times the reference (everywhere)"
+    assert rest.startswith(f"also wrong: {W1}[")
+    assert rest.endswith("(divergence 9.90e+01)")
     result = check_hand_written(wide, edit(dW1=put((0, 0), math.nan), dW2=lambda v, c: 3 * v))
-    assert result.message.startswith(W1)
+    assert result.message.startswith(W2)
+    assert "\n" not in result.message
+
+
+DIAGNOSES = {
+    "sign": "sign",
+    "factor 2": "constant factor",
+    "reshape for transpose": "transpose",
+    "two rows swapped": "row or column swap",
+    "bias gradient zero": "zero",
+    "last row zero": "zero",
+    "one element zero": "zero",
+    "one element NaN": "NaN",
+    "all rows written to row 0": "zero",  # the rows of the last layer's dW sum to zero
+    "weight decay leaked in": "missing term",
+    "bfloat16 accumulation": "precision",
+    "rounded to float16": "precision",
+    "clipped": "clipping",
+}
+
+
+@pytest.mark.parametrize("bug", DIAGNOSES)
+def test_without_traces_the_diagnosis_is_made_from_the_reference(bug, wide):
+    result = check_hand_written(wide, BUGS[bug])
+    assert result.fault.diagnosis.kind == DIAGNOSES[bug], result.message
+    assert result.fault.tensor == result.failed[0].name
 
 
 @pytest.mark.parametrize("missing", [W1, B1, W2, B2])

@@ -252,7 +252,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
         return found
 
     monkeypatch.setattr(dense, "dense_backward", wrong)
-    expected = rf"step 3: the gradient of layers\.{layer}\.bias is not finite; the weights are as they were"
+    expected = (
+        rf"step 3: the gradient of layers\.{layer}\.bias is not finite: likely NaN in layers\.{layer}\.bias, "
+        rf"db = Σ dz: 1 of {(128, 10)[layer]} values .*; the weights are as they were before this step; to ask again: "
+    )
     with pytest.raises(HealthError, match=expected):
         run(digits_config())
     assert watched["steps"] == 2

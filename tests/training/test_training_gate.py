@@ -121,7 +121,11 @@ def test_the_message_names_the_tensor_the_place_and_both_values(here: Path, monk
     message = str(caught.value)
     assert message.startswith("gradient check failed at step 1: layers.0.weight[7, 20]: hand-written ")
     assert "reference " in message
-    assert message.endswith("; the step was not applied")
+    assert "; likely wrong values in layers.0.weight, dW = Σ dzᵀ h: " in message
+    assert "(one element, [7, 20])" in message
+    replay = f"python -m lean_mnist.crosscheck.replay runs/{NAME}/failures/step-1.pt"
+    assert message.endswith(f"; the step was not applied; to ask again: {replay}")
+    assert "\n" not in message
     records = records_in(Path("runs", NAME))
     assert named(records, "crosscheck/passed") == [0.0]
     assert named(records, "divergence/layers.0.weight")[0] > 5e-4

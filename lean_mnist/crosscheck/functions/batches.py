@@ -15,7 +15,7 @@ from lean_mnist.crosscheck.functions.answers import (
     settled_gradient,
     settled_output,
 )
-from lean_mnist.crosscheck.functions.calls import CallFailed, Subject
+from lean_mnist.crosscheck.functions.calls import CallFailed, Subject, one_line
 from lean_mnist.crosscheck.functions.context import Context
 from lean_mnist.crosscheck.functions.diagnosis import diagnose
 from lean_mnist.crosscheck.functions.differences import finite_differences
@@ -39,7 +39,7 @@ def batch_sizes(ctx: Context, vary: bool | Sequence[int] | Callable[[int], Seque
     findings: list[Finding] = []
     refused = []
     for size in SIZES:
-        inputs = list(vary(size)) if callable(vary) else _resized(ctx, vary, size)
+        inputs = _made(ctx, vary, size) if callable(vary) else _resized(ctx, vary, size)
         at = Subject(ctx.subject.function, "function", inputs, ctx.checked, ctx.subject.seed, ctx.subject.clones)
         try:
             evaluated = at.call()
@@ -53,6 +53,18 @@ def batch_sizes(ctx: Context, vary: bool | Sequence[int] | Callable[[int], Seque
         findings += _at_size(ctx, at, outputs, _words(size))
     note = f"; {', '.join(refused)} refused with an error" if refused else ""
     return findings or [passed(BATCH, f"right with {', '.join(map(str, SIZES))} examples{note}")]
+
+
+def _made(ctx: Context, vary: Callable[[int], Sequence[Any]], size: int) -> list[Any]:
+    try:
+        inputs = vary(size)
+    except Exception as error:
+        raise ArgumentError(f"vary_batch: for {size} it raised {type(error).__name__}: {one_line(error)}") from error
+    expected = len(ctx.subject.inputs)
+    if not isinstance(inputs, (list, tuple)) or len(inputs) != expected:
+        found = len(inputs) if isinstance(inputs, (list, tuple)) else type(inputs).__name__
+        raise ArgumentError(f"vary_batch: expected a list of {expected} inputs for {size} examples, found {found}")
+    return list(inputs)
 
 
 def _words(size: int) -> str:
@@ -73,6 +85,8 @@ def _resized(ctx: Context, vary: bool | Sequence[int], size: int) -> list[Any]:
     first = ctx.subject.inputs[ctx.checked[0]]
     if isinstance(vary, bool):
         batched = [i for i in tensors if first.dim() and inputs[i].shape[0] == first.shape[0]]
+    elif isinstance(vary, (str, int)):
+        raise ArgumentError(f"vary_batch: expected True, indices of inputs or a function, found {vary!r}")
     else:
         batched = list(vary)
     for i in batched:

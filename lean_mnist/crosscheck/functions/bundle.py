@@ -1,4 +1,7 @@
-"""A repro bundle: all that is needed to ask the same question again, in one file that ``torch.load`` reads safely."""
+"""A repro bundle: all that is needed to ask the same question again, in one file that ``torch.load`` reads safely.
+
+There are two kinds: of a call of ``check_function``, written here, and of a training step (``steps.bundle``).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,14 @@ if TYPE_CHECKING:
 FORMAT = "lean_mnist repro bundle"
 FORMAT_VERSION = 1
 _PLAIN = (type(None), bool, int, float, str, torch.dtype)
-_KEYS = ("function", "reference", "inputs", "requires_grad", "seed", "options", "verdict", "report", "versions")
+FUNCTION, STEP = "function", "training step"
+_KEYS = {
+    FUNCTION: ("function", "reference", "inputs", "requires_grad", "seed", "options", "verdict", "report", "versions"),
+    STEP: (
+        "step", "message", "architecture", "loss_options", "weights", "requires_grad", "gradients", "loss", "batches",
+        "past", "computed", "seeds", "config", "versions",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,7 @@ def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
         if not _storable(x):
             raise ArgumentError(f"save_bundle: input {i}: expected a tensor or a plain value, found {type(x).__name__}")
     content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        **envelope(FUNCTION),
         "function": import_path(question.function),
         "reference": None if question.reference is None else import_path(question.reference),
         "has_reference": question.reference is not None,
@@ -55,6 +64,16 @@ def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
         "options": {name: value for name, value in question.options.items() if _storable(value)},
         "verdict": "passed" if report.ok else "failed",
         "report": str(report),
+    }
+    write_bundle(path, content)
+
+
+def envelope(kind: str) -> dict[str, Any]:
+    """What every bundle begins with: its format and kind, and the versions that wrote it."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
         "versions": {
             "lean_mnist": __version__,
             "torch": str(torch.__version__),
@@ -62,13 +81,17 @@ def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
             "machine": platform.machine(),
         },
     }
+
+
+def write_bundle(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` to ``path``, whole or not at all; raises ``OSError`` if it cannot."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
 
 
 def load_bundle(path: Path) -> dict[str, Any]:
-    """The content of a bundle; raises ``CheckpointError`` if it is damaged or not one."""
+    """The content of a bundle of either ``kind``; raises ``CheckpointError`` if it is damaged or not one."""
     try:
         content = torch.load(path, map_location=None, weights_only=True)
     except FileNotFoundError:
@@ -82,7 +105,10 @@ def load_bundle(path: Path) -> dict[str, Any]:
     if content.get("format_version") != FORMAT_VERSION:
         found = content.get("format_version")
         raise CheckpointError(f"{path}: expected a bundle of format version {FORMAT_VERSION}, found {found}")
-    missing = [key for key in _KEYS if key not in content]
+    kind = content.setdefault("kind", FUNCTION)  # the first bundles were all of that kind and did not say so
+    if kind not in _KEYS:
+        raise CheckpointError(f"{path}: expected a bundle of a {' or a '.join(_KEYS)}, found one of {kind!r}")
+    missing = [key for key in _KEYS[kind] if key not in content]
     if missing:
         raise CheckpointError(f"{path}: a damaged bundle, without {', '.join(missing)}")
     return content

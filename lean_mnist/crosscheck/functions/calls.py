@@ -155,6 +155,9 @@ def floating_outputs(result: Any, role: str) -> list[Tensor]:
     if not isinstance(outputs, (tuple, list)):
         kind = type(result).__name__
         raise ArgumentError(f"{role}: expected a tensor or a tuple of tensors as its result, found {kind}")
+    if any(isinstance(y, (tuple, list, dict)) for y in outputs):
+        kind = next(type(y).__name__ for y in outputs if isinstance(y, (tuple, list, dict)))
+        raise ArgumentError(f"{role}: expected a flat tuple of tensors as its result, found a {kind} inside of it")
     if any(isinstance(y, Tensor) and y.is_complex() for y in outputs):
         raise ArgumentError(f"{role}: expected real outputs, found complex ones, which are not supported")
     return [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]

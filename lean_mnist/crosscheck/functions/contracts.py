@@ -25,10 +25,17 @@ UPSTREAM = "upstream gradient"
 UPSTREAM_LAYOUT = "upstream layout"
 UNDEFINED = "undefined upstream"
 INPUT_LAYOUT = "input layout"
+FACTORS = (2.0, -1.0, 2.0**30, 2.0**-30)
+HALF_FACTORS = (2.0, -1.0, 2.0**-6)
+HEADROOM = 2.0**-20  # of the range of numbers; results below this share of it leave a backward room on the way
 
 
 def upstream_values(ctx: Context) -> list[Finding]:
-    """Zero gives exactly zero; ones and Gaussian numbers, doubled, negated and scaled, do so to the gradient."""
+    """Zero gives exactly zero; ones and Gaussian numbers, doubled, negated, and scaled far up and down, do so to it.
+
+    Far down (``2⁻³⁰``, about 1e-9) is where gradients are late in training, or without a loss scale: there a threshold,
+    a shortcut for "zero" or an added ``eps`` shows. Far up is where a loss scale puts them.
+    """
     zeros = [torch.zeros_like(y) for y in ctx.outputs]
     try:
         at_zero = ctx.gradients(zeros)
@@ -45,23 +52,30 @@ def upstream_values(ctx: Context) -> list[Finding]:
             single = ctx.gradients(upstream)
         except CallFailed as failure:
             return [failed(UPSTREAM, f"with an upstream gradient of {words} its {failure}")]
-        for factor in (2.0, -1.0) if half else (2.0, -1.0, 2.0**8, 2.0**-8):
-            scaled = ctx.gradients([None if v is None else v * factor for v in upstream])
+        for factor in HALF_FACTORS if half else FACTORS:
+            try:
+                scaled = ctx.gradients([None if v is None else v * factor for v in upstream])
+            except CallFailed as failure:
+                return [failed(UPSTREAM, f"with {words} times {factor:g} its {failure}")]
             found = _not_scaled(ctx, upstream, single, scaled, factor, words)
             if found is not None:
                 return [found]
-    return [passed(UPSTREAM, "linear for zeros, ones and Gaussian numbers")]
+    return [passed(UPSTREAM, "linear for zeros, ones and Gaussian numbers, tiny and huge")]
 
 
 def _not_scaled(
     ctx: Context, upstream: Upstream, single: list[Tensor], scaled: list[Tensor], factor: float, words: str
 ) -> Finding | None:
     for place, (g, many) in enumerate(zip(single, scaled, strict=True)):
-        back = many.double() / factor
-        if not bool(back.isfinite().all()) and bool(g.isfinite().all()):
+        if not g.numel():
+            continue
+        back, limits = many.double() / factor, torch.finfo(g.dtype)
+        largest = float(g.double().abs().max()) * max(abs(factor), 1.0)
+        if not bool(back.isfinite().all()) and not largest < limits.max * HEADROOM:
             continue  # out of range
         difference = norm(back - g.double())
-        underflow = torch.finfo(g.dtype).tiny * max(1.0, 1 / abs(factor)) * math.sqrt(g.numel())
+        # A number that falls below the normal ones on the way is off by at most the smallest of these.
+        underflow = limits.tiny * max(1.0, 1 / abs(factor)) * math.sqrt(g.numel())
         if difference <= FLOOR_ULPS * ctx.unit * norm(g) + underflow:
             continue
         # Elsewhere than on the CPU sums may be in another order every time.

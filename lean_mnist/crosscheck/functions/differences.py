@@ -7,6 +7,7 @@ precision, with the honest (larger) error that this has.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,32 +44,54 @@ class Outcome:
 def judge(
     line: ladders.Line,
     gradient: Sequence[Tensor],
-    rounding: float,
+    floor: float,
+    scatter: Callable[[], float],
     exponents: tuple[int, int],
     noise: float,
     enough: float = 0.0,
 ) -> Outcome:
-    """Hold ``⟨u, gradient⟩`` against the slope of ``φ`` along ``line``; ``rounding`` is that of ``⟨u, gradient⟩``.
+    """Hold ``⟨u, gradient⟩`` against the slope of ``φ`` along ``line``.
 
-    No more steps are taken once the slope is known to ``enough``.
+    ``floor`` is the least that rounding of ``⟨u, gradient⟩`` may be; where that does not explain a difference, how far
+    it is seen to ``scatter`` is added. No more steps are taken once the slope is known to ``enough``.
     """
-    said = dot(line.directions, gradient)
-    size = sum(norm(u * g.double()) ** 2 for u, g in zip(line.directions, gradient, strict=True)) ** 0.5
-    if not math.isfinite(said):
+    if not math.isfinite(dot(line.directions, gradient)):
         return Outcome("failed", "the gradient is not finite", "failed", "the gradient is not finite")
     rungs = ladders.climb(line, gradient, noise, exponents, enough)
-    slope = ladders.extrapolate(rungs)
-    if slope is None:
+    if ladders.extrapolate(rungs) is None:
         return Outcome("untold", "the function is not finite around this point", "untold", "likewise")
+
+    @functools.cache
+    def other() -> ladders.Slope | None:
+        """Once more with other steps: an estimate that was too sure of itself is unlikely to be so twice."""
+        again = ladders.Line(line.evaluate, line.points, [0.71 * u for u in line.directions], line.upstream)
+        return ladders.extrapolate(ladders.climb(again, gradient, noise, exponents))
+
+    outcome = _verdict(line, gradient, rungs, floor, other)
+    if outcome.slope in ("passed", "untold") and outcome.taylor == "passed":
+        return outcome
+    return _verdict(line, gradient, rungs, floor + SCATTER_FACTOR * scatter(), other)
+
+
+def _verdict(
+    line: ladders.Line,
+    gradient: Sequence[Tensor],
+    rungs: Sequence[ladders.Rung],
+    rounding: float,
+    other: Callable[[], ladders.Slope | None],
+) -> Outcome:
+    slope = ladders.extrapolate(rungs)
+    assert slope is not None
+    said = dot(line.directions, gradient)
+    size = sum(norm(u * g.double()) ** 2 for u, g in zip(line.directions, gradient, strict=True)) ** 0.5
     tolerance = SAFETY * slope.error + rounding
     found = said + slope.residual
     text = f"slope {found:.9g}, gradient {said:.9g} (error estimate {tolerance:.2e})"
     verdict = "passed"
     if not abs(slope.residual) <= tolerance:
-        # Once more with other steps: an estimate that was too sure of itself is unlikely to be so twice.
-        again = ladders.Line(line.evaluate, line.points, [0.71 * u for u in line.directions], line.upstream)
-        other = ladders.extrapolate(ladders.climb(again, gradient, noise, exponents))
-        verdict = "failed" if other is None or abs(other.residual) > SAFETY * other.error + rounding else "passed"
+        second = other()
+        denied = second is None or abs(second.residual) > SAFETY * second.error + rounding
+        verdict = "failed" if denied else "passed"
     elif tolerance > UNTOLD * max(size, abs(found)) > 0:
         verdict, text = "untold", f"too noisy to tell: {text}"
     taylor, taylor_text = _taylor(rungs, rounding)
@@ -77,22 +100,6 @@ def judge(
         text = f"the slopes on both sides differ: {text}"
         return Outcome("kink" if verdict == "failed" else verdict, text, "kink" if taylor == "failed" else taylor, text)
     return Outcome(verdict, text, taylor, taylor_text)
-
-
-def settled_judgement(
-    line: ladders.Line,
-    gradient: Sequence[Tensor],
-    floor: float,
-    scatter: Callable[[], float],
-    exponents: tuple[int, int],
-    noise: float,
-    enough: float = 0.0,
-) -> Outcome:
-    """``judge`` with the least that rounding of ``⟨u, gradient⟩`` may be; if that fails, with how far it scatters."""
-    outcome = judge(line, gradient, floor, exponents, noise, enough)
-    if outcome.slope in ("passed", "untold") and outcome.taylor == "passed":
-        return outcome
-    return judge(line, gradient, floor + SCATTER_FACTOR * scatter(), exponents, noise, enough)
 
 
 def _taylor(rungs: Sequence[ladders.Rung], rounding: float) -> tuple[str, str]:
@@ -143,6 +150,8 @@ def _one_input(
             ctx.kinks.add(place)
             outcome = _moved(ctx, place, precision, differences_in, outcome)
         outcomes.append(outcome)
+        if outcome.slope == outcome.taylor == "failed":
+            break
     rules = [(DIFFERENCES, [(o.slope, o.slope_text) for o in outcomes])]
     if differences_in == precision:
         rules.append((TAYLOR, [(o.taylor, o.taylor_text) for o in outcomes]))
@@ -207,7 +216,7 @@ def along_one_input(
             return _scatter_along(ctx, subject, place, upstream, own, line.directions[0], gradient, unit)
 
         noise = ctx.noise[key] * weight
-        return settled_judgement(line, [gradient], floor, scatter, ladders.STEPS[differences_in], noise)
+        return judge(line, [gradient], floor, scatter, ladders.STEPS[differences_in], noise)
     except CallFailed as failure:
         return Outcome("untold", f"around this point its {failure}", "untold", f"around this point its {failure}")
 
@@ -251,7 +260,7 @@ def noise_in_float64(ctx: Context) -> float:
     if total == 0:
         return 0.0
     line = joint_line(ctx, upstream)
-    noise = ladders.noise_of(line, ladders.SPACINGS[torch.float64]) / total**0.5
+    noise = ladders.noise_of(line, ladders.SPACINGS[torch.float64][1:2]) / total**0.5
     return noise / max(1.0, max(float(y.double().abs().max()) if y.numel() else 0.0 for y in ctx.outputs))
 
 

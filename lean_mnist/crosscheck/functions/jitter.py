@@ -19,7 +19,15 @@ from lean_mnist.crosscheck.functions.calls import CallFailed, Subject, Upstream
 from lean_mnist.crosscheck.functions.nudge import nudged, upstream_anew
 
 
-class Jitter(TorchDispatchMode):
+class Dispatching(TorchDispatchMode):
+    """A mode that takes no part in compilation, so that PyTorch need not import its compiler (seconds) for it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class Jitter(Dispatching):
     """While active, operations return new floating tensors moved by up to one unit in the last place."""
 
     def __init__(self, generator: torch.Generator) -> None:

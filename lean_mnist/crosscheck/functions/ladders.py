@@ -31,7 +31,8 @@ STEPS = {
     torch.float16: (-1, -7),
     torch.bfloat16: (0, -6),
 }
-# Exponents of 2 of the spacings at which the noise is estimated; the median of the three estimates counts.
+# Exponents of 2 of the spacings at which the noise is estimated. The median of the three estimates counts, or of the
+# first two the larger, where they agree.
 SPACINGS = {
     torch.float64: (-40, -26, -14),
     torch.float32: (-20, -15, -10),
@@ -41,8 +42,11 @@ SPACINGS = {
 # How far from the point it is estimated: a kink at the point itself would look like noise.
 ASIDE = {torch.float64: 2.0**-6, torch.float32: 2.0**-5, torch.float16: 2.0**-3, torch.bfloat16: 2.0**-2}
 NOISE_POINTS, NOISE_ORDER = 9, 6
+AGREEING = 4.0  # at most this factor between two estimates
 JITTERS = 3
 NOISE_MARGIN = 4.0  # times its standard deviation
+DENIAL_MARGIN = 2 * NOISE_MARGIN  # of a smaller step's entry, whose orders add the noise of several steps
+FEWEST_RUNGS = 3  # below which agreement may be luck
 TINY_STEP = 2.0**-15
 KINK_RATIO = 0.5  # of p − m at one step and the next larger: 1/4 where smooth, 1 at a kink
 
@@ -96,11 +100,12 @@ class Line:
 
 @torch.no_grad()
 def climb(
-    line: Line, gradient: Sequence[Tensor], noise: float, exponents: tuple[int, int], enough: float = 0.0
+    line: Line, gradient: Sequence[Tensor], noise: float, exponents: tuple[int, int], enough: float | None = None
 ) -> list[Rung]:
-    """The rungs from the largest step down, until the slope is known to ``enough``.
+    """The rungs from the largest step down; those where the function leaves its domain are left out.
 
-    Those where the function leaves its domain are left out.
+    Given ``enough``, no more steps are taken once the slope is known to it, or as well as the noise lets smaller steps
+    tell, and is that of ``gradient``. (A slope that is not is looked into with all of them: it may be that of a kink.)
     """
     start = line.evaluate(line.points)
     rungs = []
@@ -113,11 +118,16 @@ def climb(
             slopes.append((dot(line.upstream, difference) - dot(moved, gradient)) / (sign * h))
         if all(map(math.isfinite, slopes)):
             rungs.append(Rung(h, slopes[0], slopes[1], noise / h))
-        slope = extrapolate(rungs) if enough and len(rungs) > 2 else None
-        if slope is not None and slope.error < enough:
-            break
         h /= FACTOR
+        if enough is not None and len(rungs) > FEWEST_RUNGS and _told(rungs, enough, NOISE_MARGIN * noise / h):
+            break
     return rungs
+
+
+def _told(rungs: Sequence[Rung], enough: float, noise: float) -> bool:
+    """Whether the slope is that of the gradient, and known as well as is needed, or as a smaller step could tell."""
+    slope = extrapolate(rungs)
+    return slope is not None and abs(slope.residual) <= slope.error + enough and slope.error <= max(enough, noise)
 
 
 @torch.no_grad()
@@ -145,6 +155,8 @@ def noise_of(line: Line, exponents: Sequence[int]) -> float:
         variance = sum(d * d for d in values) / len(values) / math.comb(2 * NOISE_ORDER, NOISE_ORDER)
         if math.isfinite(variance) and variance > 0:
             estimates.append(math.sqrt(variance))
+        if len(estimates) == 2 and max(estimates) <= AGREEING * min(estimates):
+            break
     between = sorted(estimates)[len(estimates) // 2] if estimates else 0.0
     return max(floor, between, _jitter_of(line, start))
 
@@ -168,23 +180,29 @@ def extrapolate(rungs: Sequence[Rung]) -> Slope | None:
     """The limit of ``(p + m)/2`` for ``h → 0``, of all entries of Richardson's table the one that is surest of itself.
 
     An entry's error is how far it is from the entry of a lower order and from that of a larger step, plus the noise.
+    Entries that agree because a kink lies inside all of their steps are sure of themselves and wrong; smaller steps
+    deny them. So what an entry of the same order at a smaller step differs by, beyond the noise, is its error too.
     ``None`` if there are fewer than two rungs.
     """
-    best: Slope | None = None
-    before: list[float] = []
+    table: list[list[float]] = []
     for rung in rungs:
         row = [rung.centre]
-        for order in range(1, len(before) + 1):
+        for order in range(1, len(table) + 1):
             weight = FACTOR ** (2 * order)
-            row.append((weight * row[-1] - before[order - 1]) / (weight - 1))
-        for order, value in enumerate(row[: len(before)]):
-            error = abs(value - before[order])
+            row.append((weight * row[-1] - table[-1][order - 1]) / (weight - 1))
+        table.append(row)
+    best: Slope | None = None
+    for number, row in enumerate(table):
+        for order, value in enumerate(row[:number]):
+            error = abs(value - table[number - 1][order])
             if order:
                 error = max(error, abs(value - row[order - 1]))
-            error += NOISE_MARGIN * rung.noise
+            error += NOISE_MARGIN * rungs[number].noise
+            for smaller in range(number + 1, len(table)):
+                denied = abs(value - table[smaller][order]) - DENIAL_MARGIN * rungs[smaller].noise
+                error = max(error, denied)
             if best is None or error < best.error:
                 best = Slope(value, error)
-        before = row
     return best
 
 

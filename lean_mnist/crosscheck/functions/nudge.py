@@ -14,7 +14,8 @@ def nudged(x: Tensor, generator: torch.Generator, unit: float | None = None) -> 
     """``x`` with every number moved up or down by one unit in its last place (or by twice ``unit``, relatively)."""
     sign = torch.randint(0, 2, x.shape, generator=generator).to(x.device) * 2 - 1
     eps = torch.finfo(x.dtype).eps if unit is None else 2 * unit
-    return x + x * eps * sign.to(x.dtype)
+    moved = x + x * eps * sign.to(x.dtype)
+    return torch.where(moved.isfinite(), moved, x)  # −inf, as masks are made of, would become NaN
 
 
 def rounded_anew(subject: Subject, generator: torch.Generator, unit: float | None = None) -> list[Any]:

@@ -56,9 +56,11 @@ def region_of(wrong: Tensor, possible: Tensor | None = None) -> Region:
     for dim in range(wrong.dim()):
         others = [d for d in range(wrong.dim()) if d != dim]
         along = wrong.any(dim=others) if others else wrong
-        places.append(tuple(int(i) for i in along.nonzero().flatten()))
+        places.append(tuple(along.nonzero().flatten().tolist()))
     box = torch.ones_like(wrong) if possible is None else possible | wrong
     for dim, along_dim in enumerate(places):
+        if len(along_dim) == shape[dim]:
+            continue
         box = box.index_select(dim, torch.tensor(along_dim, dtype=torch.long, device=wrong.device))
     tile = count > 0 and count >= FILLED * int(box.sum())
     return Region(count, wrong.numel(), tuple(places), shape, tile)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lean_mnist.crosscheck.mutants import (
     activations,
     contracts,
@@ -13,19 +15,14 @@ from lean_mnist.crosscheck.mutants import (
     nodes,
     products,
 )
+from lean_mnist.crosscheck.mutants.kinds import TRUE_KINDS
 from lean_mnist.crosscheck.mutants.mutant import Mutant
 from lean_mnist.errors import ArgumentError, nearest
 
-MUTANTS: tuple[Mutant, ...] = (
-    *products.MUTANTS,
-    *activations.MUTANTS,
-    *losses.MUTANTS,
-    *network.MUTANTS,
-    *memory.MUTANTS,
-    *nodes.MUTANTS,
-    *contracts.MUTANTS,
-    *escapes.MUTANTS,
-    *later.MUTANTS,
+MUTANTS: tuple[Mutant, ...] = tuple(
+    replace(mutant, kinds=TRUE_KINDS[mutant.name])
+    for group in (products, activations, losses, network, memory, nodes, contracts, escapes, later)
+    for mutant in group.MUTANTS
 )
 """Every mutant, group by group."""
 

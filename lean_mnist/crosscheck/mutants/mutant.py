@@ -31,6 +31,8 @@ class Mutant:
     ``new_fault`` makes a fresh fault, since some remember earlier calls. ``condition`` names an entry of
     ``conditions.CONDITIONS``. ``source`` is ``owner/repo#number`` where the fault replays one that was shipped.
     ``equivalent_when`` says for which configurations the faulty backward is right after all; empty if for none.
+    ``kinds`` are the names (of ``diagnosis.KINDS``) that a diagnosis may honestly give the fault: one, or two where
+    both say what the code does.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Mutant:
     activation: str = "relu"  # whose backward a fault at "activation" replaces
     source: str = ""
     equivalent_when: str = ""
+    kinds: tuple[str, ...] = ()
     written_after_freeze: bool = False
     ours_only: bool = False  # a fault against what this package's Functions promise, and others need not
 

@@ -16,7 +16,8 @@ class Outcome:
     """What became of one planted mutant.
 
     ``shown_at`` is the first training step whose gradient it made wrong, ``caught_at`` the first that a check refused,
-    ``None`` where training is not what shows it; ``where`` says where it was caught, ``checks`` which checks failed.
+    ``None`` where training is not what shows it; ``where`` says where it was caught, ``checks`` which checks failed,
+    ``kind`` the class that was diagnosed there.
     """
 
     mutant: Mutant
@@ -26,6 +27,12 @@ class Outcome:
     message: str = ""
     shown_at: int | None = None
     caught_at: int | None = None
+    kind: str = ""
+
+    @property
+    def named_rightly(self) -> bool:
+        """Whether the diagnosis made at the first catch gives the fault its true class."""
+        return self.kind in self.mutant.kinds
 
     @property
     def caught(self) -> bool:
@@ -70,6 +77,12 @@ class SelftestReport:
         """Caught / shown."""
         return sum(o.caught for o in self.shown) / max(1, len(self.shown))
 
+    @property
+    def diagnosed(self) -> tuple[int, int]:
+        """How many of the mutants that were refused were given their true class, and of how many."""
+        refused = [o for o in self.shown if o.verdict in ("caught", "late") and o.mutant.kinds]
+        return sum(o.named_rightly for o in refused), len(refused)
+
     def by(self, attribute: str) -> dict[str, tuple[int, int]]:
         """Caught and shown, for each value of ``"group"`` or ``"condition"``."""
         table: dict[str, tuple[int, int]] = {}
@@ -100,8 +113,11 @@ class SelftestReport:
             raise GradientMismatch("; ".join(filter(None, [self.verdict, *self.false_alarms, ", ".join(bad)])))
 
     def __str__(self) -> str:
-        rows = [(o.mutant.name, o.mutant.condition, o.verdict, o.where, ", ".join(o.checks)) for o in self.outcomes]
-        lines = [f"planted in {self.target}", "", *_table(("mutant", "shows", "verdict", "where", "by"), rows), ""]
+        rows = [
+            (o.mutant.name, o.mutant.condition, o.verdict, o.where, ", ".join(o.checks), o.kind) for o in self.outcomes
+        ]
+        head = ("mutant", "shows", "verdict", "where", "by", "diagnosed as")
+        lines = [f"planted in {self.target}", "", *_table(head, rows), ""]
         for attribute in ("group",):
             found = [(key, f"{caught}/{shown}") for key, (caught, shown) in self.by(attribute).items()]
             lines += [*_table((attribute, "caught"), found), ""]
@@ -110,6 +126,15 @@ class SelftestReport:
                 lines.append(
                     f"{outcome.mutant.name}: {outcome.mutant.description}: {outcome.verdict}. {outcome.message}"
                 )
+        right, of = self.diagnosed
+        if of:
+            missed = [
+                (o.mutant.name, " or ".join(o.mutant.kinds), o.kind or "nothing")
+                for o in self.shown
+                if o.verdict in ("caught", "late") and o.mutant.kinds and not o.named_rightly
+            ]
+            lines += [f"diagnosed rightly at the first catch: {right} of {of} ({right / of:.0%})"]
+            lines += [*_table(("not so", "is", "was called"), missed), ""] if missed else [""]
         lines += [f"false alarm: {alarm}" for alarm in self.false_alarms]
         return "\n".join([*lines, self.verdict])
 
@@ -119,6 +144,7 @@ class SelftestReport:
             "target": self.target,
             "ok": self.ok,
             "score": self.score,
+            "diagnosed": dict(zip(("right", "of"), self.diagnosed, strict=True)),
             "false_alarms": list(self.false_alarms),
             "controls": self.controls,
             "seed": self.seed,
@@ -137,6 +163,8 @@ class SelftestReport:
                     "shown_at": o.shown_at,
                     "caught_at": o.caught_at,
                     "message": o.message,
+                    "kinds": list(o.mutant.kinds),
+                    "diagnosed_as": o.kind,
                 }
                 for o in self.outcomes
             ],

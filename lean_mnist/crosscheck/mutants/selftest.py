@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.functions.likely import likely_kind
 from lean_mnist.crosscheck.mutants.cases import cases
 from lean_mnist.crosscheck.mutants.conditions import CONDITIONS
 from lean_mnist.crosscheck.mutants.corpus import MUTANTS
@@ -71,6 +72,7 @@ def try_mutant(mutant: Mutant, *, seed: int = 0, steps: int = STEPS, audit_every
             finding.message,
             run.shown_at,
             finding.step,
+            finding.kind,
         )
     if run.shown_at is not None:
         message = f"the gradients are wrong from step {run.shown_at} on"
@@ -84,22 +86,36 @@ def _try_cases(mutant: Mutant, seed: int) -> Outcome:
     # The case that brings the condition about comes first; the others follow, since a fault may show elsewhere too.
     for case in sorted(cases(), key=lambda case: case.condition != mutant.condition):
         with planted(mutant):
-            message = refusal(case.function, case.reference, case.inputs, seed)
-        if message:
-            return Outcome(mutant, "caught", case.name, ("check_function",), message)
+            found = refused(case.function, case.reference, case.inputs, seed)
+        if found is not None:
+            return Outcome(mutant, "caught", case.name, ("check_function",), found.message, kind=found.kind)
     return Outcome(mutant, "escaped", message="check_function passes every case")
+
+
+class Refusal(NamedTuple):
+    """Why ``check_function`` refuses a function, in one line, and the likely class of the fault."""
+
+    message: str
+    kind: str = ""
+
+
+def refused(function: Any, reference: Any, inputs: Any, seed: int) -> Refusal | None:
+    """What ``check_function`` has against a function; ``None`` if nothing."""
+    try:
+        report = check_function(function, reference, inputs, seed=seed)
+    except (RuntimeError, IndexError, ValueError) as error:
+        return Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    if report.ok:
+        return None
+    lines = [line.strip() for line in str(report).splitlines()]
+    line = next((line for line in lines[1:] if "FAILED" in line or "failed" in line), lines[0])
+    return Refusal(line, likely_kind(report.findings))
 
 
 def refusal(function: Any, reference: Any, inputs: Any, seed: int) -> str:
     """Why ``check_function`` refuses a function, in one line; empty if it does not."""
-    try:
-        report = check_function(function, reference, inputs, seed=seed)
-    except (RuntimeError, IndexError, ValueError) as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if report.ok:
-        return ""
-    lines = [line.strip() for line in str(report).splitlines()]
-    return next((line for line in lines[1:] if "FAILED" in line or "failed" in line), lines[0])
+    found = refused(function, reference, inputs, seed)
+    return "" if found is None else found.message
 
 
 def _control(mutants: Sequence[Mutant], seed: int, steps: int, audit_every: int) -> tuple[list[str], int]:

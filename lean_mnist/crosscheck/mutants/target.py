@@ -15,7 +15,7 @@ from lean_mnist.crosscheck.mutants.corpus import MUTANTS
 from lean_mnist.crosscheck.mutants.mutant import Mutant
 from lean_mnist.crosscheck.mutants.planting import plant_in
 from lean_mnist.crosscheck.mutants.report import Outcome, Progress, SelftestReport
-from lean_mnist.crosscheck.mutants.selftest import refusal
+from lean_mnist.crosscheck.mutants.selftest import refusal, refused
 from lean_mnist.errors import ArgumentError
 
 ATTEMPTS = 3  # of check_function, since some mutants are wrong now and then only
@@ -67,9 +67,9 @@ def for_target(
 def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[Any], seed: int) -> Outcome:
     faulty = plant_in(function, mutant)  # once: a fault that remembers goes on remembering
     for attempt in range(ATTEMPTS):
-        message = refusal(faulty.apply, reference, inputs, seed + attempt)
-        if message:
-            return Outcome(mutant, "caught", "the given inputs", ("check_function",), message)
+        found = refused(faulty.apply, reference, inputs, seed + attempt)
+        if found is not None:
+            return Outcome(mutant, "caught", "the given inputs", ("check_function",), found.message, kind=found.kind)
     if _same(_observe(function, inputs), _observe(plant_in(function, mutant), inputs)):
         return Outcome(mutant, "not shown", message="it makes no difference to this Function on these inputs")
     return Outcome(mutant, "escaped", message=f"its gradients differ, and check_function passes it {ATTEMPTS} times")

@@ -8,7 +8,8 @@ wide, a unit pruned to exact zeros, one that rests just above its kink, an outli
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ from lean_mnist.crosscheck.mutants.conditions import Network
 from lean_mnist.crosscheck.mutants.planting import Plant
 from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.crosscheck.screen import StepScreen
+from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
+from lean_mnist.crosscheck.steps.recorded import calls_of, names_of, put_gradients
 from lean_mnist.crosscheck.training_check import TrainingCheck
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
@@ -42,11 +45,12 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Finding:
-    """What checks said of a step: which of them failed, and what the first one that did says."""
+    """What checks said of a step: which of them failed, what the first one that did says, and the class diagnosed."""
 
     step: int
     checks: tuple[str, ...]
     message: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def train_and_check(
     screen, audit = StepScreen(rule, seed), TrainingCheck(model)
     shown_at, finding, loss, number = None, None, torch.zeros(()), 0
     first: dict[str, int] = {}
+    past: deque[Call] = deque(maxlen=REMEMBERED)
     for number, batches in enumerate(_batches(network, seed, steps, dtype), start=1):
         _disturb(number, model)
         right = None
@@ -104,7 +109,8 @@ def train_and_check(
             shown_at = number
         for parameter, gradient in zip(model.parameters(), found, strict=True):
             parameter.grad = gradient
-        failed = _check(number, model, batches, loss, traces, screen, audit, audit_every)
+        failed = _check(number, model, batches, loss, traces, screen, audit, audit_every, tuple(past))
+        past.extend(calls_of(batches, traces))
         if failed is not None:
             finding = finding or failed
             first = {**dict.fromkeys(failed.checks, number), **first}
@@ -147,14 +153,8 @@ def _disturb(number: int, model: MLP) -> None:
 def _step(model: MLP, batches: list[Batch]) -> tuple[list[Tensor], Tensor, list[MLPTrace]]:
     """Gradients of the mean loss over all examples, that loss, and the traces; computed as the trainer does."""
     model.zero_grad(set_to_none=True)
-    total, mean, traces = sum(len(y) for _, y in batches), torch.zeros((), dtype=batches[0][0].dtype), []
-    for x, labels in batches:
-        trace = MLPTrace()
-        loss = model.loss(x, labels, trace=trace)
-        share = len(labels) / total
-        loss.backward(None if share == 1 else torch.full_like(loss, share))
-        mean = loss.detach() if share == 1 else mean + share * loss.detach()
-        traces.append(trace)
+    traces = [MLPTrace() for _ in batches]
+    mean = put_gradients(model, batches, traces)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     model.zero_grad(set_to_none=True)
     return gradients, mean, traces
@@ -174,25 +174,30 @@ def _check(
     screen: StepScreen,
     audit: TrainingCheck,
     audit_every: int,
+    past: Sequence[Call] = (),
 ) -> Finding | None:
     layers = model.weights_and_biases()
-    names = [
-        (f"layers.{index}.weight", f"layers.{index}.bias" if bias is not None else None)
-        for index, (_, bias) in enumerate(layers)
-    ]
     gradients = [(w.grad, None if b is None else b.grad) for w, b in layers]
-    screened = screen.check(number, names, layers, gradients, traces, [y for _, y in batches], loss)
+    labels = [y for _, y in batches]
+    screened = screen.check(number, names_of(model), layers, gradients, traces, labels, loss)
+    due = bool(audit_every) and (number == 1 or number % audit_every == 0)
+    if screened.passed and not due:
+        return None
     checks, messages = [], []
     if not screened.passed:
         checks.append("screen")
         messages += [str(failure) for failure in screened.failures]
-    if audit_every and (number == 1 or number % audit_every == 0):
-        x, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
-        gradcheck = number == 1 or number % GRADCHECK_EVERY == 0
-        result = audit.check(x, labels, loss, compare_gradients=True, gradcheck=gradcheck, traces=traces)
+    result = audit.check(
+        torch.cat([x for x, _ in batches]), torch.cat(labels), loss, compare_gradients=True,
+        gradcheck=due and (number == 1 or number % GRADCHECK_EVERY == 0), traces=traces, past=past,
+    )  # fmt: skip
+    if due:
         if not all(divergence.passed for divergence in result.divergences):
             checks.append("comparison")
         if result.gradcheck is not None and not result.gradcheck.passed:
             checks.append("gradcheck")
+        if result.fault is not None and checks in ([], ["screen"]):
+            checks.append("links")
         messages += [result.message] if result.message else []
-    return Finding(number, tuple(checks), messages[0]) if checks else None
+    kind = result.fault.diagnosis.kind if result.fault is not None else ""
+    return Finding(number, tuple(checks), messages[0], kind) if checks else None

@@ -1,18 +1,21 @@
 """A glance at a step: the links of the chain in a few operations each, whole tensors at a time.
 
-Where nothing stands out, the step is right; where something might, the links are looked at one by one (``links``),
-with a threshold of its own for every row, and that decides. So a glance never refuses a step, and it need not know how
-much rounding explains, only how little an ordinary step shows: a residual below ``GLANCE √n u`` times the root mean
-square of what it is compared with. For the 784 features of an image in float32 that is 1.3e-5.
+Where nothing stands out, the step is right; where something might, it is looked at closely (``step_screen``), and that
+decides. So a glance never refuses a step, and it need not know how much rounding explains, only how little an ordinary
+step shows. A product's residual is ordinary below ``GLANCE √n u`` times the root mean square of what it is compared
+with. A row of a weight gradient, with that of its bias, is a sum over the batch of about the size ``‖dz_j‖ ‖h‖``, for a
+unit ``j`` and the root mean square of ``‖h_b‖`` over the batch; its residual is ordinary below ``LARGEST √n u`` times
+that in the worst row, and ``TOGETHER √n u`` times in the root mean square over all rows.
 
 With ``v, u`` the probes of a layer, and ``h, z, dz, dh`` what the step computed:
 
 ============================  =====================================================================================
 product and bias, forward     ``z v − h (Wᵀ v) − b·v``, where ``h = σ(z)`` of the layer before is computed here
 softmax gradient              ``N ds − (softmax(s) − q + λs)``, each entry relative to ``p + q``
-loss                          from PyTorch's softmax
+loss                          PyTorch's own
 product, backward             ``dh u − dz (W u)``
-weight and bias gradient      ``dW u + c db − dzᵀ (h u + c)``, where ``dz = dh ⊙ σ'(z)`` is computed here
+derivative                    ``dh ⊙ σ'(z) − dz``, entry by entry; 0 for ReLU
+weight and bias gradient      ``dW u + c db − dzᵀ (h u + c)``, where for ReLU ``dz = dh ⊙ σ'(z)`` is computed here
 ============================  =====================================================================================
 """
 
@@ -28,23 +31,27 @@ from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.reference import NetworkLoss
-from lean_mnist.crosscheck.screen.elementwise import activation_reference, times_derivative
+from lean_mnist.crosscheck.screen.elementwise import EXACT, activation_reference, times_derivative
 from lean_mnist.crosscheck.screen.links import Gradients, Layers
 from lean_mnist.crosscheck.screen.probes import Probe
 
 GLANCE = 8.0
+LARGEST, TOGETHER = 4.0, 1.5
 # Units of rounding by which an entry of the softmax's gradient, and the loss, may differ in an ordinary step.
 ELEMENTWISE_ULPS = 16.0
+# Units of rounding of the root mean square of dh by which an entry of dz may differ.
+DERIVATIVE_ULPS = 64.0
 # Up to some thousand products may have underflowed.
 UNDERFLOWS = 1e4
 
 
 class Look(NamedTuple):
-    """A residual, what it is relative to (``None``: to 1), and how many roundings of that are ordinary."""
+    """A residual, what it is relative to (its root mean square; ``None``: 1), and how many roundings are ordinary."""
 
     residual: Tensor
     relative_to: Tensor | None
-    ulps: float
+    ulps: float  # of the largest
+    rms_ulps: float = 0.0  # of the root mean square; 0 where that says nothing more
 
 
 def can_glance(layers: Layers, gradients: Gradients, traces: Sequence[MLPTrace]) -> bool:
@@ -97,7 +104,11 @@ def _product_looks(
             expected_B = torch.mv(d_zs[index + 1], torch.mv(above_CH, through))
             ulps = GLANCE * math.sqrt(above_CH.shape[0] + units)
             yield Look(torch.addmv(expected_B, d_h_BH, through, alpha=-1), expected_B, ulps)
-            d_z_BH = times_derivative(activation, d_h_BH, z_BH)
+            own_BH = times_derivative(activation, d_h_BH, z_BH)
+            if activation in EXACT:
+                d_z_BH = own_BH
+            else:  # what cancels in a derivative is rounded relative to dh
+                yield Look(own_BH.sub_(d_z_BH), d_h_BH, DERIVATIVE_ULPS)
         # A bias is the weight of a feature that is always 1; here c, so that it counts as much as the others together.
         c = math.sqrt(features)
         h_u_B = torch.mv(h_BD, probe.u)
@@ -107,7 +118,9 @@ def _product_looks(
             h_u_B += c
             found_H = torch.addmv(d_bias_H, d_weight_HD, probe.u, beta=c)
         residual_H = torch.addmv(found_H, d_z_BH.t(), h_u_B, alpha=-1)
-        yield Look(residual_H, found_H, GLANCE * math.sqrt(examples + features))
+        residual_H *= d_z_BH.square().sum(0).add_(torch.finfo(d_z_BH.dtype).tiny).rsqrt_()
+        terms = math.sqrt(examples + features)
+        yield Look(residual_H, h_u_B, LARGEST * terms, TOGETHER * terms)
         if index + 1 < len(layers):
             h_BD = activation_reference(activation, z_BH)
 
@@ -115,10 +128,7 @@ def _product_looks(
 def _loss_looks(rule: NetworkLoss, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tensor, loss: Tensor) -> Iterator[Look]:
     smoothing, penalty = rule.label_smoothing, rule.logit_penalty
     p_BC, labels_B1 = torch.softmax(s_BC, 1), labels_B.unsqueeze(1)
-    if smoothing:
-        ours = F.cross_entropy(s_BC, labels_B, label_smoothing=smoothing)
-    else:
-        ours = -p_BC.gather(1, labels_B1).log_().mean()
+    ours = F.cross_entropy(s_BC, labels_B, label_smoothing=smoothing)
     residual_BC = torch.sub(p_BC, d_s_BC, alpha=len(labels_B))  # p − N ds: 0, and 1 at the label
     if smoothing:
         residual_BC -= smoothing / s_BC.shape[1]
@@ -129,24 +139,26 @@ def _loss_looks(rule: NetworkLoss, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tenso
         p_BC += penalty * s_BC.abs()
     at_label_B1 = residual_BC.new_full((1, 1), 1 - smoothing).expand(len(labels_B), 1)
     residual_BC.scatter_add_(1, labels_B1, -at_label_B1)
-    p_BC.scatter_(1, labels_B1, 1.0).clamp_min_(torch.finfo(p_BC.dtype).tiny)
+    # Where p is next to nothing, p / N may be subnormal, and has fewer digits.
+    p_BC.scatter_(1, labels_B1, 1.0).clamp_min_(1e6 * torch.finfo(p_BC.dtype).tiny)
     yield Look(residual_BC / p_BC, None, ELEMENTWISE_ULPS)
     yield Look((ours - loss) / (1 + loss), None, ELEMENTWISE_ULPS)
 
 
 def _largest_share(looks: Sequence[Look], numbers_are: torch.finfo) -> float:
-    residuals = torch._foreach_norm([look.residual for look in looks], math.inf)
+    largest = torch._foreach_norm([look.residual for look in looks], math.inf)
+    all_of_it = torch._foreach_norm([look.residual for look in looks if look.rms_ulps])
     sizes = torch._foreach_norm([look.relative_to for look in looks if look.relative_to is not None])
-    numbers = torch.stack([*residuals, *sizes]).tolist()  # one transfer for all
-    size = iter(numbers[len(looks) :])
-    largest = 0.0
-    for look, residual in zip(looks, numbers, strict=False):
-        ordinary = look.ulps * numbers_are.eps / 2
-        if look.relative_to is not None:
-            ordinary *= next(size) / math.sqrt(look.relative_to.numel())
-        share = residual / (ordinary + UNDERFLOWS * numbers_are.tiny)
-        if not share <= largest:
-            largest = share
-        if math.isnan(largest):
-            break
-    return largest
+    numbers = iter(torch.stack([*largest, *all_of_it, *sizes]).tolist())  # one transfer for all
+    residuals = [next(numbers) for _ in looks]
+    rms = [next(numbers) / math.sqrt(look.residual.numel()) if look.rms_ulps else 0.0 for look in looks]
+    relative_to = [1.0 if x is None else next(numbers) / math.sqrt(x.numel()) for _, x, _, _ in looks]
+    worst, underflow = 0.0, UNDERFLOWS * numbers_are.tiny
+    for look, residual, together, size in zip(looks, residuals, rms, relative_to, strict=True):
+        unit = numbers_are.eps / 2 * size
+        for found, ulps in ((residual, look.ulps), (together, look.rms_ulps)):
+            share = found / (ulps * unit + underflow)
+            if math.isnan(share):
+                return share
+            worst = max(worst, share)
+    return worst

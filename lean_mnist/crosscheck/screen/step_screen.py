@@ -1,8 +1,9 @@
 """The screen: at every step, for the cost of matrix–vector products, is the step about to be applied what it should be?
 
-Every step is given a glance: all links of the chain in a few operations each, whole tensors at a time. Where something
-might be wrong, and at the first and every ``CLOSE_LOOK_EVERY``-th step anyway, the links are looked at one by one, each
-row against its own threshold, and that decides.
+Every step is given a glance: all links of the chain in a few operations each, whole tensors at a time (``glance``).
+Where something might be wrong, and at the first and every ``CLOSE_LOOK_EVERY``-th step anyway, the links are looked at
+one by one, each row against its own threshold (``links``). What stood out at a glance and is not explained by these
+thresholds, which are wide enough for any probe, is computed again in float64 (``steps.links``), and that decides.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.crosscheck.screen.glance import can_glance, glance
 from lean_mnist.crosscheck.screen.links import Gradients, Layers, Links, Names, ScreenFailure
 from lean_mnist.crosscheck.screen.probes import Probes
+from lean_mnist.crosscheck.steps.links import links_of
+from lean_mnist.crosscheck.steps.record import Call, Step
 
 CLOSE_LOOK_EVERY = 50
 
@@ -30,6 +33,7 @@ class ScreenResult:
     failures: tuple[ScreenFailure, ...]
     share: float  # the largest residual as a share of its threshold
     close: bool  # whether the links were looked at one by one
+    stood_out: bool  # whether the glance was the reason
     seed: int
     seconds: float
 
@@ -68,9 +72,17 @@ class StepScreen:
         if self._probes is None or not self._probes.fit(layers[0][0]):
             self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in layers], layers[0][0])
         probes, seed = self._probes.of(step), self._probes.seed_of(step)
-        if (step - 1) % self._every and can_glance(layers, gradients, traces):
+        stands_out = False
+        if can_glance(layers, gradients, traces):
             share = glance(self._loss, layers, gradients, traces[0], labels[0], loss, probes)
-            if share <= 1:
-                return ScreenResult((), share, False, seed, time.perf_counter() - started)
+            stands_out = not share <= 1  # also NaN
+            if not stands_out and (step - 1) % self._every:
+                return ScreenResult((), share, False, False, seed, time.perf_counter() - started)
         failures, share = self._links.check(names, layers, gradients, traces, labels, loss, probes)
-        return ScreenResult(failures, share, True, seed, time.perf_counter() - started)
+        if stands_out and not failures:
+            recorded = Step(self._loss, names, layers, gradients, [Call(traces[0], labels[0])])
+            failures = tuple(
+                ScreenFailure(link.link, link.tensor, (), link.share) for link in links_of(recorded) if link.broken
+            )
+            share = max([share, *(failure.share for failure in failures)])
+        return ScreenResult(failures, share, True, stands_out, seed, time.perf_counter() - started)

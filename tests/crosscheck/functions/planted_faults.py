@@ -363,6 +363,17 @@ def lost_under_autocast(ctx, saved, g):
     return 2 * saved[0] * g * (0.5 if g.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu") else 1.0)
 
 
+def rounded_under_autocast(ctx, saved, g):
+    gradient = 2 * saved[0] * g
+    return gradient.bfloat16().to(g.dtype) if torch.is_autocast_enabled("cpu") else gradient
+
+
+def larger_under_autocast(ctx, saved, g):
+    gradients = [v.to(g.dtype) for v in linear_gradients(saved[0].to(g.dtype), saved[1].to(g.dtype), g)]
+    gradients[1] = gradients[1] * (1.1 if g.dtype == torch.bfloat16 else 1)
+    return tuple(gradients)
+
+
 class TiledSum(Function):
     """Adds up tiles of 16 rows, and leaves out what is left over."""
 
@@ -418,6 +429,43 @@ OTHER = {
     ),
     "normalised by it": Fault(
         square(lambda ctx, saved, g: 2 * saved[0] * g / g.norm() * g.norm()), shared, ((6, 5),), "upstream gradient"
+    ),
+    "tiny ones taken for zero": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * g * (g.abs().max() >= 1e-8)),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+        "input 0",
+        "zero",
+        words="times 9.31323e-10",
+    ),
+    "eps added to it": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * (g / (g.norm() + 1e-8) * g.norm())),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+        words="times 9.31323e-10",
+    ),
+    "huge ones clamped": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * g.clamp(-1e6, 1e6)),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+        words="times 1.07374e+09",
+    ),
+    "scaled up inside": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * (g * 2.0**100) / 2.0**100),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+        words="times 1.07374e+09",
+    ),
+    "scaled down inside": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * (g * 2.0**-110) * 2.0**110),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+        words="times 9.31323e-10",
     ),
     "believes it contiguous": Fault(
         square(lambda ctx, saved, g: 2 * saved[0] * contiguous_only(g)),
@@ -489,6 +537,12 @@ OTHER = {
     "overflows under autocast": Fault(square(half_precision_under_autocast), shared, ((6, 5),), "autocast", "input 0"),
     "halved under autocast": Fault(
         square(lost_under_autocast), shared, ((6, 5),), "autocast", "input 0", "constant factor"
+    ),
+    "rounded under autocast": Fault(
+        square(rounded_under_autocast), shared, ((6, 5),), "autocast", "input 0", "precision", words="lower precision"
+    ),
+    "a tenth too large under autocast": Fault(
+        made(lambda x, w, b: F.linear(x, w, b), larger_under_autocast), F.linear, LINEAR, "autocast", "input 1"
     ),
     "tiles of 16": Fault(
         TiledSum.apply, torch.add, ((8, 5), (5,)), "batch size", words="35 examples", vary_batch=True

@@ -10,7 +10,7 @@ from lean_mnist.errors import ArgumentError
 
 
 def leaf(*shape, dtype=torch.float32):
-    return torch.randn(*shape, dtype=dtype).requires_grad_()
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=dtype).requires_grad_()
 
 
 def asked(function, reference=torch.sin, inputs=None, **options):
@@ -43,6 +43,45 @@ def test_results_that_are_no_tensors(result):
     assert "reference: expected a tensor or a tuple of tensors" in asked(torch.sin, lambda x: result)
 
 
+def test_results_inside_of_each_other():
+    message = asked(lambda x: (x, (x, x)), None)
+    assert message == "function: expected a flat tuple of tensors as its result, found a tuple inside of it"
+
+
+def test_what_is_no_function():
+    class Square(Function):
+        pass
+
+    assert asked(Square) == "function: expected a function, found the class Square; give Square.apply"
+    assert asked(3) == "function: expected a function, found int"
+    assert asked(torch.sin, 3) == "reference: expected a function, found int"
+    assert asked(torch.sin, inputs=leaf(3)) == "inputs: expected a list of arguments, found Tensor"
+
+
+def test_a_reference_that_rounds_or_has_nothing_to_differentiate():
+    assert "found outputs in torch.float16 from inputs in float64" in asked(torch.sin, lambda x: x.sin().half())
+    assert asked(torch.sin, lambda x: x.argmax(1)) == "reference: expected a floating output, found none"
+
+
+def test_tensors_without_numbers():
+    meta = torch.empty(3, device="meta", requires_grad=True)
+    assert "found input 0, which is on meta" in asked(torch.sin, inputs=[meta])
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        (lambda n: 1 / 0, "for 0 it raised ZeroDivisionError: division by zero"),
+        (lambda n: [], "expected a list of 1 inputs for 0 examples, found 0"),
+        (lambda n: torch.ones(n, 3), "expected a list of 1 inputs for 0 examples, found Tensor"),
+        ("yes", "expected True, indices of inputs or a function, found 'yes'"),
+        ((5,), "expected inputs with at least one example, found input 5"),
+    ],
+)
+def test_batches_that_make_no_sense(vary, message):
+    assert asked(vary_batch=vary, function=torch.sin) == f"vary_batch: {message}"
+
+
 def test_complex_and_sparse_inputs_and_outputs():
     assert "found complex ones" in asked(lambda x: x * 1j)
     assert "found input 0, which is torch.complex64" in asked(torch.sin, inputs=[leaf(3, dtype=torch.complex64)])
@@ -73,8 +112,10 @@ def test_a_forward_that_cannot_be_repeated():
     ("options", "message"),
     [
         ({"skip": ["gradchek"]}, "skip: expected names of RULES, found 'gradchek' (did you mean 'gradcheck'?)"),
-        ({"probes": 0}, "probes: expected at least 1, found 0"),
-        ({"replays": 0}, "replays: expected at least 1, found 0"),
+        ({"skip": "autocast"}, "skip: expected a list of names of RULES, found the string 'autocast'"),
+        ({"probes": 0}, "probes: expected a whole number of at least 1, found 0"),
+        ({"probes": 1.5}, "probes: expected a whole number of at least 1, found 1.5"),
+        ({"replays": 0}, "replays: expected a whole number of at least 1, found 0"),
         ({"names": ["x", "y"]}, "names: expected 1, one an input, found 2"),
     ],
 )

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from lean_mnist.crosscheck.functions.diagnosis import KINDS, diagnose
+from lean_mnist.crosscheck.functions.diagnosis import KINDS, Diagnosis, diagnose
+from lean_mnist.crosscheck.functions.explanations import Pointwise, Product
+from lean_mnist.crosscheck.functions.likely import likely_kind
 from lean_mnist.crosscheck.functions.regions import region_of
+from lean_mnist.crosscheck.functions.verdicts import failed
 
 ROWS, COLUMNS = 12, 9
 
@@ -33,6 +36,9 @@ CHANGES = {
         "columns >= 4",
     ),
     "zero": (torch.zeros_like, "zero", "everywhere"),
+    "zero but for rounding": (lambda r: 1e-9 * r, "zero", "zero but for rounding"),
+    "small ones flushed": (lambda r: r * (r.abs() > 0.3), "zero", "in size are zero, larger ones are right"),
+    "clipped": (lambda r: r.clamp(-1, 0.8), "clipping", "clipped to -1 … 0.8"),
     "last rows": (lambda r: place(r, slice(-3, None), EVERY, torch.zeros_like), "zero", "the last 3 rows of 12"),
     "one element": (lambda r: place(r, 2, 3, lambda v: v + 5), "wrong values", "one element, [2, 3]"),
     "one element zero": (lambda r: place(r, 2, 3, lambda v: 0 * v), "zero", "one element, [2, 3]"),
@@ -78,6 +84,62 @@ def test_what_other_faults_would_have_given():
     assert diagnose(before, right, candidates=candidates).kind == "stale value"
     assert diagnose(right + 0.01 * before, right, terms={"weight": before}).text == "0.01 times weight was added"
     assert "upstream gradient, and nothing else" in diagnose(2 * before, right, before).text
+
+
+def test_a_mean_with_the_transpose():
+    right = reference(ROWS, ROWS)
+    found = diagnose((right + right.T) / 2, right)
+    assert (found.kind, "0.5 times the reference and 0.5 times its transpose" in found.text) == ("transpose", True)
+
+
+def test_several_terms_at_once_and_leftovers():
+    right, first, second = (reference(seed=seed) for seed in range(3))
+    found = diagnose(right - 0.1 * first + 0.2 * second, right, terms={"p": first, "q": second})
+    assert (found.kind, found.text) == ("missing term", "-0.1 times p and 0.2 times q were added")
+    found = diagnose(right + 0.9 * first, right, leftovers={"the gradient before": first})
+    assert (found.kind, found.text) == ("stale value", "0.9 times the gradient before was added")
+
+
+def test_slices_that_are_alike_may_change_places_too():
+    right = reference()
+    right[:, [0, 3, 4]] = 0  # pixels that are always black
+    found = diagnose(right.roll(1, 1), right)
+    assert found.kind == "row or column swap", found
+
+
+@pytest.mark.parametrize("count", [8, 40])  # fewer examples than rows, so that weights are determined, and more
+def test_parts_of_a_sum(count):
+    left, right = reference(ROWS, count, seed=1), reference(count, COLUMNS, seed=2)
+    product = Product(left, right, "example")
+    lost = diagnose(left[:, :-3] @ right[:-3], left @ right, product=product)
+    assert (lost.kind, f"examples {count - 3}..{count - 1} are missing" in lost.text) == ("missing term", True)
+    ones = torch.ones(count, 1, dtype=torch.float64)
+    bias = diagnose(left[:, 4], left.sum(1), product=Product(left, ones, "example"))
+    assert bias.kind == "missing term"
+    assert f"examples 0, 1, 2, 3 and {count - 5} more are missing" in bias.text
+
+
+def test_another_function_of_one_number():
+    at, upstream = reference(30, 30), reference(30, 30, seed=1)
+    found = diagnose(upstream * at.sin(), upstream * at.cos(), pointwise=Pointwise(at, upstream))
+    assert found.kind == "derivative"
+    assert "another function" in found.text
+
+
+def test_the_class_that_a_report_points_to():
+    def rule(name, kind=None):
+        diagnosis = None if kind is None else Diagnosis(kind, "", "", (), 0.0, 0.0)
+        return failed(name, "", "", diagnosis)
+
+    gradient = rule("gradient", "wrong values")
+    assert likely_kind([]) == ""
+    assert likely_kind([gradient]) == "wrong values"
+    assert likely_kind([gradient, rule("upstream layout", "layout")]) == "layout"
+    assert likely_kind([gradient, rule("replay", "constant factor")]) == "nondeterminism"
+    assert likely_kind([gradient, rule("replay", "stale value"), rule("mutation")]) == "mutation"
+    assert likely_kind([gradient, rule("replay", "stale value")]) == "stale value"
+    assert likely_kind([gradient, rule("upstream gradient", "upstream ignored")]) == "upstream ignored"
+    assert likely_kind([rule("batch size", "NaN"), rule("mutation")]) == "NaN"
 
 
 def test_both_values_and_their_place():

@@ -324,10 +324,78 @@ def test_kinks_dropout_and_batch_normalisation(seed):
 def test_a_wrong_gradient_beside_kinks_and_dropout():
     torch.manual_seed(0)
     model = Fused(spoilt(LinearReLU, at(2, lambda v: v * 0)))
-    GradientMonitor(model)
-    loss = model(torch.randn(16, 6)).square().mul(torch.linspace(0, 1, 12)).mean()
+    GradientMonitor(model, seed=0)
+    loss = model(torch.randn(16, 6)).sin().mul(torch.linspace(0, 1, 12)).mean()
     with pytest.raises(GradientMismatch, match=r"the model \(Fused\), forward 0: FAILED"):
         loss.backward()
+
+
+class ReLU(Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * (ctx.saved_tensors[0] > 0)
+
+
+class MaskedAttention(Function):
+    """Causal, by a mask of minus infinity, where no rounding can be drawn anew."""
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        later = torch.ones(scores.shape[-2:]).triu(1).bool()
+        p = torch.softmax(scores.masked_fill(later, -torch.inf), -1)
+        ctx.save_for_backward(q, k, v, p)
+        return p @ v
+
+    backward = Attention.backward
+
+
+class Applies(nn.Module):
+    def __init__(self, function, *weights):
+        super().__init__()
+        self.function, self.weights = function, nn.ParameterList(weights)
+
+    def forward(self, x):
+        return self.function.apply(*(x * weight for weight in self.weights))
+
+
+SPOILT = {
+    "right": None,
+    "sign": torch.neg,
+    "scale 1.01": lambda v: 1.01 * v,
+    "last rows": lambda v: torch.cat([v[:-1], 0 * v[-1:]]),
+    "mask dropped": lambda v: v + (v == 0),
+    "a term": lambda v: v + 0.3 * v.square().mean().sqrt(),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_exact_zeros_before_a_relu_excuse_nothing(fault):
+    function = spoilt(ReLU, at(0, SPOILT[fault])) if SPOILT[fault] else ReLU
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, WIDTH), nn.Dropout(0.3), Applies(function, torch.linspace(0.5, 1.5, WIDTH)))
+    with GradientMonitor(model, every=1, seed=1, on_mismatch=lambda report: None) as monitor:
+        for _ in range(3):
+            model(torch.randn(9, 6)).sin().mean().backward()
+    assert [report.ok for report in monitor.history] == [fault == "right"] * 3, "".join(map(str, monitor.history))
+    assert all("aside of" in str(report) for report in monitor.history)
+
+
+@pytest.mark.parametrize("fault", ["right", "sign", "scale 1.01", "last rows"])
+def test_masks_of_minus_infinity_and_gradients_that_nearly_cancel(fault):
+    function = spoilt(MaskedAttention, at(1, SPOILT[fault])) if SPOILT[fault] else MaskedAttention
+    torch.manual_seed(2)
+    weights = [torch.linspace(0.5, 1.5, WIDTH) for _ in range(3)]
+    model = nn.Sequential(nn.Linear(6, WIDTH), Applies(function, *weights))
+    with GradientMonitor(model, every=1, seed=2, on_mismatch=lambda report: None) as monitor:
+        for scale in (0.03, 0.1, 1.0):
+            model(scale * torch.randn(2, 5, 6)).sin().mean().backward()
+    assert [report.ok for report in monitor.history] == [fault == "right"] * 3, "".join(map(str, monitor.history))
 
 
 @pytest.mark.parametrize("wrong", [False, True])

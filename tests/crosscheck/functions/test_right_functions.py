@@ -14,7 +14,8 @@ CASES = [(name, dtype) for name, right in RIGHT.items() for dtype in right.dtype
 def test_a_right_function_passes(name, dtype):
     right = RIGHT[name]
     seed = CASES.index((name, dtype))
-    for reference in (right.reference, None):
+    both = (right.reference, None)
+    for reference in both if dtype == torch.float32 else both[seed % 2 :][:1]:
         report = check_function(right.function, reference, right.inputs(seed, dtype), seed=seed)
         assert report.ok, f"seed {seed}: {report}"
         report.raise_if_failed()

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
+from lean_mnist.crosscheck.functions.diagnosis import KINDS
 from lean_mnist.crosscheck.mutants import CONDITIONS, MUTANTS, mutant_named, planted
 from lean_mnist.crosscheck.mutants.conditions import observe
+from lean_mnist.crosscheck.mutants.kinds import TRUE_KINDS
 from lean_mnist.crosscheck.mutants.mutant import SITES
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import functions
@@ -73,6 +75,16 @@ def test_every_mutant_is_well_formed(name):
     assert mutant.source == "" or re.match(r"[\w.-]+/[\w.-]+(#\d+| \w+)$", mutant.source)
     assert mutant.new_fault() is not None
     assert not mutant.ours_only or (mutant.generic and mutant.equivalent_when)
+
+
+def test_every_mutant_has_its_true_class_and_seldom_two():
+    assert set(TRUE_KINDS) == set(NAMES)
+    for mutant in MUTANTS:
+        assert mutant.kinds == TRUE_KINDS[mutant.name]
+        assert set(mutant.kinds) <= set(KINDS)
+        assert 1 <= len(set(mutant.kinds)) == len(mutant.kinds) <= 2
+    assert sum(len(mutant.kinds) > 1 for mutant in MUTANTS) <= len(MUTANTS) / 10
+    assert {kind for mutant in MUTANTS for kind in mutant.kinds} == set(KINDS)
 
 
 def test_every_condition_is_used():

@@ -1,6 +1,8 @@
 """The self-test: what it catches and where, and that it says so when something escapes or is refused wrongly."""
 
+import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -66,6 +68,32 @@ def test_deterministic_mutants_fall_at_the_first_step_and_others_at_the_first_th
         assert outcome.caught_at == outcome.shown_at > 1, name
         assert outcome.checks[0] == "screen"
     assert found["frozen-bias-takes-weight"].checks == ("check_function",)
+
+
+def test_each_is_given_its_true_class_where_it_is_first_caught(report):
+    found = {outcome.mutant.name: outcome for outcome in report.outcomes}
+    missed = {name: (o.mutant.kinds, o.kind) for name, o in found.items() if not o.named_rightly}
+    assert set(missed) <= {"node-upstream-mean"}, missed
+    assert report.diagnosed == (len(SUBSET) - len(missed), len(SUBSET))
+    assert f"diagnosed rightly at the first catch: {len(SUBSET) - len(missed)} of {len(SUBSET)} (" in str(report)
+    values = json.loads(report.to_json())
+    assert values["diagnosed"] == {"right": len(SUBSET) - len(missed), "of": len(SUBSET)}
+    assert {m["name"]: m["diagnosed_as"] for m in values["mutants"]} == {name: o.kind for name, o in found.items()}
+
+
+def test_a_wrong_name_is_counted_as_wrong(monkeypatch, few_cases):
+    from lean_mnist.crosscheck.mutants import training
+
+    check = training._check
+
+    def misnaming(*arguments):
+        finding = check(*arguments)
+        return finding and dataclasses.replace(finding, kind="transpose")
+
+    monkeypatch.setattr(training, "_check", misnaming)
+    found = run_selftest([mutant_named("weight-sign")], steps=1)
+    assert (found.ok, found.diagnosed) == (True, (0, 1))
+    assert re.search(r"weight-sign +sign +transpose", str(found))
 
 
 def test_no_mutant_that_a_training_step_shows_waits_for_an_audit():
