@@ -112,7 +112,7 @@ class GradientMonitor:
         self._frames: list[_Frame] = []
         self._claimed: set[Any] = set()
         self._pending: dict[int, list[Recorded]] = {}
-        self._queued = False
+        self._queued: set[int] = set()  # backwards, by the number of their graph task, at whose end a check stands
         self._temporary: list[Any] = []
         self._paths = {module: path for path, module in paths.items()}
         self._handles = []
@@ -224,27 +224,41 @@ class GradientMonitor:
 
     def _keep_upstream(self, recorded: Recorded, output: int) -> Callable[[Tensor], None]:
         def keep(gradient: Tensor) -> None:
-            if recorded.step in self._pending:
+            if recorded.step in self._pending and self._in_its_backward(recorded):
                 recorded.upstream.setdefault(output, gradient.detach().clone())
 
         return keep
 
     def _keep_gradients(self, recorded: Recorded, node: int) -> Callable[[Any, Any], None]:
         def keep(gradients: tuple[Tensor | None, ...], _: Any) -> None:
-            if recorded.step not in self._pending:
+            if recorded.step not in self._pending or not self._in_its_backward(recorded):
                 return
             copies = tuple(None if g is None else g.detach().clone() for g in gradients)
             recorded.node_gradients.setdefault(node, copies)
-            if not self._queued:
-                self._queued = True
-                # At the end of this backward, gradients accumulated, before it returns to the loop.
-                torch.autograd.Variable._execution_engine.queue_callback(self._check_pending)
+            task = torch._C._current_graph_task_id()
+            if task not in self._queued:
+                self._queued.add(task)
+                # At the end of this backward, gradients accumulated, before it returns to the loop. A backward that
+                # raises has no such end; its calls are not checked, and are let go in time.
+                torch.autograd.Variable._execution_engine.queue_callback(lambda: self._check_pending(task))
 
         return keep
 
-    def _check_pending(self) -> None:
-        self._queued = False
-        ready = [recorded for calls in self._pending.values() for recorded in calls if recorded.node_gradients]
+    def _in_its_backward(self, recorded: Recorded) -> bool:
+        """Whether this is the first backward that came by ``recorded``."""
+        task = torch._C._current_graph_task_id()
+        if recorded.task is None:
+            recorded.task = task
+        return recorded.task == task
+
+    def _check_pending(self, task: int) -> None:
+        self._queued = set()
+        ready = [
+            recorded
+            for calls in self._pending.values()
+            for recorded in calls
+            if recorded.node_gradients and recorded.task == task
+        ]
         for number in {recorded.step for recorded in ready}:
             self._pending.pop(number)
         reports = [

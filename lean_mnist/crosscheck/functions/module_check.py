@@ -9,6 +9,7 @@ PyTorch is known, they agree with its gradients in float64, to the precision of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from lean_mnist.crosscheck.functions.low_precision import unexplained
 from lean_mnist.crosscheck.functions.nodes import custom_nodes
 from lean_mnist.crosscheck.functions.nudge import rounded_anew
 from lean_mnist.crosscheck.functions.oracles import at_a_kink
-from lean_mnist.crosscheck.functions.recording import Recorded, copy_of
+from lean_mnist.crosscheck.functions.recording import Recorded, copy_of, under_autocast
 from lean_mnist.crosscheck.functions.replaying import (
     ModuleReference,
     WithReference,
@@ -93,7 +94,7 @@ def check_recorded(recorded: Recorded, reference: ModuleReference | None, seed: 
     with torch.random.fork_rng(devices=[torch.device(d).index for d in devices]):
         try:
             findings = _check(recorded, reference, seed)
-        except (CallFailed, LeanMnistError) as error:
+        except (CallFailed, LeanMnistError, torch.OutOfMemoryError) as error:
             findings = [not_applicable(REPLAY, f"the call cannot be made again: {one_line(error)}")]
     return ModuleReport(recorded.step, recorded.name, tuple(findings), time.perf_counter() - started)
 
@@ -107,20 +108,30 @@ def _check(recorded: Recorded, reference: ModuleReference | None, seed: int) -> 
     if not tensors:
         return [not_applicable(REPLAY, "neither an input nor a parameter needs a gradient")]
     subject = replayable(recorded, copied, names, tensors)
-    upstream: Upstream = [recorded.upstream.get(k) for k in range(len(recorded.outputs))]
+    upstream = from_outside(subject, [recorded.upstream.get(k) for k in range(len(recorded.outputs))])
+    if not _finite(upstream):
+        why = "the upstream gradient is not finite, as where a loss scale is too large: look further up"
+        return [not_applicable(REPLAY, why)]
     ctx = _context(subject, names, seed)
     ctx.coarsest = coarsest(recorded)
     if not gives_again(ctx.outputs, recorded, ctx.unit):
         why = "the same call again gives other outputs: its state has changed, or is not kept"
         return [not_applicable(REPLAY, why)]
-    findings = _replayed(recorded, ctx, upstream)
     gradients = subject.vjp(upstream)
-    if any(enabled for enabled, _ in recorded.autocast.values()):
-        plain = _context(replayable(recorded, copied, names, tensors, in_float32=True), names, seed)
-        upstream32 = [None if v is None else v.to(y.dtype) for v, y in zip(upstream, plain.outputs, strict=True)]
-        in32 = plain.subject.vjp(upstream32)
-        findings += _under_autocast(ctx, upstream, gradients, in32)
-        findings += _along_one_line(plain, upstream32, in32)
+    if _half(recorded, ctx) and not _finite(gradients) and _finite(subject.vjp(_smaller(upstream))):
+        # A loss scale too large for float16, which the scaler will see and skip the step: checked without it.
+        upstream = _smaller(upstream)
+        gradients = subject.vjp(upstream)
+        findings = [not_applicable(REPLAY, "the gradient is out of the range of float16")]
+    else:
+        findings = _replayed(recorded, ctx, upstream)
+    if any(enabled for enabled, _ in recorded.autocast.values()) or _coarse(ctx, recorded):
+        with under_autocast(recorded, enabled=False):  # the backward may have been called under it
+            plain = _context(replayable(recorded, copied, names, tensors, in_float32=True), names, seed)
+            upstream32 = [None if v is None else v.to(y.dtype) for v, y in zip(upstream, plain.outputs, strict=True)]
+            in32 = plain.subject.vjp(upstream32)
+            along = _along_one_line(plain, upstream32, in32)
+        findings += [*_under_autocast(ctx, upstream, gradients, in32), *along]
     else:
         findings += _along_one_line(ctx, upstream, gradients)
     if reference is not None:
@@ -128,6 +139,68 @@ def _check(recorded: Recorded, reference: ModuleReference | None, seed: int) -> 
         ctx.reference = replayable(recorded, referee, names, tensors, prefix="module.")
         findings += _against_reference(ctx, upstream, gradients)
     return findings
+
+
+def from_outside(subject: Subject, totals: Upstream) -> Upstream:
+    """What came to each output from outside of the call, of the gradient in it in all.
+
+    Where a module returns a loss and the logits that it is made of, or one tensor twice, what the one output sends back
+    through the other is part of the other's gradient, and would be counted twice.
+    """
+    if sum(v is not None for v in totals) < 2:
+        return totals
+    outputs = subject.call().outputs
+    ancestors = [_ancestors(y) for y in outputs]
+    upstream, done = list(totals), list[int]()
+    for k in sorted(range(len(outputs)), key=lambda k: -len(ancestors[k])):  # those made of others first
+        v, y = totals[k], outputs[k]
+        later = [j for j in done if y.grad_fn in ancestors[j]]
+        if v is not None and later:
+            weights = [upstream[j] for j in later]
+            (inside,) = torch.autograd.grad(
+                [outputs[j] for j in later], [y], weights, retain_graph=True, allow_unused=True
+            )
+            upstream[k] = v if inside is None else v - inside
+        if v is not None and y.requires_grad:
+            done.append(k)
+    return upstream
+
+
+def _ancestors(y: Tensor) -> set[Any]:
+    found, pending = set(), [y.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            pending.extend(parent for parent, _ in node.next_functions)
+    return found
+
+
+def _finite(tensors: Sequence[Tensor | None]) -> bool:
+    return all(bool(x.isfinite().all()) for x in tensors if x is not None)
+
+
+def _half(recorded: Recorded, ctx: Context) -> bool:
+    kinds = [*ctx.dtypes, *(dtype for enabled, dtype in recorded.autocast.values() if enabled)]
+    return torch.float16 in kinds
+
+
+def _coarse(ctx: Context, recorded: Recorded) -> bool:
+    """Whether the call is in half precision throughout, in which differences tell little, and can be in float32."""
+    if ctx.unit <= torch.finfo(torch.float32).eps:
+        return False
+    try:
+        outputs = ctx.subject.values(in_dtype(ctx.subject.inputs, torch.float64))
+    except CallFailed:
+        return False
+    return all(y.dtype == torch.float64 for y in outputs)
+
+
+def _smaller(upstream: Upstream) -> list[Tensor | None]:
+    """Scaled by a power of two, which rounds nothing, to numbers of at most 1."""
+    largest = max((float(v.abs().max()) for v in upstream if v is not None and v.numel()), default=0.0)
+    factor = 2.0 ** -math.ceil(math.log2(largest)) if largest > 0 else 1.0
+    return [None if v is None else v * factor for v in upstream]
 
 
 def _context(subject: Subject, names: list[str], seed: int) -> Context:

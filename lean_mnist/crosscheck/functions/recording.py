@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ class Recorded:
     nodes: list[str]  # names of the custom nodes
     upstream: dict[int, Tensor] = field(default_factory=dict)  # by output
     node_gradients: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)  # by custom node
+    task: int | None = None  # the backward that they are from
 
     @property
     def device(self) -> torch.device:
@@ -92,11 +93,12 @@ def autocast_states(devices: set[torch.device]) -> dict[str, tuple[bool, torch.d
     return {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds}
 
 
-def under_autocast(recorded: Recorded) -> AbstractContextManager[Any]:
-    for kind, (enabled, dtype) in recorded.autocast.items():
-        if enabled:
-            return torch.autocast(kind, dtype)
-    return nullcontext()
+def under_autocast(recorded: Recorded, *, enabled: bool = True) -> AbstractContextManager[Any]:
+    """Autocast as it was at the call, or none at all; whatever it is where the backward was called."""
+    stack = ExitStack()
+    for kind, (was_enabled, dtype) in recorded.autocast.items():
+        stack.enter_context(torch.autocast(kind, dtype, enabled=enabled and was_enabled))
+    return stack
 
 
 def copy_of(module: nn.Module) -> nn.Module:

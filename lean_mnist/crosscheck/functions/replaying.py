@@ -67,9 +67,7 @@ def replayable(
         state = {prefix + name: cast(x) for name, x in (*recorded.parameters.items(), *recorded.buffers.items())}
         state.update(zip([prefix + name for name in names[inputs:]], given[inputs:], strict=True))
         restore_random(recorded.random)
-        if dtype is not None:
-            return floating(functional_call(module, state, arguments, named))
-        with under_autocast(recorded):
+        with under_autocast(recorded, enabled=dtype is None):
             return floating(functional_call(module, state, arguments, named))
 
     at = [x.detach().to(own) for x in tensors] if in_float32 else list(tensors)
@@ -79,9 +77,16 @@ def replayable(
 def coarsest(recorded: Recorded) -> float:
     """The largest unit of rounding that autocast or TF32 brings in; 0 if neither does."""
     units = [torch.finfo(dtype).eps / 2 for enabled, dtype in recorded.autocast.values() if enabled]
-    if recorded.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
-        units.append(2.0**-11)  # TF32
+    if recorded.device.type == "cuda" and _matmul_in_tf32():
+        units.append(2.0**-11)
     return max(units, default=0.0)
+
+
+def _matmul_in_tf32() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # where it was set by the newer interface, which the older one refuses to read
+        return bool(torch.backends.cuda.matmul.fp32_precision != "ieee")
 
 
 def gives_again(outputs: Sequence[Tensor], recorded: Recorded, unit: float) -> bool:
