@@ -59,7 +59,7 @@ class _Frame:
         given = list(tensors_in(arguments))
         self.before = {x.grad_fn for x in given if x.grad_fn is not None}
         self.versions = [(x, x._version) for x in given]
-        self.devices = {x.device for x in (*given, *module.parameters())}
+        self.devices = {x.device for x in (*given, *module.parameters(), *module.buffers())}
         self.random = random_states(self.devices)
 
 

@@ -89,7 +89,9 @@ def _run_gradcheck(ctx: Context, inputs: Sequence[object]) -> str:
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # about inputs that are too large or not dense, which is seen to above
-            torch.autograd.gradcheck(function, given, eps=EPS, rtol=RTOL, atol=ATOL)
+            # Sums by atomic additions come in another order every time.
+            nondet = 0.0 if all(y.device.type == "cpu" for y in ctx.outputs) else 1e-10
+            torch.autograd.gradcheck(function, given, eps=EPS, rtol=RTOL, atol=ATOL, nondet_tol=nondet)
     except GradcheckError as error:
         return one_line(error, 160)
     except Exception as error:  # the function's own, called in a way that was not tried before
