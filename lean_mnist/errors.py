@@ -35,6 +35,14 @@ class ArgumentError(LeanMnistError):
     """An array argument has the wrong shape, dtype or device."""
 
 
+class BoundError(LeanMnistError):
+    """A bound is asked for that cannot be: no examples, more errors than examples, a confidence that is none."""
+
+
+class CertificateError(LeanMnistError):
+    """A certificate cannot be made, or does not hold; the message names the field."""
+
+
 class HealthError(LeanMnistError):
     """The loss or a gradient stopped being finite; nothing was applied to the weights."""
 

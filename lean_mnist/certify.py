@@ -1,0 +1,86 @@
+"""``python -m lean_mnist.certify``: what a checkpoint's test errors prove about unseen data, and a check of that."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from lean_mnist.command_line import parse, run_command
+from lean_mnist.errors import CertificateError, ConfigError
+
+
+@dataclass(frozen=True)
+class CertifyArguments:
+    """Write a certificate of a checkpoint into its run's folder; or, with --check, check one, trusting nothing in it.
+
+    The certificate bounds the risk on unseen data by the test split, which pays for every look at it.
+    """
+
+    checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
+    """best.pt or last.pt of a run."""
+    check: str | None = None
+    """Instead, check this certificate.json: count again from raw weights and data, and derive every number again."""
+    delta: tuple[str, ...] = ("0.035", "1e-9")
+    """Failure probabilities, exact, as 0.035, 1e-9 or 7/200; each has a claim of its own."""
+    bound: tuple[Literal["clopper-pearson", "kl", "hoeffding"], ...] = ("clopper-pearson",)
+    """The exact binomial tail, the binomial relative entropy (Chernoff), or Hoeffding's inequality."""
+    looks: int | None = None
+    """All looks at this test split, other runs' included; those that the run recorded if not given."""
+    adaptive: bool = False
+    """Pay for looks that may have influenced what was looked at next."""
+    precision: Literal["float32", "float64"] = "float32"
+    """How roughly the network may be run; an example whose outcome such rounding could change counts as an error."""
+    data_dir: str | None = None
+    """Searched after the folder that LEAN_MNIST_DATA names (with --check: before it); the run's if not given."""
+    out: str | None = None
+    """Folder to write into; the run's if not given."""
+    json: bool = False
+    """Print one JSON document."""
+
+
+def main() -> None:
+    """Read the command line, certify or check, print the summary or the document."""
+    arguments = parse(CertifyArguments, sys.argv[1:], prog="python -m lean_mnist.certify")
+    if (arguments.check is None) == (arguments.checkpoint is None):
+        raise ConfigError("checkpoint: expected one CHECKPOINT, or --check FILE; --help says more")
+    if arguments.check is not None:
+        check(arguments, arguments.check)
+        return
+    from lean_mnist.generalization.certification import certify_checkpoint
+
+    certificate, path = certify_checkpoint(
+        str(arguments.checkpoint),
+        deltas=arguments.delta,
+        bounds=arguments.bound,
+        looks=arguments.looks,
+        adaptive=arguments.adaptive,
+        precision=arguments.precision,
+        data_dir=arguments.data_dir,
+        out=arguments.out,
+    )
+    if arguments.json:
+        print(certificate.to_json(), end="")
+        return
+    print(certificate.text())
+    print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
+
+
+def check(arguments: CertifyArguments, path: str) -> None:
+    """Run the checker, which needs nothing but the standard library."""
+    from lean_mnist.generalization import checker
+
+    folders = [arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"]
+    try:
+        found = checker.check(path, [folder for folder in folders if folder], min(os.cpu_count() or 1, 16))
+    except checker.Rejected as error:
+        raise CertificateError(str(error)) from None
+    print(json.dumps(found._asdict(), indent=2) if arguments.json else found)
+
+
+if __name__ == "__main__":
+    run_command(main)

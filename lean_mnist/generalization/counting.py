@@ -1,0 +1,170 @@
+"""How many examples a network gets right in every evaluation that rounds no worse than stated, whatever the order.
+
+The exact logits ``z`` are computed in float64; around each stands a bound ``e`` on what rounding can do. The recursion,
+from Higham (Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1) and the inequality of Cauchy and
+Schwarz, for a layer of n inputs, with ``u = 2^−24`` for float32 and ``g = (n + 3)u / (1 − (n + 3)u)``:
+
+    E_0 = u (2√n |mean| / scale + 5 |x|)        how far the features may be (for rounding mean and scale, the
+                                                subtraction, and a division or a multiplication by the reciprocal)
+    e'_j = |w_j| E + g (|w_j| (N + E) + |b_j|) + 2^−149 (√n (N + E) + n + 1)
+                                                with |w_j| the Euclidean norm of a unit's weights, N that of its inputs,
+                                                E that of their errors; the last term is for gradual underflow
+    E' = min(|s|, L √‖W Wᵀ‖_∞ E + |min(s, L f + r)|)
+                                                how far the vector of activations may be: s is a unit's bound through
+                                                the activation (ReLU: min(e', z + e') or 0), L the activation's
+                                                steepest slope, r its own rounding, f what of e' is not |w_j| E. From
+                                                the second layer on; after the first it is |s|
+
+An example is right if its label's ``z − e`` is above every other ``z + e``. That makes "right" a property of the
+example and the weights alone, so its risk is one number, and every evaluation's own risk is at most that.
+The checker (:mod:`lean_mnist.generalization.checker`) counts by other means; the factor 1 + 2^−11 on the bounds here
+stands between the two with which it finds the fewest and the most errors that a correct count can give.
+
+Shapes: ``B`` batch, ``D`` input features, ``H`` units, ``m`` examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import erf, expit
+
+from lean_mnist.errors import CertificateError
+
+Array = npt.NDArray[np.float64]
+
+U = 2.0**-24
+SLACK = 1 + 2.0**-11
+_OVERFLOW = 2.0**90
+_CHUNK = 2000
+
+
+def count_errors(
+    layers: Sequence[tuple[Array, Array | None]],
+    activation: str,
+    normalization: tuple[str, float, float],
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    unit: float = U,
+) -> int:
+    """The examples that some evaluation may get wrong: wrong ones, and those too near to call.
+
+    Args: ``layers`` pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``, float64; ``normalization`` its kind, mean
+    and scale; ``images`` uint8 (m, rows, columns); ``labels`` int64 (m,); ``unit`` u, an operation's relative error.
+    Raises ``CertificateError``: weights that are not finite, labels outside the classes, sizes that do not fit.
+    """
+    classes = layers[-1][0].shape[0]
+    _check(layers, images, labels, classes)
+    errors = 0
+    for start in range(0, len(images), _CHUNK):
+        pixels = images[start : start + _CHUNK].reshape(len(images[start : start + _CHUNK]), -1)
+        z, e = logits_and_bounds(layers, activation, normalization, pixels, unit)
+        rows, label = np.arange(len(z)), labels[start : start + _CHUNK]
+        with np.errstate(invalid="ignore"):
+            gap = z[rows, label][:, None] - z
+            sure = gap > (e[rows, label][:, None] + e) * SLACK
+        sure[rows, label] = True
+        errors += int((~sure.all(1)).sum())
+    return errors
+
+
+def logits_and_bounds(
+    layers: Sequence[tuple[Array, Array | None]],
+    activation: str,
+    normalization: tuple[str, float, float],
+    pixels: npt.NDArray[np.uint8],
+    u: float = U,
+) -> tuple[Array, Array]:
+    """Logits ``(B, C)`` of ``pixels`` uint8 ``(B, D)``, and for each how far an evaluation's may be from it."""
+    h, carried = _features(normalization, pixels, u)
+    z = e = h
+    overflow = np.zeros(len(pixels), dtype=bool)
+    for index, (weight, bias) in enumerate(layers):
+        n = weight.shape[1]
+        b = np.zeros(len(weight)) if bias is None else bias
+        norms, reach = np.linalg.norm(weight, axis=1), np.linalg.norm(h, axis=1) + carried
+        g = (n + 3) * u / (1 - (n + 3) * u)
+        fresh = np.outer(g * reach, norms) + g * np.abs(b)
+        fresh += 2.0**-149 * (np.sqrt(n) * reach + n + 1)[:, None]
+        e = np.outer(carried, norms) + fresh
+        z = h @ weight.T + b
+        overflow |= ~(e.max(1) < _OVERFLOW)
+        if index < len(layers) - 1:
+            h, spread, slope, own = _activate(activation, z, e, u)
+            unit_by_unit = np.linalg.norm(spread, axis=1)
+            added = np.linalg.norm(np.minimum(spread, slope * fresh + own), axis=1)
+            stretch = np.inf if index == 0 else slope * _stretch(weight)
+            with np.errstate(invalid="ignore"):
+                carried = np.fmin(unit_by_unit, stretch * carried + added)
+    e[overflow] = np.inf
+    return z, e
+
+
+def _features(normalization: tuple[str, float, float], pixels: npt.NDArray[np.uint8], u: float) -> tuple[Array, Array]:
+    kind, mean, scale = normalization
+    values, n = pixels.astype(np.float64), pixels.shape[1]
+    if kind != "per-image":
+        x = (values - mean) / scale
+        return x, u * (2 * np.sqrt(n) * abs(mean) / scale + 5 * np.linalg.norm(x, axis=1))
+    means = values.sum(1) / n
+    deviations = np.sqrt(n * np.square(values).sum(1) - np.square(values.sum(1))) / n
+    deviations[deviations == 0] = 1
+    x = (values - means[:, None]) / deviations[:, None]
+    norm, ratio = np.linalg.norm(x, axis=1), means / deviations
+    # The deviation is itself a rounded sum: (n + 6)/2 roundings, and those of the differences in it.
+    more = np.where(norm > 0, norm * u * (0.55 * (n + 6) + 2 * (ratio + 1)), 0.0)
+    return x, u * (2 * np.sqrt(n) * ratio + 5 * norm) + more
+
+
+def _stretch(weight: Array) -> float:
+    """At least the spectral norm: ``√‖W Wᵀ‖_∞``, or with ``Wᵀ W`` where that is smaller in size."""
+    square = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
+    return float(np.sqrt(np.abs(square).sum(1).max()))
+
+
+def _activate(name: str, z: Array, e: Array, u: float) -> tuple[Array, Array, float, Array | float]:
+    """``h = σ(z)``; how far an evaluation's may be where its z may be as far as ``e``; slope and rounding in that."""
+    if name == "relu":
+        return np.maximum(z, 0), np.maximum(0, np.minimum(e, z + e)), 1.0, 0.0
+    if name == "identity":
+        return z, e, 1.0, 0.0
+    if name == "leaky-relu":
+        h = np.where(z > 0, z, 0.01 * z)
+        own = 3 * u * (np.abs(h) + e)
+        return h, e + own, 1.0, own
+    if name == "sigmoid":
+        h, slope = expit(z), 0.25
+    elif name == "tanh":
+        h, slope = np.tanh(z), 1.0
+    elif name == "gelu":
+        h, slope = z * (1 + erf(z / np.sqrt(2))) / 2, 1.13
+    else:
+        raise CertificateError(f"activation: {name!r} has no bound on its rounding here, so it cannot be certified")
+    own = 16 * u * (1 + np.abs(z) + e)
+    return h, slope * e + own, slope, own
+
+
+def _check(
+    layers: Sequence[tuple[Array, Array | None]],
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    classes: int,
+) -> None:
+    for index, (weight, bias) in enumerate(layers):
+        for name, values in (("weight", weight), ("bias", bias)):
+            if values is not None and not (np.abs(values) < 2.0**60).all():  # false for NaN as well
+                raise CertificateError(
+                    f"layers.{index}.{name}: expected finite weights below 2^60, found others or NaN"
+                )
+    if len(images) == 0:
+        raise CertificateError("examples: expected at least 1, found none; no examples say nothing")
+    if len(images) != len(labels):
+        raise CertificateError(f"labels: expected {len(images)}, one an image, found {len(labels)}")
+    if images[0].size != layers[0][0].shape[1]:
+        raise CertificateError(f"images: expected {layers[0][0].shape[1]} pixels each, found {images[0].size}")
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise CertificateError(f"labels: {int(labels[at])} at index {at}, expected 0 to {classes - 1}")

@@ -1,0 +1,168 @@
+"""Who pays how much of δ. A failure probability is a budget: every hypothesis, side and look spends from it.
+
+By the union bound the chance that any of several statements fails is at most the sum of theirs. So a claim about one
+of many hypotheses, all of which it was chosen from, is the claim about a single one at a *share* of δ:
+
+| chosen among | share of δ | theorem |
+|---|---|---|
+| 2^B parameters | δ · 2^−B | union over a finite hypothesis space (MLCERT's main bound) |
+| hypotheses with a prefix code fixed beforehand | δ · 2^−l, l its code's length | Blumer et al. 1987; McAllester 1998 |
+| n candidates looked at, none of them because of another's result | δ / n | Bonferroni |
+| n candidates, each of which may depend on all results so far | δ / Σ_{i<n} (m + 1)^i | the same, over all courses |
+
+The last: each look answers with one of m + 1 counts, so a person who acts on answers can only reach one of
+``(m + 1)^i`` hypotheses at the i-th look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from lean_mnist.errors import BoundError, CertificateError
+from lean_mnist.generalization.bounds import checked_counts, checked_delta
+from lean_mnist.generalization.directed import Exact, exact
+
+_MOST_BITS = 10**9
+
+
+def union(delta: Exact, bits: int) -> Fraction:
+    """``δ · 2^−B``: the share of each of 2^B hypotheses. Raises ``BoundError`` unless B is a whole number from 0 on."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= _MOST_BITS:
+        raise BoundError(f"bits: expected a whole number from 0 to {_MOST_BITS:,}, found {bits!r}")
+    return checked_delta(delta) / 2**bits
+
+
+def code_length(delta: Exact, bits: int) -> Fraction:
+    """``δ · 2^−l`` for the hypothesis whose code has l bits, in a prefix code that was fixed before the data were seen.
+
+    The same number as :func:`union`, by another theorem: the shares sum to at most δ by Kraft's inequality.
+    """
+    return union(delta, bits)
+
+
+def check_kraft(lengths: Iterable[int]) -> Fraction:
+    """``Σ 2^−l`` over the code lengths; raises ``BoundError`` if it is above 1, so that no prefix code has them."""
+    total = sum((Fraction(1, 2**length) for length in lengths), Fraction(0))
+    if total > 1:
+        raise BoundError(f"code lengths: their Kraft sum is {total}, expected at most 1; no prefix code has them")
+    return total
+
+
+def looks_share(delta: Exact, looks: int, examples: int, adaptive: bool = False) -> Fraction:
+    """The share of one look among ``looks`` at a split of ``examples``; see the table above.
+
+    Raises ``BoundError`` unless there is at least one look and one example.
+    """
+    _, m = checked_counts(0, examples)
+    if isinstance(looks, bool) or not isinstance(looks, int) or looks < 1:
+        raise BoundError(f"looks: expected a whole number of at least 1, found {looks!r}")
+    paths = ((m + 1) ** looks - 1) // m if adaptive else looks
+    return checked_delta(delta) / paths
+
+
+@dataclass
+class Ledger:
+    """A failure probability that is spent item by item, and never more than there is.
+
+    Everything claimed with it holds together with probability at least 1 − ``delta``.
+    """
+
+    delta: Fraction
+    entries: dict[str, Fraction] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, delta: Exact) -> Ledger:
+        return cls(checked_delta(delta))
+
+    @property
+    def left(self) -> Fraction:
+        return self.delta - sum(self.entries.values(), Fraction(0))
+
+    def spend(self, what: str, share: Exact) -> Fraction:
+        """Enter ``share`` for ``what`` and return it; raises ``BoundError`` if it was spent already or is not there."""
+        amount = exact(share, f"share of {what}")
+        if amount <= 0:
+            raise BoundError(f"share of {what}: expected a number above 0, found {share}")
+        if what in self.entries:
+            raise BoundError(f"{what}: has its share of delta already; every look is paid for once, and separately")
+        if amount > self.left:
+            raise BoundError(f"{what}: asks for {amount} of delta {self.delta}, of which {self.left} is left")
+        self.entries[what] = amount
+        return amount
+
+    def split(self, names: Sequence[str], weights: Mapping[str, Exact] | None = None) -> dict[str, Fraction]:
+        """Spend all that is left on ``names``, evenly or by ``weights`` that were fixed before the data were seen."""
+        if not names:
+            raise BoundError("candidates: expected at least one to split delta over, found none")
+        parts = {name: Fraction(1) if weights is None else exact(weights[name], f"weight of {name}") for name in names}
+        left, total = self.left, sum(parts.values(), Fraction(0))
+        return {name: self.spend(name, left * part / total) for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class SplitHistory:
+    """What happened to a split before a claim is made on it."""
+
+    split: str
+    looks: int
+    """Times that any candidate was evaluated on it, this claim's own evaluation included."""
+    adaptive: bool = False
+    """Whether what was looked at may have depended on what earlier looks showed."""
+    learned: bool = False
+    """Whether weights were fitted to it."""
+    selected: str = ""
+    """What was chosen by it, in words; empty if nothing."""
+
+    def require_holdout(self) -> None:
+        """Raise ``CertificateError`` unless nothing was learned from this split or chosen by it."""
+        if self.learned:
+            raise CertificateError(
+                f"split: the weights were learned from the {self.split} split, so it is no holdout; "
+                "expected a split that nothing was learned from, or a union bound over all that could be learned"
+            )
+        if self.selected:
+            raise CertificateError(
+                f"split: the {self.split} split selected {self.selected}, so it is no holdout; "
+                "expected a split that selected nothing, or delta split over all the candidates"
+            )
+
+    def share(self, delta: Exact, examples: int) -> Fraction:
+        """What one look may spend of ``delta``; raises ``CertificateError`` if the split is no holdout."""
+        self.require_holdout()
+        return looks_share(delta, self.looks, examples, self.adaptive)
+
+
+def history_of(
+    split: str,
+    metrics: Mapping[str, Any],
+    *,
+    tracked: bool,
+    looks: int | None = None,
+    adaptive: bool = False,
+) -> SplitHistory:
+    """The history of a run's split, from the ``metrics`` of one of its checkpoints; the certificate looks once more.
+
+    The training split is learned from. The validation split selects the best checkpoint. The test split selects
+    nothing; every look at it is recorded, and pays: the share is ``δ / looks``, and ``adaptive`` looks pay more. Where
+    the run's final look was at these very weights, the certificate's is the same look. ``looks`` declares those that
+    the run cannot know of, as of other runs on the same test split, and cannot be fewer than the recorded ones.
+    Raises ``CertificateError`` if they are, and where looks were tracked but the record of them is missing.
+    """
+    if split == "train":
+        return SplitHistory(split, 1, learned=True)
+    if split == "validation":
+        return SplitHistory(split, 1, selected="the best checkpoint of the run, among those of all its epochs")
+    record = metrics.get("test_looks")
+    if not isinstance(record, list) or (tracked and not record):
+        raise CertificateError(
+            "test_looks: expected the record of every look at the test split, found none in this checkpoint"
+        )
+    final = any(look.get("purpose") == "final" for look in record)
+    same = final and ("test" in metrics or metrics.get("best") is None)
+    known = len(record) + (0 if same else 1)
+    if looks is not None and looks < known:
+        raise CertificateError(f"--looks: expected at least {known}, as many as the run's record tells, found {looks}")
+    return SplitHistory(split, looks or known, adaptive)

@@ -1,0 +1,127 @@
+"""Labels by integers alone: the same on every machine, whatever its floating-point unit, threads or libraries.
+
+With pixels ``p`` and weights ``w·2^−e``, layer by layer, ``z = Σ_d w_d h_d + bias`` is an exact integer once everything
+is brought to a common denominator; ReLU and argmax do not see a positive factor. Nothing is rounded, so no order of
+summation matters. Products run in int64 and are bounded beforehand: with weights of magnitude at most ``W`` and ``D``
+inputs, an activation is cut into limbs of ``L`` bits with ``D · W · 2^L < 2^63``, and the limbs' sums are put together
+as Python integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lean_mnist.errors import ArgumentError
+from lean_mnist.generalization.spaces.network import QuantizedNetwork
+
+_INT64 = (1 << 63) - 1
+_CHUNK = 2048
+
+Integers = npt.NDArray[Any]  # int64, or Python integers in an object array
+
+
+@dataclass(frozen=True, eq=False)
+class _IntegerLayer:
+    weight_DH: npt.NDArray[Any]  # int64, or Python integers where they do not fit
+    bias_H: npt.NDArray[Any] | None  # Python integers, at the scale of this layer's sums
+    column: int  # the largest Σ_d |w_d| of a unit
+    bound: int  # of the magnitude of its sums, before ReLU
+
+
+class IntegerNetwork:
+    """The one meaning of a quantised network: integer logits and labels of uint8 pixels.
+
+    ``bounds``: for each layer, the largest magnitude that its sums can have, an exact integer.
+    """
+
+    def __init__(self, network: QuantizedNetwork, maximum: int = 255) -> None:
+        """``maximum``: the largest pixel; a larger one is refused when it comes. Raises ``ArgumentError``."""
+        if not 1 <= maximum <= 255:
+            raise ArgumentError(f"maximum: {maximum}, expected a number from 1 to 255")
+        self.maximum, self.features = maximum, network.space.sizes[0]
+        self._layers: list[_IntegerLayer] = []
+        # h is an integer times 2^−exponent / denominator; the pixels are so with exponent 0.
+        largest, exponent = maximum, 0
+        for layer in network.layers:
+            weight_HD, bias_H, own = layer.integers()
+            columns = np.abs(weight_HD).sum(1)
+            sums = columns * largest
+            if bias_H is not None:
+                bias_H = (bias_H << exponent) * network.denominator
+                sums = sums + np.abs(bias_H)
+            largest, exponent = int(sums.max()), exponent + own
+            weight_DH = weight_HD.T
+            if int(np.abs(weight_DH).max()) <= _INT64:
+                weight_DH = np.ascontiguousarray(weight_DH.astype(np.int64))
+            self._layers.append(_IntegerLayer(weight_DH, bias_H, int(columns.max()), largest))
+        self.exponent = exponent
+
+    @property
+    def bounds(self) -> list[int]:
+        return [layer.bound for layer in self._layers]
+
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """The logits times ``denominator · 2^exponent``, integers (B, C), of images uint8 (B, D) or (B, rows, columns).
+
+        Raises ``ArgumentError`` for another dtype or number of pixels, or a pixel above ``maximum``.
+        """
+        if images.dtype != np.uint8:
+            raise ArgumentError(f"images: {images.dtype}, expected uint8")
+        pixels_BD = images.reshape(len(images), -1) if len(images) else images.reshape(0, self.features)
+        if pixels_BD.shape[1] != self.features:
+            raise ArgumentError(f"images: {pixels_BD.shape[1]} pixels each, expected {self.features}")
+        if pixels_BD.size and int(pixels_BD.max()) > self.maximum:
+            raise ArgumentError(f"images: a pixel of {int(pixels_BD.max())}, expected at most {self.maximum}")
+        parts = [self._chunk(pixels_BD[start : start + _CHUNK]) for start in range(0, max(1, len(images)), _CHUNK)]
+        return np.concatenate(parts)
+
+    def labels(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """The smallest index of a largest logit, int64 (B,)."""
+        labels: npt.NDArray[np.int64] = self.logits(images).argmax(1).astype(np.int64)
+        return labels
+
+    def correct(self, images: npt.NDArray[np.uint8], labels_m: npt.NDArray[np.int64]) -> int:
+        """How many images get their label; ``ArgumentError`` for labels outside the classes or of another length."""
+        classes = self._layers[-1].weight_DH.shape[1]
+        if labels_m.shape != (len(images),):
+            raise ArgumentError(f"labels: shape {labels_m.shape}, expected ({len(images)},), one an image")
+        if labels_m.dtype.kind not in "iu":
+            raise ArgumentError(f"labels: {labels_m.dtype}, expected whole numbers")
+        wrong = (labels_m < 0) | (labels_m >= classes)
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise ArgumentError(f"labels: {int(labels_m[index])} at index {index}, expected 0 to {classes - 1}")
+        return int((self.labels(images) == labels_m).sum())
+
+    def _chunk(self, pixels_BD: npt.NDArray[np.uint8]) -> Integers:
+        h: Integers = pixels_BD.astype(np.int64)
+        largest = self.maximum
+        for index, layer in enumerate(self._layers):
+            if index:
+                h = np.maximum(h, 0)
+            h = _product(h, layer, largest)
+            if layer.bias_H is not None:
+                bias = layer.bias_H.astype(np.int64) if h.dtype == np.int64 else layer.bias_H
+                h = h + bias
+            largest = layer.bound
+        return h
+
+
+def _product(h_BD: Integers, layer: _IntegerLayer, largest: int) -> Integers:
+    """``h W`` exactly, for 0 ≤ h ≤ largest: int64 where the bound says that the sums fit, else Python integers."""
+    weight_DH = layer.weight_DH
+    if layer.bound <= _INT64 and h_BD.dtype == weight_DH.dtype == np.int64:
+        return h_BD @ weight_DH
+    h_BD = h_BD.astype(object)
+    limb = (_INT64 // max(1, layer.column)).bit_length() - 1  # column · (2^limb − 1) fits
+    if weight_DH.dtype == object or limb < 1:
+        return h_BD @ weight_DH.astype(object)
+    total: Integers = np.zeros((len(h_BD), weight_DH.shape[1]), dtype=object)
+    for place in range(0, max(1, largest.bit_length()), limb):
+        part = (h_BD >> place & ((1 << limb) - 1)).astype(np.int64)
+        total = total + ((part @ weight_DH).astype(object) << place)
+    return total

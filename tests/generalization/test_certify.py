@@ -1,0 +1,234 @@
+"""``python -m lean_mnist.certify``: certificates of real runs, the command's options, and its one-line errors."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from generalization_mnist import mnist_folder
+
+from lean_mnist import certify as command
+from lean_mnist.command_line import run_command
+from lean_mnist.data.batches import Batches
+from lean_mnist.data.datasets import load_dataset
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import CertificateError
+from lean_mnist.generalization import checker
+from lean_mnist.generalization.bounds import upper_risk
+from lean_mnist.generalization.certificate import certify
+from lean_mnist.generalization.certification import certify_checkpoint
+from lean_mnist.generalization.ledger import SplitHistory
+from lean_mnist.nn import MLP
+from lean_mnist.training.config import Config
+from lean_mnist.training.run import run
+
+
+class Result(NamedTuple):
+    status: Any
+    out: str
+    err: str
+
+
+Call = Callable[..., Result]
+
+
+def trained(root: Path, **options: Any) -> Path:
+    """Two epochs on digits in ``root``; the best checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        run(Config(dataset="digits", epochs=2, run_name="a-run", quiet=True, check="off", **options))
+    return root / "checkpoints" / "a-run" / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run that looked at the test split once. What is written beside it is each test's own."""
+    return trained(tmp_path_factory.mktemp("once"))
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run that looked after both epochs as well."""
+    return trained(tmp_path_factory.mktemp("tracked"), track_test=True)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """``called(*arguments)``: the command in this process, in an empty folder."""
+    monkeypatch.delenv("LEAN_MNIST_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def use(*arguments: Any) -> Result:
+        monkeypatch.setattr(sys, "argv", ["certify", *map(str, arguments)])
+        capsys.readouterr()
+        status: Any = 0
+        try:
+            run_command(command.main)
+        except SystemExit as stop:
+            status = stop.code
+        return Result(status, *capsys.readouterr())
+
+    return use
+
+
+def test_a_run_is_certified_and_checked(called: Call, best: Path) -> None:
+    """From anywhere: the run's folder is found beside that of its checkpoints."""
+    folder = best.parents[2] / "runs" / "a-run"
+    made = called(best)
+    assert (made.status, made.err) == (0, "")
+    assert "the test split was looked at once" in made.out
+    path = folder / "certificate.json"
+    assert made.out.rstrip().endswith(f"python -m lean_mnist.certify --check {path}")
+    checked = called("--check", path)
+    assert (checked.status, checked.err) == (0, "")
+    assert checked.out.startswith(f"{path}: holds; ")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    errors = document["counts"]["errors"]
+    assert summary["test_errors"] <= errors <= summary["test_errors"] + 2
+    assert document["history"]["recorded"] == summary["test_looks"]
+    assert [claim["delta"] for claim in document["claims"]] == ["7/200", "1/1000000000"]
+    for claim in document["claims"]:
+        assert Fraction(claim["risk"]) == upper_risk("clopper-pearson", errors, 360, claim["delta"])
+        assert Fraction(claim["risk"]) == Fraction(errors, 360) + Fraction(claim["epsilon"])
+
+
+def test_options_and_json(called: Call, best: Path, tmp_path: Path) -> None:
+    options = ["--delta", "1/20", "--bound", "kl", "hoeffding", "--out", tmp_path, "--json"]
+    made = called(best, *options)
+    document = json.loads(made.out)
+    assert [(claim["bound"], claim["delta"]) for claim in document["claims"]] == [("kl", "1/20"), ("hoeffding", "1/20")]
+    assert (tmp_path / "certificate.json").read_text(encoding="utf-8") == made.out
+    found = json.loads(called("--check", "certificate.json", "--json").out)
+    assert (found["examples"], found["errors"]) == (360, document["counts"]["errors"])
+    assert found["statement"] == document["statement"]
+
+
+def test_precision(called: Call, best: Path, tmp_path: Path) -> None:
+    units = {"float32": "1/16777216", "float64": "1/68719476736"}
+    for precision, unit in units.items():
+        document = json.loads(called(best, "--out", tmp_path, "--json", "--precision", precision).out)
+        assert document["decoder"]["unit"] == unit
+        assert called("--check", "certificate.json").status == 0
+
+
+def test_every_look_pays(called: Call, tracked: Path, tmp_path: Path) -> None:
+    for options, looks, share in (
+        ((), 3, Fraction(1, 60)),
+        (("--looks", 10), 10, Fraction(1, 200)),
+        (("--looks", 4, "--adaptive"), 4, Fraction(1, 20) / ((361**4 - 1) // 360)),
+    ):
+        document = json.loads(called(tracked, "--delta", "0.05", "--out", tmp_path, "--json", *options).out)
+        (claim,) = document["claims"]
+        assert document["history"]["looks"] == looks
+        assert Fraction(claim["share"]) == share
+        assert Fraction(claim["risk"]) == upper_risk("clopper-pearson", document["counts"]["errors"], 360, share)
+        assert called("--check", "certificate.json").status == 0
+    assert "looked at 3 times, which was paid for" in called(tracked, "--out", tmp_path).out
+    refused = called(tracked, "--looks", 2, "--out", tmp_path)
+    assert refused == (2, "", "error: --looks: expected at least 3, as many as the run's record tells, found 2\n")
+
+
+def test_the_last_weights_are_another_look(called: Call, best: Path, tmp_path: Path) -> None:
+    document = json.loads(called(best.with_name("last.pt"), "--out", tmp_path, "--json").out)
+    assert document["history"]["looks"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "checkpoint: expected one CHECKPOINT, or --check FILE; --help says more"),
+        (("a.pt", "--check", "b"), "checkpoint: expected one CHECKPOINT, or --check FILE; --help says more"),
+        (("none.pt",), "none.pt: expected a checkpoint, found No such file or directory"),
+        (("--check", "none.json"), "none.json: expected a certificate, found: No such file or directory"),
+        (("BEST", "--delta", "0"), "delta: expected a probability strictly between 0 and 1, found 0"),
+        (("BEST", "--delta", "1.5"), "delta: expected a probability strictly between 0 and 1, found 1.5"),
+        (("BEST", "--delta", "x"), "delta: expected a number such as 0.035, 1e-9 or 7/200, found 'x'"),
+        (("BEST", "--out", "nowhere"), "--out: expected a folder to write into, found none at nowhere"),
+        (("BEST", "--looks", "0"), "--looks: expected at least 1, as many as the run's record tells, found 0"),
+        (("BEST", "--bound", "wald"), "--bound: expected one of clopper-pearson, kl, hoeffding, found 'wald'"),
+    ],
+)
+def test_bad_usage_is_one_line(called: Call, best: Path, options: tuple[str, ...], message: str) -> None:
+    found = called(*(best if option == "BEST" else option for option in options))
+    assert found == (2, "", f"error: {message}\n")
+
+
+def test_a_checkpoint_far_from_its_run(called: Call, best: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "best.pt"
+    alone.write_bytes(best.read_bytes())
+    assert called(alone).err == "error: --out: expected a folder, because the run's own, runs/a-run, is not here\n"
+    assert called(alone, "--out", tmp_path).status == 0
+
+
+def test_other_data_than_the_runs(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load_dataset("digits", "data")
+    digits.test.labels[0] = (digits.test.labels[0] + 1) % 10
+    monkeypatch.setattr("lean_mnist.generalization.certification.load_dataset", lambda *_: digits)
+    with pytest.raises(ValueError, match="the digits found here is not what it was trained on"):
+        certify_checkpoint(str(best), out=str(tmp_path))
+
+
+def test_nothing_that_selected_is_certified(best: Path) -> None:
+    digits = load_dataset("digits", "data")
+    model, normalization = MLP((64, 4, 10)), Normalization("unit", 0.0, 16.0)
+    with pytest.raises(CertificateError, match="so it is no holdout"):
+        certify(model, normalization, digits, SplitHistory("validation", 1, selected="the best checkpoint"))
+
+
+def test_help_is_quick_and_checking_loads_no_torch(best: Path, tmp_path: Path) -> None:
+    certify_checkpoint(str(best), out=str(tmp_path))
+    program = (
+        "import sys; from lean_mnist.certify import main; "
+        f"sys.argv = ['certify', '--check', {str(tmp_path / 'certificate.json')!r}]; main(); "
+        "assert not {'torch', 'numpy'} & set(sys.modules), 'loaded'"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_real_mnist_is_certified_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small network after a few steps; 10,000 examples counted again from the files of the data folder."""
+    root = mnist_folder()
+    monkeypatch.delenv("LEAN_MNIST_DATA", raising=False)
+    mnist = load_dataset("mnist", root, download=False)
+    normalization = Normalization.fit("standard", mnist.train.images, 255)
+    model = MLP((784, 5, 10), seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step, (x, labels) in enumerate(Batches(mnist.train, normalization, 100, 1).epoch(0)):
+        optimizer.zero_grad()
+        model.loss(x, labels).backward()
+        optimizer.step()
+        if step == 60:
+            break
+    certificate = certify(model, normalization, mnist, SplitHistory("test", 1))
+    assert list(certificate.files) == ["certificate.weights"]
+    path = str(certificate.write(tmp_path))
+    weights = tmp_path / "certificate.weights"
+    raw = weights.read_bytes()
+    for bit in (0, 8 * len(raw) - 1, 12345):
+        altered = bytearray(raw)
+        altered[bit // 8] ^= 1 << bit % 8
+        weights.write_bytes(bytes(altered))
+        with pytest.raises(checker.Rejected, match=r"^weights\.sha256: "):
+            checker.check(path, [root])
+    weights.write_bytes(raw)
+    with pytest.raises(checker.Rejected, match=r"^data\.images\.file: t10k-images-idx3-ubyte was not found in "):
+        checker.check(path, [])
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    for bit in (0, 64, 80_000):  # what lies beside the certificate is read first
+        altered = bytearray(struct.pack(">II", 0x801, 10_000) + bytes(mnist.test.labels.tolist()))
+        altered[bit // 8] ^= 1 << bit % 8
+        labels.write_bytes(bytes(altered))
+        with pytest.raises(checker.Rejected, match=r"^data\.labels\.sha256: "):
+            checker.check(path, [root])
+    labels.unlink()
+    assert checker.check(path, [root]).errors == certificate.errors < 5000

@@ -1,0 +1,324 @@
+"""The independent checker: accepts every certificate made, and rejects every alteration, naming the field."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from certificate_cases import CLASSES, random_data, random_network, rejection, small_certificate, written
+
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import BoundError, CertificateError
+from lean_mnist.generalization import checker
+from lean_mnist.generalization.certificate import certify
+from lean_mnist.generalization.ledger import SplitHistory
+
+FILES = ("certificate.json", "certificate.weights", "certificate.images.idx", "certificate.labels.idx")
+
+
+@pytest.mark.parametrize("activation", checker.ACTIVATIONS)
+@pytest.mark.parametrize("kind", ["standard", "unit", "per-image"])
+def test_it_accepts_what_is_made(activation: str, kind: str, tmp_path: Path) -> None:
+    certificate = small_certificate(1, kind, activation=activation, hidden=(5, 4))
+    found = checker.check(written(certificate, tmp_path), [])
+    assert (found.examples, found.errors) == (40, certificate.errors)
+    assert 0 < found.errors < 40
+    assert str(found).startswith(f"{tmp_path / 'certificate.json'}: holds; {found.errors} errors in 40 examples")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": False},
+        {"dtype": torch.float64},
+        {"dtype": torch.float16},
+        {"dtype": torch.bfloat16},
+        {"hidden": (3, 3, 3)},
+    ],
+)
+def test_it_accepts_other_forms_of_network(options: dict[str, Any], tmp_path: Path) -> None:
+    assert rejection(written(small_certificate(2, **options), tmp_path)) == ""
+
+
+@pytest.mark.parametrize("looks", [1, 5])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_it_accepts_what_looks_pay(looks: int, adaptive: bool, tmp_path: Path) -> None:
+    model, data = random_network(3), random_data(3)
+    normalization = Normalization.fit("standard", data.train.images, 255)
+    history = SplitHistory("test", looks, adaptive)
+    bounds, deltas = ("clopper-pearson", "kl", "hoeffding"), ("0.2", "1e-6")
+    certificate = certify(model, normalization, data, history, bounds=bounds, deltas=deltas)
+    assert len(certificate.risks) == 6
+    assert rejection(written(certificate, tmp_path)) == ""
+
+
+def test_an_empty_promise_is_said_in_words(tmp_path: Path) -> None:
+    """Every label wrong: the certificate says that it says nothing, and holds."""
+    model, data = random_network(3), random_data(3, 3)
+    normalization = Normalization.fit("standard", data.train.images, 255)
+    certificate = certify(model, normalization, data, SplitHistory("test", 1), bounds=("hoeffding",), deltas=("1e-9",))
+    (sentence,) = certificate.document["statement"]
+    assert sentence == "At delta = 1/1000000000 the bound hoeffding is vacuous: it says nothing about unseen data."
+    assert "%" not in certificate.text().split("\n")[1]
+    assert rejection(written(certificate, tmp_path)) == ""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate. Not to be changed."""
+    folder = tmp_path_factory.mktemp("certificate")
+    written(small_certificate(4), folder)
+    return folder
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    for name in FILES:
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    return tmp_path
+
+
+def test_every_flipped_bit_is_rejected(copied: Path) -> None:
+    """620 random bits of the certificate and of the raw files it is about, one at a time."""
+    seed = 20
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    accepted = []
+    for _ in range(620):
+        path = copied / draw.choice(FILES)
+        before = path.read_bytes()
+        bit = draw.randrange(8 * len(before))
+        altered = bytearray(before)
+        altered[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(altered))
+        message = rejection(str(copied / FILES[0]))
+        if not message or ":" not in message or "\n" in message:
+            accepted.append((path.name, bit, message))
+        path.write_bytes(before)
+    assert accepted == []
+    assert rejection(str(copied / FILES[0])) == ""
+
+
+def leaves(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every string and number."""
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, (*at, key))
+    else:
+        yield at
+
+
+def altered_value(value: Any, draw: random.Random) -> Any:
+    """A value of the same type, and often of a likely form."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + draw.choice([-1, 1, 7, -value - 1, 10**6])
+    digits = [index for index, character in enumerate(value) if character in "0123456789abcdef"]
+    if not digits:
+        return value + "."
+    index = draw.choice(digits)
+    return value[:index] + draw.choice([c for c in "0123456789" if c != value[index]]) + value[index + 1 :]
+
+
+def test_every_altered_field_is_rejected_even_with_a_new_hash(copied: Path) -> None:
+    """A forger writes one field anew, and the hash of the content with it: 400 times, and the field is named."""
+    seed = 21
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    path = copied / FILES[0]
+    original = json.loads(path.read_text(encoding="utf-8"))
+    places = [at for at in leaves(original) if at != ("content_sha256",)]
+    accepted = []
+    for _ in range(400):
+        at = draw.choice(places)
+        document = copy.deepcopy(original)
+        inner = document
+        for key in at[:-1]:
+            inner = inner[key]
+        inner[at[-1]] = altered_value(inner[at[-1]], draw)
+        del document["content_sha256"]
+        document["content_sha256"] = hashlib.sha256(checker.canonical(document)).hexdigest()
+        path.write_bytes(checker.canonical(document))
+        message = rejection(str(path))
+        if not message or "\n" in message:
+            accepted.append((at, message))
+    assert accepted == []
+
+
+def forged(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Alter a certificate with everything that follows from its facts, as one who has read the checker would."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    facts = checker.facts_of(document)
+    change(facts)
+    path.write_bytes(checker.canonical(checker.build(facts)))
+
+
+def rewrite(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda facts: facts.update(values)
+
+
+def in_claim(name: str, value: str) -> Callable[[dict[str, Any]], None]:
+    return lambda facts: facts["claims"][0].update({name: value})
+
+
+def better(facts: dict[str, Any]) -> None:
+    risk = facts["claims"][0]["risk"]
+    facts["claims"][0]["risk"] = f"{risk[:-1]}{(int(risk[-1]) - 1) % 10}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda facts: facts.update(errors=facts["errors"] - 1), "claims[0].risk: "),
+        (better, "claims[0].risk: "),
+        (in_claim("risk", "0.500000000000"), "claims[0].risk: 0.500000000000 does not follow"),
+        (in_claim("risk", "0.999999999999"), "claims[0].risk: 0.999999999999 is not the least that follows"),
+        (in_claim("risk", "0.5"), "claims[0].risk: expected a decimal from 0 to 1 with 12 digits"),
+        (in_claim("delta", "1/1000"), "claims[0].risk: "),
+        (in_claim("delta", "0"), "claims[0].delta: expected a probability strictly between 0 and 1"),
+        (in_claim("delta", "2/40"), "claims[0].delta: expected 1/20, in lowest terms, found '2/40'"),
+        (lambda facts: facts["history"].update(looks=2), "claims[0].risk: "),
+        (lambda facts: facts["data"].update(split="validation"), "data.split: expected test"),
+        (lambda facts: facts["data"].update(rows=5, columns=4), "data.images: expected an IDX file of 40 examples of"),
+        (lambda facts: facts["decoder"].update(activation="identity"), "counts.errors: expected "),
+        (lambda facts: facts["decoder"]["normalization"].update(mean="0"), "counts.errors: expected "),
+        (lambda facts: facts["decoder"]["normalization"].update(scale="-1"), "decoder.normalization.scale: expected a"),
+        (lambda facts: facts["decoder"]["normalization"].update(scale="1/3"), "decoder.normalization.scale: expected"),
+        (lambda facts: facts["decoder"].update(sizes=[20, 6, 4]), "weights.file: expected "),
+        (lambda facts: facts["decoder"].update(sizes=[20, 0, 3]), "decoder.sizes: expected two or more numbers"),
+        (lambda facts: facts["decoder"].update(unit="1/2"), "decoder.unit: expected 1/16777216 or 1/68719476736"),
+        (lambda facts: facts["weights"].update(dtype="float64"), "weights.file: expected "),
+        (lambda facts: facts["weights"].update(file="../x"), "weights.file: expected the name of a file beside"),
+        (lambda facts: facts["data"]["images"].update(file="/etc/passwd"), "data.images.file: expected the name of a"),
+        (lambda facts: facts["data"]["labels"].update(file="none"), "data.labels.file: none was not found in "),
+        (rewrite(claims=[]), "claims: expected at least one, found none"),
+    ],
+)
+def test_a_forger_who_recomputes_everything_is_rejected(
+    copied: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    path = copied / FILES[0]
+    forged(path, change)
+    assert rejection(str(path)).startswith(message)
+
+
+def test_a_lower_count_is_found_by_counting(copied: Path) -> None:
+    """With the bounds to match, only the count itself is wrong."""
+    path = copied / FILES[0]
+    original = json.loads(path.read_text(encoding="utf-8"))["counts"]["errors"]
+    model, data = random_network(4), random_data(4)
+    normalization = Normalization.fit("standard", data.train.images, 255)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lean_mnist.generalization.certificate.count_errors", lambda *_: original - 1)
+        certify(model, normalization, data, SplitHistory("test", 1)).write(copied)
+    assert rejection(str(path)) == (
+        f"counts.errors: expected {original}, counted again from weights and data, found {original - 1}"
+    )
+
+
+def test_labels_outside_the_classes(copied: Path) -> None:
+    labels = copied / "certificate.labels.idx"
+    raw = labels.read_bytes()[:-1] + bytes([CLASSES])
+    labels.write_bytes(raw)
+    path = copied / FILES[0]
+    forged(path, lambda facts: facts["data"]["labels"].update(sha256=hashlib.sha256(raw).hexdigest()))
+    assert rejection(str(path)) == "data.labels: label 3 at index 39, expected 0 to 2"
+
+
+def test_weights_that_are_not_numbers(copied: Path) -> None:
+    weights = copied / "certificate.weights"
+    raw = b"\x00\x00\xc0\x7f" + weights.read_bytes()[4:]
+    weights.write_bytes(raw)
+    path = copied / FILES[0]
+    forged(path, lambda facts: facts["weights"].update(sha256=hashlib.sha256(raw).hexdigest()))
+    assert rejection(str(path)).startswith("weights.file: layers.0.weight holds NaN, an infinity, or a number of 2^60")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected a certificate (JSON without fractions), found something else"),
+        (b"{}", "schema: expected 'lean_mnist certificate', version 1"),
+        (b"[" * 100_000, "expected a certificate (JSON without fractions), found something else"),
+        (b'{"schema": 1.5}', "expected a certificate (JSON without fractions), found something else"),
+        (b"\xff\xfe", "expected a certificate (JSON without fractions), found something else"),
+        (b'{"schema": "lean_mnist certificate", "version": 1}', "certificate: expected the fields schema, version"),
+    ],
+)
+def test_what_is_no_certificate(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "certificate.json"
+    path.write_bytes(content)
+    assert message in rejection(str(path))
+
+
+def test_another_layout_or_more_fields(copied: Path) -> None:
+    path = copied / FILES[0]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert rejection(str(path)).startswith("layout: expected the text that certificates are written with")
+    path.write_bytes(checker.canonical({**document, "note": "trust me"}))
+    assert rejection(str(path)).startswith("certificate: expected the fields ")
+    path.write_bytes(checker.canonical({**document, "weights": {**document["weights"], "file": 3}}))
+    assert rejection(str(path)) == "weights.file: expected str, found int"
+    path.write_bytes(checker.canonical({**document, "history": {**document["history"], "looks": 0}}))
+    assert rejection(str(path)).startswith("history.looks: expected at least the recorded looks")
+    assert "No such file" in rejection(str(copied / "none.json"))
+
+
+def test_the_checker_alone_in_a_bare_python(made: Path, tmp_path: Path) -> None:
+    """One file, copied elsewhere, in an isolated interpreter without site-packages."""
+    alone = tmp_path / "checker.py"
+    alone.write_bytes(Path(checker.__file__).read_bytes())
+    command = [sys.executable, "-I", "-S", "-W", "error", str(alone)]
+    good = subprocess.run([*command, str(made / FILES[0])], capture_output=True, text=True, check=False)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "holds" in good.stdout
+    (tmp_path / FILES[0]).write_bytes((made / FILES[0]).read_bytes())
+    bad = subprocess.run([*command, str(tmp_path / FILES[0])], capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error: weights.file: ")
+    assert bad.stderr.count("\n") == 1
+
+
+def test_the_checker_imports_the_standard_library_only() -> None:
+    tree = ast.parse(Path(checker.__file__).read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names.add((node.module or "").split(".")[0])
+    assert names <= set(sys.stdlib_module_names)
+
+
+def test_processes_share_the_count() -> None:
+    arguments = ([([(1.0, -1.0), (0.5, 0.25)], (0.0, 0.0))], "relu", "unit", 0.0, 255.0, 2.0**-24)
+    images, labels = [bytes([n, 255 - n]) for n in range(60)], bytes([1] * 60)
+    assert checker.count_all(arguments, images, labels, 1) == checker.count_all(arguments, images, labels, 2)
+
+
+def test_what_no_certificate_is_made_of() -> None:
+    model, data = random_network(0), random_data(0)
+    normalization = Normalization.fit("standard", data.train.images, 255)
+    for history, options, error, message in (
+        (SplitHistory("validation", 1, selected="the best checkpoint"), {}, CertificateError, "split: the validation"),
+        (SplitHistory("train", 1, learned=True), {}, CertificateError, "split: the weights were learned from the tra"),
+        (SplitHistory("extra", 1), {}, CertificateError, "split: expected test, found extra"),
+        (SplitHistory("test", 1), {"deltas": ("0",)}, BoundError, "delta: expected a probability strictly between"),
+        (SplitHistory("test", 1), {"bounds": ("wald",)}, CertificateError, "--bound: expected one of clopper-pearson"),
+    ):
+        with pytest.raises(error) as caught:
+            certify(model, normalization, data, history, **options)  # type: ignore[arg-type]
+        assert str(caught.value).startswith(message)

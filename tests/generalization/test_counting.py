@@ -1,0 +1,179 @@
+"""The count: its bounds on rounding hold for float32 in any order, and the checker's integers agree with it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from certificate_cases import CLASSES, random_data, random_network
+
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import CertificateError
+from lean_mnist.generalization import checker
+from lean_mnist.generalization.counting import U, _stretch, count_errors, logits_and_bounds
+from lean_mnist.nn import MLP
+
+CASES = [
+    ("relu", (6,), "standard"),
+    ("relu", (9, 8, 7), "per-image"),
+    ("leaky-relu", (6, 5), "unit"),
+    ("identity", (4,), "per-image"),
+    ("sigmoid", (6,), "standard"),
+    ("tanh", (6, 6), "unit"),
+    ("gelu", (6,), "standard"),
+]
+
+
+def arrays(model: MLP) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    return [
+        (weight.detach().double().numpy(), None if bias is None else bias.detach().double().numpy())
+        for weight, bias in model.weights_and_biases()
+    ]
+
+
+def scaling(normalization: Normalization) -> tuple[str, float, float]:
+    return normalization.kind, normalization.mean, normalization.scale
+
+
+@pytest.mark.parametrize(("activation", "hidden", "kind"), CASES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_float32_stays_within_its_bounds(activation: str, hidden: tuple[int, ...], kind: str, seed: int) -> None:
+    """Our own forward pass in float32, and the same sums in other orders."""
+    print(f"seed {seed}")
+    model, data = random_network(seed, activation, hidden), random_data(seed, 200)
+    normalization = Normalization.fit(kind, data.train.images, 255)
+    z, e = logits_and_bounds(arrays(model), activation, scaling(normalization), data.test.images.flatten(1).numpy())
+    ratio = 0.0
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(4):
+        with torch.no_grad():
+            found = model(normalization.apply(data.test.images)).double().numpy()
+        ratio = max(ratio, float((np.abs(found - z) / e).max()))
+        for first, second in zip(model.layers, model.layers[1:], strict=False):  # hidden units in another order
+            order = torch.randperm(len(first.weight), generator=generator)
+            with torch.no_grad():
+                first.weight.copy_(first.weight[order])
+                first.bias.copy_(first.bias[order])
+                second.weight.copy_(second.weight[:, order])
+    assert 0 < ratio < 1
+
+
+def test_the_bound_is_not_beyond_all_measure() -> None:
+    """It is at most a few hundred times what rounding does: else hardly an example would count as right."""
+    model, data = random_network(0), random_data(0, 200)
+    normalization = Normalization.fit("standard", data.train.images, 255)
+    z, e = logits_and_bounds(arrays(model), "relu", scaling(normalization), data.test.images.flatten(1).numpy())
+    with torch.no_grad():
+        found = model(normalization.apply(data.test.images)).double().numpy()
+    assert (np.abs(found - z) / e).max() > 1 / 300
+
+
+@pytest.mark.parametrize(("activation", "hidden", "kind"), CASES)
+def test_the_checkers_integers_agree(activation: str, hidden: tuple[int, ...], kind: str) -> None:
+    """Logits closer than its own small allowance; bounds within the factors between which the maker's stands."""
+    model, data = random_network(5, activation, hidden), random_data(5, 60)
+    normalization = Normalization.fit(kind, data.train.images, 255)
+    layers, pixels = arrays(model), data.test.images.flatten(1).numpy()
+    z, e = logits_and_bounds(layers, activation, scaling(normalization), pixels)
+    raw = [([tuple(row) for row in w.tolist()], tuple(b.tolist())) for w, b in layers if b is not None]
+    network = checker.Network(raw, activation, *scaling(normalization), U)
+    coarse = checker.Network(raw, activation, *scaling(normalization), U, slot=64)
+    for row, (z_row, e_row) in zip(pixels, zip(z, e, strict=True), strict=True):
+        own, bounds = network.logits(bytes(row.tolist()))
+        assert np.abs(np.array(own) - z_row).max() < 1e-10
+        assert (np.array(bounds) >= e_row * (1 - 1e-9)).all()
+        assert (np.array(bounds) <= e_row * (1 + 2.0**-13)).all()
+        other, wider = coarse.logits(bytes(row.tolist()))
+        assert (np.abs(np.array(other) - z_row) <= np.array(wider) - e_row).all()
+    labels = data.test.labels
+    counter = checker.Counter(raw, activation, *scaling(normalization), U)
+    fewest, most = counter.count([bytes(row.tolist()) for row in pixels], bytes(labels.tolist()))
+    errors = count_errors(layers, activation, scaling(normalization), data.test.images.numpy(), labels.numpy())
+    assert fewest == errors == most
+
+
+def test_an_example_too_near_to_call_is_an_error() -> None:
+    """Two classes whose logits differ by less than float32 can tell, but in exact arithmetic they do differ."""
+    weight = np.zeros((CLASSES, 4))
+    weight[0], weight[1] = 1.0, 1.0
+    images, labels = np.full((1, 2, 2), 200, dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    for bias, errors in ((0.0, 1), (1e-7, 1), (1e-3, 0)):
+        layers = [(weight, np.array([bias, 0.0, 0.0]))]
+        assert count_errors(layers, "relu", ("unit", 0.0, 255.0), images, labels) == errors
+        raw = [([tuple(row) for row in weight.tolist()], (bias, 0.0, 0.0))]
+        counter = checker.Counter(raw, "relu", "unit", 0.0, 255.0, U)
+        assert counter.count([bytes([200] * 4)], b"\0") == (errors, errors)
+
+
+def test_overflow_is_an_error() -> None:
+    weight = np.full((2, 4), 2.0**59)
+    weight[1] = -weight[1]
+    hidden = np.array([[2.0**59, 0.0], [0.0, 1.0]])
+    images, labels = np.full((1, 2, 2), 200, dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    layers = [(weight, None), (hidden, None)]
+    assert count_errors(layers, "relu", ("unit", 0.0, 255.0), images, labels) == 1
+    counter = checker.Counter(
+        [([tuple(row) for row in w.tolist()], (0.0, 0.0)) for w, _ in layers], "relu", "unit", 0.0, 255.0, U
+    )
+    assert counter.count([bytes([200] * 4)], b"\0") == (1, 1)
+
+
+def test_an_image_of_one_colour_and_dead_weights() -> None:
+    """Nothing is divided by zero, here or in the checker, and nothing is sure."""
+    images, labels = np.zeros((2, 2, 2), dtype=np.uint8), np.zeros(2, dtype=np.int64)
+    images[1] = 7
+    layers = [(np.zeros((3, 4)), None)]
+    assert count_errors(layers, "relu", ("per-image", 0.0, 1.0), images, labels) == 2
+    counter = checker.Counter([([(0.0,) * 4] * 3, (0.0,) * 3)], "relu", "per-image", 0.0, 1.0, U)
+    assert counter.count([bytes(4), bytes([7] * 4)], bytes(2)) == (2, 2)
+
+
+def test_what_cannot_be_counted() -> None:
+    images, labels = np.zeros((2, 2, 2), dtype=np.uint8), np.array([0, 3])
+    good = np.ones((3, 4))
+    cases = [
+        ([(np.full((3, 4), np.nan), None)], images, labels, "layers.0.weight: expected finite weights"),
+        ([(good, np.array([0, np.inf, 0]))], images, labels, "layers.0.bias: expected finite weights"),
+        ([(good, None)], images, labels, "labels: 3 at index 1, expected 0 to 2"),
+        ([(good, None)], images, -labels, "labels: -3 at index 1, expected 0 to 2"),
+        ([(good, None)], images[:0], labels[:0], "examples: expected at least 1, found none"),
+        ([(good, None)], images, labels[:1], "labels: expected 2, one an image, found 1"),
+        ([(np.ones((3, 5)), None)], images, labels, "images: expected 5 pixels each, found 4"),
+    ]
+    for layers, pixels, classes, message in cases:
+        with pytest.raises(CertificateError) as caught:
+            count_errors(layers, "relu", ("unit", 0.0, 255.0), pixels, classes)
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (1, 4), (5, 5)])
+def test_the_stretch_is_at_least_the_spectral_norm(shape: tuple[int, int]) -> None:
+    weight = np.random.default_rng(3).normal(size=shape)
+    norm = np.linalg.norm(weight, 2)
+    found = checker.spectral([tuple(row) for row in weight.tolist()])
+    assert norm <= found <= np.sqrt(min(shape)) * norm * (1 + 1e-5)
+    assert _stretch(weight) == pytest.approx(found, rel=1e-5)
+
+
+@pytest.mark.parametrize("slot", [64, 128])
+def test_the_checker_allows_for_its_own_rounding(slot: int) -> None:
+    """Against the logits in fractions: what it adds to the bounds on float32 covers its own distance from them."""
+    model, data = random_network(7, "relu", (6, 5)), random_data(7, 12)
+    mean, scale, pixels = 33.318421, 78.567489, data.test.images.flatten(1).numpy()
+    raw = [([tuple(row) for row in w.tolist()], tuple(b.tolist())) for w, b in arrays(model) if b is not None]
+    _, e = logits_and_bounds(arrays(model), "relu", ("standard", mean, scale), pixels)
+    network = checker.Network(raw, "relu", "standard", mean, scale, U, slot=slot)
+    for row, e_row in zip(pixels.tolist(), e.tolist(), strict=True):
+        h = [(pixel - Fraction(mean)) / Fraction(scale) for pixel in row]
+        for index, (weights, biases) in enumerate(raw):
+            inputs = [max(Fraction(0), value) for value in h] if index else h
+            h = [
+                sum((Fraction(w) * x for w, x in zip(unit, inputs, strict=True)), Fraction(b))
+                for unit, b in zip(weights, biases, strict=True)
+            ]
+        z, bounds = network.logits(bytes(row))
+        for exactly, found, allowed, float32 in zip(h, z, bounds, e_row, strict=True):
+            assert abs(Fraction(found) - exactly) <= Fraction(allowed) - Fraction(float32)

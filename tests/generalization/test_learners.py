@@ -1,0 +1,282 @@
+"""Perceptrons: the fast way learns what the definition learns, and what MLCERT's programs learnt, set by set."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lean_mnist.errors import ArgumentError, DataError, LeanMnistError
+from lean_mnist.generalization.learners import (
+    BudgetKernelPerceptron,
+    DescriptionKernelPerceptron,
+    Examples,
+    KernelPerceptron,
+    Learner,
+    Oracle,
+    Perceptron,
+    accuracy,
+    correct,
+    is_vacuous,
+    linear_kernel,
+    quadratic_kernel,
+    read_examples,
+    union_bound,
+)
+from lean_mnist.generalization.learners.sums import ordered_dot, ordered_sum
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    for root in (os.environ.get("LEAN_MNIST_DATA"), SHARED):
+        if root and Path(root, "mlcert", "kernel_perceptron").is_dir():
+            return Path(root, "mlcert", "kernel_perceptron")
+    pytest.skip("MLCERT's perceptron data are neither in LEAN_MNIST_DATA nor in ../shared/data")
+
+
+def random_examples(m: int, n: int, seed: int, noise: float = 0.2) -> Examples:
+    print(f"seed {seed}")
+    random = np.random.default_rng(seed)
+    x = random.normal(0, 1, (m, n)).astype(np.float32)
+    x[m // 2] = x[0]  # one example twice, and one of zeros
+    x[m // 3] = 0
+    label = x @ random.normal(0, 1, n) + noise * random.normal(0, 1, m) > 0
+    return Examples(x, label)
+
+
+def all_learners(n: int) -> list[Learner[Any]]:
+    return [
+        Perceptron(n),
+        Perceptron(n, alpha=0.3, theta=0.5),
+        KernelPerceptron(n),
+        KernelPerceptron(n, "quadratic"),
+        BudgetKernelPerceptron(n, 4),
+        BudgetKernelPerceptron(n, 0, "quadratic"),
+        DescriptionKernelPerceptron(n, 5, 9),
+        DescriptionKernelPerceptron(n, 2, 1000),
+    ]
+
+
+def by_definition(learner: Learner[Any], examples: Examples, epochs: int) -> Any:
+    """The fold of ``update``, one example after another, and nothing else."""
+    parameters = learner.initial(examples)
+    for _, index in itertools.product(range(epochs), range(len(examples))):
+        parameters = learner.update(parameters, examples, index)
+    return parameters
+
+
+@pytest.mark.parametrize("learner", all_learners(3), ids=lambda learner: type(learner).__name__)
+@pytest.mark.parametrize(("m", "epochs", "seed"), [(23, 4, 0), (7, 30, 1), (1, 3, 2)])
+def test_learning_is_the_fold_of_update(learner: Learner[Any], m: int, epochs: int, seed: int) -> None:
+    examples = random_examples(m, 3, seed)
+    expected = by_definition(learner, examples, epochs)
+    computed: list[int] = []
+    parameters = learner.learn(examples, epochs, report=computed.append)
+    assert learner.state(parameters) == learner.state(expected)
+    assert computed[0] <= epochs
+    half = learner.learn(examples, epochs // 2)
+    assert learner.state(learner.learn(examples, epochs - epochs // 2, half)) == learner.state(expected)
+
+
+def test_a_learner_that_skips_an_update_is_caught() -> None:
+    class Forgetful(Perceptron):
+        def update(self, parameters: Any, examples: Examples, index: int) -> Any:
+            return parameters if index == 2 else super().update(parameters, examples, index)
+
+    examples = random_examples(23, 3, 0)
+    assert Forgetful(3).state(by_definition(Forgetful(3), examples, 1)) != Perceptron(3).state(
+        Perceptron(3).learn(examples, 1)
+    )
+
+
+# What its programs print for these very files: hs/KernelPerceptron/timing_drivers/timing_outputs/pythonbudget20.txt,
+# kp50.txt and budget50.txt (correct of 1000 and 1000, or of 116 and 92).
+PUBLISHED = [
+    ("out1", BudgetKernelPerceptron(3, 100), 5, 966, 963),
+    ("out2", BudgetKernelPerceptron(3, 100), 5, 1000, 997),
+    ("out3", BudgetKernelPerceptron(3, 100), 5, 994, 993),
+    ("out1", KernelPerceptron(3), 5, 966, 963),
+    ("out2", KernelPerceptron(3), 5, 1000, 997),
+    ("out3", KernelPerceptron(3), 5, 994, 993),
+    ("iris50", KernelPerceptron(4), 5, 77, 73),
+    ("iris75", KernelPerceptron(4), 5, 113, 37),
+    ("iris50", BudgetKernelPerceptron(4, 7), 5, 77, 73),
+    ("iris75", BudgetKernelPerceptron(4, 11), 5, 113, 37),
+    ("iris50", DescriptionKernelPerceptron(4, 6, 7), 5, 77, 73),
+    ("iris75", DescriptionKernelPerceptron(4, 10, 11), 5, 113, 37),
+    ("sonar50norm", KernelPerceptron(60), 10_000, 116, 64),
+    ("sonar50norm", BudgetKernelPerceptron(60, 11), 10_000, 64, 47),
+]
+
+
+@pytest.mark.parametrize(("name", "learner", "epochs", "train_correct", "test_correct"), PUBLISHED)
+def test_published_results(
+    data: Path, name: str, learner: Learner[Any], epochs: int, train_correct: int, test_correct: int
+) -> None:
+    train = read_examples(data / f"{name}train.dat")
+    test = read_examples(data / f"{name.replace('75', '25')}test.dat")
+    parameters = learner.learn(train, epochs)
+    assert (correct(learner, parameters, train), correct(learner, parameters, test)) == (train_correct, test_correct)
+
+
+def test_description_perceptron_on_the_synthetic_sets(data: Path) -> None:
+    learner, results = DescriptionKernelPerceptron(3, 99, 100), []
+    for number in (1, 2, 3):
+        train, test = (read_examples(data / f"out{number}{split}.dat") for split in ("train", "test"))
+        parameters = learner.learn(train, 5)
+        results.append((correct(learner, parameters, train), correct(learner, parameters, test)))
+        assert parameters.mistakes <= 100
+    assert results == [(962, 971), (936, 942), (994, 993)]
+
+
+def test_quadratic_kernel_learns_xor() -> None:
+    x = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], np.float32)
+    examples = Examples(np.hstack((x, np.ones((4, 1), np.float32))), np.array([False, True, True, False]))
+    for kernel, expected in (("quadratic", 4), ("linear", 2)):
+        learner = KernelPerceptron(3, kernel)
+        assert correct(learner, learner.learn(examples, 10), examples) >= expected
+    assert accuracy(learner, learner.learn(examples, 10), examples) < 1  # no line does it
+
+
+def test_sums_run_in_order() -> None:
+    terms = np.array([[1e8], [1.0], [1.0], [-1e8]], np.float32)
+    assert ordered_sum(terms).tolist() == [0.0]
+    assert ordered_sum(terms[::-1].copy()).tolist() == [0.0]
+    assert ordered_sum(terms[[0, 3, 1, 2]]).tolist() == [2.0]
+    assert ordered_sum(terms[:0]).tolist() == [0.0]
+    random = np.random.default_rng(0)
+    w, x = random.normal(0, 1, 50).astype(np.float32), random.normal(0, 1, (6, 50)).astype(np.float32)
+    for row, got in zip(x, ordered_dot(w, x), strict=True):
+        total = np.float32(0)
+        for a, b in zip(w, row, strict=True):
+            total = np.float32(np.float32(a * b) + total)
+        assert got == total
+        assert linear_kernel(w[None], row[None])[0, 0] == total
+        assert quadratic_kernel(w[None], row[None])[0, 0] == np.float32(total * total)
+
+
+def test_parameter_bits() -> None:
+    assert Perceptron(784).bits(5) == 32 * 784 + 32
+    assert KernelPerceptron(3).bits(1000) == 32 * 1000 * 3 + 32 * 1000
+    assert BudgetKernelPerceptron(3, 100).bits(1000) == 101 * (33 + 96)
+    assert DescriptionKernelPerceptron(3, 99, 100).bits(1000) == 32 + 97 * 100
+
+
+def test_vacuous_bounds() -> None:
+    assert all(is_vacuous(KernelPerceptron(n).bits(m), m) for n in (1, 60) for m in (1, 1000, 10**9))
+    assert not is_vacuous(Perceptron(3).bits(10**6), 10**6)
+    assert is_vacuous(3, 1)
+    assert not is_vacuous(2, 1)  # 2 ln 2 < 2
+    with pytest.raises(ArgumentError, match="bits, m"):
+        is_vacuous(3, 0)
+
+
+def test_union_bound_of_a_learner() -> None:
+    said = union_bound(Perceptron(3), 900, 100_000, "1/1000", "hoeffding")
+    margin = np.sqrt((128 * np.log(2) + np.log(1000)) / 200_000)
+    assert said.risk is not None
+    assert 0 <= float(said.risk) - (0.009 + margin) < 1e-9
+    assert str(said).endswith(
+        "bits of parameters: risk at most 3.09 %, with probability of failure 1/1000 (hoeffding, union)"
+    )
+    for m in (1000, 10**5):
+        nothing = union_bound(KernelPerceptron(3), 0, m, Fraction(1, 100))
+        assert nothing.risk is None
+        assert "the union bound says nothing" in str(nothing)
+    with pytest.raises(LeanMnistError, match="delta"):
+        union_bound(Perceptron(3), 0, 10, 0.1)  # type: ignore[arg-type]
+    with pytest.raises(LeanMnistError, match="errors"):
+        union_bound(Perceptron(3), 11, 10, "1/10")
+
+
+def test_oracle_never_changes() -> None:
+    examples = random_examples(9, 2, 0)
+    oracle = Oracle(np.float32(0), lambda threshold, x: x[:, 0] > threshold, features=2, bits=32)
+    assert oracle.learn(examples, 3) == 0
+    assert accuracy(oracle, oracle.learn(examples, 3), examples) == Fraction(
+        int(((examples.x[:, 0] > 0) == examples.label).sum()), 9
+    )
+    assert oracle.bits(9) == 32
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_reading_examples(tmp_path: Path) -> None:
+    examples = read_examples(write(tmp_path / "a.dat", "1,0.1,-2.5e-2,True", "0,3,4,False"))
+    assert examples.x.dtype == np.float32
+    assert examples.x.tolist() == [[np.float32(0.1), np.float32(-0.025)], [3.0, 4.0]]
+    assert examples.label.tolist() == [True, False]
+
+
+def test_numbers_are_rounded_once(tmp_path: Path) -> None:
+    # Just above and below halfway between 1 and the next float32: through float64 all of them would become 1.
+    middle = Fraction(1) + Fraction(1, 2**24)
+    tiny = Fraction(1, 10**40)
+    for exact, expected in ((middle + tiny, 1 + 2**-23), (middle, 1.0), (middle - tiny, 1.0)):
+        digits = str(exact.numerator * 10**50 // exact.denominator)
+        text = f"{digits[:-50]}.{digits[-50:]}"
+        for sign in ("", "-"):
+            examples = read_examples(write(tmp_path / "a.dat", f"0,{sign}{text},True"))
+            assert examples.x[0, 0] == (expected if not sign else -expected), text
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "empty, expected lines"),
+        (["0,1,2,True", "0,1,2,True"], "line 1: index '0', expected 1, counting down to 0"),
+        (["1,1,2,True", "0,1,True"], "line 2: 2 fields after the index, expected 3"),
+        (["0,1,2,true"], "line 1: label 'true', expected True or False"),
+        (["0,1,x,True"], "line 1: 'x', expected a finite number"),
+        (["0,nan,2,True"], "line 1: 'nan', expected a finite number"),
+        (["0,1e39,2,True"], "line 1: '1e39', expected a finite number"),
+        (["0,True"], "line 1: 1 fields after the index, expected 2"),
+    ],
+)
+def test_bad_files(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_examples(write(tmp_path / "a.dat", *lines))
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_examples(tmp_path / "none.dat")
+    (tmp_path / "b.dat").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not a text file"):
+        read_examples(tmp_path / "b.dat")
+
+
+def test_bad_questions() -> None:
+    examples = random_examples(5, 3, 0)
+    with pytest.raises(ArgumentError, match="epochs: -1"):
+        Perceptron(3).learn(examples, -1)
+    with pytest.raises(ArgumentError, match=r"x: float32 of shape \(5, 3\), expected float32 of shape \(B, 4\)"):
+        KernelPerceptron(4).learn(examples, 1)
+    with pytest.raises(ArgumentError, match=r"kernel: 'liner' \(did you mean 'linear'"):
+        KernelPerceptron(3, "liner")
+    with pytest.raises(ArgumentError, match="budget: -1"):
+        BudgetKernelPerceptron(3, -1)
+    with pytest.raises(ArgumentError, match="description: -1"):
+        DescriptionKernelPerceptron(3, -1, 1)
+    with pytest.raises(ArgumentError, match="row 1 holds"):
+        Examples(np.array([[0], [np.nan]], np.float32), np.array([True, False]))
+    with pytest.raises(ArgumentError, match="x: float64"):
+        Examples(np.zeros((1, 1)), np.array([True]))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="label: int64"):
+        Examples(np.zeros((1, 1), np.float32), np.array([1]))  # type: ignore[arg-type]
+    learner = KernelPerceptron(3)
+    with pytest.raises(ArgumentError, match="expected the same training set"):
+        learner.learn(random_examples(5, 3, 1), 1, learner.initial(examples))
+    empty = Examples(np.zeros((0, 3), np.float32), np.zeros(0, np.bool_))
+    with pytest.raises(ArgumentError, match="examples: none"):
+        accuracy(Perceptron(3), Perceptron(3).initial(empty), empty)
