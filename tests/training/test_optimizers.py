@@ -113,7 +113,7 @@ def test_clipping_bounds_every_step(tmp_path: Path) -> None:
 
 
 # Batches of 128, the last of 38: ten whole batches in groups of 3 leave a group of one whole and one partial batch.
-@pytest.mark.parametrize(("batch", "accumulate"), [(128, 3), (100, 4), (64, 2), (1318, 7)])
+@pytest.mark.parametrize(("batch", "accumulate"), [(128, 3), (1318, 7)])
 def test_accumulated_batches_are_one_big_batch(batch: int, accumulate: int, tmp_path: Path) -> None:
     for name in ("small", "big"):
         (tmp_path / name).mkdir()
