@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.errors import CertificateError
+from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import DIGITS, checked_delta, upper_risk
 from lean_mnist.generalization.counting import count_errors
 from lean_mnist.generalization.directed import Exact
 from lean_mnist.generalization.ledger import SplitHistory
-from lean_mnist.training.files import write_atomically
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset

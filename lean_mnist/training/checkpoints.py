@@ -21,10 +21,10 @@ import torch
 
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, LeanMnistError
+from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.config_files import config_from_dict
-from lean_mnist.training.files import write_atomically
 
 FORMAT_VERSION = 1
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

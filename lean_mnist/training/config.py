@@ -92,9 +92,9 @@ class Config:
     # How its gradients are checked
     check: Literal["off", "audit", "screen", "full"] = "audit"
     """audit: full comparisons on a schedule; screen: every step, by matrix–vector products; full: both; off: none."""
-    check_every: int = 1000
+    check_every: int = 1250
     """Steps between comparisons of the gradients with the float64 reference; the first step always. 0: never."""
-    gradcheck_every: int = 4000
+    gradcheck_every: int = 5000
     """Steps between runs of torch.autograd.gradcheck on a sub-problem; the first step always. 0: never."""
     on_divergence: Literal["stop", "warn"] = "stop"
     """When a check fails: stop before the step with exit status 3, or go on and mark the run and its checkpoints."""

@@ -18,12 +18,12 @@ from lean_mnist.data.datasets import Dataset, Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError, Interrupted
+from lean_mnist.files import plain, write_atomically
 from lean_mnist.nn import MLP
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.failures import FailureKeeper
-from lean_mnist.training.files import plain, write_atomically
 from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate

@@ -19,13 +19,12 @@ import torch
 from training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, identical, load, surroundings
 
 import lean_mnist
-from lean_mnist import MLP, load_checkpoint
+from lean_mnist import MLP, files, load_checkpoint
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.errors import CheckpointError
-from lean_mnist.training import files
+from lean_mnist.files import write_atomically
 from lean_mnist.training.checkpoints import content_hash, read_checkpoint, write_checkpoint
 from lean_mnist.training.config import Config
-from lean_mnist.training.files import write_atomically
 
 PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 

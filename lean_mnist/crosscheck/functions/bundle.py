@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lean_mnist import __version__
 from lean_mnist.errors import ArgumentError, CheckpointError
-from lean_mnist.training.files import write_atomically
+from lean_mnist.files import write_atomically
 
 if TYPE_CHECKING:
     from lean_mnist.crosscheck.functions.report import FunctionReport

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lean_mnist.errors import ArgumentError, DataError
+from lean_mnist.files import write_atomically
 from lean_mnist.generalization.spaces.encoding import decode, encode
 from lean_mnist.generalization.spaces.network import NetworkSpace, QuantizedNetwork
-from lean_mnist.training.files import write_atomically
 
 FORMAT = "lean_mnist quantised network 1"
 _LARGEST = 1 << 28

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.training.files import plain, write_atomically
+from lean_mnist.files import plain, write_atomically
 from lean_mnist.training.records import Image, Outcome, Record
 
 
