@@ -1,7 +1,8 @@
 """``python -m benchmarks.checks``: what the checks cost, as shares of the training they watch, measured in one run.
 
-Whole training runs of one epoch, with the checks off and on by turns, for several widths; medians over the repeats.
-Then one audit, of a step that is right and of one that is wrong, against ``torch.autograd.gradcheck``.
+Whole training runs of one epoch, with the every-step screen off and on by turns, for several widths; medians over the
+repeats. Then one audit of 784-128-10, of a step that is right and of one that is wrong, and what the default schedule
+of audits makes of that.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.crosscheck import TrainingCheck
 from lean_mnist.crosscheck.subproblem import gradcheck_subproblem
 from lean_mnist.nn import MLP
 
-CHECKS = ("off", "audit", "screen", "full")
+CHECKS = ("off", "screen")
 _SIZES: tuple[tuple[int, ...], ...] = ((128,), (1024,), (1024, 1024))
 
 
@@ -41,7 +43,7 @@ class Arguments:
     batch_size: int = 64
     """Examples a step."""
     examples: int = 20_000
-    """Training examples of the one epoch, for the smallest network; a quarter of it for the others."""
+    """Training examples of the one epoch."""
     threads: int = 0
     """PyTorch's threads; 0 leaves them as they are."""
     json: bool = False
@@ -61,14 +63,13 @@ def seconds_of_steps(arguments: Arguments, hidden: tuple[int, ...], check: str) 
     from lean_mnist.training.config import Config
     from lean_mnist.training.run import run
 
-    examples = arguments.examples if hidden == _SIZES[0] else arguments.examples // 4
     options: dict[str, Any] = {
         "dataset": arguments.dataset,
         "hidden": hidden,
         "check": check,
         "batch_size": arguments.batch_size,
         "epochs": 1,
-        "limit_train": examples,
+        "limit_train": arguments.examples,
         "validation_size": 100,
         "quiet": True,
         "run_name": "checks",
@@ -97,32 +98,33 @@ def measure_runs(arguments: Arguments, progress: tqdm[None]) -> list[Row]:
 
 
 def measure_audit(repeats: int = 20) -> dict[str, float]:
-    """Milliseconds of one audit of 784-128-10 at batch 64, and of gradcheck alone on the whole network's piece."""
+    """Milliseconds of one audit of 784-128-10 at batch 64: comparison, links and (of a right step) enclosure."""
     model = MLP((784, 128, 10), seed=0)
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(64, 784, generator=generator), torch.randint(0, 10, (64,), generator=generator)
     check = TrainingCheck(model)
-    loss = model.loss(x, labels)
+    trace = MLPTrace()
+    loss = model.loss(x, labels, trace=trace)
     loss.backward()
     layers = [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
 
     def audit(gradcheck: bool = False) -> None:
-        check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=gradcheck)
+        check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=gradcheck, traces=[trace])
 
     from lean_mnist.crosscheck.reference import NetworkLoss
 
     found = {
-        "comparison and enclosure, right": _median_ms(audit, repeats),
-        "the same and gradcheck, right": _median_ms(lambda: audit(gradcheck=True), repeats),
-        "gradcheck on its piece": _median_ms(
+        "right": _median_ms(audit, repeats),
+        "right, with gradcheck": _median_ms(lambda: audit(gradcheck=True), repeats),
+        "gradcheck alone, on its piece": _median_ms(
             lambda: gradcheck_subproblem(NetworkLoss(model.activation), layers, x, labels), repeats
         ),
     }
     weight = model.weights_and_biases()[0][0]
     assert weight.grad is not None
     weight.grad *= 1.001
-    found["comparison, wrong"] = _median_ms(audit, repeats)
-    found["the same and gradcheck, wrong"] = _median_ms(lambda: audit(gradcheck=True), repeats)
+    found["wrong"] = _median_ms(audit, repeats)
+    found["wrong, with gradcheck"] = _median_ms(lambda: audit(gradcheck=True), repeats)
     return found
 
 
@@ -153,7 +155,13 @@ def main() -> None:
     for row in rows:
         name = "-".join(map(str, row.sizes))
         print(f"{name:<17}  {row.check:<6}  {row.step_us:5.0f} µs  {row.over_off:6.3f}×")
-    print("\none audit of 784-128-10")
+    from lean_mnist.training.config import Config
+
+    default, step_ms = Config(), rows[0].step_us / 1e3
+    share = (
+        audit["right"] / default.check_every + audit["gradcheck alone, on its piece"] / default.gradcheck_every
+    ) / step_ms
+    print(f"\none audit of 784-128-10; the default schedule is {share:.1%} of such steps")
     for what, milliseconds in audit.items():
         print(f"{what:<34} {milliseconds:7.1f} ms")
 
