@@ -14,7 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 
 # Activations with a kink at 0, and the slope below it.
 KINKED = {"relu": 0.0, "leaky-relu": 0.01}
-_SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
+# PyTorch's own.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "leaky-relu": F.leaky_relu,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
@@ -71,7 +74,7 @@ def reference_gradients(
             if index == len(parameters) - 1:
                 break
             if loss.activation not in KINKED:
-                h = _SMOOTH[loss.activation](z)
+                h = ACTIVATIONS[loss.activation](z)
                 continue
             positive = z > 0
             if sides is not None:

@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule.mlp import MLPTrace
-from lean_mnist.crosscheck.reference import NetworkLoss
-from lean_mnist.crosscheck.screen.elementwise import EXACT, activation_reference, times_derivative
-from lean_mnist.crosscheck.screen.links import Gradients, Layers
+from lean_mnist.crosscheck.reference import ACTIVATIONS, NetworkLoss
+from lean_mnist.crosscheck.screen.elementwise import EXACT, times_derivative
 from lean_mnist.crosscheck.screen.probes import Probe
+from lean_mnist.crosscheck.steps.record import Gradients, Layers
 
 GLANCE = 8.0
 LARGEST, TOGETHER = 4.0, 1.5
@@ -122,7 +122,7 @@ def _product_looks(
         terms = math.sqrt(examples + features)
         yield Look(residual_H, h_u_B, LARGEST * terms, TOGETHER * terms)
         if index + 1 < len(layers):
-            h_BD = activation_reference(activation, z_BH)
+            h_BD = ACTIVATIONS[activation](z_BH)
 
 
 def _loss_looks(rule: NetworkLoss, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tensor, loss: Tensor) -> Iterator[Look]:

@@ -35,18 +35,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule.mlp import MLPTrace
-from lean_mnist.crosscheck.reference import NetworkLoss
-from lean_mnist.crosscheck.screen.elementwise import EXACT, activation_reference, derivative_reference
+from lean_mnist.crosscheck.reference import ACTIVATIONS, NetworkLoss
+from lean_mnist.crosscheck.screen.elementwise import EXACT, derivative_reference
 from lean_mnist.crosscheck.screen.probes import Probe
+from lean_mnist.crosscheck.steps.record import Gradients, Layers
+from lean_mnist.crosscheck.steps.rounding import ELEMENTWISE_ULPS, LAMBDA, unit_of
 
 Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
-Layers = Sequence[tuple[Tensor, Tensor | None]]
-Gradients = Sequence[tuple[Tensor | None, Tensor | None]]
 _Link = tuple[str, str, Tensor]  # what should hold, of which tensor, and residual / threshold, one number a row
-
-LAMBDA = 8.0
-# Elementwise functions: two correctly working implementations differ by a few units of rounding.
-ELEMENTWISE_ULPS = 32.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class Links:
             terms = LAMBDA * math.sqrt(sum(weight.shape) + 1)
             yield "z v = h (Wᵀ v) + b·v", f"the product with {name}", _share(z_BH @ probe.v - expected, terms * scale)
             if index + 1 < len(layers):
-                h_BH, expected = trace.inputs[index + 1], activation_reference(self._loss.activation, z_BH)
+                h_BH, expected = trace.inputs[index + 1], ACTIVATIONS[self._loss.activation](z_BH)
                 tensor = f"the activation after layer {index}"
                 if self._loss.activation in EXACT:  # nothing is rounded, so nothing may differ
                     yield "h = σ(z)", tensor, _differing_rows(h_BH, expected)
@@ -155,10 +151,10 @@ class Links:
             yield (
                 "ds = (softmax(s) − q + λs) / N",
                 "the gradient of the logits",
-                _share_rows(residual, ELEMENTWISE_ULPS * size, _unit(s_BC)),
+                _share_rows(residual, ELEMENTWISE_ULPS * size, unit_of(s_BC)),
             )
         threshold = ELEMENTWISE_ULPS * (1 + magnitude) * loss.new_ones(1)
-        yield "the mean loss", "loss", _share((loss.double() - mean)[None], threshold, _unit(loss))
+        yield "the mean loss", "loss", _share((loss.double() - mean)[None], threshold, unit_of(loss))
 
     def _backward_links(
         self,
@@ -213,7 +209,7 @@ class Links:
                 summed = _total([view.d_z_BH.sum(0, dtype=torch.float64) for view in batches])  # type: ignore[union-attr]
                 scale = _total([view.d_z_BH.abs().sum(0) for view in batches])  # type: ignore[union-attr]
                 terms = LAMBDA * math.sqrt(examples)
-                yield "db = Σ dz", bias_name, _share(d_bias.double() - summed, terms * scale, _unit(d_bias))
+                yield "db = Σ dz", bias_name, _share(d_bias.double() - summed, terms * scale, unit_of(d_bias))
 
 
 class _View(NamedTuple):
@@ -231,10 +227,6 @@ class _View(NamedTuple):
         return cls(products[:, 0], products[:, 1], _norms(h_BD, 1), trace.d_pre_activations[index])
 
 
-def _unit(like: Tensor) -> float:
-    return torch.finfo(like.dtype).eps / 2
-
-
 def _norms(x: Tensor, dim: int | None = None) -> Tensor:
     # Squares of numbers below √tiny underflow to 0; what that can hide from the norm is added back.
     terms = x.numel() if dim is None else x.shape[dim]
@@ -245,7 +237,7 @@ def _share(residual: Tensor, scale: Tensor, unit: float | None = None) -> Tensor
     """``|residual| / (scale · u + underflow)``: a residual of exactly 0 is no share of anything."""
     # Each of up to some thousand products may have underflowed.
     underflow = 1e4 * torch.finfo(residual.dtype if unit is None else torch.float32).tiny
-    threshold = scale * (_unit(residual) if unit is None else unit) + underflow
+    threshold = scale * (unit_of(residual) if unit is None else unit) + underflow
     return residual.abs() / threshold
 
 

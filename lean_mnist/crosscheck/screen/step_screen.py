@@ -18,10 +18,10 @@ from torch import Tensor
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.crosscheck.screen.glance import can_glance, glance
-from lean_mnist.crosscheck.screen.links import Gradients, Layers, Links, Names, ScreenFailure
+from lean_mnist.crosscheck.screen.links import Links, Names, ScreenFailure
 from lean_mnist.crosscheck.screen.probes import Probes
 from lean_mnist.crosscheck.steps.links import links_of
-from lean_mnist.crosscheck.steps.record import Call, Step
+from lean_mnist.crosscheck.steps.record import Call, Gradients, Layers, Step
 
 CLOSE_LOOK_EVERY = 50
 
@@ -81,8 +81,7 @@ class StepScreen:
         failures, share = self._links.check(names, layers, gradients, traces, labels, loss, probes)
         if stands_out and not failures:
             recorded = Step(self._loss, names, layers, gradients, [Call(traces[0], labels[0])])
-            failures = tuple(
-                ScreenFailure(link.link, link.tensor, (), link.share) for link in links_of(recorded) if link.broken
-            )
+            shares = [(link, link.share) for link in links_of(recorded)]
+            failures = tuple(ScreenFailure(link.link, link.tensor, (), of) for link, of in shares if not of <= 1)
             share = max([share, *(failure.share for failure in failures)])
         return ScreenResult(failures, share, True, stands_out, seed, time.perf_counter() - started)

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.crosscheck.functions.explanations import Pointwise, Product
-from lean_mnist.crosscheck.reference import KINKED, NetworkLoss
+from lean_mnist.crosscheck.reference import ACTIVATIONS, KINKED, NetworkLoss
 from lean_mnist.crosscheck.steps.elsewhere import NAMES, call_at, calls_before, elsewhere, from_elsewhere, left_over
 from lean_mnist.crosscheck.steps.record import Call, Step, StepRun, there
 from lean_mnist.crosscheck.steps.rounding import (
-    ACTIVATIONS,
     ELEMENTWISE_ULPS,
     ORDERS_FACTOR,
     TOGETHER,

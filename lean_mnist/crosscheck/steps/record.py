@@ -56,6 +56,11 @@ class Step:
         return (*examples, sum(len(call.labels_B) for call in self.calls), *widths)
 
 
+def names_of_layers(layers: Layers) -> list[tuple[str, str | None]]:
+    """The names of each layer's weight and bias."""
+    return [(f"layers.{i}.weight", None if bias is None else f"layers.{i}.bias") for i, (_, bias) in enumerate(layers)]
+
+
 def there(values: Sequence[Any], index: int) -> Any:
     """``values[index]``; ``None`` where the backward did not go so far."""
     return values[index] if index < len(values) else None

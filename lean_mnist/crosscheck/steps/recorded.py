@@ -12,7 +12,7 @@ from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.crosscheck.steps.diagnosis import StepFault, first_fault
-from lean_mnist.crosscheck.steps.record import Call, Layers, Step, StepRun
+from lean_mnist.crosscheck.steps.record import Call, Layers, Step, StepRun, names_of_layers
 from lean_mnist.crosscheck.subproblem import UPSTREAM, cut_subproblem
 from lean_mnist.nn import MLP, functional
 
@@ -21,10 +21,7 @@ Batch = tuple[Tensor, Tensor]
 
 def names_of(model: MLP) -> list[tuple[str, str | None]]:
     """The names of each layer's weight and bias."""
-    return [
-        (f"layers.{index}.weight", None if bias is None else f"layers.{index}.bias")
-        for index, (_, bias) in enumerate(model.weights_and_biases())
-    ]
+    return names_of_layers(model.weights_and_biases())
 
 
 def shares_of(batches: Sequence[Batch]) -> list[float]:
@@ -115,8 +112,7 @@ def explain_gradcheck(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B:
         found, traced = _call(loss, cut, x, labels)
         return StepRun(found, [traced])
 
-    names = [(f"layers.{i}.weight", None if b is None else f"layers.{i}.bias") for i, (_, b) in enumerate(cut)]
-    return first_fault(Step(loss, names, cut, gradients, [Call(trace, labels, UPSTREAM)], past, again))
+    return first_fault(Step(loss, names_of_layers(cut), cut, gradients, [Call(trace, labels, UPSTREAM)], past, again))
 
 
 @torch.enable_grad()

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+
+from lean_mnist.crosscheck.reference import ACTIVATIONS
 
 # An inner product of n terms is off by λ √n units of rounding, relative to its factors' norms, with probability below
 # 1e-13 (Higham and Mary, 2019); two implementations of an elementwise function differ by a few units.
@@ -18,14 +19,6 @@ LAMBDA = 8.0
 # product in other orders, and the error may be ten times the largest of theirs.
 TOGETHER, ORDERS, ORDERS_FACTOR = 4.0, 3, 10.0
 ELEMENTWISE_ULPS = 32.0
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "leaky-relu": F.leaky_relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "identity": lambda z: z.clone(),
-}
 
 
 class Together(NamedTuple):
