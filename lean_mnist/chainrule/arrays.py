@@ -23,6 +23,8 @@ class Primitives(Protocol):
     """What every kind of array must be able to do besides arithmetic."""
 
     def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array: ...
+    def product(self, a: Array, b: Array, into: Array | None) -> Array: ...
+    def column_sum(self, x_BC: Array, into: Array | None) -> Array: ...
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> Array: ...
     def exp(self, x: Array) -> Array: ...
     def log(self, x: Array) -> Array: ...
@@ -75,15 +77,33 @@ def check_upstream(name: str, gradient: Array, shape: tuple[int, ...]) -> None:
         raise ArgumentError(f"{name}: expected shape {tuple(shape)}, found {tuple(gradient.shape)}")
 
 
+class NewArrays:
+    """``product`` and ``column_sum`` of arrays that are never written into."""
+
+    def product(self, a: Array, b: Array, into: None) -> Array:
+        return a @ b
+
+    def column_sum(self, x_BC: Array, into: None) -> Array:
+        return x_BC.sum(0)
+
+
 class _TorchPrimitives:
     """Tensors of any floating dtype, on any device; every method is differentiable where its formula is."""
 
     def affine(self, x_BD: torch.Tensor, weight_HD: torch.Tensor, bias_H: torch.Tensor | None) -> torch.Tensor:
         return x_BD @ weight_HD.T if bias_H is None else torch.addmm(bias_H, x_BD, weight_HD.T)
 
+    def product(self, a: torch.Tensor, b: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
+        return a @ b if into is None else torch.mm(a, b, out=into)
+
+    def column_sum(self, x_BC: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
+        return x_BC.sum(0) if into is None else torch.sum(x_BC, 0, out=into)
+
     # A NaN is not nonpositive, so it is handed on rather than hidden behind a zero.
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> torch.Tensor:
         if isinstance(then, int) and then == 0:  # in one pass: where(condition <= 0, 0, otherwise)
+            if otherwise is condition:
+                return torch.clamp_min(condition, 0)
             return torch.ops.aten.threshold_backward(otherwise, condition, 0)
         return torch.where(condition <= 0, then, otherwise)
 
@@ -113,7 +133,8 @@ class _TorchPrimitives:
         return x_BC.gather(1, labels_B.unsqueeze(1)).squeeze(1)
 
     def one_hot(self, labels_B: torch.Tensor, like_BC: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(like_BC).scatter_(1, labels_B.unsqueeze(1), 1)
+        classes = torch.eye(like_BC.shape[1], dtype=like_BC.dtype, device=like_BC.device)
+        return classes.index_select(0, labels_B)
 
     def constant(self, value: float, like: torch.Tensor) -> float:
         return value
@@ -125,7 +146,7 @@ class _TorchPrimitives:
         return float(np.pi)
 
 
-class _ObjectPrimitives:
+class _ObjectPrimitives(NewArrays):
     """NumPy object arrays whose elements are ``Fraction`` (or ``int``), or SymPy expressions."""
 
     def affine(self, x_BD: np.ndarray, weight_HD: np.ndarray, bias_H: np.ndarray | None) -> np.ndarray:

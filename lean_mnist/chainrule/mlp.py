@@ -84,11 +84,13 @@ def mlp_backward(
     d_logits_BC: Array,
     needs: Needs | None = None,
     trace: MLPTrace | None = None,
+    into: Sequence[Layer] | None = None,
 ) -> MLPGradients:
     """The chain rule, last layer first: from ``dz_L = ds``, ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
 
     Args: ``d_logits_BC`` upstream gradient; ``needs`` which gradients to compute (all by default). Nothing is computed
-    below the lowest layer that needs a gradient.
+    below the lowest layer that needs a gradient. ``into`` tensors of the shapes of ``layers``, whose content is replaced
+    by the gradients, which are then these tensors.
     """
     check_upstream("d_logits", d_logits_BC, (tape.inputs[0].shape[0], layers[-1][0].shape[0]))
     needs_x, needs_layers = needs or (True, tuple((True, bias is not None) for _, bias in layers))
@@ -99,7 +101,11 @@ def mlp_backward(
     for index in reversed(range(len(layers))):
         goes_below = needs_x or any(weight or bias for weight, bias in needs_layers[:index])
         layer_tape = dense.DenseTape(tape.inputs[index], layers[index][0])
-        layer = dense.dense_backward(layer_tape, d_z, (goes_below, *needs_layers[index]))
+        asked = (goes_below, *needs_layers[index])
+        if into is None:
+            layer = dense.dense_backward(layer_tape, d_z, asked)
+        else:
+            layer = dense.dense_backward(layer_tape, d_z, asked, into[index])
         gradients[index] = (layer.weight_HD, layer.bias_H)
         if trace is not None:
             trace.d_pre_activations[index], trace.d_inputs[index] = d_z, layer.x_BD
@@ -153,9 +159,10 @@ def mlp_loss_backward(
     d_loss_B: Array,
     needs: Needs | None = None,
     trace: MLPTrace | None = None,
+    into: Sequence[Layer] | None = None,
 ) -> MLPGradients:
-    """Gradients of ``Σ_B d_loss_B · loss_B``."""
-    return mlp_backward(tape.network, layers, activation, loss.backward(tape.loss, d_loss_B), needs, trace)
+    """Gradients of ``Σ_B d_loss_B · loss_B``; arguments as of :func:`mlp_backward`."""
+    return mlp_backward(tape.network, layers, activation, loss.backward(tape.loss, d_loss_B), needs, trace, into)
 
 
 def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:

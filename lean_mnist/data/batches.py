@@ -14,12 +14,14 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import ArgumentError, ConfigError
 
+_AT_ONCE = 1024  # examples gathered and normalised together
+
 
 class Batches:
     """The batches of a split, epoch by epoch.
 
-    The images stay uint8 (on ``device``, moved there once); an epoch gathers them once in its order, and each batch is
-    normalised when it is handed out. The order of an epoch is a pure function of the seed and the epoch's number, so a
+    The images stay uint8 (on ``device``, moved there once); some batches at a time are gathered in the epoch's order and
+    normalised together, few enough to stay in the processor's cache. The order of an epoch is a pure function of the seed and the epoch's number, so a
     run can go on at any batch without replaying what came before.
 
     Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
@@ -68,12 +70,14 @@ class Batches:
         return torch.randperm(len(self.split), generator=generator_for(self.seed, "epoch", epoch))
 
     def _hand_out(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        first = start * self.batch_size
-        images, labels = self.split.images[first:], self.split.labels[first:]
-        if self.shuffle:
-            order = self._order(epoch)[first:].to(labels.device)
-            images = self.split.images.index_select(0, order)
-            labels = self.split.labels.index_select(0, order)
-        apply, dtype, size = self.normalization.apply, self.dtype, self.batch_size
-        for begin in range(0, len(labels), size):
-            yield apply(images[begin : begin + size], dtype), labels[begin : begin + size]
+        size, (images, labels) = self.batch_size, (self.split.images, self.split.labels)
+        order = self._order(epoch).to(labels.device) if self.shuffle else None
+        at_once = size * max(1, _AT_ONCE // size)
+        for begin in range(start * size, len(labels), at_once):
+            chunk = slice(begin, begin + at_once)
+            if order is None:
+                some, their_labels = images[chunk], labels[chunk]
+            else:
+                some, their_labels = images.index_select(0, order[chunk]), labels.index_select(0, order[chunk])
+            x = self.normalization.apply(some, self.dtype)
+            yield from zip(x.split(size), their_labels.split(size), strict=True)

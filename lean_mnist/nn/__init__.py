@@ -1,12 +1,13 @@
 """The chain rule's PyTorch face: ``autograd.Function`` → functional → ``nn.Module``, one triple an operation."""
 
 from lean_mnist.nn.modules import GELU, MLP, Dense, LeakyReLU, ReLU, Sigmoid, Softmax, SoftmaxCrossEntropy, Tanh
-from lean_mnist.nn.parameters import flatten_parameters, parameter_layout, unflatten_parameters
+from lean_mnist.nn.parameters import FlatParameters, flatten_parameters, parameter_layout, unflatten_parameters
 
 __all__ = [
     "GELU",
     "MLP",
     "Dense",
+    "FlatParameters",
     "LeakyReLU",
     "ReLU",
     "Sigmoid",

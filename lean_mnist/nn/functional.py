@@ -9,6 +9,7 @@ given.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,8 +112,42 @@ def mlp_loss(
     _check_labels(labels_B, x_BD)
     flat = [parameter for layer in layers for parameter in layer]
     return _apply(
-        functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, trace, *flat
+        functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, trace, None, *flat
     )
+
+
+@torch.no_grad()
+def mlp_loss_and_gradients(
+    x_BD: Tensor,
+    labels_B: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor | None]],
+    activation: str = "relu",
+    loss: Loss = _CROSS_ENTROPY,
+    upstream: float = 1.0,
+    trace: MLPTrace | None = None,
+    into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
+) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
+    """The mean loss of a batch, and ``upstream`` times its gradients in every weight and bias: a training step's work.
+
+    The same node as :func:`mlp_loss`, its forward and its backward called one after the other without a graph.
+    ``into``: tensors like ``layers`` to write the gradients into; a gradient that comes in another tensor all the same
+    (a replaced backward may do that) is copied there.
+    """
+    _check_mlp(x_BD, layers)
+    _check_labels(labels_B, x_BD)
+    flat = [parameter for layer in layers for parameter in layer]
+    places = None if into is None else [place for layer in into for place in layer]
+    call = functions.Call((*(False,) * 7, *(parameter is not None for parameter in flat)))
+    node, rule = functions.MLPLossFunction, activation_named(activation)
+    with _given_dtypes(x_BD):
+        mean = node.forward(call, x_BD, labels_B, rule, loss, "mean", trace, places, *flat)
+        found = list(node.backward(call, mean.new_full((), upstream))[7:])
+    if places is not None:
+        for index, (gradient, place) in enumerate(zip(found, places, strict=True)):
+            if gradient is not place and gradient is not None:
+                # A copy first, since it may be another view of the same numbers.
+                found[index] = place.copy_(gradient.clone())  # type: ignore[union-attr]  # every parameter has one
+    return mean, functions.layers_of(found)
 
 
 def check_reduction(reduction: str) -> None:
@@ -124,12 +159,16 @@ def check_reduction(reduction: str) -> None:
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
+    with _given_dtypes(arguments[0]):
+        return function.apply(*arguments)
+
+
+def _given_dtypes(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     # Autocast would change the dtype of some products inside a node and not of others.
-    device = arguments[0].device.type
+    device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            return function.apply(*arguments)
-    return function.apply(*arguments)
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
 
 
 def _check_mlp(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> None:

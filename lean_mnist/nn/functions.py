@@ -5,6 +5,9 @@ Every backward here only calls the chain rule on what the forward saved. Where a
 second derivative would silently be zero. So nodes either save nothing but their inputs and outputs, which autograd
 reconnects, or run the forward again from their saved inputs while a graph is being built (``torch.is_grad_enabled()``
 inside a backward says just that).
+
+A training step needs no graph: it takes a node's forward and then its backward. :class:`Call` lets both be called
+directly, so that what trains is the very node that gradcheck sees, without the cost of recording and walking a graph.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import Activation
@@ -33,6 +37,20 @@ def _in_the_given_dtype(backward: Any) -> Any:
         return backward(ctx, *upstream)
 
     return outside_autocast
+
+
+class Call(FunctionCtx):
+    """The context of a forward and a backward that are called one after the other, with no graph between them."""
+
+    to_save: tuple[Tensor, ...]
+
+    def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]:
+        """What the forward gave to ``save_for_backward``."""
+        return self.to_save
 
 
 class DenseFunction(Function):
@@ -131,6 +149,7 @@ class MLPLossFunction(Function):
 
     Parameters come flat: weight, bias or ``None``, first layer first. ``reduction`` is ``"mean"`` (over the batch),
     ``"sum"`` or ``"none"`` (one loss an example). A ``trace``, where one is given, is filled as the step is computed.
+    ``into``, where given, are tensors like the parameters, into which the backward writes the gradients it returns.
     """
 
     @staticmethod
@@ -142,10 +161,11 @@ class MLPLossFunction(Function):
         loss: Loss,
         reduction: str,
         trace: mlp.MLPTrace | None,
+        into: Sequence[Tensor | None] | None,
         *parameters: Tensor | None,
     ) -> Tensor:
         loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss, trace)
-        ctx.activation, ctx.loss, ctx.reduction, ctx.trace = activation, loss, reduction, trace
+        ctx.activation, ctx.loss, ctx.reduction, ctx.trace, ctx.into = activation, loss, reduction, trace, into
         ctx.loss_tape_length = len(tape.loss)
         ctx.save_for_backward(
             x_BD, labels_B, loss_B, *tape.loss, *parameters, *tape.network.inputs[1:], *tape.network.saved
@@ -156,7 +176,7 @@ class MLPLossFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        needs_x, _, _, _, _, _, *needs = ctx.needs_input_grad
+        needs_x, _, _, _, _, _, _, *needs = ctx.needs_input_grad
         x_BD, labels_B, loss_B, *rest = ctx.saved_tensors
         loss_tape, rest = tuple(rest[: ctx.loss_tape_length]), rest[ctx.loss_tape_length :]
         parameters, network_tape = _split_tape(x_BD, rest, len(needs))
@@ -169,10 +189,11 @@ class MLPLossFunction(Function):
             d_loss_B = losses.mean_backward(loss_B, d_loss_B)
         elif ctx.reduction == "sum":
             d_loss_B = d_loss_B.expand(loss_B.shape)
+        into = None if ctx.into is None else layers_of(ctx.into)
         gradients = mlp.mlp_loss_backward(
-            tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs), ctx.trace
+            tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs), ctx.trace, into
         )
-        return gradients.x_BD, None, None, None, None, None, *_flat(gradients)
+        return gradients.x_BD, None, None, None, None, None, None, *_flat(gradients)
 
 
 def reduce_losses(loss_B: Tensor, reduction: str) -> Tensor:

@@ -176,5 +176,22 @@ class MLP(nn.Module):
         loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)  # rebuilt: closures cannot be pickled
         return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, loss, reduction, trace)
 
+    def loss_and_gradients(
+        self,
+        x_BD: Tensor,
+        labels_B: Tensor,
+        upstream: float = 1.0,
+        trace: MLPTrace | None = None,
+        into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
+        """The mean loss and ``upstream`` times its gradients, a pair a layer, without a graph; ``.grad`` is left alone.
+
+        See ``functional.mlp_loss_and_gradients``.
+        """
+        loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)
+        return functional.mlp_loss_and_gradients(
+            x_BD, labels_B, self.weights_and_biases(), self.activation, loss, upstream, trace, into
+        )
+
     def extra_repr(self) -> str:
         return f"activation={self.activation}"

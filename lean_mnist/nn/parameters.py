@@ -40,6 +40,35 @@ def flatten_parameters(model: nn.Module) -> Tensor:
     return torch.cat([parameter.reshape(-1) for parameter in parameters])
 
 
+class FlatParameters:
+    """All parameters of ``model`` as parts of one vector, and their gradients as parts of another.
+
+    From here on ``model``'s parameters are views of ``vector`` (P,) and their ``.grad`` views of ``gradient`` (P,), so an
+    optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by column:
+    a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous, and a core that computes a part of a product's
+    columns finds the same part of the gradient in its cache when the optimizer comes to it.
+    Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = list(model.parameters())
+        kinds = {(str(p.dtype), str(p.device)) for p in parameters}
+        if len(kinds) != 1:
+            raise ArgumentError(f"model: expected parameters of one dtype and device, found {sorted(kinds) or 'none'}")
+        self.vector = nn.Parameter(parameters[0].new_empty(sum(p.numel() for p in parameters)))
+        self.gradient = torch.zeros_like(self.vector.data)
+        self.vector.grad = self.gradient
+        sizes = [p.numel() for p in parameters]
+        parts = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
+        for parameter, values, gradients in parts:
+            parameter.data = _by_columns(values, parameter.shape).copy_(parameter.data)
+            parameter.grad = _by_columns(gradients, parameter.shape)
+
+
+def _by_columns(part: Tensor, shape: torch.Size) -> Tensor:
+    return part.view(shape[::-1]).T if len(shape) == 2 else part.view(shape)
+
+
 @torch.no_grad()
 def unflatten_parameters(vector_P: Tensor, model: nn.Module) -> None:
     """Copy ``vector (P,)`` into ``model``'s parameters; raises ``ArgumentError`` if its size or dtype differs."""

@@ -86,6 +86,8 @@ class Config:
     """Of the initial weights, the validation split and the order of the examples."""
     precision: Literal["float32", "float64"] = "float32"
     """Of weights, activations and gradients."""
+    replay: bool = True
+    """Record the kernels of the first step and play them at the others, without running the Python in between."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is cuda where there is one."""
 

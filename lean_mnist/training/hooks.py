@@ -30,7 +30,7 @@ from lean_mnist.training.state import CheckLedger
 EXPLODING, VANISHING = 10.0, 1e-4
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """One step, its gradients ready in ``.grad`` and not yet applied. ``number`` counts from 1."""
 
@@ -38,10 +38,15 @@ class Step:
     model: MLP
     batches: list[tuple[Tensor, Tensor]]  # one, or several whose gradients were averaged
     loss: Tensor  # the mean over all their examples
-    gradient_norm: Tensor  # global
+    gradient: Tensor  # all of it, one vector
     learning_rate: float
     traces: list[MLPTrace]  # what each batch's step computed on its way; empty where nobody asked
     past: tuple[Call, ...] = ()  # the calls before this step, where they were traced
+
+    @property
+    def gradient_norm(self) -> Tensor:
+        """Of the whole gradient."""
+        return torch.linalg.vector_norm(self.gradient)
 
     @property
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -89,7 +94,9 @@ class HealthHook:
         loss = float(step.loss)
         if not math.isfinite(loss):
             raise HealthError(f"step {step.number}: the loss is {loss}; the weights are as they were before this step")
-        if not math.isfinite(float(step.gradient_norm)):
+        # A sum of squares is finite only if all are, and cheap; a finite gradient whose squares overflow has a norm.
+        squares = step.gradient.dot(step.gradient)
+        if not math.isfinite(float(squares)) and not math.isfinite(float(step.gradient_norm)):
             for name, parameter in step.model.named_parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                     why = _why(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn, optim
@@ -27,6 +27,32 @@ def set_learning_rate(optimizer: optim.Optimizer, lr: float) -> None:
     """Use ``lr`` for every parameter from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def mover(optimizer: optim.Optimizer) -> Callable[[float], None]:
+    """What takes one step of ``optimizer`` at a given learning rate."""
+    (group,) = optimizer.param_groups
+
+    def move(lr: float) -> None:
+        group["lr"] = lr
+        optimizer.step()
+
+    if not isinstance(optimizer, optim.SGD) or len(group["params"]) != 1:
+        return move
+    (parameter,) = group["params"]
+    options = {name: group[name] for name in ("weight_decay", "momentum", "dampening", "nesterov", "maximize")}
+    vector, gradient, state = parameter.detach(), parameter.grad, optimizer.state
+
+    def move_at_once(lr: float) -> None:
+        kept = state[parameter].get("momentum_buffer") if options["momentum"] else None
+        if parameter.grad is not gradient or (options["momentum"] and kept is None):  # it makes the momentum
+            return move(lr)
+        # The kernel that optimizer.step() comes to, without the way there, which takes longer than the kernel.
+        torch._fused_sgd_([vector], [gradient], [] if kept is None else [kept], lr=lr, is_first_step=False, **options)
+        group["lr"] = lr
+        return None
+
+    return move_at_once
 
 
 def gradients_of(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:

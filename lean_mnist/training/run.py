@@ -19,7 +19,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError, Interrupted
 from lean_mnist.files import plain, write_atomically
-from lean_mnist.nn import MLP
+from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
@@ -83,7 +83,8 @@ class _Run:
         self.config, self.dataset, self.validation = config, dataset, validation
         self.normalization = Normalization.fit(config.normalization, train.images, dataset.maximum)
         self.model = build_model(config, dataset.features, dataset.classes)
-        self.optimizer = build_optimizer(config, self.model.parameters())
+        self.parameters = FlatParameters(self.model)
+        self.optimizer = build_optimizer(config, [self.parameters.vector])
         self.state = RunState()
         self.batches = Batches(
             train, self.normalization, config.batch_size, config.seed, _DTYPES[config.precision], config.device
@@ -171,6 +172,7 @@ class _Run:
         return Trainer(
             config=config,
             model=self.model,
+            parameters=self.parameters,
             optimizer=self.optimizer,
             learning_rate=schedules.learning_rate_schedule(config, self.steps_per_epoch),
             batches=self.batches,
@@ -206,8 +208,10 @@ class _Run:
             "best": None if state.best is None else {**dataclasses.asdict(state.best), "accuracy": state.best.accuracy},
             "test_looks": state.test_looks,
         }
+        weights = self.model.state_dict()
         content: dict[str, Any] = {
-            "model": {name: tensor.detach() for name, tensor in self.model.state_dict().items()},
+            # Copies, because what is written with a view is all that it is a view of.
+            "model": {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()},
             "architecture": self.model.architecture,
             "normalization": self.normalization.to_dict(),
             "config": config.to_dict(),

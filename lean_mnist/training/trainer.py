@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
-from lean_mnist.crosscheck.steps.recorded import calls_of, put_gradients
-from lean_mnist.nn import MLP
+from lean_mnist.crosscheck.steps.recorded import calls_of
+from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training.config import Config
+from lean_mnist.training.gradients import StepGradients
 from lean_mnist.training.hooks import Hook, Step
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.optimizers import set_learning_rate
+from lean_mnist.training.optimizers import mover
 from lean_mnist.training.records import Epoch, Record, Scalar, Text
 from lean_mnist.training.schedules import LearningRate
 from lean_mnist.training.state import Best, RunState
@@ -37,6 +37,7 @@ class Trainer:
     """Trains ``model`` from where ``state`` stands until the last epoch, early stopping, or a request to stop.
 
     Args:
+        parameters: those of ``model``, flat; what ``optimizer`` moves.
         emit: takes records.
         evaluate: the model on the validation split, and on the test split only where every epoch is to look at it.
         save: writes the present state as ``"best"`` or ``"last"``.
@@ -49,6 +50,7 @@ class Trainer:
         *,
         config: Config,
         model: MLP,
+        parameters: FlatParameters,
         optimizer: Optimizer,
         learning_rate: LearningRate,
         batches: BatchSource,
@@ -63,8 +65,9 @@ class Trainer:
         self._config, self._model, self._optimizer = config, model, optimizer
         self._learning_rate, self._batches, self._hooks, self._state = learning_rate, batches, hooks, state
         self._emit, self._evaluate, self._save, self._stop_requested = emit, evaluate, save, stop_requested
-        self._trace = trace
-        self._parameters = list(model.parameters())
+        self._gradients = StepGradients(model, parameters, traced=trace, replay=config.replay)
+        self._move = mover(optimizer)
+        self._parameters = parameters
         # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
         self._past: deque[Call] = deque(maxlen=REMEMBERED)
 
@@ -89,19 +92,16 @@ class Trainer:
     def _step(self, batches: list[Batch]) -> None:
         state = self._state
         rate = self._learning_rate(state.step)
-        traces = [MLPTrace() for _ in batches] if self._trace else []
-        loss = self._gradients(batches, traces)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
-        step = Step(state.step + 1, self._model, batches, loss, norm, rate, traces, tuple(self._past))
+        batches, loss, traces = self._gradients(batches)
+        gradient = self._parameters.gradient
+        step = Step(state.step + 1, self._model, batches, loss, gradient, rate, traces, tuple(self._past))
         for hook in self._hooks:
             if hook.due(step.number):
                 for record in hook.on_gradients(step):
                     self._emit(record)
         if self._config.clip_norm is not None:
-            clip_grads_with_norm_(self._parameters, self._config.clip_norm, norm)
-        set_learning_rate(self._optimizer, rate)
-        self._optimizer.step()
+            clip_grads_with_norm_([self._parameters.vector], self._config.clip_norm, step.gradient_norm)
+        self._move(rate)
         self._past.extend(calls_of(batches, traces) if traces else ())
 
         examples = sum(len(labels) for _, labels in batches)
@@ -110,11 +110,6 @@ class Trainer:
         state.examples += examples
         state.epoch_examples += examples
         state.epoch_loss_sum += float(loss) * examples
-
-    def _gradients(self, batches: list[Batch], traces: list[MLPTrace]) -> Tensor:
-        """Put the gradient of the mean loss over all examples of ``batches`` into ``.grad``; returns that loss."""
-        self._optimizer.zero_grad(set_to_none=True)
-        return put_gradients(self._model, batches, traces)
 
     def _end_epoch(self, speed: float) -> None:
         state, config = self._state, self._config

@@ -23,9 +23,10 @@ from training_cases import (
 from lean_mnist.chainrule import dense
 from lean_mnist.data.batches import Batches
 from lean_mnist.errors import HealthError
-from lean_mnist.nn import MLP
+from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training.metrics import Evaluation
 from lean_mnist.training.records import Epoch, Record, Scalar
+from lean_mnist.training.optimizers import mover
 from lean_mnist.training.run import build_model, run
 from lean_mnist.training.state import CheckLedger, RunState
 from lean_mnist.training.trainer import Trainer
@@ -120,8 +121,9 @@ def _trained_on(evaluations: list[tuple[int, float]], **options: Any) -> tuple[R
         correct, loss = next(found)
         return Evaluation(loss, torch.tensor([[correct, 100 - correct], [0, 0]]), torch.zeros(100, dtype=torch.int64))
 
+    parameters = FlatParameters(model)
     trainer = Trainer(
-        config=config, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        config=config, model=model, parameters=parameters, optimizer=torch.optim.SGD([parameters.vector], lr=0.1),
         learning_rate=lambda step: 0.1, batches=OneBatch(), hooks=[], state=state, emit=records.append,
         evaluate=evaluate, save=lambda which: saved.append(f"{which} {state.epoch}"), stop_requested=lambda: False,
     )  # fmt: skip
@@ -195,16 +197,18 @@ def watched(here: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
         seen["model"] = build_model(*arguments)
         return seen["model"]
 
-    step = torch.optim.SGD.step
+    def counted(optimizer: torch.optim.Optimizer) -> Callable[[float], None]:
+        move = mover(optimizer)
 
-    def count(optimizer: Any, *arguments: Any) -> Any:
-        result = step(optimizer, *arguments)
-        seen["steps"] += 1
-        seen["before"] = [parameter.detach().clone() for parameter in seen["model"].parameters()]
-        return result
+        def count(rate: float) -> None:
+            move(rate)
+            seen["steps"] += 1
+            seen["before"] = [parameter.detach().clone() for parameter in seen["model"].parameters()]
+
+        return count
 
     monkeypatch.setattr("lean_mnist.training.run.build_model", build)
-    monkeypatch.setattr(torch.optim.SGD, "step", count)
+    monkeypatch.setattr("lean_mnist.training.trainer.mover", counted)
     return seen
 
 
@@ -242,8 +246,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
     calls = []
     right = dense.dense_backward
 
-    def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True)) -> Any:
-        found = right(tape, d_z, needs)
+    def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True), *into: Any) -> Any:
+        found = right(tape, d_z, needs, *into)
         # Only the step's own calls count: the enclosure runs the same formula, on balls.
         if isinstance(d_z, torch.Tensor) and tape.weight_HD.shape[1] == (64, 128)[layer]:
             calls.append(layer)
@@ -257,7 +261,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
         rf"db = Σ dz: 1 of {(128, 10)[layer]} values .*; the weights are as they were before this step; to ask again: "
     )
     with pytest.raises(HealthError, match=expected):
-        run(digits_config())
+        run(digits_config(replay=False))
     assert watched["steps"] == 2
     assert _untouched(watched)
 

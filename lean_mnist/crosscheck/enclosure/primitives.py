@@ -15,6 +15,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from lean_mnist.chainrule.arrays import NewArrays
 from lean_mnist.crosscheck.enclosure.ball import Ball, hull
 from lean_mnist.crosscheck.enclosure.products import accurate_product
 from lean_mnist.crosscheck.enclosure.rounding import ELEMENTARY_ULPS, EPSILON, TINY, raised, raised_products
@@ -42,7 +43,7 @@ def counting_kinks() -> Iterator[KinkCounter]:
         _COUNTER.reset(token)
 
 
-class BallPrimitives:
+class BallPrimitives(NewArrays):
     """What ``chainrule.arrays.Primitives`` asks for. Labels are plain int64 tensors."""
 
     def affine(self, x_BD: Ball, weight_HD: Ball, bias_H: Ball | None) -> Ball:

@@ -87,7 +87,10 @@ def _other_arithmetic(argument: Any) -> bool:
 
 
 def _install_function(module: Any, name: str) -> Callable[..., None]:
-    """Replace a function of the chain rule wherever one of our modules has a name for it."""
+    """Replace a function of the chain rule wherever one of our modules has a name for it.
+
+    A fault gives new tensors, whatever place was named for the gradients to be written ``into``.
+    """
 
     def install(stack: contextlib.ExitStack, mutant: Mutant, plant: Plant) -> None:
         original = getattr(module, name)
@@ -98,7 +101,7 @@ def _install_function(module: Any, name: str) -> Callable[..., None]:
         def with_all_arguments(*given: Any, **named: Any) -> Any:
             bound = signature.bind(*given, **named)
             bound.apply_defaults()
-            return faulty(*bound.args)
+            return faulty(*(value for name, value in bound.arguments.items() if name != "into"))
 
         for owner in _our_modules():
             for alias in [alias for alias, value in vars(owner).items() if value is original]:

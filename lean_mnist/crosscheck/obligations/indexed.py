@@ -15,6 +15,7 @@ import sympy
 from sympy import KroneckerDelta
 
 from lean_mnist.chainrule.activations import Activation
+from lean_mnist.chainrule.arrays import NewArrays
 from lean_mnist.crosscheck.obligations.sums import Expr, Index, Label, total
 
 Shape = tuple[Expr, ...]
@@ -186,7 +187,7 @@ def gradient(scalar: Expr, of: Any) -> IndexedArray:
     return IndexedArray(of.shape, lambda *i: sympy.diff(scalar, of.at(*i)))
 
 
-class _IndexedPrimitives:
+class _IndexedPrimitives(NewArrays):
     """What ``chainrule.arrays`` asks of a kind of array, for arrays of symbolic shape."""
 
     def affine(self, x_BD: IndexedArray, weight_HD: IndexedArray, bias_H: IndexedArray | None) -> IndexedArray:

@@ -41,13 +41,23 @@ def calls_of(batches: Sequence[Batch], traces: Sequence[MLPTrace]) -> list[Call]
 def put_gradients(model: MLP, batches: Sequence[Batch], traces: Sequence[MLPTrace] = ()) -> Tensor:
     """Put the gradient of the mean loss over all examples of ``batches`` into ``.grad``; returns that loss.
 
-    ``.grad`` must be ``None``. A trace a batch, where they are given, is filled.
+    Tensors that stand in ``.grad`` are written over, all of them or none. A trace a batch, if given, is filled.
     """
     mean: Tensor | float = 0.0
-    for (x, labels), trace, share in itertools.zip_longest(batches, traces, shares_of(batches)):
-        loss = model.loss(x, labels, trace=trace)
-        loss.backward(None if share == 1 else torch.full_like(loss, share))
-        mean = loss.detach() if share == 1 else mean + share * loss.detach()
+    parameters = [(layer.weight, layer.bias) for layer in model.layers]
+    kept = parameters[0][0].grad is not None
+    for index, ((x, labels), trace, share) in enumerate(itertools.zip_longest(batches, traces, shares_of(batches))):
+        into = [(w.grad, None if b is None else b.grad) for w, b in parameters] if kept and not index else None
+        loss, gradients = model.loss_and_gradients(x, labels, share, trace, into)
+        mean = loss if share == 1 else mean + share * loss
+        for layer, found in zip(parameters, gradients, strict=True):
+            for parameter, gradient in zip(layer, found, strict=True):
+                if parameter is None or gradient is None:
+                    continue
+                if index:
+                    parameter.grad += gradient
+                elif not kept:
+                    parameter.grad = gradient
     assert isinstance(mean, Tensor)
     return mean
 
