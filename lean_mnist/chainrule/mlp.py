@@ -42,6 +42,7 @@ class MLPTrace:
     d_pre_activations: list[Array | None] = field(default_factory=list)  # dz_1 … dz_L
     d_inputs: list[Array | None] = field(default_factory=list)  # dh_0 … dh_{L−1}
     loss_B: Array | None = None
+    stays: bool = False  # the tensors are the same at each of the steps that it is handed out for, written over
 
 
 Needs = tuple[bool, tuple[tuple[bool, bool], ...]]  # is the gradient wanted: of x; of each layer's weight and bias
@@ -89,8 +90,8 @@ def mlp_backward(
     """The chain rule, last layer first: from ``dz_L = ds``, ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
 
     Args: ``d_logits_BC`` upstream gradient; ``needs`` which gradients to compute (all by default). Nothing is computed
-    below the lowest layer that needs a gradient. ``into`` tensors of the shapes of ``layers``, whose content is replaced
-    by the gradients, which are then these tensors.
+    below the lowest layer that needs a gradient. ``into`` tensors of the shapes of ``layers``, whose content is
+    replaced by the gradients, which are then these tensors.
     """
     check_upstream("d_logits", d_logits_BC, (tape.inputs[0].shape[0], layers[-1][0].shape[0]))
     needs_x, needs_layers = needs or (True, tuple((True, bias is not None) for _, bias in layers))

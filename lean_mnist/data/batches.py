@@ -20,9 +20,9 @@ _AT_ONCE = 1024  # examples gathered and normalised together
 class Batches:
     """The batches of a split, epoch by epoch.
 
-    The images stay uint8 (on ``device``, moved there once); some batches at a time are gathered in the epoch's order and
-    normalised together, few enough to stay in the processor's cache. The order of an epoch is a pure function of the seed and the epoch's number, so a
-    run can go on at any batch without replaying what came before.
+    The images stay uint8 (on ``device``, moved there once); some batches at a time are gathered in the epoch's order
+    and normalised together, few enough to stay in the processor's cache. The order of an epoch is a pure function of
+    the seed and the epoch's number, so a run can go on at any batch without replaying what came before.
 
     Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
     ``shuffle`` false keeps the order of the split, ignores the seed and copies nothing.

@@ -164,6 +164,10 @@ class MLP(nn.Module):
         """Pairs (weight ``(H, D)``, bias ``(H,)`` or ``None``), first layer first."""
         return [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
 
+    def parameter_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter | None]]:
+        """The parameters of each layer, first layer first: where gradients and optimizers go."""
+        return [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
+
     def forward(self, x_BD: Tensor) -> Tensor:
         """Logits ``(B, C)`` of ``x (B, D)``."""
         return functional.mlp(x_BD, self.weights_and_biases(), self.activation)

@@ -11,12 +11,13 @@ What is repeated is what was computed: the recording is played once and compared
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Result = TypeVar("Result")
 Play = Callable[..., Any]
@@ -31,14 +32,14 @@ class Recording(Generic[Result]):
 
     ``result`` is what ``compute`` returned; its tensors, and any other that it made, are rewritten by every ``play``.
     Inputs are the tensors that ``compute`` read, with what stands in them at the time of ``play``; they must stay where
-    they are. Raises :class:`CannotRecord` where the same kernels would not do next time: ``compute`` looked at a number,
-    drew random ones, or gave other bits when it was played.
+    they are. Raises :class:`CannotRecord` where the same kernels would not do next time: ``compute`` looked at a
+    number, drew random ones, or gave other bits when it was played.
     """
 
     def __init__(self, compute: Callable[[], Result]) -> None:
         with torch.no_grad(), _Kernels() as kernels:
             self.result = compute()
-        made = [call.made for call in kernels.calls]
+        made = [tensor for call in kernels.calls for tensor in _all_of(call.made)]
         before = [tensor.clone() for tensor in made]
         with torch.no_grad():
             self._plays = [call.again() for call in kernels.calls]
@@ -60,7 +61,7 @@ class _Call(NamedTuple):
     kernel: Any
     arguments: tuple[Any, ...]
     options: dict[str, Any]
-    made: Tensor
+    made: Any  # a tensor, or several
 
     def again(self) -> Play:
         """The same once more, into the same tensor."""
@@ -71,6 +72,8 @@ class _Call(NamedTuple):
         if name.endswith("_"):
             target, *others = arguments
             return functools.partial(getattr(target, name), *others, **options)
+        if not isinstance(made, Tensor):
+            return lambda: _copy_all(made, kernel(*arguments, **options))
         # PyTorch's own function of the name is called faster than the kernel, where there is one for these arguments.
         quick = functools.partial(getattr(torch, name, _missing), *arguments, **{**options, "out": made})
         try:
@@ -78,6 +81,11 @@ class _Call(NamedTuple):
         except (TypeError, RuntimeError):
             return lambda: made.copy_(kernel(*arguments, **options))
         return quick
+
+
+def _copy_all(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for place, value in zip(places, values, strict=True):
+        place.copy_(value)
 
 
 def _missing(*arguments: Any, **options: Any) -> Any:
@@ -91,6 +99,7 @@ _INTO: dict[str, Play] = {
     "threshold_backward": lambda d_h, h, threshold, made: torch.ops.aten.threshold_backward.grad_input(
         d_h, h, threshold, grad_input=made
     ),
+    "relu": lambda x, made: torch.clamp_min(x, 0, out=made),
     "zeros_like": lambda like, made: made.zero_(),
     "linalg_vector_norm": lambda x, *arguments: torch.linalg.vector_norm(x, *arguments[:-1], out=arguments[-1]),
     "new_full": lambda like, size, value, made: made.fill_(value),
@@ -101,30 +110,35 @@ class _Kernels(TorchDispatchMode):
     """Notes every kernel but views: a view of a tensor that stays where it is need not be taken again."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[_Call] = []
         self._fixed: set[int] = set()  # storages whose content no input decides
 
     def fixed(self, call: _Call) -> bool:
         """Whether this kernel gives the same at every play, as nothing that it reads ever changes."""
-        return _storage(call.made) in self._fixed
+        return all(_storage(made) in self._fixed for made in _all_of(call.made))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise CannotRecord(f"{func}: draws random numbers")
         made = func(*args, **options)
-        if not isinstance(made, Tensor):
-            raise CannotRecord(f"{func}: looks at a number, or makes several tensors")
+        if not all(isinstance(one, Tensor) for one in _all_of(made)):
+            raise CannotRecord(f"{func}: looks at a number")
         if not func.is_view:
             self.calls.append(_Call(func, args, options, made))
             name = func._schema.name.removeprefix("aten::")
-            reads = () if name in _LIKE else [leaf for leaf in (*args, *options.values()) if isinstance(leaf, Tensor)]
+            reads = () if name in _LIKE else [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
+            written = {_storage(one) for one in _all_of(made)}
             if func._schema.is_mutable:
-                self._fixed.discard(_storage(made))
+                self._fixed -= written
             elif all(_storage(tensor) in self._fixed for tensor in reads):
-                self._fixed.add(_storage(made))
+                self._fixed |= written
         return made
+
+
+def _all_of(made: Any) -> Sequence[Any]:
+    return made if isinstance(made, (list, tuple)) else (made,)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -73,4 +73,7 @@ class StepGradients:
 
     def _record(self, x: Tensor, labels: Tensor) -> Recording[Gradients]:
         batches = [(x.clone(), labels.clone())]
-        return Recording(lambda: self._compute(batches))
+        recording = Recording(lambda: self._compute(batches))
+        for trace in recording.result.traces:
+            trace.stays = True
+        return recording

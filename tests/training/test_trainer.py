@@ -25,8 +25,8 @@ from lean_mnist.data.batches import Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.records import Epoch, Record, Scalar
 from lean_mnist.training.optimizers import mover
+from lean_mnist.training.records import Epoch, Record, Scalar
 from lean_mnist.training.run import build_model, run
 from lean_mnist.training.state import CheckLedger, RunState
 from lean_mnist.training.trainer import Trainer

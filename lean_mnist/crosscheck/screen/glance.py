@@ -12,7 +12,7 @@ With ``v, u`` the probes of a layer, and ``h, z, dz, dh`` what the step computed
 ============================  =====================================================================================
 product and bias, forward     ``z v − h (Wᵀ v) − b·v``, where ``h = σ(z)`` of the layer before is computed here
 softmax gradient              ``N ds − (softmax(s) − q + λs)``, each entry relative to ``p + q``
-loss                          PyTorch's own
+loss                          PyTorch's own ``log_softmax``
 product, backward             ``dh u − dz (W u)``
 derivative                    ``dh ⊙ σ'(z) − dz``, entry by entry; 0 for ReLU
 weight and bias gradient      ``dW u + c db − dzᵀ (h u + c)``, where for ReLU ``dz = dh ⊙ σ'(z)`` is computed here
@@ -27,7 +27,6 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.reference import ACTIVATIONS, NetworkLoss
@@ -64,7 +63,19 @@ def can_glance(layers: Layers, gradients: Gradients, traces: Sequence[MLPTrace])
     )
 
 
-def glance(
+class Measured(NamedTuple):
+    """The norms that decide, one vector of them, and of what: (of how many numbers, relative to how many, look)."""
+
+    numbers: Tensor
+    looks: list[tuple[int, int | None, float, float]]  # numel of residual and of what it is relative to, both ulps
+    info: torch.finfo
+
+    def share(self) -> float:
+        """The largest residual as a share of what is ordinary; above 1, or NaN, the step deserves a closer look."""
+        return _largest_share(self)
+
+
+def measure(
     rule: NetworkLoss,
     layers: Layers,
     gradients: Gradients,
@@ -72,13 +83,18 @@ def glance(
     labels_B: Tensor,
     loss: Tensor,
     probes: Sequence[Probe],
-) -> float:
-    """The largest residual as a share of what is ordinary; above 1, or NaN, the step deserves a closer look."""
+) -> Measured:
+    """The residuals' norms, and what decides whether they are ordinary. Kernels only, no number is looked at."""
     looks = [
         *_loss_looks(rule, trace.pre_activations[-1], cast("Tensor", trace.d_pre_activations[-1]), labels_B, loss),
         *_product_looks(rule.activation, layers, gradients, trace, probes),
     ]
-    return _largest_share(looks, torch.finfo(loss.dtype))
+    largest = torch._foreach_norm([look.residual for look in looks], math.inf)
+    all_of_it = torch._foreach_norm([look.residual for look in looks if look.rms_ulps])
+    sizes = torch._foreach_norm([look.relative_to for look in looks if look.relative_to is not None])
+    about = [(r.numel(), None if x is None else x.numel(), ulps, rms_ulps) for r, x, ulps, rms_ulps in looks]
+    # One vector, so that one transfer brings them all.
+    return Measured(torch.stack([*largest, *all_of_it, *sizes]), about, torch.finfo(loss.dtype))
 
 
 def _product_looks(
@@ -128,7 +144,10 @@ def _product_looks(
 def _loss_looks(rule: NetworkLoss, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tensor, loss: Tensor) -> Iterator[Look]:
     smoothing, penalty = rule.label_smoothing, rule.logit_penalty
     p_BC, labels_B1 = torch.softmax(s_BC, 1), labels_B.unsqueeze(1)
-    ours = F.cross_entropy(s_BC, labels_B, label_smoothing=smoothing)
+    log_p_BC = torch.log_softmax(s_BC, 1)
+    ours = -(1 - smoothing) * log_p_BC.gather(1, labels_B1).mean()
+    if smoothing:
+        ours = ours - smoothing * log_p_BC.mean()
     residual_BC = torch.sub(p_BC, d_s_BC, alpha=len(labels_B))  # p − N ds: 0, and 1 at the label
     if smoothing:
         residual_BC -= smoothing / s_BC.shape[1]
@@ -145,19 +164,16 @@ def _loss_looks(rule: NetworkLoss, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tenso
     yield Look((ours - loss) / (1 + loss), None, ELEMENTWISE_ULPS)
 
 
-def _largest_share(looks: Sequence[Look], numbers_are: torch.finfo) -> float:
-    largest = torch._foreach_norm([look.residual for look in looks], math.inf)
-    all_of_it = torch._foreach_norm([look.residual for look in looks if look.rms_ulps])
-    sizes = torch._foreach_norm([look.relative_to for look in looks if look.relative_to is not None])
-    numbers = iter(torch.stack([*largest, *all_of_it, *sizes]).tolist())  # one transfer for all
+def _largest_share(measured: Measured) -> float:
+    numbers, looks = iter(measured.numbers.tolist()), measured.looks
     residuals = [next(numbers) for _ in looks]
-    rms = [next(numbers) / math.sqrt(look.residual.numel()) if look.rms_ulps else 0.0 for look in looks]
-    relative_to = [1.0 if x is None else next(numbers) / math.sqrt(x.numel()) for _, x, _, _ in looks]
-    worst, underflow = 0.0, UNDERFLOWS * numbers_are.tiny
-    for look, residual, together, size in zip(looks, residuals, rms, relative_to, strict=True):
-        unit = numbers_are.eps / 2 * size
-        for found, ulps in ((residual, look.ulps), (together, look.rms_ulps)):
-            share = found / (ulps * unit + underflow)
+    rms = [next(numbers) / math.sqrt(numel) if rms_ulps else 0.0 for numel, _, _, rms_ulps in looks]
+    relative_to = [1.0 if numel is None else next(numbers) / math.sqrt(numel) for _, numel, _, _ in looks]
+    worst, underflow = 0.0, UNDERFLOWS * measured.info.tiny
+    for (_, _, ulps, rms_ulps), residual, together, size in zip(looks, residuals, rms, relative_to, strict=True):
+        unit = measured.info.eps / 2 * size
+        for found, allowed in ((residual, ulps), (together, rms_ulps)):
+            share = found / (allowed * unit + underflow)
             if math.isnan(share):
                 return share
             worst = max(worst, share)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.chainrule.mlp import MLPTrace
@@ -38,25 +39,32 @@ def calls_of(batches: Sequence[Batch], traces: Sequence[MLPTrace]) -> list[Call]
     ]
 
 
+def _places(pairs: Sequence[tuple[Parameter, Parameter | None]]) -> list[tuple[Tensor, Tensor | None]] | None:
+    """The tensors in ``.grad``; ``None`` if there are none."""
+    if pairs[0][0].grad is None:
+        return None
+    return [(w.grad, None if b is None else b.grad) for w, b in pairs]  # type: ignore[misc]  # all of them or none
+
+
 def put_gradients(model: MLP, batches: Sequence[Batch], traces: Sequence[MLPTrace] = ()) -> Tensor:
     """Put the gradient of the mean loss over all examples of ``batches`` into ``.grad``; returns that loss.
 
     Tensors that stand in ``.grad`` are written over, all of them or none. A trace a batch, if given, is filled.
     """
     mean: Tensor | float = 0.0
-    parameters = [(layer.weight, layer.bias) for layer in model.layers]
-    kept = parameters[0][0].grad is not None
+    pairs = model.parameter_pairs()
+    places = _places(pairs)
     for index, ((x, labels), trace, share) in enumerate(itertools.zip_longest(batches, traces, shares_of(batches))):
-        into = [(w.grad, None if b is None else b.grad) for w, b in parameters] if kept and not index else None
-        loss, gradients = model.loss_and_gradients(x, labels, share, trace, into)
+        loss, gradients = model.loss_and_gradients(x, labels, share, trace, None if index else places)
         mean = loss if share == 1 else mean + share * loss
-        for layer, found in zip(parameters, gradients, strict=True):
-            for parameter, gradient in zip(layer, found, strict=True):
+        for pair, found in zip(pairs, gradients, strict=True):
+            for parameter, gradient in zip(pair, found, strict=True):
                 if parameter is None or gradient is None:
                     continue
                 if index:
+                    assert parameter.grad is not None
                     parameter.grad += gradient
-                elif not kept:
+                elif places is None:
                     parameter.grad = gradient
     assert isinstance(mean, Tensor)
     return mean
