@@ -42,17 +42,21 @@ class Digests:
         drawn = torch.rand(PROJECTIONS, size + _WINDOW, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
         drawn += torch.copysign(torch.tensor(0.5, dtype=torch.float64), drawn)
         self._rows, self._size = drawn.to(device), size
-        self._chunk = _CHUNK if device.type == "cpu" else size
+        self._exact = torch.empty(
+            min(size, _CHUNK) if device.type == "cpu" else size, dtype=torch.float64, device=device
+        )
 
     def of(self, gradient_P: Tensor, step: int) -> Tensor:
         """The digests of a gradient and its 2-norm: float64, (PROJECTIONS + 1,), on its device."""
         offset = step * _SPREAD % _WINDOW
         result = torch.zeros(PROJECTIONS + 1, dtype=torch.float64, device=gradient_P.device)
-        for start in range(0, self._size, self._chunk):
-            part = gradient_P[start : start + self._chunk].double()
-            result[:PROJECTIONS].addmv_(self._rows[:, offset + start : offset + start + len(part)], part)
-            result[PROJECTIONS] += torch.dot(part, part)
-        result[PROJECTIONS].sqrt_()
+        projections, norm = result[:PROJECTIONS], result[PROJECTIONS]
+        for start in range(0, self._size, len(self._exact)):
+            given = gradient_P[start : start + len(self._exact)]
+            part = self._exact[: len(given)].copy_(given)
+            projections.addmv_(self._rows[:, offset + start : offset + start + len(part)], part)
+            norm += torch.dot(part, part)
+        norm.sqrt_()
         return result
 
 
@@ -66,7 +70,13 @@ def tolerance(size: int, dtype: torch.dtype, ranks: int, norms: float) -> float:
     return 1.5 * LAMBDA * (norms * (ranks * unit + 2 * size * finest) + underflow)
 
 
+def words_of(vector_P: Tensor) -> Tensor:
+    """The bits of ``vector_P`` as integers, as wide as its length allows; NaN equals itself there, and 0 is not −0."""
+    if vector_P.element_size() * len(vector_P) % 8 == 0:
+        return vector_P.view(torch.int64)
+    return vector_P.view(torch.int32)
+
+
 def bits_of(vector_P: Tensor) -> Tensor:
-    """An int64 that differs wherever a single number of ``vector_P`` does; exact, in whatever order it is summed."""
-    words = torch.int32 if vector_P.element_size() == 4 else torch.int64
-    return vector_P.view(words).sum(dtype=torch.int64)
+    """An int64 that differs where a single number of ``vector_P`` does; the same in whatever order it is summed."""
+    return words_of(vector_P).sum(dtype=torch.int64)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lean_mnist.errors import GradientMismatch, HealthError, LeanMnistError
 from lean_mnist.nn.parameters import ParameterSlot
-from lean_mnist.training.distributed.digest import PROJECTIONS, Digests, tolerance
+from lean_mnist.training.distributed.digest import PROJECTIONS, Digests, tolerance, words_of
 from lean_mnist.training.distributed.message import Message, misfit, odd_ones, wrong_sums
 from lean_mnist.training.distributed.transport import Transport
 
@@ -95,9 +95,9 @@ def difference(
     layout: Sequence[ParameterSlot], right_P: Tensor, found_P: Tensor, was: str, now: str, most: bool = False
 ) -> str:
     """Where two vectors differ first (or ``most``); empty if they are equal, bit for bit."""
-    words = torch.int32 if right_P.element_size() == 4 else torch.int64
-    if torch.equal(right_P.view(words), found_P.view(words)):
+    if torch.equal(words_of(right_P), words_of(found_P)):
         return ""
+    words = torch.int32 if right_P.element_size() == 4 else torch.int64
     differs = right_P.view(words) != found_P.view(words)
     count = int(differs.sum())
     errors = (right_P.double() - found_P.double()).abs().nan_to_num(nan=math.inf)

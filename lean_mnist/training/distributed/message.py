@@ -6,6 +6,7 @@ The functions here are pure, and every rank calls them with the same messages, s
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from lean_mnist.training.distributed.digest import PROJECTIONS, tolerance
 
-_INTEGERS = 6
 _DIGEST = PROJECTIONS + 1
+_ROW = struct.Struct(f"=6q{1 + 2 * _DIGEST}d")
 
 
 class Message(NamedTuple):
@@ -44,21 +45,16 @@ class Message(NamedTuple):
 
 def pack(integers: Sequence[int], bits: Tensor, loss: Tensor, declared: Tensor, reduced: Tensor) -> Tensor:
     """The row that is sent: int64, on the CPU, floats by their bits. ``integers`` are the first five of ``Message``."""
-    floats = torch.cat([loss.detach().double().reshape(1), declared, reduced])
-    row = torch.cat([bits.reshape(1), floats.view(torch.int64)]).cpu()
-    return torch.cat([torch.tensor(integers, dtype=torch.int64), row])
+    floats = torch.cat([loss.detach().double().reshape(1), declared, reduced]).tolist()
+    return torch.frombuffer(bytearray(_ROW.pack(*integers, int(bits), *floats)), dtype=torch.int64)
 
 
 def unpack(table: Tensor) -> list[Message]:
     """The messages of all ranks, from their rows (N, F)."""
-    messages = []
-    floats = table[:, _INTEGERS:].contiguous().view(torch.float64).tolist()
-    for (step, examples, total, refused, stop, bits), (loss, *digests) in zip(
-        table[:, :_INTEGERS].tolist(), floats, strict=True
-    ):
-        declared, reduced = digests[:_DIGEST], digests[_DIGEST:]
-        messages.append(Message(step, examples, total, bool(refused), bool(stop), bits, loss, declared, reduced))
-    return messages
+    return [
+        Message(step, examples, total, bool(refused), bool(stop), bits, loss, digests[:_DIGEST], digests[_DIGEST:])
+        for step, examples, total, refused, stop, bits, loss, *digests in _ROW.iter_unpack(table.numpy().tobytes())
+    ]
 
 
 def mean_loss(messages: Sequence[Message]) -> float:
