@@ -20,19 +20,8 @@ NUMBERS = 101_770  # of 784-128-10
 REPEATS, STEPS = 15, 40
 
 
-def _times(action: Callable[[int], object]) -> float:
-    """Microseconds a step: the median over repeats."""
-    found = []
-    for repeat in range(REPEATS + 1):
-        started = time.perf_counter()
-        for step in range(STEPS):
-            action(1 + repeat * STEPS + step)
-        found.append((time.perf_counter() - started) / STEPS * 1e6)
-    return statistics.median(found[1:])
-
-
 def measure(world: World, numbers: int) -> dict[str, float]:
-    """Microseconds of each way, by name; interleaved in no way, so run it again to see how much it scatters."""
+    """Microseconds a step of each way, by name: medians over repeats in which the ways take turns."""
     generator = torch.Generator().manual_seed(world.rank)
     gradient_P, loss = torch.randn(numbers, generator=generator), torch.tensor(1.0)
     world.prepare([], gradient_P, 0)
@@ -48,12 +37,20 @@ def measure(world: World, numbers: int) -> dict[str, float]:
         dist.all_reduce(plain_P)
         plain_P.mul_(0.5)
 
-    return {
-        "all-reduce of the gradient alone": _times(unchecked),
-        "gather of one small message": _times(lambda step: dist.all_gather_into_tensor(table, small)),
-        "one set of digests": _times(lambda step: digests.of(gradient_P, step)),
-        "reduction with all its checks": _times(checked),
+    ways: dict[str, Callable[[int], object]] = {
+        "all-reduce of the gradient alone": unchecked,
+        "gather of one small message": lambda step: dist.all_gather_into_tensor(table, small),
+        "one set of digests": lambda step: digests.of(gradient_P, step),
+        "reduction with all its checks": checked,
     }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(REPEATS + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            for step in range(STEPS):
+                way(1 + repeat * STEPS + step)
+            times[name].append((time.perf_counter() - started) / STEPS * 1e6)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def main() -> None:

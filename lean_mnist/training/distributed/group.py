@@ -26,15 +26,11 @@ _MOST_FIELDS = 3  # named where configurations differ
 
 
 class Group(World):
-    """A ``World`` of ``transport.size`` processes; what exchanges anything is to be called by all, in the same order.
-
-    ``resume_hint`` says how to go on after a process was lost.
-    """
+    """A ``World`` of ``transport.size`` processes; what exchanges anything is called by all, in the same order."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport, self.rank, self.size = transport, transport.rank, transport.size
         self._step = 0  # the last one that was begun
-        self.resume_hint = "start again with --resume"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -138,7 +134,7 @@ class Group(World):
             when = f"at step {self._step}" if self._step else "before the first step"
             error = RankLost(
                 f"{who} ({when}; {lost}); the last checkpoint is whole: {self.resume_hint}, "
-                f"with as many processes as there are"
+                f"with any number of processes"
             )
             # Said once, by the first of those that are left.
             error.said_elsewhere = bool(absent) and self.rank != min(set(range(self.size)) - set(absent), default=0)

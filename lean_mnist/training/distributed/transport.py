@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -97,4 +98,6 @@ def _contact() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of which those of torch.distributed are subclasses
-        raise ContactLost(str(error).splitlines()[0]) from error
+        # Without the line of gloo's source that it comes from, and without its advice.
+        reason = re.sub(r"\[/\S+\] ?", "", str(error).splitlines()[0]).partition(". This is")[0]
+        raise ContactLost(reason) from error

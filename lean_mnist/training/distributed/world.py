@@ -59,6 +59,7 @@ class World:
 
     rank = 0
     size = 1
+    resume_hint = "start again with --resume"  # how to go on after a process was lost; a run knows its own name
 
     def __enter__(self) -> World:
         return self
