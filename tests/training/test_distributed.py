@@ -45,10 +45,9 @@ def test_parts_tile_every_batch() -> None:
 
 
 def test_more_processes_than_examples() -> None:
-    errors = together(3, lambda world: world.require_examples(2, 100))
-    assert "--batch-size: expected at least one example for each of the 3 processes, found 2" in str(errors[1][1])
-    errors = together(3, lambda world: world.require_examples(128, 2))
-    assert "3 processes: expected at least as many training examples, found 2" in str(errors[1][1])
+    for batch_size, examples, what in ((2, 100, "--batch-size"), (128, 2, "the training split")):
+        message = said(together(3, lambda world, b=batch_size, m=examples: world.require_examples(b, m)), ConfigError)
+        assert message == f"{what}: expected at least one example for each of the 3 processes, found 2"
     assert together(3, lambda world: world.require_examples(3, 3)) == [(None, None)] * 3
     World().require_examples(1, 1)
 

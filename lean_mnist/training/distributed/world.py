@@ -80,15 +80,11 @@ class World:
 
     def require_examples(self, batch_size: int, examples: int) -> None:
         """Raise ``ConfigError`` unless every process gets an example of a full batch."""
+        least = f"expected at least one example for each of the {self.size} processes, found"
         if batch_size < self.size:
-            raise ConfigError(
-                f"--batch-size: expected at least one example for each of the {self.size} processes, found {batch_size}"
-            )
+            raise self.said_once(ConfigError(f"--batch-size: {least} {batch_size}"))
         if examples < self.size:
-            raise ConfigError(
-                f"{self.size} processes: expected at least as many training examples, found {examples}; "
-                f"start fewer processes"
-            )
+            raise self.said_once(ConfigError(f"the training split: {least} {examples}"))
 
     def said_once(self, error: E) -> E:
         """``error``, which every rank is about to raise, marked so that the command line of one of them prints it."""
