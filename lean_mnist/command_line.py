@@ -41,6 +41,8 @@ def run_command(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except (LeanMnistError, Interrupted) as error:
+        if error.said_elsewhere:
+            sys.exit(error.exit_status)
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         _fail("interrupted", Interrupted.exit_status)

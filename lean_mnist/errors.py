@@ -13,6 +13,7 @@ class LeanMnistError(ValueError):
     """Base class of every error that a person, not the program, has to mend."""
 
     exit_status = 2
+    said_elsewhere = False  # whether another process of the same run prints it
 
 
 class DataError(LeanMnistError):
@@ -55,10 +56,17 @@ class GradientMismatch(LeanMnistError):
     exit_status = 3
 
 
+class RankLost(LeanMnistError):
+    """A process of a run of several has died or no longer answers; the last checkpoint can be resumed."""
+
+    exit_status = 1
+
+
 class Interrupted(Exception):
     """The user asked a run to stop; its state is saved and the message says how to go on."""
 
     exit_status = 130
+    said_elsewhere = False
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

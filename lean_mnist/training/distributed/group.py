@@ -1,0 +1,149 @@
+"""Several processes that train one network: each step's gradient is summed, and the sum is checked before it is used.
+
+A step is two collective operations: the all-reduce of the flat gradient, and a gather of one small message a rank with
+the verdict of its own checks and digests of what it declared and of what it got (``message``, ``digest``). Whatever is
+found, all ranks find it, from the same messages, and stop at the same step with the same words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from lean_mnist.errors import ConfigError, GradientMismatch, LeanMnistError, RankLost
+from lean_mnist.nn.parameters import ParameterSlot
+from lean_mnist.training.distributed.digest import Digests, bits_of
+from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
+from lean_mnist.training.distributed.message import mean_loss, misfit, pack, unpack, wrong_sums
+from lean_mnist.training.distributed.transport import ContactLost, Transport
+from lean_mnist.training.distributed.world import E, Reduced, Share, T, World
+
+_MOST_FIELDS = 3  # named where configurations differ
+
+
+class Group(World):
+    """A ``World`` of ``transport.size`` processes; what exchanges anything is called by all, in the same order."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport, self.rank, self.size = transport, transport.rank, transport.size
+        self._step = 0  # the last one that was begun
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.close()
+
+    def said_once(self, error: E) -> E:
+        error.said_elsewhere = not self.is_writer
+        return error
+
+    def agree(self, what: Mapping[str, str]) -> None:
+        with self._contact():
+            given = self._transport.all_gather_object(dict(what))
+        fields = list(dict.fromkeys(name for values in given for name in values))
+        differing = [name for name in fields if len({values.get(name) for values in given}) > 1]
+        if differing:
+            said = "; ".join(f"{name} is {_whose(name, given)}" for name in differing[:_MOST_FIELDS])
+            more = f"; and {len(differing) - _MOST_FIELDS} more" if len(differing) > _MOST_FIELDS else ""
+            raise self.said_once(ConfigError(f"the processes were started differently: {said}{more}"))
+
+    def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
+        self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device)
+        self._sent_P = torch.zeros_like(like_P)
+
+    def declare(self, gradient_P: Tensor, step: int) -> None:
+        self._step, self._declared = step, self._digests.of(gradient_P, step)
+        self._sent_P.copy_(gradient_P)
+
+    def reduce(
+        self,
+        gradient_P: Tensor,
+        loss: Tensor,
+        share: Share,
+        *,
+        step: int,
+        refusal: LeanMnistError | None = None,
+        stop: bool = False,
+    ) -> Reduced:
+        assert step == self._step, "declare comes before reduce"
+        reduced_P = self._sent_P
+        place = difference(self._layout, reduced_P, gradient_P, "it was", "it is") if share.examples else ""
+        if place and refusal is None:
+            refusal = GradientMismatch(
+                f"gradient check failed at step {step}: the gradient was changed after it was declared, at {place}; "
+                f"the step was not applied"
+            )
+        weight = share.examples / share.total
+        if share.examples:
+            reduced_P.mul_(weight)
+        else:
+            reduced_P.zero_()  # whatever stands there may be NaN
+        with self._contact():
+            self._transport.all_reduce(reduced_P)
+            integers = [step, share.examples, share.total, refusal is not None, stop]
+            digest = self._digests.of(reduced_P, step)
+            row = pack(integers, bits_of(reduced_P), loss, self._declared, digest)
+            messages = unpack(self._transport.all_gather(row))
+            if any(message.refused for message in messages):
+                raise self.said_once(self._refused(refusal)) from refusal
+            wrong = wrong_sums(messages, len(gradient_P), gradient_P.dtype)
+            if wrong or misfit(messages) or len({message.bits for message in messages}) > 1:
+                own_P = gradient_P * weight if share.examples else torch.zeros_like(gradient_P)
+                evidence = Evidence(messages, own_P, reduced_P, self._layout)
+                raise self.said_once(explain(self._transport, self._digests, evidence))
+        gradient_P.copy_(reduced_P)
+        return Reduced(loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages))
+
+    def any(self, flag: bool) -> bool:
+        return any(self.gather(flag))
+
+    def gather(self, value: T) -> list[T]:
+        with self._contact():
+            return self._transport.all_gather_object(value)
+
+    def on_writer(self, action: Callable[[], T]) -> T:
+        result: T | None = None
+        failure: LeanMnistError | None = None
+        if self.is_writer:
+            try:
+                result = action()
+            except LeanMnistError as error:
+                failure = error
+        result, failure = self.gather((result, failure))[0]
+        if failure is not None:
+            raise self.said_once(failure)
+        return result  # type: ignore[return-value]
+
+    def _refused(self, refusal: LeanMnistError | None) -> LeanMnistError:
+        """The refusals of all ranks as one error, of the class of the first."""
+        own = None if refusal is None else (type(refusal), str(refusal))
+        given = [(rank, *told) for rank, told in enumerate(self._transport.all_gather_object(own)) if told is not None]
+        return given[0][1]("; ".join(f"rank {rank}: {text}" for rank, _, text in given))
+
+    @contextlib.contextmanager
+    def _contact(self) -> Iterator[None]:
+        try:
+            yield
+        except ContactLost as lost:
+            absent = self._transport.missing()
+            who = f"{ranks(absent)} died or no longer answers" if absent else "a process died or no longer answers"
+            when = f"at step {self._step}" if self._step else "before the first step"
+            error = RankLost(
+                f"{who} ({when}; {lost}); the last checkpoint is whole: {self.resume_hint}, "
+                f"with any number of processes"
+            )
+            # Said once, by the first of those that are left.
+            error.said_elsewhere = bool(absent) and self.rank != min(set(range(self.size)) - set(absent), default=0)
+            raise error from lost
+
+
+def _whose(name: str, given: Sequence[Mapping[str, str]]) -> str:
+    """``"0.1 on rank 0, 0.2 on ranks 1 and 2"``."""
+    holders: dict[str, list[int]] = {}
+    for rank, values in enumerate(given):
+        holders.setdefault(values.get(name, "absent"), []).append(rank)
+    return ", ".join(f"{value} on {ranks(numbers)}" for value, numbers in holders.items())

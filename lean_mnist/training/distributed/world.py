@@ -1,0 +1,138 @@
+"""The processes of a run, as the trainer sees them. ``World`` is the one process of a run without ``torchrun``.
+
+Every process (*rank*) has all of the data, draws the same batches, and takes its own contiguous part of each. A step is
+
+    gradient of the mean loss over the own part → ``declare`` → the hooks' checks → ``reduce`` → clip → optimizer
+
+so that everything the hooks see is the rank's own, and everything the optimizer sees is everybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
+
+from lean_mnist.errors import ConfigError, Interrupted, LeanMnistError
+from lean_mnist.nn.parameters import ParameterSlot
+
+T = TypeVar("T")
+E = TypeVar("E", LeanMnistError, Interrupted)
+
+
+class Share(NamedTuple):
+    """A rank's part of a global batch of ``total`` examples: those from ``begin`` up to, not including, ``end``."""
+
+    begin: int
+    end: int
+    total: int
+
+    @property
+    def examples(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def rows(self) -> slice:
+        """What the global batch is indexed with."""
+        return slice(self.begin, self.end)
+
+
+class Reduced(NamedTuple):
+    """What all ranks know after a reduction."""
+
+    loss: Tensor  # the mean over the global batch; of the dtype and device of the one that was given
+    stop: bool  # somebody was asked to stop
+
+
+def share_of(rank: int, size: int, total: int) -> Share:
+    """The part of rank ``rank`` among ``size``: the parts tile the batch in order, and their sizes differ by at most 1.
+
+    Some are empty where ``total < size``; their ranks still take part in every reduction.
+    """
+    return Share(rank * total // size, (rank + 1) * total // size, total)
+
+
+class World:
+    """One process: everything is its own, nothing is exchanged, nothing is copied."""
+
+    rank = 0
+    size = 1
+    resume_hint = "start again with --resume"  # how to go on after a process was lost; a run knows its own name
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes what the run leaves behind."""
+        return self.rank == 0
+
+    def share(self, total: int) -> Share:
+        """This rank's part of a global batch of ``total`` examples."""
+        return share_of(self.rank, self.size, total)
+
+    def require_examples(self, batch_size: int, examples: int) -> None:
+        """Raise ``ConfigError`` unless every process gets an example of a full batch."""
+        least = f"expected at least one example for each of the {self.size} processes, found"
+        if batch_size < self.size:
+            raise self.said_once(ConfigError(f"--batch-size: {least} {batch_size}"))
+        if examples < self.size:
+            raise self.said_once(ConfigError(f"the training split: {least} {examples}"))
+
+    def said_once(self, error: E) -> E:
+        """``error``, which every rank is about to raise, marked so that the command line of one of them prints it."""
+        return error
+
+    def agree(self, what: Mapping[str, str]) -> None:
+        """Raise ``ConfigError`` on every rank, naming fields and ranks, unless ``what`` is the same on all."""
+
+    def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
+        """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
+
+    def declare(self, gradient_P: Tensor, step: int) -> None:
+        """Remember the own gradient before it is checked, so that what is checked is what is sent."""
+
+    def reduce(
+        self,
+        gradient_P: Tensor,
+        loss: Tensor,
+        share: Share,
+        *,
+        step: int,
+        refusal: LeanMnistError | None = None,
+        stop: bool = False,
+    ) -> Reduced:
+        """Replace the gradient of the mean over the own part by that over the global batch, in place.
+
+        Args:
+            gradient_P: (P,), of the mean loss over this rank's part; that of an empty part is taken as zero.
+            loss: the mean over this rank's part.
+            step: the step's number, from 1.
+            refusal: why this rank's checks refuse the step, if they do; every rank then raises an error that says so.
+            stop: whether this process was asked to stop.
+
+        Raises ``refusal``, on every rank and naming whose it is; with several processes also ``GradientMismatch`` where
+        the reduced gradient is not the sum of the declared ones, and ``RankLost``.
+        """
+        if refusal is not None:
+            raise refusal
+        return Reduced(loss, stop)
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on any rank."""
+        return flag
+
+    def gather(self, value: T) -> list[T]:
+        """The ``value`` of every rank, in their order. For small things, now and then."""
+        return [value]
+
+    def on_writer(self, action: Callable[[], T]) -> T:
+        """What ``action``, done by the writer alone, returns; an error for people that it raises is raised by all."""
+        return action()

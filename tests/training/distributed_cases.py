@@ -1,0 +1,186 @@
+"""Ranks that are threads of one process, with faults to plant between them; and a small training loop for any world.
+
+As a program: the second of two processes, on the file store that is its argument.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import FileStore
+
+from lean_mnist.errors import HealthError, LeanMnistError
+from lean_mnist.nn import MLP
+from lean_mnist.nn.parameters import flatten_parameters, parameter_layout, unflatten_parameters
+from lean_mnist.training.distributed import Group, Share, World
+from lean_mnist.training.distributed.transport import ContactLost, TorchTransport
+
+Plant = Callable[[int, int, Tensor], None]  # (rank, how many all-reduces before, vector)
+
+
+def nothing(rank: int, call: int, vector: Tensor) -> None:
+    """No fault."""
+
+
+class Room:
+    """Where ``size`` threads meet."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.barrier, self.given = size, threading.Barrier(size, timeout=10), [None] * size
+
+    def exchange(self, rank: int, value: Any) -> list[Any]:
+        try:
+            self.given[rank] = value
+            self.barrier.wait()
+            values = list(self.given)
+            self.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise ContactLost("the barrier is broken") from None
+        return values
+
+
+class ThreadTransport:
+    """A ``Transport`` between threads; ``sent`` may change what a rank sends, ``received`` what it gets."""
+
+    def __init__(self, room: Room, rank: int, sent: Plant, received: Plant) -> None:
+        self.room, self.rank, self.size, self._sent, self._received = room, rank, room.size, sent, received
+        self.calls = 0
+
+    def all_reduce(self, vector: Tensor) -> None:
+        self._sent(self.rank, self.calls, vector)
+        vector.copy_(torch.stack(self.room.exchange(self.rank, vector.clone())).sum(0))
+        self._received(self.rank, self.calls, vector)
+        self.calls += 1
+
+    def all_gather(self, row_F: Tensor) -> Tensor:
+        return torch.stack(self.room.exchange(self.rank, row_F))
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return [pickle.loads(given) for given in self.room.exchange(self.rank, pickle.dumps(value))]
+
+    def missing(self) -> list[int]:
+        return [self.size - 1]
+
+    def close(self) -> None:
+        pass
+
+
+def together(
+    size: int, act: Callable[[World], Any], sent: Plant = nothing, received: Plant = nothing
+) -> list[tuple[Any, LeanMnistError | None]]:
+    """What ``act`` returned and raised on each of ``size`` ranks."""
+    room = Room(size)
+    outcomes: list[Any] = [None] * size
+
+    def rank_of(rank: int) -> None:
+        with Group(ThreadTransport(room, rank, sent, received)) as world:
+            try:
+                outcomes[rank] = (act(world), None)
+            except LeanMnistError as error:
+                outcomes[rank] = (None, error)
+
+    threads = [threading.Thread(target=rank_of, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def train(world: World, *, batch_size: int = 16, epochs: int = 2, seed: int = 0) -> Tensor:
+    """A few epochs of gradient descent on 50 random examples, the last batch smaller; the final weights, (P,)."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(50, 7, generator=generator), torch.randint(3, (50,), generator=generator)
+    model = MLP((7, 5, 3), seed=seed)
+    weights_P = flatten_parameters(model)
+    world.prepare(parameter_layout(model), weights_P, seed)
+    step = 0
+    for _ in range(epochs):
+        for start in range(0, 50, batch_size):
+            images, labels = x[start : start + batch_size], y[start : start + batch_size]
+            share = world.share(len(labels))
+            gradient_P, loss = gradient(model, images[share.rows], labels[share.rows])
+            step += 1
+            world.declare(gradient_P, step)
+            loss = world.reduce(gradient_P, loss, share, step=step).loss
+            weights_P = weights_P - 0.5 * gradient_P
+            unflatten_parameters(weights_P, model)
+    return torch.cat([weights_P, loss.detach().reshape(1)])
+
+
+def gradient(model: MLP, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat gradient and loss; of no examples, what a mean over nothing gives."""
+    if not len(y):
+        return torch.full_like(flatten_parameters(model), float("nan")), torch.tensor(float("nan"))
+    model.zero_grad()
+    loss = model.loss(x, y)
+    loss.backward()
+    return torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]), loss.detach()
+
+
+def one_step(
+    world: World,
+    *,
+    change: Callable[[World, Tensor], None] | None = None,
+    before: Callable[[World, Tensor], None] | None = None,
+    share: Callable[[World], Share] | None = None,
+    step: int = 7,
+    **options: Any,
+) -> tuple[Tensor, Any]:
+    """Reduce a random gradient of a 7-5-3 network; ``before`` changes it before it is declared, ``change`` after."""
+    model = MLP((7, 5, 3), seed=0)
+    gradient_P = torch.randn(58, generator=torch.Generator().manual_seed(world.rank))
+    world.prepare(parameter_layout(model), gradient_P, 0)
+    if before is not None:
+        before(world, gradient_P)
+    world.declare(gradient_P, step)
+    if change is not None:
+        change(world, gradient_P)
+    part = share(world) if share is not None else world.share(4 * world.size)
+    reduced = world.reduce(gradient_P, torch.tensor(float(world.rank)), part, step=step, **options)
+    return gradient_P, reduced
+
+
+def at(rank: int, action: Callable[[Tensor], object]) -> Callable[[World, Tensor], None]:
+    """A change of one rank's gradient."""
+
+    def change(world: World, gradient_P: Tensor) -> None:
+        if world.rank == rank:
+            action(gradient_P)
+
+    return change
+
+
+def scenarios(world: World) -> list[Any]:
+    """What two processes do together: weights, errors and the writer's process number, of each rank."""
+    world.agree({"--lr": "0.1"})
+    weights = train(world)
+    errors = []
+    for act in (
+        lambda: world.agree({"--lr": f"0.{world.rank + 1}"}),
+        lambda: one_step(world, refusal=HealthError("no") if world.rank == 1 else None),
+        lambda: one_step(world, change=at(1, lambda g: g[10].add_(1))),
+    ):
+        try:
+            act()
+        except LeanMnistError as error:
+            errors.append(str(error))
+    return world.gather((weights, errors, world.on_writer(os.getpid)))
+
+
+def join(store: str, rank: int) -> Group:
+    """One of two processes."""
+    return Group(TorchTransport(FileStore(store, 2), rank, 2, torch.device("cpu"), timedelta(seconds=30)))
+
+
+if __name__ == "__main__":
+    scenarios(join(sys.argv[1], 1))
+    os._exit(7)  # dies without a word

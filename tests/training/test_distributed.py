@@ -1,0 +1,282 @@
+"""Many processes: parts, digests, one verdict for all ranks, and each fault found and named; two real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed_cases import at, join, one_step, scenarios, together, train
+from torch import Tensor
+from training_cases import REPOSITORY, digits_config, surroundings
+
+from lean_mnist.command_line import run_command
+from lean_mnist.errors import ConfigError, DataError, GradientMismatch, HealthError, LeanMnistError, RankLost
+from lean_mnist.nn import MLP
+from lean_mnist.training.distributed import Share, World, from_environment, start_of
+from lean_mnist.training.distributed.digest import PROJECTIONS, Digests, bits_of, tolerance
+from lean_mnist.training.distributed.world import share_of
+
+CPU = torch.device("cpu")
+
+
+def said(outcomes: list[tuple[Any, LeanMnistError | None]], kind: type[LeanMnistError]) -> str:
+    """The words with which every rank failed, of which one prints them."""
+    errors = [error for _, error in outcomes]
+    assert [type(error) for error in errors] == [kind] * len(errors), errors
+    assert len({str(error) for error in errors}) == 1, errors
+    assert [error.said_elsewhere for error in errors if error] == [False] + [True] * (len(errors) - 1)
+    return str(errors[0])
+
+
+# Parts of a batch
+
+
+def test_parts_tile_every_batch() -> None:
+    for size in range(1, 6):
+        for total in range(1, 12):
+            shares = [share_of(rank, size, total) for rank in range(size)]
+            assert [i for share in shares for i in range(total)[share.rows]] == list(range(total))
+            assert max(s.examples for s in shares) - min(s.examples for s in shares) <= 1
+
+
+def test_more_processes_than_examples() -> None:
+    for batch_size, examples, what in ((2, 100, "--batch-size"), (128, 2, "the training split")):
+        message = said(together(3, lambda world, b=batch_size, m=examples: world.require_examples(b, m)), ConfigError)
+        assert message == f"{what}: expected at least one example for each of the 3 processes, found 2"
+    assert together(3, lambda world: world.require_examples(3, 3)) == [(None, None)] * 3
+    World().require_examples(1, 1)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("batch_size", [16, 49])  # a last batch of 2, then of 1: with three ranks some parts are empty
+def test_the_trajectory_is_that_of_one_process(size: int, batch_size: int) -> None:
+    alone = train(World(), batch_size=batch_size)
+    for ours, error in together(size, lambda world: train(world, batch_size=batch_size)):
+        assert error is None
+        assert float((ours - alone).norm()) <= 1e-6 * float(alone.norm())
+
+
+# Digests
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_within_the_tolerance_and_an_element_beyond_it_is_seen(dtype: torch.dtype) -> None:
+    size, largest = 3000, 0.0
+    digests = Digests(1, size, CPU)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 200):
+        n = 2 + step % 6
+        scales = 10.0 ** torch.randint(-3, 3, (n, 1), generator=generator)
+        parts = (torch.randn(n, size, generator=generator) * scales).to(dtype)
+        declared = [digests.of(part, step) for part in parts]
+        total = parts[0] / n
+        for part in parts[1:]:
+            total = total + part / n
+        expected = torch.stack(declared).mean(0)
+        allowed = tolerance(size, dtype, n, float(expected[PROJECTIONS]))
+        assert allowed <= 1e-5 * float(expected[PROJECTIONS])
+        off = (digests.of(total, step) - expected)[:PROJECTIONS].abs()
+        largest = max(largest, float(off.max()) / allowed)
+        place = int(torch.randint(size, (1,), generator=generator))
+        total[place] += 4.5 * allowed
+        assert float((digests.of(total, step) - expected)[:PROJECTIONS].abs().min()) > allowed, (step, place)
+    assert largest < 0.5
+
+
+def test_digests_are_fresh_at_every_step_and_bits_tell_a_last_place() -> None:
+    digests, vector = Digests(0, 100, CPU), torch.ones(100)
+    assert len({tuple(digests.of(vector, step).tolist()) for step in range(50)}) == 50
+    other = vector.clone()
+    other[3] = torch.nextafter(other[3], torch.tensor(2.0))
+    assert bits_of(vector) != bits_of(other)
+
+
+# What refuses a step
+
+
+def test_a_sum_that_is_right_is_used() -> None:
+    for (gradient_P, reduced), error in together(3, lambda world: one_step(world, stop=world.rank == 2)):
+        assert error is None
+        parts = [torch.randn(58, generator=torch.Generator().manual_seed(rank)) for rank in range(3)]
+        assert float((gradient_P - torch.stack(parts).mean(0)).abs().max()) < 1e-6
+        assert float(reduced.loss) == 1.0
+        assert reduced.stop
+    assert not together(2, one_step)[0][0][1].stop
+
+
+def test_one_rank_refuses_and_all_say_why() -> None:
+    def act(world: World) -> Any:
+        return one_step(world, refusal=HealthError("the loss is nan") if world.rank == 1 else None)
+
+    assert said(together(3, act), HealthError) == "rank 1: the loss is nan"
+    with pytest.raises(HealthError, match=r"^the loss is nan$"):
+        World().reduce(torch.zeros(3), torch.zeros(()), Share(0, 1, 1), step=1, refusal=HealthError("the loss is nan"))
+
+
+def test_a_gradient_changed_after_it_was_declared() -> None:
+    message = said(
+        together(2, lambda world: one_step(world, change=at(1, lambda g: g[10].add_(1e-4)))), GradientMismatch
+    )
+    assert message.startswith("rank 1: gradient check failed at step 7: the gradient was changed")
+    assert "layers.0.weight[1, 3]: it was " in message
+
+
+def test_a_gradient_that_is_not_finite() -> None:
+    message = said(
+        together(2, lambda world: one_step(world, before=at(1, lambda g: g[3].fill_(torch.nan)))), HealthError
+    )
+    assert message.startswith("step 7: the gradient of rank 1 is not finite")
+
+
+def test_a_gradient_that_does_not_arrive() -> None:
+    def sent(rank: int, call: int, vector: Tensor) -> None:
+        if rank == 1:
+            vector[55:] *= 1.001
+
+    message = said(together(3, one_step, sent=sent), GradientMismatch)
+    assert "the gradient of rank 1 (layers.1.bias[0]: it sent " in message
+    assert "(and 2 more)) does not arrive as its checks saw it; the step was not applied" in message
+
+
+def test_one_rank_receives_another_sum() -> None:
+    def received(rank: int, call: int, vector: Tensor) -> None:
+        if rank == 0 and call == 0:
+            vector[40] += 1
+
+    message = said(together(3, one_step, received=received), GradientMismatch)
+    assert "the reduced gradient of rank 0 is not that of rank 1: on rank 0, layers.1.weight[0, 0]: rank 1" in message
+
+
+def test_ranks_that_differ_by_less_than_rounding() -> None:
+    def received(rank: int, call: int, vector: Tensor) -> None:
+        if rank == 2 and call == 0:
+            vector[40] = torch.nextafter(vector[40], torch.tensor(9.0))
+
+    message = said(together(3, one_step, received=received), GradientMismatch)
+    assert "the reduced gradient of rank 2 is not that of rank 0: on rank 2, layers.1.weight[0, 0]" in message
+
+
+@pytest.mark.parametrize(
+    ("calls", "why"), [(1, "each rank's gradient arrives"), (99, "even the sum of nothing is not")]
+)
+def test_an_all_reduce_that_is_wrong_of_no_one_rank(calls: int, why: str) -> None:
+    def received(rank: int, call: int, vector: Tensor) -> None:
+        if call < calls:
+            vector[40] += 1
+
+    message = said(together(2, one_step, received=received), GradientMismatch)
+    assert f"the all-reduce is wrong, of no one rank: {why}" in message
+    assert "layers.1.weight[0, 0]: the sum is " in message
+
+
+def test_no_all_reduce_at_all() -> None:
+    own: dict[int, Tensor] = {}
+
+    def sent(rank: int, call: int, vector: Tensor) -> None:
+        own[rank] = vector.clone()
+
+    def received(rank: int, call: int, vector: Tensor) -> None:
+        vector.copy_(own[rank])
+
+    assert "does not arrive" in said(together(2, one_step, sent=sent, received=received), GradientMismatch)
+
+
+def test_parts_that_overlap_and_steps_that_differ() -> None:
+    overlap = together(2, lambda world: one_step(world, share=lambda world: Share(0, 5, 8)))
+    assert "the ranks' parts do not make up one batch: 5 of 8, 5 of 8 examples" in said(overlap, GradientMismatch)
+    apart = together(2, lambda world: one_step(world, step=7 + world.rank))
+    assert "the ranks are at different steps: 7, 8" in said(apart, GradientMismatch)
+
+
+# What else ranks tell each other
+
+
+def test_ranks_started_differently_are_told_how() -> None:
+    def start(lr: float, seed: int = 0, data: str = "d1", runs_dir: str = "runs") -> dict[str, str]:
+        weights = MLP((7, 5, 3), seed=seed).state_dict()
+        return start_of(digits_config(lr=lr, runs_dir=runs_dir), data, {"model": weights})
+
+    same = [start(0.1), start(0.1, runs_dir="elsewhere")]
+    assert together(2, lambda world: world.agree(same[world.rank])) == [(None, None)] * 2
+    other = [start(0.1), start(0.2, data="d2"), start(0.2)]
+    message = said(together(3, lambda world: world.agree(other[world.rank])), ConfigError)
+    assert message == (
+        "the processes were started differently: --lr is 0.1 on rank 0, 0.2 on ranks 1 and 2; "
+        "the data (SHA-256) is d1 on ranks 0 and 2, d2 on rank 1"
+    )
+    unlike = [start(0.1), start(0.1, seed=1)]
+    weights = said(together(2, lambda world: world.agree(unlike[world.rank])), ConfigError)
+    assert "the state to start from (SHA-256) is " in weights
+
+
+def test_the_writer_acts_for_all() -> None:
+    def act(world: World) -> Any:
+        return world.on_writer(lambda: f"by {world.rank}"), world.any(world.rank == 1), world.gather(world.rank)
+
+    assert together(2, act) == [(("by 0", True, [0, 1]), None)] * 2
+    assert (World().on_writer(lambda: 3), World().any(False), World().gather(4)) == (3, False, [4])
+
+    def fail() -> None:
+        raise DataError("no such file")
+
+    assert said(together(2, lambda world: world.on_writer(fail)), DataError) == "no such file"
+
+
+def test_an_error_of_all_ranks_is_printed_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for elsewhere, line in ((False, "error: lost\n"), (True, "")):
+        error = RankLost("lost")
+        error.said_elsewhere = elsewhere
+
+        def main(error: RankLost = error) -> None:
+            raise error
+
+        with pytest.raises(SystemExit) as stop:
+            run_command(main)
+        assert (stop.value.code, capsys.readouterr().err) == (1, line)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: expected a number, as torchrun sets it, found 'two'"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: expected 0 to 1, found 2"),
+    ],
+)
+def test_the_environment(variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert type(from_environment("cpu")) is World
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        from_environment("cpu")
+
+
+# Two processes
+
+
+def test_two_processes_and_one_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lean_mnist.training.distributed.transport._ROLL_CALL_SECONDS", 0.2)
+    store = str(tmp_path / "store")
+    command = [sys.executable, str(Path(__file__).with_name("distributed_cases.py")), store]
+    with subprocess.Popen(command, env={**surroundings(), "PYTHONPATH": str(REPOSITORY)}) as other:
+        with join(store, 0) as world:
+            ours, theirs = scenarios(world)
+            with pytest.raises(RankLost) as lost:
+                train(world)  # the other has left
+        assert other.wait() == 7
+    assert torch.equal(ours[0], theirs[0])
+    alone = train(World())
+    assert float((ours[0] - alone).norm()) <= 1e-6 * float(alone.norm())
+    assert ours[1:] == theirs[1:]
+    assert ours[2] == os.getpid()
+    different, refused, changed = ours[1]
+    assert different == "the processes were started differently: --lr is 0.1 on rank 0, 0.2 on rank 1"
+    assert refused == "rank 1: no"
+    assert changed.startswith("rank 1: gradient check failed at step 7: the gradient was changed")
+    assert str(lost.value).startswith("rank 1 died or no longer answers (at step 1; ")
+    assert "--resume" in str(lost.value)
