@@ -25,6 +25,8 @@ class Primitives(Protocol):
     def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array: ...
     def product(self, a: Array, b: Array, into: Array | None) -> Array: ...
     def column_sum(self, x_BC: Array, into: Array | None) -> Array: ...
+    def widened(self, x: Array) -> Array: ...
+    def narrowed(self, x: Array, like: Array) -> Array: ...
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> Array: ...
     def exp(self, x: Array) -> Array: ...
     def log(self, x: Array) -> Array: ...
@@ -78,7 +80,13 @@ def check_upstream(name: str, gradient: Array, shape: tuple[int, ...]) -> None:
 
 
 class NewArrays:
-    """``product`` and ``column_sum`` of arrays that are never written into."""
+    """What is the same for all arrays that are never written into and have no dtype."""
+
+    def widened(self, x: Array) -> Array:
+        return x
+
+    def narrowed(self, x: Array, like: Array) -> Array:
+        return x
 
     def product(self, a: Array, b: Array, into: None) -> Array:
         return a @ b
@@ -98,6 +106,12 @@ class _TorchPrimitives:
 
     def column_sum(self, x_BC: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
         return x_BC.sum(0) if into is None else torch.sum(x_BC, 0, out=into)
+
+    def widened(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+    def narrowed(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return x if x.dtype == like.dtype else x.to(like.dtype)
 
     # A NaN is not nonpositive, so it is handed on rather than hidden behind a zero.
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> torch.Tensor:

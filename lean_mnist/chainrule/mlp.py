@@ -146,7 +146,8 @@ def mlp_loss_forward(
     check_mlp_shapes(x_BD, layers)
     check_mlp_labels(x_BD, labels_B, layers)
     logits_BC, network = _forward(x_BD, layers, activation, trace)
-    loss_B, loss_tape = loss.forward(logits_BC, labels_B)
+    # A loss is a difference of logits, and its gradient one of probabilities: too fine for 16 bits.
+    loss_B, loss_tape = loss.forward(primitives(logits_BC).widened(logits_BC), labels_B)
     if trace is not None:
         trace.loss_B = loss_B
     return loss_B, MLPLossTape(network, loss_tape)
@@ -163,7 +164,8 @@ def mlp_loss_backward(
     into: Sequence[Layer] | None = None,
 ) -> MLPGradients:
     """Gradients of ``Σ_B d_loss_B · loss_B``; arguments as of :func:`mlp_backward`."""
-    return mlp_backward(tape.network, layers, activation, loss.backward(tape.loss, d_loss_B), needs, trace, into)
+    d_logits_BC = primitives(d_loss_B).narrowed(loss.backward(tape.loss, d_loss_B), tape.network.inputs[0])
+    return mlp_backward(tape.network, layers, activation, d_logits_BC, needs, trace, into)
 
 
 def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:

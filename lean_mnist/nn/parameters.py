@@ -6,7 +6,8 @@ The order is that of ``model.parameters()``, each tensor row by row. For 784-128
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,29 +41,62 @@ def flatten_parameters(model: nn.Module) -> Tensor:
     return torch.cat([parameter.reshape(-1) for parameter in parameters])
 
 
-class FlatParameters:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class FlatParameters(Generic[Network]):
     """All parameters of ``model`` as parts of one vector, and their gradients as parts of another.
 
     From here on ``model``'s parameters are views of ``vector`` (P,) and their ``.grad`` views of ``gradient`` (P,), so
     an optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by
     column: a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous, and a core that computes a part of a
     product's columns finds the same part of the gradient in its cache when the optimizer comes to it.
-    Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
+
+    ``network`` is what steps are computed with: ``model`` itself; or, where it is to be ``computed_in`` another dtype,
+    its twin in that. The twin has the weights of ``model``, rounded, and gradients of its own: after its backward
+    :meth:`collect` brings these to ``gradient``, and after the optimizer :meth:`spread` brings it the new weights.
+    Otherwise these do nothing. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Network, computed_in: torch.dtype | None = None) -> None:
         parameters = list(model.parameters())
         kinds = {(str(p.dtype), str(p.device)) for p in parameters}
         if len(kinds) != 1:
             raise ArgumentError(f"model: expected parameters of one dtype and device, found {sorted(kinds) or 'none'}")
-        self.vector = nn.Parameter(parameters[0].new_empty(sum(p.numel() for p in parameters)))
+        self.vector = nn.Parameter(torch.cat([_in_columns(parameter.data) for parameter in parameters]))
         self.gradient = torch.zeros_like(self.vector.data)
         self.vector.grad = self.gradient
-        sizes = [p.numel() for p in parameters]
-        parts = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
-        for parameter, values, gradients in parts:
-            parameter.data = _by_columns(values, parameter.shape).copy_(parameter.data)
-            parameter.grad = _by_columns(gradients, parameter.shape)
+        _lay(model, self.vector.data, self.gradient)
+        self.network, self._rounded = model, None
+        if computed_in is not None and computed_in != self.vector.dtype:
+            self.network = copy.deepcopy(model)
+            self._rounded = self.vector.data.to(computed_in), self.gradient.to(computed_in)
+            _lay(self.network, *self._rounded)
+
+    def collect(self) -> None:
+        """Bring the gradients of ``network`` to ``gradient``."""
+        if self._rounded is not None:
+            self.gradient.copy_(self._rounded[1])
+
+    def spread(self) -> None:
+        """Bring ``vector`` to ``network``, rounded."""
+        if self._rounded is not None:
+            self._rounded[0].copy_(self.vector.data)
+
+
+def _lay(model: nn.Module, values: Tensor, gradients: Tensor) -> None:
+    """Make parts of these vectors the parameters of ``model`` and their gradients."""
+    parameters = list(model.parameters())
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, part, place in zip(parameters, values.split(sizes), gradients.split(sizes), strict=True):
+        shape = parameter.shape
+        parameter.grad = None
+        parameter.data = _by_columns(part, shape)
+        parameter.grad = _by_columns(place, shape)
+
+
+def _in_columns(parameter: Tensor) -> Tensor:
+    return parameter.T.reshape(-1) if parameter.dim() == 2 else parameter.reshape(-1)
 
 
 def _by_columns(part: Tensor, shape: torch.Size) -> Tensor:

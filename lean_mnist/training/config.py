@@ -84,8 +84,8 @@ class Config:
     """Stop after this many epochs without a better validation accuracy."""
     seed: int = 0
     """Of the initial weights, the validation split and the order of the examples."""
-    precision: Literal["float32", "float64"] = "float32"
-    """Of weights, activations and gradients."""
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Of weights, activations and gradients; with bfloat16 the optimizer keeps the weights in float32."""
     replay: bool = True
     """Record the kernels of the first step and play them at the others, without running the Python in between."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

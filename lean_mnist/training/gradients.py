@@ -35,7 +35,7 @@ class StepGradients:
         replay: record the step of a batch of each shape once, and play the recording from then on. On the CPU only.
     """
 
-    def __init__(self, model: MLP, parameters: FlatParameters, *, traced: bool, replay: bool) -> None:
+    def __init__(self, model: MLP, parameters: FlatParameters[MLP], *, traced: bool, replay: bool) -> None:
         self._model, self._parameters, self._traced = model, parameters, traced
         self._replay = replay and parameters.vector.device.type == "cpu"
         # What was computed is remembered for some steps, so as many recordings take turns.
@@ -53,6 +53,7 @@ class StepGradients:
     def _compute(self, batches: list[Batch]) -> Gradients:
         traces = [MLPTrace() for _ in batches] if self._traced else []
         loss = put_gradients(self._model, batches, traces)
+        self._parameters.collect()
         return Gradients(batches, loss, traces)
 
     def _recording(self, x: Tensor, labels: Tensor) -> Recording[Gradients] | None:

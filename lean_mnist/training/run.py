@@ -35,7 +35,9 @@ from lean_mnist.training.state import RunState
 from lean_mnist.training.summary import Summary
 from lean_mnist.training.trainer import Trainer
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# What the optimizer moves, and what steps are computed in.
+_MASTERS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def run(config: Config, resume: Path | None = None) -> Summary:
@@ -72,7 +74,7 @@ def build_model(config: Config, features: int, classes: int) -> MLP:
         initialization=config.initialization,
         scale=config.init_scale,
         seed=config.seed,
-        dtype=_DTYPES[config.precision],
+        dtype=_MASTERS[config.precision],
         label_smoothing=config.label_smoothing,
         logit_penalty=config.logit_penalty,
     ).to(config.device)
@@ -83,7 +85,7 @@ class _Run:
         self.config, self.dataset, self.validation = config, dataset, validation
         self.normalization = Normalization.fit(config.normalization, train.images, dataset.maximum)
         self.model = build_model(config, dataset.features, dataset.classes)
-        self.parameters = FlatParameters(self.model)
+        self.parameters = FlatParameters(self.model, _DTYPES[config.precision])
         self.optimizer = build_optimizer(config, [self.parameters.vector])
         self.state = RunState()
         self.batches = Batches(
@@ -108,6 +110,7 @@ class _Run:
         check_matches(path, content, self.config, self.dataset.fingerprint())
         training = content["training"]
         restore_weights(self.model, content["model"], path)
+        self.parameters.spread()
         self.optimizer.load_state_dict(training["optimizer"])
         self.state = RunState.from_dict(training["state"])
         torch.set_rng_state(training["rng"])
@@ -158,7 +161,7 @@ class _Run:
         self._save("last")  # so that a run killed at any step can be resumed
 
     def _trainer(self, stop_requested: Callable[[], bool]) -> Trainer:
-        config, state = self.config, self.state
+        config, state, network = self.config, self.state, self.parameters.network
         log = schedules.every(config.log_every)
         stop = config.on_divergence == "stop"
         keep = FailureKeeper(self.folder, self.config)
@@ -166,12 +169,12 @@ class _Run:
         hooks: list[Hook] = [LossHook(log), NormsHook(log, state.warned), HealthHook(keep)]
         if config.check in ("audit", "full"):
             compare, gradcheck = schedules.every(config.check_every), schedules.every(config.gradcheck_every)
-            hooks.append(CrossCheckHook(self.model, compare, gradcheck, state.checks, stop, keep))
+            hooks.append(CrossCheckHook(network, compare, gradcheck, state.checks, stop, keep))
         if config.check in ("screen", "full"):
-            hooks.append(ScreenHook(self.model, log, state.checks, stop, config.seed, keep))
+            hooks.append(ScreenHook(network, log, state.checks, stop, config.seed, keep))
         return Trainer(
             config=config,
-            model=self.model,
+            model=network,
             parameters=self.parameters,
             optimizer=self.optimizer,
             learning_rate=schedules.learning_rate_schedule(config, self.steps_per_epoch),

@@ -50,7 +50,7 @@ class Trainer:
         *,
         config: Config,
         model: MLP,
-        parameters: FlatParameters,
+        parameters: FlatParameters[MLP],
         optimizer: Optimizer,
         learning_rate: LearningRate,
         batches: BatchSource,
@@ -102,6 +102,7 @@ class Trainer:
         if self._config.clip_norm is not None:
             clip_grads_with_norm_([self._parameters.vector], self._config.clip_norm, step.gradient_norm)
         self._move(rate)
+        self._parameters.spread()
         self._past.extend(calls_of(batches, traces) if traces else ())
 
         examples = sum(len(labels) for _, labels in batches)

@@ -94,7 +94,7 @@ def measure(
     sizes = torch._foreach_norm([look.relative_to for look in looks if look.relative_to is not None])
     about = [(r.numel(), None if x is None else x.numel(), ulps, rms_ulps) for r, x, ulps, rms_ulps in looks]
     # One vector, so that one transfer brings them all.
-    return Measured(torch.stack([*largest, *all_of_it, *sizes]), about, torch.finfo(loss.dtype))
+    return Measured(torch.stack([*largest, *all_of_it, *sizes]), about, torch.finfo(trace.pre_activations[-1].dtype))
 
 
 def _product_looks(
@@ -143,6 +143,7 @@ def _product_looks(
 
 def _loss_looks(rule: NetworkLoss, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tensor, loss: Tensor) -> Iterator[Look]:
     smoothing, penalty = rule.label_smoothing, rule.logit_penalty
+    s_BC = s_BC.to(loss.dtype)  # a loss of 16-bit logits is computed in 32
     p_BC, labels_B1 = torch.softmax(s_BC, 1), labels_B.unsqueeze(1)
     log_p_BC = torch.log_softmax(s_BC, 1)
     ours = -(1 - smoothing) * log_p_BC.gather(1, labels_B1).mean()
