@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
+from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
@@ -19,11 +20,12 @@ class Batches:
     """The batches of a split, epoch by epoch.
 
     The images stay uint8 (on ``device``, moved there once); an epoch gathers them once in its order, and each batch is
-    normalised when it is handed out. The order of an epoch is a pure function of the seed and the epoch's number, so a
-    run can go on at any batch without replaying what came before.
+    normalised when it is handed out. The order of an epoch and how its images are deformed are a pure function of the
+    seed and the epoch's number, so a run can go on at any batch without replaying what came before.
 
     Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
-    ``shuffle`` false keeps the order of the split, ignores the seed and copies nothing.
+    ``shuffle`` false keeps the order of the split and copies nothing; ``augmentation`` deforms every image anew in
+    every epoch.
     Raises :class:`ConfigError` for a batch size below 1.
     """
 
@@ -36,6 +38,7 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         shuffle: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
@@ -45,6 +48,7 @@ class Batches:
         self.seed = seed
         self.dtype = dtype
         self.shuffle = shuffle
+        self.augmentation = augmentation
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,6 +78,8 @@ class Batches:
             order = self._order(epoch)[first:].to(labels.device)
             images = self.split.images.index_select(0, order)
             labels = self.split.labels.index_select(0, order)
+        if self.augmentation is not None:
+            images = self.augmentation.apply_epoch(images, self.seed, epoch, first)
         apply, dtype, size = self.normalization.apply, self.dtype, self.batch_size
         for begin in range(0, len(labels), size):
             yield apply(images[begin : begin + size], dtype), labels[begin : begin + size]
