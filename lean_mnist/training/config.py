@@ -37,6 +37,22 @@ class Config:
     limit_train: int | None = None
     """Train on the first N images only; validation is then cut from the images after them."""
 
+    # How its images are deformed while it trains, a new way for every image in every epoch
+    augment: Literal["none", "affine", "elastic"] = "none"
+    """affine: shifted, turned, scaled and sheared; elastic: pulled about by a smooth random field as well."""
+    augment_shift: float = 1.0
+    """Pixels, up to."""
+    augment_rotation: float = 10.0
+    """Degrees, up to."""
+    augment_scale: float = 0.1
+    """Width and height times 1 ± up to this."""
+    augment_shear: float = 0.0
+    """Pixels to the side for each pixel up, up to."""
+    augment_elastic: float = 1.0
+    """Standard deviation of the displacement of a pixel by elastic distortion, in pixels."""
+    augment_smoothness: float = 5.0
+    """Standard deviation of the Gaussian that smooths the elastic distortion, in pixels."""
+
     # The network and its loss
     hidden: tuple[int, ...] = (128,)
     """Widths of the hidden layers."""
@@ -121,7 +137,12 @@ class Config:
                 self._at_least(name, 1)
         for name in ("warmup_steps", "check_every", "gradcheck_every", "seed", "weight_decay", "logit_penalty"):
             self._at_least(name, 0)
-        for name in ("lr", "clip_norm", "init_scale", "decay"):
+        for name in ("augment_shift", "augment_rotation", "augment_scale", "augment_shear", "augment_elastic"):
+            self._at_least(name, 0)
+        for name in ("augment_scale", "augment_shear"):
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"{_option(name)}: expected a number below 1, found {getattr(self, name)}")
+        for name in ("lr", "clip_norm", "init_scale", "decay", "augment_smoothness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{_option(name)}: expected a number above 0, found {value}")
