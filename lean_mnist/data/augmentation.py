@@ -30,8 +30,8 @@ KEPT_VARIANCE = 0.999  # of the elastic field, along each axis
 class Augmentation:
     """How strongly images are deformed; every strength 0, the default, leaves them as they are.
 
-    Raises :class:`ArgumentError` for a strength that is negative or not finite, a scale or shear of 1 or more, and
-    a smoothness that is not above 0.
+    Raises :class:`ArgumentError` for a strength that is negative or not finite, a scale of 1 or more, and a
+    smoothness that is not above 0.
     """
 
     shift: float = 0.0
@@ -40,8 +40,6 @@ class Augmentation:
     """About the centre, uniform in ±rotation degrees."""
     scale: float = 0.0
     """Width and height are multiplied by factors, independent and uniform in 1 ± scale."""
-    shear: float = 0.0
-    """Columns moved for each row from the centre, uniform in ±shear."""
     elastic: float = 0.0
     """Standard deviation of each pixel's random displacement along each axis, in pixels."""
     smoothness: float = 5.0
@@ -52,9 +50,8 @@ class Augmentation:
             value = getattr(self, field.name)
             if not 0 <= value < math.inf:
                 raise ArgumentError(f"{field.name}: expected a number of at least 0, found {value}")
-        for name in ("scale", "shear"):
-            if getattr(self, name) >= 1:
-                raise ArgumentError(f"{name}: expected a number below 1, found {getattr(self, name)}")
+        if self.scale >= 1:
+            raise ArgumentError(f"scale: expected a number below 1, found {self.scale}")
         if self.smoothness == 0:
             raise ArgumentError("smoothness: expected a number above 0, found 0")
 
@@ -90,7 +87,6 @@ class Augmentation:
             shift=_uniform(drawn, 2, self.shift, generator),
             rotation=_uniform(drawn, 1, math.radians(self.rotation), generator)[:, 0],
             scale=1 + _uniform(drawn, 2, self.scale, generator),
-            shear=_uniform(drawn, 1, self.shear, generator)[:, 0],
         )
         functions = _affine_functions(rows, columns)
         if self.elastic:
@@ -102,20 +98,20 @@ class Augmentation:
         return resample(images, sources[drawn - len(images) :])
 
 
-def affine_maps(*, shift: Tensor, rotation: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
+def affine_maps(*, shift: Tensor, rotation: Tensor, scale: Tensor) -> Tensor:
     """Affine maps (m, 2, 3) from a pixel of the deformed image to its place ``(x, y)`` in the given one.
 
     The image is moved by ``shift`` (m, 2) pixels, and then, about its centre, turned by ``rotation`` (m,) radians from
-    the x- to the y-axis (clockwise as it is drawn), multiplied in width and height by ``scale`` (m, 2), and sheared::
+    the x- to the y-axis (clockwise as it is drawn), and multiplied in width and height by ``scale`` (m, 2)::
 
-        source(x, y) = R(-rotation) · [[1, shear], [0, 1]] · (x / scale_x, y / scale_y) - shift
+        source(x, y) = R(-rotation) · (x / scale_x, y / scale_y) - shift
 
     The columns of a map belong to the functions ``1``, ``x`` and ``y``.
     """
     cos, sin = rotation.cos(), rotation.sin()
     width, height = 1 / scale[:, 0], 1 / scale[:, 1]
-    along_x = torch.stack([-shift[:, 0], cos * width, (cos * shear + sin) * height], 1)
-    along_y = torch.stack([-shift[:, 1], -sin * width, (cos - sin * shear) * height], 1)
+    along_x = torch.stack([-shift[:, 0], cos * width, sin * height], 1)
+    along_y = torch.stack([-shift[:, 1], -sin * width, cos * height], 1)
     return torch.stack([along_x, along_y], 1)
 
 

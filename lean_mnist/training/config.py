@@ -22,7 +22,7 @@ MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "run
 class Config:
     """Train a multilayer perceptron whose backward pass is written by hand, and check its gradients while it trains."""
 
-    preset: Literal["default", "lean-full", "lean-medium", "mini"] = "default"
+    preset: Literal["default", "small-best", "best", "lean-full", "lean-medium", "mini"] = "default"
     """A ready recipe; options given beside it override it. lean-full and lean-medium are those of LEAN_mnist."""
 
     # What it learns from
@@ -39,15 +39,13 @@ class Config:
 
     # How its images are deformed while it trains, a new way for every image in every epoch
     augment: Literal["none", "affine", "elastic"] = "none"
-    """affine: shifted, turned, scaled and sheared; elastic: pulled about by a smooth random field as well."""
+    """affine: shifted, turned and scaled; elastic: pulled about by a smooth random field as well."""
     augment_shift: float = 1.0
     """Pixels, up to."""
     augment_rotation: float = 10.0
     """Degrees, up to."""
     augment_scale: float = 0.1
     """Width and height times 1 ± up to this."""
-    augment_shear: float = 0.0
-    """Pixels to the side for each pixel up, up to."""
     augment_elastic: float = 1.0
     """Standard deviation of the displacement of a pixel by elastic distortion, in pixels."""
     augment_smoothness: float = 5.0
@@ -137,11 +135,10 @@ class Config:
                 self._at_least(name, 1)
         for name in ("warmup_steps", "check_every", "gradcheck_every", "seed", "weight_decay", "logit_penalty"):
             self._at_least(name, 0)
-        for name in ("augment_shift", "augment_rotation", "augment_scale", "augment_shear", "augment_elastic"):
+        for name in ("augment_shift", "augment_rotation", "augment_scale", "augment_elastic"):
             self._at_least(name, 0)
-        for name in ("augment_scale", "augment_shear"):
-            if getattr(self, name) >= 1:
-                raise ConfigError(f"{_option(name)}: expected a number below 1, found {getattr(self, name)}")
+        if self.augment_scale >= 1:
+            raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
         for name in ("lr", "clip_norm", "init_scale", "decay", "augment_smoothness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -87,7 +87,6 @@ def build_augmentation(config: Config) -> Augmentation | None:
         shift=config.augment_shift,
         rotation=config.augment_rotation,
         scale=config.augment_scale,
-        shear=config.augment_shear,
         elastic=config.augment_elastic if config.augment == "elastic" else 0.0,
         smoothness=config.augment_smoothness,
     )
