@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
+from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
@@ -21,11 +22,13 @@ class Batches:
     """The batches of a split, epoch by epoch.
 
     The images stay uint8 (on ``device``, moved there once); some batches at a time are gathered in the epoch's order
-    and normalised together, few enough to stay in the processor's cache. The order of an epoch is a pure function of
-    the seed and the epoch's number, so a run can go on at any batch without replaying what came before.
+    and normalised together, few enough to stay in the processor's cache. The order of an epoch and how its images are
+    deformed are a pure function of the seed and the epoch's number, so a run can go on at any batch without replaying
+    what came before.
 
     Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
-    ``shuffle`` false keeps the order of the split, ignores the seed and copies nothing.
+    ``shuffle`` false keeps the order of the split and copies nothing; ``augmentation`` deforms every image anew in
+    every epoch.
     Raises :class:`ConfigError` for a batch size below 1.
     """
 
@@ -38,6 +41,7 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         shuffle: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
@@ -47,6 +51,7 @@ class Batches:
         self.seed = seed
         self.dtype = dtype
         self.shuffle = shuffle
+        self.augmentation = augmentation
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,10 +75,18 @@ class Batches:
         return torch.randperm(len(self.split), generator=generator_for(self.seed, "epoch", epoch))
 
     def _hand_out(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        size, (images, labels) = self.batch_size, (self.split.images, self.split.labels)
+        size, (images, labels), first = self.batch_size, (self.split.images, self.split.labels), start * self.batch_size
         order = self._order(epoch).to(labels.device) if self.shuffle else None
+        if self.augmentation is not None:  # deformed in the epoch's order, all that is left of it at once
+            if order is not None:
+                images, labels, order = images.index_select(0, order), labels.index_select(0, order), None
+            images, labels, first = (
+                self.augmentation.apply_epoch(images[first:], self.seed, epoch, first),
+                labels[first:],
+                0,
+            )
         at_once = size * max(1, _AT_ONCE // size)
-        for begin in range(start * size, len(labels), at_once):
+        for begin in range(first, len(labels), at_once):
             chunk = slice(begin, begin + at_once)
             if order is None:
                 some, their_labels = images[chunk], labels[chunk]

@@ -22,7 +22,7 @@ MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "run
 class Config:
     """Train a multilayer perceptron whose backward pass is written by hand, and check its gradients while it trains."""
 
-    preset: Literal["default", "lean-full", "lean-medium", "mini"] = "default"
+    preset: Literal["default", "small-best", "best", "lean-full", "lean-medium", "mini"] = "default"
     """A ready recipe; options given beside it override it. lean-full and lean-medium are those of LEAN_mnist."""
 
     # What it learns from
@@ -36,6 +36,20 @@ class Config:
     """Examples cut from the training data to select the best checkpoint; a twelfth if not given."""
     limit_train: int | None = None
     """Train on the first N images only; validation is then cut from the images after them."""
+
+    # How its images are deformed while it trains, a new way for every image in every epoch
+    augment: Literal["none", "affine", "elastic"] = "none"
+    """affine: shifted, turned and scaled; elastic: pulled about by a smooth random field as well."""
+    augment_shift: float = 1.0
+    """Pixels, up to."""
+    augment_rotation: float = 10.0
+    """Degrees, up to."""
+    augment_scale: float = 0.1
+    """Width and height times 1 ± up to this."""
+    augment_elastic: float = 1.0
+    """Standard deviation of the displacement of a pixel by elastic distortion, in pixels."""
+    augment_smoothness: float = 5.0
+    """Standard deviation of the Gaussian that smooths the elastic distortion, in pixels."""
 
     # The network and its loss
     hidden: tuple[int, ...] = (128,)
@@ -123,7 +137,11 @@ class Config:
                 self._at_least(name, 1)
         for name in ("warmup_steps", "check_every", "gradcheck_every", "seed", "weight_decay", "logit_penalty"):
             self._at_least(name, 0)
-        for name in ("lr", "clip_norm", "init_scale", "decay"):
+        for name in ("augment_shift", "augment_rotation", "augment_scale", "augment_elastic"):
+            self._at_least(name, 0)
+        if self.augment_scale >= 1:
+            raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
+        for name in ("lr", "clip_norm", "init_scale", "decay", "augment_smoothness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{_option(name)}: expected a number above 0, found {value}")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import lean_mnist
+from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Dataset, Split, load_dataset
 from lean_mnist.data.normalization import Normalization
@@ -80,6 +81,19 @@ def build_model(config: Config, features: int, classes: int) -> MLP:
     ).to(config.device)
 
 
+def build_augmentation(config: Config) -> Augmentation | None:
+    """How a configuration deforms the images it trains on."""
+    if config.augment == "none":
+        return None
+    return Augmentation(
+        shift=config.augment_shift,
+        rotation=config.augment_rotation,
+        scale=config.augment_scale,
+        elastic=config.augment_elastic if config.augment == "elastic" else 0.0,
+        smoothness=config.augment_smoothness,
+    )
+
+
 class _Run:
     def __init__(self, config: Config, dataset: Dataset, train: Split, validation: Split, resume: Path | None) -> None:
         self.config, self.dataset, self.validation = config, dataset, validation
@@ -89,7 +103,13 @@ class _Run:
         self.optimizer = build_optimizer(config, [self.parameters.vector])
         self.state = RunState()
         self.batches = Batches(
-            train, self.normalization, config.batch_size, config.seed, _DTYPES[config.precision], config.device
+            train,
+            self.normalization,
+            config.batch_size,
+            config.seed,
+            _DTYPES[config.precision],
+            config.device,
+            augmentation=build_augmentation(config),
         )
         self.steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
         if config.warmup_steps >= config.epochs * self.steps_per_epoch:

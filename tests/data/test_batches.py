@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
@@ -127,3 +128,18 @@ def test_the_device_changes_neither_order_nor_values(kind: str) -> None:
             assert torch.equal(x, x_cuda.cpu())  # correctly rounded divisions on both
         else:
             torch.testing.assert_close(x, x_cuda.cpu())
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_augmented_epochs_differ_and_go_on_anywhere(shuffle: bool) -> None:
+    split = numbered(250)
+    augmentation = Augmentation(shift=1, elastic=0.5)
+    batches = Batches(split, UNIT, 7, seed=1, shuffle=shuffle, augmentation=augmentation)
+    plain = Batches(split, UNIT, 7, seed=1, shuffle=shuffle)
+    first, second = ([x for x, _ in batches.epoch(epoch)] for epoch in (0, 1))
+    for x, again in zip(first[20:], batches.epoch(0, 20), strict=True):
+        assert torch.equal(x, again[0])
+    assert [y.tolist() for _, y in batches.epoch(0)] == [y.tolist() for _, y in plain.epoch(0)]
+    assert not torch.equal(torch.cat(first), torch.cat([x for x, _ in plain.epoch(0)]))
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    assert torch.equal(batches.split.images, split.images)

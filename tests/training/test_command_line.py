@@ -57,7 +57,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--config", "."], ".: expected a config.json that a run wrote, found Is a directory"),
     (["--config", "a-file"], "a-file: expected a config.json that a run wrote"),
     (["--config", f"runs/{NAME}/summary.json"], "no configuration field is called 'run' (did you mean"),
-    (["--preset", "lean-ful"], "--preset: expected one of default, lean-full, lean-medium, mini, found 'lean-ful'"),
+    (["--preset", "lean-ful"], "--preset: expected one of default, small-best, best, lean-full, lean-medium, mini, "),
     (["--preset"], "--preset: expected one argument"),
     (["--preset", "mini", "--resume", NAME], "--preset and --resume: each names what a run starts from"),
     (["--config", "x", "--resume"], "--config and --resume: each names what a run starts from"),

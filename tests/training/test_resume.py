@@ -46,7 +46,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "sgd, constant": {"schedule": "constant", "lr": 0.01, "momentum": 0.0, "clip_norm": 1.0, "track_test": True},
     "adam, warm-up, cosine": {"optimizer": "adam", "schedule": "cosine", "warmup_steps": 9},
     "accumulate": {"batch_size": 50, "accumulate": 3},
-    "rmsprop, step": {"optimizer": "rmsprop", "schedule": "step", "decay_epochs": 1, "hidden": (16, 16)},
+    "rmsprop, step, elastic": {
+        "augment": "elastic",
+        "optimizer": "rmsprop",
+        "schedule": "step",
+        "decay_epochs": 1,
+        "hidden": (16, 16),
+    },
 }
 
 
@@ -93,7 +99,7 @@ def assert_same(ours: FinishedRun, theirs: FinishedRun) -> None:
         ("sgd, one-cycle", [32]), ("sgd, one-cycle", [33]), ("sgd, one-cycle", [5, 6, 1, 11]),
         ("sgd, constant", [14]), ("sgd, constant", [STEPS_PER_EPOCH, STEPS_PER_EPOCH]),
         ("adam, warm-up, cosine", [4]), ("adam, warm-up, cosine", [25]),
-        ("accumulate", [5]), ("accumulate", [9, 1]), ("rmsprop, step", [17]),
+        ("accumulate", [5]), ("accumulate", [9, 1]), ("rmsprop, step, elastic", [17]),
     ],
 )  # fmt: skip
 def test_an_interrupted_run_goes_on_bit_for_bit(

@@ -13,6 +13,7 @@ import pytest
 from training_cases import surroundings
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
+from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.names import DATASET_CHOICES, DATASETS, NORMALIZATIONS
 from lean_mnist.errors import ConfigError
 from lean_mnist.nn.initialization import INITIALIZATIONS
@@ -20,6 +21,7 @@ from lean_mnist.training.config import DEFAULT_LR, Config
 from lean_mnist.training.config_files import config_from_dict, read_config
 from lean_mnist.training.evaluation import EvaluateArguments
 from lean_mnist.training.presets import PRESETS, preset
+from lean_mnist.training.run import build_augmentation
 
 INF, NAN = float("inf"), float("nan")
 
@@ -35,6 +37,11 @@ REFUSED: list[tuple[str, Any, str]] = [  # field, value, what the message says
     ("weight_decay", INF, "expected at least 0, found inf"),
     ("logit_penalty", -1.0, "expected at least 0, found -1.0"),
     *((name, 0.0, "expected a number above 0, found 0.0") for name in ("lr", "clip_norm", "init_scale", "decay")),
+    ("augment_shift", -1.0, "expected at least 0, found -1.0"),
+    ("augment_rotation", INF, "expected at least 0, found inf"),
+    ("augment_scale", 1.0, "expected a number below 1, found 1.0"),
+    ("augment_elastic", NAN, "expected at least 0, found nan"),
+    ("augment_smoothness", 0.0, "expected a number above 0, found 0.0"),
     ("lr", NAN, "expected a number above 0, found nan"),
     ("clip_norm", INF, "expected a number above 0, found inf"),
     ("hidden", (), "expected one or more widths of at least 1, found none"),
@@ -194,6 +201,20 @@ def test_the_lean_presets_are_the_recipes_of_lean_mnist(name: str, images: int, 
 def test_mini_trains_on_a_hundred_images_and_default_is_the_default() -> None:
     assert preset("mini").limit_train == 100
     assert preset("default") == Config()
+
+
+def test_the_best_small_network_has_one_hidden_layer_of_128() -> None:
+    assert preset("small-best").hidden == (128,)
+    assert len(preset("best").hidden) > 1
+
+
+def test_only_elastic_augmentation_is_elastic() -> None:
+    strengths = {"augment_shift": 3.0, "augment_rotation": 4.0, "augment_scale": 0.5}
+    affine = {"shift": 3.0, "rotation": 4.0, "scale": 0.5, "smoothness": 8.0}
+    strengths |= {"augment_elastic": 7.0, "augment_smoothness": 8.0}
+    assert build_augmentation(Config(**strengths)) is None
+    assert build_augmentation(Config(augment="affine", **strengths)) == Augmentation(**affine)
+    assert build_augmentation(Config(augment="elastic", **strengths)) == Augmentation(**affine, elastic=7.0)
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
