@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from lean_mnist.generalization.certification import FoundCertificate
     from lean_mnist.training.checkpoints import Checkpoint
     from lean_mnist.training.metrics import Evaluation
 
@@ -38,10 +39,13 @@ class Report:
     split: str
     verdict: str
     evaluation: Evaluation
+    certificate: FoundCertificate | None  # None where none lies beside the run or the checkpoint
 
     def to_json(self) -> str:
         about = {"checkpoint": self.checkpoint, "dataset": self.dataset, "split": self.split}
+        certificate = None if self.certificate is None else self.certificate.to_dict()
         values: dict[str, Any] = {**about, "crosscheck": self.verdict, **self.evaluation.to_dict()}
+        values["certificate"] = certificate
         return json.dumps(values, indent=2, allow_nan=False)
 
     def __str__(self) -> str:
@@ -51,6 +55,7 @@ class Report:
             f"{self.dataset}, {self.split} split: accuracy {found.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
             f"({found.errors} errors in {found.examples:,}), loss {found.loss:.4f}",
             f"gradient checks while it trained: {self.verdict}",
+            str(self.certificate or "certificate: none beside this checkpoint or in its run's folder"),
             "",
             "true class   accuracy   called …",
         ]
@@ -68,6 +73,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.data.splits import split_training
     from lean_mnist.errors import CheckpointError, ConfigError
+    from lean_mnist.generalization.certification import find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.metrics import evaluate
 
@@ -92,4 +98,6 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
         )
         split = train if arguments.split == "train" else validation
     evaluation = evaluate(checkpoint.model, split, checkpoint.normalization)
-    return Report(arguments.checkpoint, name, arguments.split, checkpoint.crosscheck["verdict"], evaluation)
+    certificate = find_certificate(arguments.checkpoint, checkpoint)
+    verdict = checkpoint.crosscheck["verdict"]
+    return Report(arguments.checkpoint, name, arguments.split, verdict, evaluation, certificate)

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,11 +29,14 @@ from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate
 from lean_mnist.training.optimizers import build_optimizer
 from lean_mnist.training.pictures import first_layer_weights, misread_digits
-from lean_mnist.training.records import Image, Outcome, Record, Sink, Text
+from lean_mnist.training.records import Image, Outcome, Record, Scalar, Sink, Text
 from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
 from lean_mnist.training.state import RunState
 from lean_mnist.training.summary import Summary
 from lean_mnist.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from lean_mnist.generalization.certificate import Certificate
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -233,22 +236,33 @@ class _Run:
         # A run that had ended before is only summed up again: the same look at the same weights, so it counts once.
         state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
         test = self._evaluate("test")
+        metrics: dict[str, Any] = {}  # of the checkpoint that is evaluated, which comes first
         for path in (best, last) if state.best is not None else (last,):
             content = read_checkpoint(path)
             content["metrics"] |= {"test_looks": state.test_looks}
             if path == best:
                 content["metrics"]["test"] = test.counts()
+            metrics = metrics or content["metrics"]
             if "training" in content:
                 content["training"]["state"] = state.to_dict()
             write_checkpoint(path, content)
+        # SciPy, which the certificate needs, is loaded when it is needed.
+        from lean_mnist.generalization.certification import certify_run
+
+        certificate, _ = certify_run(
+            self.model, self.normalization, self.dataset, metrics, self.folder, tracked=self.config.track_test
+        )
         if not (self._was_finished and (self.folder / "summary.json").exists()):
-            self._record_end(test)
-        summary = Summary(self.config, state, test, self.folder, self.checkpoints, len(self.batches.split))
+            self._record_end(test, certificate)
+        summary = Summary(self.config, state, test, self.folder, self.checkpoints, len(self.batches.split), certificate)
         write_atomically(self.folder / "summary.json", _json(summary.to_dict()))
         return summary
 
-    def _record_end(self, test: Evaluation) -> None:
+    def _record_end(self, test: Evaluation, certificate: Certificate) -> None:
         state = self.state
+        for (bound, delta), risk in certificate.risks.items():
+            self._emit(Scalar(state.step, f"certificate/risk_{bound}_delta_{float(delta):g}", float(risk)))
+        self._emit(Text(state.step, "certificate/statement", "\n\n".join(certificate.document["statement"])))
         weights = first_layer_weights(self.model, self.dataset.image_shape)
         self._emit(Image(state.step, "weights/first_layer", weights))
         misread = misread_digits(self.dataset.test, test, self.dataset.maximum)

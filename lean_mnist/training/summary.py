@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,9 @@ from lean_mnist.training.config import Config
 from lean_mnist.training.failures import FOLDER, MOST
 from lean_mnist.training.metrics import Evaluation
 from lean_mnist.training.state import RunState
+
+if TYPE_CHECKING:
+    from lean_mnist.generalization.certificate import Certificate
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Summary:
     folder: Path
     checkpoints: Path
     training_examples: int
+    certificate: Certificate  # written in ``folder``
 
     @property
     def checking_share(self) -> float:
@@ -58,7 +62,7 @@ class Summary:
             "seconds": state.seconds,
             "examples_per_second": self.examples_per_second,
             "checks": {**state.checks.to_dict(), "share_of_time": self.checking_share},
-            "certificate": None,
+            "certificate": {"path": str(self.files["certificate"]), **self.certificate.summary()},
             "files": {name: str(path) for name, path in self.files.items()},
             "device": self.config.device,
             "threads": torch.get_num_threads(),
@@ -69,7 +73,8 @@ class Summary:
     def files(self) -> dict[str, Path]:
         """Where everything was written."""
         best = {} if self.state.best is None else {"best": self.checkpoints / "best.pt"}
-        return {**best, "last": self.checkpoints / "last.pt", "run": self.folder}
+        last = self.checkpoints / "last.pt"
+        return {**best, "last": last, "run": self.folder, "certificate": self.folder / "certificate.json"}
 
     def __str__(self) -> str:
         state, test, checks, best = self.state, self.test, self.state.checks, self.state.best
@@ -95,6 +100,7 @@ class Summary:
             f"{self.config.dataset}: test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
             f"({test.errors} errors in {test.examples:,}; the test split was {once})",
             f"  selected   {chosen}",
+            f"  certified  {self.certificate.line()}",
             f"  checks     {checked}",
             f"  time       {state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s",
             f"  written    {', '.join(str(path) for path in self.files.values())}",

@@ -57,7 +57,10 @@ def test_json_is_one_document_with_the_numbers_of_the_summary(called: Call, shor
 
 def test_the_text_says_the_same(called: Call, short_run: FinishedRun) -> None:
     found, text = json.loads(called(short_run.best, "--json")), called(short_run.best)
-    first, second, blank, heading, columns, *rows = text.splitlines()
+    first, second, *certificate, blank, heading, columns = text.splitlines()[:-10]
+    rows = text.splitlines()[-10:]
+    assert certificate[0] == f"certificate: {found['certificate']['path']}"
+    assert [line.strip() for line in certificate[1:3]] == found["certificate"]["statement"]
     assert first.startswith(f"digits, test split: accuracy {found['accuracy']:.2%}, 95 % interval ")
     assert f"({found['errors']} errors in 360), loss {found['loss']:.4f}" in first
     assert second == "gradient checks while it trained: passed"
