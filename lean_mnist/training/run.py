@@ -28,7 +28,12 @@ from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate
 from lean_mnist.training.optimizers import build_optimizer
-from lean_mnist.training.pictures import first_layer_weights, misread_digits
+from lean_mnist.training.pictures import (
+    first_layer_weights,
+    misread_digits,
+    reliability_diagram,
+    risk_coverage_curve,
+)
 from lean_mnist.training.records import Image, Outcome, Record, Scalar, Sink, Text
 from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
 from lean_mnist.training.state import RunState
@@ -261,13 +266,17 @@ class _Run:
     def _record_end(self, test: Evaluation, certificate: Certificate) -> None:
         state = self.state
         for (bound, delta), risk in certificate.risks.items():
-            self._emit(Scalar(state.step, f"certificate/risk_{bound}_delta_{float(delta):g}", float(risk)))
+            name = f"{bound.replace('-', '_')}_risk_{delta.numerator}_in_{delta.denominator}"
+            self._emit(Scalar(state.step, f"certificate/{name}", float(risk)))
         self._emit(Text(state.step, "certificate/statement", "\n\n".join(certificate.document["statement"])))
         weights = first_layer_weights(self.model, self.dataset.image_shape)
         self._emit(Image(state.step, "weights/first_layer", weights))
         misread = misread_digits(self.dataset.test, test, self.dataset.maximum)
         if misread is not None:
             self._emit(Image(state.step, "test/misread", misread))
+        self._emit(Scalar(state.step, "test/calibration_error", test.calibration.error))
+        self._emit(Image(state.step, "test/reliability", reliability_diagram(test)))
+        self._emit(Image(state.step, "test/risk_by_coverage", risk_coverage_curve(test)))
         results = {"final/test_accuracy": test.accuracy, "final/largest_divergence": state.checks.largest_divergence}
         if state.best is not None:
             results["final/validation_accuracy"] = state.best.accuracy

@@ -34,11 +34,11 @@ def test_a_run_ends_with_a_certificate_that_its_checker_accepts(short_run: Finis
 
 def test_dashboard_and_printed_summary_say_what_it_says(short_run: FinishedRun) -> None:
     claims = short_run.summary_json["certificate"]["claims"]
-    for claim, tag in zip(claims, ("delta_0.035", "delta_1e-09"), strict=True):
-        recorded = named(short_run.records, f"certificate/risk_clopper-pearson_{tag}")
+    for claim, tag, delta in zip(claims, ("7_in_200", "1_in_1000000000"), ("0.035", "1e-09"), strict=True):
+        recorded = named(short_run.records, f"certificate/clopper_pearson_risk_{tag}")
         assert recorded == [float(Fraction(claim["risk"]))]
         percent = checker.percent(Fraction(claim["risk"]), True)
-        assert f"risk at most {percent} at δ = {tag.removeprefix('delta_')}" in str(short_run.summary)
+        assert f"risk at most {percent} at δ = {delta}" in str(short_run.summary)
     statement = short_run.summary_json["certificate"]["statement"]
     assert named(short_run.records, "certificate/statement") == ["\n\n".join(statement)]
 
