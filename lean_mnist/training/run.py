@@ -274,10 +274,13 @@ class _Run:
         misread = misread_digits(self.dataset.test, test, self.dataset.maximum)
         if misread is not None:
             self._emit(Image(state.step, "test/misread", misread))
-        self._emit(Scalar(state.step, "test/calibration_error", test.calibration.error))
         self._emit(Image(state.step, "test/reliability", reliability_diagram(test)))
         self._emit(Image(state.step, "test/risk_by_coverage", risk_coverage_curve(test)))
-        results = {"final/test_accuracy": test.accuracy, "final/largest_divergence": state.checks.largest_divergence}
+        results = {
+            "final/test_accuracy": test.accuracy,
+            "final/test_calibration_error": test.calibration.error,
+            "final/largest_divergence": state.checks.largest_divergence,
+        }
         if state.best is not None:
             results["final/validation_accuracy"] = state.best.accuracy
         # For comparing runs: what they learnt with, not where they wrote it.

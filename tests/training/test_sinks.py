@@ -209,7 +209,7 @@ SCALARS = [
     "divergence/layers.1.bias", "divergence/largest", "crosscheck/gradcheck_passed", "crosscheck/passed",
     "crosscheck/share_of_allowed", "checkpoint/best_step", "checkpoint/best_accuracy", "gradient_norm/layers.0.weight",
     "gradient_norm/all", "parameter_norm/layers.1.bias", "throughput/examples_per_second", "final/test_accuracy",
-    "validation/accuracy_low", "validation/accuracy_high", "test/calibration_error",
+    "validation/accuracy_low", "validation/accuracy_high", "final/test_calibration_error",
     "certificate/clopper_pearson_risk_7_in_200", "certificate/clopper_pearson_risk_1_in_1000000000",
 ]  # fmt: skip
 
@@ -291,7 +291,8 @@ def test_hparams_hold_settings_and_final_metrics(events: EventAccumulator, defau
     assert start.hparams["schedule"].string_value == "one-cycle"
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
     metrics = {info.name.tag for info in experiment.metric_infos}
-    assert metrics == {"final/test_accuracy", "final/validation_accuracy", "final/largest_divergence"}
+    names = ("test_accuracy", "test_calibration_error", "validation_accuracy", "largest_divergence")
+    assert metrics == {f"final/{name}" for name in names}
     assert metrics <= set(events.Tags()["scalars"])
 
 
