@@ -11,6 +11,8 @@ from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.certificate import DEFAULT_DELTAS
 from lean_mnist.generalization.pictures import risk_by_bits, risk_by_delta, risk_by_examples
+from lean_mnist.generalization.quantize.modules import QuantizedMLP
+from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import Checkpoint
 from lean_mnist.training.metrics import Evaluation, evaluate
 from lean_mnist.training.pictures import (
@@ -41,13 +43,20 @@ def write_plots(
         pictures["bound-by-delta"] = risk_by_delta(found.errors, found.examples, DEFAULT_DELTAS)
     if learned is not None:
         seen = evaluate(checkpoint.model, learned, checkpoint.normalization)
-        bits = sum(8 * tensor.element_size() * tensor.numel() for tensor in checkpoint.model.parameters())
+        bits = _bits(checkpoint.model)
         pictures["bound-by-bits"] = risk_by_bits(seen.errors, seen.examples, delta, bits)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--plots {folder}: expected a folder that can be written, found: {error.strerror}") from None
     return [_write(Path(folder) / f"{name}.png", picture) for name, picture in pictures.items() if picture is not None]
+
+
+def _bits(model: MLP) -> int:
+    """What it takes to write the network down, in the precision it has or in its few bits."""
+    if isinstance(model, QuantizedMLP):
+        return model.quantized().space.size_in_bits
+    return sum(8 * tensor.element_size() * tensor.numel() for tensor in model.parameters())
 
 
 def _write(path: Path, picture: Picture) -> Path:

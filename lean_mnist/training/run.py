@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,6 +19,11 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError, Interrupted
 from lean_mnist.files import plain, write_atomically
+from lean_mnist.generalization.certificate import Certificate
+from lean_mnist.generalization.certification import certify_run
+from lean_mnist.generalization.quantize.claims import training_claims
+from lean_mnist.generalization.quantize.modules import QuantizedMLP
+from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import MLP
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
@@ -37,11 +42,8 @@ from lean_mnist.training.pictures import (
 from lean_mnist.training.records import Image, Outcome, Record, Scalar, Sink, Text
 from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
 from lean_mnist.training.state import RunState
-from lean_mnist.training.summary import Summary
+from lean_mnist.training.summary import NETWORK, Summary
 from lean_mnist.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from lean_mnist.generalization.certificate import Certificate
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -251,15 +253,18 @@ class _Run:
             if "training" in content:
                 content["training"]["state"] = state.to_dict()
             write_checkpoint(path, content)
-        # SciPy, which the certificate needs, is loaded when it is needed.
-        from lean_mnist.generalization.certification import certify_run
-
         certificate, _ = certify_run(
             self.model, self.normalization, self.dataset, metrics, self.folder, tracked=self.config.track_test
         )
+        quantized = None
+        if isinstance(self.model, QuantizedMLP):
+            network = self.model.quantized(self.dataset.maximum)
+            write_network(self.folder / NETWORK, network)
+            quantized = training_claims(network, self.dataset.train, self.dataset.maximum)
         if not (self._was_finished and (self.folder / "summary.json").exists()):
             self._record_end(test, certificate)
-        summary = Summary(self.config, state, test, self.folder, self.checkpoints, len(self.batches.split), certificate)
+        files = self.folder, self.checkpoints
+        summary = Summary(self.config, state, test, *files, len(self.batches.split), certificate, quantized)
         write_atomically(self.folder / "summary.json", _json(summary.to_dict()))
         return summary
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,14 +56,28 @@ class QuantizedMLP(MLP):
         bits: int,
         rule: str = "normal",
         maximum: int = 255,
+        activation: str = "relu",
         **options: Any,
     ) -> None:
         """``options`` are those of :class:`MLP`. Raises ``ArgumentError`` as it does, and for bits outside 1 … 16."""
         check_bits(bits, "integer")
+        if activation != "relu":
+            raise ArgumentError(f"activation: {activation}, expected relu for exact labels by integers")
         if rule not in RANGES:
             raise ArgumentError(f"rule: {rule!r}, expected one of {', '.join(RANGES)}")
         super().__init__(sizes, "relu", **options)
         self.bits, self.rule, self.maximum = bits, rule, maximum
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features, hidden widths, classes."""
+        layers: Any = self.layers
+        return (layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Plain values from which ``QuantizedMLP(**architecture)`` builds a network of the same form."""
+        return {**super().architecture, "bits": self.bits, "rule": self.rule}
 
     def grids(self) -> list[Grid]:
         """The grid of each layer's weights as they are now. Raises ``ArgumentError`` if they are not finite."""
@@ -78,17 +92,25 @@ class QuantizedMLP(MLP):
             pairs.append((fake_quantize(weight, self._grid(weight)), rounded))  # type: ignore[arg-type]
         return pairs
 
-    def quantized(self) -> QuantizedNetwork:
-        """The network that the rounded weights are."""
+    def quantized(self, maximum: int | None = None) -> QuantizedNetwork:
+        """The network that the rounded weights are, on features ``pixel / maximum``."""
         layers = []
         for layer, grid in zip(self.layers, self.grids(), strict=True):
             codes = grid.codes(_float64(layer.weight))  # type: ignore[arg-type]
             bias = None if layer.bias is None else _float64(layer.bias).astype(np.float16)  # type: ignore[arg-type]
             layers.append(QuantizedLayer(codes, self.bits, grid.shift, grid.scale, bias))
-        return QuantizedNetwork(tuple(layers), self.maximum)
+        return QuantizedNetwork(tuple(layers), maximum or self.maximum)
 
     def _grid(self, weight: Tensor) -> Grid:
         return grid_of(_float64(weight), self.bits, self.rule)
+
+
+def network_of(architecture: Mapping[str, Any], **options: Any) -> MLP:
+    """The network that ``model.architecture`` describes, quantised where it names ``bits``.
+
+    ``options`` are those of its class. Raises ``ArgumentError`` or ``TypeError`` for what describes none.
+    """
+    return (QuantizedMLP if "bits" in architecture else MLP)(**architecture, **options)
 
 
 class _Half(Function):
