@@ -22,7 +22,7 @@ from lean_mnist.files import plain, write_atomically
 from lean_mnist.generalization.certificate import Certificate
 from lean_mnist.generalization.certification import certify_run
 from lean_mnist.generalization.quantize.claims import training_claims
-from lean_mnist.generalization.quantize.modules import QuantizedMLP
+from lean_mnist.generalization.quantize.modules import QuantizedMLP, network_of
 from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import MLP
 from lean_mnist.training import schedules
@@ -75,9 +75,9 @@ def choose_device(device: str) -> Any:
 
 def build_model(config: Config, features: int, classes: int) -> MLP:
     """The network of a configuration, with its initial weights."""
-    return MLP(
-        (features, *config.hidden, classes),
-        config.activation,
+    form: dict[str, Any] = {"sizes": (features, *config.hidden, classes), "activation": config.activation}
+    return network_of(
+        form if config.quantize is None else {**form, "bits": config.quantize},
         bias=config.bias,
         initialization=config.initialization,
         scale=config.init_scale,
