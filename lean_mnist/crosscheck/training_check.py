@@ -19,7 +19,7 @@ from lean_mnist.crosscheck.magnitude import gradient_magnitudes
 from lean_mnist.crosscheck.reference import KINKED, NetworkLoss, Reference, reference_gradients
 from lean_mnist.crosscheck.steps.diagnosis import StepFault, first_fault
 from lean_mnist.crosscheck.steps.record import Call
-from lean_mnist.crosscheck.steps.recorded import explain_gradcheck, recorded_step
+from lean_mnist.crosscheck.steps.recorded import explain_gradcheck, layers_of, recorded_step
 from lean_mnist.crosscheck.subproblem import GradcheckResult, gradcheck_subproblem
 from lean_mnist.nn import MLP
 
@@ -192,8 +192,7 @@ class TrainingCheck:
         return self._yardstick(self._layers(), x_BD, labels_B, self._sides(self._layers(), x_BD, traces))
 
     def _layers(self) -> list[tuple[Tensor, Tensor | None]]:
-        pairs = self._model.weights_and_biases()
-        return [(weight.detach(), None if bias is None else bias.detach()) for weight, bias in pairs]
+        return layers_of(self._model)
 
     def _yardstick(
         self,

@@ -72,8 +72,22 @@ class Certificate:
         """What ``summary.json`` says of it: plain values."""
         names = ("bound", "delta", "risk", "accuracy", "vacuous")
         counts, history = self.document["counts"], self.document["history"]
-        claims = [{name: claim[name] for name in names} for claim in self.document["claims"]]
-        return {"errors": counts["errors"], "examples": counts["examples"], "looks": history["looks"], "claims": claims}
+        return {
+            "statement": list(self.document["statement"]),
+            "errors": counts["errors"],
+            "examples": counts["examples"],
+            "looks": history["looks"],
+            "claims": [{name: claim[name] for name in names} for claim in self.document["claims"]],
+            "weights_sha256": self.document["weights"]["sha256"],
+        }
+
+    def line(self) -> str:
+        """The certified risks in one line, for people: each is rounded up."""
+        by_bound: dict[str, list[str]] = {}
+        for (bound, delta), risk in self.risks.items():
+            said = "nothing (vacuous)" if risk >= 1 else f"risk at most {checker.percent(risk, True)}"
+            by_bound.setdefault(bound, []).append(f"{said} at δ = {float(delta):g}")
+        return "; ".join(f"{', '.join(risks)} ({bound})" for bound, risks in by_bound.items())
 
     def text(self) -> str:
         """A few lines for people."""
@@ -119,17 +133,6 @@ def certify(
     scaling = (normalization.kind, normalization.mean, normalization.scale)
     unit = checker.UNITS[precision]
     errors = count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)))
-    decoder = {
-        "sizes": list(model.sizes),
-        "activation": model.activation,
-        "bias": layers[0][1] is not None,
-        "normalization": {
-            "kind": normalization.kind,
-            "mean": str(Fraction(normalization.mean)),
-            "scale": str(Fraction(normalization.scale)),
-        },
-        "unit": unit,
-    }
     raw, dtype = _raw_weights(model)
     data, files = _data(dataset, images, labels)
     examples = len(labels)
@@ -144,7 +147,7 @@ def certify(
     ]
     looks = [{name: look[name] for name in ("step", "purpose", "errors")} for look in recorded]
     facts = {
-        "decoder": decoder,
+        "decoder": {**decoder_of(model, normalization), "unit": unit},
         "weights": {"file": _WEIGHTS, "dtype": dtype, "sha256": hashlib.sha256(raw).hexdigest()},
         "data": data,
         "history": {"looks": history.looks, "adaptive": history.adaptive, "recorded": looks},
@@ -154,11 +157,31 @@ def certify(
     return Certificate(checker.build(facts), {_WEIGHTS: raw, **files})
 
 
+def decoder_of(model: MLP, normalization: Normalization) -> dict[str, Any]:
+    """What a network is besides its weights: sizes, activation, biases or none, and the normalisation, exactly."""
+    return {
+        "sizes": list(model.sizes),
+        "activation": model.activation,
+        "bias": model.weights_and_biases()[0][1] is not None,
+        "normalization": {
+            "kind": normalization.kind,
+            "mean": str(Fraction(normalization.mean)),
+            "scale": str(Fraction(normalization.scale)),
+        },
+    }
+
+
+def weights_hash(model: MLP) -> str:
+    """SHA-256 (hexadecimal) of the raw weights, as a certificate has it."""
+    return hashlib.sha256(_raw_weights(model)[0]).hexdigest()
+
+
 def _raw_weights(model: MLP) -> tuple[bytes, str]:
-    """Every tensor in the order of ``model.parameters()``, row by row, little-endian, and the name of their dtype."""
+    """Every weight and bias, layer by layer, row by row, little-endian, and the name of their dtype."""
     import torch
 
-    tensors = [tensor.detach().cpu().contiguous() for tensor in model.parameters()]
+    pairs = model.weights_and_biases()  # of a quantised network: what it multiplies by
+    tensors = [tensor.detach().cpu().contiguous() for pair in pairs for tensor in pair if tensor is not None]
     if tensors[0].dtype == torch.bfloat16:  # which the standard library cannot read; float32 holds it exactly
         tensors = [tensor.float() for tensor in tensors]
     name = str(tensors[0].dtype).removeprefix("torch.")

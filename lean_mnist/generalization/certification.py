@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError, CheckpointError
-from lean_mnist.generalization.certificate import DEFAULT_BOUNDS, DEFAULT_DELTAS, Certificate, certify
+from lean_mnist.generalization import checker
+from lean_mnist.generalization.certificate import (
+    DEFAULT_BOUNDS,
+    DEFAULT_DELTAS,
+    FILE,
+    Certificate,
+    certify,
+    decoder_of,
+    weights_hash,
+)
 from lean_mnist.generalization.directed import Exact
 from lean_mnist.generalization.ledger import history_of
 from lean_mnist.nn import MLP
@@ -84,11 +94,67 @@ def certify_run(
     return certificate, certificate.write(folder)
 
 
+@dataclass(frozen=True)
+class FoundCertificate:
+    """A certificate that lies beside a checkpoint, and whether it speaks of that checkpoint's network."""
+
+    path: Path
+    statement: tuple[str, ...]
+    why_not: str = ""  # why it says nothing about this network; empty if it does
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        about = {"path": str(self.path), "matches": not self.why_not, "statement": list(self.statement)}
+        return {**about, "why_not": self.why_not} if self.why_not else about
+
+    def __str__(self) -> str:
+        if self.why_not:
+            return f"certificate: {self.path} is not this network's: {self.why_not}"
+        again = f"  to count again: python -m lean_mnist.certify --check {self.path}"
+        return "\n".join([f"certificate: {self.path}", *(f"  {line}" for line in self.statement), again])
+
+
+def find_certificate(checkpoint: str, loaded: Checkpoint) -> FoundCertificate | None:
+    """The certificate beside a checkpoint or in its run's folder, the one that matches if there are two.
+
+    It matches if weights and decoder are those of the checkpoint and every sentence follows from its numbers; errors
+    are not counted again here.
+    """
+    found = [_found(folder / FILE, loaded) for folder in _places(checkpoint, loaded) if (folder / FILE).is_file()]
+    return next((certificate for certificate in found if not certificate.why_not), found[0] if found else None)
+
+
+def _found(path: Path, loaded: Checkpoint) -> FoundCertificate:
+    try:
+        document = checker.read(str(path))
+        facts = checker.facts_of(document)
+        checker.compare(document, checker.build(facts))
+    except checker.Rejected as error:
+        return FoundCertificate(path, (), f"it does not hold, {str(error).removeprefix(f'{path}: ')}")
+    statement = tuple(document["statement"])
+    own, theirs = weights_hash(loaded.model), facts["weights"]["sha256"]
+    if own != theirs:
+        why = f"it is of weights with SHA-256 {theirs[:12]}…, and these have {own[:12]}…"
+        return FoundCertificate(path, statement, why)
+    for name, value in decoder_of(loaded.model, loaded.normalization).items():
+        if facts["decoder"][name] != value:
+            return FoundCertificate(path, statement, f"its {name} is {facts['decoder'][name]}, and this one's {value}")
+    return FoundCertificate(path, statement)
+
+
 def run_folder(checkpoint: str, loaded: Checkpoint) -> Path:
     """The folder under ``runs`` of the run that wrote ``checkpoint``, seen from here or from beside ``checkpoints``."""
-    runs, name = loaded.config.runs_dir, loaded.config.run_name or ""
-    places = [Path(runs, name), Path(checkpoint).absolute().parents[1].parent / Path(runs).name / name]
+    _, *places = _places(checkpoint, loaded)
     for place in places:
-        if name and place.is_dir():
+        if place.is_dir():
             return place
-    raise CertificateError(f"--out: expected a folder, because the run's own, {places[0]}, is not here")
+    own = Path(loaded.config.runs_dir, loaded.config.run_name or "")
+    raise CertificateError(f"--out: expected a folder, because the run's own, {own}, is not here")
+
+
+def _places(checkpoint: str, loaded: Checkpoint) -> list[Path]:
+    """Where a certificate may lie: beside the checkpoint, and in the run's folder."""
+    beside, runs, name = Path(checkpoint).parent, loaded.config.runs_dir, loaded.config.run_name
+    if not name:
+        return [beside]
+    return [beside, Path(runs, name), Path(checkpoint).absolute().parents[1].parent / Path(runs).name / name]

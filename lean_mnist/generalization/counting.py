@@ -78,13 +78,13 @@ def logits_and_bounds(
     u: float = U,
 ) -> tuple[Array, Array]:
     """Logits ``(B, C)`` of ``pixels`` uint8 ``(B, D)``, and for each how far an evaluation's may be from it."""
-    h, carried = _features(normalization, pixels, u)
+    h, size, carried = _features(normalization, pixels, u)
     z = e = h
     overflow = np.zeros(len(pixels), dtype=bool)
     for index, (weight, bias) in enumerate(layers):
         n = weight.shape[1]
         b = np.zeros(len(weight)) if bias is None else bias
-        norms, reach = np.linalg.norm(weight, axis=1), np.linalg.norm(h, axis=1) + carried
+        norms, reach = _norms(weight), size + carried
         g = (n + 3) * u / (1 - (n + 3) * u)
         fresh = np.outer(g * reach, norms) + g * np.abs(b)
         fresh += 2.0**-149 * (np.sqrt(n) * reach + n + 1)[:, None]
@@ -93,8 +93,8 @@ def logits_and_bounds(
         overflow |= ~(e.max(1) < _OVERFLOW)
         if index < len(layers) - 1:
             h, spread, slope, own = _activate(activation, z, e, u)
-            unit_by_unit = np.linalg.norm(spread, axis=1)
-            added = np.linalg.norm(np.minimum(spread, slope * fresh + own), axis=1)
+            size, unit_by_unit = _norms(h), _norms(spread)
+            added = _norms(np.minimum(spread, slope * fresh + own))
             stretch = np.inf if index == 0 else slope * _stretch(weight)
             with np.errstate(invalid="ignore"):
                 carried = np.fmin(unit_by_unit, stretch * carried + added)
@@ -102,20 +102,31 @@ def logits_and_bounds(
     return z, e
 
 
-def _features(normalization: tuple[str, float, float], pixels: npt.NDArray[np.uint8], u: float) -> tuple[Array, Array]:
+def _features(
+    normalization: tuple[str, float, float], pixels: npt.NDArray[np.uint8], u: float
+) -> tuple[Array, Array, Array]:
+    """Features ``(B, D)``, their norms ``(B,)``, and how far those of an evaluation may be ``(B,)``."""
     kind, mean, scale = normalization
     values, n = pixels.astype(np.float64), pixels.shape[1]
     if kind != "per-image":
-        x = (values - mean) / scale
-        return x, u * (2 * np.sqrt(n) * abs(mean) / scale + 5 * np.linalg.norm(x, axis=1))
+        values -= mean
+        values /= scale
+        norm = _norms(values)
+        return values, norm, u * (2 * np.sqrt(n) * abs(mean) / scale + 5 * norm)
     means = values.sum(1) / n
     deviations = np.sqrt(n * np.square(values).sum(1) - np.square(values.sum(1))) / n
     deviations[deviations == 0] = 1
     x = (values - means[:, None]) / deviations[:, None]
-    norm, ratio = np.linalg.norm(x, axis=1), means / deviations
+    norm, ratio = _norms(x), means / deviations
     # The deviation is itself a rounded sum: (n + 6)/2 roundings, and those of the differences in it.
     more = np.where(norm > 0, norm * u * (0.55 * (n + 6) + 2 * (ratio + 1)), 0.0)
-    return x, u * (2 * np.sqrt(n) * ratio + 5 * norm) + more
+    return x, norm, u * (2 * np.sqrt(n) * ratio + 5 * norm) + more
+
+
+def _norms(rows: Array) -> Array:
+    """The Euclidean norm of each row, without an array of squares."""
+    norms: Array = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return norms
 
 
 def _stretch(weight: Array) -> float:

@@ -22,6 +22,7 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, LeanMnistError
 from lean_mnist.files import write_atomically
+from lean_mnist.generalization.quantize.modules import network_of
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.config_files import config_from_dict
@@ -52,7 +53,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         if not isinstance(content[name], dict):
             raise CheckpointError(f"{path}: {name}: expected names and values, found {type(content[name]).__name__}")
     try:
-        model = MLP(**content["architecture"])
+        model = network_of(content["architecture"])
     except (ArgumentError, TypeError) as error:
         raise CheckpointError(f"{path}: its architecture cannot be built: {error}") from None
     try:

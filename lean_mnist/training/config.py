@@ -62,6 +62,8 @@ class Config:
     """Of the weights; biases start at zero."""
     init_scale: float = 0.01
     """Standard deviation of the weights with --initialization scale."""
+    quantize: int | None = None
+    """Train a network of this many bits a weight, 1 to 16: it multiplies by rounded weights, straight-through."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the classes, from 0 to 1."""
     logit_penalty: float = 0.0
@@ -152,12 +154,22 @@ class Config:
             raise ConfigError(f"--momentum: expected a number from 0 up to, not including, 1, found {self.momentum}")
         if not 0 <= self.label_smoothing <= 1:
             raise ConfigError(f"--label-smoothing: expected a number from 0 to 1, found {self.label_smoothing}")
+        if self.quantize is not None:
+            self._check_quantize()
         if self.seed >= 2**63:
             raise ConfigError(f"--seed: expected a number below 2^63, found {self.seed}")
         if self.run_name is not None and (
             not self.run_name or self.run_name in (".", "..") or any(c in self.run_name for c in "/\\\0")
         ):
             raise ConfigError(f"--run-name: expected the name of one folder, found {self.run_name!r}")
+
+    def _check_quantize(self) -> None:
+        if self.quantize not in range(1, 17):
+            raise ConfigError(f"--quantize: expected from 1 to 16 bits a weight, found {self.quantize}")
+        # A quantised network is one on whole numbers: of pixels, and with nothing between its layers but a maximum.
+        for name, expected in (("normalization", "unit"), ("activation", "relu")):
+            if getattr(self, name) != expected:
+                raise ConfigError(f"--quantize: expected {_option(name)} {expected}, found {getattr(self, name)}")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

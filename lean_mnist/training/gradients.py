@@ -37,7 +37,7 @@ class StepGradients:
 
     def __init__(self, model: MLP, parameters: FlatParameters[MLP], *, traced: bool, replay: bool) -> None:
         self._model, self._parameters, self._traced = model, parameters, traced
-        self._replay = replay and parameters.vector.device.type == "cpu"
+        self._replay = replay and model.same_kernels and parameters.vector.device.type == "cpu"
         # What was computed is remembered for some steps, so as many recordings take turns.
         self._turns = 1 + REMEMBERED * traced
         self._recorded: dict[torch.Size, Iterator[Recording[Gradients]]] = {}

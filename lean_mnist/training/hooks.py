@@ -19,7 +19,7 @@ from lean_mnist.crosscheck import CheckResult, StepScreen, TrainingCheck
 from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.crosscheck.steps.diagnosis import first_fault
 from lean_mnist.crosscheck.steps.record import Call
-from lean_mnist.crosscheck.steps.recorded import names_of, recorded_step
+from lean_mnist.crosscheck.steps.recorded import gradients_of, layers_of, names_of, recorded_step
 from lean_mnist.errors import GradientMismatch, HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.training.records import Notice, Record, Scalar
@@ -222,8 +222,7 @@ class ScreenHook:
         return True
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
-        layers = step.model.weights_and_biases()
-        gradients = [(weight.grad, None if bias is None else bias.grad) for weight, bias in layers]
+        layers, gradients = layers_of(step.model), gradients_of(step.model)
         labels = [y for _, y in step.batches]
         result = self._screen.check(step.number, self._names, layers, gradients, step.traces, labels, step.loss)
         self._ledger.screened(result)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
+from lean_mnist.training.calibration import Calibration, calibration
 
 # Examples a forward pass: enough for fast products, few enough for memory.
 _CHUNK = 5000
@@ -24,6 +26,8 @@ class Evaluation:
     loss: float  # mean cross-entropy, without smoothing or penalty
     confusion: Tensor  # int64, (C, C)
     predictions: Tensor  # int64, (m,)
+    confidences: Tensor  # float64, (m,): the softmax probability of each prediction
+    right: Tensor  # bool, (m,): whether the prediction is the label
 
     @property
     def examples(self) -> int:
@@ -57,12 +61,18 @@ class Evaluation:
         """The 95 % Clopper–Pearson interval of the accuracy."""
         return clopper_pearson(self.correct, self.examples)
 
+    @property
+    def calibration(self) -> Calibration:
+        """What the confidences are worth."""
+        return calibration(self.confidences, self.right)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             **self.counts(),
             "accuracy_interval_95": list(self.interval),
             "loss": self.loss,
+            "calibration_error": self.calibration.error,
             "class_accuracy": self.class_accuracy,
             "confusion": self.confusion.tolist(),
         }
@@ -77,7 +87,7 @@ def evaluate(model: MLP, split: Split, normalization: Normalization) -> Evaluati
     weight = next(model.parameters())
     classes = model.sizes[-1]
     confusion = torch.zeros(classes * classes, dtype=torch.int64)
-    loss, predictions = 0.0, []
+    loss, predictions, confidences = 0.0, [], []
     for start in range(0, len(split), _CHUNK):
         images, labels = split.images[start : start + _CHUNK], split.labels[start : start + _CHUNK]
         x = normalization.apply(images.to(weight.device), weight.dtype)
@@ -86,15 +96,16 @@ def evaluate(model: MLP, split: Split, normalization: Normalization) -> Evaluati
             raise HealthError(f"the network's outputs are not finite on examples {start} to {start + len(labels) - 1}")
         loss += float(torch.nn.functional.cross_entropy(logits, labels.cpu(), reduction="sum"))
         predicted = logits.argmax(1)
+        confidences.append(1 / (logits - logits.amax(1, keepdim=True)).exp_().sum(1))
         confusion += torch.bincount(labels.cpu() * classes + predicted, minlength=classes * classes)
         predictions.append(predicted)
-    return Evaluation(loss / len(split), confusion.view(classes, classes), torch.cat(predictions))
+    called = torch.cat(predictions)
+    right = called == split.labels.cpu()
+    return Evaluation(loss / len(split), confusion.view(classes, classes), called, torch.cat(confidences), right)
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """The two-sided Clopper–Pearson interval for a probability (Clopper and Pearson, 1934), by beta quantiles."""
-    from scipy.special import betaincinv
-
     tail = (1 - confidence) / 2
     low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
     high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))

@@ -20,6 +20,11 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError, Interrupted
 from lean_mnist.files import plain, write_atomically
+from lean_mnist.generalization.certificate import Certificate
+from lean_mnist.generalization.certification import certify_run
+from lean_mnist.generalization.quantize.claims import training_claims
+from lean_mnist.generalization.quantize.modules import QuantizedMLP, network_of
+from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
@@ -29,11 +34,16 @@ from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate
 from lean_mnist.training.optimizers import build_optimizer
-from lean_mnist.training.pictures import first_layer_weights, misread_digits
-from lean_mnist.training.records import Image, Outcome, Record, Sink, Text
+from lean_mnist.training.pictures import (
+    first_layer_weights,
+    misread_digits,
+    reliability_diagram,
+    risk_coverage_curve,
+)
+from lean_mnist.training.records import Image, Outcome, Record, Scalar, Sink, Text
 from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
 from lean_mnist.training.state import RunState
-from lean_mnist.training.summary import Summary
+from lean_mnist.training.summary import NETWORK, Summary
 from lean_mnist.training.trainer import Trainer
 
 # What the optimizer moves, and what steps are computed in.
@@ -68,9 +78,9 @@ def choose_device(device: str) -> Any:
 
 def build_model(config: Config, features: int, classes: int) -> MLP:
     """The network of a configuration, with its initial weights."""
-    return MLP(
-        (features, *config.hidden, classes),
-        config.activation,
+    form: dict[str, Any] = {"sizes": (features, *config.hidden, classes), "activation": config.activation}
+    return network_of(
+        form if config.quantize is None else {**form, "bits": config.quantize},
         bias=config.bias,
         initialization=config.initialization,
         scale=config.init_scale,
@@ -260,28 +270,49 @@ class _Run:
         # A run that had ended before is only summed up again: the same look at the same weights, so it counts once.
         state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
         test = self._evaluate("test")
+        metrics: dict[str, Any] = {}  # of the checkpoint that is evaluated, which comes first
         for path in (best, last) if state.best is not None else (last,):
             content = read_checkpoint(path)
             content["metrics"] |= {"test_looks": state.test_looks}
             if path == best:
                 content["metrics"]["test"] = test.counts()
+            metrics = metrics or content["metrics"]
             if "training" in content:
                 content["training"]["state"] = state.to_dict()
             write_checkpoint(path, content)
+        certificate, _ = certify_run(
+            self.model, self.normalization, self.dataset, metrics, self.folder, tracked=self.config.track_test
+        )
+        quantized = None
+        if isinstance(self.model, QuantizedMLP):
+            network = self.model.quantized(self.dataset.maximum)
+            write_network(self.folder / NETWORK, network)
+            quantized = training_claims(network, self.dataset.train, self.dataset.maximum)
         if not (self._was_finished and (self.folder / "summary.json").exists()):
-            self._record_end(test)
-        summary = Summary(self.config, state, test, self.folder, self.checkpoints, len(self.batches.split))
+            self._record_end(test, certificate)
+        files = self.folder, self.checkpoints
+        summary = Summary(self.config, state, test, *files, len(self.batches.split), certificate, quantized)
         write_atomically(self.folder / "summary.json", _json(summary.to_dict()))
         return summary
 
-    def _record_end(self, test: Evaluation) -> None:
+    def _record_end(self, test: Evaluation, certificate: Certificate) -> None:
         state = self.state
+        for (bound, delta), risk in certificate.risks.items():
+            name = f"{bound.replace('-', '_')}_risk_{delta.numerator}_in_{delta.denominator}"
+            self._emit(Scalar(state.step, f"certificate/{name}", float(risk)))
+        self._emit(Text(state.step, "certificate/statement", "\n\n".join(certificate.document["statement"])))
         weights = first_layer_weights(self.model, self.dataset.image_shape)
         self._emit(Image(state.step, "weights/first_layer", weights))
         misread = misread_digits(self.dataset.test, test, self.dataset.maximum)
         if misread is not None:
             self._emit(Image(state.step, "test/misread", misread))
-        results = {"final/test_accuracy": test.accuracy, "final/largest_divergence": state.checks.largest_divergence}
+        self._emit(Image(state.step, "test/reliability", reliability_diagram(test)))
+        self._emit(Image(state.step, "test/risk_by_coverage", risk_coverage_curve(test)))
+        results = {
+            "final/test_accuracy": test.accuracy,
+            "final/test_calibration_error": test.calibration.error,
+            "final/largest_divergence": state.checks.largest_divergence,
+        }
         if state.best is not None:
             results["final/validation_accuracy"] = state.best.accuracy
         # For comparing runs: what they learnt with, not where they wrote it.

@@ -8,10 +8,15 @@ from typing import Any
 
 import torch
 
+from lean_mnist.generalization.certificate import FILE as CERTIFICATE
+from lean_mnist.generalization.certificate import Certificate
+from lean_mnist.generalization.quantize.claims import TrainingClaims
 from lean_mnist.training.config import Config
 from lean_mnist.training.failures import FOLDER, MOST
 from lean_mnist.training.metrics import Evaluation
 from lean_mnist.training.state import RunState
+
+NETWORK = "network.json"  # a quantised network's exact numbers
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Summary:
     folder: Path
     checkpoints: Path
     training_examples: int
+    certificate: Certificate  # written in ``folder``
+    quantized: TrainingClaims | None = None  # of a network of few bits, which is then written in ``folder``, too
 
     @property
     def checking_share(self) -> float:
@@ -58,7 +65,8 @@ class Summary:
             "seconds": state.seconds,
             "examples_per_second": self.examples_per_second,
             "checks": {**state.checks.to_dict(), "share_of_time": self.checking_share},
-            "certificate": None,
+            "certificate": {"path": str(self.files["certificate"]), **self.certificate.summary()},
+            "quantized": None if self.quantized is None else self.quantized.to_dict(),
             "files": {name: str(path) for name, path in self.files.items()},
             "device": self.config.device,
             "threads": torch.get_num_threads(),
@@ -69,7 +77,9 @@ class Summary:
     def files(self) -> dict[str, Path]:
         """Where everything was written."""
         best = {} if self.state.best is None else {"best": self.checkpoints / "best.pt"}
-        return {**best, "last": self.checkpoints / "last.pt", "run": self.folder}
+        last = self.checkpoints / "last.pt"
+        network = {} if self.quantized is None else {"network": self.folder / NETWORK}
+        return {**best, "last": last, "run": self.folder, "certificate": self.folder / CERTIFICATE, **network}
 
     def __str__(self) -> str:
         state, test, checks, best = self.state, self.test, self.state.checks, self.state.best
@@ -95,14 +105,16 @@ class Summary:
             f"{self.config.dataset}: test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
             f"({test.errors} errors in {test.examples:,}; the test split was {once})",
             f"  selected   {chosen}",
+            f"  certified  {self.certificate.line()}",
+            *([] if self.quantized is None else [f"  quantized  {self.quantized}"]),
             f"  checks     {checked}",
             f"  time       {state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s",
             f"  written    {', '.join(str(path) for path in self.files.values())}",
             f"  look       tensorboard --logdir {self.folder.parent}",
         ]
         if checks.failures:
-            lines.insert(3, f"  WARNING    {checks.failures} gradient checks failed, first at {checks.first_failure}")
+            lines.insert(-3, f"  WARNING    {checks.failures} gradient checks failed, first at {checks.first_failure}")
             kept = self.folder / FOLDER
             if kept.is_dir():
-                lines.insert(4, f"  replay     failures of the first {MOST} failed steps: {kept}")
+                lines.insert(-3, f"  replay     failures of the first {MOST} failed steps: {kept}")
         return "\n".join(lines)

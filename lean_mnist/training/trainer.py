@@ -121,6 +121,7 @@ class Trainer:
             ("train/epoch_loss", train_loss),
             ("validation/loss", validation.loss),
             ("validation/accuracy", validation.accuracy),
+            *zip(("validation/accuracy_low", "validation/accuracy_high"), validation.interval, strict=True),
             ("throughput/examples_per_second", speed),
         ):
             self._emit(Scalar(state.step, name, value))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from training_cases import (
     TEST_EXAMPLES,
     TRAINING_EXAMPLES,
@@ -57,7 +58,10 @@ def test_json_is_one_document_with_the_numbers_of_the_summary(called: Call, shor
 
 def test_the_text_says_the_same(called: Call, short_run: FinishedRun) -> None:
     found, text = json.loads(called(short_run.best, "--json")), called(short_run.best)
-    first, second, blank, heading, columns, *rows = text.splitlines()
+    first, second, *certificate, blank, heading, columns = text.splitlines()[:-10]
+    rows = text.splitlines()[-10:]
+    assert certificate[0] == f"certificate: {found['certificate']['path']}"
+    assert [line.strip() for line in certificate[1:3]] == found["certificate"]["statement"]
     assert first.startswith(f"digits, test split: accuracy {found['accuracy']:.2%}, 95 % interval ")
     assert f"({found['errors']} errors in 360), loss {found['loss']:.4f}" in first
     assert second == "gradient checks while it trained: passed"
@@ -119,3 +123,32 @@ def test_data_that_are_not_those_trained_on(here: Path, tiny_mnist: Callable[...
         assert evaluate_checkpoint(EvaluateArguments(best, split=split)).split == split  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=f"--split {split}: the mnist found here is not what the checkpoint"):
             evaluate_checkpoint(EvaluateArguments(best, split=split, data_dir="data-1"))  # type: ignore[arg-type]
+
+
+def test_pictures_are_written_and_named(called: Call, short_run: FinishedRun, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "plots"
+    found = json.loads(called(short_run.best, "--plots", folder, "--json"))
+    names = [
+        "reliability", "risk-by-coverage", "misread", "first-layer-weights", "bound-by-examples", "bound-by-delta",
+        "bound-by-bits",
+    ]  # fmt: skip
+    assert found["plots"] == [str(folder / f"{name}.png") for name in names]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.png" for name in names)
+    for name in names:
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+    assert 0 < found["calibration_error"] < 1
+
+
+def test_no_bound_is_drawn_of_a_split_that_selected(called: Call, short_run: FinishedRun, tmp_path: Path) -> None:
+    text = called(short_run.best, "--plots", tmp_path, "--split", "validation")
+    assert f"written {tmp_path}/reliability.png" in text
+    assert "bound-by-examples" not in text
+    assert "bound-by-delta" not in text
+
+
+def test_a_folder_that_cannot_be_made(short_run: FinishedRun, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    plots = str(tmp_path / "file" / "plots")
+    with pytest.raises(ConfigError, match=f"--plots {plots}: expected a folder that can be written, found: Not a dir"):
+        evaluate_checkpoint(EvaluateArguments(str(short_run.best), plots=plots))

@@ -19,7 +19,7 @@ from training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, named
 
 from lean_mnist.data.datasets import Split, load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.training.metrics import Evaluation
+from lean_mnist.training.metrics import Evaluation, clopper_pearson
 from lean_mnist.training.pictures import first_layer_weights, misread_digits
 from lean_mnist.training.records import Epoch, Image, Notice, Outcome, Record, Scalar, Text
 from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
@@ -209,6 +209,8 @@ SCALARS = [
     "divergence/layers.1.bias", "divergence/largest", "crosscheck/gradcheck_passed", "crosscheck/passed",
     "crosscheck/share_of_allowed", "checkpoint/best_step", "checkpoint/best_accuracy", "gradient_norm/layers.0.weight",
     "gradient_norm/all", "parameter_norm/layers.1.bias", "throughput/examples_per_second", "final/test_accuracy",
+    "validation/accuracy_low", "validation/accuracy_high", "final/test_calibration_error",
+    "certificate/clopper_pearson_risk_7_in_200", "certificate/clopper_pearson_risk_1_in_1000000000",
 ]  # fmt: skip
 
 
@@ -233,6 +235,20 @@ def test_no_chart_is_empty_and_every_tag_has_a_group(events: EventAccumulator) -
         values = [event.value for event in events.Scalars(tag)]
         assert values
         assert all(np.isfinite(values))
+
+
+def test_the_band_holds_the_accuracy(events: EventAccumulator) -> None:
+    """At every epoch the ends are those of the Clopper–Pearson interval of 119 validation examples."""
+    names = ("validation/accuracy", "validation/accuracy_low", "validation/accuracy_high")
+    for accuracy, low, high in zip(*(events.Scalars(name) for name in names), strict=True):
+        assert (low.value, high.value) == pytest.approx(clopper_pearson(round(accuracy.value * 119), 119))
+        assert low.value <= accuracy.value <= high.value
+
+
+def test_pictures_of_confidence_are_drawn_once(events: EventAccumulator) -> None:
+    for tag in ("test/reliability", "test/risk_by_coverage"):
+        (picture,) = events.Images(tag)
+        assert (picture.width, picture.height) == (720, 480)
 
 
 def test_the_best_step_is_that_of_the_summary(events: EventAccumulator, default_run: FinishedRun) -> None:
@@ -275,8 +291,15 @@ def test_hparams_hold_settings_and_final_metrics(events: EventAccumulator, defau
     assert start.hparams["schedule"].string_value == "one-cycle"
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
     metrics = {info.name.tag for info in experiment.metric_infos}
-    assert metrics == {"final/test_accuracy", "final/validation_accuracy", "final/largest_divergence"}
+    names = ("test_accuracy", "test_calibration_error", "validation_accuracy", "largest_divergence")
+    assert metrics == {f"final/{name}" for name in names}
     assert metrics <= set(events.Tags()["scalars"])
+
+
+def tags_of(chart: Any) -> list[str]:
+    """The lines of a chart, or value, lower and upper end of a band."""
+    bands = [[band.value, band.lower, band.upper] for band in chart.margin.series]
+    return bands[0] if bands else list(chart.multiline.tag)
 
 
 def test_the_layout_is_written(events: EventAccumulator) -> None:
@@ -284,7 +307,7 @@ def test_the_layout_is_written(events: EventAccumulator) -> None:
     tensor = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     layout = layout_pb2.Layout.FromString(tensor)
     assert [category.title for category in layout.category] == list(LAYOUT)
-    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    charts = {chart.title: tags_of(chart) for category in layout.category for chart in category.chart}
     assert charts == {title: lines for charts in LAYOUT.values() for title, (_, lines) in charts.items()}
 
 
@@ -349,7 +372,8 @@ def test_misread_digits_are_pictured(wrong: int) -> None:
     test: Split = load_digits().test
     predictions = test.labels.clone()
     predictions[:wrong] = (predictions[:wrong] + 1) % 10
-    picture = misread_digits(test, Evaluation(0.0, torch.zeros(10, 10), predictions), 16)
+    right = predictions == test.labels
+    picture = misread_digits(test, Evaluation(0.0, torch.zeros(10, 10), predictions, torch.ones(360), right), 16)
     assert (picture is None) == (wrong == 0)
     if picture is not None:
         assert (picture.dtype, picture.shape[2]) == (np.uint8, 3)

@@ -119,7 +119,8 @@ def _trained_on(evaluations: list[tuple[int, float]], **options: Any) -> tuple[R
 
     def evaluate(split: str) -> Evaluation:
         correct, loss = next(found)
-        return Evaluation(loss, torch.tensor([[correct, 100 - correct], [0, 0]]), torch.zeros(100, dtype=torch.int64))
+        confusion, right = torch.tensor([[correct, 100 - correct], [0, 0]]), torch.arange(100) < correct
+        return Evaluation(loss, confusion, torch.zeros(100, dtype=torch.int64), torch.ones(100), right)
 
     parameters = FlatParameters(model)
     trainer = Trainer(

@@ -16,7 +16,7 @@ from lean_mnist.crosscheck.functions.bundle import STEP, envelope, write_bundle
 from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.crosscheck.screen import StepScreen
 from lean_mnist.crosscheck.steps.record import Call
-from lean_mnist.crosscheck.steps.recorded import Batch, calls_of, names_of, put_gradients
+from lean_mnist.crosscheck.steps.recorded import Batch, calls_of, gradients_of, layers_of, names_of, put_gradients
 from lean_mnist.crosscheck.training_check import CheckResult, TrainingCheck
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP
@@ -122,13 +122,12 @@ def replay_step(path: Path, content: Mapping[str, Any]) -> StepReplay:
     result = TrainingCheck(model).check(
         x, labels, last.loss, compare_gradients=True, gradcheck=True, traces=last.traces, past=last.past
     )
-    layers = model.weights_and_biases()
     loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
     screened = StepScreen(loss, seed, close_look_every=1).check(
         number,
         names_of(model),
-        layers,
-        [(w.grad, None if b is None else b.grad) for w, b in layers],
+        layers_of(model),
+        gradients_of(model),
         last.traces,
         [y for _, y in batches],
         last.loss,
@@ -167,11 +166,11 @@ def _run(model: MLP, batches: Sequence[Batch], past: Sequence[Batch]) -> _Run:
 
 def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch], dict[str, Tensor | None]]:
     """The network, the step's batches, those before it, and the gradients that were found."""
+    from lean_mnist.generalization.quantize.modules import network_of  # which nothing else of the checks needs
+
     weights, options = content["weights"], content["loss_options"]
-    architecture = dict(content["architecture"])
-    model = MLP(
-        tuple(architecture.pop("sizes")),
-        **architecture,
+    model = network_of(
+        content["architecture"],
         label_smoothing=options["label_smoothing"],
         logit_penalty=options["logit_penalty"],
         dtype=next(iter(weights.values())).dtype,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,21 @@ Batch = tuple[Tensor, Tensor]
 def names_of(model: MLP) -> list[tuple[str, str | None]]:
     """The names of each layer's weight and bias."""
     return names_of_layers(model.weights_and_biases())
+
+
+def layers_of(model: MLP) -> list[tuple[Tensor, Tensor | None]]:
+    """Each layer's weight and bias as the network multiplies by them, without a graph."""
+    return [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
+
+
+def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
+    """What stands in ``.grad`` of each layer's parameters.
+
+    That is the gradient at the weights of ``layers_of``, also where a network makes these from its parameters by
+    rounding them (straight-through).
+    """
+    layers: Any = model.layers
+    return [(layer.weight.grad, None if layer.bias is None else layer.bias.grad) for layer in layers]
 
 
 def shares_of(batches: Sequence[Batch]) -> list[float]:
@@ -80,7 +96,7 @@ def run_again(model: MLP, batches: Sequence[Batch]) -> StepRun:
         for p in parameters:
             p.grad = None
         put_gradients(model, batches, traces)
-        gradients = [(w.grad, None if b is None else b.grad) for w, b in model.weights_and_biases()]
+        gradients = gradients_of(model)
     finally:
         for p, gradient in zip(parameters, kept, strict=True):
             p.grad = gradient
@@ -91,12 +107,11 @@ def recorded_step(
     model: MLP, loss: NetworkLoss, batches: Sequence[Batch], traces: Sequence[MLPTrace], past: Sequence[Call] = ()
 ) -> Step:
     """The step whose gradients are in ``.grad`` and whose traces are ``traces``."""
-    layers = model.weights_and_biases()
     return Step(
         loss=loss,
         names=names_of(model),
-        layers=layers,
-        gradients=[(w.grad, None if b is None else b.grad) for w, b in layers],
+        layers=layers_of(model),
+        gradients=gradients_of(model),
         calls=calls_of(batches, traces),
         past=past,
         again=lambda: run_again(model, batches),

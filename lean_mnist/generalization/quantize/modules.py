@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.quantize.grid import RANGES, Grid, grid_of
 from lean_mnist.generalization.quantize.straight_through import quantize_backward, quantize_forward
@@ -56,14 +57,53 @@ class QuantizedMLP(MLP):
         bits: int,
         rule: str = "normal",
         maximum: int = 255,
+        activation: str = "relu",
         **options: Any,
     ) -> None:
         """``options`` are those of :class:`MLP`. Raises ``ArgumentError`` as it does, and for bits outside 1 … 16."""
         check_bits(bits, "integer")
+        if activation != "relu":
+            raise ArgumentError(f"activation: {activation}, expected relu for exact labels by integers")
         if rule not in RANGES:
             raise ArgumentError(f"rule: {rule!r}, expected one of {', '.join(RANGES)}")
         super().__init__(sizes, "relu", **options)
         self.bits, self.rule, self.maximum = bits, rule, maximum
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features, hidden widths, classes."""
+        layers: Any = self.layers
+        return (layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Plain values from which ``QuantizedMLP(**architecture)`` builds a network of the same form."""
+        return {**super().architecture, "bits": self.bits, "rule": self.rule}
+
+    same_kernels = False  # each step's grid is found in NumPy
+
+    def loss_and_gradients(
+        self,
+        x_BD: Tensor,
+        labels_B: Tensor,
+        upstream: float = 1.0,
+        trace: MLPTrace | None = None,
+        into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
+        """As of :class:`MLP`, by way of the straight-through gradients."""
+        pairs = self.parameter_pairs()
+        flat = [parameter for pair in pairs for parameter in pair if parameter is not None]
+        with torch.enable_grad():
+            loss = self.loss(x_BD, labels_B, trace=trace)
+            found = iter(torch.autograd.grad(loss, flat, torch.full_like(loss, upstream)))
+        gradients: list[tuple[Tensor, Tensor | None]] = [
+            (next(found), None if b is None else next(found)) for _, b in pairs
+        ]
+        for layer, places in zip(gradients, into or [], strict=bool(into)):
+            for gradient, place in zip(layer, places, strict=True):
+                if gradient is not None and place is not None:
+                    place.copy_(gradient)
+        return loss.detach(), gradients if into is None else list(into)
 
     def grids(self) -> list[Grid]:
         """The grid of each layer's weights as they are now. Raises ``ArgumentError`` if they are not finite."""
@@ -78,17 +118,25 @@ class QuantizedMLP(MLP):
             pairs.append((fake_quantize(weight, self._grid(weight)), rounded))  # type: ignore[arg-type]
         return pairs
 
-    def quantized(self) -> QuantizedNetwork:
-        """The network that the rounded weights are."""
+    def quantized(self, maximum: int | None = None) -> QuantizedNetwork:
+        """The network that the rounded weights are, on features ``pixel / maximum``."""
         layers = []
         for layer, grid in zip(self.layers, self.grids(), strict=True):
             codes = grid.codes(_float64(layer.weight))  # type: ignore[arg-type]
             bias = None if layer.bias is None else _float64(layer.bias).astype(np.float16)  # type: ignore[arg-type]
             layers.append(QuantizedLayer(codes, self.bits, grid.shift, grid.scale, bias))
-        return QuantizedNetwork(tuple(layers), self.maximum)
+        return QuantizedNetwork(tuple(layers), maximum or self.maximum)
 
     def _grid(self, weight: Tensor) -> Grid:
         return grid_of(_float64(weight), self.bits, self.rule)
+
+
+def network_of(architecture: Mapping[str, Any], **options: Any) -> MLP:
+    """The network that ``model.architecture`` describes, quantised where it names ``bits``.
+
+    ``options`` are those of its class. Raises ``ArgumentError`` or ``TypeError`` for what describes none.
+    """
+    return (QuantizedMLP if "bits" in architecture else MLP)(**architecture, **options)
 
 
 class _Half(Function):

@@ -1,10 +1,11 @@
-"""Labels by integers alone: the same on every machine, whatever its floating-point unit, threads or libraries.
+"""Labels by whole numbers alone: the same on every machine, whatever its threads or libraries.
 
 With pixels ``p`` and weights ``w·2^−e``, layer by layer, ``z = Σ_d w_d h_d + bias`` is an exact integer once everything
 is brought to a common denominator; ReLU and argmax do not see a positive factor. Nothing is rounded, so no order of
-summation matters. Products run in int64 and are bounded beforehand: with weights of magnitude at most ``W`` and ``D``
-inputs, an activation is cut into limbs of ``L`` bits with ``D · W · 2^L < 2^63``, and the limbs' sums are put together
-as Python integers.
+summation matters. Products are bounded beforehand. Where no sum passes 2^53 they run in float64, which holds all whole
+numbers so far, and rounds none of them; else in int64: with weights of magnitude at most ``W`` and ``D`` inputs, an
+activation is cut into limbs of ``L`` bits with ``D · W · 2^L < 2^63``, and the limbs' sums are put together as Python
+integers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
 
 _INT64 = (1 << 63) - 1
+_FLOAT64 = 1 << 53
 _CHUNK = 2048
 
 Integers = npt.NDArray[Any]  # int64, or Python integers in an object array
@@ -112,8 +114,11 @@ class IntegerNetwork:
 
 
 def _product(h_BD: Integers, layer: _IntegerLayer, largest: int) -> Integers:
-    """``h W`` exactly, for 0 ≤ h ≤ largest: int64 where the bound says that the sums fit, else Python integers."""
+    """``h W`` exactly, for 0 ≤ h ≤ largest: float64 or int64 where the sums fit, else Python integers."""
     weight_DH = layer.weight_DH
+    if layer.bound <= _FLOAT64 and h_BD.dtype == weight_DH.dtype == np.int64:
+        # Every product and every sum of some of them is a whole number that float64 holds, so none is rounded.
+        return (h_BD.astype(np.float64) @ weight_DH.astype(np.float64)).astype(np.int64)
     if layer.bound <= _INT64 and h_BD.dtype == weight_DH.dtype == np.int64:
         return h_BD @ weight_DH
     h_BD = h_BD.astype(object)

@@ -15,6 +15,11 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
     "Is it learning?": {
         "loss": ["Multiline", ["^train/epoch_loss$", "^validation/loss$"]],
         "accuracy": ["Multiline", ["^validation/accuracy$", "^test/accuracy$", "^checkpoint/best_accuracy$"]],
+        # A band takes whole tags: the value, and the ends of its Clopper–Pearson interval, of one epoch by itself.
+        "validation accuracy in its 95 % interval": [
+            "Margin",
+            ["validation/accuracy", "validation/accuracy_low", "validation/accuracy_high"],
+        ],
     },
     "Are its gradients right?": {
         "divergence of each tensor from the float64 reference": ["Multiline", ["^divergence/layers.*"]],
