@@ -25,6 +25,8 @@ class CertifyArguments:
     """best.pt or last.pt of a run."""
     check: str | None = None
     """Instead, check this certificate.json: count again from raw weights and data, and derive every number again."""
+    redraw: int = 500
+    """With --check of a PAC-Bayes certificate: how many of its draws are drawn again."""
     delta: tuple[str, ...] = ("0.035", "1e-9")
     """Failure probabilities, exact, as 0.035, 1e-9 or 7/200; each has a claim of its own."""
     bound: tuple[Literal["clopper-pearson", "kl", "hoeffding"], ...] = ("clopper-pearson",)
@@ -74,9 +76,12 @@ def check(arguments: CertifyArguments, path: str) -> None:
     """Run the checker, which needs nothing but the standard library."""
     from lean_mnist.generalization import checker
 
+    if arguments.redraw < 0:
+        raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
     folders = [arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"]
     try:
-        found = checker.check(path, [folder for folder in folders if folder], min(os.cpu_count() or 1, 16))
+        found_in = [folder for folder in folders if folder]
+        found = checker.check(path, found_in, min(os.cpu_count() or 1, 16), arguments.redraw)
     except checker.Rejected as error:
         raise CertificateError(str(error)) from None
     print(json.dumps(found._asdict(), indent=2) if arguments.json else found)
