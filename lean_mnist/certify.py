@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -22,7 +23,7 @@ class CertifyArguments:
     """
 
     checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
-    """best.pt or last.pt of a run."""
+    """best.pt or last.pt of a run; or a quantised network (.json), certified by the examples it was learned from."""
     check: str | None = None
     """Instead, check this certificate.json: count again from raw weights and data, and derive every number again."""
     redraw: int = 500
@@ -35,6 +36,12 @@ class CertifyArguments:
     """All looks at this test split, other runs' included; those that the run recorded if not given."""
     adaptive: bool = False
     """Pay for looks that may have influenced what was looked at next."""
+    code: Literal["fixed", "enumerative"] = "fixed"
+    """Of a quantised network: its bits as they are, or an enumerative code, by whose length it pays."""
+    candidates: int = 1
+    """Of a quantised network: how many spaces and codes this one was chosen among."""
+    dataset: str = "auto"
+    """Of a quantised network: what it was learned from."""
     precision: Literal["float32", "float64"] = "float32"
     """How roughly the network may be run; an example whose outcome such rounding could change counts as an error."""
     data_dir: str | None = None
@@ -53,6 +60,9 @@ def main() -> None:
     if arguments.check is not None:
         check(arguments, arguments.check)
         return
+    if str(arguments.checkpoint).endswith(".json"):
+        certify_quantized(arguments, str(arguments.checkpoint))
+        return
     from lean_mnist.generalization.certification import certify_checkpoint
 
     certificate, path = certify_checkpoint(
@@ -70,6 +80,31 @@ def main() -> None:
         return
     print(certificate.text())
     print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
+
+
+def certify_quantized(arguments: CertifyArguments, path: str) -> None:
+    """A code-length certificate of the quantised network at ``path``, written beside it or into ``--out``."""
+    from lean_mnist.data.datasets import load_dataset
+    from lean_mnist.generalization.code_certificate import certify_network
+    from lean_mnist.generalization.spaces import read_network
+
+    folder = Path(arguments.out or Path(path).parent)
+    if not folder.is_dir():
+        raise CertificateError(f"--out: expected a folder to write into, found none at {folder}")
+    certificate = certify_network(
+        read_network(path),
+        load_dataset(arguments.dataset, arguments.data_dir or "data"),
+        code=arguments.code,
+        candidates=arguments.candidates,
+        deltas=arguments.delta,
+        bounds=arguments.bound,
+    )
+    written = certificate.write(folder)
+    if arguments.json:
+        print(certificate.to_json(), end="")
+        return
+    print(certificate.text())
+    print(f"  written    {written}; to check it: python -m lean_mnist.certify --check {written}")
 
 
 def check(arguments: CertifyArguments, path: str) -> None:

@@ -6,57 +6,26 @@ here by other means than the checker's.
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.errors import CertificateError
-from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import checked_delta, monte_carlo_risk, pac_bayes_risk
 from lean_mnist.generalization.directed import Exact, decimal_text, exact
 from lean_mnist.generalization.pacbayes.divergence import DIGITS, divergence_above
 from lean_mnist.generalization.pacbayes.draws import Layer, draw_outcomes, pack
 from lean_mnist.generalization.pacbayes.parts import cut
+from lean_mnist.generalization.training_certificate import TrainingCertificate, described, training_data
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
     from lean_mnist.generalization.pacbayes.network import GaussianMLP
 
-FILE = "certificate.json"
-_IN_LAYOUT = ("mnist", "fashion-mnist", "kmnist")
 _Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TrainingCertificate:
-    """A certificate about the examples learned from, and the raw files beside it: ``document`` as JSON has it."""
-
-    document: dict[str, Any]
-    files: dict[str, bytes]
-
-    @property
-    def risks(self) -> dict[Fraction, Fraction]:
-        """The certified risk by δ; 1 where the bound says nothing."""
-        return {Fraction(claim["delta"]): Fraction(claim["risk"]) for claim in self.document["claims"]}
-
-    def to_json(self) -> str:
-        return checker.canonical(self.document).decode()
-
-    def write(self, folder: Path) -> Path:
-        """Write the document and its files into ``folder`` and return the document's path."""
-        for name, content in self.files.items():
-            write_atomically(folder / name, content)
-        write_atomically(folder / FILE, self.to_json().encode())
-        return folder / FILE
 
 
 def certify_posterior(
@@ -84,7 +53,7 @@ def certify_posterior(
     _, part = cut(dataset.train, prior_examples, split_seed)
     means, scales, prior_means = _stored(network)
     content = {"mean": _raw(means), "scale": _raw(scales), "prior_mean": _raw(prior_means)}
-    files = {name: _described(f"certificate.{name}", raw) for name, raw in content.items()}
+    files = {name: described(f"certificate.{name}", raw) for name, raw in content.items()}
     kind = "data-free" if prior_examples == 0 else "learnt"
     data, beside = training_data(dataset)
     facts: dict[str, Any] = {
@@ -109,31 +78,9 @@ def certify_posterior(
             {"delta": str(delta), "empirical_risk": checker.decimal(empirical), "risk": checker.decimal(risk)}
         )
     facts |= {"errors": errors, "claims": claims, "divergence": decimal_text(divergence, DIGITS, up=True)}
-    facts["files"] = {**files, "outcomes": _described("certificate.outcomes", outcomes)}
+    facts["files"] = {**files, "outcomes": described("certificate.outcomes", outcomes)}
     raw_files = {f"certificate.{name}": raw for name, raw in {**content, "outcomes": outcomes}.items()}
     return TrainingCertificate(checker.build_pac_bayes(facts), {**raw_files, **beside})
-
-
-def training_data(dataset: Dataset) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The field ``data`` for the training split, and the files that stand beside as no data folder has them."""
-    images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
-    examples, rows, columns = images.shape
-    contents = {
-        "images": struct.pack(">IIII", 0x803, examples, rows, columns) + images.tobytes(),
-        "labels": struct.pack(">II", 0x801, examples) + labels.astype(np.uint8).tobytes(),
-    }
-    names, folder = {kind: f"certificate.{kind}.idx" for kind in contents}, ""
-    beside = {names[kind]: content for kind, content in contents.items()}
-    if dataset.name in _IN_LAYOUT:
-        layout = LAYOUTS[dataset.name]
-        names, folder, beside = dict(zip(contents, layout.files[:2], strict=True)), layout.raw, {}
-    described = {kind: {"folder": folder, **_described(names[kind], raw)} for kind, raw in contents.items()}
-    about = {"dataset": dataset.name, "split": "train", "examples": examples, "rows": rows, "columns": columns}
-    return {**about, **described}, beside
-
-
-def _described(name: str, raw: bytes) -> dict[str, str]:
-    return {"file": name, "sha256": hashlib.sha256(raw).hexdigest()}
 
 
 def _flat(tensors: Sequence[_Floats]) -> _Floats:

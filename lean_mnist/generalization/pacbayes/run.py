@@ -19,14 +19,15 @@ from lean_mnist.data.datasets import Dataset, Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import plain, write_atomically
-from lean_mnist.generalization.bounds import checked_delta
+from lean_mnist.generalization.bounds import checked_delta, pac_bayes_risk
 from lean_mnist.generalization.checker import percent
 from lean_mnist.generalization.directed import exact
-from lean_mnist.generalization.pacbayes.certificate import TrainingCertificate, certify_posterior, layers_of
+from lean_mnist.generalization.pacbayes.certificate import certify_posterior, layers_of
 from lean_mnist.generalization.pacbayes.draws import draw_outcomes
 from lean_mnist.generalization.pacbayes.network import GaussianMLP
 from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.training import Epoch, Recipe, Trained, train
+from lean_mnist.generalization.training_certificate import TrainingCertificate
 
 if TYPE_CHECKING:
     from lean_mnist.pacbayes import PacBayesConfig
@@ -194,8 +195,6 @@ def _line(what: str, recipe: Recipe, epoch: Epoch) -> str:
 
 def _estimate(candidate: _Candidate, split: Split, maximum: int, config: PacBayesConfig) -> float:
     """About the bound that would be certified, by other draws than the certificate's."""
-    from lean_mnist.generalization.bounds import pac_bayes_risk
-
     risk = _risk(candidate.network, split, maximum, f"estimate {config.seed}")
     divergence = Fraction(float(candidate.network.divergence().detach()))
     return float(pac_bayes_risk(risk, len(split), max(divergence, Fraction(0)), config.delta[0], digits=6))
