@@ -28,7 +28,7 @@ class PacBayesConfig:
     prior_scale: tuple[str, ...] | None = None
     """The prior's standard deviation, exact, as 0.01 or 1/64; of several each is tried, and all are paid for."""
     candidates: int | None = None
-    """How many priors this one was chosen among with any regard to the bound's examples; as many as are given here."""
+    """How many priors this one was chosen among with any regard to the bound's examples: 10, and 100 if data-free."""
     prior_examples: int | None = None
     """How many training examples a learnt prior learns from; half of them if not given."""
     prior_epochs: int = 40

@@ -2,8 +2,8 @@
 
 Of every network that can be written in B bits each gets the share ``δ 2^−B`` of the failure probability (a union over
 a finite space, MLCERT's bound), or of the words of a prefix code each ``δ 2^−length`` (Occam's razor). Every sentence
-in the certificate is written by ``checker.build_code``; the count is by :class:`~.spaces.IntegerNetwork`, the lengths by
-:mod:`.spaces.encoding`, which the checker does by other means.
+in the certificate is written by ``checker.build_code``; the count is by :class:`~.spaces.IntegerNetwork`, the lengths
+by :mod:`.spaces.encoding`, which the checker does by other means.
 """
 
 from __future__ import annotations
