@@ -1233,9 +1233,11 @@ def _check_divergence(values: dict[str, tuple[float, ...]], prior_scale: Fractio
     step = Fraction(1, 10**_KL_DIGITS)
     for bits in (128, 384, 1152):
         low = high = 0
-        for start in range(0, count, 2000):
-            part = values["scale"][start : start + 2000]
-            ends = _ln(math.prod(int(ldexp(scale, 149)) for scale in part), 1 << (149 * len(part)), bits)
+        for start in range(0, count, 250):
+            parts = [math.frexp(scale) for scale in values["scale"][start : start + 250]]
+            product = math.prod(int(ldexp(mantissa, 24)) for mantissa, _ in parts)
+            exponent = sum(exponent for _, exponent in parts) - 24 * len(parts)
+            ends = _ln(product << max(0, exponent), 1 << max(0, -exponent), bits)
             low, high = low - ends[1], high - ends[0]
         prior = _ln(prior_scale.numerator, prior_scale.denominator, bits)
         least = half + Fraction(low + count * prior[0], 1 << bits)

@@ -44,7 +44,7 @@ def test_divergence(shared):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objective(name):
-    """At a rational point to 40 digits; in ``lambda`` the derivative goes through the best λ as well, and is 0 there."""
+    """At a rational point to 40 digits; SymPy's derivative goes through the best λ of ``lambda`` as well."""
     risk, divergence, d_bound = (symbols_of(letter, 1, positive=True) for letter in "rkg")
     bound, tape = OBJECTIVES[name].forward(risk, divergence, 1000, 6.5)
     point = {risk[0]: Fraction(3, 100), divergence[0]: Fraction(71, 3), d_bound[0]: Fraction(7, 5)}

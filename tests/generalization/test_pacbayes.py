@@ -97,12 +97,12 @@ def test_an_objective_that_is_no_number_stops_it() -> None:
     network = moved(3)
     with torch.no_grad():
         network.log_scales[0].fill_(200.0)
-    with pytest.raises(HealthError, match="objective: (nan|inf) at step 1"):
+    with pytest.raises(HealthError, match=r"objective: (nan|inf) at step 1"):
         train(network, batches(3), Recipe("quadratic", 1, 0.1))
 
 
 def test_pairs_are_drawn_as_whole_networks_would_be() -> None:
-    """The share of errors of pairs, layer by layer, and of 4,000 networks with all their weights drawn: 5 deviations."""
+    """Errors of pairs, layer by layer, and of 4,000 networks whose weights were all drawn: within 5 deviations."""
     seed, number = 11, 4000
     print(f"seed {seed}")
     network, split = moved(4, 0.2), random_data(4).train
