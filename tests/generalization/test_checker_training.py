@@ -17,12 +17,13 @@ from certificate_cases import random_data, rejection
 from test_checker import altered_value, leaves
 from test_pacbayes import moved
 
-from lean_mnist.errors import BoundError, CertificateError
+from lean_mnist import certify
+from lean_mnist.errors import BoundError, CertificateError, ConfigError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.code_certificate import certify_network
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior
 from lean_mnist.generalization.quantize import quantize_layers
-from lean_mnist.generalization.spaces import QuantizedNetwork
+from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
 from lean_mnist.generalization.training_certificate import FILE, TrainingCertificate
 
 DRAWS = 45
@@ -199,6 +200,24 @@ def test_raw_files_that_cannot_be(
     (tmp_path / name).write_bytes(raw)
     sha256 = hashlib.sha256(raw).hexdigest()
     assert forged(path, "PAC-Bayes", lambda facts: facts["files"][file].update(sha256=sha256)).startswith(message)
+
+
+def test_the_command_certifies_a_quantised_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(8)
+    write_network(tmp_path / "network.json", quantize_layers([(rng.normal(size=(10, 64)), None)], 2, denominator=16))
+    for options, said in (
+        (["network.json", "--dataset", "digits", "--code", "enumerative"], "of 1,437 training examples are wrong"),
+        (["--check", FILE, "--json"], '"examples": 1437'),
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["certify", *options])
+        certify.main()
+        assert said in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["certify", "--check", FILE, "--redraw", "-1"])
+    with pytest.raises(ConfigError, match="--redraw: expected at least 0, found -1"):
+        certify.main()
 
 
 def test_what_no_certificate_is_made_of() -> None:
