@@ -1032,7 +1032,7 @@ PAC_CHECKED = {
     ),
     "trusted": (
         "The outcomes that were not drawn again; that the prior does not depend on the examples of the bound; the "
-        "number of candidates."
+        "number of candidates; that no other draws were made and discarded."
     ),
 }
 
