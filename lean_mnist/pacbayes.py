@@ -24,7 +24,7 @@ class PacBayesConfig:
     data_dir: str = "data"
     """Searched after the folder that LEAN_MNIST_DATA names, and downloaded into."""
     hidden: tuple[int, ...] | None = None
-    """Widths of the hidden layers: 600 600 for a learnt prior, 100 for a data-free one."""
+    """Widths of the hidden layers: 600 600 for a learnt prior, 50 for a data-free one."""
     prior_scale: tuple[str, ...] | None = None
     """The prior's standard deviation, exact, as 0.01 or 1/64; of several each is tried, and all are paid for."""
     candidates: int | None = None
@@ -46,7 +46,7 @@ class PacBayesConfig:
     objective: Literal["quadratic", "lambda", "classic"] = "quadratic"
     """The bound that the posterior lowers; the certified one is always PAC-Bayes-kl."""
     divergence_weight: float | None = None
-    """Weight of KL in it: 1 from a learnt prior, 0.3 from a data-free one. The certified bound has weight 1."""
+    """Weight of KL in it: 1 from a learnt prior, 0.25 from a data-free one. The certified bound has weight 1."""
     p_min: float = 1e-5
     """Class probabilities below it count as it, which bounds the cross-entropy."""
     draws: int = 400_000

@@ -40,8 +40,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "divergence_weight": 1.0,
     },
     "data-free": {
-        "hidden": (100,), "prior_scale": ("0.15",), "candidates": 100, "epochs": 100, "lr": 0.5,
-        "divergence_weight": 0.3,
+        "hidden": (50,), "prior_scale": ("0.2",), "candidates": 100, "epochs": 100, "lr": 0.5,
+        "divergence_weight": 0.25,
     },
 }  # fmt: skip
 AUGMENTATION = Augmentation(rotation=15, scale=0.15, elastic=1.0)
