@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from lean_mnist.generalization.training_certificate import TrainingCertificate
 
 if TYPE_CHECKING:
     from lean_mnist.pacbayes import PacBayesConfig
+
+T = TypeVar("T")
 
 # What --prior decides where an option is not given. These were found on MNIST by comparing bounds, of four learnt and
 # some twenty data-free priors, so that more candidates than one have to be paid for.
@@ -95,7 +97,7 @@ def run(config: PacBayesConfig, say: Callable[[str], None]) -> Summary:
     write_atomically(folder / "config.json", _json(dataclasses.asdict(config)))
     prior_examples = _prior_examples(config, dataset)
     prior_part, bound_part = cut(dataset.train, prior_examples, config.seed)
-    scales = config.prior_scale or ()
+    scales = _given(config.prior_scale)
     tried = [_train(config, dataset, prior_part, bound_part, scale, say) for scale in scales]
     bounds = [_estimate(candidate, bound_part, dataset.maximum, config) for candidate in tried]
     for candidate, bound in zip(tried, bounds, strict=True):
@@ -108,7 +110,7 @@ def run(config: PacBayesConfig, say: Callable[[str], None]) -> Summary:
         prior_scale=chosen.scale,
         prior_examples=prior_examples,
         split_seed=config.seed,
-        candidates=config.candidates or 0,
+        candidates=_given(config.candidates),
         draws=config.draws,
         deltas=config.delta,
     )
@@ -125,11 +127,10 @@ def resolved(config: PacBayesConfig) -> PacBayesConfig:
     """``config`` with every option that follows ``prior`` filled in; raises ``ConfigError`` or ``BoundError``."""
     own = {name: value for name, value in DEFAULTS[config.prior].items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **own)
-    scales = config.prior_scale or ()
+    scales = _given(config.prior_scale)
     if not scales or any(exact(scale, "prior-scale") <= 0 for scale in scales):
         raise ConfigError(f"prior-scale: expected one or more numbers above 0, found {' '.join(scales) or 'none'}")
-    assert config.candidates is not None
-    if config.candidates < len(scales):
+    if _given(config.candidates) < len(scales):
         raise ConfigError(f"candidates: expected at least {len(scales)}, those tried here, found {config.candidates}")
     if config.draws < 1:
         raise ConfigError(f"draws: expected at least 1, found {config.draws}")
@@ -141,20 +142,23 @@ def resolved(config: PacBayesConfig) -> PacBayesConfig:
     return config
 
 
+def _given(value: T | None) -> T:
+    """An option that is filled in by now."""
+    assert value is not None
+    return value
+
+
 def _recipes(config: PacBayesConfig) -> tuple[Recipe, Recipe]:
     """The prior's and the posterior's; raises ``ConfigError``."""
     common = {"seed": config.seed, "check_every": config.check_every}
     prior = Recipe("risk", config.prior_epochs, config.prior_lr, **common)
-    assert config.epochs is not None
-    assert config.lr is not None
-    assert config.divergence_weight is not None
     posterior = Recipe(
         config.objective,
-        config.epochs,
-        config.lr,
+        _given(config.epochs),
+        _given(config.lr),
         _MOMENTUM[config.prior],
         p_min=config.p_min,
-        divergence_weight=config.divergence_weight,
+        divergence_weight=_given(config.divergence_weight),
         **common,
     )
     return prior, posterior
@@ -178,7 +182,7 @@ def _train(
     say: Callable[[str], None],
 ) -> _Candidate:
     unit = Normalization("unit", 0.0, float(dataset.maximum))
-    sizes = (dataset.features, *(config.hidden or ()), dataset.classes)
+    sizes = (dataset.features, *_given(config.hidden), dataset.classes)
     network = GaussianMLP(sizes, float(exact(scale, "prior-scale")), seed=config.seed)
     by_risk, by_bound = _recipes(config)
     trained, seconds = [], {}
