@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -22,9 +23,11 @@ class CertifyArguments:
     """
 
     checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
-    """best.pt or last.pt of a run."""
+    """best.pt or last.pt of a run; or a quantised network (.json), certified by the examples it was learned from."""
     check: str | None = None
     """Instead, check this certificate.json: count again from raw weights and data, and derive every number again."""
+    redraw: int = 500
+    """With --check of a PAC-Bayes certificate: how many of its draws are drawn again."""
     delta: tuple[str, ...] = ("0.035", "1e-9")
     """Failure probabilities, exact, as 0.035, 1e-9 or 7/200; each has a claim of its own."""
     bound: tuple[Literal["clopper-pearson", "kl", "hoeffding"], ...] = ("clopper-pearson",)
@@ -33,6 +36,12 @@ class CertifyArguments:
     """All looks at this test split, other runs' included; those that the run recorded if not given."""
     adaptive: bool = False
     """Pay for looks that may have influenced what was looked at next."""
+    code: Literal["fixed", "enumerative"] = "fixed"
+    """Of a quantised network: its bits as they are, or an enumerative code, by whose length it pays."""
+    candidates: int = 1
+    """Of a quantised network: how many spaces and codes this one was chosen among."""
+    dataset: str = "auto"
+    """Of a quantised network: what it was learned from."""
     precision: Literal["float32", "float64"] = "float32"
     """How roughly the network may be run; an example whose outcome such rounding could change counts as an error."""
     data_dir: str | None = None
@@ -50,6 +59,9 @@ def main() -> None:
         raise ConfigError("checkpoint: expected one CHECKPOINT, or --check FILE; --help says more")
     if arguments.check is not None:
         check(arguments, arguments.check)
+        return
+    if str(arguments.checkpoint).endswith(".json"):
+        certify_quantized(arguments, str(arguments.checkpoint))
         return
     from lean_mnist.generalization.certification import certify_checkpoint
 
@@ -70,13 +82,41 @@ def main() -> None:
     print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
 
 
+def certify_quantized(arguments: CertifyArguments, path: str) -> None:
+    """A code-length certificate of the quantised network at ``path``, written beside it or into ``--out``."""
+    from lean_mnist.data.datasets import load_dataset
+    from lean_mnist.generalization.code_certificate import certify_network
+    from lean_mnist.generalization.spaces import read_network
+
+    folder = Path(arguments.out or Path(path).parent)
+    if not folder.is_dir():
+        raise CertificateError(f"--out: expected a folder to write into, found none at {folder}")
+    certificate = certify_network(
+        read_network(path),
+        load_dataset(arguments.dataset, arguments.data_dir or "data"),
+        code=arguments.code,
+        candidates=arguments.candidates,
+        deltas=arguments.delta,
+        bounds=arguments.bound,
+    )
+    written = certificate.write(folder)
+    if arguments.json:
+        print(certificate.to_json(), end="")
+        return
+    print(certificate.text())
+    print(f"  written    {written}; to check it: python -m lean_mnist.certify --check {written}")
+
+
 def check(arguments: CertifyArguments, path: str) -> None:
     """Run the checker, which needs nothing but the standard library."""
     from lean_mnist.generalization import checker
 
+    if arguments.redraw < 0:
+        raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
     folders = [arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"]
     try:
-        found = checker.check(path, [folder for folder in folders if folder], min(os.cpu_count() or 1, 16))
+        found_in = [folder for folder in folders if folder]
+        found = checker.check(path, found_in, min(os.cpu_count() or 1, 16), arguments.redraw)
     except checker.Rejected as error:
         raise CertificateError(str(error)) from None
     print(json.dumps(found._asdict(), indent=2) if arguments.json else found)

@@ -26,6 +26,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import struct
 import sys
 import time
@@ -33,7 +34,7 @@ import zlib
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from multiprocessing import get_context
-from operator import mul
+from operator import itemgetter, mul
 from typing import Any, NamedTuple
 
 SCHEMA, VERSION = "lean_mnist certificate", 1
@@ -41,6 +42,8 @@ DIGITS = 12  # of every bound
 ACTIVATIONS = ("relu", "leaky-relu", "identity", "sigmoid", "tanh", "gelu")
 DTYPES = {"float16": ("e", 2), "float32": ("f", 4), "float64": ("d", 8)}
 UNITS = {"float32": "1/16777216", "float64": "1/68719476736"}  # 2^-24; 2^-36, which is far above float64's 2^-53
+CODE_SCHEMA, PAC_SCHEMA = "lean_mnist code-length certificate", "lean_mnist PAC-Bayes certificate"
+REDRAWN = 500  # outcomes of a PAC-Bayes certificate that are drawn again, unless told otherwise
 FOLDERS = ("", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw")
 
 DECODER = (
@@ -244,9 +247,11 @@ def read(path: str) -> dict[str, Any]:
         written = canonical(document)
     except (ValueError, RecursionError):
         raise Rejected(f"{path}: expected a certificate (JSON without fractions), found something else") from None
-    if not isinstance(document, dict) or (document.get("schema"), document.get("version")) != (SCHEMA, VERSION):
-        raise Rejected(f"schema: expected {SCHEMA!r}, version {VERSION}, found another or none")
-    _take(document, "certificate", _FORM)
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str) or schema not in _FORMS or document.get("version") != VERSION:
+        known = " or ".join(f"{name!r}, version {VERSION}" for name in _FORMS)
+        raise Rejected(f"schema: expected {known}, found another or none")
+    _take(document, "certificate", _FORMS[schema])
     if written != raw:
         raise Rejected("layout: expected the text that certificates are written with; spaces, names or digits differ")
     return document
@@ -704,31 +709,646 @@ def _artanh(n: int, d: int, bits: int) -> tuple[int, int]:
     return total, total + 4 * bits + 8
 
 
+# Code-length certificates: a network of few bits, counted on the very examples that it was learned from.
+#
+# A union over everything that could have been learned pays for the learning. With B bits to write a network down, its
+# share of delta is delta 2^-B: of 2^B networks each gets as much, and by Kraft's inequality the shares of a prefix code
+# sum to at most delta. Numbers are whole ones over powers of two throughout, so the count is exact.
+
+CODES = ("fixed", "enumerative")
+_HALF = 16  # bits of a shift, a scale and a bias
+CODE_DECODER = (
+    "Features are pixel / denominator, pixels row by row. A weight is shift + scale * value(code), with shift and "
+    "scale float16, one pair a layer; the value of a code is the code (encoding integer) or the float16 whose bits it "
+    "is (float16). Biases are float16. Layers are z = W h + b with ReLU between them, in exact arithmetic; the class "
+    "is the smallest index of a largest logit."
+)
+CODE_SPECIFICATIONS = {
+    "fixed": (
+        "Layer by layer: shift and scale (16 bits each), the codes row by row (as many bits each as the network has), "
+        "the biases (16 bits each)."
+    ),
+    "enumerative": (
+        "As the fixed code, but the n codes of a layer are written as how often each of the K symbols occurs, in "
+        "ceil(log2 C(n + K - 1, K - 1)) bits, and which of the sequences with these counts they are, in "
+        "ceil(log2 (n! / prod n_k!)) bits."
+    ),
+}
+CODE_ASSUMPTIONS = (
+    "The examples of this split and the images that the claim is about were drawn independently from one distribution "
+    "(i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, or preparation.",
+    "The space (sizes, bits, biases, encoding, denominator) and the code were fixed before these examples were seen, "
+    "or chosen among as many as candidates says, which pay for it. The weights may depend on the examples in any way.",
+    "SHA-256 has no collisions, and Python computes as its manual says (whole numbers exactly, floats as IEEE 754).",
+)
+
+
+def build_code(facts: dict[str, Any]) -> dict[str, Any]:
+    """The code-length certificate of ``facts``.
+
+    ``facts``: space (sizes, bits, biases, encoding, denominator), code, candidates, length (in bits), weights (file,
+    sha256), data (as in ``build``), errors, claims (list of bound, delta, risk).
+    """
+    space, data, errors = facts["space"], facts["data"], facts["errors"]
+    examples, specification = data["examples"], {"specification": CODE_DECODER, **facts["space"]}
+    document = {
+        "schema": CODE_SCHEMA,
+        "version": VERSION,
+        "statement": [_statement(claim, data, space) for claim in facts["claims"]],
+        "claims": [
+            {
+                **claim,
+                "vacuous": Fraction(claim["risk"]) >= 1,
+                "accuracy": decimal(1 - Fraction(claim["risk"])),
+                "epsilon": str(Fraction(claim["risk"]) - Fraction(errors, examples)),
+                "theorem": THEOREMS[claim["bound"]],
+            }
+            for claim in facts["claims"]
+        ],
+        "share": "delta / candidates * 2^-length",
+        "assumptions": list(CODE_ASSUMPTIONS),
+        "counts": {"examples": examples, "errors": errors, "correct": examples - errors},
+        "code": {
+            "name": facts["code"],
+            "specification": CODE_SPECIFICATIONS[facts["code"]],
+            "length": facts["length"],
+            "candidates": facts["candidates"],
+            "theorem": (
+                "union over a finite space of 2^length networks"
+                if facts["code"] == "fixed"
+                else "union over a prefix code (Blumer et al., Information Processing Letters 24, 1987)"
+            ),
+        },
+        "decoder": {**specification, "sha256": hashlib.sha256(canonical(specification)).hexdigest()},
+        "weights": facts["weights"],
+        "data": {**data, "classes": space["sizes"][-1]},
+    }
+    return {**document, "content_sha256": hashlib.sha256(canonical(document)).hexdigest()}
+
+
+_DATA_FORM: dict[str, Any] = dict(_FORM["data"])  # type: ignore[call-overload]
+_CODE_FORM = {
+    "schema": str, "version": int, "statement": [str],
+    "claims": [{
+        "bound": str, "delta": str, "risk": str, "vacuous": bool, "accuracy": str, "epsilon": str,
+        "theorem": {"formula": str, "source": str},
+    }],
+    "share": str, "assumptions": [str], "counts": {"examples": int, "errors": int, "correct": int},
+    "code": {"name": str, "specification": str, "length": int, "candidates": int, "theorem": str},
+    "decoder": {
+        "specification": str, "sizes": [int], "bits": int, "biases": bool, "encoding": str, "denominator": int,
+        "sha256": str,
+    },
+    "weights": {"file": str, "sha256": str}, "data": _DATA_FORM, "content_sha256": str,
+}  # fmt: skip
+
+
+def code_facts(document: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a code-length certificate, refused where they are impossible."""
+    decoder, code, data = document["decoder"], document["code"], document["data"]
+    space = {name: decoder[name] for name in ("sizes", "bits", "biases", "encoding", "denominator")}
+    _check_sizes(space["sizes"], data)
+    if space["encoding"] not in ("integer", "float16") or not 1 <= space["bits"] <= 16:
+        raise Rejected("decoder.bits: expected 1 to 16 bits, and the encoding integer or float16")
+    if space["encoding"] == "float16" and space["bits"] != _HALF:
+        raise Rejected(f"decoder.bits: expected {_HALF} for the encoding float16, found {space['bits']}")
+    if not 1 <= space["denominator"] <= 10**6:
+        raise Rejected("decoder.denominator: expected a number from 1 to 1,000,000")
+    if code["name"] not in CODES or (code["name"] == "enumerative" and space["bits"] > 8):
+        raise Rejected(f"code.name: expected one of {', '.join(CODES)}, enumerative for at most 8 bits")
+    if not 1 <= code["length"] <= 10**9 or not 1 <= code["candidates"] <= 10**9:
+        raise Rejected("code.length: expected a number of bits, and at least 1 candidate")
+    if data["split"] != "train":
+        raise Rejected("data.split: expected train; for a test split a holdout certificate says more")
+    claims = [{name: claim[name] for name in ("bound", "delta", "risk")} for claim in document["claims"]]
+    _check_claims(claims, "risk")
+    for index, claim in enumerate(claims):
+        if claim["bound"] not in THEOREMS:
+            raise Rejected(f"claims[{index}].bound: expected one of {', '.join(THEOREMS)}")
+    m, k = data["examples"], document["counts"]["errors"]
+    if not 1 <= m <= 10**7 or not 0 <= k <= m:
+        raise Rejected(f"counts.errors: expected from 0 to {m} errors in at least 1 example, found {k}")
+    return {
+        "space": space,
+        "code": code["name"],
+        "candidates": code["candidates"],
+        "length": code["length"],
+        "weights": document["weights"],
+        "data": {name: value for name, value in data.items() if name != "classes"},
+        "errors": k,
+        "claims": claims,
+    }
+
+
+def _check_sizes(sizes: list[int], data: dict[str, Any]) -> None:
+    if not 2 <= len(sizes) <= 100 or not all(1 <= size <= 65_000 for size in sizes) or math.prod(sizes[:2]) > 10**9:
+        raise Rejected(f"decoder.sizes: expected two or more numbers from 1 to 65,000, found {str(sizes)[:80]}")
+    if data["rows"] < 1 or data["columns"] < 1 or data["rows"] * data["columns"] != sizes[0]:
+        raise Rejected(f"data.rows: expected images of {sizes[0]} pixels, found {data['rows']} x {data['columns']}")
+
+
+def _check_claims(claims: list[dict[str, Any]], *decimals: str) -> None:
+    if not claims:
+        raise Rejected("claims: expected at least one, found none")
+    for index, claim in enumerate(claims):
+        if not 0 < _rational(claim["delta"], f"claims[{index}].delta") < 1:
+            raise Rejected(f"claims[{index}].delta: expected a probability strictly between 0 and 1")
+        for name in decimals:
+            value = _rational(claim[name], f"claims[{index}].{name}", exact_text=False)
+            if not 0 <= value <= 1 or value * 10**DIGITS % 1 or decimal(value) != claim[name]:
+                raise Rejected(f"claims[{index}].{name}: expected a decimal from 0 to 1 with {DIGITS} digits")
+
+
+def check_code(folder: str, document: dict[str, Any], data_folders: list[str]) -> tuple[int, int]:
+    """Check a code-length certificate; the examples and the errors among them, counted again."""
+    facts = code_facts(document)
+    compare(document, build_code(facts))
+    layers, length = read_codes(folder, facts)
+    if length != facts["length"]:
+        raise Rejected(f"code.length: expected {length} bits, measured on the weights, found {facts['length']}")
+    m, k = facts["data"]["examples"], facts["errors"]
+    for index, claim in enumerate(facts["claims"]):
+        share = Fraction(claim["delta"]) / facts["candidates"] / 2**length
+        _check_risk(index, "risk", claim["risk"], lambda n, b=claim["bound"], s=share: confirms(b, k, m, s, n))
+    images, labels = read_examples(folder, {"data": facts["data"], "decoder": facts["space"]}, data_folders)
+    found = _count_exactly(layers, facts["space"]["denominator"], images, labels)
+    if found != k:
+        raise Rejected(f"counts.errors: expected {found}, counted again from weights and data, found {k}")
+    return m, k
+
+
+def _check_risk(index: int, name: str, stated: str, confirmed: Any) -> None:
+    n = int(Fraction(stated) * 10**DIGITS)
+    if not confirmed(n):
+        raise Rejected(f"claims[{index}].{name}: {stated} does not follow from the counts")
+    if n and confirmed(n - 1):
+        raise Rejected(f"claims[{index}].{name}: {stated} is not the least that follows; it was altered")
+
+
+WholeLayer = tuple[list[list[int]], list[int], int]  # weights and biases as whole numbers over 2^exponent
+
+
+def read_codes(folder: str, facts: dict[str, Any]) -> tuple[list[WholeLayer], int]:
+    """The layers of the raw weights, and how many bits its code writes them in; raises ``Rejected``."""
+    space = facts["space"]
+    raw = _hashed(folder, facts["weights"], "weights")
+    shapes, bits = list(zip(space["sizes"][1:], space["sizes"], strict=False)), space["bits"]
+    fixed = sum(2 * _HALF + n * d * bits + (_HALF * n if space["biases"] else 0) for n, d in shapes)
+    if len(raw) != -(-fixed // 8):
+        raise Rejected(f"weights.file: expected {-(-fixed // 8)} bytes, found {len(raw)}")
+    text, at = format(int.from_bytes(raw, "big"), f"0{8 * len(raw)}b"), 0
+    if "1" in text[fixed:]:
+        raise Rejected("weights.file: its last bits, which only fill up a byte, are not 0")
+    layers, length = [], 0
+    for units, inputs in shapes:
+        shift, scale = (_half_units(int(text[place : place + _HALF], 2)) for place in (at, at + _HALF))
+        at += 2 * _HALF
+        codes = [int(text[place : place + bits], 2) for place in range(at, at + units * inputs * bits, bits)]
+        at += len(codes) * bits
+        biases = [0] * units
+        if space["biases"]:
+            ends = range(at + _HALF, at + _HALF * units + 1, _HALF)
+            biases = [_half_units(int(text[end - _HALF : end], 2)) for end in ends]
+            at += _HALF * units
+        # in units of 2^-24, or of 2^-48 where a code is itself a float16
+        if space["encoding"] == "float16":
+            values, exponent, shift = [_half_units(code) for code in codes], 48, shift << 24
+        else:
+            values, exponent = codes, 24
+        flat = [shift + scale * value for value in values]
+        rows = [flat[row * inputs : (row + 1) * inputs] for row in range(units)]
+        layers.append((rows, [bias << (exponent - 24) for bias in biases], exponent))
+        word = units * inputs * bits if facts["code"] == "fixed" else _enumerative(codes, 1 << bits)
+        length += 2 * _HALF + word + (_HALF * units if space["biases"] else 0)
+    return layers, length
+
+
+def _half_units(pattern: int) -> int:
+    """The float16 of these bits as a whole number of 2^-24."""
+    value: float = struct.unpack("<e", pattern.to_bytes(2, "little"))[0]
+    if not math.isfinite(value):
+        raise Rejected("weights.file: holds NaN or an infinity")
+    return int(math.ldexp(value, 24))
+
+
+def _enumerative(codes: list[int], symbols: int) -> int:
+    """The bits of the enumerative code of these codes."""
+    n, sequences, total = len(codes), 1, 0
+    for symbol in range(symbols):
+        count = codes.count(symbol)
+        total += count
+        sequences *= math.comb(total, count)
+    return (math.comb(n + symbols - 1, symbols - 1) - 1).bit_length() + (sequences - 1).bit_length()
+
+
+def _count_exactly(layers: list[WholeLayer], denominator: int, images: list[bytes], labels: bytes) -> int:
+    """The errors of the smallest index of a largest logit, in whole numbers: all units of a layer in one long one."""
+    packed, largest, scale = [], 255, denominator
+    for rows, biases, exponent in layers:
+        # h is a whole number over scale, so that z = W h + b is one over scale 2^exponent
+        own = [bias * scale for bias in biases]
+        largest = max(sum(map(abs, row)) * largest + abs(bias) for row, bias in zip(rows, own, strict=True)) or 1
+        slot = 8 * (largest.bit_length() // 8 + 1)
+        half = 1 << (slot - 1)
+        columns = [
+            sum(weight << (slot * unit) for unit, weight in enumerate(column)) for column in zip(*rows, strict=True)
+        ]
+        start = sum((bias + half) << (slot * unit) for unit, bias in enumerate(own))
+        packed.append((columns, start, slot // 8, half, len(rows)))
+        scale <<= exponent
+    errors = 0
+    for pixels, label in zip(images, labels, strict=True):
+        z: Any = pixels
+        for index, (columns, start, width, half, units) in enumerate(packed):
+            h = [max(0, value) for value in z] if index else z
+            raw = (sum(map(mul, columns, h)) + start).to_bytes(units * width, "little")
+            z = [int.from_bytes(raw[at : at + width], "little") - half for at in range(0, len(raw), width)]
+        errors += z.index(max(z)) != label
+    return errors
+
+
+def _hashed(folder: str, named: dict[str, str], field: str) -> bytes:
+    """A raw file beside the certificate; raises ``Rejected`` if it is missing, elsewhere or altered."""
+    name = named["file"]
+    if os.path.basename(name) != name or name in ("", ".", ".."):
+        raise Rejected(f"{field}.file: expected the name of a file beside the certificate, found {name[:80]!r}")
+    raw = _content(os.path.join(folder, name), f"{field}.file")
+    if hashlib.sha256(raw).hexdigest() != named["sha256"]:
+        raise Rejected(f"{field}.sha256: {name} is not the file that the certificate is about")
+    return raw
+
+
+# PAC-Bayes certificates: a Gaussian over networks, of which one is drawn anew for every image.
+
+MONTE_CARLO = Fraction(2, 7)  # of delta: what the estimate of the empirical risk pays; the bound pays the rest
+_KL_DIGITS = 6
+_TIE = 2.0**-20
+_NEAR = 2.0**-30  # what float64 may do to a margin, generously
+_PAC_FILES = ("mean", "scale", "prior_mean", "outcomes")
+PAC_DECODER = (
+    "Features are pixel / maximum, pixels row by row. For every image all weights and biases are drawn anew, each from "
+    "its own Gaussian with the stored mean and standard deviation (scale), independently. Layers are z = W h + b with "
+    "ReLU between them; the class is that of the largest logit. The prior is the Gaussian with the means prior_mean "
+    "and one standard deviation for all. Files hold float32, little-endian: weight (row by row) and bias of each layer."
+)
+DRAWS = (
+    "Draw i reads SHAKE-128(key, i as 8 bytes, big-endian) as 64-bit words, little-endian. With the first word x it "
+    "takes the example number floor(x m / 2^64) of the m that the bound is evaluated on. Of the words after it each "
+    "pair (a, b) gives two standard normal numbers r cos(t), r sin(t), with r = sqrt(-2 ln((floor(a / 2^11) + 1/2) / "
+    "2^53)) and t = 2 pi floor(b / 2^11) / 2^53: one a unit, layer by layer. Since no weight is used twice, "
+    "z_j is Gaussian given h, so that z_j = sum mean_ji h_i + mean_j + noise_j sqrt(sum scale_ji^2 h_i^2 + scale_j^2), "
+    "in float64. The draw is an error unless its label's logit exceeds every other by more than 2^-20. The outcomes "
+    "are one bit a draw, 1 for an error, the first in the highest bit of the first byte."
+)
+PAC_THEOREM = {
+    "formula": (
+        "p >= q and m kl(q || p) >= KL + ln(2 sqrt(m) / share) confirm that the risk is at most p, where q bounds the "
+        "empirical risk of the posterior: the least q with P[Binomial(draws, q) <= errors] <= share_monte_carlo"
+    ),
+    "source": (
+        "Seeger, JMLR 3 (2002); Maurer, arXiv:cs/0411099 (2004); the estimate as in Langford and Caruana, NIPS (2001)"
+    ),
+}
+PAC_ASSUMPTIONS = (
+    "The examples that the bound is evaluated on and the images that the claim is about were drawn independently from "
+    "one distribution (i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, preparation.",
+    "The prior was fixed without these examples, or chosen among as many as candidates says, which pay for it. The "
+    "posterior may depend on them in any way.",
+    "SHA-256 has no collisions, SHAKE-128 gives numbers as good as random ones, and Python computes as its manual says "
+    "(whole numbers exactly, floats as IEEE 754); math.log, sin and cos are accurate to a few units of rounding.",
+)
+PRIORS = {
+    "learnt": "The prior's means were learned from the examples of the prior's part alone.",
+    "data-free": "The prior's means were drawn at random, without any example.",
+}
+PAC_CHECKED = {
+    "derived": (
+        "From the files: the divergence KL (exactly, then rounded up), which examples the bound is evaluated on, the "
+        "key of the draws, how many outcomes are errors, q and the risk of every claim, every sentence and hash."
+    ),
+    "recounted": (
+        "As many outcomes as the check is asked for, which it picks at random: each is drawn again and has to be as "
+        "stated. Of outcomes of which a share s is wrong, n redrawn ones find one with probability 1 - (1 - s)^n."
+    ),
+    "trusted": (
+        "The outcomes that were not drawn again; that the prior does not depend on the examples of the bound; the "
+        "number of candidates; that no other draws were made and discarded."
+    ),
+}
+
+
+def build_pac_bayes(facts: dict[str, Any]) -> dict[str, Any]:
+    """The PAC-Bayes certificate of ``facts``.
+
+    ``facts``: decoder (sizes, maximum), prior (kind, scale, candidates), data (as in ``build``, and part:
+    prior_examples, seed), files (mean, scale, prior_mean, outcomes: file, sha256), draws, errors, divergence, claims
+    (list of delta, empirical_risk, risk).
+    """
+    decoder, data, prior = facts["decoder"], facts["data"], facts["prior"]
+    specification = {"specification": PAC_DECODER, **decoder}
+    m = data["examples"] - data["part"]["prior_examples"]
+    document = {
+        "schema": PAC_SCHEMA,
+        "version": VERSION,
+        "statement": [_pac_statement(claim, facts, m) for claim in facts["claims"]],
+        "claims": [
+            {
+                **claim,
+                "vacuous": Fraction(claim["risk"]) >= 1,
+                "accuracy": decimal(1 - Fraction(claim["risk"])),
+                "share": str(_pac_shares(claim, prior)[0]),
+                "share_monte_carlo": str(_pac_shares(claim, prior)[1]),
+            }
+            for claim in facts["claims"]
+        ],
+        "theorem": PAC_THEOREM,
+        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
+        "checked": PAC_CHECKED,
+        "counts": {"examples": m, "draws": facts["draws"], "errors": facts["errors"]},
+        "divergence": facts["divergence"],
+        "prior": prior,
+        "decoder": {**specification, "sha256": hashlib.sha256(canonical(specification)).hexdigest()},
+        "draws": {"specification": DRAWS, "key": draws_key(facts).hex()},
+        "files": facts["files"],
+        "parameters": _pac_parameters(decoder["sizes"]),
+        "data": {**data, "classes": decoder["sizes"][-1]},
+    }
+    return {**document, "content_sha256": hashlib.sha256(canonical(document)).hexdigest()}
+
+
+def draws_key(facts: dict[str, Any]) -> bytes:
+    """The key of the draws: the hash of everything that was fixed before the first of them."""
+    files = {name: facts["files"][name]["sha256"] for name in _PAC_FILES[:3]}
+    fixed = {"decoder": facts["decoder"], "prior": facts["prior"], "data": facts["data"], "files": files}
+    return hashlib.sha256(canonical({**fixed, "draws": facts["draws"]})).digest()
+
+
+def _pac_parameters(sizes: list[int]) -> int:
+    return sum(math.prod(tensor["shape"]) for tensor in tensors_of({"sizes": sizes, "bias": True}))
+
+
+def _pac_shares(claim: dict[str, Any], prior: dict[str, Any]) -> tuple[Fraction, Fraction]:
+    delta = Fraction(claim["delta"])
+    return delta * (1 - MONTE_CARLO) / prior["candidates"], delta * MONTE_CARLO
+
+
+def _pac_statement(claim: dict[str, Any], facts: dict[str, Any], m: int) -> str:
+    risk, network = Fraction(claim["risk"]), "-".join(map(str, facts["decoder"]["sizes"]))
+    if risk >= 1:
+        return f"At delta = {claim['delta']} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
+    return (
+        f"With confidence 1 - {claim['delta']} over the drawing of these {m:,} examples and of {facts['draws']:,} "
+        f"pairs of a network and an example, the {network} network whose weights are drawn anew for every image "
+        f"misreads at most {percent(risk, True)} of all images drawn like them ({facts['data']['dataset']})."
+    )
+
+
+_HASHED = {"file": str, "sha256": str}
+_PAC_FORM = {
+    "schema": str, "version": int, "statement": [str],
+    "claims": [{
+        "delta": str, "empirical_risk": str, "risk": str, "vacuous": bool, "accuracy": str, "share": str,
+        "share_monte_carlo": str,
+    }],
+    "theorem": {"formula": str, "source": str}, "assumptions": [str],
+    "checked": {"derived": str, "recounted": str, "trusted": str},
+    "counts": {"examples": int, "draws": int, "errors": int}, "divergence": str,
+    "prior": {"kind": str, "scale": str, "candidates": int},
+    "decoder": {"specification": str, "sizes": [int], "maximum": int, "sha256": str},
+    "draws": {"specification": str, "key": str}, "files": {name: _HASHED for name in _PAC_FILES}, "parameters": int,
+    "data": {**_DATA_FORM, "part": {"prior_examples": int, "seed": int}}, "content_sha256": str,
+}  # fmt: skip
+_FORMS = {SCHEMA: _FORM, CODE_SCHEMA: _CODE_FORM, PAC_SCHEMA: _PAC_FORM}
+
+
+def pac_facts(document: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a PAC-Bayes certificate, refused where they are impossible."""
+    data, prior, counts = document["data"], document["prior"], document["counts"]
+    decoder = {name: document["decoder"][name] for name in ("sizes", "maximum")}
+    _check_sizes(decoder["sizes"], data)
+    if not 1 <= decoder["maximum"] <= 255:
+        raise Rejected("decoder.maximum: expected a number from 1 to 255")
+    learned_from = data["part"]["prior_examples"]
+    if prior["kind"] not in PRIORS or (prior["kind"] == "data-free") != (learned_from == 0):
+        raise Rejected(f"prior.kind: expected {' or '.join(PRIORS)}, data-free just where prior_examples is 0")
+    if not 1 <= prior["candidates"] <= 10**9:
+        raise Rejected("prior.candidates: expected at least 1")
+    if not 0 < _rational(prior["scale"], "prior.scale") < 10**6:
+        raise Rejected("prior.scale: expected a number above 0, of moderate size")
+    if data["split"] != "train":
+        raise Rejected("data.split: expected train")
+    if not 0 <= learned_from < data["examples"] <= 10**7 or not 0 <= data["part"]["seed"] < 2**63:
+        raise Rejected("data.part: expected a seed from 0, and fewer examples for the prior than there are")
+    if not 1 <= counts["draws"] <= 10**9 or not 0 <= counts["errors"] <= counts["draws"]:
+        raise Rejected(f"counts.errors: expected from 0 to {counts['draws']} errors in at least 1 draw")
+    divergence = _rational(document["divergence"], "divergence", exact_text=False)
+    if divergence < 0 or _six_digits(divergence) != document["divergence"]:
+        raise Rejected(f"divergence: expected a decimal of at least 0 with {_KL_DIGITS} digits")
+    claims = [{name: claim[name] for name in ("delta", "empirical_risk", "risk")} for claim in document["claims"]]
+    _check_claims(claims, "empirical_risk", "risk")
+    return {
+        "decoder": decoder,
+        "prior": prior,
+        "data": {name: value for name, value in data.items() if name != "classes"},
+        "files": document["files"],
+        "draws": counts["draws"],
+        "errors": counts["errors"],
+        "divergence": document["divergence"],
+        "claims": claims,
+    }
+
+
+def _six_digits(value: Fraction) -> str:
+    whole = value.numerator * 10**_KL_DIGITS // value.denominator
+    return f"{whole // 10**_KL_DIGITS}.{whole % 10**_KL_DIGITS:0{_KL_DIGITS}}"
+
+
+def check_pac_bayes(
+    folder: str, document: dict[str, Any], data_folders: list[str], redraw: int
+) -> tuple[int, int, int]:
+    """Check a PAC-Bayes certificate; the draws, the errors among them, and how many were drawn again."""
+    facts = pac_facts(document)
+    compare(document, build_pac_bayes(facts))
+    draws, errors, m = facts["draws"], facts["errors"], document["counts"]["examples"]
+    raw = {name: _hashed(folder, facts["files"][name], f"files.{name}") for name in _PAC_FILES}
+    count = document["parameters"]
+    values = {name: _floats(raw[name], count, name) for name in _PAC_FILES[:3]}
+    if not min(values["scale"]) > 0:
+        raise Rejected("files.scale: holds a standard deviation that is not above 0")
+    stated = Fraction(facts["divergence"])
+    _check_divergence(values, Fraction(facts["prior"]["scale"]), stated)
+    outcomes = raw["outcomes"]
+    if len(outcomes) != -(-draws // 8) or int.from_bytes(outcomes[-1:], "big") % (1 << (-draws % 8)):
+        raise Rejected(f"files.outcomes: expected {-(-draws // 8)} bytes, one bit a draw, filled up with zeros")
+    found = bin(int.from_bytes(outcomes, "big")).count("1")
+    if found != errors:
+        raise Rejected(f"counts.errors: expected {found}, counted in the outcomes, found {errors}")
+    for index, claim in enumerate(facts["claims"]):
+        share, of_draws = _pac_shares(claim, facts["prior"])
+        q = int(Fraction(claim["empirical_risk"]) * 10**DIGITS)
+        _check_risk(
+            index, "empirical_risk", claim["empirical_risk"],
+            lambda n, s=of_draws: confirms("clopper-pearson", errors, draws, s, n),
+        )  # fmt: skip
+        _check_risk(index, "risk", claim["risk"], lambda n, q=q, s=share: _pac_confirms(q, m, stated, s, n))
+    images, labels = read_examples(folder, facts, data_folders)
+    chosen = bound_part(facts["data"])
+    picked = random.SystemRandom().sample(range(draws), min(redraw, draws))
+    pairs = _PairDraws(facts["decoder"], values["mean"], values["scale"])
+    key = draws_key(facts)
+    for number in picked:
+        word, noise = random_numbers(key, number, pairs.units)
+        example = chosen[word * m >> 64]
+        margin = pairs.margin(images[example], labels[example], noise)
+        wrong = outcomes[number // 8] >> (7 - number % 8) & 1
+        if abs(margin - _TIE) > _NEAR and (margin <= _TIE) != bool(wrong):
+            raise Rejected(f"files.outcomes: draw {number} is {'no' if wrong else 'an'} error, stated otherwise")
+    return draws, errors, len(picked)
+
+
+def bound_part(data: dict[str, Any]) -> list[int]:
+    """Which examples the bound is evaluated on: all but those ranked first by the SHA-256 of "seed:index"."""
+    seed, size = data["part"]["seed"], data["part"]["prior_examples"]
+    ranked = sorted(range(data["examples"]), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
+    return sorted(ranked[size:])
+
+
+def _floats(raw: bytes, count: int, name: str) -> tuple[float, ...]:
+    if len(raw) != 4 * count:
+        raise Rejected(f"files.{name}: expected {4 * count} bytes, found {len(raw)}")
+    values = struct.unpack(f"<{count}f", raw)
+    if not all(abs(value) < 2.0**60 for value in values):
+        raise Rejected(f"files.{name}: holds NaN, an infinity, or a number of 2^60 or more")
+    return values
+
+
+def _check_divergence(values: dict[str, tuple[float, ...]], prior_scale: Fraction, stated: Fraction) -> None:
+    """KL = (sum scale² / s² - P + sum (mean - prior_mean)² / s²) / 2 - sum ln scale + P ln s, s the prior's scale."""
+    count, ldexp = len(values["mean"]), math.ldexp
+    squares = 0  # in units of 2^-298: every float32 is a whole number of 2^-149
+    for mean, scale, prior_mean in zip(values["mean"], values["scale"], values["prior_mean"], strict=True):
+        own, shift = int(ldexp(scale, 149)), int(ldexp(mean, 149)) - int(ldexp(prior_mean, 149))
+        squares += own * own + shift * shift
+    half = (Fraction(squares, 1 << 298) / prior_scale**2 - count) / 2
+    step = Fraction(1, 10**_KL_DIGITS)
+    for bits in (128, 384, 1152):
+        low = high = 0
+        for start in range(0, count, 250):
+            parts = [math.frexp(scale) for scale in values["scale"][start : start + 250]]
+            product = math.prod(int(ldexp(mantissa, 24)) for mantissa, _ in parts)
+            exponent = sum(exponent for _, exponent in parts) - 24 * len(parts)
+            ends = _ln(product << max(0, exponent), 1 << max(0, -exponent), bits)
+            low, high = low - ends[1], high - ends[0]
+        prior = _ln(prior_scale.numerator, prior_scale.denominator, bits)
+        least = half + Fraction(low + count * prior[0], 1 << bits)
+        most = half + Fraction(high + count * prior[1], 1 << bits)
+        if most <= stated and stated - step < least:
+            return
+        if least > stated or most <= stated - step:
+            raise Rejected(
+                f"divergence: expected {float(least):.6f}, rounded up from the files, found {float(stated):.6f}"
+            )
+        if stated == 0 and half == 0 and most - least < Fraction(1, 1 << 64) and least <= 0 <= most:
+            return  # posterior and prior are one
+    raise Rejected("divergence: could not be decided")
+
+
+def _pac_confirms(q: int, m: int, divergence: Fraction, share: Fraction, p: int) -> bool:
+    """Whether m kl(q || p) >= KL + ln(2 sqrt(m) / share), with q and p in units of 10^-12."""
+    scale = 10**DIGITS
+    if p >= scale or p <= q:
+        return p >= scale
+    for bits in (128, 384, 1152):
+        low = high = 0
+        for part, other in ((q, p), (scale - q, scale - p)):
+            if part:
+                ends = _ln(part, other, bits)
+                low, high = low + part * ends[0], high + part * ends[1]
+        root = _ln(4 * m * share.denominator**2, share.numerator**2, bits)  # twice ln(2 sqrt(m) / share)
+        paid = divergence * (1 << bits)
+        if Fraction(m * low, scale) - paid - Fraction(root[1], 2) >= 0:
+            return True
+        if Fraction(m * high, scale) - paid - Fraction(root[0], 2) < 0:
+            return False
+    return False
+
+
+def random_numbers(key: bytes, number: int, units: int) -> tuple[int, list[float]]:
+    """The first word of a draw, and one standard normal number a unit, as ``DRAWS`` says."""
+    count = 1 + units + units % 2
+    first, *words = struct.unpack(f"<{count}Q", hashlib.shake_128(key + number.to_bytes(8, "big")).digest(8 * count))
+    noise = []
+    for a, b in zip(words[::2], words[1::2], strict=True):
+        radius, angle = math.sqrt(-2 * math.log(((a >> 11) + 0.5) * 2.0**-53)), (b >> 11) * (2 * math.pi * 2.0**-53)
+        noise += [radius * math.cos(angle), radius * math.sin(angle)]
+    return first, noise[:units]
+
+
+class _PairDraws:
+    """The margin of one image whose weights are drawn for it alone."""
+
+    def __init__(self, decoder: dict[str, Any], means: tuple[float, ...], scales: tuple[float, ...]) -> None:
+        self.maximum, self.layers, at = decoder["maximum"], [], 0
+        for inputs, units in zip(decoder["sizes"], decoder["sizes"][1:], strict=False):
+            end = at + inputs * units
+            rows = [means[row : row + inputs] for row in range(at, end, inputs)]
+            variances = [tuple(s * s for s in scales[row : row + inputs]) for row in range(at, end, inputs)]
+            at = end + units
+            self.layers.append((rows, variances, means[end:at], [s * s for s in scales[end:at]]))
+        self.units = sum(decoder["sizes"][1:])
+
+    def margin(self, pixels: bytes, label: int, noise: list[float]) -> float:
+        h, at = [pixel / self.maximum for pixel in pixels], 0
+        for index, (rows, variances, bias, own) in enumerate(self.layers):
+            h = [max(0.0, z) for z in h] if index else h
+            used = [place for place, value in enumerate(h) if value]
+            values = [h[place] for place in used]
+            squares = [value * value for value in values]
+            pick = itemgetter(*used, 0, 0)  # two more, so that it is a tuple; map stops at the shorter one
+            h = [
+                sum(map(mul, values, pick(row))) + b
+                + noise[at + unit] * math.sqrt(sum(map(mul, squares, pick(variance))) + v)
+                for unit, (row, variance, b, v) in enumerate(zip(rows, variances, bias, own, strict=True))
+            ]  # fmt: skip
+            at += len(bias)
+        return h[label] - max((z for place, z in enumerate(h) if place != label), default=-math.inf)
+
+
 # The whole check.
 
 
 class Checked(NamedTuple):
-    """A certificate that holds."""
+    """A certificate that holds. Errors are in ``examples``, or where ``redrawn`` is a number, in as many draws."""
 
     certificate: str
     examples: int
     errors: int
     statement: list[str]
     seconds: float
+    redrawn: int | None = None
 
     def __str__(self) -> str:
-        counted = f"{self.errors} errors in {self.examples:,} examples, counted again in {self.seconds:.1f} s"
+        counted = f"{self.errors} errors in {self.examples:,} examples, counted again"
+        if self.redrawn is not None:
+            counted = f"{self.errors} errors in {self.examples:,} draws, {self.redrawn:,} of them drawn again"
+        counted = f"{counted} in {self.seconds:.1f} s"
         return "\n".join([f"{self.certificate}: holds; {counted}", *(f"  {line}" for line in self.statement)])
 
 
-def check(path: str, data_folders: list[str], processes: int = 1) -> Checked:
+def check(path: str, data_folders: list[str], processes: int = 1, redraw: int = REDRAWN) -> Checked:
     """Check the certificate at ``path`` and return what holds; raises ``Rejected``, naming the field.
 
     More ``processes`` share the count where it is long; the program that asks for them needs the usual
-    ``if __name__ == "__main__"``.
+    ``if __name__ == "__main__"``. Of a PAC-Bayes certificate ``redraw`` outcomes are drawn again.
     """
     begun = time.perf_counter()
     folder, document = os.path.dirname(os.path.abspath(path)), read(path)
+    if document["schema"] == CODE_SCHEMA:
+        examples, errors = check_code(folder, document, data_folders)
+        return Checked(path, examples, errors, document["statement"], time.perf_counter() - begun)
+    if document["schema"] == PAC_SCHEMA:
+        draws, errors, redrawn = check_pac_bayes(folder, document, data_folders, redraw)
+        return Checked(path, draws, errors, document["statement"], time.perf_counter() - begun, redrawn)
     facts = facts_of(document)
     compare(document, build(facts))
     layers = read_weights(folder, facts)
@@ -753,15 +1373,17 @@ def check(path: str, data_folders: list[str], processes: int = 1) -> Checked:
 
 
 def main(arguments: list[str]) -> int:
-    """``checker.py CERTIFICATE [--data-dir FOLDER]``: status 0 if it holds, 2 with one line if not."""
+    """``checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N]``: status 0 if it holds, 2 with one line if not."""
     folders = [os.environ["LEAN_MNIST_DATA"]] if os.environ.get("LEAN_MNIST_DATA") else []
-    if len(arguments) == 3 and arguments[1] == "--data-dir":
-        arguments, folders = arguments[:1], [arguments[2], *folders]
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python checker.py CERTIFICATE [--data-dir FOLDER]", file=sys.stderr)
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    well = len(arguments) % 2 == 1 and not arguments[0].startswith("-") and set(options) <= {"--data-dir", "--redraw"}
+    redraw = options.get("--redraw", str(REDRAWN))
+    if not well or not redraw.isdecimal():
+        print("usage: python checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N]", file=sys.stderr)
         return 2
+    folders = [options["--data-dir"], *folders] if "--data-dir" in options else folders
     try:
-        print(check(arguments[0], [*folders, "data"], processes=min(os.cpu_count() or 1, 16)))
+        print(check(arguments[0], [*folders, "data"], min(os.cpu_count() or 1, 16), int(redraw)))
     except Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

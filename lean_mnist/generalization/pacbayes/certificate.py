@@ -1,0 +1,108 @@
+"""Making a PAC-Bayes certificate: draw, bound, and write the document with the raw files that its checker reads.
+
+Every sentence in it is written by ``checker.build_pac_bayes``; the divergence, the draws and the bounds are computed
+here by other means than the checker's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lean_mnist.errors import CertificateError
+from lean_mnist.generalization import checker
+from lean_mnist.generalization.bounds import checked_delta, monte_carlo_risk, pac_bayes_risk
+from lean_mnist.generalization.directed import Exact, decimal_text, exact
+from lean_mnist.generalization.pacbayes.divergence import DIGITS, divergence_above
+from lean_mnist.generalization.pacbayes.draws import Layer, draw_outcomes, pack
+from lean_mnist.generalization.pacbayes.parts import cut
+from lean_mnist.generalization.training_certificate import TrainingCertificate, described, training_data
+
+if TYPE_CHECKING:
+    from lean_mnist.data.datasets import Dataset
+    from lean_mnist.generalization.pacbayes.network import GaussianMLP
+
+_Floats = npt.NDArray[np.float32]
+
+
+def certify_posterior(
+    network: GaussianMLP,
+    dataset: Dataset,
+    *,
+    prior_scale: Exact,
+    prior_examples: int,
+    split_seed: int,
+    candidates: int,
+    draws: int,
+    deltas: Sequence[Exact],
+    report: Callable[[int], None] | None = None,
+) -> TrainingCertificate:
+    """The PAC-Bayes certificate of a Gaussian over networks by the training examples that its prior did not see.
+
+    Args: ``prior_scale`` σ₀, exact; ``prior_examples`` and ``split_seed`` as in :func:`~.parts.cut`, 0 for a data-free
+    prior; ``candidates`` how many priors the one was chosen among with any regard to the bound's examples; ``draws`` N;
+    ``deltas`` failure probabilities, each of them for its own claim, the estimate's share included.
+    Raises ``CertificateError`` or ``BoundError``.
+    """
+    scale = exact(prior_scale, "prior-scale")
+    if candidates < 1 or draws < 1:
+        raise CertificateError(f"candidates, draws: expected at least 1 of each, found {candidates} and {draws}")
+    _, part = cut(dataset.train, prior_examples, split_seed)
+    means, scales, prior_means = _stored(network)
+    content = {"mean": _raw(means), "scale": _raw(scales), "prior_mean": _raw(prior_means)}
+    files = {name: described(f"certificate.{name}", raw) for name, raw in content.items()}
+    kind = "data-free" if prior_examples == 0 else "learnt"
+    data, beside = training_data(dataset)
+    facts: dict[str, Any] = {
+        "decoder": {"sizes": list(network.sizes), "maximum": dataset.maximum},
+        "prior": {"kind": kind, "scale": str(scale), "candidates": candidates},
+        "data": {**data, "part": {"prior_examples": prior_examples, "seed": split_seed}},
+        "files": files,
+        "draws": draws,
+    }
+    key = checker.draws_key(facts)
+    images, labels = part.images.cpu().numpy(), part.labels.cpu().numpy()
+    wrong = draw_outcomes(layers_of(network), images, labels, dataset.maximum, key, draws, report)
+    errors, outcomes = int(wrong.sum()), pack(wrong)
+    flat_means, flat_scales, flat_priors = (_flat(group) for group in (means, scales, prior_means))
+    divergence = divergence_above(flat_means, flat_scales, flat_priors, scale)
+    claims = []
+    for delta in map(checked_delta, deltas):
+        of_draws = delta * checker.MONTE_CARLO
+        empirical = monte_carlo_risk(errors, draws, of_draws)
+        risk = pac_bayes_risk(empirical, len(part), divergence, (delta - of_draws) / candidates)
+        claims.append(
+            {"delta": str(delta), "empirical_risk": checker.decimal(empirical), "risk": checker.decimal(risk)}
+        )
+    facts |= {"errors": errors, "claims": claims, "divergence": decimal_text(divergence, DIGITS, up=True)}
+    facts["files"] = {**files, "outcomes": described("certificate.outcomes", outcomes)}
+    raw_files = {f"certificate.{name}": raw for name, raw in {**content, "outcomes": outcomes}.items()}
+    return TrainingCertificate(checker.build_pac_bayes(facts), {**raw_files, **beside})
+
+
+def _flat(tensors: Sequence[_Floats]) -> _Floats:
+    return np.concatenate([tensor.ravel() for tensor in tensors])
+
+
+def _raw(tensors: Sequence[_Floats]) -> bytes:
+    return _flat(tensors).astype("<f4").tobytes()
+
+
+def layers_of(network: GaussianMLP) -> list[Layer]:
+    """Mean and deviation of weights and biases, layer by layer, float64: of the float32 numbers that are stored."""
+    means, scales = ([tensor.astype(np.float64) for tensor in group] for group in _stored(network)[:2])
+    flat = zip(means[::2], scales[::2], means[1::2], scales[1::2], strict=True)
+    return list(flat)
+
+
+def _stored(network: GaussianMLP) -> tuple[list[_Floats], list[_Floats], list[_Floats]]:
+    """Means, deviations and the prior's means, as they are stored."""
+    deviations = [log_scale.detach().exp() for log_scale in network.log_scales]
+    means, scales, prior_means = (
+        [tensor.detach().cpu().float().numpy() for tensor in group]
+        for group in (network.means, deviations, network.prior_means)
+    )
+    return means, scales, prior_means

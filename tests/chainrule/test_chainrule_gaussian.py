@@ -1,0 +1,87 @@
+"""The Gaussian's formulas and the PAC-Bayes objectives: each backward is SymPy's derivative of its forward."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import sympy
+from chainrule_arrays import fractions_of
+from test_chainrule_symbolic import assert_equal_at, assert_identical, derivatives, symbols_of
+
+from lean_mnist.chainrule import gaussian
+from lean_mnist.chainrule.losses import squared_error
+from lean_mnist.chainrule.pac_bayes import OBJECTIVES, bounded, objective_named
+from lean_mnist.errors import ArgumentError
+
+
+def test_sample():
+    mean, log_scale, noise, d_w = (symbols_of(name, 2, 3) for name in ("m", "l", "e", "g"))
+    w, tape = gaussian.sample_forward(mean, log_scale, noise)
+    assert_identical(w, mean + np.vectorize(sympy.exp, otypes=[object])(log_scale) * noise)
+    total = (w * d_w).sum()
+    for found, of in zip(gaussian.sample_backward(tape, d_w), (mean, log_scale), strict=True):
+        assert_identical(found, derivatives(total, of))
+
+
+def test_divergence():
+    """The formula is the integral's: SymPy's own expectation of the log-ratio of the densities, term by term."""
+    mean, log_scale = symbols_of("m", 2), symbols_of("l", 2)
+    prior_mean, prior_log_scale = symbols_of("n", 2), symbols_of("k", 1)
+    value, tape = gaussian.divergence_forward(mean, log_scale, prior_mean, prior_log_scale)
+    expected = 0
+    for mu, ell, mu0, ell0 in np.broadcast(mean, log_scale, prior_mean, prior_log_scale):
+        # E over w = μ + σ e of ln N(w; μ, σ²) − ln N(w; μ₀, σ₀²), a quadratic in e, with E e = 0 and E e² = 1
+        e = sympy.Symbol("e")
+        ratio = -ell - e**2 / 2 + ell0 + (mu + sympy.exp(ell) * e - mu0) ** 2 / (2 * sympy.exp(2 * ell0))
+        quadratic = sympy.Poly(sympy.expand(ratio), e)
+        expected += quadratic.coeff_monomial(1) + quadratic.coeff_monomial(e**2)
+    assert sympy.simplify(value - expected) == 0
+    g = sympy.Symbol("g")
+    for found, of in zip(gaussian.divergence_backward(tape, g), (mean, log_scale), strict=True):
+        assert_identical(found, derivatives(value, of) * g)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective(name):
+    """At a rational point to 40 digits; SymPy's derivative goes through the best λ of ``lambda`` as well."""
+    risk, divergence, d_bound = (symbols_of(letter, 1, positive=True) for letter in "rkg")
+    bound, tape = OBJECTIVES[name].forward(risk, divergence, 1000, 6.5)
+    point = {risk[0]: Fraction(3, 100), divergence[0]: Fraction(71, 3), d_bound[0]: Fraction(7, 5)}
+    for found, of in zip(OBJECTIVES[name].backward(tape, d_bound), (risk, divergence), strict=True):
+        assert_equal_at(point, found, derivatives(bound[0], of) * d_bound)
+
+
+def test_every_objective_bounds_the_inverted_bound():
+    """Each is at least the p with kl(r ‖ p) = K/m, which they relax."""
+    for risk in (Fraction(1, 50), Fraction(1, 4)):
+        r, divergence = (np.array([sympy.Rational(v.numerator, v.denominator)], object) for v in (risk, Fraction(40)))
+        for objective in OBJECTIVES.values():
+            p = float(objective.forward(r, divergence, 2000, 8.5)[0][0])
+            q = float(risk)
+            assert q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)) >= (40 + 8.5) / 2000
+
+
+def test_bounded_loss_on_fractions():
+    """Below, at and above the ceiling of 2: the loss and its gradient over the ceiling; 1 and no gradient."""
+    loss, inner = bounded(squared_error(), 2.0), squared_error()
+    s, labels = fractions_of([["1/2", 0], [2, 1], [3, 2]]), np.array([0, 1, 1])
+    d_loss = fractions_of(["1/3", 1, 5])
+    found, tape = loss.forward(s, labels)
+    assert list(found) == [Fraction(1, 16), 1, 1]
+    d_s = loss.backward(tape, d_loss)
+    expected = inner.backward(inner.forward(s, labels)[1], d_loss)
+    assert d_s[0].tolist() == (expected[0] / 2).tolist()
+    assert d_s[1:].tolist() == [[0, 0], [0, 0]]
+
+
+def test_impossible_arguments():
+    mean = symbols_of("m", 2)
+    for call, message in (
+        (lambda: gaussian.sample_forward(mean, mean[:1], mean), "log_scale: expected the shape of mean, (2,), found"),
+        (lambda: gaussian.divergence_forward(mean, mean, symbols_of("n", 3, 2), mean), "prior: expected a shape that"),
+        (lambda: bounded(squared_error(), 0.0), "ceiling: expected a finite number above 0, found 0.0"),
+        (lambda: objective_named("quadratik"), "objective: expected one of quadratic, lambda, classic, found"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            call()
+        assert str(caught.value).startswith(message)

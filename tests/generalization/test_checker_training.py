@@ -1,0 +1,233 @@
+"""Certificates about the examples learned from: the checker accepts those made, and rejects every alteration."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from certificate_cases import random_data, rejection
+from test_checker import altered_value, leaves
+from test_pacbayes import moved
+
+from lean_mnist import certify
+from lean_mnist.errors import BoundError, CertificateError, ConfigError
+from lean_mnist.generalization import checker
+from lean_mnist.generalization.code_certificate import certify_network
+from lean_mnist.generalization.pacbayes.certificate import certify_posterior
+from lean_mnist.generalization.quantize import quantize_layers
+from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
+from lean_mnist.generalization.training_certificate import FILE, TrainingCertificate
+
+DRAWS = 45
+
+
+def pac_bayes(seed: int = 4, **options: Any) -> TrainingCertificate:
+    """Of a network that reads nothing; its bound is not vacuous, because it has hardly left its prior."""
+    given = {"prior_scale": "1/10", "prior_examples": 50, "split_seed": 5, "candidates": 3, "draws": DRAWS}
+    return certify_posterior(moved(seed), random_data(3, 400), deltas=("0.035", "1e-9"), **{**given, **options})
+
+
+def quantized(bits: int, biases: bool, encoding: str = "integer") -> QuantizedNetwork:
+    rng = np.random.default_rng(bits)
+    layers = [(rng.normal(size=shape), rng.normal(size=shape[0]) if biases else None) for shape in ((5, 20), (3, 5))]
+    return quantize_layers(layers, bits, encoding=encoding)
+
+
+def code_length(bits: int = 2, biases: bool = True, encoding: str = "integer", **options: Any) -> TrainingCertificate:
+    return certify_network(quantized(bits, biases, encoding), random_data(3, 2000), deltas=("0.035",), **options)
+
+
+MAKERS: dict[str, Callable[[], TrainingCertificate]] = {"PAC-Bayes": pac_bayes, "code length": code_length}
+BUILD = {
+    "PAC-Bayes": (checker.pac_facts, checker.build_pac_bayes),
+    "code length": (checker.code_facts, checker.build_code),
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, TrainingCertificate]:
+    return {name: make() for name, make in MAKERS.items()}
+
+
+@pytest.mark.parametrize("options", [{"prior_examples": 0, "candidates": 1}, {"draws": 8}, {"prior_scale": "0.3"}])
+def test_it_accepts_what_is_made(options: dict[str, Any], tmp_path: Path) -> None:
+    certificate = pac_bayes(1, **options)
+    found = checker.check(str(certificate.write(tmp_path)), [], redraw=7)
+    assert (found.redrawn, found.examples) == (7, options.get("draws", DRAWS))
+    assert f"{found.errors} errors in {found.examples} draws, 7 of them drawn again" in str(found)
+    assert certificate.text().startswith(f"{found.errors} of {found.examples} draws of a network and an example are er")
+
+
+@pytest.mark.parametrize("code", checker.CODES)
+@pytest.mark.parametrize(("bits", "biases"), [(1, False), (3, True)])
+def test_it_counts_networks_of_few_bits_again(bits: int, biases: bool, code: str, tmp_path: Path) -> None:
+    certificate = code_length(bits, biases, code=code, bounds=("kl", "clopper-pearson", "hoeffding"), candidates=2)
+    found = checker.check(str(certificate.write(tmp_path)), [])
+    assert 0 < found.errors < found.examples == 2000
+    assert any(risk < 1 for risk in certificate.risks.values())
+
+
+def test_it_counts_half_precision_networks_again(tmp_path: Path) -> None:
+    assert rejection(str(code_length(16, True, "float16").write(tmp_path))) == ""
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_alteration_is_rejected(name: str, made: dict[str, TrainingCertificate], tmp_path: Path) -> None:
+    """Random single bits of every file, and every field in turn, with the hash of the content written anew."""
+    seed = 21
+    print(f"seed {seed}")
+    draw, certificate, accepted = random.Random(seed), made[name], []
+    path = certificate.write(tmp_path)
+    for _ in range(100):
+        file = tmp_path / draw.choice([FILE, *certificate.files])
+        before = file.read_bytes()
+        altered, bit = bytearray(before), draw.randrange(8 * len(before))
+        altered[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(bytes(altered))
+        if "\n" in (message := rejection(str(path))) or ":" not in message:
+            accepted.append((file.name, bit, message))
+        file.write_bytes(before)
+    for at in leaves(certificate.document):
+        document = copy.deepcopy(certificate.document)
+        inner: Any = document
+        for key in at[:-1]:
+            inner = inner[key]
+        inner[at[-1]] = altered_value(inner[at[-1]], draw)
+        del document["content_sha256"]
+        document["content_sha256"] = hashlib.sha256(checker.canonical(document)).hexdigest()
+        path.write_bytes(checker.canonical(document))
+        if at != ("content_sha256",) and ("\n" in (message := rejection(str(path))) or ":" not in message):
+            accepted.append((".".join(map(str, at)), 0, message))
+    assert accepted == []
+    path.write_bytes(checker.canonical(certificate.document))
+    assert rejection(str(path)) == ""
+
+
+def forged(path: Path, name: str, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Alter a certificate with everything that follows from its facts, and say how it is rejected."""
+    facts_of, build = BUILD[name]
+    facts = facts_of(json.loads(path.read_text(encoding="utf-8")))
+    change(facts)
+    path.write_bytes(checker.canonical(build(facts)))
+    return rejection(str(path))
+
+
+def less(facts: dict[str, Any], name: str) -> None:
+    risk = facts["claims"][0][name]
+    facts["claims"][0][name] = f"{risk[:-1]}{(int(risk[-1]) - 1) % 10}"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("PAC-Bayes", lambda f: f.update(errors=f["errors"] - 1), "counts.errors: expected "),
+        ("PAC-Bayes", lambda f: f.update(draws=DRAWS - 1), "files.outcomes: expected 6 bytes, one bit a draw"),
+        ("PAC-Bayes", lambda f: f.update(draws=8 * DRAWS), f"files.outcomes: expected {DRAWS} bytes"),
+        ("PAC-Bayes", lambda f: f.update(divergence="0.000001"), "divergence: expected "),
+        ("PAC-Bayes", lambda f: f.update(divergence="9e9"), "divergence: expected "),
+        ("PAC-Bayes", lambda f: less(f, "risk"), "claims[0].risk: "),
+        ("PAC-Bayes", lambda f: less(f, "empirical_risk"), "claims[0].empirical_risk: "),
+        ("PAC-Bayes", lambda f: f["prior"].update(candidates=2), "claims[0].risk: "),
+        ("PAC-Bayes", lambda f: f["prior"].update(scale="1/9"), "divergence: expected "),
+        ("PAC-Bayes", lambda f: f["prior"].update(scale="2/20"), "prior.scale: expected 1/10, in lowest terms"),
+        ("PAC-Bayes", lambda f: f["prior"].update(kind="data-free"), "prior.kind: expected learnt or data-free"),
+        ("PAC-Bayes", lambda f: f["data"]["part"].update(seed=6), "files.outcomes: draw "),
+        ("PAC-Bayes", lambda f: f["data"]["part"].update(prior_examples=49), "claims[0].risk: "),
+        ("PAC-Bayes", lambda f: f["data"].update(split="test"), "data.split: expected train"),
+        ("PAC-Bayes", lambda f: f["decoder"].update(maximum=254), "files.outcomes: draw "),
+        ("PAC-Bayes", lambda f: f["decoder"].update(sizes=[20, 3, 3]), "files.mean: expected "),
+        ("PAC-Bayes", lambda f: f["files"]["mean"].update(file="../x"), "files.mean.file: expected the name of a file"),
+        ("PAC-Bayes", lambda f: f["claims"][0].update(delta="1/30"), "claims[0].empirical_risk: "),
+        ("PAC-Bayes", lambda f: f.update(claims=[]), "claims: expected at least one, found none"),
+        ("code length", lambda f: f.update(errors=f["errors"] - 1), "claims[0].risk: "),
+        ("code length", lambda f: f.update(length=f["length"] - 1), "code.length: expected "),
+        ("code length", lambda f: f.update(candidates=2), "claims[0].risk: "),
+        ("code length", lambda f: f.update(code="enumerative"), "code.length: expected "),
+        ("code length", lambda f: less(f, "risk"), "claims[0].risk: "),
+        ("code length", lambda f: f["space"].update(bits=3), "weights.file: expected "),
+        ("code length", lambda f: f["space"].update(bits=17), "decoder.bits: expected 1 to 16 bits"),
+        ("code length", lambda f: f["space"].update(encoding="float16"), "decoder.bits: expected 16 for the encoding"),
+        ("code length", lambda f: f["space"].update(denominator=1), "counts.errors: expected "),
+        ("code length", lambda f: f["data"].update(split="test"), "data.split: expected train"),
+    ],
+)
+def test_a_forger_who_recomputes_everything_is_rejected(
+    name: str, change: Any, message: str, made: dict[str, TrainingCertificate], tmp_path: Path
+) -> None:
+    assert forged(made[name].write(tmp_path), name, change).startswith(message)
+
+
+def test_a_forged_outcome_is_found_by_drawing_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that is called none, with count, bounds and hashes to match."""
+    honest = pac_bayes().files["certificate.outcomes"]
+    first = next(draw for draw in range(DRAWS) if honest[draw // 8] >> (7 - draw % 8) & 1)
+
+    def without_it(*arguments: Any) -> Any:
+        wrong = np.unpackbits(np.frombuffer(honest, np.uint8))[:DRAWS].astype(bool)
+        wrong[first] = False
+        return wrong
+
+    monkeypatch.setattr("lean_mnist.generalization.pacbayes.certificate.draw_outcomes", without_it)
+    path = str(pac_bayes().write(tmp_path))
+    assert rejection(path) == f"files.outcomes: draw {first} is an error, stated otherwise"
+    checker.check(path, [], redraw=0)  # nobody who does not draw again can find it
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("mean", struct.pack("<f", float("nan")), "files.mean: holds NaN, an infinity, or a number of 2^60 or more"),
+        ("scale", struct.pack("<f", 0.0), "files.scale: holds a standard deviation that is not above 0"),
+        ("prior_mean", struct.pack("<f", 0.5), "divergence: expected "),
+        ("outcomes", None, "files.outcomes: expected 6 bytes, one bit a draw, filled up with zeros"),
+    ],
+)
+def test_raw_files_that_cannot_be(
+    file: str, content: bytes | None, message: str, made: dict[str, TrainingCertificate], tmp_path: Path
+) -> None:
+    certificate = made["PAC-Bayes"]
+    path, name = certificate.write(tmp_path), f"certificate.{file}"
+    raw = certificate.files[name]
+    raw = raw[:-1] + bytes([raw[-1] | 1]) if content is None else content + raw[4:]
+    (tmp_path / name).write_bytes(raw)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    assert forged(path, "PAC-Bayes", lambda facts: facts["files"][file].update(sha256=sha256)).startswith(message)
+
+
+def test_the_command_certifies_a_quantised_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(8)
+    write_network(tmp_path / "network.json", quantize_layers([(rng.normal(size=(10, 64)), None)], 2, denominator=16))
+    for options, said in (
+        (["network.json", "--dataset", "digits", "--code", "enumerative"], "of 1,437 training examples are wrong"),
+        (["--check", FILE, "--json"], '"examples": 1437'),
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["certify", *options])
+        certify.main()
+        assert said in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["certify", "--check", FILE, "--redraw", "-1"])
+    with pytest.raises(ConfigError, match="--redraw: expected at least 0, found -1"):
+        certify.main()
+
+
+def test_what_no_certificate_is_made_of() -> None:
+    for make, error, message in (
+        (lambda: pac_bayes(candidates=0), CertificateError, "candidates, draws: expected at least 1 of each"),
+        (lambda: pac_bayes(prior_scale=0.1), BoundError, "prior-scale: expected an exact number"),
+        (lambda: code_length(code="huffman"), CertificateError, "--code: expected one of fixed, enumerative, found"),
+        (lambda: code_length(bounds=("wald",)), CertificateError, "--bound: expected one of clopper-pearson, kl, hoe"),
+        (lambda: code_length(candidates=0), CertificateError, "--candidates: expected at least 1, found 0"),
+    ):
+        with pytest.raises(error) as caught:
+            make()
+        assert str(caught.value).startswith(message)
