@@ -170,6 +170,8 @@ class Config:
         for name, expected in (("normalization", "unit"), ("activation", "relu")):
             if getattr(self, name) != expected:
                 raise ConfigError(f"--quantize: expected {_option(name)} {expected}, found {getattr(self, name)}")
+        if self.precision == "bfloat16":
+            raise ConfigError("--quantize: expected --precision float32 or float64, found bfloat16")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

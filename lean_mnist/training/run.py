@@ -40,7 +40,7 @@ from lean_mnist.training.pictures import (
     reliability_diagram,
     risk_coverage_curve,
 )
-from lean_mnist.training.records import Image, Outcome, Record, Scalar, Sink, Text
+from lean_mnist.training.records import Image, Notice, Outcome, Record, Scalar, Sink, Text
 from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
 from lean_mnist.training.state import RunState
 from lean_mnist.training.summary import NETWORK, Summary
@@ -74,6 +74,12 @@ def choose_device(device: str) -> Any:
     if device == "cuda" and not available:
         raise ConfigError("--device cuda: PyTorch finds no CUDA device here; expected one, or --device cpu")
     return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether products of bfloat16 numbers are done by instructions of their own, rather than by way of float32."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device != "cpu" or known is None or bool(known())
 
 
 def build_model(config: Config, features: int, classes: int) -> MLP:
@@ -178,6 +184,9 @@ class _Run:
             sink.write(record)
 
     def _write_start(self) -> None:
+        if self.config.precision == "bfloat16" and not has_bfloat16(self.config.device):
+            why = "this processor has no bfloat16 instructions; --precision float32 is likely to be faster"
+            self._emit(Notice(0, "run/precision", why))
         write_atomically(self.folder / "config.json", _json(self.config.to_dict()))
         rows = "\n".join(f"| {name} | {value} |" for name, value in self.config.to_dict().items())
         self._emit(Text(0, "run/configuration", f"| option | value |\n|---|---|\n{rows}"))

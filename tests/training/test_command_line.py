@@ -33,7 +33,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--optimizer", "adm"], "--optimizer: expected one of sgd, adam, adamw, rmsprop, found 'adm' (did you mean 'ad"),
     (["--dataset", "digit"], "found 'digit' (did you mean 'digits'?)"),
     (["--activation", "rellu"], "(did you mean 'relu'?)"),
-    (["--precision", "bfloat16"], "--precision: expected one of float32, float64"),
+    (["--precision", "float16"], "--precision: expected one of float32, float64"),
     (["--epochs", "three"], "--epochs"),
     (["--epochs"], "--epochs"),
     (["--epochs", "0"], "--epochs: expected at least 1, found 0"),

@@ -158,7 +158,7 @@ def test_with_warn_the_run_goes_on_and_is_marked(
     assert summary["checks"]["verdict"] == "failed"
     assert summary["checks"]["failures"] == 3  # steps 1, 10 and 20
     assert summary["best_epoch"] is summary["validation_accuracy"] is None
-    assert set(summary["files"]) == {"last", "run"}
+    assert set(summary["files"]) == {"certificate", "last", "run"}
     assert "WARNING" in str(finished.summary)
     assert "no checkpoint could be called best" in str(finished.summary)
     assert len(named(finished.records, "crosscheck/warning")) == 1  # of the first failure, the tenth, the hundredth …
