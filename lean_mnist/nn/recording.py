@@ -23,6 +23,10 @@ Result = TypeVar("Result")
 Play = Callable[..., Any]
 
 
+# Below autograd kernels are called without what autograd does around each, even where it records nothing.
+_without_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
+
+
 class CannotRecord(Exception):
     """A computation that is not the same kernels every time."""
 
@@ -48,11 +52,11 @@ class Recording(Generic[Result]):
         if not all(_same_bits(new, old) for new, old in zip(made, before, strict=True)):
             raise CannotRecord("played again, it gave other numbers")
 
-    @torch.no_grad()
     def play(self) -> None:
         """Run the kernels once more."""
-        for play in self._plays:
-            play()
+        with _without_autograd():
+            for play in self._plays:
+                play()
 
 
 class _Call(NamedTuple):
