@@ -106,7 +106,7 @@ def main() -> None:
     print(f"{arguments.dataset}, {arguments.examples:,} examples unless said; imports alone hold {imports:.0f} MB")
     for name, values in found.items():
         print(
-            f"{name:<34} {values['seconds_an_epoch']:8.3f} s an epoch  {values['examples_a_second']:>9,.0f} examples/s  "
+            f"{name:<34} {values['seconds_an_epoch']:8.3f} s an epoch {values['examples_a_second']:>9,.0f} examples/s "
             f"{values['peak_memory'] - imports:6.0f} MB above imports"
         )
 
