@@ -96,19 +96,17 @@ def main() -> None:
     """Run every row and print a table."""
     arguments = parse(Arguments, sys.argv[1:], prog="python -m benchmarks.scaling")
     imports = _peak_memory([sys.executable, "-c", "import lean_mnist.training.run"], 2)
+    if not arguments.json:
+        print(f"{arguments.dataset}, {arguments.examples:,} examples unless said; imports alone hold {imports:.0f} MB")
     found = {}
-    chosen = [row for row in rows() if arguments.only in row.name]
-    for row in tqdm(chosen, unit="run", file=sys.stderr):
-        found[row.name] = measure(row, arguments)
+    for row in tqdm([row for row in rows() if arguments.only in row.name], unit="run", file=sys.stderr):
+        values = found[row.name] = measure(row, arguments)
+        if not arguments.json:
+            seconds, speed, memory = (values[name] for name in ("seconds_an_epoch", "examples_a_second", "peak_memory"))
+            above = f"{memory - imports:6.0f} MB above imports"
+            print(f"{row.name:<34} {seconds:8.3f} s an epoch {speed:>9,.0f} examples/s {above}", flush=True)
     if arguments.json:
         print(json.dumps({"imports": imports, "rows": found}))
-        return
-    print(f"{arguments.dataset}, {arguments.examples:,} examples unless said; imports alone hold {imports:.0f} MB")
-    for name, values in found.items():
-        print(
-            f"{name:<34} {values['seconds_an_epoch']:8.3f} s an epoch {values['examples_a_second']:>9,.0f} examples/s "
-            f"{values['peak_memory'] - imports:6.0f} MB above imports"
-        )
 
 
 if __name__ == "__main__":
