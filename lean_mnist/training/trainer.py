@@ -9,7 +9,6 @@ from typing import Protocol
 
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
-from torch.optim import Optimizer
 
 from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
 from lean_mnist.crosscheck.steps.recorded import calls_of
@@ -18,7 +17,7 @@ from lean_mnist.training.config import Config
 from lean_mnist.training.gradients import StepGradients
 from lean_mnist.training.hooks import Hook, Step
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.optimizers import mover
+from lean_mnist.training.optimizers import Optimizer, set_learning_rate
 from lean_mnist.training.records import Epoch, Record, Scalar, Text
 from lean_mnist.training.schedules import LearningRate
 from lean_mnist.training.state import Best, RunState
@@ -66,7 +65,6 @@ class Trainer:
         self._learning_rate, self._batches, self._hooks, self._state = learning_rate, batches, hooks, state
         self._emit, self._evaluate, self._save, self._stop_requested = emit, evaluate, save, stop_requested
         self._gradients = StepGradients(model, parameters, traced=trace, replay=config.replay)
-        self._move = mover(optimizer)
         self._parameters = parameters
         # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
         self._past: deque[Call] = deque(maxlen=REMEMBERED)
@@ -101,7 +99,8 @@ class Trainer:
                     self._emit(record)
         if self._config.clip_norm is not None:
             clip_grads_with_norm_([self._parameters.vector], self._config.clip_norm, step.gradient_norm)
-        self._move(rate)
+        set_learning_rate(self._optimizer, rate)
+        self._optimizer.step()
         self._parameters.spread()
         self._past.extend(calls_of(batches, traces) if traces else ())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.training.config import Config
-from lean_mnist.training.optimizers import build_optimizer, gradients_of, set_learning_rate
+from lean_mnist.training.optimizers import build_optimizer, set_learning_rate
 from lean_mnist.training.run import build_model
 
 Build = Callable[[list[nn.Parameter]], optim.Optimizer]
@@ -128,11 +130,30 @@ def test_accumulated_batches_are_one_big_batch(batch: int, accumulate: int, tmp_
         assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
-def test_the_rate_is_set_for_every_group_and_gradients_come_in_order() -> None:
-    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    optimizer = build_optimizer(Config(), parameters[:2])
-    optimizer.add_param_group({"params": parameters[2:]})
-    set_learning_rate(optimizer, 0.125)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
-    parameters[0].grad, parameters[2].grad = torch.full((2,), 1.0), torch.full((2,), 3.0)
-    assert [float(gradient[0]) for gradient in gradients_of(parameters)] == [1.0, 3.0]
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"nesterov": False, "weight_decay": 0.0}])
+def test_sgd_is_that_of_torch_optim_bit_for_bit_and_either_continues_the_other(options: dict[str, Any]) -> None:
+    config = Config(**options)
+    vectors = [nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2)]
+    vectors[0].grad = vectors[1].grad = gradient = torch.zeros(50)
+    rule = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0}
+    ours: Any = build_optimizer(config, vectors[:1])
+    theirs: Any = optim.SGD(vectors[1:], lr=0.1, weight_decay=config.weight_decay, fused=True, **rule)
+    for step in range(6):
+        if step == 3:
+            states = ours.state_dict(), theirs.state_dict()
+            ours, theirs = build_optimizer(config, vectors[:1]), optim.SGD(vectors[1:], lr=7.0, fused=True)
+            theirs.load_state_dict(states[0])
+            ours.load_state_dict(states[1])
+        gradient.copy_(torch.randn(50, generator=torch.Generator().manual_seed(step)))
+        for optimizer in (ours, theirs):
+            set_learning_rate(optimizer, 0.1 / (step + 1))
+            optimizer.step()
+        assert torch.equal(vectors[0], vectors[1])
+
+
+def test_training_does_not_import_the_compiler(here: Path) -> None:
+    code = (
+        "import sys; from lean_mnist.training.run import run; from lean_mnist.training.config import Config;"
+        "run(Config(dataset='digits', epochs=1, quiet=True)); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

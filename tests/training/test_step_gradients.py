@@ -12,7 +12,6 @@ from lean_mnist.crosscheck.steps.record import REMEMBERED
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
 from lean_mnist.training.gradients import StepGradients
-from lean_mnist.training.optimizers import build_optimizer, mover
 
 SIZES = (7, 5, 4, 3)
 
@@ -117,22 +116,3 @@ def test_a_flat_network_is_the_same_network() -> None:
     assert all(not value.any() for value in model.state_dict().values())
     with pytest.raises(ArgumentError, match="one dtype and device"):
         FlatParameters(torch.nn.ModuleList([MLP(SIZES), MLP(SIZES, dtype=torch.float64)]))
-
-
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"nesterov": False, "weight_decay": 0.0}])
-def test_moved_at_once_is_the_step_of_torch_optim(options: dict[str, Any]) -> None:
-    from lean_mnist.training.config import Config
-
-    config = Config(**options)
-    vectors = [torch.nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2)]
-    ours, theirs = (build_optimizer(config, [vector]) for vector in vectors)
-    gradient = torch.zeros(50)
-    vectors[0].grad = vectors[1].grad = gradient
-    move = mover(ours)
-    for step in range(4):
-        gradient.copy_(torch.randn(50, generator=torch.Generator().manual_seed(step)))
-        move(0.1 / (step + 1))
-        theirs.param_groups[0]["lr"] = 0.1 / (step + 1)
-        theirs.step()
-        assert torch.equal(vectors[0], vectors[1])
-    assert str(ours.state_dict()) == str(theirs.state_dict())

@@ -25,7 +25,7 @@ from lean_mnist.data.batches import Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.optimizers import mover
+from lean_mnist.training.optimizers import SGD
 from lean_mnist.training.records import Epoch, Record, Scalar
 from lean_mnist.training.run import build_model, run
 from lean_mnist.training.state import CheckLedger, RunState
@@ -198,18 +198,15 @@ def watched(here: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
         seen["model"] = build_model(*arguments)
         return seen["model"]
 
-    def counted(optimizer: torch.optim.Optimizer) -> Callable[[float], None]:
-        move = mover(optimizer)
+    step = SGD.step
 
-        def count(rate: float) -> None:
-            move(rate)
-            seen["steps"] += 1
-            seen["before"] = [parameter.detach().clone() for parameter in seen["model"].parameters()]
-
-        return count
+    def count(optimizer: SGD) -> None:
+        step(optimizer)
+        seen["steps"] += 1
+        seen["before"] = [parameter.detach().clone() for parameter in seen["model"].parameters()]
 
     monkeypatch.setattr("lean_mnist.training.run.build_model", build)
-    monkeypatch.setattr("lean_mnist.training.trainer.mover", counted)
+    monkeypatch.setattr(SGD, "step", count)
     return seen
 
 

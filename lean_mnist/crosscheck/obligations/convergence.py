@@ -89,7 +89,7 @@ def _stationary() -> str:
     return "the mean of E‖∇f‖² over T steps is at most 2(f₀ − f_min)/(αT) + αLσ², half the noise term they allow"
 
 
-def _optimizer(parameter: torch.nn.Parameter, lr: float) -> torch.optim.Optimizer:
+def _optimizer(parameter: torch.nn.Parameter, lr: float) -> optimizers.Optimizer:
     """The optimizer that ``python -m lean_mnist.train`` builds for plain SGD."""
     config = Config(optimizer="sgd", lr=lr, momentum=0.0, nesterov=False, weight_decay=0.0)
     return optimizers.build_optimizer(config, [parameter])
