@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,21 @@ class ParameterSlot(NamedTuple):
     name: str
     offset: int
     shape: tuple[int, ...]
+
+    def where(self, place: int) -> tuple[int, ...]:
+        """The index in the parameter of what stands ``place`` numbers after ``offset``."""
+        return _unravelled(place, self.shape)
+
+
+class ColumnsSlot(ParameterSlot):
+    """Where a weight ``(H, D)`` stands column by column."""
+
+    def where(self, place: int) -> tuple[int, ...]:
+        return _unravelled(place, self.shape[::-1])[::-1]
+
+
+def _unravelled(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(place, shape))
 
 
 def parameter_layout(model: nn.Module) -> list[ParameterSlot]:
@@ -47,7 +63,7 @@ class FlatParameters:
     an optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by column:
     a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous, and a core that computes a part of a product's
     columns finds the same part of the gradient in its cache when the optimizer comes to it.
-    Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
+    ``layout`` says what stands where. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -58,6 +74,7 @@ class FlatParameters:
         self.vector = nn.Parameter(parameters[0].new_empty(sum(p.numel() for p in parameters)))
         self.gradient = torch.zeros_like(self.vector.data)
         self.vector.grad = self.gradient
+        self.layout = [ColumnsSlot(*slot) if len(slot.shape) == 2 else slot for slot in parameter_layout(model)]
         sizes = [p.numel() for p in parameters]
         parts = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
         for parameter, values, gradients in parts:
