@@ -60,9 +60,9 @@ class FlatParameters:
     """All parameters of ``model`` as parts of one vector, and their gradients as parts of another.
 
     From here on ``model``'s parameters are views of ``vector`` (P,) and their ``.grad`` views of ``gradient`` (P,), so
-    an optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by column:
-    a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous, and a core that computes a part of a product's
-    columns finds the same part of the gradient in its cache when the optimizer comes to it.
+    an optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by
+    column: a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous, and a core that computes a part of a
+    product's columns finds the same part of the gradient in its cache when the optimizer comes to it.
     ``layout`` says what stands where. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
     """
 
