@@ -94,7 +94,7 @@ class World:
         """Raise ``ConfigError`` on every rank, naming fields and ranks, unless ``what`` is the same on all."""
 
     def same_weights(self, vector_P: Tensor, step: int) -> None:
-        """Raise ``GradientMismatch`` on every rank unless the weights after ``step`` are the same on all, to the bit."""
+        """Raise ``GradientMismatch`` on every rank unless the weights after ``step`` are equal, bit for bit, on all."""
 
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
         """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
