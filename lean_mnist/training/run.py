@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lean_mnist.training.checkpoints import check_matches, read_checkpoint, rest
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.distributed import World, start_of
 from lean_mnist.training.failures import FailureKeeper
+from lean_mnist.training.folders import claim_folders
 from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate
@@ -138,7 +138,7 @@ class _Run:
             world.agree(start_of(config, self.dataset.fingerprint(), start))
         world.prepare(self.parameters.layout, self.parameters.gradient, config.seed)
         resuming = self.resume_step is not None
-        name, self.folder, self.checkpoints = world.on_writer(lambda: _claim_folders(config, resuming=resuming))
+        name, self.folder, self.checkpoints = world.on_writer(lambda: claim_folders(config, resuming=resuming))
         self.config = dataclasses.replace(config, run_name=name)
 
     def _restore(self, path: Path) -> None:
@@ -311,27 +311,6 @@ class _Run:
         settings = {name: value for name, value in self.config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
         settings["lr"] = self.config.learning_rate
         self._emit(Outcome(state.step, "run/outcome", settings, results))
-
-
-def _claim_folders(config: Config, *, resuming: bool) -> tuple[str, Path, Path]:
-    """The run's name, and its folders under runs and checkpoints, made; a new run never writes into an old one's."""
-    name = config.run_name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    while True:
-        numbered = name if number == 1 else f"{name}-{number}"
-        folders = [Path(config.runs_dir) / numbered, Path(config.checkpoints_dir) / numbered]
-        taken = [] if resuming else [folder for folder in folders if folder.exists()]
-        if not taken:
-            break
-        if config.run_name is not None:
-            raise ConfigError(f"--run-name {name}: {taken[0]} exists already; choose another name, or --resume {name}")
-        number += 1
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{folder}: expected a folder that can be written, found: {error.strerror}") from None
-    return numbered, *folders  # type: ignore[return-value]
 
 
 def _json(values: Any) -> bytes:
