@@ -11,11 +11,14 @@ from lean_mnist.training.arguments import read_arguments
 def main() -> None:
     """Read the command line, run, print the summary."""
     config, resume = read_arguments(sys.argv[1:])
-    from lean_mnist.training.run import run  # after the command line, so that --help need not wait for PyTorch
+    # After the command line, so that --help need not wait for PyTorch.
+    from lean_mnist.training.distributed import from_environment
+    from lean_mnist.training.run import choose_device, run
 
-    summary = run(config, resume)
-    if not config.quiet:
-        print(summary)
+    with from_environment(choose_device(config.device)) as world:
+        summary = run(config, resume, world)
+        if world.is_writer and not config.quiet:
+            print(summary)
 
 
 if __name__ == "__main__":

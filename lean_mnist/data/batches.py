@@ -5,7 +5,7 @@ Shapes: ``B`` batch (the last one may be smaller), ``D`` input features, ``m`` e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -28,7 +28,8 @@ class Batches:
 
     Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
     ``shuffle`` false keeps the order of the split and copies nothing; ``augmentation`` deforms every image anew in
-    every epoch.
+    every epoch. ``part`` says which rows of a batch of so many examples are handed out, where several processes share
+    every batch; without it, all of them are.
     Raises :class:`ConfigError` for a batch size below 1.
     """
 
@@ -42,6 +43,7 @@ class Batches:
         device: torch.device | str = "cpu",
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
+        part: Callable[[int], slice] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
@@ -52,14 +54,21 @@ class Batches:
         self.dtype = dtype
         self.shuffle = shuffle
         self.augmentation = augmentation
+        self.part = part
 
     @property
     def steps_per_epoch(self) -> int:
         """``ceil(m / batch_size)``: the partial last batch is kept."""
         return -(-len(self.split) // self.batch_size)
 
+    def examples_in(self, batch: int) -> int:
+        """How many examples batch ``batch`` of an epoch has, all its parts together."""
+        return min(self.batch_size, len(self.split) - batch * self.batch_size)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches ``start``, ``start + 1``, ... of an epoch: ``x`` (B, D) of ``dtype`` and ``y`` (B,) int64.
+
+        Where they are shared by several processes, the part of each that is this one's, which may be empty.
 
         Equal to the tail of ``epoch(epoch)``; ``start = steps_per_epoch`` gives none. Iterators are independent of
         each other. Raises :class:`ArgumentError`, at once, for a negative epoch or a start outside the epoch.
@@ -85,12 +94,19 @@ class Batches:
                 labels[first:],
                 0,
             )
+        if order is None and self.part is not None:
+            order = torch.arange(len(labels), device=labels.device)
         at_once = size * max(1, _AT_ONCE // size)
         for begin in range(first, len(labels), at_once):
             chunk = slice(begin, begin + at_once)
+            sizes: int | list[int] = size
             if order is None:
                 some, their_labels = images[chunk], labels[chunk]
             else:
-                some, their_labels = images.index_select(0, order[chunk]), labels.index_select(0, order[chunk])
+                chosen = order[chunk]
+                if self.part is not None:
+                    parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
+                    chosen, sizes = torch.cat(parts), [len(part) for part in parts]
+                some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
             x = self.normalization.apply(some, self.dtype)
-            yield from zip(x.split(size), their_labels.split(size), strict=True)
+            yield from zip(x.split(sizes), their_labels.split(sizes), strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,21 @@ class ParameterSlot(NamedTuple):
     name: str
     offset: int
     shape: tuple[int, ...]
+
+    def where(self, place: int) -> tuple[int, ...]:
+        """The index in the parameter of what stands ``place`` numbers after ``offset``."""
+        return _unravelled(place, self.shape)
+
+
+class ColumnsSlot(ParameterSlot):
+    """Where a weight ``(H, D)`` stands column by column."""
+
+    def where(self, place: int) -> tuple[int, ...]:
+        return _unravelled(place, self.shape[::-1])[::-1]
+
+
+def _unravelled(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(place, shape))
 
 
 def parameter_layout(model: nn.Module) -> list[ParameterSlot]:
@@ -55,7 +71,8 @@ class FlatParameters(Generic[Network]):
     ``network`` is what steps are computed with: ``model`` itself; or, where it is to be ``computed_in`` another dtype,
     its twin in that. The twin has the weights of ``model``, rounded, and gradients of its own: after its backward
     :meth:`collect` brings these to ``gradient``, and after the optimizer :meth:`spread` brings it the new weights.
-    Otherwise these do nothing. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
+    Otherwise these do nothing. ``layout`` says what stands where. Raises ``ArgumentError`` if the parameters are of
+    several dtypes or devices.
     """
 
     def __init__(self, model: Network, computed_in: torch.dtype | None = None) -> None:
@@ -66,6 +83,7 @@ class FlatParameters(Generic[Network]):
         self.vector = nn.Parameter(torch.cat([_in_columns(parameter.data) for parameter in parameters]))
         self.gradient = torch.zeros_like(self.vector.data)
         self.vector.grad = self.gradient
+        self.layout = [ColumnsSlot(*slot) if len(slot.shape) == 2 else slot for slot in parameter_layout(model)]
         _lay(model, self.vector.data, self.gradient)
         self.network, self._rounded = model, None
         if computed_in is not None and computed_in != self.vector.dtype:

@@ -14,16 +14,20 @@ FOLDER = "failures"
 
 
 class FailureKeeper:
-    """Writes ``<run>/failures/step-<n>.pt`` for the first failed steps of a run."""
+    """Writes ``<run>/failures/step-<n>.pt`` for the first failed steps of a run.
 
-    def __init__(self, run_folder: Path, config: Config) -> None:
+    ``rank`` is the process's number where there are several: each writes of its own part, ``step-<n>-rank-<r>.pt``.
+    """
+
+    def __init__(self, run_folder: Path, config: Config, rank: int | None = None) -> None:
         self._folder, self._config = run_folder / FOLDER, config
+        self._ending = ".pt" if rank is None else f"-rank-{rank}.pt"
 
     def __call__(self, step: Step, message: str) -> str:
         """Write the bundle; returns how to replay it, for the end of the message. A full disk stops nothing."""
-        path = self._folder / f"step-{step.number}.pt"
+        path = self._folder / f"step-{step.number}{self._ending}"
         if not path.exists():  # else the other check has failed at the same step before
-            if len(list(self._folder.glob("step-*.pt"))) >= MOST:
+            if len(list(self._folder.glob(f"step-*{self._ending}"))) >= MOST:
                 return ""
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Gradients(NamedTuple):
 
 
 class StepGradients:
-    """Puts the gradient of the mean loss of a step's batches into ``parameters.gradient``.
+    """Puts the gradient of the mean loss of a step's batches into ``parameters.gradient``; without batches, it stays.
 
     Args:
         model, parameters: the network, and its parameters made flat.
@@ -51,6 +52,8 @@ class StepGradients:
         return self._compute(list(batches))
 
     def _compute(self, batches: list[Batch]) -> Gradients:
+        if not batches:
+            return Gradients([], self._parameters.gradient.new_tensor(math.nan), [])
         traces = [MLPTrace() for _ in batches] if self._traced else []
         loss = put_gradients(self._model, batches, traces)
         self._parameters.collect()

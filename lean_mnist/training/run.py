@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,9 @@ from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training import schedules
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
+from lean_mnist.training.distributed import World, start_of
 from lean_mnist.training.failures import FailureKeeper
+from lean_mnist.training.folders import claim_folders
 from lean_mnist.training.hooks import CrossCheckHook, HealthHook, Hook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.metrics import Evaluation, evaluate
@@ -51,21 +52,39 @@ _MASTERS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torc
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
-def run(config: Config, resume: Path | None = None) -> Summary:
+def run(config: Config, resume: Path | None = None, world: World | None = None) -> Summary:
     """Train as ``config`` says, from the start or from the checkpoint ``resume``, and return what came of it.
 
+    ``world`` is the processes that do so together, each of which calls this; without it, this process does so alone.
     Raises the errors of :mod:`lean_mnist.errors`; ``Interrupted`` after Ctrl-C or SIGTERM, with the state saved.
     """
+    world = world or World()
     config = dataclasses.replace(config, device=choose_device(config.device))
-    dataset = load_dataset(config.dataset, config.data_dir)
-    train, validation = split_training(
-        dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
+    dataset = _load(config, world)
+    train, validation = world.everywhere(
+        lambda: split_training(
+            dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
+        )
     )
     # What was chosen for the user is written down as chosen, so that a repetition does not choose again.
     size = len(validation)
-    config = dataclasses.replace(config, dataset=dataset.name, validation_size=size)  # type: ignore[arg-type]
+    chosen = dataclasses.replace(config, dataset=dataset.name, validation_size=size)  # type: ignore[arg-type]
     with StopRequest() as request:
-        return _Run(config, dataset, train, validation, resume).train(lambda: bool(request.requested))
+        made = world.everywhere(lambda: _Run(chosen, dataset, train, validation, resume, world))
+        return made.train(lambda: bool(request.requested))
+
+
+def _load(config: Config, world: World) -> Dataset:
+    """The data set; the writer is first, because it may download what the others then find."""
+    loaded: list[Dataset] = []
+
+    def load() -> None:
+        if not loaded:
+            loaded.append(load_dataset(config.dataset, config.data_dir))
+
+    world.on_writer(load)
+    world.everywhere(load)
+    return loaded[0]
 
 
 def choose_device(device: str) -> Any:
@@ -111,8 +130,10 @@ def build_augmentation(config: Config) -> Augmentation | None:
 
 
 class _Run:
-    def __init__(self, config: Config, dataset: Dataset, train: Split, validation: Split, resume: Path | None) -> None:
-        self.config, self.dataset, self.validation = config, dataset, validation
+    def __init__(
+        self, config: Config, dataset: Dataset, train: Split, validation: Split, resume: Path | None, world: World
+    ) -> None:
+        self.config, self.dataset, self.validation, self.world = config, dataset, validation, world
         self.normalization = Normalization.fit(config.normalization, train.images, dataset.maximum)
         self.model = build_model(config, dataset.features, dataset.classes)
         self.parameters = FlatParameters(self.model, _DTYPES[config.precision])
@@ -126,6 +147,7 @@ class _Run:
             _DTYPES[config.precision],
             config.device,
             augmentation=build_augmentation(config),
+            part=None if world.size == 1 else lambda examples: world.share(examples).rows,
         )
         self.steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
         if config.warmup_steps >= config.epochs * self.steps_per_epoch:
@@ -137,9 +159,20 @@ class _Run:
         self._was_finished = False  # when it was resumed, so that there is nothing left to do but to sum it up again
         if resume is not None:
             self._restore(resume)
-        name, self.folder, self.checkpoints = _claim_folders(config, resuming=resume is not None)
-        self.config = dataclasses.replace(config, run_name=name)
         self._sinks: list[Sink] = []
+
+    def _meet(self) -> None:
+        """See that all processes start alike, before the first of them writes anything; then agree on where."""
+        world, config = self.world, self.config
+        world.require_examples(config.batch_size, len(self.batches.split))
+        if world.size > 1:
+            start = {"weights": self.parameters.vector, "optimizer": self.optimizer.state_dict()}
+            start["state"] = self.state.to_dict()
+            world.agree(start_of(config, self.dataset.fingerprint(), start))
+        world.prepare(self.parameters.layout, self.parameters.gradient, config.seed)
+        resuming = self.resume_step is not None
+        name, self.folder, self.checkpoints = world.on_writer(lambda: claim_folders(config, resuming=resuming))
+        self.config = dataclasses.replace(config, run_name=name)
 
     def _restore(self, path: Path) -> None:
         content = read_checkpoint(path)
@@ -154,24 +187,29 @@ class _Run:
         self._was_finished = bool(self.state.finished)
 
     def train(self, stop_requested: Callable[[], bool]) -> Summary:
+        world = self.world
+        self._meet()
         with self._open_sinks():
             if self.resume_step is None:
-                self._write_start()
+                world.on_writer(self._write_start)
+            world.resume_hint = again = f"python -m lean_mnist.train --resume {self.checkpoints}"
             ended = self._was_finished or self._trainer(stop_requested).fit()
             if not ended:
                 where = f"interrupted at step {self.state.step}, epoch {self.state.epoch + 1}; everything is saved"
-                again = f"python -m lean_mnist.train --resume {self.checkpoints}"
-                raise Interrupted(f"{where}; to go on: {again}")
-            return self._finish()
+                raise world.said_once(Interrupted(f"{where}; to go on: {again}"))
+            return world.on_writer(self._finish)
 
     @contextlib.contextmanager
     def _open_sinks(self) -> Iterator[None]:
         total = self.config.epochs * self.steps_per_epoch
         with contextlib.ExitStack() as stack:
             # One by one, so that those already open are closed if the next cannot be.
-            self._open(stack, TensorBoardSink(self.folder, self.resume_step))
-            self._open(stack, JsonLinesSink(self.folder / "metrics.jsonl", self.resume_step))
-            quiet, done = self.config.quiet, self.state.step
+            def write_records() -> None:
+                self._open(stack, TensorBoardSink(self.folder, self.resume_step))
+                self._open(stack, JsonLinesSink(self.folder / "metrics.jsonl", self.resume_step))
+
+            self.world.on_writer(write_records)
+            quiet, done = self.config.quiet or not self.world.is_writer, self.state.step
             self._open(stack, progress_sink(self.dataset.name, self.config.epochs, total, done, quiet))
             yield
 
@@ -200,17 +238,17 @@ class _Run:
         self._save("last")  # so that a run killed at any step can be resumed
 
     def _trainer(self, stop_requested: Callable[[], bool]) -> Trainer:
-        config, state, network = self.config, self.state, self.parameters.network
+        config, state, world, network = self.config, self.state, self.world, self.parameters.network
         log = schedules.every(config.log_every)
         stop = config.on_divergence == "stop"
-        keep = FailureKeeper(self.folder, self.config)
-        # What is recorded of a step that a gate refuses is what a person needs to see, so the gates come last.
-        hooks: list[Hook] = [LossHook(log), NormsHook(log, state.warned), HealthHook(keep)]
+        keep = FailureKeeper(self.folder, self.config, world.rank if world.size > 1 else None)
+        checks = state.checks if world.size == 1 else state.checks.of_rank(world.rank)
+        gates: list[Hook] = [HealthHook(keep)]
         if config.check in ("audit", "full"):
             compare, gradcheck = schedules.every(config.check_every), schedules.every(config.gradcheck_every)
-            hooks.append(CrossCheckHook(network, compare, gradcheck, state.checks, stop, keep))
+            gates.append(CrossCheckHook(network, compare, gradcheck, checks, stop, keep))
         if config.check in ("screen", "full"):
-            hooks.append(ScreenHook(network, log, state.checks, stop, config.seed, keep))
+            gates.append(ScreenHook(network, log, checks, stop, config.seed, keep))
         return Trainer(
             config=config,
             model=network,
@@ -218,13 +256,16 @@ class _Run:
             optimizer=self.optimizer,
             learning_rate=schedules.learning_rate_schedule(config, self.steps_per_epoch),
             batches=self.batches,
-            hooks=hooks,
+            hooks=[LossHook(log), NormsHook(log, state.warned)],
+            gates=gates,
             state=state,
             emit=self._emit,
-            evaluate=self._evaluate,
-            save=self._save,
+            evaluate=lambda split: world.on_writer(lambda: self._evaluate(split)),
+            save=lambda which: world.on_writer(lambda: self._save(which)),
             stop_requested=stop_requested,
             trace=config.check != "off",
+            world=world,
+            checks=checks,
         )
 
     def _evaluate(self, split: str) -> Evaluation:
@@ -328,27 +369,6 @@ class _Run:
         settings = {name: value for name, value in self.config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
         settings["lr"] = self.config.learning_rate
         self._emit(Outcome(state.step, "run/outcome", settings, results))
-
-
-def _claim_folders(config: Config, *, resuming: bool) -> tuple[str, Path, Path]:
-    """The run's name, and its folders under runs and checkpoints, made; a new run never writes into an old one's."""
-    name = config.run_name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    while True:
-        numbered = name if number == 1 else f"{name}-{number}"
-        folders = [Path(config.runs_dir) / numbered, Path(config.checkpoints_dir) / numbered]
-        taken = [] if resuming else [folder for folder in folders if folder.exists()]
-        if not taken:
-            break
-        if config.run_name is not None:
-            raise ConfigError(f"--run-name {name}: {taken[0]} exists already; choose another name, or --resume {name}")
-        number += 1
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{folder}: expected a folder that can be written, found: {error.strerror}") from None
-    return numbered, *folders  # type: ignore[return-value]
 
 
 def _json(values: Any) -> bytes:

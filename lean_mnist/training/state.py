@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +70,44 @@ class CheckLedger:
 
     def to_dict(self) -> dict[str, Any]:
         return {"verdict": self.verdict, **dataclasses.asdict(self)}
+
+    def of_rank(self, rank: int) -> CheckLedger:
+        """For one of several processes to go on with; the failures so far stand in that of the first."""
+        return dataclasses.replace(self) if rank == 0 else dataclasses.replace(self, failures=0, first_failure="")
+
+    def merged(self, ledgers: Sequence[CheckLedger]) -> CheckLedger:
+        """What all processes of a run have found, each on its part of the same steps; ``self`` as it was merged before.
+
+        A step that several of them checked counts once, a failure for each of them.
+        """
+        if len(ledgers) == 1:
+            return ledgers[0]
+
+        def most(name: str) -> Any:  # NaN is more than any number
+            return max((getattr(ledger, name) for ledger in ledgers), key=_size)
+
+        farthest = max(ledgers, key=lambda ledger: _size(ledger.largest_divergence))
+        widest = max(ledgers, key=lambda ledger: _size(ledger.largest_bound))
+        told = (f"rank {rank}: {ledger.first_failure}" for rank, ledger in enumerate(ledgers) if ledger.failures)
+        return CheckLedger(
+            **{name: most(name) for name in _OF_STEPS},
+            failures=sum(ledger.failures for ledger in ledgers),
+            first_failure=self.first_failure or next(told, ""),
+            largest_divergence=farthest.largest_divergence,
+            largest_at=farthest.largest_at,
+            largest_bound=widest.largest_bound,
+            largest_bound_at=widest.largest_bound_at,
+        )
+
+
+# Of which several processes together have as many as the one with most.
+_OF_STEPS = (
+    "screens", "close_looks", "largest_screen_share", "comparisons", "gradchecks", "kinks", "largest_share", "seconds",
+)  # fmt: skip
+
+
+def _size(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,15 +13,17 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
 from lean_mnist.crosscheck.steps.recorded import calls_of
+from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training.config import Config
+from lean_mnist.training.distributed import Share, World
 from lean_mnist.training.gradients import StepGradients
 from lean_mnist.training.hooks import Hook, Step
 from lean_mnist.training.metrics import Evaluation
 from lean_mnist.training.optimizers import Optimizer, set_learning_rate
-from lean_mnist.training.records import Epoch, Record, Scalar, Text
+from lean_mnist.training.records import Epoch, Notice, Record, Scalar, Text
 from lean_mnist.training.schedules import LearningRate
-from lean_mnist.training.state import Best, RunState
+from lean_mnist.training.state import Best, CheckLedger, RunState
 
 Batch = tuple[Tensor, Tensor]
 
@@ -29,7 +32,10 @@ class BatchSource(Protocol):
     """Where batches come from; ``epoch`` is a pure function of its arguments, so that a run can resume anywhere."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch, from batch ``start`` on."""
+        """Batches of an epoch, from batch ``start`` on; of several processes, each one's part of them."""
+
+    def examples_in(self, batch: int) -> int:
+        """How many examples all parts of batch ``batch`` have together."""
 
 
 class Trainer:
@@ -37,11 +43,16 @@ class Trainer:
 
     Args:
         parameters: those of ``model``, flat; what ``optimizer`` moves.
+        hooks: what records the steps; of several processes only the writer's do, after the gradients are summed.
+        gates: what keeps gradients from the weights, each process its own; after the hooks where there is one process,
+            because what is recorded of a step that is refused is what a person needs to see.
         emit: takes records.
         evaluate: the model on the validation split, and on the test split only where every epoch is to look at it.
         save: writes the present state as ``"best"`` or ``"last"``.
-        stop_requested: asked after every step; true ends training with the state saved.
+        stop_requested: asked at every step; true ends training with the state saved.
         trace: keep what each step computes on its way, for hooks that look at it.
+        world: the processes that train together.
+        checks: what this process's gates find; ``state.checks`` if not given.
     """
 
     def __init__(
@@ -60,12 +71,17 @@ class Trainer:
         save: Callable[[str], None],
         stop_requested: Callable[[], bool],
         trace: bool = False,
+        gates: Sequence[Hook] = (),
+        world: World | None = None,
+        checks: CheckLedger | None = None,
     ) -> None:
         self._config, self._model, self._optimizer = config, model, optimizer
         self._learning_rate, self._batches, self._hooks, self._state = learning_rate, batches, hooks, state
         self._emit, self._evaluate, self._save, self._stop_requested = emit, evaluate, save, stop_requested
         self._gradients = StepGradients(model, parameters, traced=trace, replay=config.replay)
         self._parameters = parameters
+        self._gates, self._world = gates, world or World()
+        self._own_checks = state.checks if checks is None else checks
         # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
         self._past: deque[Call] = deque(maxlen=REMEMBERED)
 
@@ -76,9 +92,10 @@ class Trainer:
             started, examples_before = time.perf_counter(), state.epoch_examples
             seconds_before = state.seconds
             for batches in _groups(self._batches.epoch(state.epoch, state.batch), self._config.accumulate):
-                self._step(batches)
+                stop = self._step(batches)
                 state.seconds = seconds_before + time.perf_counter() - started
-                if self._stop_requested():
+                if stop:
+                    self._compare_notes()
                     self._save("last")
                     return False
             speed = (state.epoch_examples - examples_before) / max(1e-9, time.perf_counter() - started)
@@ -87,32 +104,72 @@ class Trainer:
             self._save("last")
         return True
 
-    def _step(self, batches: list[Batch]) -> None:
-        state = self._state
+    def _step(self, batches: list[Batch]) -> bool:
+        """One update; returns whether it was asked to be the last."""
+        state, alone = self._state, self._world.size == 1
         rate = self._learning_rate(state.step)
-        batches, loss, traces = self._gradients(batches)
+        share = self._share(batches)
+        used, loss, traces = self._gradients(batches if alone else [batch for batch in batches if len(batch[1])])
         gradient = self._parameters.gradient
-        step = Step(state.step + 1, self._model, batches, loss, gradient, rate, traces, tuple(self._past))
-        for hook in self._hooks:
-            if hook.due(step.number):
-                for record in hook.on_gradients(step):
-                    self._emit(record)
+        step = Step(state.step + 1, self._model, used, loss, gradient, rate, traces, tuple(self._past))
+        if alone:
+            self._look(self._hooks, step)
+            self._look(self._gates, step)
+        stop = not alone and self._reduce(step, share)
         if self._config.clip_norm is not None:
             clip_grads_with_norm_([self._parameters.vector], self._config.clip_norm, step.gradient_norm)
         set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
         self._parameters.spread()
-        self._past.extend(calls_of(batches, traces) if traces else ())
+        self._past.extend(calls_of(used, traces) if traces else ())
 
-        examples = sum(len(labels) for _, labels in batches)
         state.step += 1
         state.batch += len(batches)
-        state.examples += examples
-        state.epoch_examples += examples
-        state.epoch_loss_sum += float(loss) * examples
+        state.examples += share.total
+        state.epoch_examples += share.total
+        state.epoch_loss_sum += float(step.loss) * share.total
+        return self._stop_requested() if alone else stop
+
+    def _share(self, batches: list[Batch]) -> Share:
+        """How many examples of this step are in ``batches``, and how many all processes have together."""
+        own = sum(len(labels) for _, labels in batches)
+        if self._world.size == 1:
+            return Share(0, own, own)
+        first = self._state.batch
+        return Share(0, own, sum(map(self._batches.examples_in, range(first, first + len(batches)))))
+
+    def _look(self, hooks: Sequence[Hook], step: Step, said_by: str = "") -> None:
+        for hook in hooks:
+            if hook.due(step.number):
+                for record in hook.on_gradients(step):
+                    if said_by and isinstance(record, Notice):
+                        record = dataclasses.replace(record, value=said_by + record.value)
+                    self._emit(record)
+
+    def _reduce(self, step: Step, share: Share) -> bool:
+        """Of several processes: each checks its gradient, then all use their mean; whether any was asked to stop."""
+        world, refusal = self._world, None
+        world.declare(step.gradient, step.number)
+        if share.examples:
+            try:
+                self._look(self._gates, step, f"rank {world.rank}: ")
+            except LeanMnistError as error:
+                refusal = error
+        stop = self._stop_requested()
+        step.loss, stop = world.reduce(step.gradient, step.loss, share, step=step.number, refusal=refusal, stop=stop)
+        if world.is_writer:
+            self._look(self._hooks, step)
+        return stop
+
+    def _compare_notes(self) -> None:
+        """Put together what the processes' checks have found, so that all decide alike, from the same weights."""
+        state = self._state
+        self._world.same_weights(self._parameters.vector, state.step)
+        state.checks = state.checks.merged(self._world.gather(self._own_checks))
 
     def _end_epoch(self, speed: float) -> None:
         state, config = self._state, self._config
+        self._compare_notes()
         train_loss = state.epoch_loss_sum / state.epoch_examples
         state.epoch, state.batch, state.epoch_loss_sum, state.epoch_examples = state.epoch + 1, 0, 0.0, 0
         validation = self._evaluate("validation")

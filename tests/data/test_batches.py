@@ -68,6 +68,24 @@ def test_resuming_at_any_batch(shuffle: bool) -> None:
         assert order(batches, 6, start) == whole[5 * start :]
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("kind", ["unit", "per-image"])
+def test_parts_put_together_are_the_batches(shuffle: bool, kind: str) -> None:
+    index = torch.arange(1501)  # of more batches than are gathered at once, the last one of a single example
+    split = Split(index.to(torch.uint8)[:, None, None].repeat(1, 2, 3), index)
+    whole = Batches(split, Normalization(kind, 0.0, 255.0), 300, seed=0, shuffle=shuffle)
+    halves = [
+        Batches(split, whole.normalization, 300, seed=0, shuffle=shuffle, part=part)
+        for part in (lambda n: slice(n // 2), lambda n: slice(n // 2, n))
+    ]
+    found = zip(whole.epoch(2, 1), *(half.epoch(2, 1) for half in halves), strict=True)
+    for number, ((x, y), *parts) in enumerate(found, start=1):
+        assert whole.examples_in(number) == len(y)
+        assert [len(labels) for _, labels in parts] == [len(y) // 2, len(y) - len(y) // 2]
+        assert torch.equal(torch.cat([x for x, _ in parts]), x)
+        assert torch.equal(torch.cat([labels for _, labels in parts]), y)
+
+
 def test_iterators_are_independent() -> None:
     batches = Batches(numbered(40), UNIT, 8, seed=0)
     expected = [order(batches, epoch) for epoch in (0, 1)]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lean_mnist.errors import ArgumentError
-from lean_mnist.nn import MLP, flatten_parameters, parameter_layout, unflatten_parameters
+from lean_mnist.nn import MLP, FlatParameters, flatten_parameters, parameter_layout, unflatten_parameters
 
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 AWKWARD = [  # float32: −0, the smallest denormals, the largest, infinities, quiet and signalling NaN with payloads
@@ -55,6 +55,18 @@ def test_each_parameter_stands_where_the_layout_says_row_by_row():
         assert shape == tuple(parameter.shape)
     assert vector[2 * 5 + 3] == model.layers[0].weight[2, 3]
     assert vector[20 + 4 + 1 * 4 + 2] == model.layers[1].weight[1, 2]
+
+
+def test_each_gradient_stands_where_the_layout_of_flat_parameters_says():
+    model = MLP((5, 4, 3), seed=3)
+    parameters = FlatParameters(model)
+    parameters.gradient.copy_(torch.arange(39.0))
+    named = dict(model.named_parameters())
+    for slot, end in zip(parameters.layout, (20, 24, 36, 39), strict=True):
+        for place in range(end - slot.offset):
+            assert named[slot.name].grad[slot.where(place)] == slot.offset + place
+    assert parameters.layout[0].where(2 + 4 * 3) == (2, 3)
+    assert parameter_layout(model)[0].where(2 * 5 + 3) == (2, 3)
 
 
 def test_awkward_numbers_survive_both_ways():

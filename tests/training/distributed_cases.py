@@ -34,7 +34,7 @@ class Room:
     """Where ``size`` threads meet."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.barrier, self.given = size, threading.Barrier(size, timeout=10), [None] * size
+        self.size, self.barrier, self.given = size, threading.Barrier(size, timeout=60), [None] * size
 
     def exchange(self, rank: int, value: Any) -> list[Any]:
         try:
@@ -86,8 +86,10 @@ def together(
                 outcomes[rank] = (act(world), None)
             except LeanMnistError as error:
                 outcomes[rank] = (None, error)
+            except SystemExit:  # it dies, and the others notice
+                room.barrier.abort()
 
-    threads = [threading.Thread(target=rank_of, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=rank_of, args=(rank,), name=f"rank {rank}") for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -327,7 +327,7 @@ def test_a_repeated_run_gets_a_name_of_its_own_and_the_same_numbers(furnished: P
 
 
 def test_two_runs_of_one_second_have_folders_of_their_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lean_mnist.training.run.time.strftime", lambda form: "now")
+    monkeypatch.setattr("lean_mnist.training.folders.time.strftime", lambda form: "now")
     names = [run(digits_config(run_name=None, epochs=1)).folder.name for _ in range(2)]
     assert names == ["digits-now", "digits-now-2"]
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,7 +110,7 @@ def place_of(layout: Sequence[ParameterSlot], index: int) -> str:
     for slot in layout:
         place = index - slot.offset
         if 0 <= place < math.prod(slot.shape):
-            at = [int(i) for i in np.unravel_index(place, slot.shape)]
+            at = list(slot.where(place))
             return f"{slot.name}{at if at else ''}"
     return f"element {index}"
 

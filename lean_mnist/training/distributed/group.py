@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lean_mnist.errors import ConfigError, GradientMismatch, LeanMnistError, RankLost
 from lean_mnist.nn.parameters import ParameterSlot
+from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.distributed.digest import Digests, bits_of
 from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
 from lean_mnist.training.distributed.message import mean_loss, misfit, pack, unpack, wrong_sums
@@ -50,6 +51,19 @@ class Group(World):
             said = "; ".join(f"{name} is {_whose(name, given)}" for name in differing[:_MOST_FIELDS])
             more = f"; and {len(differing) - _MOST_FIELDS} more" if len(differing) > _MOST_FIELDS else ""
             raise self.said_once(ConfigError(f"the processes were started differently: {said}{more}"))
+
+    def same_weights(self, vector_P: Tensor, step: int) -> None:
+        found = self.gather(content_hash(vector_P))
+        usual = max(found, key=found.count)
+        odd = [rank for rank, value in enumerate(found) if value != usual]
+        if odd:
+            teller = next(rank for rank in range(self.size) if rank not in odd)
+            raise self.said_once(
+                GradientMismatch(
+                    f"after step {step} the weights of {ranks(odd)} are not those of rank {teller}, "
+                    f"though they were moved by the same gradients"
+                )
+            )
 
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
         self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device)
@@ -113,9 +127,28 @@ class Group(World):
                 result = action()
             except LeanMnistError as error:
                 failure = error
+            except OSError as error:  # a full disk, say
+                failure = LeanMnistError(f"{error.filename or 'output'}: {error.strerror or error}")
         result, failure = self.gather((result, failure))[0]
         if failure is not None:
             raise self.said_once(failure)
+        return result  # type: ignore[return-value]
+
+    def everywhere(self, action: Callable[[], T]) -> T:
+        result: T | None = None
+        failure: LeanMnistError | None = None
+        try:
+            result = action()
+        except LeanMnistError as error:
+            failure = error
+        failures = self.gather(failure)
+        texts = {str(error) for error in failures}
+        kind = next((type(error) for error in failures if error is not None), None)
+        if kind is not None and len(texts) == 1:
+            raise self.said_once(kind(*texts))
+        if kind is not None:
+            said = (f"rank {rank}: {error}" for rank, error in enumerate(failures) if error is not None)
+            raise self.said_once(kind("; ".join(said)))
         return result  # type: ignore[return-value]
 
     def _refused(self, refusal: LeanMnistError | None) -> LeanMnistError:
@@ -132,10 +165,8 @@ class Group(World):
             absent = self._transport.missing()
             who = f"{ranks(absent)} died or no longer answers" if absent else "a process died or no longer answers"
             when = f"at step {self._step}" if self._step else "before the first step"
-            error = RankLost(
-                f"{who} ({when}; {lost}); the last checkpoint is whole: {self.resume_hint}, "
-                f"with any number of processes"
-            )
+            hint = "; the last checkpoint is whole; to go on, with any number of processes: "
+            error = RankLost(f"{who} ({when}; {lost}){hint + self.resume_hint if self.resume_hint else ''}")
             # Said once, by the first of those that are left.
             error.said_elsewhere = bool(absent) and self.rank != min(set(range(self.size)) - set(absent), default=0)
             raise error from lost

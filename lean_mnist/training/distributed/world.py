@@ -59,7 +59,7 @@ class World:
 
     rank = 0
     size = 1
-    resume_hint = "start again with --resume"  # how to go on after a process was lost; a run knows its own name
+    resume_hint = ""  # the command with which a run goes on after a process was lost, once there is a checkpoint
 
     def __enter__(self) -> World:
         return self
@@ -92,6 +92,9 @@ class World:
 
     def agree(self, what: Mapping[str, str]) -> None:
         """Raise ``ConfigError`` on every rank, naming fields and ranks, unless ``what`` is the same on all."""
+
+    def same_weights(self, vector_P: Tensor, step: int) -> None:
+        """Raise ``GradientMismatch`` on every rank unless the weights after ``step`` are equal, bit for bit, on all."""
 
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
         """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
@@ -135,4 +138,8 @@ class World:
 
     def on_writer(self, action: Callable[[], T]) -> T:
         """What ``action``, done by the writer alone, returns; an error for people that it raises is raised by all."""
+        return action()
+
+    def everywhere(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns here; an error for people that it raises on any rank is raised by all."""
         return action()
