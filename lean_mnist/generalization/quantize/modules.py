@@ -93,11 +93,14 @@ class QuantizedMLP(MLP):
         return pairs
 
     def quantized(self, maximum: int | None = None) -> QuantizedNetwork:
-        """The network that the rounded weights are, on features ``pixel / maximum``."""
+        """The network that the rounded weights are, on features ``pixel / maximum``.
+
+        Its codes are read from the rounded weights: trained weights gather midway between two points, where rounding
+        in another precision would choose the other one.
+        """
         layers = []
-        for layer, grid in zip(self.layers, self.grids(), strict=True):
-            codes = grid.codes(_float64(layer.weight))  # type: ignore[arg-type]
-            bias = None if layer.bias is None else _float64(layer.bias).astype(np.float16)  # type: ignore[arg-type]
+        for (weight, own), grid in zip(self.weights_and_biases(), self.grids(), strict=True):
+            codes, bias = grid.codes(_float64(weight)), None if own is None else _float64(own).astype(np.float16)
             layers.append(QuantizedLayer(codes, self.bits, grid.shift, grid.scale, bias))
         return QuantizedNetwork(tuple(layers), maximum or self.maximum)
 
