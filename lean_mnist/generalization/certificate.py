@@ -177,11 +177,10 @@ def weights_hash(model: MLP) -> str:
 
 
 def _raw_weights(model: MLP) -> tuple[bytes, str]:
-    """Every weight and bias, layer by layer, row by row, little-endian, and the name of their dtype."""
+    """Every tensor in the order of ``model.parameters()``, row by row, little-endian, and the name of their dtype."""
     import torch
 
-    pairs = model.weights_and_biases()  # of a quantised network: what it multiplies by
-    tensors = [tensor.detach().cpu().contiguous() for pair in pairs for tensor in pair if tensor is not None]
+    tensors = [tensor.detach().cpu().contiguous() for tensor in model.parameters()]
     if tensors[0].dtype == torch.bfloat16:  # which the standard library cannot read; float32 holds it exactly
         tensors = [tensor.float() for tensor in tensors]
     name = str(tensors[0].dtype).removeprefix("torch.")

@@ -22,6 +22,7 @@ from lean_mnist.generalization.certificate import (
 )
 from lean_mnist.generalization.directed import Exact
 from lean_mnist.generalization.ledger import history_of
+from lean_mnist.generalization.quantize.modules import meant
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
 
@@ -83,13 +84,21 @@ def certify_run(
 ) -> tuple[Certificate, Path]:
     """Certify the network of a run from the ``metrics`` of its checkpoint, and write the certificate into ``folder``.
 
-    ``tracked`` says whether the run looked at the test split after every epoch. Raises ``BoundError`` or
+    ``tracked`` says whether the run looked at the test split after every epoch. A quantised network's certificate is of
+    its exact weights. Raises ``BoundError`` or
     ``CertificateError``.
     """
     history = history_of("test", metrics, tracked=tracked, looks=looks, adaptive=adaptive)
     recorded = list(metrics["test_looks"])
     certificate = certify(
-        model, normalization, dataset, history, recorded=recorded, deltas=deltas, bounds=bounds, precision=precision
+        meant(model),
+        normalization,
+        dataset,
+        history,
+        recorded=recorded,
+        deltas=deltas,
+        bounds=bounds,
+        precision=precision,
     )
     return certificate, certificate.write(folder)
 
@@ -132,11 +141,12 @@ def _found(path: Path, loaded: Checkpoint) -> FoundCertificate:
     except checker.Rejected as error:
         return FoundCertificate(path, (), f"it does not hold, {str(error).removeprefix(f'{path}: ')}")
     statement = tuple(document["statement"])
-    own, theirs = weights_hash(loaded.model), facts["weights"]["sha256"]
+    model = meant(loaded.model)
+    own, theirs = weights_hash(model), facts["weights"]["sha256"]
     if own != theirs:
         why = f"it is of weights with SHA-256 {theirs[:12]}…, and these have {own[:12]}…"
         return FoundCertificate(path, statement, why)
-    for name, value in decoder_of(loaded.model, loaded.normalization).items():
+    for name, value in decoder_of(model, loaded.normalization).items():
         if facts["decoder"][name] != value:
             return FoundCertificate(path, statement, f"its {name} is {facts['decoder'][name]}, and this one's {value}")
     return FoundCertificate(path, statement)

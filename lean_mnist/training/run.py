@@ -331,7 +331,14 @@ class _Run:
                 content["training"]["state"] = state.to_dict()
             write_checkpoint(path, content)
         certificate, _ = certify_run(
-            self.model, self.normalization, self.dataset, metrics, self.folder, tracked=self.config.track_test
+            self.model,
+            self.normalization,
+            self.dataset,
+            metrics,
+            self.folder,
+            tracked=self.config.track_test,
+            # Whoever runs a network of few bits can do so exactly, so that nothing is given away for rounding.
+            precision="float64" if self.config.quantize else "float32",
         )
         quantized = None
         if isinstance(self.model, QuantizedMLP):

@@ -186,6 +186,23 @@ def test_network_that_trains_is_the_one_that_is_written(digits: Dataset, bits: i
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
+def test_weights_midway_between_two_points_are_written_as_they_were_rounded() -> None:
+    """There, float32 rounds some of them to the other side than float64 does."""
+    model = QuantizedMLP((200, 50, 2), bits=3, rule="minimum-maximum", bias=False, seed=0)
+    weight = model.layers[0].weight
+    with torch.no_grad():
+        grid, ends = model.grids()[0], (weight.argmin(), weight.argmax())
+        shift, scale = float(grid.shift), float(grid.scale)
+        middle = shift + scale * ((weight.double() - shift).div(scale).floor().clamp(0, 6) + 0.5)
+        for end in ends:  # which the grid reaches to, so that it stays as it is
+            middle.view(-1)[end] = weight.view(-1)[end]
+        weight.copy_(middle * (1 + 3e-8 * torch.randn(middle.shape, generator=torch.Generator().manual_seed(0))))
+    rounded = model.weights_and_biases()[0][0].detach().double().numpy()
+    grid = model.grids()[0]
+    assert not np.array_equal(grid.values(grid.codes(weight.detach().double().numpy())), rounded), "no case is hard"
+    assert np.array_equal(model.quantized().layers[0].weight(), rounded)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("bits", "rule"), [(1, "normal"), (3, "normal"), (2, "minimum-maximum"), (2, "least-squares")])
 def test_gradient_is_that_of_the_loss_at_the_rounded_weights(digits: Dataset, bits: int, rule: str, bias: bool) -> None:

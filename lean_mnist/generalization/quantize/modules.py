@@ -119,13 +119,26 @@ class QuantizedMLP(MLP):
         return pairs
 
     def quantized(self, maximum: int | None = None) -> QuantizedNetwork:
-        """The network that the rounded weights are, on features ``pixel / maximum``."""
+        """The network that the rounded weights are, on features ``pixel / maximum``.
+
+        Its codes are read from the rounded weights: trained weights gather midway between two points, where rounding
+        in another precision would choose the other one.
+        """
         layers = []
-        for layer, grid in zip(self.layers, self.grids(), strict=True):
-            codes = grid.codes(_float64(layer.weight))  # type: ignore[arg-type]
-            bias = None if layer.bias is None else _float64(layer.bias).astype(np.float16)  # type: ignore[arg-type]
+        for (weight, own), grid in zip(self.weights_and_biases(), self.grids(), strict=True):
+            codes, bias = grid.codes(_float64(weight)), None if own is None else _float64(own).astype(np.float16)
             layers.append(QuantizedLayer(codes, self.bits, grid.shift, grid.scale, bias))
         return QuantizedNetwork(tuple(layers), maximum or self.maximum)
+
+    def exact(self) -> MLP:
+        """The network of :meth:`quantized` in float64, which holds its weights and biases without rounding."""
+        model = MLP(self.sizes, self.activation, bias=self.layers[0].bias is not None, dtype=torch.float64)
+        with torch.no_grad():
+            for (weight, bias), layer in zip(model.weights_and_biases(), self.quantized().layers, strict=True):
+                weight.copy_(torch.from_numpy(layer.weight()))
+                if bias is not None:
+                    bias.copy_(torch.from_numpy(layer.bias.astype(np.float64)))  # type: ignore[union-attr]
+        return model
 
     def _grid(self, weight: Tensor) -> Grid:
         return grid_of(_float64(weight), self.bits, self.rule)
@@ -137,6 +150,11 @@ def network_of(architecture: Mapping[str, Any], **options: Any) -> MLP:
     ``options`` are those of its class. Raises ``ArgumentError`` or ``TypeError`` for what describes none.
     """
     return (QuantizedMLP if "bits" in architecture else MLP)(**architecture, **options)
+
+
+def meant(model: MLP) -> MLP:
+    """What is said of ``model`` is said of this network: of a quantised one, whose meaning is exact, ``exact()``."""
+    return model.exact() if isinstance(model, QuantizedMLP) else model
 
 
 class _Half(Function):
