@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What --prior decides where an option is not given. These were found on MNIST by comparing bounds, of four learnt and
-# some twenty data-free priors, so that more candidates than one have to be paid for.
+# some twenty-five data-free priors, so that more candidates than one have to be paid for.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "learnt": {
         "hidden": (600, 600), "prior_scale": ("0.01",), "candidates": 10, "epochs": 5, "lr": 0.01,

@@ -33,7 +33,6 @@ class Recipe:
     epochs: int
     lr: float
     momentum: float = 0.9
-    weight_decay: float = 0.0
     p_min: float = 1e-5
     """Probabilities below it count as it, so that an example's loss is at most ln(1/p_min); not for ``risk``."""
     divergence_weight: float = 1.0
@@ -87,10 +86,7 @@ def train(
     for log_scale in network.log_scales:
         log_scale.requires_grad_(not by_risk)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )  # fmt: skip
+    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     total = recipe.epochs * batches.steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _shape(step, total))
     goal = Goal(
@@ -117,8 +113,10 @@ def train(
                 value = gaussian.objective(recipe.objective, risk, weighted, examples, goal.cost)
             optimizer.zero_grad()
             value.backward()
-            if not torch.isfinite(value):
-                raise HealthError(f"objective: {value.item()} at step {step + 1}, expected a finite number; lower lr")
+            norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
+            if not torch.isfinite(torch.stack([value.detach(), *norms])).all():
+                found_value = f"{value.item():g}, gradients up to {max(norm.item() for norm in norms):g}"
+                raise HealthError(f"step {step + 1}: objective {found_value}, expected finite numbers; lower lr")
             if step % recipe.check_every == 0:
                 found = audit_step(network, goal, x_BD, labels_B, noise, value, step + 1)
                 audits, largest = audits + 1, max(filter(None, (largest, found)), key=lambda d: d.share)
