@@ -122,7 +122,7 @@ def elastic_modes(rows: int, columns: int, smoothness: float) -> Tensor:
     Simard's field is white noise smoothed by a Gaussian of standard deviation ``smoothness``: a stationary Gaussian
     field with the correlation ``exp(-d² / (4 smoothness²))`` at distance d, which is a product over the two axes. Here
     it has variance 1, and is expanded in the eigenvectors of its correlation along each axis (Karhunen-Loève), as
-    many as carry 99.9 % of the variance: some 50 random numbers a field rather than one a pixel, and no smoothing.
+    many as carry 99.9 % of the variance: some 40 random numbers a field rather than one a pixel, and no smoothing.
     """
     along_rows, along_columns = _axis_modes(rows, smoothness), _axis_modes(columns, smoothness)
     return torch.einsum("ir,jc->ijrc", along_rows, along_columns).flatten(2).flatten(0, 1).float()
