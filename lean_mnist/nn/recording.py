@@ -113,6 +113,10 @@ _INTO: dict[str, Play] = {
 class _Kernels(TorchDispatchMode):
     """Notes every kernel but views: a view of a tensor that stays where it is need not be taken again."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; to say so would import the compiler, for two seconds
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[_Call] = []
