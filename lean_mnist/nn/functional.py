@@ -105,6 +105,8 @@ def mlp_loss(
 ) -> Tensor:
     """The loss of a multilayer perceptron on a batch, network and loss in one node: what the trainer differentiates.
 
+    Of a network in 16 bits it is computed, and returned, in float32.
+
     A ``trace`` is filled with what this forward and its backward compute on the way, for checks.
     """
     _check_mlp(x_BD, layers)

@@ -71,7 +71,7 @@ def test_network_and_loss_against_torch(name, loss_name, dtype):
     expected = torch_loss(torch_logits(leaves[0], pairs, name), labels)
     found = [gradients.x_BD, *(t for layer in gradients.layers for t in layer)]
     tolerance = {"rtol": DTYPES[dtype], "atol": 4 * DTYPES[dtype]}
-    assert loss_B.dtype == dtype
+    assert loss_B.dtype == (dtype if dtype == torch.float64 else torch.float32)  # 16 bits are too few for a loss
     torch.testing.assert_close(loss_B.double(), expected.detach(), **tolerance)
     for gradient, right in zip(found, torch.autograd.grad(expected, leaves, upstream.double()), strict=True):
         assert gradient.dtype == dtype

@@ -51,15 +51,15 @@ def test_the_comparison_finds_an_error_of_a_part_in_a_thousand(monkeypatch):
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_lower_precision(name, dtype):
-    """Within rounding of the same numbers in float64, and in the dtype that was given."""
+    """Within rounding of the same numbers in float64, in the dtype that was given; a network's loss has 32 bits."""
     case = CASES[name]
     leaves, generator = leaves_for(case, (5, 12, 7), dtype=dtype)
     value = case.ours(*leaves)
-    upstream = randn(generator, value.shape, dtype=dtype)
+    upstream = randn(generator, value.shape, dtype=value.dtype)
     doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
     expected = case.torchs(*doubles)
     tolerance = {"rtol": TOLERANCES[dtype], "atol": 4 * TOLERANCES[dtype]}
-    assert value.dtype == dtype
+    assert value.dtype == (torch.float32 if name.startswith("mlp loss") else dtype)
     torch.testing.assert_close(value.double(), expected, **tolerance)
     for gradient, right in zip(
         torch.autograd.grad(value, leaves, upstream),

@@ -27,8 +27,16 @@ def names_of(model: MLP) -> list[tuple[str, str | None]]:
 
 
 def layers_of(model: MLP) -> list[tuple[Tensor, Tensor | None]]:
-    """Each layer's weight and bias as the network multiplies by them, without a graph."""
-    return [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
+    """Each layer's weight and bias as the network multiplies by them, without a graph.
+
+    They require gradients where the parameters do, so that it is known which gradients a step must have given.
+    """
+    bare = [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
+    for tensors, parameters in zip(bare, model.parameter_pairs(), strict=True):
+        for tensor, parameter in zip(tensors, parameters, strict=True):
+            if tensor is not None and parameter is not None:
+                tensor.requires_grad_(parameter.requires_grad)
+    return bare
 
 
 def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:

@@ -15,7 +15,7 @@ from enclosure_rational import Tally, number, radius, random_ball, tame_ball
 from flint import arb, ctx, fmpq
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.chainrule.arrays import primitives
+from lean_mnist.chainrule.arrays import NewArrays, primitives
 from lean_mnist.crosscheck.enclosure import Ball
 
 BITS = 300
@@ -84,7 +84,7 @@ def _values(other: object) -> object:
     return other.values if isinstance(other, ArbArray) else other
 
 
-class ArbPrimitives:
+class ArbPrimitives(NewArrays):
     """The chain rule's primitives at 300 bits."""
 
     def __init__(self) -> None:
