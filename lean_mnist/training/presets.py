@@ -41,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "epochs": 80,
     },
-    # A deep network and stronger deformations, about those of Cireşan et al. (2010).
+    # A deep network and stronger deformations, about those of Cireşan et al. (2010). Its products are wide enough for
+    # bfloat16 to be several times as fast where the processor has it.
     "best": {
         "hidden": (1024, 1024, 1024),
         "augment": "elastic",
@@ -54,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 1e-3,
         "weight_decay": 0.01,
         "epochs": 80,
+        "precision": "bfloat16",
     },
     "lean-full": {**_LEAN, "limit_train": 12_000, "epochs": 50},
     "lean-medium": {**_LEAN, "limit_train": 5_000, "epochs": 10},
