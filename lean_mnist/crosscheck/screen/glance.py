@@ -103,6 +103,10 @@ def _product_looks(
     h_BD = trace.inputs[0]
     d_zs, d_hs = cast("list[Tensor]", trace.d_pre_activations), cast("list[Tensor]", trace.d_inputs)
     examples = len(h_BD)
+
+    def roundings(terms: int) -> float:  # sums that end in 16 bits are formed in 32, and rounded some three times here
+        return math.sqrt(terms) if h_BD.dtype.itemsize > 2 else 3.0
+
     for index, ((weight_HD, bias_H), (d_weight_HD, d_bias_H), probe) in enumerate(
         zip(layers, gradients, probes, strict=True)
     ):
@@ -114,11 +118,11 @@ def _product_looks(
             expected_B = torch.mv(h_BD, along_D)
         else:
             expected_B = torch.addmv(torch.dot(bias_H, probe.v).expand(examples), h_BD, along_D)
-        yield Look(torch.addmv(expected_B, z_BH, probe.v, alpha=-1), expected_B, GLANCE * math.sqrt(features))
+        yield Look(torch.addmv(expected_B, z_BH, probe.v, alpha=-1), expected_B, GLANCE * roundings(features))
         if index + 1 < len(layers):
             d_h_BH, above_CH, through = d_hs[index + 1], layers[index + 1][0], probes[index + 1].u
             expected_B = torch.mv(d_zs[index + 1], torch.mv(above_CH, through))
-            ulps = GLANCE * math.sqrt(above_CH.shape[0] + units)
+            ulps = GLANCE * roundings(above_CH.shape[0] + units)
             yield Look(torch.addmv(expected_B, d_h_BH, through, alpha=-1), expected_B, ulps)
             own_BH = times_derivative(activation, d_h_BH, z_BH)
             if activation in EXACT:
@@ -135,7 +139,7 @@ def _product_looks(
             found_H = torch.addmv(d_bias_H, d_weight_HD, probe.u, beta=c)
         residual_H = torch.addmv(found_H, d_z_BH.t(), h_u_B, alpha=-1)
         residual_H *= d_z_BH.square().sum(0).add_(torch.finfo(d_z_BH.dtype).tiny).rsqrt_()
-        terms = math.sqrt(examples + features)
+        terms = roundings(examples + features)
         yield Look(residual_H, h_u_B, LARGEST * terms, TOGETHER * terms)
         if index + 1 < len(layers):
             h_BD = ACTIVATIONS[activation](z_BH)

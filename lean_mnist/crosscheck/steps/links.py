@@ -89,6 +89,10 @@ def links_of(step: Step) -> Iterator[Link]:
             yield from _below(step, call, number, index, weights[index][0])
 
 
+def _coarser(a: Tensor, b: Tensor) -> Tensor:
+    return a if unit_of(a) >= unit_of(b) else b
+
+
 def _batch(step: Step, number: int) -> str:
     return f" of batch {number}" if len(step.calls) > 1 else ""
 
@@ -194,7 +198,7 @@ def _gradients(step: Step, index: int) -> Iterator[Link]:
     h = torch.cat([call.trace.inputs[index] for call in step.calls])
     if d_weight is not None or weight.requires_grad:
         ours = torch.zeros_like(weight) if d_weight is None else d_weight
-        product = product_of(d_z.T, h, ours)
+        product = product_of(d_z.T, h, _coarser(ours, d_z))
         shape = product.value.shape
 
         def more_weight() -> Mapping[str, Any]:
@@ -219,7 +223,7 @@ def _gradients(step: Step, index: int) -> Iterator[Link]:
         return
     ours = torch.zeros_like(bias) if d_bias is None else d_bias
     ones = torch.ones(len(d_z), 1, dtype=torch.float64, device=d_z.device)
-    column = product_of(d_z.T, ones, ours)
+    column = product_of(d_z.T, ones, _coarser(ours, d_z))
 
     def more_bias() -> Mapping[str, Any]:
         candidates = {}

@@ -19,6 +19,8 @@ LAMBDA = 8.0
 # product in other orders, and the error may be ten times the largest of theirs.
 TOGETHER, ORDERS, ORDERS_FACTOR = 4.0, 3, 10.0
 ELEMENTWISE_ULPS = 32.0
+# What a 16-bit number may be off in the end, in its units, where it was a sum in float32 before.
+ROUNDINGS = 3.0
 
 
 class Together(NamedTuple):
@@ -36,9 +38,14 @@ def unit_of(x: Tensor) -> float:
     return torch.finfo(x.dtype).eps / 2
 
 
+def sum_unit_of(x: Tensor) -> float:
+    """The unit of rounding in which sums of products that end in ``x``'s precision are formed: at least float32's."""
+    return min(unit_of(x), torch.finfo(torch.float32).eps / 2)
+
+
 def _rounding(x: Tensor) -> float:
-    """What ``LAMBDA`` standard deviations of the rounding of one of ``x``'s numbers are."""
-    return LAMBDA * unit_of(x)
+    """What ``LAMBDA`` standard deviations of the rounding of one of the sums that ``x``'s numbers are."""
+    return LAMBDA * sum_unit_of(x)
 
 
 def underflow_of(x: Tensor) -> float:
@@ -70,6 +77,8 @@ def product_of(left: Tensor, right: Tensor, like: Tensor, plus: Tensor | None = 
     """
     a, b = left.double(), right.double()
     exact, count, tiny = a @ b, math.sqrt(a.shape[1] + 1), underflow_of(like)
+    # A sum formed in float32 and then rounded to 16 bits, once or, with something added, twice.
+    ending = 0.0 if sum_unit_of(like) == unit_of(like) else ROUNDINGS * unit_of(like)
     rows, parts_a, parts_b = a.norm(dim=1), a.square().sum(0), b.square().sum(1)
     allowed = torch.outer(rows * (_rounding(like) * count), b.norm(dim=0)).add_(tiny)
     terms = float((parts_a * parts_b).sum())
@@ -77,8 +86,11 @@ def product_of(left: Tensor, right: Tensor, like: Tensor, plus: Tensor | None = 
         exact += plus.double()
         allowed += _rounding(like) * count * plus.double().abs()
         terms += float(plus.double().square().sum()) * len(a)
+    allowed += ending * exact.abs()
+    if plus is not None:
+        allowed += ending * plus.double().abs()
     together = math.hypot(math.sqrt(terms), float(exact.norm()))
-    typical = unit_of(like) * count * together + tiny * math.sqrt(exact.numel())
+    typical = sum_unit_of(like) * count * together + ending * float(exact.norm()) + tiny * math.sqrt(exact.numel())
 
     def measured() -> tuple[float, float]:
         generator, element, norm = torch.Generator().manual_seed(0), 0.0, 0.0
