@@ -42,8 +42,9 @@ class CertifyArguments:
     """Of a quantised network: how many spaces and codes this one was chosen among."""
     dataset: str = "auto"
     """Of a quantised network: what it was learned from."""
-    precision: Literal["float32", "float64"] = "float32"
-    """How roughly the network may be run; an example whose outcome such rounding could change counts as an error."""
+    precision: Literal["auto", "float32", "float64"] = "auto"
+    """How roughly the network may be run; an example whose outcome such rounding could change counts as an error. auto:
+    float64 for several hidden layers or more than 512 units in one, float32 otherwise."""
     data_dir: str | None = None
     """Searched after the folder that LEAN_MNIST_DATA names (with --check: before it); the run's if not given."""
     out: str | None = None

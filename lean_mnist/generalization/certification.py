@@ -34,7 +34,7 @@ def certify_checkpoint(
     bounds: Sequence[str] = DEFAULT_BOUNDS,
     looks: int | None = None,
     adaptive: bool = False,
-    precision: str = "float32",
+    precision: str = "auto",
     data_dir: str | None = None,
     out: str | None = None,
 ) -> tuple[Certificate, Path]:
@@ -80,10 +80,11 @@ def certify_run(
     bounds: Sequence[str] = DEFAULT_BOUNDS,
     looks: int | None = None,
     adaptive: bool = False,
-    precision: str = "float32",
+    precision: str = "auto",
 ) -> tuple[Certificate, Path]:
     """Certify the network of a run from the ``metrics`` of its checkpoint, and write the certificate into ``folder``.
 
+    ``precision`` is that in which the network is meant; ``auto``: see :func:`precision_for`.
     ``tracked`` says whether the run looked at the test split after every epoch. A quantised network's certificate is of
     its exact weights. Raises ``BoundError`` or
     ``CertificateError``.
@@ -98,9 +99,19 @@ def certify_run(
         recorded=recorded,
         deltas=deltas,
         bounds=bounds,
-        precision=precision,
+        precision=precision_for(model) if precision == "auto" else precision,
     )
     return certificate, certificate.write(folder)
+
+
+def precision_for(model: MLP) -> str:
+    """``float64`` for networks of several hidden layers or more than 512 units in one, ``float32`` for others.
+
+    What rounding may do in the worst order of sums grows with width and depth, until in float32 every example is too
+    near to call. The form of the network decides, and nothing of the data.
+    """
+    hidden = model.sizes[1:-1]
+    return "float32" if len(hidden) <= 1 and max(hidden, default=0) <= 512 else "float64"
 
 
 @dataclass(frozen=True)

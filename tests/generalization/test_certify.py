@@ -24,7 +24,7 @@ from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificate import certify
-from lean_mnist.generalization.certification import certify_checkpoint
+from lean_mnist.generalization.certification import certify_checkpoint, precision_for
 from lean_mnist.generalization.ledger import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
@@ -232,3 +232,16 @@ def test_real_mnist_is_certified_by_its_own_files(tmp_path: Path, monkeypatch: p
             checker.check(path, [root])
     labels.unlink()
     assert checker.check(path, [root]).errors == certificate.errors < 5000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "precision"),
+    [
+        ((784, 10), "float32"),
+        ((784, 128, 10), "float32"),
+        ((784, 1024, 10), "float64"),
+        ((64, 128, 128, 10), "float64"),
+    ],
+)
+def test_the_form_of_a_network_decides_in_which_precision_it_is_meant(sizes: tuple[int, ...], precision: str) -> None:
+    assert precision_for(MLP(sizes)) == precision
