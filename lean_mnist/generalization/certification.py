@@ -22,7 +22,7 @@ from lean_mnist.generalization.certificate import (
 )
 from lean_mnist.generalization.directed import Exact
 from lean_mnist.generalization.ledger import history_of
-from lean_mnist.generalization.quantize.modules import meant
+from lean_mnist.generalization.quantize.modules import QuantizedMLP, meant
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
 
@@ -105,12 +105,16 @@ def certify_run(
 
 
 def precision_for(model: MLP) -> str:
-    """``float64`` for networks of several hidden layers or more than 512 units in one, ``float32`` for others.
+    """``float64`` for networks of few bits, several hidden layers or more than 512 units in one; else ``float32``.
+
+    Whoever runs a network of few bits can do so exactly, so that nothing is given away for rounding.
 
     What rounding may do in the worst order of sums grows with width and depth, until in float32 every example is too
     near to call. The form of the network decides, and nothing of the data.
     """
     hidden = model.sizes[1:-1]
+    if isinstance(model, QuantizedMLP):
+        return "float64"
     return "float32" if len(hidden) <= 1 and max(hidden, default=0) <= 512 else "float64"
 
 

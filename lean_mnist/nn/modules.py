@@ -154,7 +154,7 @@ class MLP(nn.Module):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Features, hidden widths, classes."""
-        weights = [weight for weight, _ in self.weights_and_biases()]
+        weights = [weight for weight, _ in self.parameter_pairs()]
         return (weights[0].shape[1], *(weight.shape[0] for weight in weights))
 
     @property

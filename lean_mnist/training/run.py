@@ -337,8 +337,6 @@ class _Run:
             metrics,
             self.folder,
             tracked=self.config.track_test,
-            # Whoever runs a network of few bits can do so exactly, so that nothing is given away for rounding.
-            precision="float64" if self.config.quantize else "float32",
         )
         quantized = None
         if isinstance(self.model, QuantizedMLP):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,8 +44,7 @@ def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
     That is the gradient at the weights of ``layers_of``, also where a network makes these from its parameters by
     rounding them (straight-through).
     """
-    layers: Any = model.layers
-    return [(layer.weight.grad, None if layer.bias is None else layer.bias.grad) for layer in layers]
+    return [(weight.grad, None if bias is None else bias.grad) for weight, bias in model.parameter_pairs()]
 
 
 def shares_of(batches: Sequence[Batch]) -> list[float]:

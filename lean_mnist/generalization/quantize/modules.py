@@ -70,12 +70,6 @@ class QuantizedMLP(MLP):
         self.bits, self.rule, self.maximum = bits, rule, maximum
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Features, hidden widths, classes."""
-        layers: Any = self.layers
-        return (layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers))
-
-    @property
     def architecture(self) -> dict[str, Any]:
         """Plain values from which ``QuantizedMLP(**architecture)`` builds a network of the same form."""
         return {**super().architecture, "bits": self.bits, "rule": self.rule}
