@@ -141,7 +141,8 @@ class _TorchPrimitives:
         return value.expand(like_B.shape)
 
     def divide(self, value: Any, by: int) -> Any:
-        return value / by
+        # By a tensor: each division by a Python number makes one first, which takes longer than to divide.
+        return value / torch.full((), by, dtype=value.dtype, device=value.device)
 
     def take_label(self, x_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         return x_BC.gather(1, labels_B.unsqueeze(1)).squeeze(1)

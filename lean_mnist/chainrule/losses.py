@@ -104,7 +104,7 @@ def squared_error() -> Loss:
 # The mean over a batch: mean = (1/B) Σ_B loss_B;  dloss_B = dmean / B for every example. Of an empty batch the mean is
 # NaN in floating point, as PyTorch has it, and its gradient is empty.
 def mean_forward(loss_B: Array) -> Array:
-    return loss_B.sum(0) / loss_B.shape[0]
+    return primitives(loss_B).divide(loss_B.sum(0), loss_B.shape[0])
 
 
 def mean_backward(loss_B: Array, d_mean: Array) -> Array:

@@ -5,7 +5,8 @@ Shapes: ``B`` batch (the last one may be smaller), ``D`` input features, ``m`` e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -15,7 +16,10 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import ArgumentError, ConfigError
 
-_AT_ONCE = 1024  # examples gathered and normalised together
+Batch = tuple[torch.Tensor, torch.Tensor]  # x (B, D) and y (B,)
+
+KEPT = 2  # batches that come after one that stays in its place before it is written over
+_AT_ONCE, _IN_PLACE = 1024, 256  # examples gathered and normalised together: anywhere; in places, which should be few
 
 
 class Batches:
@@ -29,7 +33,8 @@ class Batches:
     Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
     ``shuffle`` false keeps the order of the split and copies nothing; ``augmentation`` deforms every image anew in
     every epoch. ``part`` says which rows of a batch of so many examples are handed out, where several processes share
-    every batch; without it, all of them are.
+    every batch; without it, all of them are. With ``stays`` batches are handed out in the same few places in memory
+    again and again: each holds until more than ``KEPT`` have been handed out after it, by whatever iterator.
     Raises :class:`ConfigError` for a batch size below 1.
     """
 
@@ -44,6 +49,7 @@ class Batches:
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
         part: Callable[[int], slice] | None = None,
+        stays: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
@@ -55,6 +61,9 @@ class Batches:
         self.shuffle = shuffle
         self.augmentation = augmentation
         self.part = part
+        self.stays = stays
+        self._at_once = batch_size * max(1, (_IN_PLACE if stays else _AT_ONCE) // batch_size)
+        self._places = itertools.cycle([self._new_place() for _ in range(1 + KEPT)]) if stays else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -65,13 +74,14 @@ class Batches:
         """How many examples batch ``batch`` of an epoch has, all its parts together."""
         return min(self.batch_size, len(self.split) - batch * self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch: ``x`` (B, D) of ``dtype`` and ``y`` (B,) int64.
 
         Where they are shared by several processes, the part of each that is this one's, which may be empty.
 
         Equal to the tail of ``epoch(epoch)``; ``start = steps_per_epoch`` gives none. Iterators are independent of
-        each other. Raises :class:`ArgumentError`, at once, for a negative epoch or a start outside the epoch.
+        each other, unless their batches stay in the same places. Raises :class:`ArgumentError`, at once, for a
+        negative epoch or a start outside the epoch.
         """
         if epoch < 0:
             raise ArgumentError(f"epoch: {epoch}, expected 0 or more")
@@ -83,7 +93,7 @@ class Batches:
         # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
         return torch.randperm(len(self.split), generator=generator_for(self.seed, "epoch", epoch))
 
-    def _hand_out(self, epoch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _hand_out(self, epoch: int, start: int) -> Iterator[Batch]:
         size, (images, labels), first = self.batch_size, (self.split.images, self.split.labels), start * self.batch_size
         order = self._order(epoch).to(labels.device) if self.shuffle else None
         if self.augmentation is not None:  # deformed in the epoch's order, all that is left of it at once
@@ -96,17 +106,46 @@ class Batches:
             )
         if order is None and self.part is not None:
             order = torch.arange(len(labels), device=labels.device)
-        at_once = size * max(1, _AT_ONCE // size)
-        for begin in range(first, len(labels), at_once):
-            chunk = slice(begin, begin + at_once)
-            sizes: int | list[int] = size
+        for begin in range(first, len(labels), self._at_once):
+            end = min(begin + self._at_once, len(labels))
+            sizes = [min(size, end - at) for at in range(begin, end, size)]
             if order is None:
-                some, their_labels = images[chunk], labels[chunk]
+                some, their_labels = images[begin:end], labels[begin:end]
             else:
-                chosen = order[chunk]
+                chosen = order[begin:end]
                 if self.part is not None:
                     parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
                     chosen, sizes = torch.cat(parts), [len(part) for part in parts]
                 some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
-            x = self.normalization.apply(some, self.dtype)
-            yield from zip(x.split(sizes), their_labels.split(sizes), strict=True)
+            if self._places is None:
+                x = self.normalization.apply(some, self.dtype)
+                yield from zip(x.split(sizes), their_labels.split(sizes), strict=True)
+            else:
+                x, y, batches = next(self._places).views(sizes)
+                self.normalization.apply(some, self.dtype, x)
+                y.copy_(their_labels)
+                yield from batches
+
+    def _new_place(self) -> _Place:
+        rows = min(self._at_once, len(self.split))
+        images, labels = self.split.images, self.split.labels
+        return _Place(images.new_empty((rows, images[0].numel()), dtype=self.dtype), labels.new_empty(rows))
+
+
+class _Place:
+    """Memory for some batches, features ``x`` and labels ``y``."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self._x, self._y = x, y
+        self._views: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor, list[Batch]]] = {}
+
+    def views(self, sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[Batch]]:
+        """As many rows as batches of these ``sizes`` have together, and these batches of them.
+
+        The same tensors every time: to make a view takes as long as a small kernel.
+        """
+        key = tuple(sizes)
+        if key not in self._views:
+            x, y = self._x[: sum(key)], self._y[: sum(key)]
+            self._views[key] = x, y, list(zip(x.split(list(key)), y.split(list(key)), strict=True))
+        return self._views[key]

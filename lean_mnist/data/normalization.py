@@ -54,14 +54,19 @@ class Normalization:
         deviation = math.sqrt(pixels * squares - total * total) / pixels
         return cls(kind, total / pixels, deviation or 1.0)
 
-    def apply(self, images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def apply(
+        self, images: torch.Tensor, dtype: torch.dtype = torch.float32, into: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Features (B, D), contiguous, of ``dtype``, for ``images`` uint8 (B, rows, columns) on any device.
 
         Computed in float32 (float64 where that is asked for); a narrower ``dtype`` is rounded to once, at the end.
+        ``into`` is a tensor (B, D) of ``dtype`` to be written over and returned; without it, a new one is.
         Raises :class:`ArgumentError` for images of another dtype or number of dimensions.
         """
         _require_pixels("images", images)
-        x_BD = images.flatten(1).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        computed_in = torch.float64 if dtype == torch.float64 else torch.float32
+        flat_BD = images.flatten(1)
+        x_BD = flat_BD.to(computed_in) if into is None or dtype != computed_in else into.copy_(flat_BD)
         if self.kind == "per-image":
             # Sums are exact (255 * D < 2**24 for images up to 256 x 256), so a constant image is centred to exactly 0.
             features = torch.full((), x_BD.shape[1], dtype=x_BD.dtype, device=x_BD.device)
@@ -73,7 +78,7 @@ class Normalization:
                 x_BD.sub_(self.mean)
             # A tensor, because CUDA divides by a Python number by multiplying with its rounded reciprocal.
             x_BD.div_(torch.full((), self.scale, dtype=x_BD.dtype, device=x_BD.device))
-        return x_BD.to(dtype)
+        return x_BD.to(dtype) if into is None or into is x_BD else into.copy_(x_BD)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint: ``kind``, ``mean``, ``scale``."""

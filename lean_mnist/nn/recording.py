@@ -73,6 +73,8 @@ class _Call(NamedTuple):
         name = kernel._schema.name.removeprefix("aten::")
         if name in _INTO:
             return functools.partial(_INTO[name], *arguments, made)
+        if name == "threshold_backward":  # PyTorch has no function of its own for it
+            return functools.partial(_THRESHOLD_BACKWARD, *arguments, grad_input=made)
         if name.endswith("_"):
             target, *others = arguments
             return functools.partial(getattr(target, name), *others, **options)
@@ -96,13 +98,14 @@ def _missing(*arguments: Any, **options: Any) -> Any:
     raise TypeError
 
 
+# Without the Python that PyTorch calls a kernel through, where it can be had without.
+_THRESHOLD_BACKWARD = torch.ops.aten.threshold_backward.grad_input
+_THRESHOLD_BACKWARD = getattr(_THRESHOLD_BACKWARD, "_op", _THRESHOLD_BACKWARD)
+
 # What these make does not depend on the numbers in the tensor that they are given.
 _LIKE = ("zeros_like", "new_full", "new_zeros", "new_empty", "ones_like", "empty_like")
 # Kernels that are called otherwise when there is a place for their result.
 _INTO: dict[str, Play] = {
-    "threshold_backward": lambda d_h, h, threshold, made: torch.ops.aten.threshold_backward.grad_input(
-        d_h, h, threshold, grad_input=made
-    ),
     "relu": lambda x, made: torch.clamp_min(x, 0, out=made),
     "zeros_like": lambda like, made: made.zero_(),
     "linalg_vector_norm": lambda x, *arguments: torch.linalg.vector_norm(x, *arguments[:-1], out=arguments[-1]),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lean_mnist.chainrule.mlp import MLPTrace
-from lean_mnist.crosscheck.steps.record import REMEMBERED
 from lean_mnist.crosscheck.steps.recorded import put_gradients
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.recording import CannotRecord, Recording
@@ -33,15 +30,14 @@ class StepGradients:
     Args:
         model, parameters: the network, and its parameters made flat.
         traced: keep what each step computes on its way.
-        replay: record the step of a batch of each shape once, and play the recording from then on. On the CPU only.
+        replay: record the step of a batch in each place in memory once, and play the recording from then on. Only where
+            batches stay in a few places, each at least until ``REMEMBERED`` more have been computed; on the CPU only.
     """
 
     def __init__(self, model: MLP, parameters: FlatParameters[MLP], *, traced: bool, replay: bool) -> None:
         self._model, self._parameters, self._traced = model, parameters, traced
         self._replay = replay and model.same_kernels and parameters.vector.device.type == "cpu"
-        # What was computed is remembered for some steps, so as many recordings take turns.
-        self._turns = 1 + REMEMBERED * traced
-        self._recorded: dict[torch.Size, Iterator[Recording[Gradients]]] = {}
+        self._recorded: dict[tuple[int, int], Recording[Gradients]] = {}  # by the batch's place and examples
 
     def __call__(self, batches: Sequence[Batch]) -> Gradients:
         """Compute, or play; raises as the network's ``loss`` does."""
@@ -60,24 +56,17 @@ class StepGradients:
         return Gradients(batches, loss, traces)
 
     def _recording(self, x: Tensor, labels: Tensor) -> Recording[Gradients] | None:
-        """The next recording of this shape, played on this batch; ``None`` if the step cannot be recorded."""
-        if x.shape not in self._recorded:
+        """The recording of this place, played; ``None`` if the step cannot be recorded."""
+        place = x.data_ptr(), len(labels)
+        recording = self._recorded.get(place)
+        if recording is None:
             try:
-                made = [self._record(x, labels) for _ in range(self._turns)]
+                recording = self._recorded[place] = Recording(lambda: self._compute([(x, labels)]))
             except CannotRecord:
                 self._replay = False
                 return None
-            self._recorded[x.shape] = itertools.cycle(made)
-        recording = next(self._recorded[x.shape])
-        ((own_x, own_labels),) = recording.result.batches
-        own_x.copy_(x)
-        own_labels.copy_(labels)
-        recording.play()
-        return recording
-
-    def _record(self, x: Tensor, labels: Tensor) -> Recording[Gradients]:
-        batches = [(x.clone(), labels.clone())]
-        recording = Recording(lambda: self._compute(batches))
-        for trace in recording.result.traces:
-            trace.stays = True
+            for trace in recording.result.traces:
+                trace.stays = True
+        else:
+            recording.play()
         return recording

@@ -6,6 +6,7 @@ raises stops the run before the optimizer sees the gradients: that is the gate.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ class Step:
     learning_rate: float
     traces: list[MLPTrace]  # what each batch's step computed on its way; empty where nobody asked
     past: tuple[Call, ...] = ()  # the calls before this step, where they were traced
+
+    @functools.cached_property
+    def loss_value(self) -> float:
+        """``loss``, off its device."""
+        return float(self.loss)
 
     @property
     def gradient_norm(self) -> Tensor:
@@ -90,13 +96,12 @@ class HealthHook:
     def due(self, step: int) -> bool:
         return True
 
-    def on_gradients(self, step: Step) -> Iterator[Record]:
-        loss = float(step.loss)
+    def on_gradients(self, step: Step) -> Iterable[Record]:
+        loss = step.loss_value
         if not math.isfinite(loss):
             raise HealthError(f"step {step.number}: the loss is {loss}; the weights are as they were before this step")
-        # A sum of squares is finite only if all are, and cheap; a finite gradient whose squares overflow has a norm.
-        squares = step.gradient.dot(step.gradient)
-        if not math.isfinite(float(squares)) and not math.isfinite(float(step.gradient_norm)):
+        # A sum is finite only if all terms are, and cheap: each core adds up the part that it has just computed.
+        if not math.isfinite(float(step.gradient.sum())):
             for name, parameter in step.model.named_parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                     why = _why(step)
@@ -105,15 +110,16 @@ class HealthHook:
                         f"the weights are as they were before this step"
                     )
                     raise HealthError(message + (self._keep(step, message) if why else ""))
-        if step.number == 1:
-            know_nothing = math.log(step.model.sizes[-1])
-            yield Scalar(1, "health/initial_loss_over_ln_classes", loss / know_nothing if know_nothing else 1.0)
-            if not know_nothing / 2 <= loss <= know_nothing * 2:
-                yield Notice(
-                    1, "health/warning",
-                    f"the first loss is {loss:.3f}; that of guessing is ln C = {know_nothing:.3f}: "
-                    f"check the initialization and the scale of the inputs",
-                )  # fmt: skip
+        return self._first(loss, math.log(step.model.sizes[-1])) if step.number == 1 else ()
+
+    def _first(self, loss: float, know_nothing: float) -> Iterator[Record]:
+        yield Scalar(1, "health/initial_loss_over_ln_classes", loss / know_nothing if know_nothing else 1.0)
+        if not know_nothing / 2 <= loss <= know_nothing * 2:
+            yield Notice(
+                1, "health/warning",
+                f"the first loss is {loss:.3f}; that of guessing is ln C = {know_nothing:.3f}: "
+                f"check the initialization and the scale of the inputs",
+            )  # fmt: skip
 
 
 def _why(step: Step) -> str:
@@ -131,7 +137,7 @@ class LossHook:
         self.due = due
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
-        yield Scalar(step.number, "train/loss", float(step.loss))
+        yield Scalar(step.number, "train/loss", step.loss_value)
         yield Scalar(step.number, "train/learning_rate", step.learning_rate)
 
 
@@ -149,7 +155,7 @@ class NormsHook:
         norms = torch.stack(
             [norm for p in step.model.parameters() for norm in (_norm(p.grad), _norm(p.detach()))]
         ).tolist()
-        still_learning = float(step.loss) > 0.1 * math.log(max(2, step.model.sizes[-1]))
+        still_learning = step.loss_value > 0.1 * math.log(max(2, step.model.sizes[-1]))
         for name, gradient, parameter in zip(names, norms[::2], norms[1::2], strict=True):
             yield Scalar(step.number, f"gradient_norm/{name}", gradient)
             yield Scalar(step.number, f"parameter_norm/{name}", parameter)

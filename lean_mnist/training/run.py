@@ -148,6 +148,7 @@ class _Run:
             config.device,
             augmentation=build_augmentation(config),
             part=None if world.size == 1 else lambda examples: world.share(examples).rows,
+            stays=config.replay and config.accumulate == 1,
         )
         self.steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
         if config.warmup_steps >= config.epochs * self.steps_per_epoch:

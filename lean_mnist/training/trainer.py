@@ -29,7 +29,12 @@ Batch = tuple[Tensor, Tensor]
 
 
 class BatchSource(Protocol):
-    """Where batches come from; ``epoch`` is a pure function of its arguments, so that a run can resume anywhere."""
+    """Where batches come from; ``epoch`` is a pure function of its arguments, so that a run can resume anywhere.
+
+    ``stays`` says that batches come in the same few places in memory again and again (see ``Batches``).
+    """
+
+    stays: bool
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch, from batch ``start`` on; of several processes, each one's part of them."""
@@ -78,7 +83,7 @@ class Trainer:
         self._config, self._model, self._optimizer = config, model, optimizer
         self._learning_rate, self._batches, self._hooks, self._state = learning_rate, batches, hooks, state
         self._emit, self._evaluate, self._save, self._stop_requested = emit, evaluate, save, stop_requested
-        self._gradients = StepGradients(model, parameters, traced=trace, replay=config.replay)
+        self._gradients = StepGradients(model, parameters, traced=trace, replay=batches.stays)
         self._parameters = parameters
         self._gates, self._world = gates, world or World()
         self._own_checks = state.checks if checks is None else checks
@@ -115,7 +120,9 @@ class Trainer:
         if alone:
             self._look(self._hooks, step)
             self._look(self._gates, step)
-        stop = not alone and self._reduce(step, share)
+            stop = self._stop_requested()
+        else:
+            step, stop = self._reduce(step, share)
         if self._config.clip_norm is not None:
             clip_grads_with_norm_([self._parameters.vector], self._config.clip_norm, step.gradient_norm)
         set_learning_rate(self._optimizer, rate)
@@ -127,12 +134,12 @@ class Trainer:
         state.batch += len(batches)
         state.examples += share.total
         state.epoch_examples += share.total
-        state.epoch_loss_sum += float(step.loss) * share.total
-        return self._stop_requested() if alone else stop
+        state.epoch_loss_sum += step.loss_value * share.total
+        return stop
 
     def _share(self, batches: list[Batch]) -> Share:
         """How many examples of this step are in ``batches``, and how many all processes have together."""
-        own = sum(len(labels) for _, labels in batches)
+        own = len(batches[0][1]) if len(batches) == 1 else sum(len(labels) for _, labels in batches)
         if self._world.size == 1:
             return Share(0, own, own)
         first = self._state.batch
@@ -146,8 +153,11 @@ class Trainer:
                         record = dataclasses.replace(record, value=said_by + record.value)
                     self._emit(record)
 
-    def _reduce(self, step: Step, share: Share) -> bool:
-        """Of several processes: each checks its gradient, then all use their mean; whether any was asked to stop."""
+    def _reduce(self, step: Step, share: Share) -> tuple[Step, bool]:
+        """Of several processes: each checks its gradient, then all use their mean; the step that they take together.
+
+        And whether any was asked to stop.
+        """
         world, refusal = self._world, None
         world.declare(step.gradient, step.number)
         if share.examples:
@@ -156,10 +166,11 @@ class Trainer:
             except LeanMnistError as error:
                 refusal = error
         stop = self._stop_requested()
-        step.loss, stop = world.reduce(step.gradient, step.loss, share, step=step.number, refusal=refusal, stop=stop)
+        loss, stop = world.reduce(step.gradient, step.loss, share, step=step.number, refusal=refusal, stop=stop)
+        step = dataclasses.replace(step, loss=loss)
         if world.is_writer:
             self._look(self._hooks, step)
-        return stop
+        return step, stop
 
     def _compare_notes(self) -> None:
         """Put together what the processes' checks have found, so that all decide alike, from the same weights."""

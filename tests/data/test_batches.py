@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import deque
+from typing import Any
 
 import pytest
 import torch
 
+from lean_mnist.crosscheck.steps.record import REMEMBERED
 from lean_mnist.data.augmentation import Augmentation
-from lean_mnist.data.batches import Batches
+from lean_mnist.data.batches import KEPT, Batches
 from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, ConfigError
@@ -84,6 +87,25 @@ def test_parts_put_together_are_the_batches(shuffle: bool, kind: str) -> None:
         assert [len(labels) for _, labels in parts] == [len(y) // 2, len(y) - len(y) // 2]
         assert torch.equal(torch.cat([x for x, _ in parts]), x)
         assert torch.equal(torch.cat([labels for _, labels in parts]), y)
+
+
+@pytest.mark.parametrize("size", [1, 64, 100, 700])
+@pytest.mark.parametrize("examples", [3, 64, 256])
+@pytest.mark.parametrize("kind", ["standard", "per-image"])
+def test_batches_that_stay_are_the_same_and_hold_while_others_come(size: int, examples: int, kind: str) -> None:
+    split, normalization = numbered(examples), Normalization(kind, 3.0, 2.0)
+    elsewhere = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16)
+    staying = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16, stays=True)
+    places, latest = set(), deque[tuple[Any, Any]](maxlen=1 + KEPT)
+    for epoch in range(4):
+        for expected, batch in zip(elsewhere.epoch(epoch), staying.epoch(epoch), strict=True):
+            latest.append((expected, batch))
+            places.add((batch[0].data_ptr(), len(batch[1])))
+            for (x, y), (our_x, our_y) in latest:
+                assert torch.equal(our_x, x)
+                assert torch.equal(our_y, y)
+    assert len(places) <= (1 + KEPT) * (1 + min(-(-256 // size), elsewhere.steps_per_epoch))
+    assert KEPT >= REMEMBERED  # steps of the past that a diagnosis may look at
 
 
 def test_iterators_are_independent() -> None:
