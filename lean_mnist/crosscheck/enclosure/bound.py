@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,7 +90,7 @@ def bound_gradient(name: str, computed: Tensor, exact: Ball) -> GradientBound:
         largest=Between(float(nearest.amax()), float(farthest.amax())),
         relative=Between(least, _over(error.upper, size.lower, math.inf)),
         radius=_over(_norm(exact.rad).upper, _norm(exact.mid.abs()).lower, math.inf),
-        index=tuple(int(i) for i in torch.unravel_index(farthest.argmax(), farthest.shape)),
+        index=tuple(int(i) for i in np.unravel_index(int(farthest.argmax()), farthest.shape)),
     )
 
 

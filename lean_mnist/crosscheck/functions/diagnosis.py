@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,7 +90,7 @@ def diagnose(
     error = (a - b).abs()
     if error.numel() == 0:
         return Diagnosis("wrong values", "nothing to compare", "nowhere", (), 0.0, 0.0)
-    index = tuple(int(i) for i in torch.unravel_index(error.nan_to_num(nan=math.inf).argmax(), error.shape))
+    index = tuple(int(i) for i in np.unravel_index(int(error.nan_to_num(nan=math.inf).argmax()), error.shape))
     values = (index, float(a[index]), float(b[index]))
     if not bool(a.isfinite().all()):
         bad = region_of(~a.isfinite())

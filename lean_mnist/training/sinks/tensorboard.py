@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ class TensorBoardSink:
         elif isinstance(record, (Text, Notice)):
             self._writer.add_text(record.name, record.value, record.step)
         elif isinstance(record, Image):
-            self._writer.add_image(record.name, record.value, record.step, dataformats="HWC")
+            self._writer._get_file_writer().add_summary(_picture(record), record.step)
         elif isinstance(record, Outcome):
             self._write_outcome(record)
 
@@ -96,3 +97,15 @@ class TensorBoardSink:
         except OSError as error:
             error.filename = str(self._folder)
             raise
+
+
+def _picture(record: Image) -> Any:
+    """As ``SummaryWriter.add_image``, but packed quickly: its way takes a tenth of a second a picture."""
+    import PIL.Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    height, width, channels = record.value.shape
+    packed = io.BytesIO()
+    PIL.Image.fromarray(record.value).save(packed, format="PNG", compress_level=1)
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=packed.getvalue())
+    return Summary(value=[Summary.Value(tag=record.name, image=image)])
