@@ -19,7 +19,9 @@ from lean_mnist.errors import ArgumentError, ConfigError
 Batch = tuple[torch.Tensor, torch.Tensor]  # x (B, D) and y (B,)
 
 KEPT = 2  # batches that come after one that stays in its place before it is written over
-_AT_ONCE, _IN_PLACE = 1024, 256  # examples gathered and normalised together: anywhere; in places, which should be few
+# How much is gathered and normalised together: in places, of which there should be few, fewer examples; on a GPU as
+# many batches as are worth a graph of their steps.
+_AT_ONCE, _IN_PLACE, _ON_GPU = 1024, 256, 8
 
 
 class Batches:
@@ -62,7 +64,8 @@ class Batches:
         self.augmentation = augmentation
         self.part = part
         self.stays = stays
-        self._at_once = batch_size * max(1, (_IN_PLACE if stays else _AT_ONCE) // batch_size)
+        together = max(1, (_IN_PLACE if stays else _AT_ONCE) // batch_size)
+        self._at_once = batch_size * (_ON_GPU if stays and self.split.labels.is_cuda else together)
         self._places = itertools.cycle([self._new_place() for _ in range(1 + KEPT)]) if stays else None
 
     @property
@@ -83,17 +86,21 @@ class Batches:
         each other, unless their batches stay in the same places. Raises :class:`ArgumentError`, at once, for a
         negative epoch or a start outside the epoch.
         """
+        return itertools.chain.from_iterable(self.chunks(epoch, start))
+
+    def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """The same, some batches at a time, all of which hold until the next ones are asked for."""
         if epoch < 0:
             raise ArgumentError(f"epoch: {epoch}, expected 0 or more")
         if not 0 <= start <= self.steps_per_epoch:
             raise ArgumentError(f"start: {start}, expected 0 to {self.steps_per_epoch}, the batches of an epoch")
-        return self._hand_out(epoch, start)
+        return self._chunks(epoch, start)
 
     def _order(self, epoch: int) -> torch.Tensor:
         # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
         return torch.randperm(len(self.split), generator=generator_for(self.seed, "epoch", epoch))
 
-    def _hand_out(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _chunks(self, epoch: int, start: int) -> Iterator[list[Batch]]:
         size, (images, labels), first = self.batch_size, (self.split.images, self.split.labels), start * self.batch_size
         order = self._order(epoch).to(labels.device) if self.shuffle else None
         if self.augmentation is not None:  # deformed in the epoch's order, all that is left of it at once
@@ -119,12 +126,12 @@ class Batches:
                 some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
             if self._places is None:
                 x = self.normalization.apply(some, self.dtype)
-                yield from zip(x.split(sizes), their_labels.split(sizes), strict=True)
+                yield list(zip(x.split(sizes), their_labels.split(sizes), strict=True))
             else:
                 x, y, batches = next(self._places).views(sizes)
                 self.normalization.apply(some, self.dtype, x)
                 y.copy_(their_labels)
-                yield from batches
+                yield batches
 
     def _new_place(self) -> _Place:
         rows = min(self._at_once, len(self.split))

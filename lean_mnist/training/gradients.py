@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.steps.recorded import put_gradients
 from lean_mnist.nn import MLP, FlatParameters
+from lean_mnist.nn.graphs import CudaGraph, Repeatable
 from lean_mnist.nn.recording import CannotRecord, Recording
 
 Batch = tuple[Tensor, Tensor]
@@ -31,13 +32,15 @@ class StepGradients:
         model, parameters: the network, and its parameters made flat.
         traced: keep what each step computes on its way.
         replay: record the step of a batch in each place in memory once, and play the recording from then on. Only where
-            batches stay in a few places, each at least until ``REMEMBERED`` more have been computed; on the CPU only.
+            batches stay in a few places, each at least until ``REMEMBERED`` more have been computed.
     """
 
     def __init__(self, model: MLP, parameters: FlatParameters[MLP], *, traced: bool, replay: bool) -> None:
         self._model, self._parameters, self._traced = model, parameters, traced
-        self._replay = replay and model.same_kernels and parameters.vector.device.type == "cpu"
-        self._recorded: dict[tuple[int, int], Recording[Gradients]] = {}  # by the batch's place and examples
+        self._replay = replay and model.same_kernels
+        self._record: Callable[[Callable[[], Gradients]], Repeatable[Gradients]]
+        self._record = CudaGraph if parameters.vector.is_cuda else Recording
+        self._recorded: dict[tuple[int, int], Repeatable[Gradients]] = {}  # by the batch's place and examples
 
     def __call__(self, batches: Sequence[Batch]) -> Gradients:
         """Compute, or play; raises as the network's ``loss`` does."""
@@ -45,9 +48,9 @@ class StepGradients:
             recording = self._recording(*batches[0])
             if recording is not None:
                 return recording.result
-        return self._compute(list(batches))
+        return self.compute(list(batches))
 
-    def _compute(self, batches: list[Batch]) -> Gradients:
+    def compute(self, batches: list[Batch]) -> Gradients:
         if not batches:
             return Gradients([], self._parameters.gradient.new_tensor(math.nan), [])
         traces = [MLPTrace() for _ in batches] if self._traced else []
@@ -55,18 +58,17 @@ class StepGradients:
         self._parameters.collect()
         return Gradients(batches, loss, traces)
 
-    def _recording(self, x: Tensor, labels: Tensor) -> Recording[Gradients] | None:
+    def _recording(self, x: Tensor, labels: Tensor) -> Repeatable[Gradients] | None:
         """The recording of this place, played; ``None`` if the step cannot be recorded."""
         place = x.data_ptr(), len(labels)
         recording = self._recorded.get(place)
         if recording is None:
             try:
-                recording = self._recorded[place] = Recording(lambda: self._compute([(x, labels)]))
+                recording = self._recorded[place] = self._record(lambda: self.compute([(x, labels)]))
             except CannotRecord:
                 self._replay = False
                 return None
             for trace in recording.result.traces:
                 trace.stays = True
-        else:
-            recording.play()
+        recording.play()
         return recording

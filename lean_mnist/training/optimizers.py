@@ -38,33 +38,49 @@ class SGD:
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, nesterov: bool, weight_decay: float
     ) -> None:
         self._parameters = list(parameters)
-        self._momentum: list[Tensor] = []
+        self.momentum: list[Tensor] = []
         self._rule: dict[str, Any] = {
             "momentum": momentum, "dampening": 0, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": False,
         }  # fmt: skip
         self.param_groups: list[dict[str, Any]] = [{"lr": lr, "params": self._parameters}]
 
+    @property
+    def started(self) -> bool:
+        """Whether it has what it needs besides the gradients: momentum, where it is to have some."""
+        return bool(self.momentum) or not self._rule["momentum"]
+
+    def step_at(self, lr: Tensor, unless: Tensor) -> None:
+        """Move every parameter, once ``started``, with the number in ``lr``; not if that in ``unless`` is 1.
+
+        Both stay on their device: float32, of one element.
+        """
+        values = [p.detach() for p in self._parameters]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        torch._fused_sgd_(
+            values, gradients, self.momentum, lr=lr, found_inf=unless, is_first_step=False, **self._rule
+        )  # fmt: skip
+
     def step(self) -> None:
         """Move every parameter that has a gradient; either all of them have one, or none."""
         moved = [(p.detach(), p.grad) for p in self._parameters if p.grad is not None]
         values, gradients = [value for value, _ in moved], [gradient for _, gradient in moved]
-        first = bool(self._rule["momentum"]) and not self._momentum
+        first = bool(self._rule["momentum"]) and not self.momentum
         if first:
-            self._momentum = [torch.empty_like(value) for value in values]
+            self.momentum = [torch.empty_like(value) for value in values]
         lr = self.param_groups[0]["lr"]
-        torch._fused_sgd_(values, gradients, self._momentum, lr=lr, is_first_step=first, **self._rule)
+        torch._fused_sgd_(values, gradients, self.momentum, lr=lr, is_first_step=first, **self._rule)
 
     def state_dict(self) -> dict[str, Any]:
         """As of ``torch.optim.SGD``: its settings, and each parameter's ``momentum_buffer``."""
         options = {**self._rule, "lr": self.param_groups[0]["lr"], "foreach": None, "differentiable": False}
         group = {**options, "fused": True, "params": list(range(len(self._parameters)))}
-        return {"state": {i: {"momentum_buffer": v} for i, v in enumerate(self._momentum)}, "param_groups": [group]}
+        return {"state": {i: {"momentum_buffer": v} for i, v in enumerate(self.momentum)}, "param_groups": [group]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
         """Take momentum and learning rate from a ``state_dict``."""
         self.param_groups[0]["lr"] = state_dict["param_groups"][0]["lr"]
         state = state_dict["state"]
-        self._momentum = [
+        self.momentum = [
             torch.empty_like(p.detach()).copy_(state[i]["momentum_buffer"])
             for i, p in enumerate(self._parameters)
             if state.get(i, {}).get("momentum_buffer") is not None

@@ -25,7 +25,9 @@ from lean_mnist.generalization.quantize.claims import training_claims
 from lean_mnist.generalization.quantize.modules import QuantizedMLP, network_of
 from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import MLP, FlatParameters
+from lean_mnist.nn.graphs import CudaGraph
 from lean_mnist.training import schedules
+from lean_mnist.training.bursts import Capture
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.distributed import World, start_of
@@ -93,6 +95,16 @@ def choose_device(device: str) -> Any:
     if device == "cuda" and not available:
         raise ConfigError("--device cuda: PyTorch finds no CUDA device here; expected one, or --device cpu")
     return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def capture_for(config: Config, world: World) -> Capture | None:
+    """How several steps become one graph: on one CUDA device, where their kernels are always the same.
+
+    Not in float64, as a learning rate on the device is a float32 there.
+    """
+    same = config.replay and config.accumulate == 1 and config.optimizer == "sgd" and config.quantize is None
+    suited = config.device == "cuda" and config.precision != "float64" and world.size == 1
+    return CudaGraph if same and suited else None
 
 
 def has_bfloat16(device: str) -> bool:
@@ -267,6 +279,7 @@ class _Run:
             trace=config.check != "off",
             world=world,
             checks=checks,
+            capture=capture_for(config, world),
         )
 
     def _evaluate(self, split: str) -> Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +16,11 @@ from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
 from lean_mnist.crosscheck.steps.recorded import calls_of
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn import MLP, FlatParameters
+from lean_mnist.training.bursts import Capture, StepBursts
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import Share, World
 from lean_mnist.training.gradients import StepGradients
-from lean_mnist.training.hooks import Hook, Step
+from lean_mnist.training.hooks import HealthHook, Hook, Step
 from lean_mnist.training.metrics import Evaluation
 from lean_mnist.training.optimizers import Optimizer, set_learning_rate
 from lean_mnist.training.records import Epoch, Notice, Record, Scalar, Text
@@ -36,8 +38,8 @@ class BatchSource(Protocol):
 
     stays: bool
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch, from batch ``start`` on; of several processes, each one's part of them."""
+    def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """Batches of an epoch, from batch ``start`` on, some at a time; of several processes, each one's part."""
 
     def examples_in(self, batch: int) -> int:
         """How many examples all parts of batch ``batch`` have together."""
@@ -58,6 +60,8 @@ class Trainer:
         trace: keep what each step computes on its way, for hooks that look at it.
         world: the processes that train together.
         checks: what this process's gates find; ``state.checks`` if not given.
+        capture: how to take several steps in one, where no hook but ``HealthHook`` is to look at them; each is taken by
+            itself if not given. Needs an ``SGD`` of ours, one process, and batches that stay in their places.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Trainer:
         gates: Sequence[Hook] = (),
         world: World | None = None,
         checks: CheckLedger | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self._config, self._model, self._optimizer = config, model, optimizer
         self._learning_rate, self._batches, self._hooks, self._state = learning_rate, batches, hooks, state
@@ -87,6 +92,9 @@ class Trainer:
         self._parameters = parameters
         self._gates, self._world = gates, world or World()
         self._own_checks = state.checks if checks is None else checks
+        self._bursts: StepBursts | None = None
+        if capture is not None:
+            self._bursts = StepBursts(self._gradients, parameters, optimizer, config.clip_norm, self._due, capture)
         # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
         self._past: deque[Call] = deque(maxlen=REMEMBERED)
 
@@ -96,8 +104,8 @@ class Trainer:
         while not state.finished:
             started, examples_before = time.perf_counter(), state.epoch_examples
             seconds_before = state.seconds
-            for batches in _groups(self._batches.epoch(state.epoch, state.batch), self._config.accumulate):
-                stop = self._step(batches)
+            for updates in self._updates():
+                stop = self._take(updates)
                 state.seconds = seconds_before + time.perf_counter() - started
                 if stop:
                     self._compare_notes()
@@ -108,6 +116,42 @@ class Trainer:
             state.seconds = seconds_before + time.perf_counter() - started
             self._save("last")
         return True
+
+    def _updates(self) -> Iterator[list[list[Batch]]]:
+        """What is left of the epoch: the batches of each update, as many updates together as can be taken in one."""
+        chunks = self._batches.chunks(self._state.epoch, self._state.batch)
+        if self._bursts is not None:
+            return ([[batch] for batch in chunk] for chunk in chunks)
+        return ([group] for group in _groups(itertools.chain.from_iterable(chunks), self._config.accumulate))
+
+    def _take(self, updates: list[list[Batch]]) -> bool:
+        """Make these updates, or the first of them; returns whether the last one made was asked to be the last."""
+        state = self._state
+        if self._bursts is not None and self._bursts.suits(state.step + 1, len(updates)):
+            batches = [batch for group in updates for batch in group]
+            rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
+            burst = self._bursts(batches, rates)
+            for batch, loss, traces in zip(batches, burst.losses, burst.traces, strict=False):
+                self._count(1, len(batch[1]), loss)
+                self._past.extend(calls_of([batch], traces) if traces else ())
+            if burst.losses:
+                set_learning_rate(self._optimizer, rates[len(burst.losses) - 1])
+            if self._stop_requested():
+                return True
+            updates = updates[len(burst.losses) :]  # the first of them is not finite, and the hooks will say why
+        return any(self._step(batches) for batches in updates)
+
+    def _due(self, step: int) -> bool:
+        """Whether a hook is to look at this step for more than what every step is looked at for."""
+        return any(hook.due(step) for hook in (*self._hooks, *self._gates) if not isinstance(hook, HealthHook))
+
+    def _count(self, batches: int, examples: int, loss: float) -> None:
+        state = self._state
+        state.step += 1
+        state.batch += batches
+        state.examples += examples
+        state.epoch_examples += examples
+        state.epoch_loss_sum += loss * examples
 
     def _step(self, batches: list[Batch]) -> bool:
         """One update; returns whether it was asked to be the last."""
@@ -130,11 +174,7 @@ class Trainer:
         self._parameters.spread()
         self._past.extend(calls_of(used, traces) if traces else ())
 
-        state.step += 1
-        state.batch += len(batches)
-        state.examples += share.total
-        state.epoch_examples += share.total
-        state.epoch_loss_sum += step.loss_value * share.total
+        self._count(len(batches), share.total, step.loss_value)
         return stop
 
     def _share(self, batches: list[Batch]) -> Share:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from training_cases import (
 )
 
 from lean_mnist.chainrule import dense
-from lean_mnist.data.batches import Batches
+from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training.metrics import Evaluation
@@ -116,8 +117,8 @@ def _trained_on(evaluations: list[tuple[int, float]], **options: Any) -> tuple[R
     class OneBatch:
         stays = False
 
-        def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            yield torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
+        def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+            yield [(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))]
 
     def evaluate(split: str) -> Evaluation:
         correct, loss = next(found)
@@ -221,13 +222,14 @@ def _untouched(watched: Watched) -> bool:
 def test_a_loss_that_is_not_finite_stops_before_the_step(
     value: float, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    epoch = Batches.epoch
+    chunks = Batches.chunks
 
-    def spoilt(batches: Batches, number: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for index, (x, labels) in enumerate(epoch(batches, number, start)):
-            yield (torch.full_like(x, value) if index == 4 else x), labels
+    def spoilt(batches: Batches, number: int, start: int = 0) -> Iterator[list[Batch]]:
+        index = itertools.count()
+        for chunk in chunks(batches, number, start):
+            yield [(torch.full_like(x, value) if next(index) == 4 else x, labels) for x, labels in chunk]
 
-    monkeypatch.setattr(Batches, "epoch", spoilt)
+    monkeypatch.setattr(Batches, "chunks", spoilt)
     with pytest.raises(HealthError, match=r"step 5: the loss is (nan|inf); the weights are as they were") as caught:
         run(digits_config(log_every=1))
     assert caught.value.exit_status == 3
@@ -274,13 +276,13 @@ def _notices(folder: Path, about: str) -> list[tuple[int, str]]:
 @pytest.fixture
 def scaled_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """``scaled_batches(factor)``: features times ``factor``."""
-    epoch = Batches.epoch
+    chunks = Batches.chunks
 
     def scale(factor: float) -> None:
-        def scaled(batches: Batches, number: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            return ((factor * x, labels) for x, labels in epoch(batches, number, start))
+        def scaled(batches: Batches, number: int, start: int = 0) -> Iterator[list[Batch]]:
+            return ([(factor * x, labels) for x, labels in chunk] for chunk in chunks(batches, number, start))
 
-        monkeypatch.setattr(Batches, "epoch", scaled)
+        monkeypatch.setattr(Batches, "chunks", scaled)
 
     return scale
 

@@ -1,0 +1,165 @@
+"""Several steps taken in one: the same run, stopped where it would have been stopped.
+
+What CUDA makes a graph of is done here by calling it again, which differs in nothing but speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training_cases import digits_config, digits_run, load, named
+
+from lean_mnist.chainrule import dense
+from lean_mnist.errors import HealthError
+from lean_mnist.nn.graphs import CudaGraph
+from lean_mnist.nn.recording import CannotRecord
+from lean_mnist.training import run as runs
+from lean_mnist.training.distributed import World
+
+taken: list[int] = []
+
+
+class Again:
+    """As ``CudaGraph``: computes once more at every ``play``."""
+
+    def __init__(self, compute: Callable[[], Any], restored: Sequence[Tensor] = ()) -> None:
+        before = [tensor.clone() for tensor in restored]
+        with torch.no_grad():
+            self.result = compute()
+        for tensor, old in zip(restored, before, strict=True):
+            tensor.copy_(old)
+        self._compute = compute
+
+    def play(self) -> None:
+        with torch.no_grad():
+            self.result = self._compute()
+        taken.append(len(self.result))
+
+
+@pytest.fixture
+def bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken.clear()
+    monkeypatch.setattr(runs, "capture_for", lambda config, world: Again)
+
+
+OPTIONS: dict[str, Any] = {"batch_size": 32, "log_every": 40, "epochs": 3, "check_every": 80, "gradcheck_every": 500}
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"clip_norm": 0.5, "check": "off"}, {"momentum": 0.0, "schedule": "one-cycle"}, {"precision": "bfloat16"},
+], ids=str)  # fmt: skip
+def test_the_run_is_the_same(bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: Any) -> None:
+    for folder in ("together", "alone"):
+        (tmp_path / folder).mkdir()
+    together = digits_run(tmp_path / "together", **OPTIONS, **options)
+    assert sum(taken) > together.summary.state.step / 3
+    monkeypatch.setattr(runs, "capture_for", lambda config, world: None)
+    alone = digits_run(tmp_path / "alone", **OPTIONS, **options)
+    for name, value in load(alone.last)["model"].items():
+        # Learning rates are float32 on the device.
+        assert torch.allclose(load(together.last)["model"][name], value, rtol=0, atol=1e-5), name
+    for name in ("train/loss", "train/epoch_loss", "validation/loss", "train/learning_rate"):
+        found, expected = named(together.records, name), named(alone.records, name)
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert together.summary_json["checks"]["comparisons"] == alone.summary_json["checks"]["comparisons"]
+
+
+@pytest.mark.parametrize("diverging", [True, False])
+def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
+    bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, diverging: bool
+) -> None:
+    # Weights that decay by more than twice themselves grow, twofold a step.
+    options = {**OPTIONS, "check": "off", "schedule": "constant", "momentum": 0.0, "lr": 0.05}
+    options["weight_decay"] = 60.0 if diverging else 0.0
+    right, build, first_rows, made = dense.dense_backward, runs.build_model, [], []
+
+    def backward(tape: Any, *arguments: Any) -> Any:
+        found = right(tape, *arguments)
+        if tape.x_BD.shape[1] == 64:
+            row = tape.x_BD[0].sum()
+            first_rows.append(row.clone())
+            if not diverging and bad is not None:  # from finite numbers, at one batch
+                found.bias_H.add_(torch.where(row == bad, torch.inf, 0.0))
+        return found
+
+    monkeypatch.setattr(dense, "dense_backward", backward)
+    monkeypatch.setattr(runs, "build_model", lambda *arguments: made.append(build(*arguments)) or made[-1])
+    monkeypatch.setattr(runs, "capture_for", lambda config, world: None)
+    bad: Tensor | None = None
+    if not diverging:
+        digits_run(tmp_path, **{**options, "replay": False})
+        bad = first_rows[69]
+    messages = []
+    for capture in (None, Again):
+        monkeypatch.setattr(runs, "capture_for", lambda config, world, chosen=capture: chosen)
+        (folder := tmp_path / f"{capture}").mkdir()
+        with pytest.raises(HealthError) as raised:
+            digits_run(folder, **options)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+    assert diverging or messages[0].startswith("step 70: the gradient of layers.0.bias is not finite")
+    assert taken
+    for ours, expected in zip(made[-1].parameters(), made[-2].parameters(), strict=True):
+        assert torch.allclose(ours, expected, rtol=1e-3, atol=1e-5)
+        assert torch.isfinite(ours).all()
+
+
+def test_what_cannot_be_captured_is_taken_step_by_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(compute: Any, restored: Any) -> Any:
+        raise CannotRecord("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(runs, "capture_for", lambda config, world: refuse)
+    assert digits_run(tmp_path, **OPTIONS).summary.state.finished
+
+
+def test_no_step_that_a_hook_is_to_look_at_is_one_of_several(
+    bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    digits_run(tmp_path, **{**OPTIONS, "epochs": 1, "check": "screen"})
+    assert not taken
+
+
+def test_when_steps_are_captured() -> None:
+    suited = {"device": "cuda"}
+    assert runs.capture_for(digits_config(**suited), World()) is CudaGraph
+    others: list[dict[str, Any]] = [
+        {"device": "cpu"}, {"replay": False}, {"accumulate": 2}, {"optimizer": "adam"}, {"precision": "float64"},
+        {"quantize": 4, "normalization": "unit"},
+    ]  # fmt: skip
+    for other in others:
+        assert runs.capture_for(digits_config(**{**suited, **other}), World()) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_run_is_that_without_graphs(tmp_path: Path) -> None:
+    found = []
+    for replay in (True, False):
+        (folder := tmp_path / str(replay)).mkdir()
+        found.append(digits_run(folder, **OPTIONS, device="cuda", replay=replay))
+    graphs, alone = (load(run.last)["model"] for run in found)
+    for name, value in alone.items():
+        assert torch.allclose(graphs[name], value, rtol=0, atol=1e-4), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_graph_does_again_what_was_captured() -> None:
+    x = torch.arange(4.0, device="cuda")
+    total = torch.zeros((), device="cuda")
+
+    def compute() -> Tensor:
+        total.add_(x.sum())
+        return x * 2
+
+    graph = CudaGraph(compute, [total])
+    assert float(total) == 0
+    x.fill_(3)
+    graph.play()
+    assert graph.result.tolist() == [6.0] * 4
+    assert float(total) == 12
+    with pytest.raises(CannotRecord):
+        CudaGraph(lambda: float(x.sum()))
