@@ -106,6 +106,7 @@ _THRESHOLD_BACKWARD = getattr(_THRESHOLD_BACKWARD, "_op", _THRESHOLD_BACKWARD)
 _LIKE = ("zeros_like", "new_full", "new_zeros", "new_empty", "ones_like", "empty_like")
 # Kernels that are called otherwise when there is a place for their result.
 _INTO: dict[str, Play] = {
+    "_to_copy": lambda x, made: made.copy_(x),
     "relu": lambda x, made: torch.clamp_min(x, 0, out=made),
     "zeros_like": lambda like, made: made.zero_(),
     "linalg_vector_norm": lambda x, *arguments: torch.linalg.vector_norm(x, *arguments[:-1], out=arguments[-1]),
