@@ -1,13 +1,14 @@
-"""Several steps at once, where nothing is to look at them in between: on CUDA one graph, and one wait for the device.
+"""Several steps in a row that no hook is to look at.
 
-What every step must have, a finite loss and gradient, is looked at on the device, and from the first step that has not
-the optimizer leaves the weights as they are. That step is then taken by itself, under the eyes of the hooks.
+What every step must have, a finite loss and gradient, each of these has too: the first that has not is not applied,
+and those from it on are left to be taken one by one, in sight of the hooks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,28 +19,34 @@ from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.graphs import Repeatable
 from lean_mnist.nn.recording import CannotRecord
 from lean_mnist.training.gradients import Batch, StepGradients
-from lean_mnist.training.optimizers import SGD, Optimizer
+from lean_mnist.training.optimizers import SGD, Optimizer, set_learning_rate
 
 Traces = list[list[MLPTrace]]  # of each step
 Capture = Callable[[Callable[[], Traces], Sequence[Tensor]], Repeatable[Traces]]
 
 
 class Burst(NamedTuple):
-    """What became of some steps."""
+    """What became of some steps: of those that were applied."""
 
-    losses: list[float]  # of the steps that were applied, all but those from the first that is not finite
-    traces: Traces  # of the same steps, until they are taken again
+    losses: list[float]
+    traces: Traces  # until they are taken again
+    stop: bool  # asked to stop, after the last of them
 
 
-class StepBursts:
-    """Takes the steps of batches that stay in their places, all in one.
+class Bursts(Protocol):
+    """Takes the steps of some batches with these learning rates, up to the first that is not finite or to stop at."""
+
+    def __call__(self, batches: Sequence[Batch], rates: Sequence[float]) -> Burst: ...
+
+
+class PlayedSteps:
+    """One step after the other, with as little as possible between them.
 
     Args:
         gradients: what computes a step.
-        parameters, optimizer: what moves by it. The optimizer has to have made a step before.
+        parameters, optimizer: what moves by it.
         clip_norm: as of the configuration.
-        due: whether a hook is to look at a step, which then cannot be one of a burst.
-        capture: makes what takes the same steps again.
+        stop_requested: asked after every step.
     """
 
     def __init__(
@@ -48,30 +55,75 @@ class StepBursts:
         parameters: FlatParameters[MLP],
         optimizer: Optimizer,
         clip_norm: float | None,
-        due: Callable[[int], bool],
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self._gradients, self._parameters = gradients, parameters
+        self._optimizer, self._clip_norm, self._stop_requested = optimizer, clip_norm, stop_requested
+
+    def __call__(self, batches: Sequence[Batch], rates: Sequence[float]) -> Burst:
+        """Take the steps."""
+        parameters, optimizer, gradient = self._parameters, self._optimizer, self._parameters.gradient
+        losses, traces, stop = [], [], False
+        for batch, rate in zip(batches, rates, strict=True):
+            step = self._gradients([batch])
+            loss = float(step.loss)
+            # A sum is finite only if all terms are, and cheap: each core adds up the part that it has just computed.
+            # One that overflows costs nothing but a step taken by itself.
+            if not math.isfinite(loss + float(gradient.sum())):
+                break
+            if self._clip_norm is not None:
+                clip_grads_with_norm_([parameters.vector], self._clip_norm, torch.linalg.vector_norm(gradient))
+            set_learning_rate(optimizer, rate)
+            optimizer.step()
+            parameters.spread()
+            losses.append(loss)
+            traces.append(step.traces)
+            if stop := self._stop_requested():
+                break
+        return Burst(losses, traces, stop)
+
+
+class CapturedSteps:
+    """Steps of batches that stay in their places, all in one: on CUDA one graph, and one wait for the device.
+
+    What must be finite is looked at on the device, and from the first step where it is not the optimizer leaves the
+    weights as they are. Steps that cannot be captured are taken as :class:`PlayedSteps` does.
+
+    Args:
+        gradients, parameters, optimizer, clip_norm: as of ``PlayedSteps``.
+        stop_requested: asked after the last of the steps.
+        capture: makes what takes the same steps again.
+    """
+
+    def __init__(
+        self,
+        gradients: StepGradients,
+        parameters: FlatParameters[MLP],
+        optimizer: SGD,
+        clip_norm: float | None,
+        stop_requested: Callable[[], bool],
         capture: Capture,
     ) -> None:
-        assert isinstance(optimizer, SGD)
         self._gradients, self._parameters, self._optimizer = gradients, parameters, optimizer
-        self._clip_norm, self._due, self._capture = clip_norm, due, capture
+        self._clip_norm, self._stop_requested, self._capture = clip_norm, stop_requested, capture
+        self._played = PlayedSteps(gradients, parameters, optimizer, clip_norm, stop_requested)
         self._captured: dict[tuple[int, int, int], _Steps] = {}  # by the batches' place, examples and number
         self._possible = True
 
-    def suits(self, step: int, steps: int) -> bool:
-        """Whether so many steps, from the one with the number ``step`` on, may be taken in one."""
-        ready = self._possible and steps > 1 and self._optimizer.started
-        return ready and not any(map(self._due, range(step, step + steps)))
-
     def __call__(self, batches: Sequence[Batch], rates: Sequence[float]) -> Burst:
-        """Take the steps of ``batches`` with these learning rates; none of them if they cannot be captured."""
+        """Take the steps."""
         key = batches[0][0].data_ptr(), sum(len(labels) for _, labels in batches), len(batches)
-        if key not in self._captured:
+        if self._possible and self._optimizer.started and key not in self._captured:
             try:
                 self._captured[key] = self._captured_steps(batches)
             except CannotRecord:
                 self._possible = False
-                return Burst([], [])
-        return self._captured[key].take(rates)
+        steps = self._captured.get(key)
+        if steps is None:
+            return self._played(batches, rates)
+        set_learning_rate(self._optimizer, rates[-1])
+        losses, traces = steps.take(rates)
+        return Burst(losses, traces, self._stop_requested())
 
     def _captured_steps(self, batches: Sequence[Batch]) -> _Steps:
         vector = self._parameters.vector.detach()
@@ -96,7 +148,6 @@ class StepBursts:
     def _update(self, loss: Tensor, rate: Tensor, failed: Tensor) -> None:
         """Move the weights by the gradient, unless a loss or gradient is not finite or one has not been before."""
         gradient = self._parameters.gradient
-        # A sum is finite only if all terms are. One that overflows costs nothing but a step taken by itself.
         finite = torch.isfinite(loss) & torch.isfinite(gradient.sum())
         failed.copy_(torch.where(finite, failed, torch.ones_like(failed)))
         if self._clip_norm is not None:
@@ -112,9 +163,10 @@ class _Steps:
     def __init__(self, steps: Repeatable[Traces], rates: Tensor, outcomes: Tensor) -> None:
         self._steps, self._rates, self._outcomes = steps, rates, outcomes
 
-    def take(self, rates: Sequence[float]) -> Burst:
+    def take(self, rates: Sequence[float]) -> tuple[list[float], Traces]:
+        """Losses and traces of those that were applied."""
         self._rates.copy_(torch.tensor(rates, dtype=self._rates.dtype))
         self._steps.play()
         losses, failed = self._outcomes.tolist()  # waits for the device
         applied = failed.index(1.0) if 1.0 in failed else len(losses)
-        return Burst(losses[:applied], self._steps.result[:applied])
+        return losses[:applied], self._steps.result[:applied]

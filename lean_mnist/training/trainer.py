@@ -16,13 +16,13 @@ from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
 from lean_mnist.crosscheck.steps.recorded import calls_of
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.training.bursts import Capture, StepBursts
+from lean_mnist.training.bursts import Bursts, Capture, CapturedSteps, PlayedSteps
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import Share, World
 from lean_mnist.training.gradients import StepGradients
 from lean_mnist.training.hooks import HealthHook, Hook, Step
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.optimizers import Optimizer, set_learning_rate
+from lean_mnist.training.optimizers import SGD, Optimizer, set_learning_rate
 from lean_mnist.training.records import Epoch, Notice, Record, Scalar, Text
 from lean_mnist.training.schedules import LearningRate
 from lean_mnist.training.state import Best, CheckLedger, RunState
@@ -60,8 +60,8 @@ class Trainer:
         trace: keep what each step computes on its way, for hooks that look at it.
         world: the processes that train together.
         checks: what this process's gates find; ``state.checks`` if not given.
-        capture: how to take several steps in one, where no hook but ``HealthHook`` is to look at them; each is taken by
-            itself if not given. Needs an ``SGD`` of ours, one process, and batches that stay in their places.
+        capture: how to take several steps in one, where no hook but ``HealthHook`` is to look at them; one after the
+            other if not given. Needs an ``SGD`` of ours, and batches that stay in their places.
     """
 
     def __init__(
@@ -92,9 +92,13 @@ class Trainer:
         self._parameters = parameters
         self._gates, self._world = gates, world or World()
         self._own_checks = state.checks if checks is None else checks
-        self._bursts: StepBursts | None = None
+        self._alone = self._world.size == 1 and config.accumulate == 1
+        self._curious = [hook for hook in (*hooks, *gates) if not isinstance(hook, HealthHook)]
+        clip, gradients = config.clip_norm, self._gradients
+        self._bursts: Bursts = PlayedSteps(gradients, parameters, optimizer, clip, stop_requested)
         if capture is not None:
-            self._bursts = StepBursts(self._gradients, parameters, optimizer, config.clip_norm, self._due, capture)
+            assert isinstance(optimizer, SGD)
+            self._bursts = CapturedSteps(gradients, parameters, optimizer, clip, stop_requested, capture)
         # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
         self._past: deque[Call] = deque(maxlen=REMEMBERED)
 
@@ -120,30 +124,28 @@ class Trainer:
     def _updates(self) -> Iterator[list[list[Batch]]]:
         """What is left of the epoch: the batches of each update, as many updates together as can be taken in one."""
         chunks = self._batches.chunks(self._state.epoch, self._state.batch)
-        if self._bursts is not None:
+        if self._alone:
             return ([[batch] for batch in chunk] for chunk in chunks)
         return ([group] for group in _groups(itertools.chain.from_iterable(chunks), self._config.accumulate))
 
     def _take(self, updates: list[list[Batch]]) -> bool:
         """Make these updates, or the first of them; returns whether the last one made was asked to be the last."""
         state = self._state
-        if self._bursts is not None and self._bursts.suits(state.step + 1, len(updates)):
+        if self._alone and not any(map(self._due, range(state.step + 1, state.step + 1 + len(updates)))):
             batches = [batch for group in updates for batch in group]
             rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
             burst = self._bursts(batches, rates)
             for batch, loss, traces in zip(batches, burst.losses, burst.traces, strict=False):
                 self._count(1, len(batch[1]), loss)
                 self._past.extend(calls_of([batch], traces) if traces else ())
-            if burst.losses:
-                set_learning_rate(self._optimizer, rates[len(burst.losses) - 1])
-            if self._stop_requested():
+            if burst.stop:
                 return True
             updates = updates[len(burst.losses) :]  # the first of them is not finite, and the hooks will say why
         return any(self._step(batches) for batches in updates)
 
     def _due(self, step: int) -> bool:
         """Whether a hook is to look at this step for more than what every step is looked at for."""
-        return any(hook.due(step) for hook in (*self._hooks, *self._gates) if not isinstance(hook, HealthHook))
+        return any(hook.due(step) for hook in self._curious)
 
     def _count(self, batches: int, examples: int, loss: float) -> None:
         state = self._state
