@@ -13,7 +13,7 @@ computed:
 
 ============================  =====================================================================================
 product and bias, forward     ``z v − h (Wᵀ v)``, where ``h = σ(z)`` of the layer before is computed here
-softmax gradient              ``N ds − (softmax(s) − q + λs)``, each entry relative to ``p + q``
+softmax gradient              ``N ds − (softmax(s) − q + λs)``, each entry relative to ``max(p, q)``
 loss                          PyTorch's own ``log_softmax``
 product, backward             ``dh u − dz (W u)``
 derivative                    ``dh ⊙ σ'(z) − dz``, entry by entry; 0 for ReLU
@@ -59,13 +59,8 @@ def can_glance(layers: Layers, gradients: Gradients, traces: Sequence[MLPTrace])
     )
 
 
-class _Look(NamedTuple):
-    """``numbers[found] / (relative · numbers[size] + absolute)`` is above 1 where something stands out."""
-
-    found: int
-    size: int
-    relative: float
-    absolute: float
+# (i, j, relative, absolute): something stands out where numbers[i] / (relative · numbers[j] + absolute) is above 1.
+_Look = tuple[int, int, float, float]
 
 
 class _Layer(NamedTuple):
@@ -104,11 +99,11 @@ class Glance:
         pairs = self._vectors[: 2 * sum(wide)].view(2, -1).split(wide, dim=1)
 
         # The table: what residuals are relative to, both products of h for each layer and then the products backward;
-        # residuals of gradients, of products forward, and of products backward.
-        table = s_BC.new_zeros(6 * count - 2, max(examples, *units))
-        self._table, self._absolute = table, torch.zeros_like(table, dtype=loss.dtype)
-        at_gradient, at_forward, at_below = 3 * count - 1, 4 * count - 1, 5 * count - 1
-        self._gradients = table[at_gradient:at_forward]
+        # residuals of gradients, of products forward, of products backward, and of the gradient of the logits.
+        at_gradient, at_forward, at_below, at_logits = 3 * count - 1, 4 * count - 1, 5 * count - 1, 6 * count - 2
+        self._table = table = s_BC.new_zeros(at_logits + classes, max(examples, *units))
+        self._absolute = torch.zeros_like(table, dtype=loss.dtype)
+        self._gradients, self._logits_CB = table[at_gradient:at_forward], table[at_logits:, :examples]
         self._squares = torch.ones_like(self._gradients)
         self._tiny, self._ones_B = s_BC.new_full((max(units),), info.tiny), s_BC.new_ones(examples)
         self._layers = [
@@ -127,50 +122,44 @@ class Glance:
             for i, width in enumerate(units[1:])
         ]
 
-        # Of the table the largest of each residual, then the norms of the others and of gradients' residuals; three
-        # sums that make the loss; the largest residual of its gradient; 1; of each derivative its largest residual and
-        # the norm of what that is relative to.
-        norms, sums = at_gradient, at_gradient + at_forward
-        derivatives = 0 if self._exact else 2 * (count - 1)
-        self._numbers = loss.new_zeros(sums + 5 + derivatives)
+        # Of the table the largest of each row of residuals, and the norm of each of the others and of gradients'
+        # residuals; two sums that make the loss; of each derivative its largest residual and what it is relative to.
+        norms = len(table) - at_gradient
+        sums = norms + at_forward
+        self._numbers = loss.new_zeros(sums + 2 + (0 if self._exact else 2 * (count - 1)))
         self._largest, self._norms = self._numbers[:norms], self._numbers[norms:sums]
-        self._sums, self._softmax = self._numbers[sums : sums + 3].unbind(), self._numbers[sums + 3]
-        self._numbers[sums + 4] = 1.0
-        self._derivatives = self._numbers[sums + 5 :].unbind()
-        self._at_sums = sums
+        self._sums, self._derivatives = self._numbers[sums : sums + 2].split(1), self._numbers[sums + 2 :].unbind()
+        self._at_sums, self._at_logits = sums, slice(at_logits - at_gradient, norms)
 
         unit, underflow = info.eps / 2, UNDERFLOWS * info.tiny
 
         def roundings(terms: int) -> float:  # sums that end in 16 bits are formed in 32, and rounded some three times
             return math.sqrt(terms) if info.bits > 16 else 3.0
 
-        def product(row: int, ulps: float, relative_to: int) -> _Look:
-            return _Look(row - at_gradient, norms + relative_to, ulps * unit / math.sqrt(examples), underflow)
+        def look(row: int, relative_to: int, ulps: float) -> _Look:  # relative to the root mean square over the batch
+            return row - at_gradient, norms + relative_to, ulps * unit / math.sqrt(examples), underflow
 
-        self._looks = [_Look(sums + 3, sums + 4, ELEMENTWISE_ULPS * unit, underflow)]
-        for i in range(count):
-            self._looks.append(product(at_forward + i, GLANCE * roundings(features[i]), 2 * i))
-            terms = roundings(examples + features[i])
-            self._looks.append(product(at_gradient + i, LARGEST * terms, 2 * i + 1))
-            together, rows = product(at_gradient + i, TOGETHER * terms, 2 * i + 1), math.sqrt(units[i])
-            found = norms + at_gradient + i  # a norm, √H times the root mean square
-            self._looks.append(_Look(found, together.size, rows * together.relative, rows * underflow))
+        self._looks: list[_Look] = []
+        for i, (width, d) in enumerate(zip(units, features, strict=True)):
+            self._looks.append(look(at_forward + i, 2 * i, GLANCE * roundings(d)))
+            self._looks.append(look(at_gradient + i, 2 * i + 1, LARGEST * roundings(examples + d)))
+            # The same row's norm is √H times its root mean square.
+            _, size, relative, _ = look(at_gradient + i, 2 * i + 1, TOGETHER * roundings(examples + d))
+            rows = math.sqrt(width)
+            self._looks.append((norms + at_gradient + i, size, rows * relative, rows * underflow))
             if i:
-                ulps = GLANCE * roundings(units[i] + features[i])
-                self._looks.append(product(at_below + i - 1, ulps, 2 * count + i - 1))
-        for at, width in zip(range(sums + 5, len(self._numbers), 2), units, strict=False):
-            relative = DERIVATIVE_ULPS * unit / math.sqrt(examples * width)
-            self._looks.append(_Look(at, at + 1, relative, underflow))
-        # Of the three sums, and by how much the loss may be off.
-        smoothing, penalty = rule.label_smoothing, rule.logit_penalty
-        self._loss_of = (-(1 - smoothing) / examples, -smoothing / (examples * classes), penalty / (2 * examples))
-        self._loss_allowed = ELEMENTWISE_ULPS * unit + underflow
+                self._looks.append(look(at_below + i - 1, 2 * count + i - 1, GLANCE * roundings(width + d)))
+        for at, width in zip(range(sums + 2, len(self._numbers), 2), units, strict=False):
+            self._looks.append((at, at + 1, DERIVATIVE_ULPS * unit / math.sqrt(examples * width), underflow))
+        self._elementwise = ELEMENTWISE_ULPS * unit + underflow
 
-        like_CB = loss.new_empty(classes, examples)
-        self._s_CB, self._p_CB, self._log_p_CB, self._residual_CB = (torch.empty_like(like_CB) for _ in range(4))
-        self._at_label_1B, self._ones_loss_B = loss.new_empty(1, examples), loss.new_ones(examples)
-        self._minus_q_1B = loss.new_full((1, 1), smoothing - 1).expand(1, examples)
-        self._smallest = 1e6 * torch.finfo(loss.dtype).tiny
+        smoothing = rule.label_smoothing
+        self._q_CC = loss.new_full((classes, classes), smoothing / classes)  # the target of each label
+        self._q_CC.diagonal().add_(1 - smoothing)
+        self._s_CB, self._p_CB, self._log_p_CB, self._q_CB, self._residual_CB = loss.new_empty(
+            5, classes, examples
+        ).unbind()
+        self._smallest = loss.new_full((), 1e6 * torch.finfo(loss.dtype).tiny)
 
     def look(self, layers: Layers, gradients: Gradients, trace: MLPTrace, labels_B: Tensor) -> None:
         """Compute all residuals and their norms. Kernels only, no number is looked at."""
@@ -188,10 +177,13 @@ class Glance:
         Above 1, or NaN, the step deserves a closer look.
         """
         numbers = self._numbers.tolist()
-        shares = [numbers[found] / (relative * numbers[size] + least) for found, size, relative, least in self._looks]
-        ours = sum(factor * number for factor, number in zip(self._loss_of, numbers[self._at_sums :], strict=False))
-        shares.append(abs(ours - loss) / ((1 + abs(loss)) * self._loss_allowed))
-        return math.nan if math.isnan(sum(shares)) else max(shares)
+        if not math.isfinite(sum(numbers)):
+            return math.nan
+        share = max([numbers[i] / (relative * numbers[j] + absolute) for i, j, relative, absolute in self._looks])
+        q_log_p, squares = numbers[self._at_sums : self._at_sums + 2]
+        ours = (self._rule.logit_penalty / 2 * squares - q_log_p) / self._s_CB.shape[1]
+        elementwise = max(*numbers[self._at_logits], abs(ours - loss) / (1 + abs(loss)))
+        return math.nan if math.isnan(loss) else max(share, elementwise / self._elementwise)
 
     def _look_at_products(self, layers: Layers, gradients: Gradients, trace: MLPTrace) -> None:
         d_zs, d_hs = cast("list[Tensor]", trace.d_pre_activations), cast("list[Tensor]", trace.d_inputs)
@@ -231,28 +223,22 @@ class Glance:
                 h_BD = activated(self._rule.activation, z_BH, own_h_BH)
 
     def _look_at_loss(self, s_BC: Tensor, d_s_BC: Tensor, labels_B: Tensor) -> None:
-        smoothing, penalty = self._rule.label_smoothing, self._rule.logit_penalty
-        s_CB, p_CB, log_p_CB, residual_CB = self._s_CB, self._p_CB, self._log_p_CB, self._residual_CB
-        labels_1B, (at_label, everywhere, squares) = labels_B.unsqueeze(0), self._sums
+        s_CB, p_CB, log_p_CB, q_CB, residual_CB = self._s_CB, self._p_CB, self._log_p_CB, self._q_CB, self._residual_CB
         s_CB.copy_(s_BC.t())  # a loss of 16-bit logits is computed in 32
         torch.softmax(s_CB, 0, out=p_CB)
         torch.log_softmax(s_CB, 0, out=log_p_CB)
-        torch.gather(log_p_CB, 0, labels_1B, out=self._at_label_1B)
-        torch.dot(self._at_label_1B[0], self._ones_loss_B, out=at_label)
-        # p − N ds: 0, and 1 at the label.
+        torch.index_select(self._q_CC, 1, labels_B, out=q_CB)
+        torch.mv(log_p_CB.view(1, -1), q_CB.view(-1), out=self._sums[0])
         torch.sub(p_CB, d_s_BC.t().to(p_CB.dtype), alpha=len(labels_B), out=residual_CB)
-        if smoothing:
-            torch.sum(log_p_CB, (0, 1), out=everywhere)
-            residual_CB -= smoothing / s_BC.shape[1]
-            p_CB += smoothing / s_BC.shape[1]
-        if penalty:
-            torch.dot(s_CB.view(-1), s_CB.view(-1), out=squares)
-            residual_CB += penalty * s_CB
-            p_CB += penalty * s_CB.abs()
-        residual_CB.scatter_add_(0, labels_1B, self._minus_q_1B)
+        torch.sub(residual_CB, q_CB, out=residual_CB)
+        torch.maximum(p_CB, q_CB, out=p_CB)
+        if penalty := self._rule.logit_penalty:
+            torch.mv(s_CB.view(1, -1), s_CB.view(-1), out=self._sums[1])
+            residual_CB.add_(s_CB, alpha=penalty)
+            p_CB.add_(s_CB.abs(), alpha=penalty)
         # Where p is next to nothing, p / N may be subnormal, and has fewer digits.
-        p_CB.scatter_(0, labels_1B, 1.0).clamp_min_(self._smallest)
-        torch.linalg.vector_norm(residual_CB.div_(p_CB), math.inf, out=self._softmax)
+        torch.maximum(p_CB, self._smallest, out=p_CB)
+        torch.div(residual_CB, p_CB, out=self._logits_CB)
 
 
 def _with_bias(weight_HD: Tensor, bias_H: Tensor | None) -> Tensor:
