@@ -22,7 +22,7 @@ weight and bias gradient      ``dW u − dzᵀ (h u)``, where for ReLU ``dz = dh
 
 At the small networks that this is meant for, the time is that of calling the operations, so there are as few as
 possible, and in the layout that is quick: ``h`` is read once for ``Wᵀ v`` and ``u``, and the logits stand class by
-class. All residuals stand in one table, so that three operations give the norms of all of them.
+class. All residuals stand in one table, so that a few operations give the norms of all of them.
 """
 
 from __future__ import annotations
@@ -122,14 +122,15 @@ class Glance:
             for i, width in enumerate(units[1:])
         ]
 
-        # Of the table the largest of each row of residuals, and the norm of each of the others and of gradients'
+        # Of the table the largest of each row of residuals, and the squared norm of the others and of gradients'
         # residuals; two sums that make the loss; of each derivative its largest residual and what it is relative to.
         norms = len(table) - at_gradient
         sums = norms + at_forward
         self._numbers = loss.new_zeros(sums + 2 + (0 if self._exact else 2 * (count - 1)))
-        self._largest, self._norms = self._numbers[:norms], self._numbers[norms:sums]
+        self._largest, self._squared_norms = self._numbers[:norms], self._numbers[norms:sums]
+        self._ones = loss.new_ones(table.shape[1])
         self._sums, self._derivatives = self._numbers[sums : sums + 2].split(1), self._numbers[sums + 2 :].unbind()
-        self._at_sums, self._at_logits = sums, slice(at_logits - at_gradient, norms)
+        self._at_sums, self._at_norms, self._at_logits = sums, slice(norms, sums), slice(at_logits - at_gradient, norms)
 
         unit, underflow = info.eps / 2, UNDERFLOWS * info.tiny
 
@@ -169,7 +170,9 @@ class Glance:
         self._gradients.mul_(self._squares)
         torch.abs(self._table, out=self._absolute)
         torch.amax(self._absolute[-len(self._largest) :], 1, out=self._largest)
-        torch.linalg.vector_norm(self._absolute[: len(self._norms)], 2, 1, out=self._norms)
+        squares = self._absolute[: len(self._squared_norms)]
+        squares.mul_(squares)
+        torch.mv(squares, self._ones, out=self._squared_norms)
 
     def share(self, loss: float) -> float:
         """The largest residual of the last look as a share of what is ordinary, ``loss`` being what the step reported.
@@ -177,13 +180,14 @@ class Glance:
         Above 1, or NaN, the step deserves a closer look.
         """
         numbers = self._numbers.tolist()
-        if not math.isfinite(sum(numbers)):
+        if not math.isfinite(sum(numbers) + loss):
             return math.nan
+        numbers[self._at_norms] = map(math.sqrt, numbers[self._at_norms])
         share = max([numbers[i] / (relative * numbers[j] + absolute) for i, j, relative, absolute in self._looks])
         q_log_p, squares = numbers[self._at_sums : self._at_sums + 2]
         ours = (self._rule.logit_penalty / 2 * squares - q_log_p) / self._s_CB.shape[1]
         elementwise = max(*numbers[self._at_logits], abs(ours - loss) / (1 + abs(loss)))
-        return math.nan if math.isnan(loss) else max(share, elementwise / self._elementwise)
+        return max(share, elementwise / self._elementwise)
 
     def _look_at_products(self, layers: Layers, gradients: Gradients, trace: MLPTrace) -> None:
         d_zs, d_hs = cast("list[Tensor]", trace.d_pre_activations), cast("list[Tensor]", trace.d_inputs)
@@ -195,7 +199,7 @@ class Glance:
             features = weight.shape[1]
             z_BH, d_z_BH = trace.pre_activations[index], d_zs[index]
             own_h_BH, own_d_z_BH, squares_BH = own.work
-            torch.mv(_with_bias(weight, bias).t(), own.v, out=own.pair[0])
+            torch.mv(with_bias(weight, bias).t(), own.v, out=own.pair[0])
             if bias is None:
                 torch.mm(own.pair, h_BD.t(), out=own.h_pair)
             else:
@@ -215,7 +219,7 @@ class Glance:
                     largest, size = self._derivatives[2 * index : 2 * index + 2]
                     torch.amax(expected_BH.sub_(d_z_BH).abs_().to(largest.dtype), (0, 1), out=largest)
                     torch.linalg.vector_norm(d_h_BH.to(size.dtype), out=size)
-            torch.mv(_with_bias(d_weight, d_bias), own.pair[1], out=own.gradient)
+            torch.mv(with_bias(d_weight, d_bias), own.pair[1], out=own.gradient)
             torch.addmv(own.gradient, d_z_BH.t(), own.h_pair[1], alpha=-1, out=own.gradient)
             torch.mul(d_z_BH, d_z_BH, out=squares_BH)
             torch.addmv(self._tiny[: weight.shape[0]], squares_BH.t(), self._ones_B, out=own.squares)
@@ -241,7 +245,7 @@ class Glance:
         torch.div(residual_CB, p_CB, out=self._logits_CB)
 
 
-def _with_bias(weight_HD: Tensor, bias_H: Tensor | None) -> Tensor:
+def with_bias(weight_HD: Tensor, bias_H: Tensor | None) -> Tensor:
     """``(H, D + 1)``, the bias as the last column; a view where the two stand so, as in ``FlatParameters``."""
     if bias_H is None:
         return weight_HD
