@@ -168,7 +168,7 @@ class Glance:
         self._look_at_products(layers, gradients, trace)
         self._squares.rsqrt_()
         self._gradients.mul_(self._squares)
-        torch.abs(self._table, out=self._absolute)
+        torch.abs(self._table.to(self._absolute.dtype), out=self._absolute)
         torch.amax(self._absolute[-len(self._largest) :], 1, out=self._largest)
         squares = self._absolute[: len(self._squared_norms)]
         squares.mul_(squares)
