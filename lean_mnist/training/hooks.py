@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.chainrule.mlp import MLPTrace
-from lean_mnist.crosscheck import CheckResult, StepScreen, TrainingCheck
+from lean_mnist.crosscheck import CheckResult, ScreenResult, StepScreen, TrainingCheck
 from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.crosscheck.steps.diagnosis import first_fault
 from lean_mnist.crosscheck.steps.record import Call
@@ -228,9 +228,7 @@ class ScreenHook:
         return True
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
-        layers, gradients = layers_of(step.model), gradients_of(step.model)
-        labels = [y for _, y in step.batches]
-        result = self._screen.check(step.number, self._names, layers, gradients, step.traces, labels, step.loss)
+        result = self._screen.again(step.number, step.traces, step.loss_value) or self._check(step)
         self._ledger.screened(result)
         if self._record_due(step.number):
             yield Scalar(step.number, "screen/share_of_allowed", result.share)
@@ -246,6 +244,11 @@ class ScreenHook:
         self._ledger.failed(step.number, found)
         yield Scalar(step.number, "screen/passed", 0.0)
         yield from _refuse(step, found, details, self._ledger, self._stop, self._keep)
+
+    def _check(self, step: Step) -> ScreenResult:
+        layers, gradients = layers_of(step.model), gradients_of(step.model)
+        labels = [y for _, y in step.batches]
+        return self._screen.check(step.number, self._names, layers, gradients, step.traces, labels, step.loss)
 
 
 def _refuse(

@@ -8,9 +8,10 @@ from crosscheck_cases import ACTIVATIONS, loss_of, random_batch, random_model
 
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.screen import StepScreen
+from lean_mnist.crosscheck.screen.glance import with_bias
 from lean_mnist.crosscheck.screen.probes import BLOCK, Probes
 from lean_mnist.data.datasets import load_digits
-from lean_mnist.nn import MLP
+from lean_mnist.nn import MLP, FlatParameters
 
 SIZES, B = (100, 24, 16, 10), 40
 CLOSE, GLANCE = 1, 50  # close_look_every; step 2 is then a glance
@@ -199,6 +200,38 @@ def test_a_broken_link_is_found_and_named(name, every):
         assert result.close
         assert tensor in [failure.tensor for failure in result.failures], result.failures
         assert not result.share <= 1
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"derivative"}))  # which puts other tensors there
+def test_a_fault_stands_out_at_a_recorded_glance(name):
+    plant, tensor = FAULTS[name]
+    step = a_step(1)
+    step.trace.stays = True
+    screen = StepScreen(loss_of(step.model), 1)
+    assert screen.again(2, step.traces, float(step.loss)) is None
+    assert not step.screened(screen).close
+    again = screen.again(3, step.traces, float(step.loss))
+    assert again.passed
+    assert 0 < again.share <= 1
+    assert screen.again(GLANCE + 1, step.traces, float(step.loss)) is None  # a close look is due
+    plant(step)
+    assert screen.again(4, step.traces, float(step.loss)) is None
+    result = step.screened(screen, 4)
+    assert result.stood_out
+    assert tensor in [failure.tensor for failure in result.failures]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_flat_parameters_are_read_where_they_are(bias):
+    model = random_model(0, SIZES, bias=bias)
+    for weight, own in model.weights_and_biases():
+        joined = weight if own is None else torch.cat([weight, own[:, None]], 1)
+        assert torch.equal(with_bias(weight, own), joined)
+    flat = FlatParameters(model)
+    for weight, own in flat.network.weights_and_biases():
+        joined = weight if own is None else torch.cat([weight, own[:, None]], 1)
+        assert torch.equal(with_bias(weight, own), joined)
+        assert with_bias(weight, own).data_ptr() == weight.data_ptr()
 
 
 @pytest.mark.parametrize("part", [0, 1])

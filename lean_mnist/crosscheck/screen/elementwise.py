@@ -1,4 +1,8 @@
-"""The derivatives of the activations once more, by formulas of their own, for the screen to compare with."""
+"""The activations and their derivatives once more, for the screen to compare with.
+
+PyTorch's own activations, and derivatives by formulas of their own. Where there is a place for the result it may be
+written there, so that the same memory serves every step.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.reference import KINKED
+from lean_mnist.crosscheck.reference import ACTIVATIONS, KINKED
 
 # Activations that round nothing, so that two correct implementations agree bit for bit.
 EXACT = ("relu", "identity")
@@ -27,10 +31,15 @@ def derivative_reference(name: str, z: Tensor) -> Tensor:
     return torch.ones_like(z)
 
 
-def times_derivative(name: str, d_h: Tensor, z: Tensor) -> Tensor:
-    """``dh ⊙ σ'(z)``."""
+def activated(name: str, z: Tensor, place: Tensor) -> Tensor:
+    """``σ(z)``; in ``place`` for ReLU."""
+    return torch.clamp_min(z, 0, out=place) if name == "relu" else ACTIVATIONS[name](z)
+
+
+def times_derivative(name: str, d_h: Tensor, z: Tensor, place: Tensor) -> Tensor:
+    """``dh ⊙ σ'(z)``; in ``place`` for ReLU."""
     if name == "relu":
-        return torch.ops.aten.threshold_backward(d_h, z, 0)
+        return torch.ops.aten.threshold_backward.grad_input(d_h, z, 0, grad_input=place)
     if name == "identity":
         return d_h
     return d_h * derivative_reference(name, z)

@@ -7,6 +7,8 @@ probability at most ``√2 t / ‖e‖``, and one in a single element never does
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,10 +27,16 @@ class Probe(NamedTuple):
 
 
 class Probes:
-    """Probes for layers with weights of these ``shapes``; a pure function of ``seed`` and the step's number."""
+    """Probes for layers with weights of these ``shapes``; a pure function of ``seed`` and the step's number.
+
+    Those of a step are one vector: ``u`` and then ``√D`` for each layer, then ``v`` for each. A bias is the weight of a
+    feature that is always 1; with ``√D``, it counts as much as the others together.
+    """
 
     def __init__(self, seed: int, shapes: Sequence[tuple[int, int]], like: Tensor) -> None:
-        self._seed, self._sizes = seed, [size for shape in shapes for size in shape]
+        self._seed = seed
+        self._sizes = [*(features + 1 for _, features in shapes), *(units for units, _ in shapes)]
+        self._features = [features for _, features in shapes]
         self._device, self._dtype = like.device, like.dtype
         self._block = -1
         self._rows: tuple[Tensor, ...] = ()
@@ -41,13 +49,21 @@ class Probes:
         """The seed that the probes of this step are drawn from, with those of the other steps of its block."""
         return (self._seed * 1_000_003 + step // BLOCK) % 2**63
 
-    def of(self, step: int) -> list[Probe]:
+    def vector(self, step: int) -> Tensor:
+        """The probes of a step, ``(Σ (D + 1 + H),)``."""
         block, row = divmod(step, BLOCK)
         if block != self._block:
             generator = torch.Generator().manual_seed(self.seed_of(step))
             # In [−1, 1), then away from 0 by a half.
             drawn = torch.rand(BLOCK, sum(self._sizes), generator=generator).mul_(2).sub_(1)
             drawn += torch.copysign(torch.tensor(0.5), drawn)
+            for features, end in zip(self._features, itertools.accumulate(self._sizes), strict=False):
+                drawn[:, end - 1] = math.sqrt(features)
             self._block, self._rows = block, drawn.to(self._device, self._dtype).unbind()
-        parts = self._rows[row].split(self._sizes)
-        return [Probe(v, u) for v, u in zip(parts[::2], parts[1::2], strict=True)]
+        return self._rows[row]
+
+    def of(self, step: int) -> list[Probe]:
+        """The probes of a step, layer by layer."""
+        parts = self.vector(step).split(self._sizes)
+        count = len(self._features)
+        return [Probe(v, u[:-1]) for u, v in zip(parts[:count], parts[count:], strict=True)]

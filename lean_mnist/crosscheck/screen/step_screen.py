@@ -8,19 +8,19 @@ thresholds, which are wide enough for any probe, is computed again in float64 (`
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.reference import NetworkLoss
-from lean_mnist.crosscheck.screen.glance import Measured, can_glance, measure
+from lean_mnist.crosscheck.screen.glance import Glance, can_glance
 from lean_mnist.crosscheck.screen.links import Links, Names, ScreenFailure
-from lean_mnist.crosscheck.screen.probes import Probe, Probes
+from lean_mnist.crosscheck.screen.probes import Probes
 from lean_mnist.crosscheck.steps.links import links_of
 from lean_mnist.crosscheck.steps.record import Call, Gradients, Layers, Step
 from lean_mnist.nn.recording import CannotRecord, Recording
@@ -50,7 +50,23 @@ class StepScreen:
     def __init__(self, loss: NetworkLoss, seed: int = 0, close_look_every: int = CLOSE_LOOK_EVERY) -> None:
         self._loss, self._links, self._seed, self._every = loss, Links(loss), seed, close_look_every
         self._probes: Probes | None = None
-        self._recorded: dict[int, _RecordedGlance] = {}
+        self._glances: dict[int, Glance] = {}  # by the number of examples
+        self._recorded: dict[int, _RecordedGlance] = {}  # by the identity of the trace
+
+    def again(self, step: int, traces: Sequence[MLPTrace], loss: float) -> ScreenResult | None:
+        """A glance at what stands in the same tensors as the last time that this trace was given to :meth:`check`.
+
+        ``None`` where that is not known to be so, where a closer look is due, or something stands out: it is then
+        :meth:`check` that decides.
+        """
+        recorded = self._recorded.get(id(traces[0])) if len(traces) == 1 else None
+        if recorded is None or self._probes is None or not (step - 1) % self._every:
+            return None
+        started = time.perf_counter()
+        share = recorded.share(self._probes.vector(step), loss)
+        if not share <= 1:  # also NaN
+            return None
+        return ScreenResult((), share, False, False, self._probes.seed_of(step), time.perf_counter() - started)
 
     @torch.no_grad()
     def check(
@@ -74,13 +90,15 @@ class StepScreen:
         started = time.perf_counter()
         if self._probes is None or not self._probes.fit(layers[0][0]):
             self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in layers], layers[0][0])
-        probes, seed = self._probes.of(step), self._probes.seed_of(step)
+            self._glances, self._recorded = {}, {}
+        seed = self._probes.seed_of(step)
         stands_out = False
         if can_glance(layers, gradients, traces):
-            share = self._glance(layers, gradients, traces[0], labels[0], loss, probes)
+            share = self._glance(layers, gradients, traces[0], labels[0], loss, self._probes.vector(step))
             stands_out = not share <= 1  # also NaN
             if not stands_out and (step - 1) % self._every:
                 return ScreenResult((), share, False, False, seed, time.perf_counter() - started)
+        probes = self._probes.of(step)
         failures, share = self._links.check(names, layers, gradients, traces, labels, loss, probes)
         if stands_out and not failures:
             recorded = Step(self._loss, names, layers, gradients, [Call(traces[0], labels[0])])
@@ -90,44 +108,35 @@ class StepScreen:
         return ScreenResult(failures, share, True, stands_out, seed, time.perf_counter() - started)
 
     def _glance(
-        self,
-        layers: Layers,
-        gradients: Gradients,
-        trace: MLPTrace,
-        labels_B: Tensor,
-        loss: Tensor,
-        probes: Sequence[Probe],
+        self, layers: Layers, gradients: Gradients, trace: MLPTrace, labels_B: Tensor, loss: Tensor, probes: Tensor
     ) -> float:
         """The share that a glance shows; recorded where step after step is written into the same tensors."""
-
-        def look(probes: Sequence[Probe]) -> Measured:
-            return measure(self._loss, layers, gradients, trace, labels_B, loss, probes)
-
-        if not trace.stays or loss.device.type != "cpu":
-            return look(probes).share()
         recorded = self._recorded.get(id(trace))
-        if recorded is None:
-            try:
-                recorded = self._recorded[id(trace)] = _RecordedGlance(look, probes, (trace, layers, gradients))
-            except CannotRecord:
-                return look(probes).share()
-        return recorded.share(probes)
+        if recorded is not None:
+            return recorded.share(probes, float(loss))
+        glance = self._glances.get(len(labels_B))
+        if glance is None:
+            glance = self._glances[len(labels_B)] = Glance(self._loss, layers, trace.pre_activations[-1], loss)
+        glance.probes.copy_(probes)
+        if trace.stays and loss.device.type == "cpu":
+            with contextlib.suppress(CannotRecord):
+                self._recorded[id(trace)] = _RecordedGlance(glance, layers, gradients, trace, labels_B)
+                return glance.share(float(loss))
+        glance.look(layers, gradients, trace, labels_B)
+        return glance.share(float(loss))
 
 
 class _RecordedGlance:
-    """A glance at what stands in the same tensors step after step, with probes that are copied to one place.
+    """A glance at what stands in the same tensors step after step.
 
     ``looked_at`` is kept, so that nothing else comes to stand there.
     """
 
-    def __init__(self, look: Callable[[Sequence[Probe]], Measured], probes: Sequence[Probe], looked_at: Any) -> None:
-        self._looked_at = looked_at
-        self._probes = [Probe(v.clone(), u.clone()) for v, u in probes]
-        self._recording = Recording(lambda: look(self._probes))
+    def __init__(self, glance: Glance, layers: Layers, gradients: Gradients, trace: MLPTrace, labels_B: Tensor) -> None:
+        self._glance, self._looked_at = glance, (layers, gradients, trace, labels_B)
+        self._recording = Recording(lambda: glance.look(*self._looked_at))
 
-    def share(self, probes: Sequence[Probe]) -> float:
-        for own, new in zip(self._probes, probes, strict=True):
-            own.v.copy_(new.v)
-            own.u.copy_(new.u)
+    def share(self, probes: Tensor, loss: float) -> float:
+        self._glance.probes.copy_(probes)
         self._recording.play()
-        return self._recording.result.share()
+        return self._glance.share(loss)
