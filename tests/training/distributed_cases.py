@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -86,7 +87,10 @@ def together(
                 outcomes[rank] = (act(world), None)
             except LeanMnistError as error:
                 outcomes[rank] = (None, error)
-            except SystemExit:  # it dies, and the others notice
+            except SystemExit:  # it dies, and the others notice, when they next wait for it
+                deadline = time.monotonic() + 10
+                while room.barrier.n_waiting < size - 1 and time.monotonic() < deadline:
+                    time.sleep(0.001)
                 room.barrier.abort()
 
     threads = [threading.Thread(target=rank_of, args=(rank,), name=f"rank {rank}") for rank in range(size)]
