@@ -2,8 +2,8 @@
 
 Where nothing stands out, the step is right; where something might, it is looked at closely (``step_screen``), and that
 decides. So a glance never refuses a step, and it need not know how much rounding explains, only how little an ordinary
-step shows. A product's residual is ordinary below ``GLANCE √n u`` times the root mean square of what it is compared
-with. A row of a weight gradient, with that of its bias, is a sum over the batch of about the size ``‖dz_j‖ ‖h‖``, for a
+step shows. The residual of a product forward is ordinary below ``GLANCE √n u`` times the root mean square of what it is
+compared with; of one backward, where classes cancel, of ``‖dz_b‖ ‖W u‖ / √H``. A row of a weight gradient, with that of its bias, is a sum over the batch of about the size ``‖dz_j‖ ‖h‖``, for a
 unit ``j`` and the root mean square of ``‖h_b‖`` over the batch; its residual is ordinary below ``LARGEST √n u`` times
 that in the worst row, and ``TOGETHER √n u`` times in the root mean square over all rows.
 
@@ -98,13 +98,14 @@ class Glance:
         self.probes = self._vectors[sum(wide) :]  # where a step's probes are to be put: as ``Probes.vector``
         pairs = self._vectors[: 2 * sum(wide)].view(2, -1).split(wide, dim=1)
 
-        # The table: what residuals are relative to, both products of h for each layer and then the products backward;
+        # The table: what residuals are relative to, both products of h for each layer and then each W u backward;
         # residuals of gradients, of products forward, of products backward, and of the gradient of the logits.
         at_gradient, at_forward, at_below, at_logits = 3 * count - 1, 4 * count - 1, 5 * count - 1, 6 * count - 2
         self._table = table = s_BC.new_zeros(at_logits + classes, max(examples, *units))
         self._absolute = torch.zeros_like(table, dtype=loss.dtype)
         self._gradients, self._logits_CB = table[at_gradient:at_forward], table[at_logits:, :examples]
-        self._squares = torch.ones_like(self._gradients)
+        self._squares = torch.full_like(self._gradients, info.tiny)
+        self._inverses = torch.empty_like(self._squares)
         self._tiny, self._ones_B = s_BC.new_full((max(units),), info.tiny), s_BC.new_ones(examples)
         self._layers = [
             _Layer(
@@ -118,16 +119,23 @@ class Glance:
             )
         ]  # fmt: skip
         self._backward = [
-            _Backward(s_BC.new_empty(width), table[2 * count + i, :examples], table[at_below + i, :examples])
+            _Backward(table[2 * count + i, :width], s_BC.new_empty(examples), table[at_below + i, :examples])
             for i, width in enumerate(units[1:])
         ]
 
         # Of the table the largest of each row of residuals, and the squared norm of the others and of gradients'
-        # residuals; two sums that make the loss; of each derivative its largest residual and what it is relative to.
+        # residuals; the squared norm of each dz; two sums that make the loss; of each derivative its largest residual
+        # and what it is relative to.
         norms = len(table) - at_gradient
-        sums = norms + at_forward
+        squares = norms + at_forward
+        sums = squares + count
         self._numbers = loss.new_zeros(sums + 2 + (0 if self._exact else 2 * (count - 1)))
-        self._largest, self._squared_norms = self._numbers[:norms], self._numbers[norms:sums]
+        self._largest, self._squared_norms = self._numbers[:norms], self._numbers[norms:squares]
+        self._d_squares = self._numbers[squares:sums]
+        # ‖W u‖ of a product backward, ‖dz‖ of the layer, and 1 / √H.
+        self._products = [
+            (norms + 2 * count + i, squares + i + 1, 1 / math.sqrt(width)) for i, width in enumerate(units[1:])
+        ]
         self._ones = loss.new_ones(table.shape[1])
         self._sums, self._derivatives = self._numbers[sums : sums + 2].split(1), self._numbers[sums + 2 :].unbind()
         self._at_sums, self._at_norms, self._at_logits = sums, slice(norms, sums), slice(at_logits - at_gradient, norms)
@@ -166,8 +174,9 @@ class Glance:
         """Compute all residuals and their norms. Kernels only, no number is looked at."""
         self._look_at_loss(trace.pre_activations[-1], cast("Tensor", trace.d_pre_activations[-1]), labels_B)
         self._look_at_products(layers, gradients, trace)
-        self._squares.rsqrt_()
-        self._gradients.mul_(self._squares)
+        torch.sum(self._squares, 1, dtype=self._d_squares.dtype, out=self._d_squares)
+        torch.rsqrt(self._squares, out=self._inverses)
+        self._gradients.mul_(self._inverses)
         torch.abs(self._table.to(self._absolute.dtype), out=self._absolute)
         torch.amax(self._absolute[-len(self._largest) :], 1, out=self._largest)
         squares = self._absolute[: len(self._squared_norms)]
@@ -183,6 +192,8 @@ class Glance:
         if not math.isfinite(sum(numbers) + loss):
             return math.nan
         numbers[self._at_norms] = map(math.sqrt, numbers[self._at_norms])
+        for along, d_z, factor in self._products:
+            numbers[along] *= numbers[d_z] * factor
         share = max([numbers[i] / (relative * numbers[j] + absolute) for i, j, relative, absolute in self._looks])
         q_log_p, squares = numbers[self._at_sums : self._at_sums + 2]
         ours = (self._rule.logit_penalty / 2 * squares - q_log_p) / self._s_CB.shape[1]
