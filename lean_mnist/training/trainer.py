@@ -135,8 +135,9 @@ class Trainer:
             batches = [batch for group in updates for batch in group]
             rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
             burst = self._bursts(batches, rates)
-            for batch, loss, traces in zip(batches, burst.losses, burst.traces, strict=False):
+            for batch, loss in zip(batches, burst.losses, strict=False):
                 self._count(1, len(batch[1]), loss)
+            for batch, traces in list(zip(batches, burst.traces, strict=False))[-REMEMBERED:]:
                 self._past.extend(calls_of([batch], traces) if traces else ())
             if burst.stop:
                 return True

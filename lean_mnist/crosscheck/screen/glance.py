@@ -3,9 +3,10 @@
 Where nothing stands out, the step is right; where something might, it is looked at closely (``step_screen``), and that
 decides. So a glance never refuses a step, and it need not know how much rounding explains, only how little an ordinary
 step shows. The residual of a product forward is ordinary below ``GLANCE √n u`` times the root mean square of what it is
-compared with; of one backward, where classes cancel, of ``‖dz_b‖ ‖W u‖ / √H``. A row of a weight gradient, with that of its bias, is a sum over the batch of about the size ``‖dz_j‖ ‖h‖``, for a
-unit ``j`` and the root mean square of ``‖h_b‖`` over the batch; its residual is ordinary below ``LARGEST √n u`` times
-that in the worst row, and ``TOGETHER √n u`` times in the root mean square over all rows.
+compared with; of one backward, where what classes give cancels, of ``‖dz_b‖ ‖W u‖ / √H``. A row of a weight gradient,
+with that of its bias, is a sum over the batch of about the size ``‖dz_j‖ ‖h‖``, for a unit ``j`` and the root mean
+square of ``‖h_b‖`` over the batch; its residual is ordinary below ``LARGEST √n u`` times that in the worst row, and
+``TOGETHER √n u`` times in the root mean square over all rows.
 
 A bias is the weight of a feature that is always 1: below, ``W`` and ``dW`` end in a column that is the bias, ``h`` in
 one of ones. With ``v, u`` the probes of a layer, ``u`` ending in ``c = √D``, and ``h, z, dz, dh`` what the step
