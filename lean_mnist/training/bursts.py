@@ -141,9 +141,8 @@ class CapturedSteps:
                 outcomes[1, i].copy_(failed)
             return traces
 
-        steps = self._capture(compute, [vector, *self._optimizer.momentum])
-        self._parameters.spread()  # the weights that capturing moved and brought back
-        return _Steps(steps, rates, outcomes)
+        # The learning rates are still 0, so that only the momentum moves while this is captured.
+        return _Steps(self._capture(compute, self._optimizer.momentum), rates, outcomes)
 
     def _update(self, loss: Tensor, rate: Tensor, failed: Tensor) -> None:
         """Move the weights by the gradient, unless a loss or gradient is not finite or one has not been before."""
