@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from lean_mnist.nn.parameters import unravelled
 
 BASELINE_FACTOR = 10.0
 FLOOR_ULPS = 32.0
@@ -79,8 +80,7 @@ def compare(name: str, ours: Tensor, reference: Tensor, baseline: Tensor, magnit
         baseline_error = 0.0
     allowed = BASELINE_FACTOR * baseline_error + unit * (FLOOR_ULPS * scale + MAGNITUDE_ULPS * magnitude) + underflow
     difference = difference.nan_to_num(nan=math.inf)
-    # PyTorch's unravel_index would import SymPy, for most of a second.
-    index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
+    index = unravelled(int(difference.argmax()), tuple(difference.shape))
     # Relative to a reference that is 0 everywhere, any error would be infinite.
     divide = scale or magnitude or 1.0
     return Divergence(

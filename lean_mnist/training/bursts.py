@@ -12,14 +12,15 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 
 from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.data.batches import Batch
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.graphs import Repeatable
 from lean_mnist.nn.recording import CannotRecord
-from lean_mnist.training.gradients import Batch, StepGradients
-from lean_mnist.training.optimizers import SGD, Optimizer, set_learning_rate
+from lean_mnist.training.gradients import StepGradients
+from lean_mnist.training.hooks import has_finite_sum
+from lean_mnist.training.optimizers import SGD, Optimizer, clip_gradient, set_learning_rate
 
 Traces = list[list[MLPTrace]]  # of each step
 Capture = Callable[[Callable[[], Traces], Sequence[Tensor]], Repeatable[Traces]]
@@ -67,12 +68,9 @@ class PlayedSteps:
         for batch, rate in zip(batches, rates, strict=True):
             step = self._gradients([batch])
             loss = float(step.loss)
-            # A sum is finite only if all terms are, and cheap: each core adds up the part that it has just computed.
-            # One that overflows costs nothing but a step taken by itself.
-            if not math.isfinite(loss + float(gradient.sum())):
+            if not (math.isfinite(loss) and has_finite_sum(gradient)):
                 break
-            if self._clip_norm is not None:
-                clip_grads_with_norm_([parameters.vector], self._clip_norm, torch.linalg.vector_norm(gradient))
+            clip_gradient(parameters.vector, self._clip_norm)
             set_learning_rate(optimizer, rate)
             optimizer.step()
             parameters.spread()
@@ -149,9 +147,7 @@ class CapturedSteps:
         gradient = self._parameters.gradient
         finite = torch.isfinite(loss) & torch.isfinite(gradient.sum())
         failed.copy_(torch.where(finite, failed, torch.ones_like(failed)))
-        if self._clip_norm is not None:
-            norm = torch.linalg.vector_norm(gradient)
-            clip_grads_with_norm_([self._parameters.vector], self._clip_norm, norm)
+        clip_gradient(self._parameters.vector, self._clip_norm)
         self._optimizer.step_at(rate, unless=failed)
         self._parameters.spread()
 

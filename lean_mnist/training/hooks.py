@@ -100,8 +100,7 @@ class HealthHook:
         loss = step.loss_value
         if not math.isfinite(loss):
             raise HealthError(f"step {step.number}: the loss is {loss}; the weights are as they were before this step")
-        # A sum is finite only if all terms are, and cheap: each core adds up the part that it has just computed.
-        if not math.isfinite(float(step.gradient.sum())):
+        if not has_finite_sum(step.gradient):
             for name, parameter in step.model.named_parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                     why = _why(step)
@@ -120,6 +119,14 @@ class HealthHook:
                 f"the first loss is {loss:.3f}; that of guessing is ln C = {know_nothing:.3f}: "
                 f"check the initialization and the scale of the inputs",
             )  # fmt: skip
+
+
+def has_finite_sum(gradient: Tensor) -> bool:
+    """Whether the sum is finite, which it is only if all terms are; if it is not, they may be and the sum overflow.
+
+    It is cheap: each core adds up the part that it has just computed.
+    """
+    return math.isfinite(float(gradient.sum()))
 
 
 def _why(step: Step) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 
 from lean_mnist.training.config import Config
 
@@ -54,21 +55,19 @@ class SGD:
 
         Both stay on their device: float32, of one element.
         """
-        values = [p.detach() for p in self._parameters]
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        torch._fused_sgd_(
-            values, gradients, self.momentum, lr=lr, found_inf=unless, is_first_step=False, **self._rule
-        )  # fmt: skip
+        self._move(lr=lr, found_inf=unless)
 
     def step(self) -> None:
         """Move every parameter that has a gradient; either all of them have one, or none."""
+        self._move(lr=self.param_groups[0]["lr"])
+
+    def _move(self, **options: Any) -> None:
         moved = [(p.detach(), p.grad) for p in self._parameters if p.grad is not None]
         values, gradients = [value for value, _ in moved], [gradient for _, gradient in moved]
         first = bool(self._rule["momentum"]) and not self.momentum
         if first:
             self.momentum = [torch.empty_like(value) for value in values]
-        lr = self.param_groups[0]["lr"]
-        torch._fused_sgd_(values, gradients, self.momentum, lr=lr, is_first_step=first, **self._rule)
+        torch._fused_sgd_(values, gradients, self.momentum, is_first_step=first, **self._rule, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """As of ``torch.optim.SGD``: its settings, and each parameter's ``momentum_buffer``."""
@@ -98,6 +97,12 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> Optim
         return optim.RMSprop(parameters, lr=lr, weight_decay=decay, momentum=momentum)
     adam: type[optim.Adam] = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     return adam(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=decay, fused=True)
+
+
+def clip_gradient(vector: nn.Parameter, longest: float | None) -> None:
+    """Scale the gradient of ``vector`` down to the norm ``longest``, if that is given and it is longer."""
+    if longest is not None and vector.grad is not None:
+        clip_grads_with_norm_([vector], longest, torch.linalg.vector_norm(vector.grad))
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

@@ -9,11 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
-
 from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
 from lean_mnist.crosscheck.steps.recorded import calls_of
+from lean_mnist.data.batches import Batch
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.training.bursts import Bursts, Capture, CapturedSteps, PlayedSteps
@@ -22,16 +20,14 @@ from lean_mnist.training.distributed import Share, World
 from lean_mnist.training.gradients import StepGradients
 from lean_mnist.training.hooks import HealthHook, Hook, Step
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.optimizers import SGD, Optimizer, set_learning_rate
+from lean_mnist.training.optimizers import SGD, Optimizer, clip_gradient, set_learning_rate
 from lean_mnist.training.records import Epoch, Notice, Record, Scalar, Text
 from lean_mnist.training.schedules import LearningRate
 from lean_mnist.training.state import Best, CheckLedger, RunState
 
-Batch = tuple[Tensor, Tensor]
-
 
 class BatchSource(Protocol):
-    """Where batches come from; ``epoch`` is a pure function of its arguments, so that a run can resume anywhere.
+    """Where batches come from; ``chunks`` is a pure function of its arguments, so that a run can resume anywhere.
 
     ``stays`` says that batches come in the same few places in memory again and again (see ``Batches``).
     """
@@ -92,7 +88,7 @@ class Trainer:
         self._parameters = parameters
         self._gates, self._world = gates, world or World()
         self._own_checks = state.checks if checks is None else checks
-        self._alone = self._world.size == 1 and config.accumulate == 1
+        self._batch_by_batch = self._world.size == 1 and config.accumulate == 1
         self._curious = [hook for hook in (*hooks, *gates) if not isinstance(hook, HealthHook)]
         clip, gradients = config.clip_norm, self._gradients
         self._bursts: Bursts = PlayedSteps(gradients, parameters, optimizer, clip, stop_requested)
@@ -124,14 +120,14 @@ class Trainer:
     def _updates(self) -> Iterator[list[list[Batch]]]:
         """What is left of the epoch: the batches of each update, as many updates together as can be taken in one."""
         chunks = self._batches.chunks(self._state.epoch, self._state.batch)
-        if self._alone:
+        if self._batch_by_batch:
             return ([[batch] for batch in chunk] for chunk in chunks)
         return ([group] for group in _groups(itertools.chain.from_iterable(chunks), self._config.accumulate))
 
     def _take(self, updates: list[list[Batch]]) -> bool:
         """Make these updates, or the first of them; returns whether the last one made was asked to be the last."""
         state = self._state
-        if self._alone and not any(map(self._due, range(state.step + 1, state.step + 1 + len(updates)))):
+        if self._batch_by_batch and not any(map(self._due, range(state.step + 1, state.step + 1 + len(updates)))):
             batches = [batch for group in updates for batch in group]
             rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
             burst = self._bursts(batches, rates)
@@ -170,8 +166,7 @@ class Trainer:
             stop = self._stop_requested()
         else:
             step, stop = self._reduce(step, share)
-        if self._config.clip_norm is not None:
-            clip_grads_with_norm_([self._parameters.vector], self._config.clip_norm, step.gradient_norm)
+        clip_gradient(self._parameters.vector, self._config.clip_norm)
         set_learning_rate(self._optimizer, rate)
         self._optimizer.step()
         self._parameters.spread()
@@ -182,7 +177,7 @@ class Trainer:
 
     def _share(self, batches: list[Batch]) -> Share:
         """How many examples of this step are in ``batches``, and how many all processes have together."""
-        own = len(batches[0][1]) if len(batches) == 1 else sum(len(labels) for _, labels in batches)
+        own = sum(len(labels) for _, labels in batches)
         if self._world.size == 1:
             return Share(0, own, own)
         first = self._state.batch

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.enclosure.ball import Ball
 from lean_mnist.crosscheck.enclosure.rounding import gamma
 from lean_mnist.errors import ArgumentError
+from lean_mnist.nn.parameters import unravelled
 
 
 class Between(NamedTuple):
@@ -90,7 +90,7 @@ def bound_gradient(name: str, computed: Tensor, exact: Ball) -> GradientBound:
         largest=Between(float(nearest.amax()), float(farthest.amax())),
         relative=Between(least, _over(error.upper, size.lower, math.inf)),
         radius=_over(_norm(exact.rad).upper, _norm(exact.mid.abs()).lower, math.inf),
-        index=tuple(int(i) for i in np.unravel_index(int(farthest.argmax()), farthest.shape)),
+        index=unravelled(int(farthest.argmax()), tuple(farthest.shape)),
     )
 
 

@@ -10,12 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.functions.explanations import EXPLANATIONS, ULPS, Case, Pointwise, Product
 from lean_mnist.crosscheck.functions.regions import region_of
+from lean_mnist.nn.parameters import unravelled
 
 KINDS = (
     "NaN",
@@ -90,7 +90,7 @@ def diagnose(
     error = (a - b).abs()
     if error.numel() == 0:
         return Diagnosis("wrong values", "nothing to compare", "nowhere", (), 0.0, 0.0)
-    index = tuple(int(i) for i in np.unravel_index(int(error.nan_to_num(nan=math.inf).argmax()), error.shape))
+    index = unravelled(int(error.nan_to_num(nan=math.inf).argmax()), tuple(error.shape))
     values = (index, float(a[index]), float(b[index]))
     if not bool(a.isfinite().all()):
         bad = region_of(~a.isfinite())
