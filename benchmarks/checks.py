@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lean_mnist.audit import TrainingCheck
+from lean_mnist.audit.subproblem import gradcheck_subproblem
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.command_line import parse, run_command
-from lean_mnist.crosscheck import TrainingCheck
-from lean_mnist.crosscheck.subproblem import gradcheck_subproblem
 from lean_mnist.nn import MLP
 
 CHECKS = ("off", "screen")
@@ -111,7 +111,7 @@ def measure_audit(repeats: int = 20) -> dict[str, float]:
     def audit(gradcheck: bool = False) -> None:
         check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=gradcheck, traces=[trace])
 
-    from lean_mnist.crosscheck.reference import NetworkLoss
+    from lean_mnist.audit.reference import NetworkLoss
 
     found = {
         "right": _median_ms(audit, repeats),

@@ -1,6 +1,6 @@
 """``python -m benchmarks.detection``: which planted bugs do today's protocols catch, and which do ours?
 
-Every mutant of ``lean_mnist.crosscheck.mutants`` is planted in turn and put to each protocol. Those of today look at
+Every mutant of ``lean_mnist.mutants`` is planted in turn and put to each protocol. Those of today look at
 one static call; ours watch a short training run and put ``check_function`` to a few calls. Run single-threaded.
 """
 
@@ -87,7 +87,7 @@ class Matrix:
 def measure(mutants: tuple[Any, ...], seeds: int, progress: Callable[[int, int, str], None]) -> Matrix:
     """Run every protocol on every mutant, and on correct code, ``seeds`` times."""
     from benchmarks.detection_protocols import PROTOCOLS
-    from lean_mnist.crosscheck.mutants import CONDITIONS
+    from lean_mnist.mutants import CONDITIONS
 
     started = time.perf_counter()
     protocols = (*PROTOCOLS, SCREEN, TRAINING, FUNCTION, OURS)
@@ -114,10 +114,10 @@ def measure(mutants: tuple[Any, ...], seeds: int, progress: Callable[[int, int, 
 def _refusals(mutant: Any, condition: str, seed: int) -> set[str]:
     """The protocols that refuse the network of ``condition`` with ``mutant`` planted; a fresh plant for each."""
     from benchmarks.detection_protocols import PROTOCOLS, refused
-    from lean_mnist.crosscheck.mutants import CONDITIONS, planted
-    from lean_mnist.crosscheck.mutants.cases import cases
-    from lean_mnist.crosscheck.mutants.selftest import refusal
-    from lean_mnist.crosscheck.mutants.training import train_and_check
+    from lean_mnist.mutants import CONDITIONS, planted
+    from lean_mnist.mutants.cases import cases
+    from lean_mnist.mutants.selftest import refusal
+    from lean_mnist.mutants.training import train_and_check
 
     def plant() -> Any:
         return contextlib.nullcontext() if mutant is None else planted(mutant)
@@ -169,7 +169,7 @@ def markdown(rows: list[tuple[str, ...]]) -> list[str]:
 
 def document(matrix: Matrix) -> str:
     """The whole of docs/detection.md."""
-    from lean_mnist.crosscheck.mutants.training import AUDIT_EVERY, GRADCHECK_EVERY, STEPS
+    from lean_mnist.mutants.training import AUDIT_EVERY, GRADCHECK_EVERY, STEPS
 
     sources = [(m.name, m.description, m.source) for m in matrix.mutants if m.source]
     descriptions = [(m.name, m.group, m.description, m.equivalent_when or "never") for m in matrix.mutants]
@@ -201,7 +201,7 @@ def document(matrix: Matrix) -> str:
                 "link of the step again, at the first and every",
                 f"{AUDIT_EVERY}th step, and runs gradcheck on a piece of the network at the first and every",
                 f"{GRADCHECK_EVERY}th. `check_function` is put to five of our Functions as they are, and in the",
-                "layout, shape or reduction of `lean_mnist/crosscheck/mutants/cases.py` that brings the bug's",
+                "layout, shape or reduction of `lean_mnist/mutants/cases.py` that brings the bug's",
                 "condition about.",
             ),
             *_paragraph(
@@ -251,8 +251,8 @@ def main() -> None:
     arguments = parse(DetectionArguments, sys.argv[1:], prog="python -m benchmarks.detection")
     import torch
 
-    from lean_mnist.crosscheck.mutants import MUTANTS
     from lean_mnist.errors import ConfigError
+    from lean_mnist.mutants import MUTANTS
 
     if arguments.seeds < 1:
         raise ConfigError(f"--seeds: expected at least 1, found {arguments.seeds}")

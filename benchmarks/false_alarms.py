@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm import tqdm
 
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.screen import StepScreen
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.command_line import parse, run_command
-from lean_mnist.crosscheck.reference import NetworkLoss
-from lean_mnist.crosscheck.screen import StepScreen
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization

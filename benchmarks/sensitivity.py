@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.screen import StepScreen
+from lean_mnist.audit.steps.links import largest_share
+from lean_mnist.audit.steps.recorded import names_of, put_gradients, recorded_step
+from lean_mnist.audit.training_check import TrainingCheck, Yardstick
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.command_line import parse, run_command
-from lean_mnist.crosscheck.reference import NetworkLoss
-from lean_mnist.crosscheck.screen import StepScreen
-from lean_mnist.crosscheck.steps.links import largest_share
-from lean_mnist.crosscheck.steps.recorded import names_of, put_gradients, recorded_step
-from lean_mnist.crosscheck.training_check import TrainingCheck, Yardstick
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 

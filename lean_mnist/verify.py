@@ -36,7 +36,7 @@ def main() -> None:
         raise ConfigError("--only: it chooses obligations; expected it without --selftest")
     # What follows is imported after the command line, so that --help need not wait for PyTorch.
     if arguments.selftest:
-        from lean_mnist.crosscheck.mutants import for_target, run_selftest
+        from lean_mnist.mutants import for_target, run_selftest
 
         if arguments.target is None:
             tested = run_selftest(progress=show_progress)
@@ -45,7 +45,7 @@ def main() -> None:
         print(tested.to_json() if arguments.json else tested)
         tested.raise_if_failed()
         return
-    from lean_mnist.crosscheck.obligations import verify
+    from lean_mnist.verification import verify
 
     report = verify(arguments.only, progress=show_progress)
     print(report.to_json() if arguments.json else report.text(shutil.get_terminal_size((120, 24)).columns))

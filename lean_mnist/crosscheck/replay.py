@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _replay_step(path: Path, content: dict[str, Any]) -> bool:
-    from lean_mnist.crosscheck.steps.bundle import replay_step
+    from lean_mnist.audit.steps.bundle import replay_step
 
     found = replay_step(path, content)
     print(f"recorded: {found.recorded}, with {_versions(content)}")

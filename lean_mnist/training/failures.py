@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lean_mnist.crosscheck.steps.bundle import save_step_bundle
+from lean_mnist.audit.steps.bundle import save_step_bundle
 from lean_mnist.training.config import Config
 from lean_mnist.training.hooks import Step
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lean_mnist.audit.steps.recorded import put_gradients
 from lean_mnist.chainrule.mlp import MLPTrace
-from lean_mnist.crosscheck.steps.recorded import put_gradients
 from lean_mnist.data.batches import Batch
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.graphs import CudaGraph, Repeatable

@@ -15,12 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lean_mnist.audit import CheckResult, ScreenResult, StepScreen, TrainingCheck
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.steps.diagnosis import first_fault
+from lean_mnist.audit.steps.record import Call
+from lean_mnist.audit.steps.recorded import gradients_of, layers_of, names_of, recorded_step
 from lean_mnist.chainrule.mlp import MLPTrace
-from lean_mnist.crosscheck import CheckResult, ScreenResult, StepScreen, TrainingCheck
-from lean_mnist.crosscheck.reference import NetworkLoss
-from lean_mnist.crosscheck.steps.diagnosis import first_fault
-from lean_mnist.crosscheck.steps.record import Call
-from lean_mnist.crosscheck.steps.recorded import gradients_of, layers_of, names_of, recorded_step
 from lean_mnist.errors import GradientMismatch, HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.training.records import Notice, Record, Scalar

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lean_mnist.crosscheck import CheckResult, ScreenResult
+from lean_mnist.audit import CheckResult, ScreenResult
 
 
 @dataclass

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from lean_mnist.crosscheck.steps.record import REMEMBERED, Call
-from lean_mnist.crosscheck.steps.recorded import calls_of
+from lean_mnist.audit.steps.record import REMEMBERED, Call
+from lean_mnist.audit.steps.recorded import calls_of
 from lean_mnist.data.batches import Batch
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn import MLP, FlatParameters

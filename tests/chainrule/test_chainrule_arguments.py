@@ -5,12 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from chainrule_arrays import NoArithmetic, random_fractions, random_layers
 
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation, activation_named, relu_backward, relu_forward
 from lean_mnist.chainrule.arrays import primitives
 from lean_mnist.errors import ArgumentError
+from tests.support.chainrule_arrays import NoArithmetic, random_fractions, random_layers
 
 SQUARED, CROSS_ENTROPY = losses.squared_error(), losses.softmax_cross_entropy()
 SIZES = (3, 4, 3, 2)
@@ -20,7 +20,7 @@ NONE, BOTH, WEIGHT, BIAS = (False, False), (True, True), (True, False), (False, 
 class Counter:
     """Counts the arguments of every call of the dense and activation backwards."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.dense, self.activation = [], 0
         original = dense.dense_backward
 
@@ -54,7 +54,7 @@ NEEDS = [  # needs, what each dense_backward call (last layer first) is asked fo
 
 
 @pytest.mark.parametrize(("needs", "calls", "activations"), NEEDS)
-def test_only_what_is_asked_for_is_computed(needs, calls, activations, monkeypatch):
+def test_only_what_is_asked_for_is_computed(needs, calls, activations, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(1)
     x, layers, labels = random_fractions(rng, 2, 3), random_layers(rng, SIZES), np.array([0, 1])
     upstream, counter = random_fractions(rng, 2), Counter(monkeypatch)
@@ -75,7 +75,7 @@ def test_only_what_is_asked_for_is_computed(needs, calls, activations, monkeypat
         assert (value.tolist() == right.tolist()) if asked else value is None
 
 
-def test_a_layer_without_a_bias_has_no_bias_gradient():
+def test_a_layer_without_a_bias_has_no_bias_gradient() -> None:
     rng = random.Random(2)
     x, layers = random_fractions(rng, 2, 3), random_layers(rng, SIZES, bias=False)
     _, tape = mlp.mlp_loss_forward(x, np.array([0, 1]), layers, ACTIVATIONS["relu"], SQUARED)
@@ -84,7 +84,7 @@ def test_a_layer_without_a_bias_has_no_bias_gradient():
 
 
 @pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True), (False,) * 3])
-def test_dense_backward_computes_only_what_is_asked_for(needs):
+def test_dense_backward_computes_only_what_is_asked_for(needs) -> None:
     x, weight = torch.randn(2, 3), torch.randn(4, 3)
     _, tape = dense.dense_forward(x, weight, torch.randn(4))
     gradients = dense.dense_backward(tape, torch.randn(2, 4), needs)
@@ -149,7 +149,7 @@ WRONG_SHAPES = {
 
 
 @pytest.mark.parametrize("case", WRONG_SHAPES)
-def test_wrong_shapes_raise_before_any_arithmetic_and_name_the_argument(case):
+def test_wrong_shapes_raise_before_any_arithmetic_and_name_the_argument(case) -> None:
     message, function, *arguments = WRONG_SHAPES[case]
     with NoArithmetic(), pytest.raises(ArgumentError) as caught:
         function(*arguments)
@@ -173,13 +173,13 @@ WRONG_UPSTREAM = {  # tape, backward, a shape that would broadcast to a wrong va
 
 
 @pytest.mark.parametrize("case", WRONG_UPSTREAM)
-def test_an_upstream_gradient_of_another_shape_is_refused(case):
+def test_an_upstream_gradient_of_another_shape_is_refused(case) -> None:
     tape, backward, upstream = WRONG_UPSTREAM[case]
     with pytest.raises(ArgumentError, match=r"^d_\w+: expected shape"):
         backward(tape, upstream)
 
 
-def test_no_arithmetic_notices_arithmetic():
+def test_no_arithmetic_notices_arithmetic() -> None:
     with pytest.raises(AssertionError, match="before the arguments"), NoArithmetic():
         t(2) + t(2)
 
@@ -199,7 +199,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_unknown_kinds_of_array_are_refused(function, kind):
+def test_unknown_kinds_of_array_are_refused(function, kind) -> None:
     x, named = UNKNOWN[kind]
     with pytest.raises(ArgumentError, match=rf"the chain rule runs on .*, not on {named}$"):
         FUNCTIONS[function](x)
@@ -207,7 +207,7 @@ def test_unknown_kinds_of_array_are_refused(function, kind):
 
 @pytest.mark.parametrize("which", ["weight", "bias"])
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_float_array_among_fractions_is_refused(which, number):
+def test_a_float_array_among_fractions_is_refused(which, number) -> None:
     """NumPy would compute on, in floating point: an "exact" result that is not."""
     rng = random.Random(3)
     x, layers = random_fractions(rng, 2, 3), random_layers(rng, (3, 3, 3))
@@ -228,11 +228,11 @@ class Interval:
     name = "an interval"
 
 
-def test_a_new_kind_of_array_joins_by_an_attribute():
+def test_a_new_kind_of_array_joins_by_an_attribute() -> None:
     assert ACTIVATIONS["tanh"].forward(Interval())[0] == "tanh of an interval"
 
 
-def test_activations_by_name():
+def test_activations_by_name() -> None:
     assert [activation_named(name).name for name in ACTIVATIONS] == list(ACTIVATIONS)
     with pytest.raises(
         ArgumentError, match=r"^activation: expected one of relu, .*found 'rellu' \(did you mean 'relu'\?\)$"
@@ -251,7 +251,7 @@ def test_activations_by_name():
         ((0, float("nan")), "logit_penalty"),
     ],
 )
-def test_impossible_loss_options_are_refused(options, named):
+def test_impossible_loss_options_are_refused(options, named) -> None:
     with pytest.raises(
         ArgumentError, match=f"^{named}: expected a number .*, found {options[named == 'logit_penalty']}$"
     ):
@@ -262,6 +262,6 @@ def test_impossible_loss_options_are_refused(options, named):
 @pytest.mark.parametrize(
     "loss", [SQUARED, CROSS_ENTROPY, losses.softmax_cross_entropy(0.1)], ids=lambda loss: loss.name
 )
-def test_labels_out_of_range_give_no_value(loss, label):
+def test_labels_out_of_range_give_no_value(loss, label) -> None:
     with pytest.raises((ArgumentError, RuntimeError, IndexError)):
         loss.forward(t(2, 3), torch.tensor([0, label]))

@@ -14,13 +14,13 @@ from numbers import Rational
 
 import numpy as np
 import pytest
-from chainrule_arrays import fractions_of, random_fractions, random_layers
 
 from lean_mnist.chainrule import losses
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation, identity_backward, relu_forward
 from lean_mnist.chainrule.dense import dense_backward, dense_forward
 from lean_mnist.chainrule.mlp import mlp_forward, mlp_loss_backward, mlp_loss_forward
 from lean_mnist.errors import ArgumentError
+from tests.support.chainrule_arrays import fractions_of, random_fractions, random_layers
 
 SCALARS = {
     "relu": lambda z: z if z > 0 else Fraction(0),
@@ -94,7 +94,7 @@ def disagreements(x, labels, layers, activation, weights):
     [((3, 4, 2), True, 3, 1), ((3, 4, 3, 2), True, 2, 5), ((3, 4, 2), False, 1, 4), ((3, 2), True, 2, 2)],
     ids=["3-4-2", "3-4-3-2", "3-4-2 without biases, one example", "3-2"],
 )
-def test_every_gradient_of_a_network_is_exact(name, sizes, bias, batch, seed):
+def test_every_gradient_of_a_network_is_exact(name, sizes, bias, batch, seed: int) -> None:
     rng = random.Random(seed)
     x, layers = random_fractions(rng, batch, sizes[0]), random_layers(rng, sizes, bias)
     labels = np.array([rng.randrange(sizes[-1]) for _ in range(batch)])
@@ -105,7 +105,7 @@ def test_every_gradient_of_a_network_is_exact(name, sizes, bias, batch, seed):
     assert compared == batch * sizes[0] + parameters
 
 
-def test_the_examples_switch_units_off():
+def test_the_examples_switch_units_off() -> None:
     """Without a negative pre-activation, the exact test could not tell ReLU from the identity."""
     for seed, sizes, batch in ((1, (3, 4, 2), 3), (5, (3, 4, 3, 2), 2)):
         rng = random.Random(seed)
@@ -116,7 +116,7 @@ def test_the_examples_switch_units_off():
 
 
 @pytest.mark.parametrize("mistake", ["mask dropped", "scaled by 1.001", "bias gradient of one example"])
-def test_the_exact_check_finds_a_wrong_backward(mistake, monkeypatch):
+def test_the_exact_check_finds_a_wrong_backward(mistake, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(5)
     sizes, activation = (3, 4, 3, 2), ACTIVATIONS["relu"]
     x, layers, labels = random_fractions(rng, 2, 3), random_layers(rng, sizes), np.array([0, 1])
@@ -135,7 +135,7 @@ def test_the_exact_check_finds_a_wrong_backward(mistake, monkeypatch):
     assert different != []
 
 
-def test_the_kink_conventions_hold_in_exact_arithmetic():
+def test_the_kink_conventions_hold_in_exact_arithmetic() -> None:
     z, d_h = fractions_of([[-1, 0, 1]]), fractions_of([["5/7", "5/7", "5/7"]])
     h, saved = ACTIVATIONS["relu"].forward(z)
     assert h.tolist() == [[0, 0, 1]]
@@ -145,7 +145,7 @@ def test_the_kink_conventions_hold_in_exact_arithmetic():
     assert ACTIVATIONS["leaky-relu"].backward(saved, d_h).tolist() == [[Fraction(1, 140)] * 2 + [Fraction(5, 7)]]
 
 
-def test_neither_inputs_nor_upstream_gradients_change():
+def test_neither_inputs_nor_upstream_gradients_change() -> None:
     rng = random.Random(5)
     x, layers, upstream = random_fractions(rng, 2, 3), random_layers(rng, (3, 4, 2)), random_fractions(rng, 2)
     before = copy.deepcopy((x.tolist(), [(w.tolist(), b.tolist()) for w, b in layers], upstream.tolist()))
@@ -155,19 +155,19 @@ def test_neither_inputs_nor_upstream_gradients_change():
     assert (x.tolist(), [(w.tolist(), b.tolist()) for w, b in layers], upstream.tolist()) == before
 
 
-def test_mean_of_a_batch_and_its_gradient():
+def test_mean_of_a_batch_and_its_gradient() -> None:
     loss_B = fractions_of(["1/2", "1/3", "1/7"])
     assert losses.mean_forward(loss_B) == Fraction(41, 126)
     assert losses.mean_backward(loss_B, Fraction(2)).tolist() == [Fraction(2, 3)] * 3
 
 
-def test_mean_backward_stays_exact_for_an_integer_upstream_gradient():
+def test_mean_backward_stays_exact_for_an_integer_upstream_gradient() -> None:
     gradient = losses.mean_backward(fractions_of(["1/2", "1/3", "1/7"]), 1)
     assert [type(value) for value in gradient] == [Fraction] * 3
     assert gradient.tolist() == [Fraction(1, 3)] * 3
 
 
-def test_integers_count_as_fractions():
+def test_integers_count_as_fractions() -> None:
     x, weight = np.array([[1, -2], [3, 4]], dtype=object), np.array([[2, 1], [-1, 1]], dtype=object)
     loss, activation, labels = losses.squared_error(), ACTIVATIONS["leaky-relu"], np.array([0, 1])
     loss_B, tape = mlp_loss_forward(x, labels, [(weight, None), (weight, None)], activation, loss)
@@ -178,7 +178,7 @@ def test_integers_count_as_fractions():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_layer_preserves_affine_combinations(seed):
+def test_a_layer_preserves_affine_combinations(seed: int) -> None:
     """With α + β = 1, layer(αx + βy) = α layer(x) + β layer(y), for one layer and a stack of them, exactly."""
     rng = random.Random(seed)
     x, y, alpha = random_fractions(rng, 2, 3), random_fractions(rng, 2, 3), Fraction(rng.randint(-9, 9), 7)
@@ -192,7 +192,7 @@ def test_a_layer_preserves_affine_combinations(seed):
         assert (mixed == alpha * network(x) + (1 - alpha) * network(y)).all()
 
 
-def test_dense_is_linear_without_a_bias():
+def test_dense_is_linear_without_a_bias() -> None:
     rng = random.Random(7)
     x, y, weight = random_fractions(rng, 2, 3), random_fractions(rng, 2, 3), random_fractions(rng, 4, 3)
     a, b = Fraction(3, 5), Fraction(-7, 4)
@@ -200,7 +200,7 @@ def test_dense_is_linear_without_a_bias():
     assert (combined == a * dense_forward(x, weight)[0] + b * dense_forward(y, weight)[0]).all()
 
 
-def test_dense_backward_is_the_adjoint_of_its_forward():
+def test_dense_backward_is_the_adjoint_of_its_forward() -> None:
     """⟨g, D dense(dx, dW, db)⟩ = ⟨dx, dx'⟩ + ⟨dW, dW'⟩ + ⟨db, db'⟩ for any direction: the VJP, exactly."""
     rng = random.Random(8)
     x, weight, bias = random_fractions(rng, 2, 3), random_fractions(rng, 4, 3), random_fractions(rng, 4)
@@ -223,7 +223,7 @@ TRANSCENDENTAL = {
 
 
 @pytest.mark.parametrize("operation", TRANSCENDENTAL)
-def test_what_is_not_rational_refuses_fractions_in_one_line(operation):
+def test_what_is_not_rational_refuses_fractions_in_one_line(operation) -> None:
     x = random_fractions(random.Random(9), 2, 3)
     with pytest.raises(ArgumentError, match="is not rational, so fractions cannot hold it: use ReLU") as caught:
         TRANSCENDENTAL[operation](x)
@@ -231,7 +231,7 @@ def test_what_is_not_rational_refuses_fractions_in_one_line(operation):
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range_are_refused(label):
+def test_labels_out_of_range_are_refused(label) -> None:
     """NumPy's −1 is the last element: a silent wrong value unless it is refused."""
     with pytest.raises((ArgumentError, IndexError)):
         losses.squared_error().forward(random_fractions(random.Random(10), 2, 3), np.array([0, label]))

@@ -5,16 +5,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sympy
-from chainrule_arrays import fractions_of
-from test_chainrule_symbolic import assert_equal_at, assert_identical, derivatives, symbols_of
 
 from lean_mnist.chainrule import gaussian
 from lean_mnist.chainrule.losses import squared_error
 from lean_mnist.chainrule.pac_bayes import OBJECTIVES, bounded, objective_named
 from lean_mnist.errors import ArgumentError
+from tests.chainrule.test_chainrule_symbolic import assert_equal_at, assert_identical, derivatives, symbols_of
+from tests.support.chainrule_arrays import fractions_of
 
 
-def test_sample():
+def test_sample() -> None:
     mean, log_scale, noise, d_w = (symbols_of(name, 2, 3) for name in ("m", "l", "e", "g"))
     w, tape = gaussian.sample_forward(mean, log_scale, noise)
     assert_identical(w, mean + np.vectorize(sympy.exp, otypes=[object])(log_scale) * noise)
@@ -23,7 +23,7 @@ def test_sample():
         assert_identical(found, derivatives(total, of))
 
 
-def test_divergence():
+def test_divergence() -> None:
     """The formula is the integral's: SymPy's own expectation of the log-ratio of the densities, term by term."""
     mean, log_scale = symbols_of("m", 2), symbols_of("l", 2)
     prior_mean, prior_log_scale = symbols_of("n", 2), symbols_of("k", 1)
@@ -42,7 +42,7 @@ def test_divergence():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_objective(name):
+def test_objective(name) -> None:
     """At a rational point to 40 digits; SymPy's derivative goes through the best λ of ``lambda`` as well."""
     risk, divergence, d_bound = (symbols_of(letter, 1, positive=True) for letter in "rkg")
     bound, tape = OBJECTIVES[name].forward(risk, divergence, 1000, 6.5)
@@ -51,7 +51,7 @@ def test_objective(name):
         assert_equal_at(point, found, derivatives(bound[0], of) * d_bound)
 
 
-def test_every_objective_bounds_the_inverted_bound():
+def test_every_objective_bounds_the_inverted_bound() -> None:
     """Each is at least the p with kl(r ‖ p) = K/m, which they relax."""
     for risk in (Fraction(1, 50), Fraction(1, 4)):
         r, divergence = (np.array([sympy.Rational(v.numerator, v.denominator)], object) for v in (risk, Fraction(40)))
@@ -61,7 +61,7 @@ def test_every_objective_bounds_the_inverted_bound():
             assert q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)) >= (40 + 8.5) / 2000
 
 
-def test_bounded_loss_on_fractions():
+def test_bounded_loss_on_fractions() -> None:
     """Below, at and above the ceiling of 2: the loss and its gradient over the ceiling; 1 and no gradient."""
     loss, inner = bounded(squared_error(), 2.0), squared_error()
     s, labels = fractions_of([["1/2", 0], [2, 1], [3, 2]]), np.array([0, 1, 1])
@@ -74,7 +74,7 @@ def test_bounded_loss_on_fractions():
     assert d_s[1:].tolist() == [[0, 0], [0, 0]]
 
 
-def test_impossible_arguments():
+def test_impossible_arguments() -> None:
     mean = symbols_of("m", 2)
     for call, message in (
         (lambda: gaussian.sample_forward(mean, mean[:1], mean), "log_scale: expected the shape of mean, (2,), found"),

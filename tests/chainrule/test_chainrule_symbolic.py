@@ -27,14 +27,14 @@ def derivatives(expression, symbols):
     return result
 
 
-def assert_identical(found, expected, name=""):
+def assert_identical(found, expected, name="") -> None:
     """Every difference simplifies to 0."""
     assert found.shape == expected.shape, name
     for index in np.ndindex(found.shape):
         assert sympy.simplify(found[index] - expected[index]) == 0, f"{name}{index}: {found[index]}, {expected[index]}"
 
 
-def assert_equal_at(point, found, expected, name=""):
+def assert_equal_at(point, found, expected, name="") -> None:
     """Equal to 40 digits at a rational point, evaluated with 60: for expressions too large to simplify."""
     for index in np.ndindex(found.shape):
         one, other = (sympy.sympify(array[index]).evalf(60, subs=point) for array in (found, expected))
@@ -50,7 +50,7 @@ SMOOTH = {
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_smooth_activation(name):
+def test_smooth_activation(name) -> None:
     z, d_h = symbols_of("z", 1, 2), symbols_of("g", 1, 2)
     h, saved = ACTIVATIONS[name].forward(z)
     assert_identical(h, np.vectorize(SMOOTH[name], otypes=[object])(z), "forward")
@@ -59,7 +59,7 @@ def test_smooth_activation(name):
 
 
 @pytest.mark.parametrize(("name", "slope"), [("relu", sympy.Integer(0)), ("leaky-relu", sympy.Rational(1, 100))])
-def test_activation_with_a_kink(name, slope):
+def test_activation_with_a_kink(name, slope) -> None:
     """On either side SymPy's derivative; at 0 the convention: the slope from the left."""
     positive, negative = sympy.Symbol("p", positive=True), sympy.Symbol("n", negative=True)
     g = symbols_of("g", 3)
@@ -73,7 +73,7 @@ def test_activation_with_a_kink(name, slope):
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky-relu"])
-def test_activation_with_a_kink_of_a_symbol_of_unknown_sign(name):
+def test_activation_with_a_kink_of_a_symbol_of_unknown_sign(name) -> None:
     """The result is piecewise, and its pieces are SymPy's derivative away from 0."""
     z, g = symbols_of("z", 1), symbols_of("g", 1)
     h, saved = ACTIVATIONS[name].forward(z)
@@ -82,7 +82,7 @@ def test_activation_with_a_kink_of_a_symbol_of_unknown_sign(name):
         assert sympy.simplify((found - expected).subs(z[0], value)) == 0
 
 
-def test_dense():
+def test_dense() -> None:
     x, weight, bias, d_z = symbols_of("x", 2, 3), symbols_of("w", 2, 3), symbols_of("b", 2), symbols_of("g", 2, 2)
     z, tape = dense_forward(x, weight, bias)
     gradients, objective = dense_backward(tape, d_z), (z * d_z).sum()
@@ -91,7 +91,7 @@ def test_dense():
     assert_identical(gradients.bias_H, derivatives(objective, bias), "bias")
 
 
-def test_softmax():
+def test_softmax() -> None:
     s, d_p = symbols_of("s", 1, 3), symbols_of("g", 1, 3)
     p, saved = losses.softmax_forward(s)
     assert sympy.simplify(p.sum()) == 1
@@ -100,7 +100,7 @@ def test_softmax():
 
 @pytest.mark.parametrize("label", [0, 2])
 @pytest.mark.parametrize(("smoothing", "penalty"), [(0, 0), (0.1, 0), (0, 0.25), (0.1, 0.25), (1, 0)])
-def test_softmax_cross_entropy(label, smoothing, penalty):
+def test_softmax_cross_entropy(label, smoothing, penalty) -> None:
     s, d_loss = symbols_of("s", 1, 3), symbols_of("g", 1)
     loss = losses.softmax_cross_entropy(smoothing, penalty)
     loss_B, tape = loss.forward(s, np.array([label]))
@@ -113,12 +113,12 @@ def test_softmax_cross_entropy(label, smoothing, penalty):
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range_are_refused(label):
+def test_labels_out_of_range_are_refused(label) -> None:
     with pytest.raises((ArgumentError, IndexError)):
         losses.softmax_cross_entropy().forward(symbols_of("s", 1, 3), np.array([label]))
 
 
-def test_squared_error():
+def test_squared_error() -> None:
     s, d_loss = symbols_of("s", 2, 3), symbols_of("g", 2)
     loss = losses.squared_error()
     loss_B, tape = loss.forward(s, np.array([2, 0]))
@@ -127,7 +127,7 @@ def test_squared_error():
 
 
 @pytest.mark.parametrize("make_loss", [losses.squared_error, losses.softmax_cross_entropy])
-def test_tiny_tanh_network(make_loss):
+def test_tiny_tanh_network(make_loss) -> None:
     """2-2-2, every weight, bias and input a symbol; compared to 40 digits at a rational point."""
     x, labels, d_loss = symbols_of("x", 1, 2), np.array([1]), symbols_of("g", 1)
     layers = [(symbols_of(f"w{n}", 2, 2), symbols_of(f"b{n}", 2)) for n in range(2)]
@@ -146,7 +146,7 @@ def test_tiny_tanh_network(make_loss):
             assert all(sympy.expand(difference) == 0 for difference in (gradient - expected).flat), name
 
 
-def test_the_symbolic_check_finds_a_wrong_backward():
+def test_the_symbolic_check_finds_a_wrong_backward() -> None:
     z, g = symbols_of("z", 1), symbols_of("g", 1)
     h, saved = ACTIVATIONS["tanh"].forward(z)
     wrong = ACTIVATIONS["sigmoid"].backward(saved, g)

@@ -58,7 +58,7 @@ LOSSES = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("loss_name", LOSSES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_network_and_loss_against_torch(name, loss_name, dtype):
+def test_network_and_loss_against_torch(name, loss_name, dtype: torch.dtype) -> None:
     """Values and gradients in every dtype against plain PyTorch in float64 on the same (rounded) numbers."""
     sizes, labels, upstream = (7, 5, 6, 4), torch.tensor([0, 3, 1, 1, 2]), randn(2, 5, dtype=dtype)
     x, layers = randn(1, 5, 7, dtype=dtype), random_network(sizes, dtype)
@@ -79,7 +79,7 @@ def test_network_and_loss_against_torch(name, loss_name, dtype):
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
-def test_softmax_against_torch(batch):
+def test_softmax_against_torch(batch) -> None:
     s, d_p = randn(3, batch, 17).requires_grad_(), randn(4, batch, 17)
     p, saved = losses.softmax_forward(s.detach())
     expected = torch.softmax(s, 1)
@@ -89,14 +89,14 @@ def test_softmax_against_torch(batch):
 
 @pytest.mark.parametrize(("name", "slope"), [("relu", 0.0), ("leaky-relu", 0.01)])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_derivative_at_the_kink(name, slope, zero):
+def test_derivative_at_the_kink(name, slope, zero) -> None:
     _, saved = ACTIVATIONS[name].forward(torch.tensor([zero]))
     assert ACTIVATIONS[name].backward(saved, torch.tensor([3.0])).tolist() == pytest.approx([3 * slope])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "slope"), [("relu", 0.0), ("leaky-relu", 0.01)])
-def test_derivative_at_the_smallest_numbers(name, slope, dtype):
+def test_derivative_at_the_smallest_numbers(name, slope, dtype: torch.dtype) -> None:
     """A leaky unit's output may round to −0 below; its derivative must not."""
     tiny = torch.finfo(dtype).smallest_normal
     _, saved = ACTIVATIONS[name].forward(torch.tensor([-tiny, tiny], dtype=dtype))
@@ -105,7 +105,7 @@ def test_derivative_at_the_smallest_numbers(name, slope, dtype):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_nan_is_handed_on(name):
+def test_nan_is_handed_on(name) -> None:
     h, saved = ACTIVATIONS[name].forward(torch.tensor([NAN, 1.0]))
     assert h.isnan().tolist() == [True, False]
     assert ACTIVATIONS[name].backward(saved, torch.tensor([1.0, NAN])).isnan().tolist()[1]
@@ -121,14 +121,14 @@ INFINITIES = [
 
 
 @pytest.mark.parametrize(("name", "values", "slopes"), INFINITIES)
-def test_infinities(name, values, slopes):
+def test_infinities(name, values, slopes) -> None:
     h, saved = ACTIVATIONS[name].forward(torch.tensor([-INF, INF], dtype=torch.float64))
     assert h.tolist() == values
     assert ACTIVATIONS[name].backward(saved, torch.ones(2, dtype=torch.float64)).tolist() == pytest.approx(slopes)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_huge_finite_numbers(name):
+def test_huge_finite_numbers(name) -> None:
     """Where e^z, z² or erf leave the range of float32 on the way, value and derivative still are the limits."""
     z = torch.tensor([-1e30, -100.0, 100.0, 1e30], requires_grad=True)
     h, saved = ACTIVATIONS[name].forward(z.detach())
@@ -153,7 +153,7 @@ EXTREME_LOGITS = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("logits", "label", "expected"), EXTREME_LOGITS)
-def test_cross_entropy_of_extreme_logits(logits, label, expected, dtype):
+def test_cross_entropy_of_extreme_logits(logits, label, expected, dtype: torch.dtype) -> None:
     loss = losses.softmax_cross_entropy()
     s = torch.tensor([logits], dtype=dtype)
     loss_B, tape = loss.forward(s, torch.tensor([label]))
@@ -168,7 +168,7 @@ def test_cross_entropy_of_extreme_logits(logits, label, expected, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scale", [0.1, 3, 60])
 @pytest.mark.parametrize("smoothing", [0, 0.1, 1])
-def test_loss_is_not_negative_and_its_gradient_is_bounded(dtype, scale, smoothing):
+def test_loss_is_not_negative_and_its_gradient_is_bounded(dtype: torch.dtype, scale, smoothing) -> None:
     seed, loss = 5, losses.softmax_cross_entropy(smoothing)
     s, labels = (scale * randn(seed, 64, 10)).to(dtype), torch.arange(64) % 10
     loss_B, tape = loss.forward(s, labels)
@@ -179,7 +179,7 @@ def test_loss_is_not_negative_and_its_gradient_is_bounded(dtype, scale, smoothin
     assert (d_s.double().norm(dim=1) <= math.sqrt(2) * (1 + torch.finfo(dtype).eps)).all()
 
 
-def test_label_smoothing_at_its_extremes():
+def test_label_smoothing_at_its_extremes() -> None:
     s, labels, upstream = randn(6, 4, 5), torch.tensor([0, 1, 4, 4]), randn(7, 4)
     none, full = losses.softmax_cross_entropy(0.0), losses.softmax_cross_entropy(1.0)
     loss_B, tape = none.forward(s, labels)
@@ -192,7 +192,7 @@ def test_label_smoothing_at_its_extremes():
     assert torch.equal(loss_B, full.forward(s, (labels + 1) % 5)[0]), "with full smoothing the label does not matter"
 
 
-def test_one_class_costs_nothing():
+def test_one_class_costs_nothing() -> None:
     loss = losses.softmax_cross_entropy()
     loss_B, tape = loss.forward(randn(8, 3, 1), torch.zeros(3, dtype=torch.int64))
     assert loss_B.tolist() == [0, 0, 0]
@@ -200,7 +200,7 @@ def test_one_class_costs_nothing():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_cross_entropy_is_convex_and_its_gradient_is_half_lipschitz(seed):
+def test_cross_entropy_is_convex_and_its_gradient_is_half_lipschitz(seed: int) -> None:
     loss, labels = losses.softmax_cross_entropy(), torch.arange(50) % 7
     a, b = 5 * randn(seed, 50, 7), 5 * randn(seed + 100, 50, 7)
     (loss_a, tape_a), (loss_b, tape_b) = loss.forward(a, labels), loss.forward(b, labels)
@@ -210,7 +210,7 @@ def test_cross_entropy_is_convex_and_its_gradient_is_half_lipschitz(seed):
     assert ((loss_a - loss_b).abs() <= math.sqrt(2) * (a - b).norm(dim=1) + 1e-12).all()
 
 
-def test_cross_entropy_shrinks_towards_a_perfect_prediction_and_grows_without_bound():
+def test_cross_entropy_shrinks_towards_a_perfect_prediction_and_grows_without_bound() -> None:
     loss = losses.softmax_cross_entropy()
     s = torch.zeros(6, 3, dtype=torch.float64)
     s[:, 0] = torch.tensor([0.0, 1, 10, 30, 100, 1000], dtype=torch.float64)
@@ -222,7 +222,7 @@ def test_cross_entropy_shrinks_towards_a_perfect_prediction_and_grows_without_bo
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "gelu"])
-def test_central_differences_tend_to_the_derivative_with_order_two(name):
+def test_central_differences_tend_to_the_derivative_with_order_two(name) -> None:
     z = torch.linspace(-2, 2, 9, dtype=torch.float64)
     _, saved = ACTIVATIONS[name].forward(z)
     derivative = ACTIVATIONS[name].backward(saved, torch.ones_like(z))
@@ -235,7 +235,7 @@ def test_central_differences_tend_to_the_derivative_with_order_two(name):
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
-def test_batch_sizes(batch):
+def test_batch_sizes(batch) -> None:
     x, labels, layers = randn(1, batch, 7), torch.zeros(batch, dtype=torch.int64), random_network((7, 4, 3))
     loss, activation = losses.softmax_cross_entropy(0.1, 0.1), ACTIVATIONS["tanh"]
     loss_B, tape = mlp_loss_forward(x, labels, layers, activation, loss)
@@ -250,7 +250,7 @@ def test_batch_sizes(batch):
     assert losses.mean_forward(loss_B).isnan() == (batch == 0)
 
 
-def test_a_batch_is_its_examples_one_by_one():
+def test_a_batch_is_its_examples_one_by_one() -> None:
     x, labels, layers, upstream = randn(1, 4, 7), torch.tensor([2, 0, 1, 1]), random_network((7, 5, 3)), randn(2, 4)
     loss, activation = losses.softmax_cross_entropy(), ACTIVATIONS["relu"]
 
@@ -265,7 +265,7 @@ def test_a_batch_is_its_examples_one_by_one():
             torch.testing.assert_close(whole.layers[layer][part], sum(one.layers[layer][part] for one in single))
 
 
-def test_inputs_and_upstream_gradients_are_not_changed():
+def test_inputs_and_upstream_gradients_are_not_changed() -> None:
     x, layers, labels, upstream = randn(1, 4, 7), random_network((7, 5, 3)), torch.tensor([2, 0, 1, 1]), randn(2, 4)
     tensors = [x, labels, upstream, *(tensor for layer in layers for tensor in layer)]
     before = [tensor.clone() for tensor in tensors]
@@ -276,7 +276,7 @@ def test_inputs_and_upstream_gradients_are_not_changed():
     assert all(torch.equal(now, then) for now, then in zip(tensors, before, strict=True))
 
 
-def test_dense_backward_of_non_contiguous_tensors():
+def test_dense_backward_of_non_contiguous_tensors() -> None:
     x, weight, d_z = randn(1, 7, 5).T, randn(2, 8, 7)[::2], randn(3, 1, 4).expand(5, 4)
     _, tape = dense_forward(x, weight)
     found = dense_backward(tape, d_z)
@@ -285,7 +285,7 @@ def test_dense_backward_of_non_contiguous_tensors():
         torch.testing.assert_close(strided, contiguous)
 
 
-def test_mlp_backward_is_the_vjp_of_its_forward():
+def test_mlp_backward_is_the_vjp_of_its_forward() -> None:
     """⟨g, J v⟩ by a central difference equals ⟨v, Jᵀ g⟩, for a random direction in the inputs and all parameters."""
     x, layers, g, step = randn(1, 3, 7), random_network((7, 5, 4, 3)), randn(2, 3, 3), 1e-6
     v_x, v_layers = randn(3, 3, 7), [(randn(4, *w.shape), randn(5, *b.shape)) for w, b in layers]

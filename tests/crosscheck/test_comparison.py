@@ -26,7 +26,7 @@ def rounded_differently(baseline, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
-def test_accepts_rounding(shape, dtype, scale):
+def test_accepts_rounding(shape, dtype: torch.dtype, scale) -> None:
     for seed in SEEDS:
         exact, baseline = exact_and_baseline(seed, shape, dtype, scale)
         divergence = compare("w", rounded_differently(baseline, seed), exact, baseline)
@@ -68,7 +68,7 @@ FAULTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(128, 784), (17, 5), (10,)])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_refuses(fault, shape, dtype):
+def test_refuses(fault, shape, dtype: torch.dtype) -> None:
     for seed in SEEDS:
         exact, baseline = exact_and_baseline(seed, shape, dtype)
         divergence = compare("w", FAULTS[fault](rounded_differently(baseline, seed)), exact, baseline)
@@ -77,26 +77,26 @@ def test_refuses(fault, shape, dtype):
 
 
 @pytest.mark.parametrize("fault", ["sign", "zero", "shifted by one", "one element NaN", "one element inf"])
-def test_refuses_in_bfloat16(fault):
+def test_refuses_in_bfloat16(fault) -> None:
     exact, baseline = exact_and_baseline(0, (17, 5), torch.bfloat16)
     assert not compare("w", FAULTS[fault](rounded_differently(baseline, 0)), exact, baseline).passed
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_bad_baseline_loosens_the_tolerance_to_its_own_error_and_no_further(seed):
+def test_a_bad_baseline_loosens_the_tolerance_to_its_own_error_and_no_further(seed: int) -> None:
     exact, baseline = exact_and_baseline(seed, (30, 20))
     worse = baseline * (1 + 1e-3)
     assert compare("w", baseline * (1 - 5e-3), exact, worse).passed
     assert not compare("w", baseline * (1 - 2e-2), exact, worse).passed
 
 
-def test_a_baseline_that_overflowed_excuses_nothing():
+def test_a_baseline_that_overflowed_excuses_nothing() -> None:
     exact, baseline = exact_and_baseline(0, (4, 3))
     baseline[0, 0] = math.inf
     assert not compare("w", -exact.float(), exact, baseline).passed
 
 
-def test_magnitude_says_what_rounding_is_relative_to():
+def test_magnitude_says_what_rounding_is_relative_to() -> None:
     """A difference of two numbers near 1000: 6e-5 is one unit in the last place of them, not of the result."""
     exact = torch.tensor(1e-3, dtype=torch.float64)
     ours, baseline = torch.tensor(1e-3 + 6e-5), torch.tensor(1e-3)
@@ -105,7 +105,7 @@ def test_magnitude_says_what_rounding_is_relative_to():
     assert not compare("loss", ours + 0.01, exact, baseline, magnitude=1000.0).passed
 
 
-def test_names_the_place_and_both_values():
+def test_names_the_place_and_both_values() -> None:
     exact, baseline = exact_and_baseline(3, (4, 3))
     ours = baseline.clone()
     ours[2, 1] = 12.25
@@ -120,7 +120,7 @@ def test_names_the_place_and_both_values():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_names_the_place_that_is_not_finite(value):
+def test_names_the_place_that_is_not_finite(value) -> None:
     exact, baseline = exact_and_baseline(4, (4, 3))
     ours = baseline.clone()
     ours[0, 0] += 1000
@@ -130,14 +130,14 @@ def test_names_the_place_that_is_not_finite(value):
     assert f"b[1, 2]: hand-written {value}" in str(divergence)
 
 
-def test_a_scalar_has_no_index():
+def test_a_scalar_has_no_index() -> None:
     divergence = compare("loss", torch.tensor(2.0), torch.tensor(1.0, dtype=torch.float64), torch.tensor(1.0))
     assert not divergence.passed
     assert str(divergence).startswith("loss: hand-written 2, reference 1 ")
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0)])
-def test_nothing_is_equal_to_nothing(shape):
+def test_nothing_is_equal_to_nothing(shape) -> None:
     divergence = compare("w", torch.empty(shape), torch.empty(shape, dtype=torch.float64), torch.empty(shape))
     assert divergence == Divergence("w", 0.0, 0.0, (), 0.0, 0.0)
     assert divergence.passed
@@ -145,7 +145,7 @@ def test_nothing_is_equal_to_nothing(shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_zero_is_compared_absolutely(dtype):
+def test_zero_is_compared_absolutely(dtype: torch.dtype) -> None:
     exact, zero = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, 3, dtype=dtype)
     assert compare("w", zero, exact, zero).passed
     assert compare("w", zero, exact, zero).share == 0
@@ -158,14 +158,14 @@ def test_zero_is_compared_absolutely(dtype):
         assert divergence.index == (1, 1)
 
 
-def test_subnormal_numbers_may_be_flushed_but_not_invented():
+def test_subnormal_numbers_may_be_flushed_but_not_invented() -> None:
     exact = torch.full((4, 3), 1e-40, dtype=torch.float64)
     assert compare("w", torch.zeros(4, 3), exact, exact.float()).passed
     assert compare("w", exact.float(), exact, torch.zeros(4, 3)).passed
     assert not compare("w", torch.full((4, 3), 1e-30), exact, exact.float()).passed
 
 
-def test_share_is_the_part_of_the_allowance_that_was_used():
+def test_share_is_the_part_of_the_allowance_that_was_used() -> None:
     assert Divergence("w", 1.0, 4.0, (), 0.0, 0.0).share == 0.25
     assert Divergence("w", 0.0, 0.0, (), 0.0, 0.0).share == 0
     assert Divergence("w", 1.0, 0.0, (), 0.0, 0.0).share == math.inf
@@ -174,7 +174,7 @@ def test_share_is_the_part_of_the_allowance_that_was_used():
     assert not Divergence("w", math.nan, 1.0, (), 0.0, 0.0).passed
 
 
-def test_the_arguments_are_left_alone():
+def test_the_arguments_are_left_alone() -> None:
     exact, baseline = exact_and_baseline(0, (4, 3))
     ours = baseline.clone().requires_grad_()
     copies = [t.detach().clone() for t in (ours, exact, baseline)]
@@ -183,12 +183,12 @@ def test_the_arguments_are_left_alone():
         assert torch.equal(tensor, copy)
 
 
-def test_shapes_must_agree():
+def test_shapes_must_agree() -> None:
     with pytest.raises(AssertionError):
         compare("w", torch.zeros(2), torch.zeros(3, dtype=torch.float64), torch.zeros(2))
 
 
-def test_a_reference_of_nothing_but_zeros_gives_a_number_that_can_be_drawn():
+def test_a_reference_of_nothing_but_zeros_gives_a_number_that_can_be_drawn() -> None:
     zeros = torch.zeros(3, 4, dtype=torch.float64)
     ours = torch.full((3, 4), 1e-3)
     alone, beside_terms = compare("w", ours, zeros, ours * 0), compare("w", ours, zeros, ours * 0, magnitude=100.0)

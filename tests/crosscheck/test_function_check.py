@@ -3,20 +3,21 @@
 import math
 import re
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from crosscheck_cases import ACTIVATIONS, plain_loss
 from torch.autograd import Function
 
+from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.crosscheck import FunctionReport, GradientMismatch, check_function
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.function_check import GRADCHECK_NUMBERS, RULES
-from lean_mnist.crosscheck.reference import NetworkLoss
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import functional
+from tests.support.crosscheck_cases import ACTIVATIONS, plain_loss
 
 SEED = 5
 NAMES = ("x", "weight", "bias")
@@ -72,7 +73,7 @@ FACES = {name: rest for name, *rest in faces()}
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FACES)
-def test_our_own_functions_pass(name, dtype):
+def test_our_own_functions_pass(name, dtype: torch.dtype) -> None:
     function, reference, shapes = FACES[name]
     report = check_function(function, reference, leaves(*shapes, dtype=dtype), seed=SEED)
     assert report.ok, report
@@ -93,13 +94,13 @@ def fused(backward_of, **options):
 
     class FusedLinearReLU(Function):
         @staticmethod
-        def forward(ctx, x, weight, bias):
+        def forward(ctx: Any, x, weight, bias):
             h = torch.addmm(bias, x, weight.T).clamp(min=0)
             ctx.save_for_backward(x, weight, h)
             return h
 
         @staticmethod
-        def backward(ctx, g):
+        def backward(ctx: Any, g):
             return tuple(backward_of(*ctx.saved_tensors, g))
 
     return FusedLinearReLU.apply
@@ -187,7 +188,7 @@ def wrong_inputs(report):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_right_function_passes(shape, dtype):
+def test_a_right_function_passes(shape, dtype: torch.dtype) -> None:
     for seed in range(2):
         inputs = leaves(*SHAPES[shape], seed=seed, dtype=dtype)
         report = check_function(fused(right), plain_linear_relu, inputs, names=NAMES, seed=seed)
@@ -197,7 +198,7 @@ def test_a_right_function_passes(shape, dtype):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_found_and_the_input_named(bug, shape):
+def test_planted_bugs_are_found_and_the_input_named(bug, shape) -> None:
     backward_of, wrong = BUGS[bug]
     skip = [rule for rule in RULES if rule != "gradient"] if shape == "large" else []  # the others ask at one shape
     inputs = leaves(*SHAPES[shape])
@@ -210,7 +211,7 @@ def test_planted_bugs_are_found_and_the_input_named(bug, shape):
 
 
 @pytest.mark.parametrize("bug", ["only the sign of the upstream gradient", "special branch for ones"])
-def test_an_upstream_gradient_of_ones_would_not_show_it(bug):
+def test_an_upstream_gradient_of_ones_would_not_show_it(bug) -> None:
     """The control: these two are why upstream gradients are random."""
     function, inputs = fused(BUGS[bug][0]), leaves(*SHAPES["rectangular"])
     found = torch.autograd.grad(function(*inputs).sum(), inputs)
@@ -219,7 +220,7 @@ def test_an_upstream_gradient_of_ones_would_not_show_it(bug):
         torch.testing.assert_close(a, b)
 
 
-def test_a_wrong_forward_is_named():
+def test_a_wrong_forward_is_named() -> None:
     wrong = lambda x, weight, bias: fused(right)(x, weight, bias) + 1e-3  # noqa: E731
     report = check_function(wrong, plain_linear_relu, leaves(*SHAPES["rectangular"]), seed=SEED)
     assert not report.ok
@@ -227,7 +228,7 @@ def test_a_wrong_forward_is_named():
     assert wrong_inputs(report) == set()
 
 
-def test_a_function_that_returns_nan():
+def test_a_function_that_returns_nan() -> None:
     report = check_function(
         lambda x: fused(right)(x, torch.ones(6, 3).to(x), torch.zeros(6).to(x)) * math.nan,
         lambda x: plain_linear_relu(x, torch.ones(6, 3).to(x), torch.zeros(6).to(x)),
@@ -240,7 +241,7 @@ def test_a_function_that_returns_nan():
     assert "nan" in str(report)
 
 
-def test_the_report_in_words():
+def test_the_report_in_words() -> None:
     inputs = leaves(*SHAPES["rectangular"])
     report = check_function(fused(BUGS["factor 2"][0]), plain_linear_relu, inputs, names=NAMES, seed=11)
     first, *lines = str(report).splitlines()
@@ -266,7 +267,7 @@ def test_the_report_in_words():
 
 @pytest.mark.parametrize("gradcheck", ["passed", "not run: too large", "failed: Jacobian mismatch"])
 @pytest.mark.parametrize("wrong", [None, "output", "gradient"])
-def test_ok(gradcheck, wrong):
+def test_ok(gradcheck, wrong) -> None:
     fine, off = Divergence("fine", 0.0, 0.0, (), 0.0, 0.0), Divergence("off", 1.0, 0.1, (), 1.0, 0.0)
     outputs, gradients = (off if wrong == "output" else fine,), (fine, off if wrong == "gradient" else fine)
     report = FunctionReport(outputs, gradients, gradcheck, 0)
@@ -287,13 +288,13 @@ def test_ok(gradcheck, wrong):
     [[], [1.0, "a"], [torch.ones(7, 3)], [torch.arange(3), None]],
     ids=["none", "no tensors", "no requires_grad", "integers"],
 )
-def test_some_input_must_require_a_gradient(inputs):
+def test_some_input_must_require_a_gradient(inputs) -> None:
     with pytest.raises(ArgumentError, match=r"inputs: expected at least one floating tensor with requires_grad"):
         check_function(lambda *_: torch.ones(()), lambda *_: torch.ones(()), inputs, seed=SEED)
 
 
 @pytest.mark.parametrize("names", [(), ("x",), ("x", "weight", "bias", "more")])
-def test_one_name_an_input(names):
+def test_one_name_an_input(names) -> None:
     with pytest.raises(ArgumentError, match=rf"names: expected 3, one an input, found {len(names)}"):
         check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), names=names, seed=SEED)
 
@@ -303,14 +304,14 @@ def test_one_name_an_input(names):
     [lambda x: x.sum(0), lambda x: x.T * 1, lambda x: (x * 1, x * 2), lambda x: (x * 2)[:, :, None]],
     ids=["summed", "transposed", "one output more", "one dimension more"],
 )
-def test_outputs_must_have_the_references_shapes(other):
+def test_outputs_must_have_the_references_shapes(other) -> None:
     with pytest.raises(
         ArgumentError, match=r"function: expected outputs of the reference's shapes \[\(7, 3\)\], found"
     ):
         check_function(other, lambda x: x * 2, leaves((7, 3)), seed=SEED)
 
 
-def test_some_output_must_depend_on_an_input():
+def test_some_output_must_depend_on_an_input() -> None:
     with pytest.raises(ArgumentError, match="function: expected an output that depends on an input"):
         check_function(lambda x: (2 * x).detach(), lambda x: 2 * x, leaves((7, 3)), seed=SEED)
     with pytest.raises(ArgumentError, match="reference: expected an output that depends on an input"):
@@ -324,20 +325,20 @@ def test_some_output_must_depend_on_an_input():
 
 class SinCos(Function):
     @staticmethod
-    def forward(ctx, x, times):
+    def forward(ctx: Any, x, times):
         ctx.save_for_backward(x)
         ctx.times = times
         return torch.sin(times * x), torch.cos(times * x)
 
     @staticmethod
-    def backward(ctx, d_sin, d_cos):
+    def backward(ctx: Any, d_sin, d_cos):
         (x,) = ctx.saved_tensors
         return ctx.times * (d_sin * torch.cos(ctx.times * x) - d_cos * torch.sin(ctx.times * x)), None
 
 
 class SinCosWithoutFanOut(SinCos):
     @staticmethod
-    def backward(ctx, d_sin, d_cos):
+    def backward(ctx: Any, d_sin, d_cos):
         (x,) = ctx.saved_tensors
         return ctx.times * d_sin * torch.cos(ctx.times * x), None
 
@@ -346,7 +347,7 @@ def sin_cos(x, times):
     return torch.sin(times * x), torch.cos(times * x)
 
 
-def test_several_outputs_and_arguments_that_are_no_tensors():
+def test_several_outputs_and_arguments_that_are_no_tensors() -> None:
     inputs = [*leaves((4, 3)), 3]
     report = check_function(SinCos.apply, sin_cos, inputs, names=["x", "times"], seed=SEED)
     assert report.ok, report
@@ -356,13 +357,13 @@ def test_several_outputs_and_arguments_that_are_no_tensors():
     assert wrong_inputs(wrong) == {"x"}
 
 
-def test_an_output_whose_gradient_is_cut_off_fails():
+def test_an_output_whose_gradient_is_cut_off_fails() -> None:
     report = check_function(lambda x: (2 * x, (3 * x).detach()), lambda x: (2 * x, 3 * x), leaves((4, 3)), seed=SEED)
     assert not report.ok
     assert wrong_inputs(report) == {"input 0"}
 
 
-def test_an_input_that_is_not_used_has_a_gradient_of_zero():
+def test_an_input_that_is_not_used_has_a_gradient_of_zero() -> None:
     unused = lambda x, w: 2 * x  # noqa: E731
     assert check_function(unused, lambda x, w: 2 * x + 0 * w, leaves((4, 3), (4, 3)), seed=SEED).ok
     report = check_function(
@@ -371,7 +372,7 @@ def test_an_input_that_is_not_used_has_a_gradient_of_zero():
     assert wrong_inputs(report) == {"input 1"}
 
 
-def test_integer_tensors_and_inputs_without_a_gradient_are_passed_on():
+def test_integer_tensors_and_inputs_without_a_gradient_are_passed_on() -> None:
     (logits,) = leaves((5, 4))
     weights = torch.ones(5)
     report = check_function(
@@ -386,18 +387,18 @@ def test_integer_tensors_and_inputs_without_a_gradient_are_passed_on():
     assert report.gradcheck == "passed"
 
 
-def test_outputs_that_are_lists_or_hold_integers():
+def test_outputs_that_are_lists_or_hold_integers() -> None:
     report = check_function(lambda x: [2 * x, x.argmax(1)], lambda x: [x + x, x.argmax(1)], leaves((4, 3)), seed=SEED)
     assert report.ok, report
     assert len(report.outputs) == 1
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (1, 1), (2, 3, 4)])
-def test_shapes(shape):
+def test_shapes(shape) -> None:
     assert check_function(functional.tanh, torch.tanh, leaves(shape), seed=SEED).ok
 
 
-def test_inputs_that_are_not_leaves_or_not_contiguous():
+def test_inputs_that_are_not_leaves_or_not_contiguous() -> None:
     (x,) = leaves((6, 4))
     for view in (x * 2, x.T, x[::2], x[:1].expand(5, 4)):
         report = check_function(functional.gelu, F.gelu, [view], seed=SEED)
@@ -405,13 +406,13 @@ def test_inputs_that_are_not_leaves_or_not_contiguous():
     assert x.grad is None
 
 
-def test_within_no_grad():
+def test_within_no_grad() -> None:
     with torch.no_grad():
         assert check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), seed=SEED).ok
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError])
-def test_a_function_that_refuses_float64_is_still_compared(error):
+def test_a_function_that_refuses_float64_is_still_compared(error) -> None:
     def single_only(backward_of):
         def function(x, weight, bias):
             if x.dtype != torch.float32:
@@ -427,7 +428,7 @@ def test_a_function_that_refuses_float64_is_still_compared(error):
     assert not check_function(single_only(BUGS["scale 1.001"][0]), plain_linear_relu, inputs, seed=SEED).ok
 
 
-def test_a_function_that_computes_in_float32_whatever_it_is_given():
+def test_a_function_that_computes_in_float32_whatever_it_is_given() -> None:
     """As many kernels do. Finite differences of it are noise, which says nothing about its gradient."""
 
     def kernel(backward_of):
@@ -439,7 +440,7 @@ def test_a_function_that_computes_in_float32_whatever_it_is_given():
     assert report.ok, report
 
 
-def test_a_right_function_at_its_kink():
+def test_a_right_function_at_its_kink() -> None:
     """Zero inputs are common (black pixels, zero biases), and there finite differences see half of each side."""
     (z,) = leaves((4, 3))
     with torch.no_grad():
@@ -448,7 +449,7 @@ def test_a_right_function_at_its_kink():
     assert report.ok, report
 
 
-def test_a_backward_that_raises_is_not_taken_for_one_that_refuses_float64():
+def test_a_backward_that_raises_is_not_taken_for_one_that_refuses_float64() -> None:
     def raises_without_upstream(x, weight, h, g):
         if not bool(g.any()):  # gradcheck tries an upstream gradient of zero
             raise RuntimeError("the upstream gradient must not be zero")
@@ -460,7 +461,7 @@ def test_a_backward_that_raises_is_not_taken_for_one_that_refuses_float64():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_upstream_gradient_that_is_overwritten_does_not_spoil_the_reference(dtype):
+def test_an_upstream_gradient_that_is_overwritten_does_not_spoil_the_reference(dtype: torch.dtype) -> None:
     def overwrites(x, weight, h, g):
         gradients = right(x, weight, h, g.clone())
         g.mul_(2)
@@ -475,7 +476,7 @@ def test_an_upstream_gradient_that_is_overwritten_does_not_spoil_the_reference(d
 
 
 @pytest.mark.parametrize(("numbers", "run"), [(GRADCHECK_NUMBERS, True), (GRADCHECK_NUMBERS + 1, False)])
-def test_gradcheck_is_not_run_beyond_the_limit(numbers, run):
+def test_gradcheck_is_not_run_beyond_the_limit(numbers, run) -> None:
     calls = []
 
     def function(x):
@@ -490,7 +491,7 @@ def test_gradcheck_is_not_run_beyond_the_limit(numbers, run):
         assert report.gradcheck == "not run: 2,001 numbers, more than the 2,000 that finite differences suit"
 
 
-def test_only_numbers_that_are_checked_count():
+def test_only_numbers_that_are_checked_count() -> None:
     (x,) = leaves((3,))
     big = torch.ones(5000)
     assert (
@@ -498,7 +499,7 @@ def test_only_numbers_that_are_checked_count():
     )
 
 
-def test_gradcheck_catches_what_a_wrong_reference_hides():
+def test_gradcheck_catches_what_a_wrong_reference_hides() -> None:
     wrong = fused(BUGS["factor 2"][0])
     report = check_function(wrong, wrong, leaves(*SHAPES["rectangular"]), seed=SEED)
     assert wrong_inputs(report) == set()
@@ -509,7 +510,7 @@ def test_gradcheck_catches_what_a_wrong_reference_hides():
 # What must not change, and what must.
 
 
-def test_the_callers_tensors_are_left_alone():
+def test_the_callers_tensors_are_left_alone() -> None:
     inputs = leaves(*SHAPES["rectangular"])
     for tensor in inputs:
         tensor.grad = torch.full_like(tensor, 7.0)
@@ -529,7 +530,7 @@ def test_the_callers_tensors_are_left_alone():
         assert tensor.is_leaf
 
 
-def test_a_function_that_writes_into_its_inputs_cannot_reach_the_callers():
+def test_a_function_that_writes_into_its_inputs_cannot_reach_the_callers() -> None:
     def writes(x):
         result = torch.tanh(x)
         x.data.zero_()
@@ -541,7 +542,7 @@ def test_a_function_that_writes_into_its_inputs_cannot_reach_the_callers():
     assert torch.equal(x, before)
 
 
-def test_the_same_seed_gives_the_same_report():
+def test_the_same_seed_gives_the_same_report() -> None:
     inputs = leaves(*SHAPES["rectangular"])
     wrong = fused(BUGS["scale 1.001"][0])
     reports = [check_function(wrong, plain_linear_relu, inputs, seed=seed) for seed in (1, 1, 2)]
@@ -550,7 +551,7 @@ def test_the_same_seed_gives_the_same_report():
     assert [report.seed for report in reports] == [1, 1, 2]
 
 
-def test_without_a_seed_a_fresh_one_that_the_report_tells():
+def test_without_a_seed_a_fresh_one_that_the_report_tells() -> None:
     inputs = leaves(*SHAPES["rectangular"])
     options = {"skip": [rule for rule in RULES if rule != "gradient"]}
     wrong = fused(BUGS["scale 1.001"][0])
@@ -560,7 +561,7 @@ def test_without_a_seed_a_fresh_one_that_the_report_tells():
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_the_callers_random_numbers_are_left_alone(seed):
+def test_the_callers_random_numbers_are_left_alone(seed: int) -> None:
     torch.manual_seed(SEED)
     before = torch.get_rng_state()
     check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), seed=seed)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lean_mnist.crosscheck.steps.record import REMEMBERED
+from lean_mnist.audit.steps.record import REMEMBERED
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.batches import KEPT, Batches
 from lean_mnist.data.datasets import Split, load_dataset

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from generalization_mnist import mnist_folder
 
 from lean_mnist import certify as command
 from lean_mnist.command_line import run_command
@@ -29,6 +28,7 @@ from lean_mnist.generalization.ledger import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
+from tests.support.generalization_mnist import mnist_folder
 
 
 class Result(NamedTuple):

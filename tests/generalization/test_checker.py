@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from certificate_cases import CLASSES, random_data, random_network, rejection, small_certificate, written
 
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificate import certify
 from lean_mnist.generalization.ledger import SplitHistory
+from tests.support.certificate_cases import CLASSES, random_data, random_network, rejection, small_certificate, written
 
 FILES = ("certificate.json", "certificate.weights", "certificate.images.idx", "certificate.labels.idx")
 

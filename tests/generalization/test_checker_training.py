@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from certificate_cases import random_data, rejection
-from test_checker import altered_value, leaves
-from test_pacbayes import moved
 
 from lean_mnist import certify
 from lean_mnist.errors import BoundError, CertificateError, ConfigError
@@ -25,6 +22,9 @@ from lean_mnist.generalization.pacbayes.certificate import certify_posterior
 from lean_mnist.generalization.quantize import quantize_layers
 from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
 from lean_mnist.generalization.training_certificate import FILE, TrainingCertificate
+from tests.generalization.test_checker import altered_value, leaves
+from tests.generalization.test_pacbayes import moved
+from tests.support.certificate_cases import random_data, rejection
 
 DRAWS = 45
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from certificate_cases import random_data, rejection
 from torch.distributions import Normal
 
 from lean_mnist import pacbayes as command
@@ -30,6 +29,7 @@ from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.run import run
 from lean_mnist.generalization.pacbayes.training import Recipe, train
 from lean_mnist.pacbayes import PacBayesConfig
+from tests.support.certificate_cases import random_data, rejection
 
 UNIT = Normalization("unit", 0.0, 255.0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lean_mnist.crosscheck.training_check import TrainingCheck
+from lean_mnist.audit.training_check import TrainingCheck
 from lean_mnist.data.datasets import Dataset, load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, ConfigError, HealthError

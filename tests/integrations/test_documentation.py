@@ -43,7 +43,7 @@ LOOPS = {
 )
 @pytest.mark.parametrize("right", [False, True])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_the_loops(loop, right, tmp_path, monkeypatch):
+def test_the_loops(loop, right, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, package, message = LOOPS[loop]
     if package is not None:
         with warnings.catch_warnings():
@@ -60,7 +60,7 @@ def test_the_loops(loop, right, tmp_path, monkeypatch):
             exec(code, names)
 
 
-def test_the_fixture(gradient_check):
+def test_the_fixture(gradient_check) -> None:
     names = {}
     exec(MODEL + block("def test_backward"), names)
     with pytest.raises(pytest.fail.Exception, match="FAILED  finite differences, input 0"):

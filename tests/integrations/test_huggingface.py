@@ -1,14 +1,15 @@
 """``GradientMonitorCallback`` inside the Hugging Face trainer."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
-from integrations_models import SwitchedRMSNorm, checked_steps, equal, examples, hooks, network, weights
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lean_mnist.errors import GradientMismatch
+from tests.support.integrations_models import SwitchedRMSNorm, checked_steps, equal, examples, hooks, network, weights
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what a package says of its own imports is not about us
@@ -23,7 +24,7 @@ STEPS, BATCH = 6, 4
 class Net(nn.Module):
     """Gives its loss, as the trainer expects. Its norm's backward is right for the first ``right_for`` batches."""
 
-    def __init__(self, right_for=100):
+    def __init__(self, right_for=100) -> None:
         super().__init__()
         self.body, self.right_for, self.batches = network(), right_for, 0
 
@@ -36,7 +37,7 @@ class Net(nn.Module):
 
 
 class Examples(torch.utils.data.Dataset):
-    def __init__(self, number):
+    def __init__(self, number) -> None:
         self.x, self.labels = examples(number)
 
     def __len__(self):
@@ -47,7 +48,7 @@ class Examples(torch.utils.data.Dataset):
 
 
 @pytest.fixture
-def trainer(tmp_path, monkeypatch):
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", False)
 
     def make(net, *callbacks, **options):
@@ -67,7 +68,7 @@ def trainer(tmp_path, monkeypatch):
     return make
 
 
-def test_a_right_backward_trains_on_unhindered(trainer):
+def test_a_right_backward_trains_on_unhindered(trainer) -> None:
     alone, watched, callback = Net(), Net(), GradientMonitorCallback(every=2)
     trainer(alone).train()
     watching = trainer(watched, callback)
@@ -80,12 +81,12 @@ def test_a_right_backward_trains_on_unhindered(trainer):
 
 
 @pytest.mark.parametrize("right_for", [0, 4])
-def test_a_wrong_backward_stops_before_the_optimizer(trainer, right_for):
+def test_a_wrong_backward_stops_before_the_optimizer(trainer, right_for) -> None:
     net, callback = Net(right_for), GradientMonitorCallback(every=4)
     before = []
 
     class Before(transformers.TrainerCallback):
-        def on_step_begin(self, *arguments, model, **others):
+        def on_step_begin(self, *arguments, model, **others) -> None:
             before[:] = weights(model)
 
     stopped = trainer(net, callback, Before())
@@ -98,7 +99,7 @@ def test_a_wrong_backward_stops_before_the_optimizer(trainer, right_for):
 
 
 @pytest.mark.parametrize("right_for", [100, 3])
-def test_accumulated_gradients(trainer, right_for):
+def test_accumulated_gradients(trainer, right_for) -> None:
     alone, watched, callback = Net(), Net(right_for), GradientMonitorCallback(every=3)
     watching = trainer(watched, callback, gradient_accumulation_steps=2)
     if right_for == 3:  # the second half of the second step
@@ -112,7 +113,7 @@ def test_accumulated_gradients(trainer, right_for):
         assert equal(weights(alone), weights(watched))
 
 
-def test_evaluation_does_not_count(trainer):
+def test_evaluation_does_not_count(trainer) -> None:
     callback = GradientMonitorCallback(every=2)
     watching = trainer(Net(), callback, eval_strategy="steps", eval_steps=1)
     watching.train()
@@ -120,7 +121,7 @@ def test_evaluation_does_not_count(trainer):
     assert callback.monitor.forwards == STEPS
 
 
-def test_mixed_precision(trainer):
+def test_mixed_precision(trainer) -> None:
     callback = GradientMonitorCallback(every=3)
     trainer(Net(), callback, bf16=True).train()
     assert checked_steps(callback.monitor) == [0, 3]
@@ -129,9 +130,9 @@ def test_mixed_precision(trainer):
         trainer(Net(right_for=0), GradientMonitorCallback(), bf16=True).train()
 
 
-def test_after_another_exception_it_is_for_the_caller_to_detach(trainer):
+def test_after_another_exception_it_is_for_the_caller_to_detach(trainer) -> None:
     class Interrupted(transformers.TrainerCallback):
-        def on_step_end(self, *arguments, **others):
+        def on_step_end(self, *arguments, **others) -> None:
             raise KeyboardInterrupt
 
     net, callback = Net(), GradientMonitorCallback()
@@ -142,7 +143,7 @@ def test_after_another_exception_it_is_for_the_caller_to_detach(trainer):
     assert hooks(net) == 0
 
 
-def test_a_second_training_begins_anew(trainer):
+def test_a_second_training_begins_anew(trainer) -> None:
     net, callback = Net(), GradientMonitorCallback(every=4)
     again = trainer(net, callback)
     again.train()

@@ -4,7 +4,11 @@ import warnings
 
 import pytest
 import torch
-from integrations_models import (
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lean_mnist.errors import GradientMismatch
+from tests.support.integrations_models import (
     CLASSES,
     WIDTH,
     Norm,
@@ -16,10 +20,6 @@ from integrations_models import (
     network,
     weights,
 )
-from torch import nn
-from torch.nn.functional import cross_entropy
-
-from lean_mnist.errors import GradientMismatch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what a package says of its own imports is not about us
@@ -37,7 +37,7 @@ BATCHES, BATCH = 6, 4
 class Net(L.LightningModule):
     """Its norm's backward is right for the first ``right_for`` batches."""
 
-    def __init__(self, right_for=100, manual=False):
+    def __init__(self, right_for=100, manual=False) -> None:
         super().__init__()
         self.body, self.right_for = network(), right_for
         self.automatic_optimization = not manual
@@ -77,12 +77,12 @@ def fit(net, *callbacks, validation=None, **options):
 
 
 @pytest.fixture(autouse=True)
-def right_again(monkeypatch):
+def right_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", False)
 
 
 @pytest.mark.parametrize("manual", [False, True])
-def test_a_right_backward_trains_on_unhindered(manual):
+def test_a_right_backward_trains_on_unhindered(manual) -> None:
     alone, watched, callback = Net(manual=manual), Net(manual=manual), GradientMonitorCallback(every=2)
     fit(alone)
     assert fit(watched, callback).global_step == BATCHES
@@ -94,7 +94,7 @@ def test_a_right_backward_trains_on_unhindered(manual):
 
 @pytest.mark.parametrize("manual", [False, True])
 @pytest.mark.parametrize("right_for", [0, 4])
-def test_a_wrong_backward_stops_before_the_optimizer(manual, right_for):
+def test_a_wrong_backward_stops_before_the_optimizer(manual, right_for) -> None:
     alone, watched = Net(manual=manual), Net(right_for, manual)
     fit(alone, max_steps=right_for)
     callback = GradientMonitorCallback(every=4)
@@ -106,7 +106,7 @@ def test_a_wrong_backward_stops_before_the_optimizer(manual, right_for):
 
 
 @pytest.mark.parametrize("right_for", [100, 3])
-def test_accumulated_gradients(right_for):
+def test_accumulated_gradients(right_for) -> None:
     alone, watched, callback = Net(), Net(right_for), GradientMonitorCallback(every=3)
     if right_for == 3:  # the second half of the second step
         fit(alone, max_steps=1, accumulate_grad_batches=2)
@@ -120,7 +120,7 @@ def test_accumulated_gradients(right_for):
 
 
 class TwoParts(Net):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.head = nn.Sequential(nn.Linear(CLASSES, WIDTH), Norm(), nn.Linear(WIDTH, CLASSES))
 
@@ -129,7 +129,7 @@ class TwoParts(Net):
         return cross_entropy(self.head(self.body(x)), y)
 
 
-def test_every_counts_batches_whatever_parts_are_called():
+def test_every_counts_batches_whatever_parts_are_called() -> None:
     net, callback = TwoParts(), GradientMonitorCallback(every=2)
     fit(net, callback)
     checked_steps(callback.monitor)
@@ -137,21 +137,21 @@ def test_every_counts_batches_whatever_parts_are_called():
 
 
 class Validated(Net):
-    def validation_step(self, batch, number):
+    def validation_step(self, batch, number) -> None:
         with torch.inference_mode(False), torch.enable_grad():  # as where the prediction is a force, a gradient itself
             x, y = batch
             cross_entropy(self.body(x.clone()), y).backward()
             self.zero_grad()
 
 
-def test_validation_does_not_count():
+def test_validation_does_not_count() -> None:
     net, callback = Validated(), GradientMonitorCallback(every=2)
     fit(net, callback, validation=batches(2), val_check_interval=2)
     assert len(checked_steps(callback.monitor)) == 3
     assert callback.monitor.forwards == BATCHES + 2 * 3 + 2  # and two of the sanity check
 
 
-def test_mixed_precision():
+def test_mixed_precision() -> None:
     net, callback = Net(), GradientMonitorCallback(every=3)
     fit(net, callback, precision="bf16-mixed")
     assert checked_steps(callback.monitor) == [0, 3]
@@ -161,7 +161,7 @@ def test_mixed_precision():
 
 
 class Interrupted(Net):
-    def __init__(self, error):
+    def __init__(self, error) -> None:
         super().__init__()
         self.error = error
 
@@ -172,7 +172,7 @@ class Interrupted(Net):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_it_detaches_when_something_else_goes_wrong(error):
+def test_it_detaches_when_something_else_goes_wrong(error) -> None:
     net, callback = Interrupted(error), GradientMonitorCallback()
     with pytest.raises((ValueError, SystemExit)):  # Lightning's way to end at Ctrl-C
         fit(net, callback)
@@ -180,7 +180,7 @@ def test_it_detaches_when_something_else_goes_wrong(error):
     assert hooks(net) == 0
 
 
-def test_a_second_fit_begins_anew():
+def test_a_second_fit_begins_anew() -> None:
     net, callback = Net(), GradientMonitorCallback(every=4)
     fit(net, callback)
     first = callback.monitor

@@ -8,7 +8,8 @@ from importlib.metadata import distributions
 
 import pytest
 import torch
-from integrations_models import WIDTH, SwitchedRMSNorm
+
+from tests.support.integrations_models import WIDTH, SwitchedRMSNorm
 
 pytest_plugins = ["pytester"]
 
@@ -43,7 +44,7 @@ def test_wrong(gradient_check, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_the_fixture(gradient_check, monkeypatch, wrong):
+def test_the_fixture(gradient_check, monkeypatch: pytest.MonkeyPatch, wrong) -> None:
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", wrong)
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(shape, generator=generator, requires_grad=True) for shape in ((5, WIDTH), (WIDTH,)))
@@ -58,7 +59,7 @@ def test_the_fixture(gradient_check, monkeypatch, wrong):
         assert check().seed == 5
 
 
-def test_it_is_there_once_the_package_is_installed(pytester):
+def test_it_is_there_once_the_package_is_installed(pytester: pytest.Pytester) -> None:
     # As pytest looks: in every distribution, for an old egg-info in the checkout would hide the installed one.
     registered = [point for distribution in distributions() for point in distribution.entry_points]
     assert {point.value for point in registered if (point.group, point.name) == ("pytest11", "lean_mnist")} == {PLUGIN}
@@ -70,7 +71,7 @@ def test_it_is_there_once_the_package_is_installed(pytester):
     result.stdout.no_fnmatch_line("*check_function(*")  # the report, and no traceback through our code
 
 
-def test_it_imports_nothing_heavy(pytester):
+def test_it_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(f"""
         import sys
 
@@ -81,7 +82,7 @@ def test_it_imports_nothing_heavy(pytester):
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
-def test_it_can_be_imported_again():
+def test_it_can_be_imported_again() -> None:
     """pytest imported it before coverage was measured."""
     spec = importlib.util.find_spec(PLUGIN)
     again = importlib.util.module_from_spec(spec)

@@ -6,25 +6,25 @@ import types
 
 import pytest
 import torch
-from integrations_models import SwitchedRMSNorm, checked_steps, equal, examples, hooks, network, weights
 from torch import nn
 
 from lean_mnist.errors import ArgumentError, GradientMismatch
+from tests.support.integrations_models import SwitchedRMSNorm, checked_steps, equal, examples, hooks, network, weights
 
 BATCHES = 3
 
 
 @pytest.fixture(autouse=True)
-def right(monkeypatch):
+def right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", False)
 
 
 @pytest.fixture
-def wrong(monkeypatch, right):
+def wrong(monkeypatch: pytest.MonkeyPatch, right) -> None:
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", True)
 
 
-def imported(monkeypatch, name, packages):
+def imported(monkeypatch: pytest.MonkeyPatch, name, packages):
     """``lean_mnist.integrations.NAME`` as it is where ``packages`` are installed, or are not (``None``)."""
     for package, module in packages.items():
         monkeypatch.setitem(sys.modules, package, module)
@@ -49,7 +49,7 @@ class LightningCallback:
 
 
 @pytest.fixture(params=["lightning.pytorch", "pytorch_lightning"])
-def lightning(request, monkeypatch):
+def lightning(request, monkeypatch: pytest.MonkeyPatch):
     module = types.ModuleType(request.param)
     module.Callback = LightningCallback
     parent = types.ModuleType("lightning") if request.param == "lightning.pytorch" else None
@@ -57,7 +57,7 @@ def lightning(request, monkeypatch):
     return imported(monkeypatch, "lightning", packages).GradientMonitorCallback
 
 
-def fit(module, callback):
+def fit(module, callback) -> None:
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
     callback.on_fit_start(None, module)
     try:
@@ -76,7 +76,7 @@ def fit(module, callback):
 
 
 class CallsItself(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.net, self.head = network(), nn.Identity()
 
@@ -94,7 +94,7 @@ class CallsItsParts(CallsItself):
 
 @pytest.mark.parametrize("every", [2, lambda batch: batch != 1])
 @pytest.mark.parametrize("kind", [CallsItself, CallsItsParts])
-def test_lightning(lightning, kind, every):
+def test_lightning(lightning, kind, every) -> None:
     module, callback = kind(), lightning(every=every, seed=0)
     assert isinstance(callback, LightningCallback)
     fit(module, callback)
@@ -105,7 +105,7 @@ def test_lightning(lightning, kind, every):
 
 
 @pytest.mark.parametrize("kind", [CallsItself, CallsItsParts])
-def test_lightning_stops_at_a_wrong_gradient(lightning, wrong, kind):
+def test_lightning_stops_at_a_wrong_gradient(lightning, wrong, kind) -> None:
     module = kind()
     before = weights(module)
     with pytest.raises(GradientMismatch, match=r"^net.1 \(Norm\)"):
@@ -115,12 +115,12 @@ def test_lightning_stops_at_a_wrong_gradient(lightning, wrong, kind):
 
 
 @pytest.mark.parametrize("every", [0, 1.5, "2"])
-def test_a_bad_schedule(lightning, every):
+def test_a_bad_schedule(lightning, every) -> None:
     with pytest.raises(ArgumentError, match=r"^every: expected a whole number of at least 1, or a function, found "):
         lightning(every=every)
 
 
-def test_without_lightning(monkeypatch):
+def test_without_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"^Lightning is not installed; pip install 'lean_mnist\[lightning\]'$"):
         imported(monkeypatch, "lightning", ABSENT)
 
@@ -133,13 +133,13 @@ class TrainerCallback:
 
 
 @pytest.fixture
-def huggingface(monkeypatch):
+def huggingface(monkeypatch: pytest.MonkeyPatch):
     transformers = types.ModuleType("transformers")
     transformers.TrainerCallback = TrainerCallback
     return imported(monkeypatch, "huggingface", {"transformers": transformers}).GradientMonitorCallback
 
 
-def train(model, callback, after_step=lambda: None):
+def train(model, callback, after_step=lambda: None) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     callback.on_train_begin(None, None, None, model=model, train_dataloader=None)
     for batch in batches():
@@ -150,7 +150,7 @@ def train(model, callback, after_step=lambda: None):
     callback.on_train_end(None, None, None, model=model)
 
 
-def test_huggingface(huggingface):
+def test_huggingface(huggingface) -> None:
     model, callback = network(), huggingface(every=2)
     assert isinstance(callback, TrainerCallback)
     train(model, callback)
@@ -159,7 +159,7 @@ def test_huggingface(huggingface):
     assert hooks(model) == 0
 
 
-def test_huggingface_stops_at_a_wrong_gradient(huggingface, wrong):
+def test_huggingface_stops_at_a_wrong_gradient(huggingface, wrong) -> None:
     model, callback = network(), huggingface()
     before = weights(model)
     with pytest.raises(GradientMismatch, match=r"^1 \(Norm\)"):
@@ -168,8 +168,8 @@ def test_huggingface_stops_at_a_wrong_gradient(huggingface, wrong):
     assert hooks(model) == 0
 
 
-def test_another_exception_leaves_it_attached_unless_it_is_a_context(huggingface):
-    def fail():
+def test_another_exception_leaves_it_attached_unless_it_is_a_context(huggingface) -> None:
+    def fail() -> None:
         raise RuntimeError("no memory")
 
     model, callback = network(), huggingface()
@@ -179,7 +179,7 @@ def test_another_exception_leaves_it_attached_unless_it_is_a_context(huggingface
         assert (hooks(model) > 0) is attached
 
 
-def test_without_transformers(monkeypatch):
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"^transformers is not installed; pip install 'lean_mnist\[huggingface\]'$"):
         imported(monkeypatch, "huggingface", {"transformers": None})
 
@@ -187,13 +187,13 @@ def test_without_transformers(monkeypatch):
 class Broken:
     """Finds ``lightning`` and ``transformers``, which need something that is not installed."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name, path=None, target=None) -> None:
         if name in ("lightning", "transformers"):
             raise ModuleNotFoundError("No module named 'else'", name="else")
 
 
 @pytest.mark.parametrize(("name", "package"), [("lightning", "lightning"), ("huggingface", "transformers")])
-def test_a_broken_package_is_not_an_absent_one(monkeypatch, name, package):
+def test_a_broken_package_is_not_an_absent_one(monkeypatch: pytest.MonkeyPatch, name, package) -> None:
     for module in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from nn_cases import NoArithmetic
 
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, Dense, SoftmaxCrossEntropy, functional
+from tests.support.nn_cases import NoArithmetic
 
 
 def t(*shape, dtype=torch.float32, device="cpu"):
@@ -116,7 +116,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
-def test_refused_before_any_arithmetic_in_one_line(case):
+def test_refused_before_any_arithmetic_in_one_line(case) -> None:
     message, function, *arguments = ARGUMENTS[case]
     with NoArithmetic(), pytest.raises(ArgumentError) as caught:
         function(*arguments)
@@ -124,21 +124,21 @@ def test_refused_before_any_arithmetic_in_one_line(case):
     assert "\n" not in str(caught.value)
 
 
-def test_loss_reduction_of_a_module_is_refused_before_any_arithmetic():
+def test_loss_reduction_of_a_module_is_refused_before_any_arithmetic() -> None:
     model = MLP((3, 2))
     x, labels = t(2, 3), y(2)
     with NoArithmetic(), pytest.raises(ArgumentError, match="reduction: expected one of"):
         model.loss(x, labels, "median")
 
 
-def test_an_unknown_initialization_is_refused():
+def test_an_unknown_initialization_is_refused() -> None:
     with pytest.raises(
         ArgumentError, match=r"initialization: expected one of he-normal, .* \(did you mean 'he-normal'\?\)"
     ):
         MLP((3, 2), initialization="he_normal")
 
 
-def test_a_negative_scale_is_refused():
+def test_a_negative_scale_is_refused() -> None:
     with pytest.raises((ArgumentError, RuntimeError), match=r"scale|std"):
         MLP((3, 2), initialization="scale", scale=-1.0)
 
@@ -146,7 +146,7 @@ def test_a_negative_scale_is_refused():
 @pytest.mark.parametrize("label", [-1, -100, 3, 2**40])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("face", ["cross-entropy", "loss"])
-def test_labels_out_of_range_give_no_value(face, smoothing, label):
+def test_labels_out_of_range_give_no_value(face, smoothing, label) -> None:
     """−100 too, which PyTorch's own cross-entropy would silently leave out."""
     labels, model = torch.tensor([0, label]), MLP((4, 3), label_smoothing=smoothing)
     with pytest.raises((ArgumentError, RuntimeError, IndexError)):

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from nn_cases import CASES, SHAPES, labels_for, randn
 
 from lean_mnist.chainrule import dense as dense_rule
 from lean_mnist.nn import MLP, functional
+from tests.support.nn_cases import CASES, SHAPES, labels_for, randn
 
 SEED = 1234
 CLOSE = {"rtol": 1e-11, "atol": 1e-12, "equal_nan": True}
@@ -21,7 +21,7 @@ def leaves_for(case, shape, layout="contiguous", dtype=torch.float64, seed=SEED)
 
 @pytest.mark.parametrize(("shape", "layout"), [(shape, layout) for shape in SHAPES for layout in SHAPES[shape]])
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients_are_those_of_torch(name, shape, layout):
+def test_values_and_gradients_are_those_of_torch(name, shape, layout) -> None:
     case = CASES[name]
     leaves, generator = leaves_for(case, shape, layout)
     value, expected = case.ours(*leaves), case.torchs(*leaves)
@@ -35,7 +35,7 @@ def test_values_and_gradients_are_those_of_torch(name, shape, layout):
     assert all(torch.equal(now, then) for now, then in zip((*leaves, upstream), before, strict=True)), "mutated"
 
 
-def test_the_comparison_finds_an_error_of_a_part_in_a_thousand(monkeypatch):
+def test_the_comparison_finds_an_error_of_a_part_in_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     original = dense_rule.dense_backward
 
     def wrong(*arguments):
@@ -50,7 +50,7 @@ def test_the_comparison_finds_an_error_of_a_part_in_a_thousand(monkeypatch):
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_lower_precision(name, dtype):
+def test_lower_precision(name, dtype: torch.dtype) -> None:
     """Within rounding of the same numbers in float64, in the dtype that was given; a network's loss has 32 bits."""
     case = CASES[name]
     leaves, generator = leaves_for(case, (5, 12, 7), dtype=dtype)
@@ -71,7 +71,7 @@ def test_lower_precision(name, dtype):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_backward_accumulates_like_torch(name):
+def test_backward_accumulates_like_torch(name) -> None:
     """``.backward()`` twice on two batches, into ``.grad``."""
     case = CASES[name]
     ours, _ = leaves_for(case, (5, 4, 3))
@@ -86,7 +86,7 @@ def test_backward_accumulates_like_torch(name):
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 0, 3), (2, 3, 4, 5)], ids=str)
 @pytest.mark.parametrize("name", ["relu", "leaky-relu", "sigmoid", "tanh", "gelu", "identity"])
-def test_activations_take_any_shape(name, shape):
+def test_activations_take_any_shape(name, shape) -> None:
     z = randn(torch.Generator().manual_seed(SEED), shape).requires_grad_()
     h, expected = CASES[name].ours(z), CASES[name].torchs(z)
     torch.testing.assert_close(h, expected)
@@ -95,7 +95,7 @@ def test_activations_take_any_shape(name, shape):
     torch.testing.assert_close(found, right)
 
 
-def test_the_named_activations_are_the_named_ones():
+def test_the_named_activations_are_the_named_ones() -> None:
     z = randn(torch.Generator().manual_seed(SEED), (3, 4))
     named = {
         "relu": functional.relu,
@@ -109,7 +109,7 @@ def test_the_named_activations_are_the_named_ones():
 
 
 @pytest.mark.parametrize(("name", "slope"), [("relu", 0.0), ("leaky-relu", 0.01)])
-def test_the_kink_conventions(name, slope):
+def test_the_kink_conventions(name, slope) -> None:
     z = torch.tensor([0.0, -0.0], requires_grad=True)
     functional.activate(z, name).backward(torch.tensor([2.0, 3.0]))
     assert z.grad.tolist() == pytest.approx([2 * slope, 3 * slope])
@@ -132,7 +132,7 @@ FROZEN = [
     ("frozen", "calls"), FROZEN, ids=lambda value: str(sorted(map(str, value))) if isinstance(value, set) else ""
 )
 @pytest.mark.parametrize("face", ["forward", "loss"])
-def test_frozen_tensors_cost_nothing(face, frozen, calls, monkeypatch):
+def test_frozen_tensors_cost_nothing(face, frozen, calls, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, original = [], dense_rule.dense_backward
 
     def counted(tape, d_z, needs=(True, True, True)):
@@ -160,7 +160,7 @@ def test_frozen_tensors_cost_nothing(face, frozen, calls, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_graph_without_a_need(name):
+def test_no_graph_without_a_need(name) -> None:
     leaves, _ = leaves_for(CASES[name], (5, 4, 3))
     with torch.no_grad():
         assert not CASES[name].ours(*leaves).requires_grad
@@ -170,7 +170,7 @@ def test_no_graph_without_a_need(name):
 
 
 @pytest.mark.parametrize("name", ["mlp, relu", "mlp loss mean"])
-def test_the_whole_network_is_one_node(name):
+def test_the_whole_network_is_one_node(name) -> None:
     leaves, _ = leaves_for(CASES[name], (5, 4, 3))
     node = CASES[name].ours(*leaves).grad_fn
     assert all(type(following).__name__ == "AccumulateGrad" for following, _ in node.next_functions if following)
@@ -179,7 +179,7 @@ def test_the_whole_network_is_one_node(name):
 @pytest.mark.parametrize("reduction", functional.REDUCTIONS)
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "logit_penalty": 0.1}], ids=["plain", "smoothed"])
 @pytest.mark.parametrize("sizes", [(4, 3), (4, 6, 3), (4, 6, 5, 3)], ids=str)
-def test_loss_is_the_cross_entropy_of_forward(sizes, options, reduction):
+def test_loss_is_the_cross_entropy_of_forward(sizes, options, reduction) -> None:
     model = MLP(sizes, "gelu", dtype=torch.float64, **options)
     x, labels = randn(torch.Generator().manual_seed(SEED), (5, 4)).requires_grad_(), labels_for(5, 3)
     fused = model.loss(x, labels, reduction)
@@ -193,7 +193,7 @@ def test_loss_is_the_cross_entropy_of_forward(sizes, options, reduction):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_changing_the_result_in_place_never_gives_a_wrong_gradient(name):
+def test_changing_the_result_in_place_never_gives_a_wrong_gradient(name) -> None:
     leaves, generator = leaves_for(CASES[name], (5, 4, 3))
     value = CASES[name].ours(*leaves)
     upstream = randn(generator, value.shape)
@@ -209,7 +209,7 @@ def test_changing_the_result_in_place_never_gives_a_wrong_gradient(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_changing_an_input_in_place_never_gives_a_wrong_gradient(name):
+def test_changing_an_input_in_place_never_gives_a_wrong_gradient(name) -> None:
     """Between forward and backward: PyTorch's own error, or (where the backward has no use for it) the right value."""
     case = CASES[name]
     count = len(case.shapes((5, 4, 3)))
@@ -230,7 +230,7 @@ def test_changing_an_input_in_place_never_gives_a_wrong_gradient(name):
 
 
 @pytest.mark.parametrize("face", ["dense", "forward", "loss"])
-def test_changing_a_weight_in_place_raises(face):
+def test_changing_a_weight_in_place_raises(face) -> None:
     model = MLP((4, 5, 3))
     x, labels = torch.randn(2, 4, generator=torch.Generator().manual_seed(SEED)).requires_grad_(), labels_for(2, 3)
     value = {"dense": model.layers[0], "forward": model, "loss": lambda batch: model.loss(batch, labels)}[face](x).sum()
@@ -240,7 +240,7 @@ def test_changing_a_weight_in_place_raises(face):
         value.backward()
 
 
-def test_a_second_backward_needs_the_graph():
+def test_a_second_backward_needs_the_graph() -> None:
     leaves, _ = leaves_for(CASES["mlp loss mean"], (5, 4, 3))
     value = CASES["mlp loss mean"].ours(*leaves)
     first = torch.autograd.grad(value, leaves, retain_graph=True)
@@ -255,7 +255,7 @@ def test_a_second_backward_needs_the_graph():
 @pytest.mark.parametrize(
     "name", ["dense", "gelu", "softmax", "cross-entropy 0.3 0.2 mean", "mlp, relu", "mlp loss mean"]
 )
-def test_autocast_changes_nothing(name, dtype, where):
+def test_autocast_changes_nothing(name, dtype: torch.dtype, where) -> None:
     case = CASES[name]
     leaves, generator = leaves_for(case, (5, 12, 7), dtype=dtype)
     expected = case.ours(*leaves)
@@ -275,14 +275,14 @@ def test_autocast_changes_nothing(name, dtype, where):
 
 
 @pytest.mark.parametrize("name", ["dense", "relu", "softmax", "mlp, relu"])
-def test_shapes_can_be_inferred_on_the_meta_device(name):
+def test_shapes_can_be_inferred_on_the_meta_device(name) -> None:
     tensors = [torch.empty(size, device="meta") for size in CASES[name].shapes((5, 4, 3))]
     value = CASES[name].ours(*tensors)
     assert value.device.type == "meta"
     assert value.shape == CASES[name].torchs(*tensors).shape
 
 
-def test_two_graphs_do_not_share_state():
+def test_two_graphs_do_not_share_state() -> None:
     """Both are built before either is walked."""
     case = CASES["mlp loss mean"]
     (one, _), (two, _) = leaves_for(case, (5, 4, 3)), leaves_for(case, (3, 4, 3), seed=SEED + 1)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from nn_cases import ACTIVATIONS, CASES, labels_for, plain_mlp, randn
 from torch.autograd import gradcheck, gradgradcheck
 
 from lean_mnist.nn import functional, functions
+from tests.support.nn_cases import ACTIVATIONS, CASES, labels_for, plain_mlp, randn
 
 SEED = 99
 STRICT = {"rtol": 1e-5, "atol": 1e-7}  # gradcheck's own tolerance lets an error of a part in a thousand pass
@@ -17,13 +17,13 @@ def leaves_for(case, shape):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradcheck(name):
+def test_gradcheck(name) -> None:
     case = CASES[name]
     assert gradcheck(case.ours, leaves_for(case, (3, 3, 4)), check_batched_grad=True, **STRICT)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradgradcheck(name):
+def test_gradgradcheck(name) -> None:
     case = CASES[name]
     leaves = leaves_for(case, (2, 2, 3))
     generator = torch.Generator().manual_seed(SEED + 1)
@@ -32,7 +32,7 @@ def test_gradgradcheck(name):
 
 
 @pytest.mark.parametrize("name", ["tanh", "mlp, tanh", "mlp loss mean", "cross-entropy 0.3 0.2 none", "softmax"])
-def test_second_derivatives_are_those_of_torch(name):
+def test_second_derivatives_are_those_of_torch(name) -> None:
     """Exactly the Hessian-vector products, not only within the tolerance of finite differences; a third on top."""
     case, generator = CASES[name], torch.Generator().manual_seed(SEED + 2)
     leaves = leaves_for(case, (3, 4, 5))
@@ -52,7 +52,7 @@ def test_second_derivatives_are_those_of_torch(name):
 
 @pytest.mark.parametrize("face", ["one node", "mlp and cross-entropy", "one node a layer"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradient_penalty(activation, face):
+def test_gradient_penalty(activation: str, face) -> None:
     """loss + ½‖∂loss/∂x‖², differentiated by every parameter and by x: the second derivative within a training loss."""
     generator = torch.Generator().manual_seed(SEED)
     shapes = ((5, 4), (6, 4), (6,), (5, 6), (5,), (3, 5), (3,))
@@ -91,7 +91,7 @@ class TorchThatBuildsNoGraph:
 
 
 @pytest.mark.parametrize("name", ["mlp, tanh", "mlp loss mean", "cross-entropy 0.1 0.0 sum"])
-def test_gradgradcheck_finds_a_node_that_forgets_its_graph(name, monkeypatch):
+def test_gradgradcheck_finds_a_node_that_forgets_its_graph(name, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake that ``functions`` guards against: a backward that uses what the forward computed on the way."""
     case = CASES[name]
     leaves = leaves_for(case, (2, 2, 3))
@@ -101,7 +101,7 @@ def test_gradgradcheck_finds_a_node_that_forgets_its_graph(name, monkeypatch):
         gradgradcheck(case.ours, leaves, (upstream,), **STRICT)
 
 
-def test_gradcheck_finds_a_derivative_wrong_by_a_part_in_a_thousand(monkeypatch):
+def test_gradcheck_finds_a_derivative_wrong_by_a_part_in_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     original = functions.dense.dense_backward
 
     def wrong(*arguments):

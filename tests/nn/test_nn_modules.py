@@ -7,11 +7,11 @@ import pickle
 
 import pytest
 import torch
-from nn_cases import labels_for
 
 from lean_mnist import nn as lean
 from lean_mnist.nn import functional
 from lean_mnist.nn.initialization import INITIALIZATIONS, initialize_weight_
+from tests.support.nn_cases import labels_for
 
 
 def randn(*shape, seed=0):
@@ -29,7 +29,7 @@ FACES = {
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_activation_modules(name):
+def test_activation_modules(name) -> None:
     ours, theirs = FACES[name]
     z, upstream = randn(5, 7).requires_grad_(), randn(5, 7, seed=1)
     torch.testing.assert_close(ours(z), theirs(z))
@@ -40,7 +40,7 @@ def test_activation_modules(name):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_dense_module(bias):
+def test_dense_module(bias) -> None:
     ours, theirs = lean.Dense(7, 4, bias=bias), torch.nn.Linear(7, 4, bias=bias)
     theirs.load_state_dict(ours.state_dict())
     x, upstream = randn(5, 7).requires_grad_(), randn(5, 4, seed=1)
@@ -55,7 +55,7 @@ def test_dense_module(bias):
 
 
 @pytest.mark.parametrize("reduction", functional.REDUCTIONS)
-def test_loss_module(reduction):
+def test_loss_module(reduction) -> None:
     ours = lean.SoftmaxCrossEntropy(0.1, reduction=reduction)
     theirs = torch.nn.CrossEntropyLoss(label_smoothing=0.1, reduction=reduction)
     logits, labels = randn(5, 7), labels_for(5, 7)
@@ -67,7 +67,7 @@ def test_loss_module(reduction):
     )
 
 
-def test_a_network_composed_of_modules_is_the_mlp():
+def test_a_network_composed_of_modules_is_the_mlp() -> None:
     model = lean.MLP((7, 5, 4, 3), "tanh")
     composed = torch.nn.Sequential(model.layers[0], lean.Tanh(), model.layers[1], lean.Tanh(), model.layers[2])
     x, labels = randn(5, 7), labels_for(5, 3)
@@ -80,7 +80,7 @@ def test_a_network_composed_of_modules_is_the_mlp():
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_mlp_names_sizes_and_text():
+def test_mlp_names_sizes_and_text() -> None:
     model = lean.MLP()
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == {
         "layers.0.weight": (128, 784),
@@ -102,7 +102,7 @@ def test_mlp_names_sizes_and_text():
         {"sizes": [7, 5, 3], "activation": "gelu", "bias": False},
     ],
 )
-def test_architecture_builds_a_network_of_the_same_form(options):
+def test_architecture_builds_a_network_of_the_same_form(options) -> None:
     model = lean.MLP(**options, seed=1)
     other = lean.MLP(**model.architecture)
     other.load_state_dict(model.state_dict())
@@ -111,7 +111,7 @@ def test_architecture_builds_a_network_of_the_same_form(options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_mlp_of_another_dtype(dtype):
+def test_mlp_of_another_dtype(dtype: torch.dtype) -> None:
     model = lean.MLP((7, 5, 3), dtype=dtype)
     x = randn(5, 7).to(dtype)
     assert model(x).dtype == dtype
@@ -138,7 +138,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_a_copy_is_equal_and_independent(way):
+def test_a_copy_is_equal_and_independent(way) -> None:
     model = lean.MLP((7, 5, 3), "tanh", seed=4, label_smoothing=0.1, logit_penalty=0.2)
     x, labels = randn(5, 7), labels_for(5, 3)
     other = COPIES[way](model)
@@ -152,7 +152,7 @@ def test_a_copy_is_equal_and_independent(way):
     assert not torch.equal(other(x), before)
 
 
-def test_loss_module_can_be_copied():
+def test_loss_module_can_be_copied() -> None:
     module = lean.SoftmaxCrossEntropy(0.1, 0.2, "sum")
     logits, labels = randn(5, 7), labels_for(5, 7)
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
@@ -160,7 +160,7 @@ def test_loss_module_can_be_copied():
 
 
 @pytest.mark.parametrize("initialization", INITIALIZATIONS)
-def test_the_seed_decides_the_weights(initialization):
+def test_the_seed_decides_the_weights(initialization) -> None:
     def weights(seed):
         model = lean.MLP((20, 9, 3), initialization=initialization, seed=seed)
         return torch.cat([layer.weight.detach().flatten() for layer in model.layers])
@@ -174,14 +174,14 @@ def test_the_seed_decides_the_weights(initialization):
     assert all((first != other).all() for other in others)
 
 
-def test_building_a_network_leaves_the_global_generator_alone():
+def test_building_a_network_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     lean.MLP((20, 9, 3))
     lean.Dense(20, 9)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_layers_are_drawn_one_after_the_other():
+def test_layers_are_drawn_one_after_the_other() -> None:
     first, second = lean.MLP((9, 9, 9)).layers
     assert (first.weight != second.weight).all()
     generator = torch.Generator().manual_seed(0)
@@ -190,7 +190,7 @@ def test_layers_are_drawn_one_after_the_other():
 
 
 @pytest.mark.parametrize("initialization", INITIALIZATIONS)
-def test_biases_start_at_zero(initialization):
+def test_biases_start_at_zero(initialization) -> None:
     model = lean.MLP((20, 9, 3), initialization=initialization)
     assert all((layer.bias == 0).all() for layer in model.layers)
 
@@ -206,7 +206,7 @@ DEVIATIONS = [
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("initialization", "options", "deviation"), DEVIATIONS)
-def test_statistics_of_initial_weights(initialization, options, deviation, seed):
+def test_statistics_of_initial_weights(initialization, options, deviation, seed: int) -> None:
     """100,352 draws: the sample's deviation is within 1 % (over 4 of its standard errors), its mean within 4.5."""
     weight = torch.empty(128, 784, dtype=torch.float64)
     filled = initialize_weight_(weight, initialization, torch.Generator().manual_seed(seed), **options)
@@ -220,7 +220,7 @@ def test_statistics_of_initial_weights(initialization, options, deviation, seed)
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_xavier_bound_is_reached_and_never_exceeded(dtype, seed):
+def test_xavier_bound_is_reached_and_never_exceeded(dtype: torch.dtype, seed: int) -> None:
     weight = initialize_weight_(
         torch.empty(128, 784, dtype=dtype), "xavier-uniform", torch.Generator().manual_seed(seed)
     )
@@ -230,13 +230,13 @@ def test_xavier_bound_is_reached_and_never_exceeded(dtype, seed):
     assert weight.min() < -0.999 * bound
 
 
-def test_the_initial_loss_is_near_that_of_a_guess():
+def test_the_initial_loss_is_near_that_of_a_guess() -> None:
     x = torch.rand(200, 784, generator=torch.Generator().manual_seed(0))
     model = lean.MLP(initialization="scale", scale=0.001)
     assert model.loss(x, labels_for(200, 10)).item() == pytest.approx(math.log(10), abs=1e-2)
 
 
-def test_three_steps_of_sgd_lower_the_loss():
+def test_three_steps_of_sgd_lower_the_loss() -> None:
     model, x, labels = lean.MLP((7, 9, 3)), randn(20, 7), labels_for(20, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     losses = []

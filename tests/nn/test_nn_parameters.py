@@ -33,7 +33,7 @@ def random_bits(count, dtype, seed):
     return torch.randint(width.min, width.max, (count,), generator=generator, dtype=BITS[dtype]).view(dtype)
 
 
-def test_layout_of_784_128_10():
+def test_layout_of_784_128_10() -> None:
     model = MLP((784, 128, 10))
     assert parameter_layout(model) == [
         ("layers.0.weight", 0, (128, 784)),
@@ -44,7 +44,7 @@ def test_layout_of_784_128_10():
     assert flatten_parameters(model).shape == (101770,)
 
 
-def test_each_parameter_stands_where_the_layout_says_row_by_row():
+def test_each_parameter_stands_where_the_layout_says_row_by_row() -> None:
     model = MLP((5, 4, 3), seed=3)
     vector = flatten_parameters(model)
     for (name, offset, shape), (expected, parameter) in zip(
@@ -57,7 +57,7 @@ def test_each_parameter_stands_where_the_layout_says_row_by_row():
     assert vector[20 + 4 + 1 * 4 + 2] == model.layers[1].weight[1, 2]
 
 
-def test_each_gradient_stands_where_the_layout_of_flat_parameters_says():
+def test_each_gradient_stands_where_the_layout_of_flat_parameters_says() -> None:
     model = MLP((5, 4, 3), seed=3)
     parameters = FlatParameters(model)
     parameters.gradient.copy_(torch.arange(39.0))
@@ -69,7 +69,7 @@ def test_each_gradient_stands_where_the_layout_of_flat_parameters_says():
     assert parameter_layout(model)[0].where(2 * 5 + 3) == (2, 3)
 
 
-def test_awkward_numbers_survive_both_ways():
+def test_awkward_numbers_survive_both_ways() -> None:
     model = MLP((2, 3, 1))  # 6 + 3 + 3 + 1 = 13
     vector = vector_of_bits([*AWKWARD, 0x3F800000])
     unflatten_parameters(vector, model)
@@ -81,7 +81,7 @@ def test_awkward_numbers_survive_both_ways():
 
 @pytest.mark.parametrize("dtype", BITS, ids=str)
 @pytest.mark.parametrize("seed", range(2))
-def test_any_bits_survive_in_every_dtype(dtype, seed):
+def test_any_bits_survive_in_every_dtype(dtype: torch.dtype, seed: int) -> None:
     model = MLP((784, 128, 10), dtype=dtype)
     vector = random_bits(101770, dtype, seed)
     unflatten_parameters(vector, model)
@@ -95,7 +95,7 @@ def test_any_bits_survive_in_every_dtype(dtype, seed):
     dtype=st.sampled_from(list(BITS)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_round_trips(sizes, bias, dtype, seed):
+def test_round_trips(sizes, bias, dtype: torch.dtype, seed: int) -> None:
     model, other = MLP(sizes, bias=bias, dtype=dtype, seed=seed), MLP(sizes, bias=bias, dtype=dtype, seed=seed + 1)
     total = sum((before + bias) * after for before, after in pairwise(sizes))
     vector = flatten_parameters(model)
@@ -116,7 +116,7 @@ def test_round_trips(sizes, bias, dtype, seed):
 
 @pytest.mark.parametrize("sizes", [(3, 2), (5, 4, 3)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_vector_is_a_copy(sizes, bias):
+def test_the_vector_is_a_copy(sizes, bias) -> None:
     """Also for a single parameter, whose flattening could be a view of it."""
     model = MLP(sizes, bias=bias)
     vector = flatten_parameters(model)
@@ -131,7 +131,7 @@ def test_the_vector_is_a_copy(sizes, bias):
     assert torch.equal(flatten_parameters(model), before)
 
 
-def test_unflatten_keeps_the_parameters_themselves():
+def test_unflatten_keeps_the_parameters_themselves() -> None:
     """Optimizers hold on to the parameters, so they are filled, not replaced; gradients and requires_grad stay."""
     model = MLP((3, 2))
     model.loss(torch.ones(1, 3), torch.tensor([1])).backward()
@@ -145,13 +145,13 @@ def test_unflatten_keeps_the_parameters_themselves():
     assert model.layers[0].bias.tolist() == [6, 7]
 
 
-def test_a_strided_or_differentiable_vector_can_be_unflattened():
+def test_a_strided_or_differentiable_vector_can_be_unflattened() -> None:
     model, values = MLP((3, 2)), torch.arange(16.0).requires_grad_()
     unflatten_parameters(values[::2], model)
     assert flatten_parameters(model).tolist() == list(range(0, 16, 2))
 
 
-def test_transposed_parameters_are_flattened_row_by_row():
+def test_transposed_parameters_are_flattened_row_by_row() -> None:
     model = MLP((3, 2), bias=False)
     model.layers[0].weight.data = torch.arange(6.0).view(3, 2).T
     assert flatten_parameters(model).tolist() == [0, 2, 4, 1, 3, 5]
@@ -173,7 +173,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("vector", "message"), WRONG, ids=lambda value: "" if torch.is_tensor(value) else value)
-def test_a_wrong_vector_is_refused_and_changes_nothing(vector, message):
+def test_a_wrong_vector_is_refused_and_changes_nothing(vector, message) -> None:
     model = MLP((3, 2))
     before = flatten_parameters(model)
     with pytest.raises(ArgumentError, match=f"^{message}$"):
@@ -181,7 +181,7 @@ def test_a_wrong_vector_is_refused_and_changes_nothing(vector, message):
     assert torch.equal(flatten_parameters(model), before)
 
 
-def test_mixed_dtypes_are_refused_both_ways():
+def test_mixed_dtypes_are_refused_both_ways() -> None:
     model = MLP((3, 4, 2))
     model.layers[1].double()
     with pytest.raises(ArgumentError, match=r"model: expected parameters of one dtype, found .*float32.*float64"):
@@ -192,6 +192,6 @@ def test_mixed_dtypes_are_refused_both_ways():
     assert torch.equal(model.layers[0].weight, first), "refused before anything was written"
 
 
-def test_a_model_without_parameters_is_refused():
+def test_a_model_without_parameters_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"^model: expected parameters of one dtype, found none$"):
         flatten_parameters(torch.nn.ReLU())

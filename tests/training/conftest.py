@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_cases import REPOSITORY, FinishedRun, digits_run, tree
 
 from lean_mnist.data.download import DownloadError
 from lean_mnist.data.idx import write_idx
 from lean_mnist.data.names import DATA_VARIABLE
+from tests.support.training_cases import REPOSITORY, FinishedRun, digits_run, tree
 
 # The data sets are small, and threads that compete for cores with other programs stall.
 torch.set_num_threads(1)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training_cases import digits_config, digits_run, load, named
 
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import HealthError
@@ -20,6 +19,7 @@ from lean_mnist.nn.graphs import CudaGraph
 from lean_mnist.nn.recording import CannotRecord
 from lean_mnist.training import run as runs
 from lean_mnist.training.distributed import World
+from tests.support.training_cases import digits_config, digits_run, load, named
 
 taken: list[int] = []
 

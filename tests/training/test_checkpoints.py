@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, identical, load, surroundings
 
 import lean_mnist
 from lean_mnist import MLP, files, load_checkpoint
@@ -25,6 +24,7 @@ from lean_mnist.errors import CheckpointError
 from lean_mnist.files import write_atomically
 from lean_mnist.training.checkpoints import content_hash, read_checkpoint, write_checkpoint
 from lean_mnist.training.config import Config
+from tests.support.training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, identical, load, surroundings
 
 PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_cases import NAME, FinishedRun, call, digits_config, records_in, stop_after, surroundings, tree
 
 from lean_mnist import errors, evaluate, train
 from lean_mnist.command_line import run_command
@@ -21,6 +20,16 @@ from lean_mnist.training.arguments import find_checkpoint, read_arguments
 from lean_mnist.training.config import Config
 from lean_mnist.training.presets import preset
 from lean_mnist.training.run import run
+from tests.support.training_cases import (
+    NAME,
+    FinishedRun,
+    call,
+    digits_config,
+    records_in,
+    stop_after,
+    surroundings,
+    tree,
+)
 
 DIGITS = ["--dataset", "digits"]
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_cases import at, join, one_step, scenarios, together, train
 from torch import Tensor
-from training_cases import REPOSITORY, digits_config, surroundings
 
 from lean_mnist.command_line import run_command
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, HealthError, LeanMnistError, RankLost
@@ -20,6 +18,8 @@ from lean_mnist.nn import MLP
 from lean_mnist.training.distributed import Share, World, from_environment, start_of
 from lean_mnist.training.distributed.digest import PROJECTIONS, Digests, bits_of, tolerance
 from lean_mnist.training.distributed.world import share_of
+from tests.support.distributed_cases import at, join, one_step, scenarios, together, train
+from tests.support.training_cases import REPOSITORY, digits_config, surroundings
 
 CPU = torch.device("cpu")
 
@@ -262,7 +262,7 @@ def test_the_environment(variables: dict[str, str], message: str, monkeypatch: p
 def test_two_processes_and_one_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lean_mnist.training.distributed.transport._ROLL_CALL_SECONDS", 0.2)
     store = str(tmp_path / "store")
-    command = [sys.executable, str(Path(__file__).with_name("distributed_cases.py")), store]
+    command = [sys.executable, str(REPOSITORY / "tests/support/distributed_cases.py"), store]
     with subprocess.Popen(command, env={**surroundings(), "PYTHONPATH": str(REPOSITORY)}) as other:
         with join(store, 0) as world:
             ours, theirs = scenarios(world)

@@ -12,9 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_cases import together
 from torch import Tensor
-from training_cases import (
+
+from lean_mnist.audit.steps.recorded import put_gradients
+from lean_mnist.errors import ConfigError, DataError, GradientMismatch, LeanMnistError, RankLost
+from lean_mnist.training.arguments import read_arguments
+from lean_mnist.training.distributed import World, from_environment
+from lean_mnist.training.run import run
+from lean_mnist.training.state import CheckLedger
+from tests.support.distributed_cases import together
+from tests.support.training_cases import (
     NAME,
     REPOSITORY,
     STEPS_PER_EPOCH,
@@ -26,13 +33,6 @@ from training_cases import (
     records_in,
     surroundings,
 )
-
-from lean_mnist.crosscheck.steps.recorded import put_gradients
-from lean_mnist.errors import ConfigError, DataError, GradientMismatch, LeanMnistError, RankLost
-from lean_mnist.training.arguments import read_arguments
-from lean_mnist.training.distributed import World, from_environment
-from lean_mnist.training.run import run
-from lean_mnist.training.state import CheckLedger
 
 LAST = Path("checkpoints", NAME, "last.pt")
 

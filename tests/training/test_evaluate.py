@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from training_cases import (
+
+from lean_mnist import evaluate
+from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.training.evaluation import EvaluateArguments, evaluate_checkpoint
+from lean_mnist.training.metrics import clopper_pearson
+from lean_mnist.training.run import run
+from tests.support.training_cases import (
     TEST_EXAMPLES,
     TRAINING_EXAMPLES,
     VALIDATION_EXAMPLES,
@@ -18,12 +24,6 @@ from training_cases import (
     digits_config,
     load,
 )
-
-from lean_mnist import evaluate
-from lean_mnist.errors import CheckpointError, ConfigError
-from lean_mnist.training.evaluation import EvaluateArguments, evaluate_checkpoint
-from lean_mnist.training.metrics import clopper_pearson
-from lean_mnist.training.run import run
 
 Call = Callable[..., Any]
 

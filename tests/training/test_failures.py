@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import NAME, Result, call, digits_config, digits_run, load, named, records_in
 
 from lean_mnist import files, train
+from lean_mnist.audit.steps.bundle import replay_step
+from lean_mnist.audit.steps.recorded import put_gradients
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck import replay
 from lean_mnist.crosscheck.functions.bundle import load_bundle
-from lean_mnist.crosscheck.mutants import mutant_named, planted
-from lean_mnist.crosscheck.steps.bundle import replay_step
-from lean_mnist.crosscheck.steps.recorded import put_gradients
 from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
+from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.training import failures
 from lean_mnist.training.run import build_model, run
+from tests.support.training_cases import NAME, Result, call, digits_config, digits_run, load, named, records_in
 
 FOLDER = Path("runs", NAME, "failures")
 STEP_1 = FOLDER / "step-1.pt"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn, optim
-from training_cases import digits_config, digits_run, load
 
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import load_digits
@@ -20,6 +19,7 @@ from lean_mnist.data.splits import split_training
 from lean_mnist.training.config import Config
 from lean_mnist.training.optimizers import build_optimizer, set_learning_rate
 from lean_mnist.training.run import build_model
+from tests.support.training_cases import digits_config, digits_run, load
 
 Build = Callable[[list[nn.Parameter]], optim.Optimizer]
 FLOAT64: dict[str, Any] = {"precision": "float64", "schedule": "constant"}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import digits_config, digits_run, load, named
 
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import GradientMismatch
 from lean_mnist.training.run import run
+from tests.support.training_cases import digits_config, digits_run, load, named
 
 OPTIONS: dict[str, Any] = {"precision": "bfloat16", "check": "full", "check_every": 10}
 

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_cases import FinishedRun, digits_config, digits_run, identical, interrupted_at, load, without
 
+from lean_mnist.audit.steps.bundle import replay_step
 from lean_mnist.crosscheck.functions.bundle import load_bundle
-from lean_mnist.crosscheck.steps.bundle import replay_step
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.errors import CheckpointError, ConfigError, GradientMismatch
 from lean_mnist.generalization import checker
@@ -27,6 +26,15 @@ from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
+from tests.support.training_cases import (
+    FinishedRun,
+    digits_config,
+    digits_run,
+    identical,
+    interrupted_at,
+    load,
+    without,
+)
 
 OPTIONS: dict[str, Any] = {"quantize": 2, "normalization": "unit", "hidden": (16,), "batch_size": 32, "check": "full"}
 

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from training_cases import NAME, load, named, records_in
 
 from lean_mnist.training.presets import preset
 from lean_mnist.training.run import run
+from tests.support.training_cases import NAME, load, named, records_in
 
 # Test accuracy after each epoch. An independent NumPy version of the recipe (float64, its own random numbers) gave
 # 57.4 to 64.3 %, 72.9 to 77.3 % and 78.0 to 81.1 % with seeds 0 to 5; the same width again is left on either side.

@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_cases import (
+
+from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.training.arguments import read_arguments
+from lean_mnist.training.interrupts import StopRequest
+from lean_mnist.training.run import run
+from lean_mnist.training.summary import Summary
+from tests.support.training_cases import (
     MEASURED,
     NAME,
     STEPS_PER_EPOCH,
@@ -32,12 +38,6 @@ from training_cases import (
     tree,
     without,
 )
-
-from lean_mnist.errors import CheckpointError, ConfigError
-from lean_mnist.training.arguments import read_arguments
-from lean_mnist.training.interrupts import StopRequest
-from lean_mnist.training.run import run
-from lean_mnist.training.summary import Summary
 
 EPOCHS = 3
 COMMON: dict[str, Any] = {"epochs": EPOCHS, "log_every": 4, "check_every": 7, "gradcheck_every": 9}

@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from training_cases import FinishedRun, digits_config, load, named, tree
 
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
@@ -16,6 +15,7 @@ from lean_mnist.generalization.certification import certify_checkpoint, find_cer
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import load_checkpoint, write_checkpoint
 from lean_mnist.training.run import run
+from tests.support.training_cases import FinishedRun, digits_config, load, named, tree
 
 
 def held(finished: FinishedRun) -> checker.Checked:

@@ -15,7 +15,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
-from training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, named
 
 from lean_mnist.data.datasets import Split, load_digits
 from lean_mnist.nn import MLP
@@ -24,6 +23,7 @@ from lean_mnist.training.pictures import first_layer_weights, misread_digits
 from lean_mnist.training.records import Epoch, Image, Notice, Outcome, Record, Scalar, Text
 from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
 from lean_mnist.training.sinks.tensorboard import LAYOUT
+from tests.support.training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, named
 
 NAN, INF = float("nan"), float("inf")
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from lean_mnist.audit.steps.record import REMEMBERED
 from lean_mnist.chainrule import dense
-from lean_mnist.crosscheck.steps.record import REMEMBERED
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
 from lean_mnist.training.gradients import StepGradients

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import VALIDATION_EXAMPLES, FinishedRun, digits_run, identical, load, named
 
 from lean_mnist.data.datasets import Dataset, Split, load_digits
+from tests.support.training_cases import VALIDATION_EXAMPLES, FinishedRun, digits_run, identical, load, named
 
 
 def poisoned(name: str, data_dir: Any) -> Dataset:

@@ -9,17 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import (
-    NAME,
-    STEPS_PER_EPOCH,
-    TRAINING_EXAMPLES,
-    FinishedRun,
-    digits_config,
-    digits_run,
-    load,
-    named,
-    records_in,
-)
 
 from lean_mnist.chainrule import dense
 from lean_mnist.data.batches import Batch, Batches
@@ -31,6 +20,17 @@ from lean_mnist.training.records import Epoch, Record, Scalar
 from lean_mnist.training.run import build_model, run
 from lean_mnist.training.state import CheckLedger, RunState
 from lean_mnist.training.trainer import Trainer
+from tests.support.training_cases import (
+    NAME,
+    STEPS_PER_EPOCH,
+    TRAINING_EXAMPLES,
+    FinishedRun,
+    digits_config,
+    digits_run,
+    load,
+    named,
+    records_in,
+)
 
 
 def test_the_loss_falls_and_the_network_reads(default_run: FinishedRun) -> None:

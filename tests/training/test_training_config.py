@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from training_cases import surroundings
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.data.augmentation import Augmentation
@@ -22,6 +21,7 @@ from lean_mnist.training.config_files import config_from_dict, read_config
 from lean_mnist.training.evaluation import EvaluateArguments
 from lean_mnist.training.presets import PRESETS, preset
 from lean_mnist.training.run import build_augmentation
+from tests.support.training_cases import surroundings
 
 INF, NAN = float("inf"), float("nan")
 

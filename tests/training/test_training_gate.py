@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from training_cases import (
+
+from lean_mnist import train
+from lean_mnist.chainrule import dense
+from lean_mnist.chainrule.activations import ACTIVATIONS
+from lean_mnist.errors import GradientMismatch, LeanMnistError
+from lean_mnist.nn import MLP
+from lean_mnist.training.run import build_model, run
+from tests.support.training_cases import (
     NAME,
     STEPS_PER_EPOCH,
     call,
@@ -19,13 +26,6 @@ from training_cases import (
     named,
     records_in,
 )
-
-from lean_mnist import train
-from lean_mnist.chainrule import dense
-from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.errors import GradientMismatch, LeanMnistError
-from lean_mnist.nn import MLP
-from lean_mnist.training.run import build_model, run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

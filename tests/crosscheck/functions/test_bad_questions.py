@@ -1,12 +1,14 @@
 """Questions that make no sense are one line; a Function that breaks its contract gets a verdict. Nothing crashes."""
 
+from typing import Any
+
 import pytest
 import torch
-from planted_faults import linear, made
 from torch.autograd import Function
 
 from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.errors import ArgumentError
+from tests.support.planted_faults import linear, made
 
 
 def leaf(*shape, dtype=torch.float32):
@@ -21,8 +23,8 @@ def asked(function, reference=torch.sin, inputs=None, **options):
     return message
 
 
-def test_a_function_or_reference_that_raises():
-    def raises(x):
+def test_a_function_or_reference_that_raises() -> None:
+    def raises(x) -> None:
         raise IndexError("no such\nrow")
 
     assert asked(raises) == "function: its forward raised IndexError: no such row"
@@ -31,24 +33,24 @@ def test_a_function_or_reference_that_raises():
     )
 
 
-def test_a_reference_with_other_outputs():
+def test_a_reference_with_other_outputs() -> None:
     assert "expected outputs of the reference's shapes [(4, 3), (4, 3)], found [(4, 3)]" in asked(
         torch.sin, lambda x: (x.sin(), x.cos())
     )
 
 
 @pytest.mark.parametrize("result", [None, 3.0, {"y": 1}, "y"])
-def test_results_that_are_no_tensors(result):
+def test_results_that_are_no_tensors(result) -> None:
     assert "function: expected a tensor or a tuple of tensors as its result, found" in asked(lambda x: result)
     assert "reference: expected a tensor or a tuple of tensors" in asked(torch.sin, lambda x: result)
 
 
-def test_results_inside_of_each_other():
+def test_results_inside_of_each_other() -> None:
     message = asked(lambda x: (x, (x, x)), None)
     assert message == "function: expected a flat tuple of tensors as its result, found a tuple inside of it"
 
 
-def test_what_is_no_function():
+def test_what_is_no_function() -> None:
     class Square(Function):
         pass
 
@@ -58,12 +60,12 @@ def test_what_is_no_function():
     assert asked(torch.sin, inputs=leaf(3)) == "inputs: expected a list of arguments, found Tensor"
 
 
-def test_a_reference_that_rounds_or_has_nothing_to_differentiate():
+def test_a_reference_that_rounds_or_has_nothing_to_differentiate() -> None:
     assert "found outputs in torch.float16 from inputs in float64" in asked(torch.sin, lambda x: x.sin().half())
     assert asked(torch.sin, lambda x: x.argmax(1)) == "reference: expected a floating output, found none"
 
 
-def test_tensors_without_numbers():
+def test_tensors_without_numbers() -> None:
     meta = torch.empty(3, device="meta", requires_grad=True)
     assert "found input 0, which is on meta" in asked(torch.sin, inputs=[meta])
 
@@ -78,18 +80,18 @@ def test_tensors_without_numbers():
         ((5,), "expected inputs with at least one example, found input 5"),
     ],
 )
-def test_batches_that_make_no_sense(vary, message):
+def test_batches_that_make_no_sense(vary, message) -> None:
     assert asked(vary_batch=vary, function=torch.sin) == f"vary_batch: {message}"
 
 
-def test_complex_and_sparse_inputs_and_outputs():
+def test_complex_and_sparse_inputs_and_outputs() -> None:
     assert "found complex ones" in asked(lambda x: x * 1j)
     assert "found input 0, which is torch.complex64" in asked(torch.sin, inputs=[leaf(3, dtype=torch.complex64)])
     sparse = torch.eye(3).to_sparse().requires_grad_()
     assert "found input 0, which is torch.sparse_coo" in asked(torch.sin, inputs=[sparse])
 
 
-def test_inputs_and_references_that_are_not_finite():
+def test_inputs_and_references_that_are_not_finite() -> None:
     x = leaf(4, 3)
     with torch.no_grad():
         x[1, 1] = torch.nan
@@ -101,7 +103,7 @@ def test_inputs_and_references_that_are_not_finite():
     assert "reference: expected a finite gradient of input 0" in message
 
 
-def test_a_forward_that_cannot_be_repeated():
+def test_a_forward_that_cannot_be_repeated() -> None:
     generator = torch.Generator().manual_seed(0)
     message = asked(lambda x: x * torch.rand(x.shape, generator=generator), None)
     assert "stochastic" in message
@@ -119,7 +121,7 @@ def test_a_forward_that_cannot_be_repeated():
         ({"names": ["x", "y"]}, "names: expected 1, one an input, found 2"),
     ],
 )
-def test_options(options, message):
+def test_options(options, message) -> None:
     assert asked(torch.sin, **options) == message
 
 
@@ -129,33 +131,33 @@ def verdict(function, reference, inputs, names):
     return str(report)
 
 
-def test_a_wrong_number_of_gradients():
+def test_a_wrong_number_of_gradients() -> None:
     text = verdict(linear(lambda v, x, w, g: v[:2]), None, [leaf(4, 3), leaf(2, 3), leaf(2)], ["x", "weight", "bias"])
     assert "FAILED  backward: backward raised RuntimeError" in text
     assert "returned an incorrect number of gradients (expected 3, got 2)" in text
 
 
-def test_a_gradient_of_a_wrong_shape_names_the_input():
+def test_a_gradient_of_a_wrong_shape_names_the_input() -> None:
     function = linear(lambda v, x, w, g: [v[0], v[1].T, v[2]])
     text = verdict(function, None, [leaf(4, 3), leaf(2, 3), leaf(2)], ["x", "weight", "bias"])
     assert "invalid gradient at index 1" in text
     assert "(index 1 is weight)" in text
 
 
-def test_a_backward_that_raises():
-    def backward(ctx, saved, g):
+def test_a_backward_that_raises() -> None:
+    def backward(ctx: Any, saved, g) -> None:
         raise KeyError("mask")
 
     text = verdict(made(torch.sin, backward), torch.sin, [leaf(4, 3)], ["x"])
     assert "FAILED  backward: backward raised KeyError: 'mask'" in text
 
 
-def test_a_backward_that_returns_no_tensor():
+def test_a_backward_that_returns_no_tensor() -> None:
     text = verdict(made(torch.sin, lambda ctx, saved, g: 3.0), torch.sin, [leaf(4, 3)], ["x"])
     assert "FAILED  backward: backward raised" in text
 
 
-def test_nan_and_infinity_in_a_gradient():
+def test_nan_and_infinity_in_a_gradient() -> None:
     for value in (torch.nan, torch.inf):
         text = verdict(made(torch.sin, lambda ctx, s, g, v=value: g * v), torch.sin, [leaf(4, 3)], ["x"])
         assert "FAILED  gradient of x" in text
@@ -163,15 +165,15 @@ def test_nan_and_infinity_in_a_gradient():
         verdict(made(torch.sin, lambda ctx, s, g, v=value: g * v), None, [leaf(4, 3)], ["x"])
 
 
-def test_mixed_precisions():
+def test_mixed_precisions() -> None:
     class Mixed(Function):
         @staticmethod
-        def forward(ctx, x, w):
+        def forward(ctx: Any, x, w):
             ctx.save_for_backward(x, w)
             return (x * w.to(x.dtype)).to(x.dtype)
 
         @staticmethod
-        def backward(ctx, g):
+        def backward(ctx: Any, g):
             x, w = ctx.saved_tensors
             return g * w.to(g.dtype), (g * x).to(w.dtype)
 
@@ -180,18 +182,18 @@ def test_mixed_precisions():
     assert report.ok, report
 
 
-def test_infinite_outputs_that_the_reference_has_too():
+def test_infinite_outputs_that_the_reference_has_too() -> None:
     mask = torch.tensor([[0.0, -torch.inf, 0.0]])
 
     class MaskedLogSoftmax(Function):
         @staticmethod
-        def forward(ctx, s):
+        def forward(ctx: Any, s):
             y = torch.log_softmax(s + mask.to(s), 1)
             ctx.save_for_backward(y)
             return y
 
         @staticmethod
-        def backward(ctx, g):
+        def backward(ctx: Any, g):
             g = torch.where(mask == 0, g, 0)
             return g - ctx.saved_tensors[0].exp() * g.sum(1, keepdim=True)
 

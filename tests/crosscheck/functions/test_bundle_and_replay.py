@@ -3,28 +3,29 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from function_corpus import RIGHT, Softmax, layer_norm
 from torch.autograd import Function
 
 from lean_mnist.crosscheck import replay
 from lean_mnist.crosscheck.function_check import FunctionReport, check_function
 from lean_mnist.crosscheck.functions.bundle import import_path, load_bundle, resolve
 from lean_mnist.errors import ArgumentError, CheckpointError
+from tests.support.function_corpus import RIGHT, Softmax, layer_norm
 
-HERE = Path(__file__).parent
+REPOSITORY = Path(__file__).parents[3]
 
 
 class WrongSquare(Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x):
         ctx.save_for_backward(x)
         return x * x
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         return g * ctx.saved_tensors[0]
 
 
@@ -32,14 +33,14 @@ def square(x):
     return x * x
 
 
-def bundle(tmp_path, function=WrongSquare.apply, reference=square, inputs=None, **options):
+def bundle(tmp_path: Path, function=WrongSquare.apply, reference=square, inputs=None, **options):
     inputs = [torch.randn(4, 3, requires_grad=True)] if inputs is None else inputs
     report = check_function(function, reference, inputs, seed=7, **options)
     report.save_bundle(tmp_path / "check.pt")
     return report, tmp_path / "check.pt"
 
 
-def test_a_bundle_opens_with_torch_alone_and_its_safe_default(tmp_path):
+def test_a_bundle_opens_with_torch_alone_and_its_safe_default(tmp_path: Path) -> None:
     x = torch.randn(4, 3, requires_grad=True)
     report, path = bundle(tmp_path, inputs=[x], names=["x"])
     content = torch.load(path)
@@ -51,7 +52,7 @@ def test_a_bundle_opens_with_torch_alone_and_its_safe_default(tmp_path):
     assert content["versions"]["torch"] == torch.__version__
 
 
-def test_replay_prints_the_same_report(tmp_path, capsys):
+def test_replay_prints_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report, path = bundle(tmp_path)
     with pytest.raises(SystemExit) as stop:
         replay.main([str(path)])
@@ -61,7 +62,7 @@ def test_replay_prints_the_same_report(tmp_path, capsys):
     assert replayed.rstrip() == str(report)
 
 
-def test_replay_of_a_right_function_and_of_a_mended_one(tmp_path, capsys):
+def test_replay_of_a_right_function_and_of_a_mended_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     right = RIGHT["layer norm"]
     _, path = bundle(tmp_path, right.function, layer_norm, right.inputs(0))
     replay.main([str(path)])
@@ -70,10 +71,10 @@ def test_replay_of_a_right_function_and_of_a_mended_one(tmp_path, capsys):
     replay.main([str(path), "--function", "torch:square"])
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path: Path) -> None:
     _, path = bundle(tmp_path)
     command = [sys.executable, "-m", "lean_mnist.crosscheck.replay"]
-    done = subprocess.run([*command, path], cwd=HERE, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, path], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "FAILED  gradient of input 0" in done.stdout
     with pytest.raises(CheckpointError, match=r"none.pt: no such file") as raised:
@@ -81,14 +82,14 @@ def test_the_command(tmp_path):
     assert raised.value.exit_status == 2
 
 
-def test_without_a_reference(tmp_path):
+def test_without_a_reference(tmp_path: Path) -> None:
     _, path = bundle(tmp_path, reference=None)
     assert load_bundle(path)["reference"] is None
     with pytest.raises(SystemExit):
         replay.main([str(path)])
 
 
-def test_what_has_no_importable_name_must_be_given(tmp_path):
+def test_what_has_no_importable_name_must_be_given(tmp_path: Path) -> None:
     _, path = bundle(tmp_path, lambda x: WrongSquare.apply(x))
     assert load_bundle(path)["function"] is None
     with pytest.raises(
@@ -100,7 +101,7 @@ def test_what_has_no_importable_name_must_be_given(tmp_path):
         replay.main([str(path)])
 
 
-def test_inputs_that_cannot_be_kept(tmp_path):
+def test_inputs_that_cannot_be_kept(tmp_path: Path) -> None:
     report = check_function(lambda x, f: f(x), lambda x, f: f(x), [torch.randn(3, requires_grad=True), torch.sin])
     with pytest.raises(ArgumentError, match="save_bundle: input 1: expected a tensor or a plain value, found builtin"):
         report.save_bundle(tmp_path / "check.pt")
@@ -118,18 +119,18 @@ def test_inputs_that_cannot_be_kept(tmp_path):
         ({"format": "lean_mnist repro bundle", "format_version": 1}, "a damaged bundle, without function, reference"),
     ],
 )
-def test_files_that_are_no_bundles(tmp_path, content, message):
+def test_files_that_are_no_bundles(tmp_path: Path, content, message) -> None:
     path = tmp_path / "file.pt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(CheckpointError, match=message):
         load_bundle(path)
 
 
-def test_import_paths():
+def test_import_paths() -> None:
     assert import_path(torch.square) == "torch:square"
     assert import_path(torch.nn.functional.layer_norm) == "torch.nn.functional:layer_norm"
-    assert import_path(Softmax.apply) == "function_corpus:Softmax.apply"
-    assert resolve("function_corpus:Softmax.apply", "function") == Softmax.apply
+    assert import_path(Softmax.apply) == "tests.support.function_corpus:Softmax.apply"
+    assert resolve("tests.support.function_corpus:Softmax.apply", "function") == Softmax.apply
     assert import_path(lambda x: x) is None
     for path, message in (
         ("torch", "expected module:name, found 'torch'"),

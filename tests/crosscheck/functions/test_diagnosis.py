@@ -61,7 +61,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_classes(name, dtype):
+def test_classes(name, dtype: torch.dtype) -> None:
     change, kind, words = CHANGES[name]
     right = reference()
     found = diagnose(change(right).to(dtype), right)
@@ -70,14 +70,14 @@ def test_classes(name, dtype):
     assert words in str(found)
 
 
-def test_masks():
+def test_masks() -> None:
     mask = reference(seed=1) > 0
     assert diagnose(reference(), RELU).kind == "mask"
     assert diagnose(reference() * ~mask, RELU).kind == "mask"
     assert diagnose(RELU * (reference(seed=5) > 0), RELU).kind == "mask"
 
 
-def test_what_other_faults_would_have_given():
+def test_what_other_faults_would_have_given() -> None:
     right, ones, before = (reference(seed=seed) for seed in range(3))
     candidates = {"upstream ignored": ones, "stale value": before}
     assert diagnose(ones, right, candidates=candidates).kind == "upstream ignored"
@@ -86,13 +86,13 @@ def test_what_other_faults_would_have_given():
     assert "upstream gradient, and nothing else" in diagnose(2 * before, right, before).text
 
 
-def test_a_mean_with_the_transpose():
+def test_a_mean_with_the_transpose() -> None:
     right = reference(ROWS, ROWS)
     found = diagnose((right + right.T) / 2, right)
     assert (found.kind, "0.5 times the reference and 0.5 times its transpose" in found.text) == ("transpose", True)
 
 
-def test_several_terms_at_once_and_leftovers():
+def test_several_terms_at_once_and_leftovers() -> None:
     right, first, second = (reference(seed=seed) for seed in range(3))
     found = diagnose(right - 0.1 * first + 0.2 * second, right, terms={"p": first, "q": second})
     assert (found.kind, found.text) == ("missing term", "-0.1 times p and 0.2 times q were added")
@@ -100,7 +100,7 @@ def test_several_terms_at_once_and_leftovers():
     assert (found.kind, found.text) == ("stale value", "0.9 times the gradient before was added")
 
 
-def test_slices_that_are_alike_may_change_places_too():
+def test_slices_that_are_alike_may_change_places_too() -> None:
     right = reference()
     right[:, [0, 3, 4]] = 0  # pixels that are always black
     found = diagnose(right.roll(1, 1), right)
@@ -108,7 +108,7 @@ def test_slices_that_are_alike_may_change_places_too():
 
 
 @pytest.mark.parametrize("count", [8, 40])  # fewer examples than rows, so that weights are determined, and more
-def test_parts_of_a_sum(count):
+def test_parts_of_a_sum(count) -> None:
     left, right = reference(ROWS, count, seed=1), reference(count, COLUMNS, seed=2)
     product = Product(left, right, "example")
     lost = diagnose(left[:, :-3] @ right[:-3], left @ right, product=product)
@@ -119,14 +119,14 @@ def test_parts_of_a_sum(count):
     assert f"examples 0, 1, 2, 3 and {count - 5} more are missing" in bias.text
 
 
-def test_another_function_of_one_number():
+def test_another_function_of_one_number() -> None:
     at, upstream = reference(30, 30), reference(30, 30, seed=1)
     found = diagnose(upstream * at.sin(), upstream * at.cos(), pointwise=Pointwise(at, upstream))
     assert found.kind == "derivative"
     assert "another function" in found.text
 
 
-def test_the_class_that_a_report_points_to():
+def test_the_class_that_a_report_points_to() -> None:
     def rule(name, kind=None):
         diagnosis = None if kind is None else Diagnosis(kind, "", "", (), 0.0, 0.0)
         return failed(name, "", "", diagnosis)
@@ -142,7 +142,7 @@ def test_the_class_that_a_report_points_to():
     assert likely_kind([rule("batch size", "NaN"), rule("mutation")]) == "NaN"
 
 
-def test_both_values_and_their_place():
+def test_both_values_and_their_place() -> None:
     right = reference()
     found = diagnose(place(right, 7, 1, lambda v: 0 * v + 9), right)
     assert (found.index, found.ours, found.reference) == ((7, 1), 9.0, float(right[7, 1]))
@@ -150,7 +150,7 @@ def test_both_values_and_their_place():
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (5,), (2, 3, 4)])
-def test_any_shape(shape):
+def test_any_shape(shape) -> None:
     right = reference(*shape) if shape else torch.tensor(2.0, dtype=torch.float64)
     for ours in (-right, 0 * right, right + 1, right):
         assert diagnose(ours, right).kind in KINDS
@@ -176,12 +176,12 @@ def test_any_shape(shape):
         ((8, 4), ([0, 3, 5, 7], [1, 0, 3, 2]), "4 of 32 elements, scattered"),
     ],
 )
-def test_places_in_words(shape, where, words):
+def test_places_in_words(shape, where, words) -> None:
     wrong = torch.zeros(shape, dtype=torch.bool)
     wrong[where] = True
     assert str(region_of(wrong)) == words
 
 
-def test_nowhere():
+def test_nowhere() -> None:
     assert str(region_of(torch.zeros(3, 4, dtype=torch.bool))) == "nowhere"
     assert str(region_of(torch.tensor(True))) == "the number"

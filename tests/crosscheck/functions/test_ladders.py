@@ -37,7 +37,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("x", [-2.3, 0.0, 0.7, 5.0])
-def test_the_error_estimate_holds(name, x):
+def test_the_error_estimate_holds(name, x) -> None:
     function, derivative = FUNCTIONS[name]
     along = line(function, x)
     noise = noise_of(along, ladders.SPACINGS[torch.float64])
@@ -49,7 +49,7 @@ def test_the_error_estimate_holds(name, x):
         assert slope.error <= 1e-9 * (1 + abs(derivative(x))) * scale
 
 
-def test_the_estimate_of_a_noisy_function_is_honest():
+def test_the_estimate_of_a_noisy_function_is_honest() -> None:
     """One that rounds to float32 on the way, whatever it is given."""
     along = line(lambda x: torch.sin(x.float()).double(), 0.7)
     noise = noise_of(along, ladders.SPACINGS[torch.float64])
@@ -59,7 +59,7 @@ def test_the_estimate_of_a_noisy_function_is_honest():
     assert 1e-9 < slope.error < 1e-3
 
 
-def test_noise_is_that_of_the_precision_and_a_kink_is_none():
+def test_noise_is_that_of_the_precision_and_a_kink_is_none() -> None:
     for function in (torch.sin, lambda x: x.abs() + x):
         assert noise_of(line(function, 0.0), ladders.SPACINGS[torch.float64]) < 1e-14
 
@@ -67,7 +67,7 @@ def test_noise_is_that_of_the_precision_and_a_kink_is_none():
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
 )
-def test_in_lower_precisions(dtype):
+def test_in_lower_precisions(dtype: torch.dtype) -> None:
     along = line(torch.sin, 0.7, dtype)
     x = float(along.points[0])
     noise = noise_of(along, ladders.SPACINGS[dtype])
@@ -76,13 +76,13 @@ def test_in_lower_precisions(dtype):
     assert slope.error < {torch.float32: 1e-3, torch.float16: 0.2, torch.bfloat16: 1.0}[dtype]
 
 
-def test_steps_out_of_the_domain_are_left_out():
+def test_steps_out_of_the_domain_are_left_out() -> None:
     rungs = climb(line(torch.log, 1e-2), [ONE * 0], 0.0, STEPS)
     assert 0 < len(rungs) < 11
     assert all(rung.h < 1e-2 for rung in rungs)
 
 
-def test_the_taylor_rate():
+def test_the_taylor_rate() -> None:
     sine = line(torch.sin, 0.7)
     noise = noise_of(sine, ladders.SPACINGS[torch.float64])
     right, wrong = ONE * math.cos(0.7), ONE * math.cos(0.7) * 1.01
@@ -92,7 +92,7 @@ def test_the_taylor_rate():
     assert taylor_rate(climb(linear, [ONE * 3], 1e-16, STEPS), 1e-16) is None
 
 
-def test_a_kink_is_told_from_curvature_and_from_a_wrong_gradient():
+def test_a_kink_is_told_from_curvature_and_from_a_wrong_gradient() -> None:
     noise = 1e-16
     kink = climb(line(torch.abs, 0.0), [ONE], noise, STEPS)
     assert extrapolate(kink).residual == pytest.approx(-1)
@@ -102,17 +102,17 @@ def test_a_kink_is_told_from_curvature_and_from_a_wrong_gradient():
         assert not explained_by_kink(smooth, -wrong)
 
 
-def test_a_jump_is_no_wrong_gradient():
+def test_a_jump_is_no_wrong_gradient() -> None:
     jump = climb(line(torch.sign, 0.0), [ONE * 0], 1e-16, STEPS)
     assert explained_by_kink(jump, extrapolate(jump).residual)
 
 
-def test_enough_stops_early():
+def test_enough_stops_early() -> None:
     rungs = climb(line(torch.sin, 0.7), [ONE * math.cos(0.7)], 1e-16, STEPS, enough=1e-6)
     assert len(rungs) < 6
     assert extrapolate(rungs).error < 1e-6
 
 
-def test_one_step_is_not_enough_to_tell():
+def test_one_step_is_not_enough_to_tell() -> None:
     assert extrapolate([Rung(0.1, 1.0, 1.0, 0.0)]) is None
     assert extrapolate([]) is None

@@ -1,13 +1,15 @@
 """Under autocast: Functions that follow it in any of the usual ways pass, and the same with a fault there do not."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from function_corpus import RIGHT
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd import Function
 
 from lean_mnist.crosscheck.function_check import RULES, check_function
+from tests.support.function_corpus import RIGHT
 
 ONLY = [rule for rule in RULES if rule != "autocast"]
 
@@ -22,13 +24,13 @@ def linear(**options):
     class Linear(Function):
         @staticmethod
         @custom_fwd(device_type="cpu", **options)
-        def forward(ctx, x, w, b):
+        def forward(ctx: Any, x, w, b):
             ctx.save_for_backward(x, w)
             return F.linear(x, w, b)
 
         @staticmethod
         @custom_bwd(device_type="cpu")
-        def backward(ctx, g):
+        def backward(ctx: Any, g):
             return linear_backward(*ctx.saved_tensors, g)
 
     return Linear
@@ -36,14 +38,14 @@ def linear(**options):
 
 class CastsByItself(Function):
     @staticmethod
-    def forward(ctx, x, w, b):
+    def forward(ctx: Any, x, w, b):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         x, w, b = x.to(dtype), w.to(dtype), b.to(dtype)
         ctx.save_for_backward(x, w)
         return F.linear(x, w, b)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         x, w = ctx.saved_tensors
         return tuple(v.float() for v in linear_backward(x, w, g.to(x.dtype)))
 
@@ -52,11 +54,11 @@ class SumByProduct(Function):
     """Nothing in its forward that autocast lowers, and a matrix product in its backward."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x):
         return x.cumsum(0)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         return torch.ones(len(g), len(g)).to(g).triu() @ g
 
 
@@ -64,13 +66,13 @@ class ReLUOfProduct(Function):
     """Rounding to bfloat16 puts some pre-activations on the other side of the kink."""
 
     @staticmethod
-    def forward(ctx, x, w, b):
+    def forward(ctx: Any, x, w, b):
         h = F.linear(x, w, b).clamp(min=0)
         ctx.save_for_backward(x, w, h)
         return h
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         x, w, h = ctx.saved_tensors
         return linear_backward(x.to(g.dtype), w.to(g.dtype), g * (h > 0))
 
@@ -79,13 +81,13 @@ class Cancels(Function):
     """A centred product, of which nearly nothing is left: in bfloat16, often nothing."""
 
     @staticmethod
-    def forward(ctx, x, w, b):
+    def forward(ctx: Any, x, w, b):
         y = F.linear(1 + 1e-3 * x, w, b)
         ctx.save_for_backward(x, w)
         return y - y.mean(1, keepdim=True)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         x, w = (v.to(g.dtype) for v in ctx.saved_tensors)
         g = g - g.mean(1, keepdim=True)
         return 1e-3 * (g @ w), g.T @ (1 + 1e-3 * x), g.sum(0)
@@ -111,7 +113,7 @@ def inputs(shapes, seed):
 
 
 @pytest.mark.parametrize("name", FOLLOWS)
-def test_functions_that_follow_autocast_pass(name):
+def test_functions_that_follow_autocast_pass(name) -> None:
     function, shapes = FOLLOWS[name]
     for seed in range(4):
         report = check_function(function.apply, None, inputs(shapes, seed), seed=seed, skip=ONLY)
@@ -124,18 +126,18 @@ class ScaledUnderAutocast(Function):
     """The identity, but for a factor of the gradient where the forward is under autocast."""
 
     @staticmethod
-    def forward(ctx, x, factor):
+    def forward(ctx: Any, x, factor):
         ctx.factor = factor if torch.is_autocast_enabled("cpu") else 1.0
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         return ctx.factor * g, None
 
 
 @pytest.mark.parametrize("factor", [-1.0, 1.2])
 @pytest.mark.parametrize("name", FOLLOWS)
-def test_a_fault_under_autocast_is_found(name, factor):
+def test_a_fault_under_autocast_is_found(name, factor) -> None:
     function, shapes = FOLLOWS[name]
     wrong = lambda *given: function.apply(*(ScaledUnderAutocast.apply(x, factor) for x in given))  # noqa: E731
     report = check_function(wrong, None, inputs(shapes, 0), seed=0, skip=ONLY)
@@ -143,7 +145,7 @@ def test_a_fault_under_autocast_is_found(name, factor):
 
 
 @pytest.mark.parametrize("name", ["layer norm", "swiglu", "softmax", "embedding", "mean square", "absolute value"])
-def test_where_autocast_lowers_nothing_float32_is_owed(name):
+def test_where_autocast_lowers_nothing_float32_is_owed(name) -> None:
     right = RIGHT[name]
     report = check_function(right.function, None, right.inputs(0), seed=0, skip=ONLY)
     assert "the same as without it" in str(report)

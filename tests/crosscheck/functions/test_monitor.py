@@ -1,22 +1,23 @@
 """``GradientMonitor``: silent on right models, loud on wrong ones, in an ordinary training loop."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from function_corpus import Attention, Float32Only, LinearReLU, RMSNorm, SwiGLU, rms_norm
 from torch import nn
 from torch.autograd import Function
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
 from lean_mnist.errors import ArgumentError, GradientMismatch
+from tests.support.function_corpus import Attention, Float32Only, LinearReLU, RMSNorm, SwiGLU, rms_norm
 
 WIDTH, TOKENS = 8, 7
 
 
 class Norm(nn.Module):
-    def __init__(self, width, function=RMSNorm):
+    def __init__(self, width, function=RMSNorm) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(0.5, 1.5, width))
         self.function = function
@@ -26,7 +27,7 @@ class Norm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, width, function=Attention):
+    def __init__(self, width, function=Attention) -> None:
         super().__init__()
         self.qkv, self.function = nn.Linear(width, 3 * width), function
 
@@ -35,7 +36,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, width, function=SwiGLU):
+    def __init__(self, width, function=SwiGLU) -> None:
         super().__init__()
         self.up, self.down, self.function = nn.Linear(width, 4 * width), nn.Linear(2 * width, width), function
 
@@ -44,7 +45,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, norm=RMSNorm, attention=Attention, swiglu=SwiGLU):
+    def __init__(self, norm=RMSNorm, attention=Attention, swiglu=SwiGLU) -> None:
         super().__init__()
         self.norm = Norm(WIDTH, norm)
         self.attention = SelfAttention(WIDTH, attention)
@@ -64,7 +65,7 @@ def language_model(**functions):
 class Loop:
     """Somebody else's training loop. ``steps`` counts what the optimizer was allowed to do."""
 
-    def __init__(self, model, seed=0, accumulate=1):
+    def __init__(self, model, seed=0, accumulate=1) -> None:
         self.model, self.accumulate, self.steps = model, accumulate, 0
         self.optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         self.generator = torch.Generator().manual_seed(seed)
@@ -85,7 +86,7 @@ def spoilt(function, backward):
 
     class Spoilt(function):
         @staticmethod
-        def backward(ctx, g):
+        def backward(ctx: Any, g):
             gradients = function.backward(ctx, g)
             return tuple(backward(ctx, [gradients] if isinstance(gradients, torch.Tensor) else list(gradients)))
 
@@ -93,7 +94,7 @@ def spoilt(function, backward):
 
 
 def at(index, change):
-    def backward(ctx, gradients):
+    def backward(ctx: Any, gradients):
         gradients[index] = change(gradients[index])
         return gradients
 
@@ -101,7 +102,7 @@ def at(index, change):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_right_model_trains_as_if_nobody_were_looking(accumulate):
+def test_a_right_model_trains_as_if_nobody_were_looking(accumulate) -> None:
     alone, watched = language_model(), language_model()
     torch.manual_seed(1)
     Loop(alone, accumulate=accumulate).run(6)
@@ -134,7 +135,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_named_before_the_optimizer_steps(name):
+def test_a_fault_is_named_before_the_optimizer_steps(name) -> None:
     functions, path, tensor = FAULTS[name]
     model = language_model(**functions)
     before = [p.detach().clone() for p in model.parameters()]
@@ -151,7 +152,7 @@ def test_a_fault_is_named_before_the_optimizer_steps(name):
         assert torch.equal(p, old)
 
 
-def test_the_path_of_every_failing_module():
+def test_the_path_of_every_failing_module() -> None:
     wrong = spoilt(RMSNorm, at(1, torch.neg))
     model = nn.Sequential(nn.Embedding(TOKENS, WIDTH), Block(norm=wrong), Block(norm=wrong), nn.Linear(WIDTH, TOKENS))
     GradientMonitor(model)
@@ -167,13 +168,13 @@ class Late(RMSNorm):
     calls = 0
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         Late.calls += 1
         dx, dw = RMSNorm.backward(ctx, g)
         return dx, dw * (0.5 if Late.calls > 6 else 1.0)
 
 
-def test_a_fault_that_comes_later_is_found_at_the_next_scheduled_step():
+def test_a_fault_that_comes_later_is_found_at_the_next_scheduled_step() -> None:
     Late.calls = -1000  # the monitor's own replays call it as well
     model = language_model(norm=Late)
     GradientMonitor(model, every=4)
@@ -190,17 +191,17 @@ class Stale(Function):
     kept = None
 
     @staticmethod
-    def forward(ctx, x, w):
+    def forward(ctx: Any, x, w):
         Stale.kept = x.detach()
         ctx.save_for_backward(w)
         return x * w
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         return g * ctx.saved_tensors[0], (g * Stale.kept).flatten(0, -2).sum(0)
 
 
-def test_what_a_replay_does_not_give_again_is_stale():
+def test_what_a_replay_does_not_give_again_is_stale() -> None:
     model = language_model(norm=Stale)
     GradientMonitor(model, every=1)
     Loop(model).run(1)
@@ -214,7 +215,7 @@ def test_what_a_replay_does_not_give_again_is_stale():
         first.backward()
 
 
-def test_a_reference_adds_the_last_digits():
+def test_a_reference_adds_the_last_digits() -> None:
     model = language_model()
     reference = {Norm: lambda norm, x: rms_norm(x, norm.weight)}
     with GradientMonitor(model, reference=reference) as monitor:
@@ -234,7 +235,7 @@ def test_a_reference_adds_the_last_digits():
         Loop(model).run(1)
 
 
-def test_warn_or_call_instead_of_raising():
+def test_warn_or_call_instead_of_raising() -> None:
     model = language_model(norm=spoilt(RMSNorm, at(1, torch.neg)))
     with GradientMonitor(model, on_mismatch="warn"), pytest.warns(UserWarning, match=r"2.norm \(Norm\)"):
         assert Loop(model).run(1).steps == 1
@@ -244,7 +245,7 @@ def test_warn_or_call_instead_of_raising():
     assert [report.module for report in seen] == ["2.norm (Norm)"]
 
 
-def test_detach_leaves_nothing_behind():
+def test_detach_leaves_nothing_behind() -> None:
     model = language_model(norm=spoilt(RMSNorm, at(1, torch.neg)))
     monitor = GradientMonitor(model)
     tokens = torch.zeros(1, 2, dtype=torch.long)
@@ -258,7 +259,7 @@ def test_detach_leaves_nothing_behind():
         assert not part._forward_pre_hooks
 
 
-def test_forwards_without_gradients_and_with_errors_do_not_count():
+def test_forwards_without_gradients_and_with_errors_do_not_count() -> None:
     model = language_model()
     with GradientMonitor(model, every=2) as monitor:
         with torch.no_grad():
@@ -271,14 +272,14 @@ def test_forwards_without_gradients_and_with_errors_do_not_count():
     assert all(report.ok for report in monitor.history)
 
 
-def test_a_schedule_is_a_function_of_the_forward():
+def test_a_schedule_is_a_function_of_the_forward() -> None:
     model = language_model()
     with GradientMonitor(model, every=lambda number: number in (1, 3)) as monitor:
         Loop(model).run(5)
     assert {report.step for report in monitor.history} == {1, 3}
 
 
-def test_backwards_that_never_come_are_let_go():
+def test_backwards_that_never_come_are_let_go() -> None:
     model = language_model()
     with GradientMonitor(model, every=1) as monitor:
         for _ in range(40):
@@ -291,7 +292,7 @@ def test_backwards_that_never_come_are_let_go():
 class Fused(nn.Module):
     """A ReLU inside of the Function, batch normalisation, dropout and a buffer around it."""
 
-    def __init__(self, function=LinearReLU):
+    def __init__(self, function=LinearReLU) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(12, 6)), nn.Parameter(torch.zeros(12))
         self.norm, self.dropout = nn.BatchNorm1d(12), nn.Dropout(0.3)
@@ -303,7 +304,7 @@ class Fused(nn.Module):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_kinks_dropout_and_batch_normalisation(seed):
+def test_kinks_dropout_and_batch_normalisation(seed: int) -> None:
     torch.manual_seed(seed)
     model = Fused()
     with GradientMonitor(model, every=1, seed=seed) as monitor:
@@ -321,7 +322,7 @@ def test_kinks_dropout_and_batch_normalisation(seed):
     assert all(report.checked for report in monitor.history)
 
 
-def test_a_wrong_gradient_beside_kinks_and_dropout():
+def test_a_wrong_gradient_beside_kinks_and_dropout() -> None:
     torch.manual_seed(0)
     model = Fused(spoilt(LinearReLU, at(2, lambda v: v * 0)))
     GradientMonitor(model, seed=0)
@@ -332,12 +333,12 @@ def test_a_wrong_gradient_beside_kinks_and_dropout():
 
 class ReLU(Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x):
         ctx.save_for_backward(x)
         return x.clamp(min=0)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         return g * (ctx.saved_tensors[0] > 0)
 
 
@@ -345,7 +346,7 @@ class MaskedAttention(Function):
     """Causal, by a mask of minus infinity, where no rounding can be drawn anew."""
 
     @staticmethod
-    def forward(ctx, q, k, v):
+    def forward(ctx: Any, q, k, v):
         scores = q @ k.mT * q.shape[-1] ** -0.5
         later = torch.ones(scores.shape[-2:]).triu(1).bool()
         p = torch.softmax(scores.masked_fill(later, -torch.inf), -1)
@@ -356,7 +357,7 @@ class MaskedAttention(Function):
 
 
 class Applies(nn.Module):
-    def __init__(self, function, *weights):
+    def __init__(self, function, *weights) -> None:
         super().__init__()
         self.function, self.weights = function, nn.ParameterList(weights)
 
@@ -375,7 +376,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("fault", SPOILT)
-def test_exact_zeros_before_a_relu_excuse_nothing(fault):
+def test_exact_zeros_before_a_relu_excuse_nothing(fault) -> None:
     function = spoilt(ReLU, at(0, SPOILT[fault])) if SPOILT[fault] else ReLU
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, WIDTH), nn.Dropout(0.3), Applies(function, torch.linspace(0.5, 1.5, WIDTH)))
@@ -387,7 +388,7 @@ def test_exact_zeros_before_a_relu_excuse_nothing(fault):
 
 
 @pytest.mark.parametrize("fault", ["right", "sign", "scale 1.01", "last rows"])
-def test_masks_of_minus_infinity_and_gradients_that_nearly_cancel(fault):
+def test_masks_of_minus_infinity_and_gradients_that_nearly_cancel(fault) -> None:
     function = spoilt(MaskedAttention, at(1, SPOILT[fault])) if SPOILT[fault] else MaskedAttention
     torch.manual_seed(2)
     weights = [torch.linspace(0.5, 1.5, WIDTH) for _ in range(3)]
@@ -399,7 +400,7 @@ def test_masks_of_minus_infinity_and_gradients_that_nearly_cancel(fault):
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_under_autocast(wrong):
+def test_under_autocast(wrong) -> None:
     model = language_model(swiglu=spoilt(SwiGLU, at(1, torch.neg)) if wrong else SwiGLU)
     tokens = torch.arange(6)[None] % TOKENS
     with GradientMonitor(model, on_mismatch=lambda report: None, seed=0) as monitor:
@@ -412,7 +413,7 @@ def test_under_autocast(wrong):
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_a_function_that_takes_float32_alone(wrong):
+def test_a_function_that_takes_float32_alone(wrong) -> None:
     function = spoilt(Float32Only, lambda ctx, g: [1.1 * g[0]]) if wrong else Float32Only
 
     class Activation(nn.Module):
@@ -426,9 +427,9 @@ def test_a_function_that_takes_float32_alone(wrong):
     assert "by differences in float32" in str(monitor.history[0])
 
 
-def test_custom_nodes_of_the_parents_own_forward():
+def test_custom_nodes_of_the_parents_own_forward() -> None:
     class Wraps(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner = Norm(WIDTH)
 
@@ -444,7 +445,7 @@ def test_custom_nodes_of_the_parents_own_forward():
     assert "1.inner" not in str(raised.value)
 
 
-def test_a_shared_module_and_frozen_parameters():
+def test_a_shared_module_and_frozen_parameters() -> None:
     torch.manual_seed(0)
     norm = Norm(WIDTH)
     norm.weight.requires_grad_(False)
@@ -457,7 +458,7 @@ def test_a_shared_module_and_frozen_parameters():
 class Generates(nn.Module):
     """Gives something else every time, by a counter that nobody can replay."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.inner, self.calls = Norm(WIDTH), 0
 
@@ -466,7 +467,7 @@ class Generates(nn.Module):
         return RMSNorm.apply(x * self.calls, torch.ones(WIDTH)) * self.calls
 
 
-def test_what_cannot_be_replayed_is_said_not_to_be_checked():
+def test_what_cannot_be_replayed_is_said_not_to_be_checked() -> None:
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Generates())
     with GradientMonitor(model) as monitor:
         model(torch.randn(3, WIDTH)).sum().backward()
@@ -476,7 +477,7 @@ def test_what_cannot_be_replayed_is_said_not_to_be_checked():
     assert "not applicable  replay: the same call again gives other outputs" in str(report)
 
 
-def test_a_module_that_cannot_be_copied():
+def test_a_module_that_cannot_be_copied() -> None:
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Norm(WIDTH))
     model[1].cache = model[0](torch.randn(2, WIDTH))
     with GradientMonitor(model) as monitor:
@@ -484,7 +485,7 @@ def test_a_module_that_cannot_be_copied():
     assert "the module cannot be copied" in str(monitor.history[0])
 
 
-def test_a_model_without_custom_functions_is_warned_of_once():
+def test_a_model_without_custom_functions_is_warned_of_once() -> None:
     model = nn.Linear(3, 3)
     with GradientMonitor(model, every=1):
         with pytest.warns(UserWarning, match=r"the forward of Linear calls no torch.autograd.Function"):
@@ -505,12 +506,12 @@ def test_a_model_without_custom_functions_is_warned_of_once():
         ({"entries": [nn.Linear(1, 1)]}, "entries: Linear is no part of the model"),
     ],
 )
-def test_options(options, message):
+def test_options(options, message) -> None:
     with pytest.raises(ArgumentError, match=message):
         GradientMonitor(**{"model": nn.Sequential(nn.Linear(2, 2)), **options})
 
 
-def test_only_scheduled_steps_cost_anything():
+def test_only_scheduled_steps_cost_anything() -> None:
     model = language_model()
     with GradientMonitor(model, every=1000) as monitor:
         loop = Loop(model).run(1)

@@ -1,19 +1,21 @@
 """``GradientMonitor`` on what programs do: losses beside logits, backwards that fail, scaled losses, half precision."""
 
+from typing import Any
+
 import pytest
 import torch
-from function_corpus import RMSNorm
-from test_monitor import WIDTH, Norm, at, spoilt
 from torch import nn
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
 from lean_mnist.errors import GradientMismatch
+from tests.crosscheck.functions.test_monitor import WIDTH, Norm, at, spoilt
+from tests.support.function_corpus import RMSNorm
 
 
 class Direct(nn.Module):
     """Calls its Function itself, and returns ``outputs(loss, logits)``."""
 
-    def __init__(self, outputs, function=RMSNorm):
+    def __init__(self, outputs, function=RMSNorm) -> None:
         super().__init__()
         self.linear, self.weight = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.linspace(0.5, 1.5, WIDTH))
         self.outputs, self.function = outputs, function
@@ -34,7 +36,7 @@ RETURNED = {
 
 @pytest.mark.parametrize("name", RETURNED)
 @pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
-def test_outputs_made_of_other_outputs(name, used):
+def test_outputs_made_of_other_outputs(name, used) -> None:
     for function, right in ((RMSNorm, True), (WRONG, False)):
         torch.manual_seed(0)
         model = Direct(RETURNED[name], function)
@@ -50,24 +52,24 @@ class FailsOnce(torch.autograd.Function):
     failed = False
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g):
         if not FailsOnce.failed:
             FailsOnce.failed = True
             raise RuntimeError("out of memory")
         return g
 
 
-def test_it_goes_on_after_a_backward_that_failed(monkeypatch):
+def test_it_goes_on_after_a_backward_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FailsOnce, "failed", False)
     torch.manual_seed(0)
     norm = Norm(WIDTH)
     monitor = GradientMonitor(norm, every=1, seed=0)
 
-    def backward():
+    def backward() -> None:
         norm(FailsOnce.apply(torch.randn(5, WIDTH, requires_grad=True))).square().mean().backward()
 
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -79,7 +81,7 @@ def test_it_goes_on_after_a_backward_that_failed(monkeypatch):
         backward()
 
 
-def test_a_loss_scale_too_large_is_no_fault():
+def test_a_loss_scale_too_large_is_no_fault() -> None:
     for scale, told in ((2.0**10, True), (2.0**40, False)):
         torch.manual_seed(0)
         model = Norm(WIDTH)
@@ -93,7 +95,7 @@ def test_a_loss_scale_too_large_is_no_fault():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("inside", [False, True])
-def test_the_backward_inside_of_autocast(dtype, inside):
+def test_the_backward_inside_of_autocast(dtype: torch.dtype, inside) -> None:
     for function, right in ((RMSNorm, True), (WRONG, False)):
         torch.manual_seed(0)
         model = nn.Sequential(Direct(lambda loss, logits: logits, function))
@@ -110,7 +112,7 @@ def test_the_backward_inside_of_autocast(dtype, inside):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_throughout(dtype):
+def test_half_precision_throughout(dtype: torch.dtype) -> None:
     for function, right in ((RMSNorm, True), (WRONG, False)):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Norm(WIDTH, function)).to(dtype)

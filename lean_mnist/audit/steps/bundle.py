@@ -1,0 +1,191 @@
+"""The repro bundle of a training step whose check failed, and what became of that step with the code now installed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.screen import StepScreen
+from lean_mnist.audit.steps.record import Call
+from lean_mnist.audit.steps.recorded import Batch, calls_of, gradients_of, layers_of, names_of, put_gradients
+from lean_mnist.audit.training_check import CheckResult, TrainingCheck
+from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.crosscheck.functions.bundle import STEP, envelope, write_bundle
+from lean_mnist.errors import CheckpointError
+from lean_mnist.nn import MLP
+
+REPEATS = 4  # of the step, to see that it repeats itself
+_DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, StopIteration, AssertionError)
+
+
+def save_step_bundle(
+    path: Path,
+    *,
+    number: int,
+    model: MLP,
+    batches: Sequence[Batch],
+    traces: Sequence[MLPTrace],
+    past: Sequence[Call],
+    loss: Tensor,
+    message: str,
+    seed: int,
+    config: Mapping[str, Any],
+) -> None:
+    """Write all that step ``number`` was computed from, and the gradients in ``.grad``, whole or not at all.
+
+    ``past`` are the calls before the step, whose batches are kept for faults that remember; ``seed`` is the run's, from
+    which the screen draws its probes as well. Raises ``OSError`` if it cannot be written.
+    """
+    content = {
+        **envelope(STEP),
+        "step": number,
+        "message": message,
+        "architecture": model.architecture,
+        "loss_options": {"label_smoothing": model.label_smoothing, "logit_penalty": model.logit_penalty},
+        "weights": {name: _own(p) for name, p in model.named_parameters()},
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "gradients": {name: None if p.grad is None else _own(p.grad) for name, p in model.named_parameters()},
+        "loss": _own(loss),
+        "batches": [{"x": _own(x), "labels": _own(y)} for x, y in batches],
+        "past": [{"x": _own(call.trace.inputs[0]), "labels": _own(call.labels_B)} for call in past],
+        # What the step computed on its way; its inputs are the batch and follow from the pre-activations.
+        "computed": [
+            {
+                "pre_activations": [_own(z) for z in trace.pre_activations],
+                "d_pre_activations": [None if d is None else _own(d) for d in trace.d_pre_activations],
+            }
+            for trace in traces
+        ],
+        "seeds": {"run": seed, "screen": seed},
+        "config": dict(config),
+    }
+    write_bundle(path, content)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy that brings no larger storage with it and opens on any machine."""
+    return tensor.detach().cpu().clone()
+
+
+@dataclass(frozen=True)
+class StepReplay:
+    """What the step gives today: the checks' verdict, and where its gradients differ from the recorded ones."""
+
+    step: int
+    recorded: str  # the message of the failure
+    result: CheckResult
+    screen: str  # why the screen refuses it; empty if it does not
+    repeats: bool  # the same bits every time
+    differing: Mapping[str, float]  # by tensor, the largest difference from the recorded gradient; empty if none
+
+    @property
+    def ok(self) -> bool:
+        return self.result.passed and not self.screen and self.repeats
+
+    def __str__(self) -> str:
+        if not self.differing:
+            today = "today's gradients equal the recorded ones bit for bit"
+        else:
+            said = ", ".join(f"{name} by up to {size:.3g}" for name, size in self.differing.items())
+            today = f"today's gradients differ from the recorded ones: {said}"
+        if self.ok:
+            verdict = f"mended: the gradients of step {self.step} now agree with the reference, in {REPEATS} runs"
+        else:
+            again = "" if self.repeats else f"the same step, run {REPEATS} times, gives different gradients"
+            found = "; ".join(filter(None, [self.result.message, self.screen, again]))
+            verdict = f"FAILED at step {self.step}: {found}"
+        return f"{today}\n{verdict}"
+
+
+def replay_step(path: Path, content: Mapping[str, Any]) -> StepReplay:
+    """Compute the step of a bundle again, after the calls that came before it, and check it as a run does.
+
+    Raises ``CheckpointError`` if the content is damaged.
+    """
+    try:
+        model, batches, past, recorded = _restored(content)
+        number, seed, message = int(content["step"]), int(content["seeds"]["screen"]), str(content["message"])
+        runs = [_run(model, batches, past) for _ in range(REPEATS)]
+    except _DAMAGED as error:
+        text = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: a damaged bundle ({type(error).__name__}: {text})") from None
+    first, last = runs[0], runs[-1]
+    repeats = all(_same(a, b) for run in runs for a, b in zip(run.gradients, first.gradients, strict=True))
+    x, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    result = TrainingCheck(model).check(
+        x, labels, last.loss, compare_gradients=True, gradcheck=True, traces=last.traces, past=last.past
+    )
+    loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
+    screened = StepScreen(loss, seed, close_look_every=1).check(
+        number,
+        names_of(model),
+        layers_of(model),
+        gradients_of(model),
+        last.traces,
+        [y for _, y in batches],
+        last.loss,
+    )
+    differing: dict[str, float] = {}
+    for (name, _), ours in zip(model.named_parameters(), first.gradients, strict=True):
+        before = recorded[name]
+        if ours is None or before is None or ours.shape != before.shape:
+            differing |= {} if ours is before else {name: math.nan}
+        elif not _same(ours, before):
+            differing[name] = float((ours.double() - before.double()).abs().max())
+    return StepReplay(number, message, result, "; ".join(map(str, screened.failures)), repeats, differing)
+
+
+class _Run(NamedTuple):
+    loss: Tensor
+    gradients: list[Tensor | None]
+    traces: list[MLPTrace]
+    past: list[Call]
+
+
+def _run(model: MLP, batches: Sequence[Batch], past: Sequence[Batch]) -> _Run:
+    """The step, its gradients left in ``.grad``, after the calls that came before it."""
+    calls = []
+    for batch in past:
+        model.zero_grad(set_to_none=True)
+        trace = MLPTrace()
+        put_gradients(model, [batch], [trace])
+        calls += calls_of([batch], [trace])
+    model.zero_grad(set_to_none=True)
+    traces = [MLPTrace() for _ in batches]
+    loss = put_gradients(model, batches, traces)
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return _Run(loss, gradients, traces, calls)
+
+
+def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch], dict[str, Tensor | None]]:
+    """The network, the step's batches, those before it, and the gradients that were found."""
+    from lean_mnist.generalization.quantize.modules import network_of  # which nothing else of the checks needs
+
+    weights, options = content["weights"], content["loss_options"]
+    model = network_of(
+        content["architecture"],
+        label_smoothing=options["label_smoothing"],
+        logit_penalty=options["logit_penalty"],
+        dtype=next(iter(weights.values())).dtype,
+    )
+    model.load_state_dict(weights)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(content["requires_grad"][name])
+    recorded = {name: content["gradients"][name] for name, _ in model.named_parameters()}
+    batches, past = ([(batch["x"], batch["labels"]) for batch in content[key]] for key in ("batches", "past"))
+    if not batches:
+        raise ValueError("no batch")
+    return model, batches, past, recorded
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,0 +1,17 @@
+"""Enclosure: the exact real gradient of a batch, enclosed by ball arithmetic that runs the chain rule itself."""
+
+from lean_mnist.enclosure.ball import Ball
+from lean_mnist.enclosure.bound import Between, GradientBound, bound_gradient
+from lean_mnist.enclosure.enclose import Enclosure, enclose_gradients, enclose_model_gradients
+from lean_mnist.enclosure.primitives import counting_kinks
+
+__all__ = [
+    "Ball",
+    "Between",
+    "Enclosure",
+    "GradientBound",
+    "bound_gradient",
+    "counting_kinks",
+    "enclose_gradients",
+    "enclose_model_gradients",
+]

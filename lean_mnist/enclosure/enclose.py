@@ -1,0 +1,143 @@
+"""The exact gradient of a full-size batch, enclosed: ``chainrule.mlp``'s own forward and backward, run on balls.
+
+*Exact* means: the real gradient of the mean loss at exactly these weights and inputs (every float32, bfloat16 or
+float64 number is a real number), with the conventions of the chain rule at a kink, and with the options of the loss
+taken as the decimals they are written as.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lean_mnist.chainrule import losses, mlp
+from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.chainrule.losses import Loss, softmax_cross_entropy
+from lean_mnist.enclosure.ball import Ball, Real
+from lean_mnist.enclosure.bound import GradientBound, bound_gradient
+from lean_mnist.enclosure.primitives import counting_kinks
+from lean_mnist.enclosure.rounding import check_gradual_underflow
+from lean_mnist.errors import ArgumentError
+from lean_mnist.nn import MLP
+
+KINKED = ("relu", "leaky-relu")
+# How many units of rounding a step may have moved a pre-activation, as a multiple of the sum of its terms' magnitudes.
+# It decides only whose side of the kink is taken where ``sides`` are given, never how wide a ball is.
+KINK_ULPS = 32.0
+
+
+@dataclass(frozen=True)
+class Enclosure:
+    """The mean loss and the gradient of every parameter, enclosed.
+
+    ``ambiguous_kinks`` is how many hidden units had a pre-activation whose ball held numbers on both sides of the kink;
+    both sides are inside the enclosure. ``sided_kinks`` is how many took the side of the step under test.
+    """
+
+    loss: Ball
+    gradients: Mapping[str, Ball]  # by parameter name: "layers.0.weight", "layers.0.bias", …
+    ambiguous_kinks: int
+    sided_kinks: int = 0
+
+    def bound(self, name: str, computed: Tensor) -> GradientBound:
+        """How far ``computed`` is from the exact gradient of the parameter ``name`` (or from the loss, ``"loss"``)."""
+        if name != "loss" and name not in self.gradients:
+            raise ArgumentError(f"enclosure: expected one of loss, {', '.join(self.gradients)}, found {name!r}")
+        return bound_gradient(name, computed, self.loss if name == "loss" else self.gradients[name])
+
+    def bounds(self, computed: Mapping[str, Tensor]) -> tuple[GradientBound, ...]:
+        """One bound a parameter, in order; raises ``ArgumentError`` if a gradient is missing."""
+        missing = [name for name in self.gradients if name not in computed]
+        if missing:
+            raise ArgumentError(f"enclosure: expected a gradient of {', '.join(missing)}, found none")
+        return tuple(self.bound(name, computed[name]) for name in self.gradients)
+
+    @property
+    def radius(self) -> float:
+        """The largest relative radius ``‖rad‖₂ / ‖mid‖₂`` of a gradient, rounded up."""
+        return max(self.bound(name, ball.mid).radius for name, ball in self.gradients.items())
+
+
+def enclose_model_gradients(
+    model: MLP, x_BD: Tensor, labels_B: Tensor, *, sides: Sequence[Tensor] | None = None
+) -> Enclosure:
+    """Enclose the exact gradient of ``model.loss(x, labels)`` at the model's weights; see :func:`enclose_gradients`."""
+    loss = softmax_cross_entropy(model.label_smoothing, model.logit_penalty)
+    return enclose_gradients(
+        model.weights_and_biases(), x_BD, labels_B, activation=model.activation, loss=loss, sides=sides
+    )
+
+
+@torch.no_grad()
+def enclose_gradients(
+    layers: Sequence[tuple[Tensor, Tensor | None]],
+    x_BD: Tensor,
+    labels_B: Tensor,
+    *,
+    activation: str = "relu",
+    loss: Loss | None = None,
+    upstream: Real = 1,
+    sides: Sequence[Tensor] | None = None,
+    kink_ulps: float = KINK_ULPS,
+) -> Enclosure:
+    """Enclose the exact gradient of ``upstream · mean_B loss`` of an MLP, for every parameter, and the mean loss.
+
+    Args:
+        layers: weight ``(H, D)`` and bias ``(H,)`` or ``None``, first layer first, of any floating dtypes.
+        x_BD, labels_B: the batch, ``x`` of any floating dtype and labels int64 in 0 … C − 1.
+        activation: by name; see ``chainrule.activations``.
+        loss: of ``chainrule.losses``; softmax cross-entropy by default.
+        sides: for each hidden layer a bool ``(B, H)``, on which side of its kink the step under test saw each unit.
+            Where ``kink_ulps`` units of rounding in the precision of ``x`` could have put a unit on either side, the
+            backward then takes the step's side, and what is enclosed is the gradient on the piece of the network that
+            the step was on. Without them it is the gradient proper, and a step whose rounding flipped a unit is found
+            to be as far from it as it is.
+
+    Raises ``ArgumentError`` on shapes that do not fit and where subnormal numbers are flushed to zero.
+    """
+    rule, criterion = activation_named(activation), loss if loss is not None else softmax_cross_entropy()
+    check_gradual_underflow(x_BD.device)
+    balls = [(Ball.exact(weight), None if bias is None else Ball.exact(bias)) for weight, bias in layers]
+    with counting_kinks() as forward:
+        loss_B, tape = mlp.mlp_loss_forward(Ball.exact(x_BD), labels_B, balls, rule, criterion)
+    sided = 0
+    if sides is not None and rule.name in KINKED:
+        network, sided = _take_sides(tape.network, balls, sides, kink_ulps * torch.finfo(x_BD.dtype).eps / 2)
+        tape = mlp.MLPLossTape(network, tape.loss)
+    d_loss_B = losses.mean_backward(loss_B, Ball.of_number(upstream, loss_B))
+    needs = (False, tuple((True, bias is not None) for _, bias in layers))
+    with counting_kinks() as backward:
+        gradients = mlp.mlp_loss_backward(tape, balls, rule, criterion, d_loss_B, needs)
+    named = {
+        f"layers.{index}.{kind}": ball
+        for index, pair in enumerate(gradients.layers)
+        for kind, ball in zip(("weight", "bias"), pair, strict=True)
+        if ball is not None
+    }
+    # A unit that was undecided on the way there may be decided on the way back, or the other way round.
+    return Enclosure(losses.mean_forward(loss_B), named, max(forward.count, backward.count), sided)
+
+
+def _take_sides(
+    tape: mlp.MLPTape, layers: Sequence[tuple[Ball, Ball | None]], sides: Sequence[Tensor], rounding: float
+) -> tuple[mlp.MLPTape, int]:
+    """The tape with the step's own sides where relative ``rounding`` of each term leaves them open; how many."""
+    if len(sides) != len(tape.saved):
+        raise ArgumentError(f"sides: expected one tensor a hidden layer, {len(tape.saved)}, found {len(sides)}")
+    saved, count = [], 0
+    moved = torch.zeros_like(tape.inputs[0].mid)
+    for h_in, h, (weight, bias), side in zip(tape.inputs, tape.saved, layers, sides, strict=False):
+        found = (tuple(side.shape), side.dtype)
+        if found != (tuple(h.shape), torch.bool):
+            raise ArgumentError(f"sides: expected bool of shape {tuple(h.shape)}, found {found[1]} of shape {found[0]}")
+        own = 0 if bias is None else rounding * bias.mid.abs()
+        moved = (rounding * h_in.mid.abs() + moved) @ weight.mid.abs().T + own
+        z = h_in.mid @ weight.mid.T + (0 if bias is None else bias.mid)
+        close = z.abs() <= moved
+        count += int(close.sum())
+        # Only the sign of what is kept is used on the way back.
+        saved.append(Ball(torch.where(close, side.to(h.mid), h.mid), torch.where(close, 0, h.rad)))
+    return mlp.MLPTape(tape.inputs, tuple(saved)), count

@@ -1,0 +1,165 @@
+"""The chain rule's primitives on balls, and the count of places where a branch could not be decided.
+
+An elementary function f is enclosed by its value at the midpoint and a bound L of |f'| over the whole ball:
+``|f(X) − fl(f(a))| ≤ L r + |f(a) − fl(f(a))|``, the last term being what :mod:`.rounding` assumes of PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from lean_mnist.chainrule.arrays import NewArrays
+from lean_mnist.enclosure.ball import Ball, hull
+from lean_mnist.enclosure.products import accurate_product
+from lean_mnist.enclosure.rounding import ELEMENTARY_ULPS, EPSILON, TINY, raised, raised_products
+from lean_mnist.errors import ArgumentError
+
+
+class KinkCounter:
+    """How many numbers took both branches."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+_COUNTER: ContextVar[KinkCounter | None] = ContextVar("ambiguous kinks", default=None)
+
+
+@contextmanager
+def counting_kinks() -> Iterator[KinkCounter]:
+    """Count, within the block, the numbers whose ball lies on both sides of a kink, so that both branches were kept."""
+    counter = KinkCounter()
+    token = _COUNTER.set(counter)
+    try:
+        yield counter
+    finally:
+        _COUNTER.reset(token)
+
+
+class BallPrimitives(NewArrays):
+    """What ``chainrule.arrays.Primitives`` asks for. Labels are plain int64 tensors."""
+
+    def affine(self, x_BD: Ball, weight_HD: Ball, bias_H: Ball | None) -> Ball:
+        z_BH = accurate_product(x_BD, weight_HD.T)
+        return z_BH if bias_H is None else z_BH + bias_H
+
+    # Where the condition's ball holds numbers of both kinds, either branch may be the exact one: enclose both.
+    def where_nonpositive(self, condition: Ball, then: Ball | int, otherwise: Ball) -> Ball:
+        if not isinstance(then, Ball):
+            then = Ball.of_number(then, otherwise)
+        nonpositive, positive = condition.is_nonpositive, condition.is_positive
+        mid = torch.where(nonpositive, then.mid, otherwise.mid)
+        rad = torch.where(nonpositive, then.rad, otherwise.rad)
+        decided = nonpositive | positive
+        undecided = decided.numel() - int(decided.sum())
+        if undecided:
+            both = hull(then, otherwise)
+            mid = torch.where(decided, mid, both.mid)
+            rad = torch.where(decided, rad, torch.where(condition.rad < torch.inf, both.rad, torch.inf))
+            counter = _COUNTER.get()
+            if counter is not None:
+                counter.count += undecided
+        return Ball(mid, rad)
+
+    # |e^X − e^a| ≤ e^a (e^r − 1)
+    def exp(self, x: Ball) -> Ball:
+        mid = torch.exp(x.mid)
+        # e^(a + r) is an upper bound as well, and the better one where r is large
+        change = torch.minimum(_above(mid) * _above(torch.expm1(x.rad)), _above(torch.exp(_next(x.mid + x.rad))))
+        return _around(mid, torch.where(x.rad == 0, 0, change))
+
+    # |log X − log a| ≤ r / (a − r), where all of the ball is positive
+    def log(self, x: Ball) -> Ball:
+        smallest = torch.where(x.is_positive, x.mignitude, 0)
+        inside = x.mid.where(smallest > 0, 1)
+        known = _around(torch.log(inside), torch.where(x.rad == 0, 0, x.rad / smallest))
+        return Ball(known.mid, known.rad.where(smallest > 0, torch.inf))
+
+    # tanh' = 4 e^(−2|x|) / (1 + e^(−2|x|))², largest where |x| is smallest; values differ by at most 2
+    def tanh(self, x: Ball) -> Ball:
+        change = _bounded_change(x, 4 * _logistic_slope(2 * x.mignitude), 2)
+        return _around(torch.tanh(x.mid), change)
+
+    # σ' = e^(−|x|) / (1 + e^(−|x|))², largest where |x| is smallest; values differ by at most 1
+    def sigmoid(self, x: Ball) -> Ball:
+        return _around(torch.sigmoid(x.mid), _bounded_change(x, _logistic_slope(x.mignitude), 1))
+
+    # erf' = (2/√π) e^(−x²), largest where |x| is smallest; values differ by at most 2;  2/√π = 1.12837…
+    def erf(self, x: Ball) -> Ball:
+        square = torch.nextafter(x.mignitude.square(), x.mid.new_zeros(()))
+        return _around(torch.erf(x.mid), _bounded_change(x, 1.13 * _above(torch.exp(-square)), 2))
+
+    # Any real number may be the shift: it cancels out of every formula it is used in. So it is taken to be exact.
+    def row_shift(self, x_BC: Ball) -> Ball:
+        return Ball.exact(x_BC.mid.amax(dim=1, keepdim=True))
+
+    def row_sum(self, x_BC: Ball) -> Ball:
+        return x_BC.sum(1, keepdim=True)
+
+    def column(self, x_B: Ball) -> Ball:
+        return x_B[:, None]
+
+    def spread(self, value: Ball, like_B: Ball) -> Ball:
+        return Ball(value.mid.expand(like_B.shape), value.rad.expand(like_B.shape))
+
+    def divide(self, value: Ball, by: int) -> Ball:
+        return value / by
+
+    def take_label(self, x_BC: Ball, labels_B: Tensor) -> Ball:
+        column = labels_B.unsqueeze(1)
+        return Ball(x_BC.mid.gather(1, column).squeeze(1), x_BC.rad.gather(1, column).squeeze(1))
+
+    def one_hot(self, labels_B: Tensor, like_BC: Ball) -> Ball:
+        return Ball.exact(torch.zeros_like(like_BC.mid).scatter_(1, labels_B.unsqueeze(1), 1))
+
+    # The decimal the caller wrote (0.01), not the binary number nearest to it, is what a formula means.
+    def constant(self, value: float, like: Ball) -> Ball:
+        return Ball.of_number(Fraction(repr(float(value))), like)
+
+    def sqrt_of(self, value: int, like: Ball) -> Ball:
+        if value < 0:
+            raise ArgumentError(f"sqrt_of: expected a number of at least 0, found {value}")
+        return Ball.of_number(value, like) ** 0.5
+
+    # π lies between math.pi and the next number up: π − math.pi = 1.22…·10⁻¹⁶, a unit is 4.44…·10⁻¹⁶.
+    def pi(self, like: Ball) -> Ball:
+        return Ball(like.mid.new_tensor(math.pi), like.mid.new_tensor(1.2246467991473533e-16))
+
+
+def _next(value: Tensor) -> Tensor:
+    """The next number up: above the real number that was rounded to ``value``."""
+    return torch.nextafter(value, value.new_tensor(torch.inf))
+
+
+def _above(value: Tensor) -> Tensor:
+    """An upper bound of the nonnegative real number of which PyTorch's elementary function computed ``value``."""
+    return raised(value * (1 + 2 * ELEMENTARY_ULPS * EPSILON), 1) + 2 * TINY
+
+
+def _around(mid: Tensor, change: Tensor) -> Ball:
+    """The ball around an elementary function's computed value, whose real one changes by ``change`` over the ball."""
+    own = (ELEMENTARY_ULPS + 1) * EPSILON * mid.abs() + 2 * TINY  # a little more: the ulps are of the true value
+    return Ball(mid, raised_products(change + own, 8))
+
+
+def _logistic_slope(x: Tensor) -> Tensor:
+    """``e^−x / (1 + e^−x)²`` for ``x ≥ 0``, rounded up: it grows with e^−x, which is at most 1."""
+    e = _above(torch.exp(-x)).clamp(max=1)
+    return raised_products(e / (1 + e).square(), 4)
+
+
+def _bounded_change(x: Ball, slope: Tensor, largest: float) -> Tensor:
+    """How far a function of that slope, and of values no farther apart than ``largest``, moves over the ball."""
+    bounded = torch.minimum(x.rad * slope, x.mid.new_tensor(largest))
+    # Of a ball that may stand for no real number at all, nothing finite is said.
+    return torch.where(x.rad == 0, 0, torch.where(x.rad == torch.inf, torch.inf, bounded))
+
+
+Ball.__primitives__ = BallPrimitives()

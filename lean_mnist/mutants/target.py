@@ -1,0 +1,152 @@
+"""The self-test on somebody else's Function: plant what fits anywhere and see that ``check_function`` refuses it."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lean_mnist.errors import ArgumentError
+from lean_mnist.mutants.corpus import MUTANTS
+from lean_mnist.mutants.mutant import Mutant
+from lean_mnist.mutants.planting import plant_in
+from lean_mnist.mutants.report import Outcome, Progress, SelftestReport
+from lean_mnist.mutants.selftest import refusal, refused
+
+ATTEMPTS = 3  # of check_function, since some mutants are wrong now and then only
+CALLS = 50
+
+
+def for_target(
+    target: str | type[Function],
+    reference: str | Callable[..., Any] = "",
+    inputs: str | Callable[[], Sequence[Any]] | Sequence[Any] = "",
+    *,
+    mutants: Sequence[Mutant] = MUTANTS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SelftestReport:
+    """Plant the generic mutants in an ``autograd.Function`` and report which ``check_function`` catches.
+
+    Args:
+        target: the Function, or ``"module:Function"``.
+        reference: the same in plain PyTorch, or ``"module:function"``; ``reference`` of the target's module if empty.
+        inputs: arguments of ``apply``, or a function that makes them, or ``"module:name"`` of either; ``inputs`` of
+            the target's module if empty.
+
+    A mutant that makes no difference to this Function, whatever is tried, is reported as not shown and not counted.
+    Raises ``ArgumentError`` if something is not there or is not what it should be.
+    """
+    started = time.perf_counter()
+    function = _load(target, "target") if isinstance(target, str) else target
+    if not (isinstance(function, type) and issubclass(function, Function)):
+        raise ArgumentError(f"target: expected a subclass of torch.autograd.Function, found {function!r}")
+    module = function.__module__
+    reference = _load(reference or f"{module}:reference", "reference") if isinstance(reference, str) else reference
+    made = _load(inputs or f"{module}:inputs", "inputs") if isinstance(inputs, str) else inputs
+    arguments = list(made() if callable(made) else made)
+    name = target if isinstance(target, str) else f"{module}:{function.__qualname__}"
+    alarm = refusal(function.apply, reference, arguments, seed)
+    outcomes = []
+    generic = [] if alarm else [mutant for mutant in mutants if mutant.generic and not mutant.ours_only]
+    for done, mutant in enumerate(generic):
+        if progress is not None:
+            progress(done, len(generic), mutant.name)
+        outcomes.append(_try(function, mutant, reference, arguments, seed))
+    if progress is not None:
+        progress(len(generic), len(generic), "")
+    seconds = time.perf_counter() - started
+    return SelftestReport(name, tuple(outcomes), (alarm,) if alarm else (), 1, seconds, seed)
+
+
+def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[Any], seed: int) -> Outcome:
+    faulty = plant_in(function, mutant)  # once: a fault that remembers goes on remembering
+    for attempt in range(ATTEMPTS):
+        found = refused(faulty.apply, reference, inputs, seed + attempt)
+        if found is not None:
+            return Outcome(mutant, "caught", "the given inputs", ("check_function",), found.message, kind=found.kind)
+    if _same(_observe(function, inputs), _observe(plant_in(function, mutant), inputs)):
+        return Outcome(mutant, "not shown", message="it makes no difference to this Function on these inputs")
+    return Outcome(mutant, "escaped", message=f"its gradients differ, and check_function passes it {ATTEMPTS} times")
+
+
+def _load(path: str, what: str) -> Any:
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise ArgumentError(f"{what}: expected module:name, found {path!r}")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ArgumentError(f"{what}: cannot import {module} ({error})") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ArgumentError(f"{what}: {module} has no {name}")
+        found = getattr(found, part)
+    return found
+
+
+def _observe(function: type[Function], inputs: list[Any]) -> list[Any]:
+    """What callers can see of a backward, in every way that a mutant of the corpus shows."""
+    seen: list[Any] = []
+    for number in range(CALLS):
+        seen += _seen(lambda number=number: _gradients(function, inputs, number, lambda y: y))  # type: ignore[misc]
+    uses: list[Callable[[Tensor], Tensor]] = [
+        lambda y: y.transpose(0, -1) if y.dim() else y,
+        torch.sum,
+        lambda y: torch.cat([torch.ones_like(y), y], -1) if y.dim() else y,
+        lambda y: torch.cat([torch.ones_like(y), y], 0) if y.dim() else y,
+        lambda y: y * 0,
+        lambda y: y * 1e-9,
+    ]
+    for use in uses:
+        seen += _seen(lambda use=use: _gradients(function, inputs, 0, use))  # type: ignore[misc]
+    with torch.autocast("cpu", torch.bfloat16):
+        seen += _seen(lambda: _gradients(function, inputs, 0, lambda y: y))
+    seen += _seen(lambda: _gradients(function, inputs, 0, lambda y: y, again=True))
+    seen += _seen(lambda: _gradients(function, inputs, 0, lambda y: y, twice=True))
+    seen += [kept for number in range(2) for kept in _seen(lambda n=number: _gradients(function, inputs, n, torch.sum))]  # type: ignore[misc]
+    return seen
+
+
+def _seen(call: Callable[[], list[Tensor]]) -> list[Any]:
+    try:
+        return call()
+    except (RuntimeError, IndexError, ValueError) as error:
+        return [str(error)]
+
+
+def _gradients(
+    function: type[Function],
+    inputs: list[Any],
+    number: int,
+    use: Callable[[Tensor], Tensor],
+    again: bool = False,
+    twice: bool = False,
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    fresh = [x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
+    result = function.apply(*fresh)
+    results = [result] if isinstance(result, Tensor) else list(result)
+    outputs = [use(y) for y in results if isinstance(y, Tensor) and y.requires_grad]
+    upstream = [torch.randn(y.shape, generator=generator).to(y.device, y.dtype) for y in outputs]
+    wanted = [x for x in fresh if isinstance(x, Tensor) and x.requires_grad]
+    if again:
+        torch.autograd.grad(outputs, wanted, upstream, retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(outputs, wanted, upstream, create_graph=twice, allow_unused=True)
+    gradients = [g for g in found if g is not None]
+    if twice:
+        total = torch.stack([g.square().sum() for g in gradients]).sum()
+        gradients = [g for g in torch.autograd.grad(total, wanted, allow_unused=True) if g is not None]
+    return [g.detach().clone() for g in (*gradients, *upstream)]
+
+
+def _same(first: list[Any], second: list[Any]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else type(a) is type(b) and a == b
+        for a, b in zip(first, second, strict=True)
+    )

@@ -1,0 +1,105 @@
+"""Exact derivatives of small networks in fractions, found without any chain rule.
+
+A network of ReLU, leaky ReLU or identity units is affine in any *one* of its parameters and inputs as long as no unit
+crosses its kink, so its squared error is a parabola in that number, and the central difference of a parabola is its
+derivative, for any step. The step is halved until the signs of all pre-activations agree at both ends; each is affine
+in between, so they agree throughout. What is evaluated is the forward of ``chainrule`` itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from lean_mnist.chainrule import dense, losses, mlp
+from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.verification.model import NotEstablished
+
+_HALVINGS = 60
+
+
+def random_fractions(rng: random.Random, *shape: int) -> Any:
+    """Fractions between −2 and 2 with denominator 13, none of them 0."""
+    result = np.empty(shape, dtype=object)
+    for index in np.ndindex(*shape):
+        result[index] = Fraction(rng.choice([-1, 1]) * rng.randint(1, 26), 13)
+    return result
+
+
+@dataclass
+class Network:
+    """A network of fractions and a batch for it; the loss is ``Σ_B upstream_B · loss_B`` with the squared error."""
+
+    sizes: tuple[int, ...]
+    activation: str
+    x: Any
+    labels: Any
+    layers: list[tuple[Any, Any]]
+    upstream: Any
+
+    @classmethod
+    def random(cls, seed: int, sizes: Sequence[int], activation: str, batch: int, bias: bool = True) -> Network:
+        rng = random.Random(seed)
+        layers = [
+            (random_fractions(rng, after, before), random_fractions(rng, after) if bias else None)
+            for before, after in itertools.pairwise(sizes)
+        ]
+        labels = np.array([rng.randrange(sizes[-1]) for _ in range(batch)])
+        x, upstream = random_fractions(rng, batch, sizes[0]), random_fractions(rng, batch)
+        return cls(tuple(sizes), activation, x, labels, layers, upstream)
+
+    def gradients(self) -> list[tuple[str, Any, Any]]:
+        """Name, variable and hand-written gradient of the input and of every parameter."""
+        loss, activation = losses.squared_error(), activation_named(self.activation)
+        _, tape = mlp.mlp_loss_forward(self.x, self.labels, self.layers, activation, loss)
+        found = mlp.mlp_loss_backward(tape, self.layers, activation, loss, self.upstream)
+        result = [("x", self.x, found.x_BD)]
+        for n, ((weight, bias), (d_weight, d_bias)) in enumerate(zip(self.layers, found.layers, strict=True)):
+            result.append((f"layers[{n}].weight", weight, d_weight))
+            if bias is not None:
+                result.append((f"layers[{n}].bias", bias, d_bias))
+        return result
+
+    def loss_and_signs(self) -> tuple[Fraction, tuple[int, ...]]:
+        """The loss, and on which side of its kink every hidden unit stands."""
+        h, signs = self.x, list[int]()
+        for weight, bias in self.layers[:-1]:
+            z, _ = dense.dense_forward(h, weight, bias)
+            signs += [(value > 0) - (value < 0) for value in z.flat]
+            h, _ = activation_named(self.activation).forward(z)
+        s, _ = dense.dense_forward(h, *self.layers[-1])
+        loss_B, _ = losses.squared_error().forward(s, self.labels)
+        return (loss_B * self.upstream).sum(), tuple(signs)
+
+
+def derivatives_by_differences(network: Network, container: Any) -> Any:
+    """``∂loss/∂container``, exactly, one entry at a time; ``container`` is the input or a parameter of ``network``."""
+    result = np.empty(container.shape, dtype=object)
+    for index in np.ndindex(container.shape):
+        result[index] = _derivative(network, container, index)
+    return result
+
+
+def _derivative(network: Network, container: Any, index: tuple[int, ...]) -> Fraction:
+    value, step = container[index], Fraction(1, 8)
+    _, here = network.loss_and_signs()
+    if 0 in here:
+        raise NotEstablished("the example sits on a kink: choose another seed")
+    try:
+        for _ in range(_HALVINGS):
+            container[index] = value + step
+            above, signs_above = network.loss_and_signs()
+            container[index] = value - step
+            below, signs_below = network.loss_and_signs()
+            if signs_above == signs_below == here:
+                return (above - below) / (2 * step)
+            step /= 2
+    finally:
+        container[index] = value
+    raise NotEstablished("no step avoids the kinks")

@@ -1,0 +1,244 @@
+"""The whole network, every parameter at once, four ways; and the order of the central difference."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch.autograd.gradcheck import GradcheckError, gradcheck
+
+from lean_mnist.audit.reference import NetworkLoss, reference_gradients
+from lean_mnist.chainrule import activations, losses, mlp
+from lean_mnist.nn import MLP, functional, parameters
+from lean_mnist.verification import assumptions as rests_on
+from lean_mnist.verification.exact import Network, derivatives_by_differences
+from lean_mnist.verification.gradients import H2, OURS, SYMBOLIC, B, C, D, H, N, symbolic_layers
+from lean_mnist.verification.indexed import (
+    ANY_ACTIVATION,
+    IndexedArray,
+    any_labels,
+    gradient,
+    inner,
+    variable,
+)
+from lean_mnist.verification.model import Obligation, Refuted
+from lean_mnist.verification.proofs import prove_equal, prove_zero
+from lean_mnist.verification.sums import Expr
+
+DEPTHS = (1, 2, 3)
+
+
+def network(depth: int) -> str:
+    """Every gradient of the mean cross-entropy of an MLP with ``depth`` dense layers."""
+    x, labels = variable("x", B, D), any_labels(B, C)
+    layers, loss = symbolic_layers(D, *(H, H2)[: depth - 1], C), losses.softmax_cross_entropy()
+    loss_B, tape = mlp.mlp_loss_forward(x, labels, layers, ANY_ACTIVATION, loss)
+    objective, upstream = losses.mean_forward(loss_B).at(), losses.mean_backward(loss_B, sympy.Integer(1))
+    found = mlp.mlp_loss_backward(tape, layers, ANY_ACTIVATION, loss, upstream)
+    prove_equal("the gradient of x", found.x_BD, gradient(objective, x))
+    for n, ((weight, bias), (d_weight, d_bias)) in enumerate(zip(layers, found.layers, strict=True)):
+        prove_equal(f"the gradient of layers[{n}].weight", d_weight, gradient(objective, weight))
+        prove_equal(f"the gradient of layers[{n}].bias", d_bias, gradient(objective, bias))
+    return f"all {2 * depth} parameters and the input, any labels"
+
+
+def _central_difference() -> str:
+    place = variable("z", N).indices()
+    for name in ("sigmoid", "tanh", "gelu"):
+        z, v, one = variable("z", N), variable("v", N), IndexedArray((N,), lambda _: sympy.Integer(1))
+        activation = activations.activation_named(name)
+        derivative = activation.backward(activation.forward(z)[1], one)
+
+        def along(t: Expr, forward: Any = activation.forward, z: IndexedArray = z, v: IndexedArray = v) -> Expr:
+            return forward(z + v * t)[0].at(*place)
+
+        _odd(name, along, (derivative * v).at(*place))
+    s, labels, g, v = variable("s", B, C), any_labels(B, C), variable("g", B), variable("v", B, C)
+    loss = losses.softmax_cross_entropy()
+    derivative = loss.backward(loss.forward(s, labels)[1], g)
+    _odd("cross-entropy", lambda t: inner(loss.forward(s + v * t, labels)[0], g), inner(derivative, v))
+    return "(F(t) − F(−t)) / 2t = F'(0) + 0·t + O(t²), with F'(0) from our backward"
+
+
+def _odd(what: str, along: Callable[[Expr], Expr], slope: Expr) -> None:
+    """The Taylor coefficients of ``(F(t) − F(−t)) / 2t`` at ``t = 0``: first our derivative, then 0."""
+    t = sympy.Symbol("t", real=True)
+    half = (along(t) - along(-t)) / 2
+    prove_zero(f"{what}: the limit of the central difference", sympy.diff(half, t).subs(t, 0), slope)
+    prove_zero(f"{what}: its error of order 1", sympy.diff(half, t, 2).subs(t, 0))
+
+
+EXACT = [  # sizes, activation, batch, biases, seed
+    *(((3, 4, 2), name, 3, True, 1) for name in ("relu", "leaky-relu", "identity")),
+    *(((3, 4, 3, 2), name, 2, True, 5) for name in ("relu", "leaky-relu", "identity")),
+    ((3, 4, 2), "relu", 1, False, 4),
+    ((2, 3, 3, 3, 2), "relu", 2, True, 9),
+    ((3, 2), "relu", 2, True, 2),
+]
+EXACT_DERIVATIVES = sum(
+    batch * sizes[0] + sum((before + bias) * after for before, after in itertools.pairwise(sizes))
+    for sizes, _, batch, bias, _ in EXACT
+)
+
+
+def _exact() -> str:
+    switched_off = 0
+    for sizes, activation, batch, bias, seed in EXACT:
+        example = Network.random(seed, sizes, activation, batch, bias)
+        switched_off += sum(sign < 0 for sign in example.loss_and_signs()[1])
+        for name, container, found in example.gradients():
+            expected = derivatives_by_differences(example, container)
+            for index in np.ndindex(expected.shape):
+                if found.shape != expected.shape or found[index] != expected[index]:
+                    place = f"{'-'.join(map(str, sizes))} {activation}, seed {seed}, {name}{list(index)}"
+                    raise Refuted("a gradient is wrong", f"{found[index]} instead of {expected[index]} at {place}")
+    assert switched_off, "without a negative pre-activation, ReLU cannot be told from the identity"
+    return f"equal with ==; {switched_off} units stood below their kink"
+
+
+GRADCHECK_SIZES, GRADCHECK_BATCH = (5, 4, 3, 3), 4
+# Tighter than its defaults, with which a gradient that is 0.1 % too large passes.
+GRADCHECK_OPTIONS: dict[str, Any] = {"eps": 1e-6, "atol": 1e-7, "rtol": 1e-6}
+
+
+def _gradcheck() -> str:
+    for name in activations.ACTIVATIONS:
+        for smoothing, penalty in ((0.0, 0.0), (0.1, 0.3)):
+            x, layers, labels = _away_from_kinks(name)
+            flat = [tensor.requires_grad_() for layer in layers for tensor in layer]
+            loss = losses.softmax_cross_entropy(smoothing, penalty)
+
+            def batch_loss(
+                x: torch.Tensor, *flat: torch.Tensor, name: str = name, loss: losses.Loss = loss,
+                labels: torch.Tensor = labels,
+            ) -> torch.Tensor:  # fmt: skip
+                return 0.7 * functional.mlp_loss(x, labels, list(zip(flat[::2], flat[1::2], strict=True)), name, loss)
+
+            try:
+                gradcheck(batch_loss, [x.requires_grad_(), *flat], **GRADCHECK_OPTIONS)
+            except GradcheckError as error:
+                raise Refuted("gradcheck failed", f"{name}: {' '.join(str(error).split())}") from None
+    return "the node the trainer differentiates, network and loss in one, with an upstream gradient of 0.7"
+
+
+def _away_from_kinks(activation: str) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+    """Input, layers and labels for which no hidden pre-activation is within 1e-3 of 0, by trying seeds in turn."""
+    for seed in itertools.count():
+        generator = torch.Generator().manual_seed(seed)
+        layers = [
+            (_normal(generator, after, before), _normal(generator, after))
+            for before, after in itertools.pairwise(GRADCHECK_SIZES)
+        ]
+        h = x = _normal(generator, GRADCHECK_BATCH, GRADCHECK_SIZES[0])
+        closest = math.inf
+        for weight, bias in layers[:-1]:
+            z = torch.nn.functional.linear(h, weight, bias)
+            closest = min(closest, float(z.abs().min()))
+            h = functional.activate(z, activation)
+        if closest > 1e-3 or activation not in ("relu", "leaky-relu"):
+            return x, layers, torch.arange(GRADCHECK_BATCH) % GRADCHECK_SIZES[-1]
+    raise AssertionError
+
+
+def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+FULL_SEEDS, FULL_BATCH, FULL_TOLERANCE = range(4), 64, 1e-12
+
+
+def _full_size() -> str:
+    largest = 0.0
+    for seed in FULL_SEEDS:
+        model = MLP((784, 128, 10), seed=seed, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(seed)
+        for _, bias in model.weights_and_biases():  # they start at zero, where leaving one out cannot show
+            assert bias is not None
+            torch.nn.init.normal_(bias, generator=generator)
+        x = torch.rand(FULL_BATCH, 784, generator=generator, dtype=torch.float64)
+        labels = torch.randint(10, (FULL_BATCH,), generator=generator)
+        model.loss(x, labels).backward()
+        exact = reference_gradients(NetworkLoss("relu"), model.weights_and_biases(), x, labels, dtype=torch.float64)
+        for (name, parameter), expected in zip(model.named_parameters(), exact.gradients, strict=True):
+            assert parameter.grad is not None
+            error = float((parameter.grad - expected).norm() / expected.norm())
+            if not error <= FULL_TOLERANCE:
+                raise Refuted("a gradient differs from the reference", f"{name}, seed {seed}: relative {error:.1e}")
+            largest = max(largest, error)
+    return f"largest relative difference {largest:.1e}, allowed {FULL_TOLERANCE:.0e}"
+
+
+ORDER_NETWORKS = 8
+
+
+def _measured_order() -> str:
+    """The error of the central difference along a random direction, at steps 2^-4 and 2^-5: their ratio is about 4."""
+    orders = [_order(seed) for seed in range(ORDER_NETWORKS)]
+    for seed, order in enumerate(orders):
+        if not abs(order - 2) < 0.05:
+            raise Refuted("the error does not shrink with order 2", f"order {order:.3f}, seed {seed}")
+    return f"measured order {min(orders):.3f} to {max(orders):.3f}"
+
+
+def _order(seed: int) -> float:
+    model = MLP((5, 4, 3), "tanh", seed=seed, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    x, labels, start = _normal(generator, 6, 5), torch.arange(6) % 3, parameters.flatten_parameters(model)
+    direction = _normal(generator, *start.shape)
+    direction /= direction.norm()
+    model.loss(x, labels).backward()
+    slope = torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]) @ direction
+
+    def along(t: float) -> torch.Tensor:
+        parameters.unflatten_parameters(start + t * direction, model)
+        return model.loss(x, labels).detach()
+
+    error = [float(abs((along(t) - along(-t)) / (2 * t) - slope)) for t in (2**-4, 2**-5)]
+    return math.log2(error[0] / error[1])
+
+
+def obligations() -> list[Obligation]:
+    """The obligations of this module, in the order of the table."""
+    return [
+        Obligation(
+            "gradient.network", "mlp_loss_backward gives ∇ of the mean loss in x and every weight and bias",
+            "network_gradient_correct", "symbolic",
+            f"for all B, D, H, H2, C, depths {DEPTHS[0]} to {DEPTHS[-1]} and any differentiable activation, "
+            "with cross-entropy",
+            (*SYMBOLIC, rests_on.PAIRS), lambda: "; ".join(f"depth {depth}: {network(depth)}" for depth in DEPTHS),
+        ),
+        Obligation(
+            "gradient.network-exact", "the same with ReLU, leaky ReLU and identity, whose kinks the proof leaves out",
+            "network_gradient_correct", "exact rational",
+            f"on {len(EXACT)} networks of up to 4 layers with the squared error, {EXACT_DERIVATIVES} derivatives",
+            (rests_on.FRACTIONS, rests_on.CASES), _exact,
+        ),
+        Obligation(
+            "gradient.network-gradcheck", "the same on tensors, through the autograd node that trains",
+            "network_gradient_correct", "gradcheck",
+            f"on {'-'.join(map(str, GRADCHECK_SIZES))}, batch {GRADCHECK_BATCH}: {len(activations.ACTIVATIONS)} "
+            f"activations, with and without smoothing and penalty", (rests_on.GRADCHECK, rests_on.TORCH), _gradcheck,
+        ),
+        Obligation(
+            "gradient.network-full-size", "the same at 784-128-10 with ReLU, against autograd of another forward",
+            "network_gradient_correct", "property test",
+            f"on {len(FULL_SEEDS)} seeds, batch {FULL_BATCH}, float64, to {FULL_TOLERANCE:.0e} relative",
+            (rests_on.AUTOGRAD, rests_on.CASES, rests_on.TORCH), _full_size,
+        ),
+        Obligation(
+            "gradient.central-difference", "the central difference tends to the derivative with order 2",
+            "gradient_matches_finite_difference", "symbolic",
+            "for sigmoid, tanh, GELU and cross-entropy, for all B, C, along any direction",
+            (*SYMBOLIC, rests_on.CALCULUS), _central_difference,
+        ),
+        Obligation(
+            "gradient.central-difference-network", "the same for the loss of a whole network", OURS, "property test",
+            f"on {ORDER_NETWORKS} tanh networks 5-4-3, along random directions (measured order)",
+            (rests_on.CASES, rests_on.TORCH), _measured_order,
+        ),
+    ]  # fmt: skip

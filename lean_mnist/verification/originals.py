@@ -1,0 +1,150 @@
+"""Statements of LEAN_mnist that are false, with their counterexamples, and those that say nothing.
+
+Its formulas are reproduced here in a few lines because it is they that are refuted; nothing else uses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import sympy
+import torch
+
+from lean_mnist.chainrule import activations, losses
+from lean_mnist.verification import assumptions as rests_on
+from lean_mnist.verification.gradients import LEAN
+from lean_mnist.verification.model import How, NotEstablished, Obligation, Refuted, Vacuous
+
+
+def their_log_sum_exp(x: Sequence[float]) -> float:
+    """``logSumExp`` of ``VerifiedNN/Loss/CrossEntropy.lean``: it subtracts the mean of the logits, not the largest."""
+    reference = sum(x) / len(x)
+    total = sum(_exp(value - reference) for value in x)
+    return reference + math.log(total)
+
+
+def _exp(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:  # Lean's Float.exp gives infinity
+        return math.inf
+
+
+def their_loss(logits: Sequence[float], target: int) -> float:
+    """``crossEntropyLoss`` of the same file."""
+    return -logits[target] + their_log_sum_exp(logits)
+
+
+def _our_loss(logits: Sequence[float], target: int) -> float:
+    s = torch.tensor([logits], dtype=torch.float64)
+    loss_B, _ = losses.softmax_cross_entropy().forward(s, torch.tensor([target]))
+    found = loss_B.item()
+    if not 0 <= found < math.inf:
+        raise NotEstablished(f"our own loss of {tuple(logits)} with target {target} is {found}")
+    return found
+
+
+def _negative_loss() -> str:
+    logits, target = (61.0, -29.0, -57.0), 0
+    theirs, ours = their_loss(logits, target), _our_loss(logits, target)
+    if theirs < 0:
+        raise Refuted("their loss is negative", f"logits {logits}, target {target}: {theirs:.2g}; ours {ours:.2g}")
+    return f"their loss is {theirs}"
+
+
+def _overflow() -> str:
+    logits = (2000.0, 0.0, 0.0)
+    theirs, ours = their_loss(logits, 0), _our_loss(logits, 0)
+    if not math.isfinite(theirs):
+        raise Refuted("their log-sum-exp overflows", f"logits {logits}, target 0: {theirs}; ours {ours:g}")
+    return f"their loss is {theirs}"
+
+
+def _softmax_twice() -> str:
+    classes = 10
+    logits = [1000.0, *[0.0] * (classes - 1)]
+    probabilities, _ = losses.softmax_forward(torch.tensor([logits], dtype=torch.float64))
+    reported, minimised = their_loss(probabilities[0].tolist(), 0), _our_loss(logits, 0)
+    # Over p_k ≥ 0 with Σ p_k = 1, log Σ e^(p_k) − p_0 is least at p = (1, 0, …): by Jensen the others are best equal,
+    # and what is left falls with p_0.
+    floor = math.log(math.e + classes - 1) - 1
+    if abs(reported - floor) < 1e-12 and minimised == 0:
+        raise Refuted(
+            "the reported loss of a perfect prediction is not 0",
+            f"logits (1000, 0, …, 0), target 0: reported {reported:.4f} = log(e + 9) − 1, its least value; minimised 0",
+        )
+    return f"reported {reported}, minimised {minimised}"
+
+
+def _differentiable() -> str:
+    above, below = sympy.Symbol("t", positive=True), sympy.Symbol("t", negative=True)
+    h, _ = activations.ACTIVATIONS["relu"].forward(np.array([above, below, sympy.Integer(0)], dtype=object))
+    right, left = ((value - h[2]) / t for value, t in ((h[0], above), (h[1], below)))
+    if right != left:
+        raise Refuted("ReLU is not differentiable at 0", f"z = 0: slope {left} from the left, {right} from the right")
+    return "both slopes agree"
+
+
+def obligations() -> list[Obligation]:
+    """The false statements; each is expected to be refuted."""
+    floats = (rests_on.LIBM, rests_on.TORCH)
+    rows: list[tuple[str, str, str, How, tuple[str, ...], Callable[[], str]]] = [
+        ("loss-nonnegative", "in floating point, their crossEntropyLoss ≥ 0 (axiom)",
+         "float_crossEntropy_preserves_nonneg", "property test", floats, _negative_loss),
+        ("log-sum-exp-stable", "their logSumExp does not overflow", "logSumExp", "property test", floats, _overflow),
+        ("reported-loss", "the loss they report is the one they minimise, whose infimum is 0", f"{LEAN}: training log",
+         "property test", floats, _softmax_twice),
+        ("covers-relu", "their network theorem, for σ differentiable everywhere, covers the ReLU network they train",
+         "network_gradient_correct", "symbolic", (rests_on.SYMPY,), _differentiable),
+    ]  # fmt: skip
+    return [
+        Obligation(f"original.{name}", statement, source, how, "by counterexample", rests, run, "refuted")
+        for name, statement, source, how, rests, run in rows
+    ]
+
+
+def vacuous_statements() -> list[Vacuous]:
+    """Theorems and axioms whose conclusion says less than their names, and what says it here."""
+    dimensions = ("layer.forward-dimension", "layer.batch-dimension", "layer.composition-dimension")
+    return [
+        Vacuous(
+            "type_guarantees_dimension, vector_type_correct, matrix_type_correct, batch_type_correct",
+            "conclude True", ("types.wrong-shapes", *dimensions),
+        ),
+        Vacuous(
+            "matvec_output_dimension, vadd_output_dimension, …, mlp_output_dimension, flatten_params_type_correct",
+            "∃ r, r = f(x): true of every function", ("types.wrong-shapes", "types.wrong-upstream", *dimensions),
+        ),
+        Vacuous(
+            "forward_dimension_typesafe, forwardBatch_dimension_typesafe, composition_dimension_typesafe, …",
+            "f(x) = f(x)", dimensions,
+        ),
+        Vacuous(
+            "flatten_unflatten_left_inverse, unflatten_flatten_right_inverse", "rest on axioms and sorry",
+            ("types.round-trip", "types.layout"),
+        ),
+        Vacuous(
+            "sgd_converges_strongly_convex", "an axiom that concludes True",
+            ("convergence.sgd-strongly-convex", "convergence.sgd-enumerated"),
+        ),
+        Vacuous(
+            "sgd_converges_convex", "an axiom that concludes True", ("convergence.sgd-convex", "convergence.gd-convex")
+        ),
+        Vacuous(
+            "sgd_finds_stationary_point_nonconvex", "an axiom that concludes True", ("convergence.sgd-stationary",)
+        ),
+        Vacuous("batch_size_reduces_variance", "an axiom that concludes True", ("convergence.batch-variance",)),
+        Vacuous(
+            "cross_entropy_softmax_gradient_correct",
+            "the loss is differentiable; not that its gradient is p − onehot(y)",
+            ("gradient.cross-entropy", "tensors.loss"),
+        ),
+        Vacuous(
+            "network_gradient_correct",
+            "the loss is differentiable in the input, for σ differentiable everywhere: nothing of parameters, "
+            "of the gradient's value, of ReLU or of the manual backward",
+            ("gradient.network", "gradient.network-exact", "gradient.network-gradcheck", "gradient.network-full-size"),
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,260 @@
+"""The gradients that train, against the enclosure of the exact ones; and the bounds, against the truth."""
+
+import math
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from lean_mnist import MLP
+from lean_mnist.chainrule import mlp
+from lean_mnist.chainrule.activations import ACTIVATIONS
+from lean_mnist.enclosure import Ball, bound_gradient, enclose_gradients, enclose_model_gradients
+from lean_mnist.errors import ArgumentError
+from tests.support.enclosure_rational import fractions_of_tensor, numbers_in, random_ball, tame_ball
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float64]
+LIMIT = 2e-6  # a little more than what float32's rounding is seen to do to these gradients early in training
+
+
+def step(sizes=(784, 128, 10), batch=128, dtype=torch.float32, seed=0, **options):
+    """A model with its gradients in place, and the batch they are of."""
+    model = MLP(sizes, dtype=dtype, seed=seed, **options)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, sizes[0], generator=generator).to(dtype)
+    labels = torch.randint(0, sizes[-1], (batch,), generator=generator)
+    model.loss(x, labels).backward()
+    return model, x, labels
+
+
+def gradients_of(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def arb_gradients(model, x, labels):
+    """The exact gradient of a ReLU network at 200 bits, by matrices of Arb: not the chain rule's code."""
+    from flint import arb, arb_mat, ctx
+
+    ctx.prec = 200
+
+    def matrix(tensor):
+        return arb_mat(*tensor.shape, [arb(v) for v in tensor.detach().double().flatten().tolist()])
+
+    layers = [(matrix(w), b.detach().double().tolist()) for w, b in model.weights_and_biases()]
+    inputs, masks = [matrix(x)], []
+    for index, (w, b) in enumerate(layers):
+        z = inputs[-1] * w.transpose()
+        z = arb_mat([[value + bias for value, bias in zip(row, b, strict=True)] for row in z.table()])
+        if index < len(layers) - 1:
+            masks.append([[bool(value > 0) for value in row] for row in z.table()])
+            assert all(value > 0 or value < 0 for value in z.entries())
+            z = arb_mat([[max(value, arb(0)) if value > 0 else arb(0) for value in row] for row in z.table()])
+        inputs.append(z)
+    rows = []
+    for row, label in zip(inputs.pop().table(), labels.tolist(), strict=True):
+        e = [value.exp() for value in row]
+        total = sum(e, arb(0))
+        rows.append([(v / total - (1 if c == label else 0)) / len(labels) for c, v in enumerate(e)])
+    d_z, found = arb_mat(rows), {}
+    for index in reversed(range(len(layers))):
+        found[f"layers.{index}.weight"] = (d_z.transpose() * inputs[index]).entries()
+        found[f"layers.{index}.bias"] = [sum(column, arb(0)) for column in d_z.transpose().table()]
+        if index:
+            d_h, mask = (d_z * layers[index][0]).table(), masks[index - 1]
+            d_z = arb_mat([[value if on else arb(0) for value, on in zip(*pair, strict=True)]
+                           for pair in zip(d_h, mask, strict=True)])  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_full_size_batch_is_contained_and_its_bounds_hold(dtype: torch.dtype) -> None:
+    pytest.importorskip("flint")
+    from flint import arb
+
+    model, x, labels = step(batch=64, dtype=dtype)
+    enclosure, truth = enclose_model_gradients(model, x, labels), arb_gradients(model, x, labels)
+    assert enclosure.radius < 1e-11
+    for name, computed in gradients_of(model).items():
+        ball, bound = enclosure.gradients[name], enclosure.bound(name, computed)
+        numbers = zip(
+            ball.mid.flatten().tolist(), ball.rad.flatten().tolist(), computed.double().flatten().tolist(), truth[name],
+            strict=True,
+        )  # fmt: skip
+        largest, squares, size = arb(0), arb(0), arb(0)
+        for mid, rad, value, exact in numbers:
+            assert abs(exact - mid) <= arb(rad), name
+            largest = largest.max(abs(exact - value))
+            squares, size = squares + (exact - value) ** 2, size + exact**2
+        assert bound.largest.lower <= largest <= bound.largest.upper, name
+        assert bound.relative.lower <= (squares / size).sqrt() <= bound.relative.upper, name
+
+
+@pytest.mark.parametrize("sizes", [(784, 128, 10), (784, 512, 256, 128, 10), (784, 4096, 10)], ids=str)
+def test_the_bound_is_hardly_more_than_the_error(sizes) -> None:
+    model, x, labels = step(sizes)
+    enclosure = enclose_model_gradients(model, x, labels)
+    assert enclosure.ambiguous_kinks == 0
+    assert enclosure.radius <= 1e-9
+    assert enclosure.bound("loss", model.loss(x, labels)).largest.upper < 1e-5
+    for bound in enclosure.bounds(gradients_of(model)):
+        assert bound.within(LIMIT), str(bound)
+        assert bound.sharpness < 1.1
+        assert bound.relative.upper < 1.1 * bound.relative.lower
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_the_trainer_are_near_in_every_precision(dtype: torch.dtype, activation: str) -> None:
+    options = {"label_smoothing": 0.1, "logit_penalty": 0.01}
+    model, x, labels = step((20, 16, 12, 5), 32, dtype, 1, activation=activation, **options)
+    enclosure = enclose_model_gradients(model, x, labels)
+    # The kinks of bfloat16 flip, which is an error like any other; float64's own rounding is inside.
+    limit = {torch.float64: 1e-12, torch.float32: LIMIT, torch.bfloat16: 0.2}[dtype]
+    for bound in enclosure.bounds(gradients_of(model)):
+        assert bound.within(limit), str(bound)
+        assert not bound.beyond(limit)
+
+
+@pytest.mark.parametrize("name", ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"])
+@pytest.mark.parametrize(("factor", "caught"), [(1 + 1e-5, True), (-1.0, True), (1 + 1e-7, False)])
+def test_a_gradient_off_by_a_hundred_thousandth_is_proved_to_be_off(name, factor, caught) -> None:
+    model, x, labels = step()
+    enclosure = enclose_model_gradients(model, x, labels)
+    gradient = gradients_of(model)[name]
+    bound = enclosure.bound(name, (gradient.double() * factor).float())
+    assert bound.beyond(LIMIT) is caught
+    assert bound.within(LIMIT) is not caught
+    assert name in str(bound)
+
+
+def test_one_wrong_element_is_located() -> None:
+    model, x, labels = step()
+    enclosure = enclose_model_gradients(model, x, labels)
+    gradient = model.layers[0].weight.grad.clone()
+    gradient[7, 300] += 1e-3 * gradient[7].norm()
+    bound = enclosure.bound("layers.0.weight", gradient)
+    assert bound.index == (7, 300)
+    assert bound.beyond(LIMIT)
+
+
+def test_a_step_that_rounding_put_on_the_other_side_is_compared_on_its_own_side() -> None:
+    # z = 1 + 2⁻³⁰ − 1 > 0, which float32 sees as 0 if it adds in this order
+    layers = [(torch.tensor([[1.0, 2.0**-30, -1.0]]), None), (torch.tensor([[1.0], [2.0]]), None)]
+    x, labels = torch.ones(1, 3), torch.tensor([1])
+    other_side = [torch.tensor([[False]])]
+    proper = enclose_gradients(layers, x, labels)
+    stepped = enclose_gradients(layers, x, labels, sides=other_side)
+    assert proper.gradients["layers.0.weight"].mid.abs().max() > 0.1
+    assert stepped.gradients["layers.0.weight"].is_zero.all()
+    assert (proper.sided_kinks, stepped.sided_kinks) == (0, 1)
+    # A unit that is clearly on one side keeps it, whatever the step says.
+    x = torch.tensor([[1.0, 1.0, 0.5]])
+    assert not enclose_gradients(layers, x, labels, sides=other_side).gradients["layers.0.weight"].is_zero.all()
+    for wrong in ([], [torch.zeros(1, 1)], [torch.tensor([True])]):
+        with pytest.raises(ArgumentError, match="sides"):
+            enclose_gradients(layers, x, labels, sides=wrong)
+
+
+def test_with_the_sides_of_a_real_step_nothing_else_changes() -> None:
+    model, x, labels = step((784, 64, 32, 10))
+    with torch.no_grad():
+        _, tape = mlp.mlp_forward(x, model.weights_and_biases(), ACTIVATIONS["relu"])
+    enclosure = enclose_model_gradients(model, x, labels, sides=[h > 0 for h in tape.saved])
+    assert all(bound.within(LIMIT) for bound in enclosure.bounds(gradients_of(model)))
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("where", ["x", "weight"])
+def test_a_batch_without_a_gradient_is_never_found_fine(bad, activation: str, where) -> None:
+    model, x, labels = step((6, 5, 4, 3), 7, activation=activation)
+    gradients = gradients_of(model)
+    if where == "x":
+        x[2, 3] = bad
+    else:
+        with torch.no_grad():
+            model.layers[0].weight[1, 2] = bad
+    for bound in enclose_model_gradients(model, x, labels).bounds(gradients):
+        assert bound.largest.upper == math.inf
+        assert not bound.within(1e30)
+        assert not bound.beyond(0.1)  # nothing is proved either way
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_computed_number_that_is_not_real_is_infinitely_far(bad) -> None:
+    bound = bound_gradient("g", torch.tensor([1.0, bad]), Ball.exact(torch.ones(2)))
+    assert bound.largest == (math.inf, math.inf)
+    assert bound.relative == (math.inf, math.inf)
+    assert bound.index == (1,)
+    assert bound.beyond(1e300)
+    unknown = Ball(torch.zeros(1, dtype=torch.float64), torch.full((1,), math.inf, dtype=torch.float64))
+    assert bound_gradient("g", torch.tensor([bad]), unknown).largest == (0, math.inf)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_bounds_hold_for_any_numbers_inside(seed: int) -> None:
+    rng = random.Random(seed)
+    ball = (tame_ball if seed % 3 else random_ball)(rng, rng.randint(1, 5), rng.randint(1, 5))
+    exact = numbers_in(rng, ball)
+    computed = torch.tensor([rng.choice([float(v), float(v) * (1 + 1e-9), 0.0, 1.0]) for v in exact.flat]).double()
+    computed = computed.reshape(ball.shape).nan_to_num()
+    bound = bound_gradient("g", computed, ball)
+    errors = np.abs(fractions_of_tensor(computed) - exact).ravel()
+    if bound.largest.upper < math.inf:
+        assert Fraction(bound.largest.lower) <= max(errors) <= Fraction(bound.largest.upper)
+    squares = sum(exact.ravel() ** 2)
+    if squares > 0 and bound.relative.upper < math.inf:
+        relative = sum(errors**2) / squares
+        assert Fraction(bound.relative.lower) ** 2 <= relative <= Fraction(bound.relative.upper) ** 2
+
+
+def test_zero_against_zero_is_exactly_right() -> None:
+    zero = torch.zeros(2, 3)
+    assert bound_gradient("g", zero, Ball.exact(zero)).relative == (0, 0)
+    assert bound_gradient("g", zero, Ball.exact(zero)).sharpness == 1
+    assert bound_gradient("g", zero + 1e-30, Ball.exact(zero)).relative == (math.inf, math.inf)
+    assert bound_gradient("g", torch.zeros(0), Ball.exact(torch.zeros(0))).within(0)
+
+
+def test_an_empty_batch_has_an_unknown_loss_and_gradients_of_zero() -> None:
+    model = MLP((4, 3, 2))
+    enclosure = enclose_model_gradients(model, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert enclosure.loss.rad == math.inf
+    assert all(ball.is_zero.all() for ball in enclosure.gradients.values())
+
+
+def test_the_upstream_gradient_is_a_factor() -> None:
+    model, x, labels = step((6, 5, 3), 7)
+    once = enclose_model_gradients(model, x, labels)
+    thrice = enclose_gradients(model.weights_and_biases(), x, labels, upstream=Fraction(1, 3))
+    for name, ball in once.gradients.items():
+        assert torch.allclose(ball.mid / 3, thrice.gradients[name].mid, rtol=1e-12, atol=0)
+
+
+def test_bad_arguments_are_named() -> None:
+    model, x, labels = step((6, 5, 3), 7)
+    enclosure = enclose_model_gradients(model, x, labels)
+    gradients = gradients_of(model)
+    with pytest.raises(ArgumentError, match=r"layers\.0\.bias"):
+        enclosure.bounds({name: g for name, g in gradients.items() if name != "layers.0.bias"})
+    with pytest.raises(ArgumentError, match="expected one of loss, layers"):
+        enclosure.bound("layers.9.weight", x)
+    with pytest.raises(ArgumentError, match=r"layers\.0\.weight: expected shape \(5, 6\)"):
+        enclosure.bound("layers.0.weight", x)
+    with pytest.raises(ArgumentError, match="floating"):
+        bound_gradient("g", labels, Ball.exact(torch.zeros(7)))
+    with pytest.raises(ArgumentError, match="features"):
+        enclose_model_gradients(model, x[:, 1:], labels)
+
+
+def test_flushed_subnormals_are_refused() -> None:
+    model, x, labels = step((6, 5, 3), 7)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this machine cannot flush subnormal numbers")
+    try:
+        with pytest.raises(ArgumentError, match="gradual underflow"):
+            enclose_model_gradients(model, x, labels)
+    finally:
+        torch.set_flush_denormal(False)

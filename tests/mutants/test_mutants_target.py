@@ -1,0 +1,149 @@
+"""Planting in somebody else's Function, and the self-test of such a target."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd import Function
+
+from lean_mnist.errors import ArgumentError, GradientMismatch
+from lean_mnist.mutants import MUTANTS, for_target, mutant_named, plant_in
+
+GENERIC = [mutant.name for mutant in MUTANTS if mutant.generic]
+CAUGHT = ("node-sign", "node-scale-1.001", "node-rows-swapped", "node-last-input", "node-upstream-ones", "node-stale")
+
+
+class RMSNorm(Function):
+    """``x / sqrt(mean(x²) + ε) · w``, along the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x, weight, epsilon):
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(x, weight)
+        return x * (x * x).mean(-1, keepdim=True).add(epsilon).rsqrt() * weight
+
+    @staticmethod
+    def backward(ctx: Any, g):
+        x, weight = ctx.saved_tensors
+        r = (x * x).mean(-1, keepdim=True).add(ctx.epsilon).rsqrt()
+        gw = g * weight
+        return r * gw - x * r**3 * (gw * x).mean(-1, keepdim=True), (g * x * r).sum(0), None
+
+
+class Square(Function):
+    """With ``vjp``, the other name of a backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def vjp(ctx: Any, g):
+        return 2 * ctx.saved_tensors[0] * g
+
+
+class Wrong(RMSNorm):
+    @staticmethod
+    def backward(ctx: Any, g):
+        return 2 * g, None, None
+
+
+def reference(x, weight, epsilon):
+    return x * (x * x).mean(-1, keepdim=True).add(epsilon).rsqrt() * weight
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(6, 7, generator=generator), torch.randn(7, generator=generator)
+    return x.requires_grad_(), weight.requires_grad_(), 1e-6
+
+
+def gradients(function, *arguments):
+    y = function.apply(*arguments)
+    wanted = [a for a in arguments if isinstance(a, torch.Tensor)]
+    return torch.autograd.grad(y, wanted, torch.arange(1.0, y.numel() + 1).reshape(y.shape))
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_a_planted_function_keeps_its_forward_and_the_original_its_backward(name) -> None:
+    before = vars(RMSNorm)["backward"]
+    faulty = plant_in(RMSNorm, mutant_named(name))
+    assert issubclass(faulty, RMSNorm)
+    assert torch.equal(faulty.apply(*inputs()), RMSNorm.apply(*inputs()))
+    assert vars(RMSNorm)["backward"] is before
+
+
+def test_the_fault_is_in_the_planted_function_and_only_there() -> None:
+    right = gradients(RMSNorm, *inputs())
+    wrong = gradients(plant_in(RMSNorm, mutant_named("node-sign")), *inputs())
+    assert all(torch.equal(-w, r) for w, r in zip(wrong, right, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(gradients(RMSNorm, *inputs()), right, strict=True))
+
+
+def test_a_function_with_vjp_takes_a_fault_too() -> None:
+    x = inputs()[0]
+    (right,), (wrong,) = gradients(Square, x), gradients(plant_in(Square, mutant_named("node-twice")), x)
+    assert torch.equal(wrong, 2 * right)
+
+
+def test_a_fault_of_the_chain_rule_fits_no_other_function() -> None:
+    with pytest.raises(ArgumentError, match="weight-sign is a fault of the chain rule"):
+        plant_in(RMSNorm, mutant_named("weight-sign"))
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"expected a subclass of torch\.autograd\.Function"):
+        plant_in(torch.relu, mutant_named("node-sign"))
+
+
+def test_a_target_by_name_finds_reference_and_inputs_beside_it() -> None:
+    found = for_target(f"{__name__}:RMSNorm", mutants=[mutant_named(name) for name in CAUGHT])
+    assert found.ok, str(found)
+    assert found.target == f"{__name__}:RMSNorm"
+    assert found.score == 1
+    # A value that is left over from another call is told only as one that does not repeat itself.
+    assert {o.mutant.name for o in found.outcomes if not o.named_rightly} <= {"node-stale"}, str(found)
+
+
+def test_what_makes_no_difference_to_a_target_is_not_counted() -> None:
+    chosen = [mutant_named(name) for name in ("node-sign", "node-wide", "weight-sign")]
+    found = for_target(RMSNorm, reference, inputs, mutants=chosen)
+    assert [(o.mutant.name, o.verdict) for o in found.outcomes] == [("node-sign", "caught"), ("node-wide", "not shown")]
+    assert found.ok
+    assert "1 of 1 planted bugs caught" in found.verdict
+    assert "1 make no difference here" in found.verdict
+
+
+def test_what_only_our_own_functions_promise_is_not_asked_of_others() -> None:
+    found = for_target(RMSNorm, reference, inputs, mutants=[mutant_named("autocast-bfloat16")])
+    assert found.outcomes == ()
+
+
+def test_a_mutant_that_check_function_lets_pass_is_reported_as_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lean_mnist.mutants.target.refused", lambda *arguments: None)
+    found = for_target(RMSNorm, reference, inputs, mutants=[mutant_named("node-sign")])
+    assert found.outcomes[0].verdict == "escaped"
+    with pytest.raises(GradientMismatch, match="node-sign"):
+        found.raise_if_failed()
+
+
+def test_a_function_that_is_wrong_itself_is_said_so_and_nothing_is_planted() -> None:
+    found = for_target(Wrong, reference, inputs)
+    assert not found.ok
+    assert found.outcomes == ()
+    assert "with nothing planted, 1 of 1 controls were refused" in found.verdict
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nowhere", "target: expected module:name, found 'nowhere'"),
+        ("no_such_module:Function", "target: cannot import no_such_module"),
+        (f"{__name__}:Nothing", "has no Nothing"),
+        (f"{__name__}:reference", "expected a subclass of torch.autograd.Function"),
+    ],
+)
+def test_a_target_that_is_not_there_is_one_line(target, message) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        for_target(target)

@@ -1,0 +1,51 @@
+"""What the tests of ``lean_mnist.crosscheck`` share: random steps, and the same network in plain PyTorch."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.nn import MLP
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "leaky-relu": lambda z: F.leaky_relu(z, 0.01),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "identity": lambda z: z,
+}
+
+
+def random_batch(seed, examples, sizes, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(examples, sizes[0], generator=generator, dtype=torch.float64).to(dtype)
+    return x, torch.randint(0, sizes[-1], (examples,), generator=generator)
+
+
+def random_model(seed, sizes, activation="relu", dtype=torch.float32, **options):
+    """A network whose biases are not zero, as they are after a few steps."""
+    model = MLP(sizes, activation, seed=seed, dtype=dtype, **options)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for _, bias in model.weights_and_biases():
+            if bias is not None:
+                bias.copy_(0.1 * torch.randn(bias.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+def layers_of(model):
+    return [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
+
+
+def loss_of(model):
+    return NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
+
+
+def plain_loss(loss, layers, x, labels):
+    """The loss as a PyTorch user would write it."""
+    h = x
+    for weight, bias in layers[:-1]:
+        h = ACTIVATIONS[loss.activation](F.linear(h, weight, bias))
+    logits = F.linear(h, *layers[-1])
+    penalty = loss.logit_penalty / 2 * (logits * logits).sum(1).mean()
+    return F.cross_entropy(logits, labels, label_smoothing=loss.label_smoothing) + penalty
