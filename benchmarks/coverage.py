@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.generalization.bounds import BOUNDS, confirms, pac_bayes_risk
-from lean_mnist.generalization.directed import exact, least
-from lean_mnist.generalization.ledger import union
+from lean_mnist.generalization.confidence import union
+from lean_mnist.generalization.exact import exact, least
 
 _GRID = [
     Fraction(n, 1000) for n in (1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 400, 500, 650, 800, 900, 980, 999)

@@ -64,7 +64,7 @@ def main() -> None:
     if str(arguments.checkpoint).endswith(".json"):
         certify_quantized(arguments, str(arguments.checkpoint))
         return
-    from lean_mnist.generalization.certification import certify_checkpoint
+    from lean_mnist.generalization.certificates.runs import certify_checkpoint
 
     certificate, path = certify_checkpoint(
         str(arguments.checkpoint),
@@ -86,7 +86,7 @@ def main() -> None:
 def certify_quantized(arguments: CertifyArguments, path: str) -> None:
     """A code-length certificate of the quantised network at ``path``, written beside it or into ``--out``."""
     from lean_mnist.data.datasets import load_dataset
-    from lean_mnist.generalization.code_certificate import certify_network
+    from lean_mnist.generalization.certificates.code_length import certify_network
     from lean_mnist.generalization.spaces import read_network
 
     folder = Path(arguments.out or Path(path).parent)

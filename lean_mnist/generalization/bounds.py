@@ -2,7 +2,7 @@
 
 Every bound answers one question, decided by exact arithmetic: does it *confirm* that the risk is at most p? What is
 returned is the least decimal that it confirms, so it is rounded outward and never to nearest. Numbers go in as ints,
-Fractions or text; floats are refused (:func:`lean_mnist.generalization.directed.exact`). SciPy only guesses where to
+Fractions or text; floats are refused (:func:`lean_mnist.generalization.exact.exact`). SciPy only guesses where to
 look.
 
 | name | confirms that the risk is at most p when | source |
@@ -13,7 +13,7 @@ look.
 | ``empirical-bernstein`` | p ≥ k/m + √(2V ln(2/δ)/m) + 7 ln(2/δ)/(3(m − 1)) | Maurer and Pontil 2009, theorem 4 |
 
 ``kl(q ‖ p) = q ln(q/p) + (1 − q) ln((1 − q)/(1 − p))``, and ``V = k(m − k)/(m(m − 1))`` is the sample variance.
-For several hypotheses, looks or sides, give the bound its share of δ: :mod:`lean_mnist.generalization.ledger`.
+For several hypotheses, looks or sides, give the bound its share of δ: :mod:`lean_mnist.generalization.confidence`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from lean_mnist.errors import BoundError, nearest
-from lean_mnist.generalization.directed import (
+from lean_mnist.generalization.exact import (
     Exact,
     decide,
     exact,

@@ -12,7 +12,7 @@ import numpy as np
 
 from lean_mnist.charts import BLUE, GREEN, GREY, ORANGE, Axis, Chart, Picture
 from lean_mnist.generalization.bounds import upper_risk
-from lean_mnist.generalization.directed import Exact, exact
+from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.solve import certified_risk
 
 _BOUNDS = (("hoeffding", ORANGE), ("kl", GREEN), ("clopper-pearson", BLUE))

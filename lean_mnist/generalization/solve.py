@@ -14,8 +14,8 @@ from fractions import Fraction
 from lean_mnist.errors import BoundError
 from lean_mnist.generalization import bounds
 from lean_mnist.generalization.bounds import DIGITS, checked_counts, checked_delta, checked_risk, named
-from lean_mnist.generalization.directed import Exact, least
-from lean_mnist.generalization.ledger import union
+from lean_mnist.generalization.confidence import union
+from lean_mnist.generalization.exact import Exact, least
 
 _SIGNIFICANT = 12
 _MOST_EXAMPLES = 10**12

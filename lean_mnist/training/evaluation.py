@@ -11,7 +11,7 @@ import tyro
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lean_mnist.generalization.certification import FoundCertificate
+    from lean_mnist.generalization.certificates.runs import FoundCertificate
     from lean_mnist.training.checkpoints import Checkpoint
     from lean_mnist.training.metrics import Evaluation
 
@@ -80,7 +80,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.data.splits import split_training
     from lean_mnist.errors import CheckpointError, ConfigError
-    from lean_mnist.generalization.certification import find_certificate
+    from lean_mnist.generalization.certificates.runs import find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.metrics import evaluate
     from lean_mnist.training.plots import write_plots

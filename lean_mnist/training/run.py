@@ -19,8 +19,8 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError, Interrupted
 from lean_mnist.files import plain, write_atomically
-from lean_mnist.generalization.certificate import Certificate
-from lean_mnist.generalization.certification import certify_run
+from lean_mnist.generalization.certificates.holdout import Certificate
+from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize.claims import training_claims
 from lean_mnist.generalization.quantize.modules import QuantizedMLP, network_of
 from lean_mnist.generalization.spaces import write_network

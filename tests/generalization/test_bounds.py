@@ -26,7 +26,7 @@ from lean_mnist.generalization.bounds import (
     risk_interval,
     upper_risk,
 )
-from lean_mnist.generalization.directed import decimal_text, exact, least, log_bounds, power_bounds
+from lean_mnist.generalization.exact import decimal_text, exact, least, log_bounds, power_bounds
 
 ULP = Fraction(1, 10**12)
 DELTAS = ("0.5", "0.035", "1e-9")

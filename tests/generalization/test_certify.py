@@ -22,9 +22,9 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
-from lean_mnist.generalization.certificate import certify
-from lean_mnist.generalization.certification import certify_checkpoint, precision_for
-from lean_mnist.generalization.ledger import SplitHistory
+from lean_mnist.generalization.certificates.holdout import certify
+from lean_mnist.generalization.certificates.runs import certify_checkpoint, precision_for
+from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
@@ -172,7 +172,7 @@ def test_a_checkpoint_far_from_its_run(called: Call, best: Path, tmp_path: Path)
 def test_other_data_than_the_runs(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load_dataset("digits", "data")
     digits.test.labels[0] = (digits.test.labels[0] + 1) % 10
-    monkeypatch.setattr("lean_mnist.generalization.certification.load_dataset", lambda *_: digits)
+    monkeypatch.setattr("lean_mnist.generalization.certificates.runs.load_dataset", lambda *_: digits)
     with pytest.raises(ValueError, match="the digits found here is not what it was trained on"):
         certify_checkpoint(str(best), out=str(tmp_path))
 

@@ -19,8 +19,8 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificate import certify
-from lean_mnist.generalization.ledger import SplitHistory
+from lean_mnist.generalization.certificates.holdout import certify
+from lean_mnist.generalization.confidence import SplitHistory
 from tests.support.certificate_cases import CLASSES, random_data, random_network, rejection, small_certificate, written
 
 FILES = ("certificate.json", "certificate.weights", "certificate.images.idx", "certificate.labels.idx")
@@ -220,7 +220,7 @@ def test_a_lower_count_is_found_by_counting(copied: Path) -> None:
     model, data = random_network(4), random_data(4)
     normalization = Normalization.fit("standard", data.train.images, 255)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lean_mnist.generalization.certificate.count_errors", lambda *_: original - 1)
+        patch.setattr("lean_mnist.generalization.certificates.holdout.count_errors", lambda *_: original - 1)
         certify(model, normalization, data, SplitHistory("test", 1)).write(copied)
     assert rejection(str(path)) == (
         f"counts.errors: expected {original}, counted again from weights and data, found {original - 1}"

@@ -17,11 +17,11 @@ import pytest
 from lean_mnist import certify
 from lean_mnist.errors import BoundError, CertificateError, ConfigError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.code_certificate import certify_network
+from lean_mnist.generalization.certificates.code_length import certify_network
+from lean_mnist.generalization.certificates.document import FILE, TrainingCertificate
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior
 from lean_mnist.generalization.quantize import quantize_layers
 from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
-from lean_mnist.generalization.training_certificate import FILE, TrainingCertificate
 from tests.generalization.test_checker import altered_value, leaves
 from tests.generalization.test_pacbayes import moved
 from tests.support.certificate_cases import random_data, rejection

@@ -11,7 +11,7 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.counting import U, _stretch, count_errors, logits_and_bounds
+from lean_mnist.generalization.certificates.counting import U, _stretch, count_errors, logits_and_bounds
 from lean_mnist.nn import MLP
 from tests.support.certificate_cases import CLASSES, random_data, random_network
 

@@ -11,8 +11,8 @@ import pytest
 
 from lean_mnist.errors import BoundError
 from lean_mnist.generalization.bounds import BOUNDS, confirms
-from lean_mnist.generalization.directed import decimal_text
-from lean_mnist.generalization.ledger import union
+from lean_mnist.generalization.confidence import union
+from lean_mnist.generalization.exact import decimal_text
 from lean_mnist.generalization.solve import (
     certified_risk,
     epsilon,

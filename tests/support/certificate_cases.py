@@ -11,8 +11,8 @@ import torch
 from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificate import Certificate, certify
-from lean_mnist.generalization.ledger import SplitHistory
+from lean_mnist.generalization.certificates.holdout import Certificate, certify
+from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
 
 ROWS, COLUMNS, CLASSES = 4, 5, 3

@@ -17,7 +17,7 @@ from lean_mnist.crosscheck.functions.bundle import load_bundle
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.errors import CheckpointError, ConfigError, GradientMismatch
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certification import find_certificate
+from lean_mnist.generalization.certificates.runs import find_certificate
 from lean_mnist.generalization.quantize import QuantizedMLP
 from lean_mnist.generalization.quantize.claims import training_claims
 from lean_mnist.generalization.solve import certified_risk

@@ -10,8 +10,8 @@ import pytest
 
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
-from lean_mnist.generalization.certificate import weights_hash
-from lean_mnist.generalization.certification import certify_checkpoint, find_certificate
+from lean_mnist.generalization.certificates.holdout import weights_hash
+from lean_mnist.generalization.certificates.runs import certify_checkpoint, find_certificate
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import load_checkpoint, write_checkpoint
 from lean_mnist.training.run import run

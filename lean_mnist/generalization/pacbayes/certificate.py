@@ -15,11 +15,11 @@ import numpy.typing as npt
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import checked_delta, monte_carlo_risk, pac_bayes_risk
-from lean_mnist.generalization.directed import Exact, decimal_text, exact
+from lean_mnist.generalization.certificates.document import TrainingCertificate, described, training_data
+from lean_mnist.generalization.exact import Exact, decimal_text, exact
 from lean_mnist.generalization.pacbayes.divergence import DIGITS, divergence_above
 from lean_mnist.generalization.pacbayes.draws import Layer, draw_outcomes, pack
 from lean_mnist.generalization.pacbayes.parts import cut
-from lean_mnist.generalization.training_certificate import TrainingCertificate, described, training_data
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import CertificateError
-from lean_mnist.generalization.directed import decide, least, log_bounds
+from lean_mnist.generalization.exact import decide, least, log_bounds
 
 DIGITS = 6
 """After the point, of a divergence in nats."""

@@ -20,14 +20,14 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import plain, write_atomically
 from lean_mnist.generalization.bounds import checked_delta, pac_bayes_risk
+from lean_mnist.generalization.certificates.document import TrainingCertificate
 from lean_mnist.generalization.checker import percent
-from lean_mnist.generalization.directed import exact
+from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior, layers_of
 from lean_mnist.generalization.pacbayes.draws import draw_outcomes
 from lean_mnist.generalization.pacbayes.network import GaussianMLP
 from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.training import Epoch, Recipe, Trained, train
-from lean_mnist.generalization.training_certificate import TrainingCertificate
 
 if TYPE_CHECKING:
     from lean_mnist.pacbayes import PacBayesConfig

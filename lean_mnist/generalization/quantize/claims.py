@@ -13,7 +13,7 @@ from typing import Any
 
 from lean_mnist.data.datasets import Split
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.directed import Exact, exact
+from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces import EnumerativeCode, IntegerNetwork, QuantizedNetwork, code_length
 

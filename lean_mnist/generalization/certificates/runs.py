@@ -11,7 +11,7 @@ from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError, CheckpointError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificate import (
+from lean_mnist.generalization.certificates.holdout import (
     DEFAULT_BOUNDS,
     DEFAULT_DELTAS,
     FILE,
@@ -20,8 +20,8 @@ from lean_mnist.generalization.certificate import (
     decoder_of,
     weights_hash,
 )
-from lean_mnist.generalization.directed import Exact
-from lean_mnist.generalization.ledger import history_of
+from lean_mnist.generalization.confidence import history_of
+from lean_mnist.generalization.exact import Exact
 from lean_mnist.generalization.quantize.modules import QuantizedMLP, meant
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lean_mnist.errors import BoundError, CertificateError
-from lean_mnist.generalization.ledger import (
+from lean_mnist.generalization.confidence import (
     Ledger,
     SplitHistory,
     check_kraft,

@@ -23,7 +23,7 @@ from typing import Any
 
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization.bounds import checked_counts, checked_delta
-from lean_mnist.generalization.directed import Exact, exact
+from lean_mnist.generalization.exact import Exact, exact
 
 _MOST_BITS = 10**9
 

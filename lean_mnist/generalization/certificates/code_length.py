@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import checked_delta, upper_risk
-from lean_mnist.generalization.directed import Exact
-from lean_mnist.generalization.ledger import code_length as share_of_length
-from lean_mnist.generalization.ledger import union
+from lean_mnist.generalization.certificates.document import TrainingCertificate, described, training_data
+from lean_mnist.generalization.confidence import code_length as share_of_length
+from lean_mnist.generalization.confidence import union
+from lean_mnist.generalization.exact import Exact
 from lean_mnist.generalization.spaces import (
     EnumerativeCode,
     IntegerNetwork,
@@ -24,7 +25,6 @@ from lean_mnist.generalization.spaces import (
     code_length,
     encode,
 )
-from lean_mnist.generalization.training_certificate import TrainingCertificate, described, training_data
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset

@@ -23,9 +23,9 @@ from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import DIGITS, checked_delta, upper_risk
-from lean_mnist.generalization.counting import count_errors
-from lean_mnist.generalization.directed import Exact
-from lean_mnist.generalization.ledger import SplitHistory
+from lean_mnist.generalization.certificates.counting import count_errors
+from lean_mnist.generalization.confidence import SplitHistory
+from lean_mnist.generalization.exact import Exact
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
@@ -114,7 +114,7 @@ def certify(
 ) -> Certificate:
     """The certificate of ``model`` by the test split of ``dataset``, which must have taught and chosen nothing.
 
-    Args: ``history`` of that split, which says what the claim pays (:mod:`~lean_mnist.generalization.ledger`);
+    Args: ``history`` of that split, which says what the claim pays (:mod:`~lean_mnist.generalization.confidence`);
     ``recorded`` looks of the run, for the record; ``deltas`` failure probabilities, each of them for its own claim;
     ``precision`` float32 or float64: how roughly the network may be run for the claim still to hold.
     Raises ``CertificateError``: a split that is no holdout, weights or labels that cannot be; ``BoundError``: δ.
