@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lean_mnist import torch_internals
 from lean_mnist.crosscheck.functions.module_check import ModuleReport, check_recorded
 from lean_mnist.crosscheck.functions.nodes import custom_nodes
 from lean_mnist.crosscheck.functions.recording import (
@@ -235,18 +236,18 @@ class GradientMonitor:
                 return
             copies = tuple(None if g is None else g.detach().clone() for g in gradients)
             recorded.node_gradients.setdefault(node, copies)
-            task = torch._C._current_graph_task_id()
+            task = torch_internals.current_backward()
             if task not in self._queued:
                 self._queued.add(task)
                 # At the end of this backward, gradients accumulated, before it returns to the loop. A backward that
                 # raises has no such end; its calls are not checked, and are let go in time.
-                torch.autograd.Variable._execution_engine.queue_callback(lambda: self._check_pending(task))
+                torch_internals.queue_after_backward(lambda: self._check_pending(task))
 
         return keep
 
     def _in_its_backward(self, recorded: Recorded) -> bool:
         """Whether this is the first backward that came by ``recorded``."""
-        task = torch._C._current_graph_task_id()
+        task = torch_internals.current_backward()
         if recorded.task is None:
             recorded.task = task
         return recorded.task == task

@@ -16,15 +16,18 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from lean_mnist.torch_internals import (
+    DispatchMode,
+    below_autograd,
+    operation_name,
+    overwrites_an_argument,
+    threshold_backward_into,
+    tree_leaves,
+)
 
 Result = TypeVar("Result")
 Play = Callable[..., Any]
-
-
-# Below autograd kernels are called without what autograd does around each, even where it records nothing.
-_without_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
 
 
 class CannotRecord(Exception):
@@ -54,7 +57,7 @@ class Recording(Generic[Result]):
 
     def play(self) -> None:
         """Run the kernels once more."""
-        with _without_autograd():
+        with below_autograd():
             for play in self._plays:
                 play()
 
@@ -70,11 +73,11 @@ class _Call(NamedTuple):
     def again(self) -> Play:
         """The same once more, into the same tensor."""
         kernel, arguments, options, made = self
-        name = kernel._schema.name.removeprefix("aten::")
+        name = operation_name(kernel)
         if name in _INTO:
             return functools.partial(_INTO[name], *arguments, made)
         if name == "threshold_backward":  # PyTorch has no function of its own for it
-            return functools.partial(_THRESHOLD_BACKWARD, *arguments, grad_input=made)
+            return lambda: threshold_backward_into(*arguments, made)
         if name.endswith("_"):
             target, *others = arguments
             return functools.partial(getattr(target, name), *others, **options)
@@ -98,10 +101,6 @@ def _missing(*arguments: Any, **options: Any) -> Any:
     raise TypeError
 
 
-# Without the Python that PyTorch calls a kernel through, where it can be had without.
-_THRESHOLD_BACKWARD = torch.ops.aten.threshold_backward.grad_input
-_THRESHOLD_BACKWARD = getattr(_THRESHOLD_BACKWARD, "_op", _THRESHOLD_BACKWARD)
-
 # What these make does not depend on the numbers in the tensor that they are given.
 _LIKE = ("zeros_like", "new_full", "new_zeros", "new_empty", "ones_like", "empty_like")
 # Kernels that are called otherwise when there is a place for their result.
@@ -114,15 +113,11 @@ _INTO: dict[str, Play] = {
 }
 
 
-class _Kernels(TorchDispatchMode):
+class _Kernels(DispatchMode):
     """Notes every kernel but views: a view of a tensor that stays where it is need not be taken again."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here; to say so would import the compiler, for two seconds
-
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls: list[_Call] = []
         self._fixed: set[int] = set()  # storages whose content no input decides
 
@@ -139,10 +134,10 @@ class _Kernels(TorchDispatchMode):
             raise CannotRecord(f"{func}: looks at a number")
         if not func.is_view:
             self.calls.append(_Call(func, args, options, made))
-            name = func._schema.name.removeprefix("aten::")
+            name = operation_name(func)
             reads = () if name in _LIKE else [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
             written = {_storage(one) for one in _all_of(made)}
-            if func._schema.is_mutable:
+            if overwrites_an_argument(func):
                 self._fixed -= written
             elif all(_storage(tensor) in self._fixed for tensor in reads):
                 self._fixed |= written

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
+from lean_mnist.torch_internals import fused_sgd
 from lean_mnist.training.config import Config
 
 
@@ -67,7 +68,7 @@ class SGD:
         first = bool(self._rule["momentum"]) and not self.momentum
         if first:
             self.momentum = [torch.empty_like(value) for value in values]
-        torch._fused_sgd_(values, gradients, self.momentum, is_first_step=first, **self._rule, **options)
+        fused_sgd(values, gradients, self.momentum, is_first_step=first, **self._rule, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """As of ``torch.optim.SGD``: its settings, and each parameter's ``momentum_buffer``."""

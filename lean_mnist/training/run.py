@@ -26,6 +26,7 @@ from lean_mnist.generalization.quantize.modules import QuantizedMLP, network_of
 from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.graphs import CudaGraph
+from lean_mnist.torch_internals import has_bfloat16_products
 from lean_mnist.training import schedules
 from lean_mnist.training.bursts import Capture
 from lean_mnist.training.checkpoints import check_matches, read_checkpoint, restore_weights, write_checkpoint
@@ -109,8 +110,7 @@ def capture_for(config: Config, world: World) -> Capture | None:
 
 def has_bfloat16(device: str) -> bool:
     """Whether products of bfloat16 numbers are done by instructions of their own, rather than by way of float32."""
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device != "cpu" or known is None or bool(known())
+    return device != "cpu" or has_bfloat16_products()
 
 
 def build_model(config: Config, features: int, classes: int) -> MLP:

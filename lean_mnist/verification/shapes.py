@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, functional, parameters
+from lean_mnist.torch_internals import DispatchMode
 from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.gradients import LEAN
 from lean_mnist.verification.model import Obligation, Refuted
@@ -31,7 +31,7 @@ UPSTREAM = {
 }
 
 
-class NoArithmetic(TorchDispatchMode):
+class NoArithmetic(DispatchMode):
     """Inside this context any operation on a tensor is an error; reading a shape, dtype or device is not."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,7 +99,7 @@ def _tensors(changed: str = "", shape: tuple[int, ...] = ()) -> dict[str, torch.
 
 def _refused(what: str, call: Callable[[], Any]) -> None:
     try:
-        with NoArithmetic():  # type: ignore[no-untyped-call]
+        with NoArithmetic():
             call()
     except ArgumentError:
         return

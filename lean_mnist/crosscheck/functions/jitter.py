@@ -13,30 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lean_mnist.crosscheck.functions.calls import CallFailed, Subject, Upstream
 from lean_mnist.crosscheck.functions.nudge import nudged, upstream_anew
+from lean_mnist.torch_internals import DispatchMode, returns_a_view
 
 
-class Dispatching(TorchDispatchMode):
-    """A mode that takes no part in compilation, so that PyTorch need not import its compiler (seconds) for it."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-
-class Jitter(Dispatching):
+class Jitter(DispatchMode):
     """While active, operations return new floating tensors moved by up to one unit in the last place."""
 
     def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._generator = generator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(returned.alias_info is not None for returned in func._schema.returns):
+        if returns_a_view(func):
             return result  # a view, or written in place
         if isinstance(result, Tensor):
             return self._moved(result)

@@ -25,10 +25,11 @@ from lean_mnist.crosscheck.functions.calls import CallFailed, Upstream, copies, 
 from lean_mnist.crosscheck.functions.context import Context
 from lean_mnist.crosscheck.functions.contracts import different
 from lean_mnist.crosscheck.functions.diagnosis import diagnose
-from lean_mnist.crosscheck.functions.jitter import Dispatching, Jitter
+from lean_mnist.crosscheck.functions.jitter import Jitter
 from lean_mnist.crosscheck.functions.nudge import rounded_anew
 from lean_mnist.crosscheck.functions.usage import same
 from lean_mnist.crosscheck.functions.verdicts import Finding, failed, not_applicable, passed
+from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
 
 AUTOCAST = "autocast"
 REFUSED = "refused with an error"
@@ -140,18 +141,17 @@ def _same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     return len(found) == len(expected) and all(a.dtype == b.dtype and same(a, b) for a, b in pairs)
 
 
-class _Watch(Dispatching):
+class _Watch(DispatchMode):
     """Notes whether any operation computes in a lower precision. Converting to one and back is no computation."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.lowered = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         results = [result] if isinstance(result, Tensor) else result if isinstance(result, (tuple, list)) else []
-        view = any(returned.alias_info is not None for returned in func._schema.returns)
-        if not view and func._schema.name not in ("aten::_to_copy", "aten::clone"):
+        if not returns_a_view(func) and operation_name(func) not in ("_to_copy", "clone"):
             self.lowered |= any(isinstance(x, Tensor) and x.dtype in LOWERED for x in results)
         return result
 

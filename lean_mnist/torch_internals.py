@@ -1,0 +1,103 @@
+"""Everything private that is used of PyTorch: nothing else in this package names an underscore of ``torch``.
+
+Each entry says its purpose, the versions it was tried on, and the behaviour where it is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = [
+    "DispatchMode",
+    "below_autograd",
+    "current_backward",
+    "fused_sgd",
+    "has_bfloat16_products",
+    "operation_name",
+    "overwrites_an_argument",
+    "queue_after_backward",
+    "returns_a_view",
+    "threshold_backward_into",
+    "tree_leaves",
+]
+
+
+class DispatchMode(TorchDispatchMode):
+    """A mode that sees every kernel PyTorch runs while it is active (``__torch_dispatch__``).
+
+    ``torch.utils._python_dispatch`` is how PyTorch documents these modes, underscore and all (2.6 to 2.14). It takes no
+    part in compilation, and says so: asking whether it does would import PyTorch's compiler, two seconds and 150 MB.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+def operation_name(kernel: Any) -> str:
+    """The name of a kernel that a dispatch mode is given, ``"mm"`` for ``aten::mm`` (2.6 to 2.14)."""
+    return str(kernel._schema.name).removeprefix("aten::")
+
+
+def overwrites_an_argument(kernel: Any) -> bool:
+    """Whether a kernel writes into one of its arguments (2.6 to 2.14)."""
+    return bool(kernel._schema.is_mutable)
+
+
+def returns_a_view(kernel: Any) -> bool:
+    """Whether a result of a kernel shares memory with an argument, as a view or because it was written in place."""
+    return any(returned.alias_info is not None for returned in kernel._schema.returns)
+
+
+# A context in which kernels are called without autograd's work around each (2.6 to 2.14); where it is missing,
+# ``torch.no_grad``, which costs more and does the same.
+below_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
+
+_THRESHOLD_BACKWARD: Any = torch.ops.aten.threshold_backward.grad_input
+# Without its wrapper in Python, where that can be had.
+_THRESHOLD_BACKWARD = getattr(_THRESHOLD_BACKWARD, "_op", _THRESHOLD_BACKWARD)
+
+
+def threshold_backward_into(upstream: Tensor, z: Tensor, threshold: float, out: Tensor) -> Tensor:
+    """``upstream`` where ``z > threshold``, else 0, written into ``out``: a kernel without a function of its own."""
+    result: Tensor = _THRESHOLD_BACKWARD(upstream, z, threshold, grad_input=out)
+    return result
+
+
+def fused_sgd(
+    parameters: list[Tensor], gradients: list[Tensor], momentum_buffers: list[Tensor], **options: Any
+) -> None:
+    """The kernel of ``torch.optim.SGD(fused=True)``, options as of it (2.6 to 2.14; nothing stands in for it).
+
+    Making an optimizer of ``torch.optim`` imports PyTorch's compiler, two seconds and 150 MB, and its ``step`` takes
+    longer than the kernel.
+    """
+    torch._fused_sgd_(parameters, gradients, momentum_buffers, **options)
+
+
+def has_bfloat16_products() -> bool:
+    """Whether the processor multiplies bfloat16 by instructions of its own; true where PyTorch cannot tell."""
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return known is None or bool(known())
+
+
+def current_backward() -> int:
+    """A number for the backward pass that is running, −1 outside of one (2.6 to 2.14; nothing stands in for it)."""
+    return int(torch._C._current_graph_task_id())
+
+
+def queue_after_backward(callback: Callable[[], None]) -> None:
+    """Have the engine call back at the end of the running backward, gradients accumulated (2.6 to 2.14).
+
+    A backward that raises has no such end.
+    """
+    torch.autograd.Variable._execution_engine.queue_callback(callback)
