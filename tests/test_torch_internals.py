@@ -22,7 +22,8 @@ def private_names(source: str) -> list[str]:
             found += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-    return [name for name in found if name.startswith("torch.") and any(map(is_private, name.split(".")))]
+    dotted = (name.split(".") for name in found if name.startswith("torch."))
+    return [".".join(parts) for parts in dotted if all(map(str.isidentifier, parts)) and any(map(is_private, parts))]
 
 
 def is_private(part: str) -> bool:

@@ -77,7 +77,8 @@ class _Call(NamedTuple):
         if name in _INTO:
             return functools.partial(_INTO[name], *arguments, made)
         if name == "threshold_backward":  # PyTorch has no function of its own for it
-            return lambda: threshold_backward_into(*arguments, made)
+            upstream, z, threshold = arguments
+            return functools.partial(threshold_backward_into, upstream, z, threshold, made)
         if name.endswith("_"):
             target, *others = arguments
             return functools.partial(getattr(target, name), *others, **options)
