@@ -6,7 +6,6 @@ and those from it on are left to be taken one by one, in sight of the hooks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.data.batches import Batch
-from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.graphs import Repeatable
 from lean_mnist.nn.recording import CannotRecord
+from lean_mnist.nn.sgd import SGD
+from lean_mnist.nn.update import Update
 from lean_mnist.training.gradients import StepGradients
-from lean_mnist.training.hooks import has_finite_sum
-from lean_mnist.training.optimizers import SGD, Optimizer, clip_gradient, set_learning_rate
 
 Traces = list[list[MLPTrace]]  # of each step
 Capture = Callable[[Callable[[], Traces], Sequence[Tensor]], Repeatable[Traces]]
@@ -45,35 +43,22 @@ class PlayedSteps:
 
     Args:
         gradients: what computes a step.
-        parameters, optimizer: what moves by it.
-        clip_norm: as of the configuration.
+        update: moves the parameters by its gradient.
         stop_requested: asked after every step.
     """
 
-    def __init__(
-        self,
-        gradients: StepGradients,
-        parameters: FlatParameters[MLP],
-        optimizer: Optimizer,
-        clip_norm: float | None,
-        stop_requested: Callable[[], bool],
-    ) -> None:
-        self._gradients, self._parameters = gradients, parameters
-        self._optimizer, self._clip_norm, self._stop_requested = optimizer, clip_norm, stop_requested
+    def __init__(self, gradients: StepGradients, update: Update, stop_requested: Callable[[], bool]) -> None:
+        self._gradients, self._update, self._stop_requested = gradients, update, stop_requested
 
     def __call__(self, batches: Sequence[Batch], rates: Sequence[float]) -> Burst:
         """Take the steps."""
-        parameters, optimizer, gradient = self._parameters, self._optimizer, self._parameters.gradient
         losses, traces, stop = [], [], False
         for batch, rate in zip(batches, rates, strict=True):
             step = self._gradients([batch])
             loss = float(step.loss)
-            if not (math.isfinite(loss) and has_finite_sum(gradient)):
+            if not self._update.is_finite(loss):
                 break
-            clip_gradient(parameters.vector, self._clip_norm)
-            set_learning_rate(optimizer, rate)
-            optimizer.step()
-            parameters.spread()
+            self._update.apply(rate)
             losses.append(loss)
             traces.append(step.traces)
             if stop := self._stop_requested():
@@ -88,7 +73,7 @@ class CapturedSteps:
     weights as they are. Steps that cannot be captured are taken as :class:`PlayedSteps` does.
 
     Args:
-        gradients, parameters, optimizer, clip_norm: as of ``PlayedSteps``.
+        gradients, update: as of ``PlayedSteps``; its optimizer is our ``SGD``.
         stop_requested: asked after the last of the steps.
         capture: makes what takes the same steps again.
     """
@@ -96,15 +81,14 @@ class CapturedSteps:
     def __init__(
         self,
         gradients: StepGradients,
-        parameters: FlatParameters[MLP],
-        optimizer: SGD,
-        clip_norm: float | None,
+        update: Update,
         stop_requested: Callable[[], bool],
         capture: Capture,
     ) -> None:
-        self._gradients, self._parameters, self._optimizer = gradients, parameters, optimizer
-        self._clip_norm, self._stop_requested, self._capture = clip_norm, stop_requested, capture
-        self._played = PlayedSteps(gradients, parameters, optimizer, clip_norm, stop_requested)
+        assert isinstance(update.optimizer, SGD)
+        self._gradients, self._update, self._optimizer = gradients, update, update.optimizer
+        self._stop_requested, self._capture = stop_requested, capture
+        self._played = PlayedSteps(gradients, update, stop_requested)
         self._captured: dict[tuple[int, int, int], _Steps] = {}  # by the batches' place, examples and number
         self._possible = True
 
@@ -119,12 +103,12 @@ class CapturedSteps:
         steps = self._captured.get(key)
         if steps is None:
             return self._played(batches, rates)
-        set_learning_rate(self._optimizer, rates[-1])
+        self._optimizer.param_groups[0]["lr"] = rates[-1]
         losses, traces = steps.take(rates)
         return Burst(losses, traces, self._stop_requested())
 
     def _captured_steps(self, batches: Sequence[Batch]) -> _Steps:
-        vector = self._parameters.vector.detach()
+        vector = self._optimizer.param_groups[0]["params"][0].detach()
         rates, outcomes = vector.new_zeros(len(batches)), vector.new_zeros(2, len(batches))
         failed = vector.new_zeros(())
 
@@ -134,22 +118,13 @@ class CapturedSteps:
             for i, batch in enumerate(batches):
                 step = self._gradients.compute([batch])
                 traces.append(step.traces)
-                self._update(step.loss, rates[i], failed)
+                self._update.apply_on_device(step.loss, rates[i], failed)
                 outcomes[0, i].copy_(step.loss)
                 outcomes[1, i].copy_(failed)
             return traces
 
         # The learning rates are still 0, so that only the momentum moves while this is captured.
         return _Steps(self._capture(compute, self._optimizer.momentum), rates, outcomes)
-
-    def _update(self, loss: Tensor, rate: Tensor, failed: Tensor) -> None:
-        """Move the weights by the gradient, unless a loss or gradient is not finite or one has not been before."""
-        gradient = self._parameters.gradient
-        finite = torch.isfinite(loss) & torch.isfinite(gradient.sum())
-        failed.copy_(torch.where(finite, failed, torch.ones_like(failed)))
-        clip_gradient(self._parameters.vector, self._clip_norm)
-        self._optimizer.step_at(rate, unless=failed)
-        self._parameters.spread()
 
 
 class _Steps:

@@ -23,6 +23,7 @@ from lean_mnist.audit.steps.recorded import gradients_of, layers_of, names_of, r
 from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.errors import GradientMismatch, HealthError
 from lean_mnist.nn import MLP
+from lean_mnist.nn.update import has_finite_sum, not_finite
 from lean_mnist.training.records import Notice, Record, Scalar
 from lean_mnist.training.schedules import Due
 from lean_mnist.training.state import CheckLedger
@@ -98,17 +99,10 @@ class HealthHook:
 
     def on_gradients(self, step: Step) -> Iterable[Record]:
         loss = step.loss_value
-        if not math.isfinite(loss):
-            raise HealthError(f"step {step.number}: the loss is {loss}; the weights are as they were before this step")
-        if not has_finite_sum(step.gradient):
-            for name, parameter in step.model.named_parameters():
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                    why = _why(step)
-                    message = (
-                        f"step {step.number}: the gradient of {name} is not finite{why}; "
-                        f"the weights are as they were before this step"
-                    )
-                    raise HealthError(message + (self._keep(step, message) if why else ""))
+        if not (math.isfinite(loss) and has_finite_sum(step.gradient)):
+            cause = _why(step) if math.isfinite(loss) else ""
+            if message := not_finite(step.model, loss, step.number, cause):
+                raise HealthError(message + (self._keep(step, message) if cause else ""))
         return self._first(loss, math.log(step.model.sizes[-1])) if step.number == 1 else ()
 
     def _first(self, loss: float, know_nothing: float) -> Iterator[Record]:
@@ -119,14 +113,6 @@ class HealthHook:
                 f"the first loss is {loss:.3f}; that of guessing is ln C = {know_nothing:.3f}: "
                 f"check the initialization and the scale of the inputs",
             )  # fmt: skip
-
-
-def has_finite_sum(gradient: Tensor) -> bool:
-    """Whether the sum is finite, which it is only if all terms are; if it is not, they may be and the sum overflow.
-
-    It is cheap: each core adds up the part that it has just computed.
-    """
-    return math.isfinite(float(gradient.sum()))
 
 
 def _why(step: Step) -> str:

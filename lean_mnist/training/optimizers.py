@@ -1,90 +1,14 @@
-"""The optimizers that a configuration can name: those of ``torch.optim``, and its SGD without what it imports."""
+"""The optimizers that a configuration can name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_
+from torch import nn
 
-from lean_mnist.torch_internals import fused_sgd
+from lean_mnist.nn.sgd import SGD
+from lean_mnist.nn.update import Optimizer
 from lean_mnist.training.config import Config
-
-
-class Optimizer(Protocol):
-    """What the trainer asks of an optimizer; ``torch.optim``'s do."""
-
-    param_groups: list[dict[str, Any]]
-
-    def step(self) -> Any:
-        """Move the parameters by their gradients."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it needs to go on."""
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        """Go on from there."""
-
-
-class SGD:
-    """Stochastic gradient descent with momentum, as ``torch.optim.SGD(fused=True)``: ``g ← g + λθ``, ``v ← μv + g``.
-
-    Then ``θ ← θ − ηv``, or with Nesterov's momentum ``θ ← θ − η (g + μv)``; the first ``v`` is ``g`` (Sutskever et al.,
-    2013, as PyTorch has it). The same kernel and the same ``state_dict``; but making one of ``torch.optim``'s imports
-    PyTorch's compiler, which takes two seconds and 150 MB, and its ``step`` takes longer than the kernel.
-    """
-
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, nesterov: bool, weight_decay: float
-    ) -> None:
-        self._parameters = list(parameters)
-        self.momentum: list[Tensor] = []
-        self._rule: dict[str, Any] = {
-            "momentum": momentum, "dampening": 0, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": False,
-        }  # fmt: skip
-        self.param_groups: list[dict[str, Any]] = [{"lr": lr, "params": self._parameters}]
-
-    @property
-    def started(self) -> bool:
-        """Whether it has what it needs besides the gradients: momentum, where it is to have some."""
-        return bool(self.momentum) or not self._rule["momentum"]
-
-    def step_at(self, lr: Tensor, unless: Tensor) -> None:
-        """Move every parameter, once ``started``, with the number in ``lr``; not if that in ``unless`` is 1.
-
-        Both stay on their device: float32, of one element.
-        """
-        self._move(lr=lr, found_inf=unless)
-
-    def step(self) -> None:
-        """Move every parameter that has a gradient; either all of them have one, or none."""
-        self._move(lr=self.param_groups[0]["lr"])
-
-    def _move(self, **options: Any) -> None:
-        moved = [(p.detach(), p.grad) for p in self._parameters if p.grad is not None]
-        values, gradients = [value for value, _ in moved], [gradient for _, gradient in moved]
-        first = bool(self._rule["momentum"]) and not self.momentum
-        if first:
-            self.momentum = [torch.empty_like(value) for value in values]
-        fused_sgd(values, gradients, self.momentum, is_first_step=first, **self._rule, **options)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of ``torch.optim.SGD``: its settings, and each parameter's ``momentum_buffer``."""
-        options = {**self._rule, "lr": self.param_groups[0]["lr"], "foreach": None, "differentiable": False}
-        group = {**options, "fused": True, "params": list(range(len(self._parameters)))}
-        return {"state": {i: {"momentum_buffer": v} for i, v in enumerate(self.momentum)}, "param_groups": [group]}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Take momentum and learning rate from a ``state_dict``."""
-        self.param_groups[0]["lr"] = state_dict["param_groups"][0]["lr"]
-        state = state_dict["state"]
-        self.momentum = [
-            torch.empty_like(p.detach()).copy_(state[i]["momentum_buffer"])
-            for i, p in enumerate(self._parameters)
-            if state.get(i, {}).get("momentum_buffer") is not None
-        ]
 
 
 def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -98,15 +22,3 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> Optim
         return optim.RMSprop(parameters, lr=lr, weight_decay=decay, momentum=momentum)
     adam: type[optim.Adam] = optim.AdamW if config.optimizer == "adamw" else optim.Adam
     return adam(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=decay, fused=True)
-
-
-def clip_gradient(vector: nn.Parameter, longest: float | None) -> None:
-    """Scale the gradient of ``vector`` down to the norm ``longest``, if that is given and it is longer."""
-    if longest is not None and vector.grad is not None:
-        clip_grads_with_norm_([vector], longest, torch.linalg.vector_norm(vector.grad))
-
-
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Use ``lr`` for every parameter from the next step on."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -108,11 +108,6 @@ def capture_for(config: Config, world: World) -> Capture | None:
     return CudaGraph if same and suited else None
 
 
-def has_bfloat16(device: str) -> bool:
-    """Whether products of bfloat16 numbers are done by instructions of their own, rather than by way of float32."""
-    return device != "cpu" or has_bfloat16_products()
-
-
 def build_model(config: Config, features: int, classes: int) -> MLP:
     """The network of a configuration, with its initial weights."""
     form: dict[str, Any] = {"sizes": (features, *config.hidden, classes), "activation": config.activation}
@@ -235,7 +230,7 @@ class _Run:
             sink.write(record)
 
     def _write_start(self) -> None:
-        if self.config.precision == "bfloat16" and not has_bfloat16(self.config.device):
+        if self.config.precision == "bfloat16" and self.config.device == "cpu" and not has_bfloat16_products():
             why = "this processor has no bfloat16 instructions; --precision float32 is likely to be faster"
             self._emit(Notice(0, "run/precision", why))
         write_atomically(self.folder / "config.json", _json(self.config.to_dict()))

@@ -14,13 +14,13 @@ from lean_mnist.audit.steps.recorded import calls_of
 from lean_mnist.data.batches import Batch
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn import MLP, FlatParameters
+from lean_mnist.nn.update import Optimizer, Update
 from lean_mnist.training.bursts import Bursts, Capture, CapturedSteps, PlayedSteps
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import Share, World
 from lean_mnist.training.gradients import StepGradients
 from lean_mnist.training.hooks import HealthHook, Hook, Step
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.optimizers import SGD, Optimizer, clip_gradient, set_learning_rate
 from lean_mnist.training.records import Epoch, Notice, Record, Scalar, Text
 from lean_mnist.training.schedules import LearningRate
 from lean_mnist.training.state import Best, CheckLedger, RunState
@@ -81,7 +81,7 @@ class Trainer:
         checks: CheckLedger | None = None,
         capture: Capture | None = None,
     ) -> None:
-        self._config, self._model, self._optimizer = config, model, optimizer
+        self._config, self._model = config, model
         self._learning_rate, self._batches, self._hooks, self._state = learning_rate, batches, hooks, state
         self._emit, self._evaluate, self._save, self._stop_requested = emit, evaluate, save, stop_requested
         self._gradients = StepGradients(model, parameters, traced=trace, replay=batches.stays)
@@ -90,11 +90,10 @@ class Trainer:
         self._own_checks = state.checks if checks is None else checks
         self._batch_by_batch = self._world.size == 1 and config.accumulate == 1
         self._curious = [hook for hook in (*hooks, *gates) if not isinstance(hook, HealthHook)]
-        clip, gradients = config.clip_norm, self._gradients
-        self._bursts: Bursts = PlayedSteps(gradients, parameters, optimizer, clip, stop_requested)
+        self._update = Update(model, optimizer, config.clip_norm, parameters)
+        self._bursts: Bursts = PlayedSteps(self._gradients, self._update, stop_requested)
         if capture is not None:
-            assert isinstance(optimizer, SGD)
-            self._bursts = CapturedSteps(gradients, parameters, optimizer, clip, stop_requested, capture)
+            self._bursts = CapturedSteps(self._gradients, self._update, stop_requested, capture)
         # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
         self._past: deque[Call] = deque(maxlen=REMEMBERED)
 
@@ -166,10 +165,7 @@ class Trainer:
             stop = self._stop_requested()
         else:
             step, stop = self._reduce(step, share)
-        clip_gradient(self._parameters.vector, self._config.clip_norm)
-        set_learning_rate(self._optimizer, rate)
-        self._optimizer.step()
-        self._parameters.spread()
+        self._update.apply(rate)
         self._past.extend(calls_of(used, traces) if traces else ())
 
         self._count(len(batches), share.total, step.loss_value)

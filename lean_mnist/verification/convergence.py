@@ -18,6 +18,7 @@ import torch
 
 from lean_mnist.chainrule import losses, mlp
 from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.nn.update import Optimizer, set_learning_rate
 from lean_mnist.training import optimizers
 from lean_mnist.training.config import Config
 from lean_mnist.verification import assumptions as rests_on
@@ -89,7 +90,7 @@ def _stationary() -> str:
     return "the mean of E‖∇f‖² over T steps is at most 2(f₀ − f_min)/(αT) + αLσ², half the noise term they allow"
 
 
-def _optimizer(parameter: torch.nn.Parameter, lr: float) -> optimizers.Optimizer:
+def _optimizer(parameter: torch.nn.Parameter, lr: float) -> Optimizer:
     """The optimizer that ``python -m lean_mnist.train`` builds for plain SGD."""
     config = Config(optimizer="sgd", lr=lr, momentum=0.0, nesterov=False, weight_decay=0.0)
     return optimizers.build_optimizer(config, [parameter])
@@ -237,7 +238,7 @@ def _running_mean() -> str:
     optimizer = _optimizer(theta, 1.0)
     for t, x in enumerate(data):
         theta.grad = theta.detach() - x  # of ½(θ − x)²
-        optimizers.set_learning_rate(optimizer, 1 / (t + 1))
+        set_learning_rate(optimizer, 1 / (t + 1))
         optimizer.step()
         difference = abs(float(theta.detach() - data[: t + 1].mean()))
         if not difference <= 1e-12:

@@ -16,8 +16,9 @@ from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
+from lean_mnist.nn.update import set_learning_rate
 from lean_mnist.training.config import Config
-from lean_mnist.training.optimizers import build_optimizer, set_learning_rate
+from lean_mnist.training.optimizers import build_optimizer
 from lean_mnist.training.run import build_model
 from tests.support.training_cases import digits_config, digits_run, load
 

@@ -14,8 +14,8 @@ from lean_mnist.chainrule import dense
 from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
+from lean_mnist.nn.sgd import SGD
 from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.optimizers import SGD
 from lean_mnist.training.records import Epoch, Record, Scalar
 from lean_mnist.training.run import build_model, run
 from lean_mnist.training.state import CheckLedger, RunState

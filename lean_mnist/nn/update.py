@@ -1,0 +1,135 @@
+"""One update of a network's parameters: gradient → finite? → clip → learning rate → optimizer.
+
+Everything that trains moves its parameters by :class:`Update`: the trainer, steps taken several at a time, PAC-Bayes,
+networks of few bits and the self-test of the checks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from lean_mnist.errors import HealthError
+from lean_mnist.nn.parameters import FlatParameters
+from lean_mnist.nn.sgd import SGD
+
+
+class Optimizer(Protocol):
+    """What an update asks of an optimizer; those of ``torch.optim`` and :class:`~lean_mnist.nn.sgd.SGD` have it."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Move the parameters by their gradients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it needs to go on, as plain values and tensors."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Go on from a ``state_dict``."""
+
+
+class Update:
+    """Moves the parameters of ``model`` by the gradients that stand in their ``.grad``.
+
+    Call it for a whole update, the test that loss and gradient are finite included. Where others have tested that
+    already (the trainer's gates do, before gradients are exchanged between processes), use :meth:`apply` alone.
+
+    Args:
+        model: names the tensors in messages.
+        optimizer: of ``flat.vector``, or of the parameters of ``model``.
+        clip_norm: the largest norm of the whole gradient; a longer one is scaled down to it. ``None``: never.
+        flat: the parameters of ``model`` as one vector, where they are one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        clip_norm: float | None = None,
+        flat: FlatParameters[Any] | None = None,
+    ) -> None:
+        self._model, self._clip_norm, self._flat = model, clip_norm, flat
+        self.optimizer = optimizer
+        self._moved = list(model.parameters()) if flat is None else [flat.vector]
+
+    def __call__(self, loss: Tensor, rate: float, step: int) -> None:
+        """Apply the gradient of step number ``step``, counted from 1, with learning rate ``rate``.
+
+        Raises ``HealthError``, with the parameters as they were, if ``loss`` (a scalar) or a gradient is not finite.
+        """
+        if not self.is_finite(float(loss)) and (message := not_finite(self._model, float(loss), step)):
+            raise HealthError(message)
+        self.apply(rate)
+
+    def is_finite(self, loss: float) -> bool:
+        """Whether the loss and the sum of the gradient are finite; see :func:`has_finite_sum`."""
+        return math.isfinite(loss) and all(has_finite_sum(p.grad) for p in self._moved if p.grad is not None)
+
+    def apply(self, rate: float) -> None:
+        """Clip, set the learning rate, step, and bring the new weights to the copy that steps are computed with."""
+        clip_gradient(self._moved, self._clip_norm)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        if self._flat is not None:
+            self._flat.spread()
+
+    def apply_on_device(self, loss: Tensor, rate: Tensor, failed: Tensor) -> None:
+        """The whole update without waiting for the device, for captured steps; of our ``SGD`` and a flat vector only.
+
+        ``rate`` is a float32 of one element. ``failed``, a scalar, becomes 1 if ``loss`` or the gradient is not finite;
+        while it is 1 the weights stay as they are.
+        """
+        assert self._flat is not None
+        assert isinstance(self.optimizer, SGD)
+        finite = torch.isfinite(loss) & torch.isfinite(self._flat.gradient.sum())
+        failed.copy_(torch.where(finite, failed, torch.ones_like(failed)))
+        clip_gradient(self._moved, self._clip_norm)
+        self.optimizer.step_at(rate, unless=failed)
+        self._flat.spread()
+
+
+def has_finite_sum(gradient: Tensor) -> bool:
+    """Whether the sum is finite. It is only if every term is; if it is not, a sum of finite terms may have overflowed.
+
+    It is cheap: each core adds up the part that it has just computed.
+    """
+    return math.isfinite(float(gradient.sum()))
+
+
+def first_not_finite(model: nn.Module) -> str:
+    """The name of the first parameter whose gradient holds an infinity or NaN; empty if none does."""
+    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
+    return next((name for name, g in gradients if g is not None and not torch.isfinite(g).all()), "")
+
+
+def not_finite(model: nn.Module, loss: float, step: int, cause: str = "") -> str:
+    """What is not finite at step number ``step``, the loss or the gradient of a named tensor, and its ``cause``.
+
+    Empty if everything is finite.
+    """
+    untouched = "the weights are as they were before this step"
+    if not math.isfinite(loss):
+        return f"step {step}: the loss is {loss}; {untouched}"
+    name = first_not_finite(model)
+    return f"step {step}: the gradient of {name} is not finite{cause}; {untouched}" if name else ""
+
+
+def clip_gradient(parameters: Sequence[nn.Parameter], longest: float | None) -> None:
+    """Scale the gradient of all ``parameters`` down to the norm ``longest``, if that is given and it is longer."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if longest is None or not gradients:
+        return
+    norm = torch.linalg.vector_norm(gradients[0]) if len(gradients) == 1 else get_total_norm(gradients)
+    clip_grads_with_norm_(parameters, longest, norm)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Use ``rate`` for every parameter from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
