@@ -31,7 +31,7 @@ from lean_mnist.generalization.imports import (
 )
 from lean_mnist.generalization.imports import files as files_module
 from lean_mnist.generalization.quantize import fold_scaling, quantize_layers
-from lean_mnist.generalization.spaces import EnumerativeCode, IntegerNetwork, code_length
+from lean_mnist.generalization.spaces import IntegerNetwork, code_length
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import write_checkpoint
 
@@ -85,7 +85,7 @@ def test_numbers_of_the_two_bit_network(shared: Path) -> None:
     first, second = read_mlcert(shared / "mlcert" / B2).layers
     numbers = [float(value) for layer in (first, second) for value in (layer.shift, layer.scale)]
     assert numbers == [-0.09674072265625, 0.0965576171875, -0.55322265625, 0.55322265625]
-    assert code_length(read_mlcert(shared / "mlcert" / B2), EnumerativeCode(4)) == 13_816
+    assert code_length(read_mlcert(shared / "mlcert" / B2)) == 13_816
 
 
 def test_the_files_survive_no_alteration_unnoticed(shared: Path, tmp_path: Path) -> None:

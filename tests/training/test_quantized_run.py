@@ -21,7 +21,7 @@ from lean_mnist.generalization.certificates.runs import find_certificate
 from lean_mnist.generalization.quantize import QuantizedMLP
 from lean_mnist.generalization.quantize.claims import training_claims
 from lean_mnist.generalization.solve import certified_risk
-from lean_mnist.generalization.spaces import EnumerativeCode, IntegerNetwork, code_length, read_network
+from lean_mnist.generalization.spaces import IntegerNetwork, code_length, read_network
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from lean_mnist.training.config import Config
@@ -89,7 +89,7 @@ def test_the_network_that_is_written_gives_the_counts_that_are_claimed(quantized
     right = integers.correct(digits.train.images.numpy(), digits.train.labels.numpy())
     assert said["quantized"]["errors"] == 1437 - right
     assert said["quantized"]["bits"] == network.space.size_in_bits == 4 * 16 + 2 * (1024 + 160) + 16 * 26
-    assert said["quantized"]["code_length"] == code_length(network, EnumerativeCode(4))
+    assert said["quantized"]["code_length"] == code_length(network)
     test_right = integers.correct(digits.test.images.numpy(), digits.test.labels.numpy())
     assert abs(360 - test_right - said["test_errors"]) <= 1, "float32 and whole numbers may differ at a tie"
     assert said["files"]["network"] == "runs/a-run/network.json"

@@ -19,7 +19,6 @@ from lean_mnist.generalization.confidence import code_length as share_of_length
 from lean_mnist.generalization.confidence import union
 from lean_mnist.generalization.exact import Exact
 from lean_mnist.generalization.spaces import (
-    EnumerativeCode,
     IntegerNetwork,
     QuantizedNetwork,
     code_length,
@@ -58,7 +57,7 @@ def certify_network(
     if code == "fixed":
         length, shared = space.size_in_bits, union
     else:
-        length, shared = code_length(network, EnumerativeCode(1 << space.bits)), share_of_length
+        length, shared = code_length(network), share_of_length
     images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
     examples = len(labels)
     errors = examples - IntegerNetwork(network, dataset.maximum).correct(images, labels)

@@ -15,9 +15,7 @@ from lean_mnist.data.datasets import Split
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.solve import certified_risk
-from lean_mnist.generalization.spaces import EnumerativeCode, IntegerNetwork, QuantizedNetwork, code_length
-
-_MOST_CODED = 8  # bits a weight: an enumerative code tells at most 256 symbols apart
+from lean_mnist.generalization.spaces import MOST_CODED_BITS, IntegerNetwork, QuantizedNetwork, code_length
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,7 @@ def training_claims(
     images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
     errors = len(labels) - IntegerNetwork(network, maximum).correct(images, labels)
     bits = network.space.size_in_bits
-    length = None
-    if network.space.bits <= _MOST_CODED:
-        length = code_length(network, EnumerativeCode(1 << network.space.bits))
+    length = code_length(network) if network.space.bits <= MOST_CODED_BITS else None
     ways = [("union", "hoeffding", bits), ("union", "kl", bits)]
     ways += [] if length is None else [("code length", "kl", length)]
     claims = [

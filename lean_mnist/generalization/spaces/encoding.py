@@ -1,24 +1,35 @@
-"""A quantised network as bits, and back: the fixed encoding of its space, and code words of a prefix code.
+"""The bits of a quantised network: a fixed encoding, there and back, and the length of its word in a prefix code.
 
 The fixed encoding writes, layer by layer: shift and scale (16 bits each), the codes row by row (b bits each, most
-significant first), the biases (16 bits each). It has exactly ``space.size_in_bits`` bits. With a prefix code the codes
-of a layer are one word of that code instead; everything else stays.
+significant first), the biases (16 bits each). It has exactly ``space.size_in_bits`` bits.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError, DataError
-from lean_mnist.generalization.spaces.codes import Bits, Code, FixedLengthCode
 from lean_mnist.generalization.spaces.network import FLOAT16_BITS, NetworkSpace, QuantizedLayer, QuantizedNetwork
+
+#: Bits a weight up to which an enumerative code is worth its table of counts.
+MOST_CODED_BITS = 8
 
 
 def encode(network: QuantizedNetwork) -> bytes:
     """The fixed encoding, filled up with zero bits to whole bytes."""
-    text = encode_words(network, FixedLengthCode(network.space.bits)).text
-    assert len(text) == network.space.size_in_bits
-    return int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big")
+    parts = []
+    for layer in network.layers:
+        halves = np.array([layer.shift, layer.scale])
+        parts += [_to_bits(halves.view(np.uint16), FLOAT16_BITS), _to_bits(layer.codes, layer.bits)]
+        parts += [] if layer.bias is None else [_to_bits(layer.bias.view(np.uint16), FLOAT16_BITS)]
+    bits = np.concatenate(parts)
+    assert len(bits) == network.space.size_in_bits
+    return np.packbits(bits).tobytes()
 
 
 def decode(content: bytes, space: NetworkSpace) -> QuantizedNetwork:
@@ -26,55 +37,62 @@ def decode(content: bytes, space: NetworkSpace) -> QuantizedNetwork:
     expected = -(-space.size_in_bits // 8)
     if len(content) != expected:
         raise DataError(f"network: {len(content)} bytes, expected {expected} for {space.size_in_bits} bits")
-    text = format(int.from_bytes(content, "big"), f"0{8 * expected}b")
-    if "1" in text[space.size_in_bits :]:
+    bits = np.unpackbits(np.frombuffer(content, np.uint8))
+    if bits[space.size_in_bits :].any():
         raise DataError("network: its last bits, which only fill up a byte, are not 0")
-    return decode_words(Bits(text[: space.size_in_bits]), space, FixedLengthCode(space.bits))
+    layers, place = [], 0
 
+    def take(count: int, width: int) -> npt.NDArray[np.uint16]:
+        nonlocal place
+        words = bits[place : place + count * width].reshape(count, width)
+        place += count * width
+        return (words @ (1 << np.arange(width - 1, -1, -1))).astype(np.uint16)
 
-def encode_words(network: QuantizedNetwork, code: Code) -> Bits:
-    """The bits of ``network`` with its codes written by ``code``; their number is the length that a bound pays."""
-    _check_alphabet(network.space, code)
-    bits = Bits()
-    for layer in network.layers:
-        for half in (layer.shift, layer.scale):
-            bits.write(int(half.view(np.uint16)), FLOAT16_BITS)
-        code.write(layer.codes.ravel().tolist(), bits)
-        for pattern in [] if layer.bias is None else layer.bias.view(np.uint16).tolist():
-            bits.write(pattern, FLOAT16_BITS)
-    return bits
-
-
-def decode_words(bits: Bits, space: NetworkSpace, code: Code) -> QuantizedNetwork:
-    """The inverse of :func:`encode_words`; ``DataError`` where the bits are no network of ``space``, or too many."""
-    _check_alphabet(space, code)
-    layers = []
     for units, inputs in space.layer_shapes:
-        shift, scale = _halves([bits.read(FLOAT16_BITS), bits.read(FLOAT16_BITS)])
-        codes = np.array(code.read(units * inputs, bits), np.uint16).reshape(units, inputs)
-        bias = _halves([bits.read(FLOAT16_BITS) for _ in range(units)]) if space.biases else None
+        shift, scale = take(2, FLOAT16_BITS).view(np.float16)
+        codes = take(units * inputs, space.bits).reshape(units, inputs)
+        bias = take(units, FLOAT16_BITS).view(np.float16) if space.biases else None
         try:
             layers.append(QuantizedLayer(codes, space.bits, shift, scale, bias, space.encoding))
         except ArgumentError as error:
             raise DataError(f"network, layer {len(layers)}: {error}") from None
-    if bits.left:
-        raise DataError(f"network: {bits.left} bits left over, expected none")
     return QuantizedNetwork(tuple(layers), space.denominator)
 
 
-def code_length(network: QuantizedNetwork, code: Code) -> int:
-    """The number of bits of :func:`encode_words`, without writing them."""
-    _check_alphabet(network.space, code)
+def code_length(network: QuantizedNetwork) -> int:
+    """The number of bits of ``network`` with each layer's codes as one word of an enumerative code.
+
+    Everything else is as in the fixed encoding. Raises ``ArgumentError`` for more than 8 bits a weight.
+    """
     space = network.space
-    words = sum(code.length(layer.codes.ravel().tolist()) for layer in network.layers)
+    if space.bits > MOST_CODED_BITS:
+        raise ArgumentError(f"bits: {space.bits}, expected at most {MOST_CODED_BITS} for an enumerative code")
+    words = sum(enumerative_length(layer.codes.ravel(), 1 << space.bits) for layer in network.layers)
     weights = sum(units * inputs for units, inputs in space.layer_shapes)
     return space.size_in_bits - weights * space.bits + words
 
 
-def _halves(patterns: list[int]) -> np.ndarray:
-    return np.array(patterns, np.uint16).view(np.float16)
+def enumerative_length(symbols: Sequence[int] | npt.NDArray[Any], alphabet: int) -> int:
+    """The length of the word for n ``symbols``, each 0 … K − 1 with K = ``alphabet``, in an enumerative code.
+
+    First how often each symbol occurs, then which of the sequences with these counts it is (Cover, 1973):
+    ``⌈log2 C(n + K − 1, K − 1)⌉ + ⌈log2 (n! / Π n_k!)⌉`` bits. It needs no table of frequencies, so nothing about the
+    sequence has to be known beforehand, and it costs little more than its entropy. For each n, ``Σ 2^−length ≤ 1``
+    (Kraft, 1949), because the numbers of each table's sequences, and those of the tables, do so each.
+    Raises ``ArgumentError`` for a symbol outside the alphabet.
+    """
+    counts = np.bincount(np.asarray(symbols, np.int64), minlength=alphabet).tolist()
+    if len(counts) > alphabet:
+        raise ArgumentError(f"symbols: {len(counts) - 1}, expected 0 to {alphabet - 1}")
+    sequences, total = 1, 0
+    for count in counts:
+        total += count
+        sequences *= math.comb(total, count)
+    tables = math.comb(total + alphabet - 1, alphabet - 1)
+    return (tables - 1).bit_length() + (sequences - 1).bit_length()
 
 
-def _check_alphabet(space: NetworkSpace, code: Code) -> None:
-    if code.alphabet != 1 << space.bits:
-        raise ArgumentError(f"code: {code.alphabet} symbols, expected {1 << space.bits} for {space.bits} bits")
+def _to_bits(values: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint8]:
+    """The ``width`` lowest bits of each value, most significant first, one after another."""
+    shifts = np.arange(width - 1, -1, -1, dtype=np.uint16)
+    return (values.reshape(-1, 1) >> shifts & 1).astype(np.uint8).ravel()

@@ -1,4 +1,4 @@
-"""A quantised network in a file: plain JSON, one network one text, its hash beside it."""
+"""Files of quantised networks: plain JSON, one text for each network, with its hash."""
 
 from __future__ import annotations
 

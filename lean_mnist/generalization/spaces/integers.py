@@ -1,4 +1,4 @@
-"""Labels by whole numbers alone: the same on every machine, whatever its threads or libraries.
+"""Evaluation of quantised networks in exact integers: the same labels on every machine, threads and libraries.
 
 With pixels ``p`` and weights ``w·2^−e``, layer by layer, ``z = Σ_d w_d h_d + bias`` is an exact integer once everything
 is brought to a common denominator; ReLU and argmax do not see a positive factor. Nothing is rounded, so no order of
@@ -35,10 +35,7 @@ class _IntegerLayer:
 
 
 class IntegerNetwork:
-    """The one meaning of a quantised network: integer logits and labels of uint8 pixels.
-
-    ``bounds``: for each layer, the largest magnitude that its sums can have, an exact integer.
-    """
+    """A quantised network in exact integer arithmetic: logits and labels of uint8 pixels."""
 
     def __init__(self, network: QuantizedNetwork, maximum: int = 255) -> None:
         """``maximum``: the largest pixel; a larger one is refused when it comes. Raises ``ArgumentError``."""
@@ -64,6 +61,7 @@ class IntegerNetwork:
 
     @property
     def bounds(self) -> list[int]:
+        """For each layer, the largest magnitude that its sums can have."""
         return [layer.bound for layer in self._layers]
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""A network as the bits that it is made of: integer codes, a shift and a scale a layer, and perhaps biases.
+"""Quantised networks: integer codes, one shift and scale per layer, and optional biases.
 
 Shapes: ``D`` inputs and ``H`` units of a layer; ``B`` batch. A weight is ``shift + scale · value(code)``, where shift
 and scale are float16 and the value of a code is
