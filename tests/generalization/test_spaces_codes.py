@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lean_mnist.errors import ArgumentError
-from lean_mnist.generalization.ledger import check_kraft
+from lean_mnist.generalization.confidence import check_kraft
 from lean_mnist.generalization.spaces import QuantizedLayer, QuantizedNetwork, code_length, enumerative_length
 
 
