@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import lean_mnist
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Dataset, Split, load_dataset
@@ -49,6 +48,7 @@ from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_s
 from lean_mnist.training.state import RunState
 from lean_mnist.training.summary import NETWORK, Summary
 from lean_mnist.training.trainer import Trainer
+from lean_mnist.version import __version__
 
 # What the optimizer moves, and what steps are computed in.
 _MASTERS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -310,7 +310,7 @@ class _Run:
             "metrics": metrics,
             "crosscheck": state.checks.to_dict(),
             "data": {"name": self.dataset.name, "sha256": self.dataset.fingerprint()},
-            "versions": {"lean_mnist": lean_mnist.__version__, "torch": str(torch.__version__)},
+            "versions": {"lean_mnist": __version__, "torch": str(torch.__version__)},
         }
         if which == "last":
             content["training"] = {

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lean_mnist import __version__
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.files import write_atomically
+from lean_mnist.version import __version__
 
 if TYPE_CHECKING:
     from lean_mnist.crosscheck.functions.report import FunctionReport

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-import lean_mnist
 from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
+from lean_mnist.version import __version__
 
 
 def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
@@ -25,7 +25,7 @@ def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
     }
     return options | {
         "the data (SHA-256)": fingerprint[:16],
-        "lean_mnist": lean_mnist.__version__,
+        "lean_mnist": __version__,
         "PyTorch": str(torch.__version__),
         "the state to start from (SHA-256)": content_hash(start)[:16],
     }
