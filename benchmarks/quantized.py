@@ -20,7 +20,7 @@ from typing import Any
 
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.generalization.checker import percent
-from lean_mnist.generalization.quantize.claims import TrainingClaims
+from lean_mnist.generalization.quantize import TrainingClaims
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
 from lean_mnist.training.summary import Summary

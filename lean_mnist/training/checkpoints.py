@@ -22,8 +22,8 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, LeanMnistError
 from lean_mnist.files import write_atomically
-from lean_mnist.generalization.quantize.modules import network_of
 from lean_mnist.nn import MLP
+from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
 from lean_mnist.training.config_files import config_from_dict
 

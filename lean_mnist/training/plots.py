@@ -11,8 +11,9 @@ from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.certificates.holdout import DEFAULT_DELTAS
 from lean_mnist.generalization.pictures import risk_by_bits, risk_by_delta, risk_by_examples
-from lean_mnist.generalization.quantize.modules import QuantizedMLP
+from lean_mnist.generalization.quantize import quantized_network
 from lean_mnist.nn import MLP
+from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.checkpoints import Checkpoint
 from lean_mnist.training.metrics import Evaluation, evaluate
 from lean_mnist.training.pictures import (
@@ -55,7 +56,7 @@ def write_plots(
 def _bits(model: MLP) -> int:
     """What it takes to write the network down, in the precision it has or in its few bits."""
     if isinstance(model, QuantizedMLP):
-        return model.quantized().space.size_in_bits
+        return quantized_network(model).space.size_in_bits
     return sum(8 * tensor.element_size() * tensor.numel() for tensor in model.parameters())
 
 

@@ -20,11 +20,11 @@ from lean_mnist.errors import ConfigError, Interrupted
 from lean_mnist.files import plain, write_atomically
 from lean_mnist.generalization.certificates.holdout import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
-from lean_mnist.generalization.quantize.claims import training_claims
-from lean_mnist.generalization.quantize.modules import QuantizedMLP, network_of
+from lean_mnist.generalization.quantize import quantized_network, training_claims
 from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.graphs import CudaGraph
+from lean_mnist.nn.quantized import QuantizedMLP, network_of
 from lean_mnist.torch_internals import has_bfloat16_products
 from lean_mnist.training import schedules
 from lean_mnist.training.bursts import Capture
@@ -349,7 +349,7 @@ class _Run:
         )
         quantized = None
         if isinstance(self.model, QuantizedMLP):
-            network = self.model.quantized(self.dataset.maximum)
+            network = quantized_network(self.model, self.dataset.maximum)
             write_network(self.folder / NETWORK, network)
             quantized = training_claims(network, self.dataset.train, self.dataset.maximum)
         if not (self._was_finished and (self.folder / "summary.json").exists()):

@@ -10,23 +10,15 @@ import pytest
 import torch
 
 from lean_mnist.audit.training_check import TrainingCheck
+from lean_mnist.chainrule.straight_through import quantize_backward, quantize_forward
 from lean_mnist.data.datasets import Dataset, load_digits
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, ConfigError, HealthError
-from lean_mnist.generalization.quantize import (
-    Grid,
-    QuantizedMLP,
-    QuantizedTraining,
-    fake_quantize,
-    grid_of,
-    quantize_backward,
-    quantize_forward,
-    quantize_layers,
-    quantize_model,
-    train_quantized,
-)
+from lean_mnist.errors import ArgumentError
+from lean_mnist.generalization.quantize import quantize_layers, quantize_model, quantized_network
 from lean_mnist.generalization.spaces import IntegerNetwork
 from lean_mnist.nn import MLP
+from lean_mnist.nn.grid import Grid, grid_of
+from lean_mnist.nn.quantized import QuantizedMLP, fake_quantize
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +162,8 @@ def test_what_cannot_be_folded_is_refused(digits: Dataset) -> None:
 
 @pytest.mark.parametrize(("bits", "bias"), [(1, True), (2, False), (4, True), (16, True)])
 def test_network_that_trains_is_the_one_that_is_written(digits: Dataset, bits: int, bias: bool) -> None:
-    model = QuantizedMLP((64, 8, 10), bits=bits, maximum=16, bias=bias, dtype=torch.float64, seed=3)
-    network = model.quantized()
+    model = QuantizedMLP((64, 8, 10), bits=bits, bias=bias, dtype=torch.float64, seed=3)
+    network = quantized_network(model, 16)
     for (weight, own_bias), layer in zip(model.weights_and_biases(), network.layers, strict=True):
         assert np.allclose(weight.detach().numpy(), layer.weight(), rtol=0, atol=1e-12)
         assert (own_bias is None) == (layer.bias is None)
@@ -200,13 +192,13 @@ def test_weights_midway_between_two_points_are_written_as_they_were_rounded() ->
     rounded = model.weights_and_biases()[0][0].detach().double().numpy()
     grid = model.grids()[0]
     assert not np.array_equal(grid.values(grid.codes(weight.detach().double().numpy())), rounded), "no case is hard"
-    assert np.array_equal(model.quantized().layers[0].weight(), rounded)
+    assert np.array_equal(quantized_network(model).layers[0].weight(), rounded)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("bits", "rule"), [(1, "normal"), (3, "normal"), (2, "minimum-maximum"), (2, "least-squares")])
 def test_gradient_is_that_of_the_loss_at_the_rounded_weights(digits: Dataset, bits: int, rule: str, bias: bool) -> None:
-    model = QuantizedMLP((64, 8, 10), bits=bits, rule=rule, maximum=16, bias=bias, dtype=torch.float64, seed=3)
+    model = QuantizedMLP((64, 8, 10), bits=bits, rule=rule, bias=bias, dtype=torch.float64, seed=3)
     x, labels = digits.train.images[:50].flatten(1).double() / 16, digits.train.labels[:50]
     model.loss(x, labels).backward()
 
@@ -221,7 +213,7 @@ def test_gradient_is_that_of_the_loss_at_the_rounded_weights(digits: Dataset, bi
 
 
 def test_the_audit_of_a_run_accepts_it_and_can_refuse(digits: Dataset) -> None:
-    model = QuantizedMLP((64, 8, 10), bits=2, maximum=16, seed=3)
+    model = QuantizedMLP((64, 8, 10), bits=2, seed=3)
     x, labels = digits.train.images[:64].flatten(1).float() / 16, digits.train.labels[:64]
     loss = model.loss(x, labels)
     loss.backward()
@@ -233,27 +225,8 @@ def test_the_audit_of_a_run_accepts_it_and_can_refuse(digits: Dataset) -> None:
     assert "layers.0.weight[3, 20]" in refused.message
 
 
-@pytest.mark.parametrize(("bits", "least"), [(1, 0.75), (2, 0.85)])
-def test_training_at_few_bits(digits: Dataset, bits: int, least: float) -> None:
-    recipe = QuantizedTraining(bits, hidden=(16,), epochs=10, batch_size=32, seed=0)
-    network = train_quantized(digits.train, recipe, maximum=16)
-    assert network.space.size_in_bits == 64 + bits * (64 * 16 + 160)
-    right = IntegerNetwork(network, maximum=16).correct(digits.test.images.numpy(), digits.test.labels.numpy())
-    assert right >= least * len(digits.test)
-
-
-def test_same_seed_same_network(digits: Dataset) -> None:
-    recipe = QuantizedTraining(2, hidden=(4,), epochs=1, seed=7)
-    first, second = (train_quantized(digits.train, recipe, maximum=16) for _ in range(2))
-    assert all(np.array_equal(a.codes, b.codes) for a, b in zip(first.layers, second.layers, strict=True))
-
-
-def test_impossible_training(digits: Dataset) -> None:
-    with pytest.raises(ConfigError, match="epochs, batch_size: 0"):
-        QuantizedTraining(2, epochs=0)
+def test_impossible_networks() -> None:
     with pytest.raises(ArgumentError, match="bits: 17"):
         QuantizedMLP((4, 2), bits=17)
     with pytest.raises(ArgumentError, match="rule: 'none'"):
         QuantizedMLP((4, 2), bits=2, rule="none")
-    with pytest.raises((HealthError, ArgumentError)):
-        train_quantized(digits.train, QuantizedTraining(4, epochs=2, lr=1e30), maximum=16)

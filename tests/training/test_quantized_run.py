@@ -1,4 +1,4 @@
-"""``--quantize``: networks of few bits through the trainer, its checks, checkpoints, certificate and summary."""
+"""``--quantize``: quantised networks through the trainer, its checks, checkpoints, certificate and summary."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from lean_mnist.audit.steps.bundle import replay_step
 from lean_mnist.crosscheck.functions.bundle import load_bundle
 from lean_mnist.data.datasets import load_digits
-from lean_mnist.errors import CheckpointError, ConfigError, GradientMismatch
+from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, GradientMismatch, HealthError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.runs import find_certificate
-from lean_mnist.generalization.quantize import QuantizedMLP
-from lean_mnist.generalization.quantize.claims import training_claims
+from lean_mnist.generalization.quantize import quantized_network, training_claims
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces import IntegerNetwork, code_length, read_network
+from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from lean_mnist.training.config import Config
@@ -48,6 +48,21 @@ def test_every_check_of_the_run_passed(quantized: FinishedRun) -> None:
     checks = quantized.summary_json["checks"]
     assert (checks["verdict"], checks["screens"], checks["comparisons"], checks["gradchecks"]) == ("passed", 84, 1, 1)
     assert quantized.summary.test.accuracy > 0.5
+
+
+@pytest.mark.parametrize(("bits", "least"), [(1, 0.75), (2, 0.85)])
+def test_few_bits_learn(bits: int, least: float, here: Path) -> None:
+    summary = run(
+        digits_config(**{**OPTIONS, "quantize": bits, "bias": False, "epochs": 10, "check": "off", "lr": 0.05})
+    )
+    network = read_network(here / "runs" / "a-run" / "network.json")
+    assert network.space.size_in_bits == 64 + bits * (64 * 16 + 160)
+    assert summary.test.accuracy > least
+
+
+def test_a_run_that_diverges_is_stopped(here: Path) -> None:
+    with pytest.raises((HealthError, ArgumentError)):
+        run(digits_config(**{**OPTIONS, "lr": 1e30}))
 
 
 def test_the_checkpoint_knows_its_bits_and_gives_the_network_back(quantized: FinishedRun) -> None:
@@ -113,7 +128,7 @@ def test_claims_are_the_bounds_at_their_share(quantized: FinishedRun) -> None:
 
 def test_no_enumerative_code_above_8_bits() -> None:
     digits = load_digits()
-    network = QuantizedMLP((64, 4, 10), bits=9, bias=False).quantized(16)
+    network = quantized_network(QuantizedMLP((64, 4, 10), bits=9, bias=False), 16)
     found = training_claims(network, digits.train, 16)
     assert found.code_length is None
     assert {claim.share for claim in found.claims} == {"union"}
@@ -138,7 +153,7 @@ FAULTS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     "scaled": lambda tape, d_w: d_w * 1.001,
     "rounding's own derivative": lambda tape, d_w: torch.zeros_like(d_w),
     "clipped": clipped,
-    "transposed": lambda tape, d_w: d_w.T.reshape(d_w.shape),
+    "transposed": lambda tape, d_w: d_w.t().reshape(d_w.shape),
 }
 
 
@@ -148,7 +163,7 @@ def test_a_planted_bug_in_the_straight_through_gradient_is_caught(
     fault: str, check: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lean_mnist.generalization.quantize.modules.quantize_backward", FAULTS[fault])
+        patch.setattr("lean_mnist.nn.quantized.quantize_backward", FAULTS[fault])
         with pytest.raises(GradientMismatch, match=r"gradient check failed at step \d+: .*layers\.[01]\.weight"):
             run(digits_config(**{**OPTIONS, "check": check, "epochs": 1}))
     (bundle,) = (here / "runs" / "a-run" / "failures").iterdir()

@@ -20,6 +20,7 @@ from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.functions.bundle import STEP, envelope, write_bundle
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP
+from lean_mnist.nn.quantized import network_of
 
 REPEATS = 4  # of the step, to see that it repeats itself
 _DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, StopIteration, AssertionError)
@@ -166,8 +167,6 @@ def _run(model: MLP, batches: Sequence[Batch], past: Sequence[Batch]) -> _Run:
 
 def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch], dict[str, Tensor | None]]:
     """The network, the step's batches, those before it, and the gradients that were found."""
-    from lean_mnist.generalization.quantize.modules import network_of  # which nothing else of the checks needs
-
     weights, options = content["weights"], content["loss_options"]
     model = network_of(
         content["architecture"],

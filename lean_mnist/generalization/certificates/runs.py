@@ -22,8 +22,8 @@ from lean_mnist.generalization.certificates.holdout import (
 )
 from lean_mnist.generalization.confidence import history_of
 from lean_mnist.generalization.exact import Exact
-from lean_mnist.generalization.quantize.modules import QuantizedMLP, meant
 from lean_mnist.nn import MLP
+from lean_mnist.nn.quantized import QuantizedMLP, exact_network
 from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
 
 
@@ -92,7 +92,7 @@ def certify_run(
     history = history_of("test", metrics, tracked=tracked, looks=looks, adaptive=adaptive)
     recorded = list(metrics["test_looks"])
     certificate = certify(
-        meant(model),
+        exact_network(model),
         normalization,
         dataset,
         history,
@@ -105,9 +105,9 @@ def certify_run(
 
 
 def precision_for(model: MLP) -> str:
-    """``float64`` for networks of few bits, several hidden layers or more than 512 units in one; else ``float32``.
+    """``float64`` for quantised networks, several hidden layers or more than 512 units in one; else ``float32``.
 
-    Whoever runs a network of few bits can do so exactly, so that nothing is given away for rounding.
+    A quantised network can be run exactly, so that nothing is given away for rounding.
 
     What rounding may do in the worst order of sums grows with width and depth, until in float32 every example is too
     near to call. The form of the network decides, and nothing of the data.
@@ -156,7 +156,7 @@ def _found(path: Path, loaded: Checkpoint) -> FoundCertificate:
     except checker.Rejected as error:
         return FoundCertificate(path, (), f"it does not hold, {str(error).removeprefix(f'{path}: ')}")
     statement = tuple(document["statement"])
-    model = meant(loaded.model)
+    model = exact_network(loaded.model)
     own, theirs = weights_hash(model), facts["weights"]["sha256"]
     if own != theirs:
         why = f"it is of weights with SHA-256 {theirs[:12]}…, and these have {own[:12]}…"

@@ -1,23 +1,21 @@
-"""From floating-point weights to a few bits: after training, or while training with a straight-through gradient."""
+"""Networks of few bits, and what the examples they were learned from prove about them."""
 
 from __future__ import annotations
 
-from lean_mnist.generalization.quantize.grid import Grid, grid_of
-from lean_mnist.generalization.quantize.modules import QuantizedMLP, fake_quantize
-from lean_mnist.generalization.quantize.post_training import fold_scaling, quantize_layers, quantize_model
-from lean_mnist.generalization.quantize.straight_through import quantize_backward, quantize_forward
-from lean_mnist.generalization.quantize.training import QuantizedTraining, train_quantized
+from lean_mnist.generalization.quantize.claims import TrainingClaim, TrainingClaims, training_claims
+from lean_mnist.generalization.quantize.networks import (
+    fold_scaling,
+    quantize_layers,
+    quantize_model,
+    quantized_network,
+)
 
 __all__ = [
-    "Grid",
-    "QuantizedMLP",
-    "QuantizedTraining",
-    "fake_quantize",
+    "TrainingClaim",
+    "TrainingClaims",
     "fold_scaling",
-    "grid_of",
-    "quantize_backward",
-    "quantize_forward",
     "quantize_layers",
     "quantize_model",
-    "train_quantized",
+    "quantized_network",
+    "training_claims",
 ]

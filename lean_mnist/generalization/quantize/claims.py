@@ -1,4 +1,4 @@
-"""What a network of few bits is held to by the very examples it was learned from.
+"""Bounds on the risk of a quantised network from the examples that it was learned from.
 
 It is one of ``2^B`` networks, whichever learning chose it, so each of them gets ``δ 2^−B`` (a union over a finite
 space, MLCERT's main bound); or, in a prefix code that was fixed beforehand, ``δ 2^−l`` for its own length l.

@@ -1,4 +1,4 @@
-"""Where the points of a layer's grid lie: shift and scale, both float16 numbers."""
+"""Uniform grids that a layer's weights are rounded to: shift and scale are float16 numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError, nearest
-from lean_mnist.generalization.spaces.network import check_bits
 
 RANGES = ("minimum-maximum", "least-squares", "normal")
 
@@ -46,7 +45,7 @@ def grid_of(weights: npt.NDArray[np.float64], bits: int, rule: str = "least-squa
     about its middle and about the mean which has the least squared error. Raises ``ArgumentError`` for weights that are
     not finite or beyond float16, an unknown rule, or bits outside 1 … 16.
     """
-    check_bits(bits, "integer")
+    check_bits(bits)
     if rule not in RANGES:
         raise ArgumentError(f"rule: {rule!r}{nearest(rule, RANGES)}, expected one of {', '.join(RANGES)}")
     if weights.size == 0 or not np.isfinite(weights).all():
@@ -74,6 +73,12 @@ def grid_of(weights: npt.NDArray[np.float64], bits: int, rule: str = "least-squa
         if above.any() and not above.all():
             candidates.append(_grid(float(weights[~above].mean()), float(weights[above].mean()), points))
     return min(candidates, key=lambda grid: float(np.square(grid.values(grid.codes(weights)) - weights).sum()))
+
+
+def check_bits(bits: int) -> None:
+    """Raise ``ArgumentError`` unless a grid can have ``2^bits`` points."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
+        raise ArgumentError(f"bits: {bits!r}, expected a whole number from 1 to 16")
 
 
 def _normal(mean: float, deviation: float, bits: int) -> Grid:

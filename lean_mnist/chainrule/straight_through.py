@@ -1,0 +1,53 @@
+"""Rounding to a uniform grid with the straight-through gradient: forward beside backward.
+
+The grid is ``q_k = shift + scale · k`` for ``k = 0 … K − 1``. Forward: the nearest grid point, halves to the even k.
+The derivative of rounding is 0 almost everywhere, so that of the identity is used instead: what would lower the loss at
+the rounded weight is done to the weight (Hinton, 2012; Bengio, Léonard and Courville, arXiv:1308.3432, 2013, section
+4). On a grid from the smallest to the largest weight this is TensorFlow's ``fake_quant_with_min_max_vars``.
+
+The gradient that reaches the weights is therefore that of the loss at the rounded weights, number for number, and can
+be checked like any other. That it is then applied to the unrounded weights is a heuristic.
+
+Runs on torch tensors and on NumPy object arrays of fractions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lean_mnist.chainrule.arrays import Array, check_upstream, primitives
+from lean_mnist.errors import ArgumentError
+
+
+class QuantizeTape(NamedTuple):
+    """The shape of w, which is all that the backward needs."""
+
+    shape: tuple[int, ...]
+
+
+def quantize_forward(w: Array, shift: Any, scale: Any, points: int) -> tuple[Array, QuantizeTape]:
+    """``w̃ = shift + scale · clip(round((w − shift) / scale), 0, K − 1)``.
+
+    Args: ``w`` of any shape; ``shift`` and ``scale > 0`` numbers; ``points`` K, at least 2.
+    Returns: ``w̃`` of w's shape and the tape. Raises ``ArgumentError`` for a scale or number of points that is no grid.
+    """
+    primitives(w)
+    if points < 2:
+        raise ArgumentError(f"points: {points}, expected at least 2")
+    if not scale > 0:
+        raise ArgumentError(f"scale: {scale}, expected a number above 0")
+    steps = (w - shift) / scale
+    if isinstance(steps, torch.Tensor):
+        k = steps.round().clamp(0, points - 1)
+    else:
+        k = np.frompyfunc(lambda v: min(max(round(v), 0), points - 1), 1, 1)(steps)
+    return shift + scale * k, QuantizeTape(tuple(w.shape))
+
+
+def quantize_backward(tape: QuantizeTape, d_w: Array) -> Array:
+    """``dw = dw̃``: the derivative of the identity."""
+    check_upstream("d_w", d_w, tape.shape)
+    return d_w
