@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from lean_mnist.audit import TrainingCheck
 from lean_mnist.audit.subproblem import gradcheck_subproblem
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape
 
 CHECKS = ("off", "screen")
 _SIZES: tuple[tuple[int, ...], ...] = ((128,), (1024,), (1024, 1024))
@@ -103,13 +103,13 @@ def measure_audit(repeats: int = 20) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(64, 784, generator=generator), torch.randint(0, 10, (64,), generator=generator)
     check = TrainingCheck(model)
-    trace = MLPTrace()
-    loss = model.loss(x, labels, trace=trace)
+    tape = StepTape(labels)
+    loss = model.loss(x, labels, tape=tape)
     loss.backward()
     layers = [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
 
     def audit(gradcheck: bool = False) -> None:
-        check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=gradcheck, traces=[trace])
+        check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=gradcheck, tapes=[tape])
 
     from lean_mnist.audit.reference import NetworkLoss
 

@@ -19,12 +19,12 @@ from tqdm import tqdm
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.screen import StepScreen
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape
 
 # Activation by turns, and every third seed with inputs or weights that saturate it.
 _BATCH, _SIZES = 50, (64, 48, 32, 10)
@@ -73,14 +73,14 @@ def run_seed(seed: int, steps: int, progress: tqdm[None]) -> Run:
     while step < steps:
         for x, labels in batches.epoch(epoch):
             optimizer.zero_grad()
-            trace = MLPTrace()
-            loss = model.loss(x, labels, trace=trace)
+            tape = StepTape(labels)
+            loss = model.loss(x, labels, tape=tape)
             loss.backward()
             assert torch.isfinite(loss), f"seed {seed} diverged at step {step}: not a case of this benchmark"
             layers = model.weights_and_biases()
             gradients = [(weight.grad, None if bias is None else bias.grad) for weight, bias in layers]
             step += 1
-            result = screen.check(step, names, layers, gradients, [trace], [labels], loss.detach())
+            result = screen.check(step, names, layers, gradients, [tape], [labels], loss.detach())
             largest, stood_out = max(largest, result.share), stood_out + result.stood_out
             if not result.passed:
                 alarms += 1

@@ -23,12 +23,12 @@ from tqdm import tqdm
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.screen import StepScreen
 from lean_mnist.audit.steps.links import largest_share
-from lean_mnist.audit.steps.recorded import names_of, put_gradients, recorded_step
+from lean_mnist.audit.steps.recorded import recorded_step
 from lean_mnist.audit.training_check import TrainingCheck, Yardstick
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape, names_of, put_gradients
 
 SIZES, BATCH = (784, 128, 10), 64
 PHASES = {"start": 0, "middle": 60, "end": 600}  # after so many steps
@@ -136,15 +136,14 @@ def measure(trials: int, batches: int, seed: int, size: float, progress: tqdm[No
         largest_loss, refused = 0.0, 0
         for at, (x, labels) in enumerate(phase.batches):
             model.zero_grad(set_to_none=True)
-            trace = MLPTrace()
-            loss = put_gradients(model, [(x, labels)], [trace])
+            loss, _, (tape,) = put_gradients(model, [(x, labels)])
             largest_loss = max(largest_loss, float(loss))
-            yardstick = TrainingCheck(model).yardstick(x, labels, [trace])
+            yardstick = TrainingCheck(model).yardstick(x, labels, [tape])
             right = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
             untouched = yardstick.compare(loss, list(right.values()))
             number += 1
-            verdicts = _verdicts(screen, number, yardstick, model, right, (x, labels), trace, loss)
+            verdicts = _verdicts(screen, number, yardstick, model, right, (x, labels), tape, loss)
             refused += any(verdicts)
             for index, name in enumerate(right):
                 allowed[name] = max(allowed.get(name, 0.0), untouched[index + 1].allowed)
@@ -153,7 +152,7 @@ def measure(trials: int, batches: int, seed: int, size: float, progress: tqdm[No
                     for _ in range(at, trials, batches):
                         gradients = {**right, name: spoil(right[name], error, size, generator)}
                         number += 1
-                        verdicts = _verdicts(screen, number, yardstick, model, gradients, (x, labels), trace, loss)
+                        verdicts = _verdicts(screen, number, yardstick, model, gradients, (x, labels), tape, loss)
                         for place, caught in enumerate((True, *verdicts)):
                             found[place] += caught
                         if progress is not None:
@@ -175,7 +174,7 @@ def _verdicts(
     model: MLP,
     gradients: dict[str, Tensor],
     batch: tuple[Tensor, Tensor],
-    trace: MLPTrace,
+    tape: StepTape,
     loss: Tensor,
 ) -> tuple[bool, bool, bool, bool]:
     """Whether comparison, links, the audit that is both, and the screen refuse these gradients."""
@@ -183,9 +182,9 @@ def _verdicts(
     for name, parameter in model.named_parameters():
         parameter.grad = gradients[name]
     names, layers = names_of(model), model.weights_and_biases()
-    links = not largest_share(recorded_step(model, NetworkLoss(model.activation), [batch], [trace])) <= 1
+    links = not largest_share(recorded_step(model, NetworkLoss(model.activation), [batch], [tape])) <= 1
     pairs = [(gradients[weight], gradients[str(bias)]) for weight, bias in names]
-    screened = screen.check(number, names, layers, pairs, [trace], [batch[1]], loss)
+    screened = screen.check(number, names, layers, pairs, [tape], [batch[1]], loss)
     return comparison, links, comparison or links, not screened.passed
 
 

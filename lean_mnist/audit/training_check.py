@@ -13,8 +13,7 @@ from torch import Tensor
 from lean_mnist.audit.magnitude import gradient_magnitudes
 from lean_mnist.audit.reference import KINKED, NetworkLoss, Reference, reference_gradients
 from lean_mnist.audit.steps.diagnosis import StepFault, first_fault
-from lean_mnist.audit.steps.record import Call
-from lean_mnist.audit.steps.recorded import explain_gradcheck, layers_of, recorded_step
+from lean_mnist.audit.steps.recorded import explain_gradcheck, recorded_step
 from lean_mnist.audit.subproblem import GradcheckResult, gradcheck_subproblem
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
@@ -22,6 +21,7 @@ from lean_mnist.crosscheck.comparison import Divergence, compare
 from lean_mnist.crosscheck.functions.diagnosis import diagnose
 from lean_mnist.enclosure import GradientBound, enclose_model_gradients
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape, layers_of
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,12 @@ class TrainingCheck:
         *,
         compare_gradients: bool,
         gradcheck: bool,
-        traces: Sequence[mlp.MLPTrace] = (),
-        past: Sequence[Call] = (),
+        tapes: Sequence[StepTape] = (),
+        past: Sequence[StepTape] = (),
     ) -> CheckResult:
         """Check the gradients now in ``.grad``, said to be those of the mean loss ``loss`` on ``(x, labels)``.
 
-        ``traces`` are what the step computed on its way, one a batch whose gradients were averaged: each link of it is
+        ``tapes`` are what the step computed on its way, one a batch whose gradients were averaged: each link of it is
         computed again (``steps.links``), and they tell on which side of its kink the step saw each unit. Without
         them the forward is run again on the whole of ``x``, and only the gradients are looked at. ``past`` are the
         calls before this step, for the diagnosis of one that fails.
@@ -142,11 +142,11 @@ class TrainingCheck:
         bounds: tuple[GradientBound, ...] = ()
         kinks, fault = 0, None
         if compare_gradients:
-            sides = self._sides(layers, x_BD, traces)
+            sides = self._sides(layers, x_BD, tapes)
             yardstick = self._yardstick(layers, x_BD, labels_B, sides)
             divergences = yardstick.compare(loss, [p.grad for p in self._model.parameters()])
             kinks = yardstick.reference.kinks
-            fault = self._first_fault(x_BD, labels_B, traces, past, yardstick, divergences)
+            fault = self._first_fault(x_BD, labels_B, tapes, past, yardstick, divergences)
             # The enclosure runs the chain rule's own formulas: where they are wrong, it has nothing to say.
             if fault is None and all(divergence.passed for divergence in divergences):
                 bounds = self._enclose(x_BD, labels_B, sides)
@@ -159,16 +159,16 @@ class TrainingCheck:
         self,
         x_BD: Tensor,
         labels_B: Tensor,
-        traces: Sequence[mlp.MLPTrace],
-        past: Sequence[Call],
+        tapes: Sequence[StepTape],
+        past: Sequence[StepTape],
         yardstick: Yardstick,
         divergences: Sequence[Divergence],
     ) -> StepFault | None:
         """The first link of the step that does not hold; if none is seen, the first gradient that is wrong."""
-        if traces:
-            sizes = [len(trace.inputs[0]) for trace in traces]
+        if tapes:
+            sizes = [len(tape.inputs[0]) for tape in tapes]
             batches = list(zip(x_BD.split(sizes), labels_B.split(sizes), strict=True))
-            fault = first_fault(recorded_step(self._model, self._loss, batches, traces, past))
+            fault = first_fault(recorded_step(self._model, self._loss, batches, tapes, past))
             if fault is not None:
                 return fault
         failed = CheckResult(tuple(divergences), (), None, 0, 0.0).failed
@@ -187,9 +187,9 @@ class TrainingCheck:
         )
         return StepFault(name, "", found)
 
-    def yardstick(self, x_BD: Tensor, labels_B: Tensor, traces: Sequence[mlp.MLPTrace] = ()) -> Yardstick:
-        """What the gradients of this batch are compared with, at the present weights; ``traces`` as in ``check``."""
-        return self._yardstick(self._layers(), x_BD, labels_B, self._sides(self._layers(), x_BD, traces))
+    def yardstick(self, x_BD: Tensor, labels_B: Tensor, tapes: Sequence[StepTape] = ()) -> Yardstick:
+        """What the gradients of this batch are compared with, at the present weights; ``tapes`` as in ``check``."""
+        return self._yardstick(self._layers(), x_BD, labels_B, self._sides(self._layers(), x_BD, tapes))
 
     def _layers(self) -> list[tuple[Tensor, Tensor | None]]:
         return layers_of(self._model)
@@ -217,13 +217,13 @@ class TrainingCheck:
 
     @torch.no_grad()
     def _sides(
-        self, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, traces: Sequence[mlp.MLPTrace]
+        self, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, tapes: Sequence[StepTape]
     ) -> list[Tensor] | None:
         """On which side of its kink the step saw each hidden unit: the step's own forward, in its own order of sums."""
         if self._loss.activation not in KINKED:
             return None
-        if traces:
-            batches = zip(*(trace.pre_activations[:-1] for trace in traces), strict=True)
+        if tapes:
+            batches = zip(*(tape.pre_activations[:-1] for tape in tapes), strict=True)
             return [torch.cat(layer) > 0 for layer in batches]
         _, tape = mlp.mlp_forward(x_BD, layers, activation_named(self._loss.activation))
         return [h > 0 for h in tape.saved]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lean_mnist.chainrule import dense
@@ -16,53 +15,39 @@ Layer = tuple[Array, Array | None]  # weight (H, D) and bias (H,) or None
 
 
 class MLPTape(NamedTuple):
-    """What the backward of an MLP of L layers needs besides the weights."""
+    """Values of the forward of an MLP of L layers; its backward needs ``inputs`` and ``saved``, besides the weights."""
 
-    inputs: tuple[Array, ...]  # what each of the L dense layers was given; the first is x
-    saved: tuple[Array, ...]  # what each of the L − 1 activations keeps
+    inputs: tuple[Array, ...]  # h_0 = x, h_1, …, h_{L−1}: the input of each dense layer
+    saved: tuple[Array, ...]  # the array that each of the L − 1 activations keeps
+    pre_activations: tuple[Array, ...] = ()  # z_1 … z_L, the last the logits
 
 
 class MLPGradients(NamedTuple):
-    """Gradients of an MLP; ``None`` where one was not asked for."""
+    """Gradients of an MLP, ``None`` where one was not asked for, and of the values between its layers.
+
+    Tuples have one entry a layer, first layer first; those between the layers are ``None`` where the backward ended.
+    """
 
     x_BD: Array | None
     layers: tuple[tuple[Array | None, Array | None], ...]
-
-
-@dataclass
-class MLPTrace:
-    """What one forward and backward computed on the way, kept where a check asks to see the very step itself.
-
-    Lists have one entry a layer, first layer first, ``None`` where the backward did not go; all of these are on the way
-    to the gradients anyway, so that keeping them costs memory and no arithmetic.
-    """
-
-    inputs: list[Array] = field(default_factory=list)  # h_0 = x, h_1, …: what each dense layer was given
-    pre_activations: list[Array] = field(default_factory=list)  # z_1 … z_L, the last the logits
-    d_pre_activations: list[Array | None] = field(default_factory=list)  # dz_1 … dz_L
-    d_inputs: list[Array | None] = field(default_factory=list)  # dh_0 … dh_{L−1}
-    loss_B: Array | None = None
-    stays: bool = False  # the tensors are the same at each of the steps that it is handed out for, written over
+    d_pre_activations: tuple[Array | None, ...] = ()  # dz_1 … dz_L
+    d_inputs: tuple[Array | None, ...] = ()  # dh_0 = dx, dh_1, …, dh_{L−1}
 
 
 Needs = tuple[bool, tuple[tuple[bool, bool], ...]]  # is the gradient wanted: of x; of each layer's weight and bias
 
 
-def mlp_forward(
-    x_BD: Array, layers: Sequence[Layer], activation: Activation, trace: MLPTrace | None = None
-) -> tuple[Array, MLPTape]:
+def mlp_forward(x_BD: Array, layers: Sequence[Layer], activation: Activation) -> tuple[Array, MLPTape]:
     """Logits ``s_BC`` of an MLP: ``h₀ = x``, ``z_l = h_{l−1} W_lᵀ + b_l``, ``h_l = σ(z_l)``, ``s = z_L``.
 
     Args: ``x_BD`` input; ``layers`` pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``, first layer first.
     Raises ``ArgumentError`` on shapes that do not fit, before any arithmetic.
     """
     check_mlp_shapes(x_BD, layers)
-    return _forward(x_BD, layers, activation, trace)
+    return _forward(x_BD, layers, activation)
 
 
-def _forward(
-    x_BD: Array, layers: Sequence[Layer], activation: Activation, trace: MLPTrace | None
-) -> tuple[Array, MLPTape]:
+def _forward(x_BD: Array, layers: Sequence[Layer], activation: Activation) -> tuple[Array, MLPTape]:
     """``mlp_forward`` of shapes that fit."""
     affine = primitives(x_BD).affine  # dense_forward, without looking at the shapes again
     inputs, saved, pre_activations = [x_BD], [], []
@@ -73,9 +58,7 @@ def _forward(
         saved.append(kept)
         pre_activations.append(z_BH)
     logits_BC = affine(inputs[-1], *layers[-1])
-    if trace is not None:
-        trace.inputs, trace.pre_activations = inputs, [*pre_activations, logits_BC]
-    return logits_BC, MLPTape(tuple(inputs), tuple(saved))
+    return logits_BC, MLPTape(tuple(inputs), tuple(saved), (*pre_activations, logits_BC))
 
 
 def mlp_backward(
@@ -84,7 +67,6 @@ def mlp_backward(
     activation: Activation,
     d_logits_BC: Array,
     needs: Needs | None = None,
-    trace: MLPTrace | None = None,
     into: Sequence[Layer] | None = None,
 ) -> MLPGradients:
     """The chain rule, last layer first: from ``dz_L = ds``, ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
@@ -96,9 +78,9 @@ def mlp_backward(
     check_upstream("d_logits", d_logits_BC, (tape.inputs[0].shape[0], layers[-1][0].shape[0]))
     needs_x, needs_layers = needs or (True, tuple((True, bias is not None) for _, bias in layers))
     gradients: list[tuple[Array | None, Array | None]] = [(None, None)] * len(layers)
-    d_z, d_x = d_logits_BC, None
-    if trace is not None:
-        trace.d_pre_activations, trace.d_inputs = [None] * len(layers), [None] * len(layers)
+    d_pre_activations: list[Array | None] = [None] * len(layers)
+    d_inputs: list[Array | None] = [None] * len(layers)
+    d_z = d_logits_BC
     for index in reversed(range(len(layers))):
         goes_below = needs_x or any(weight or bias for weight, bias in needs_layers[:index])
         layer_tape = dense.DenseTape(tape.inputs[index], layers[index][0])
@@ -108,15 +90,12 @@ def mlp_backward(
         else:
             layer = dense.dense_backward(layer_tape, d_z, asked, into[index])
         gradients[index] = (layer.weight_HD, layer.bias_H)
-        if trace is not None:
-            trace.d_pre_activations[index], trace.d_inputs[index] = d_z, layer.x_BD
+        d_pre_activations[index], d_inputs[index] = d_z, layer.x_BD
         if not goes_below:
             break
-        if index == 0:
-            d_x = layer.x_BD
-        else:
+        if index:
             d_z = activation.backward(tape.saved[index - 1], layer.x_BD)
-    return MLPGradients(d_x, tuple(gradients))
+    return MLPGradients(d_inputs[0], tuple(gradients), tuple(d_pre_activations), tuple(d_inputs))
 
 
 def check_mlp_labels(x: Array, labels: Array, layers: Sequence[Layer]) -> None:
@@ -128,28 +107,21 @@ def check_mlp_labels(x: Array, labels: Array, layers: Sequence[Layer]) -> None:
 
 
 class MLPLossTape(NamedTuple):
-    """What the backward of an MLP and its loss needs besides the weights."""
+    """Values of the forward of an MLP and its loss."""
 
     network: MLPTape
     loss: tuple[Array, ...]
 
 
 def mlp_loss_forward(
-    x_BD: Array,
-    labels_B: Array,
-    layers: Sequence[Layer],
-    activation: Activation,
-    loss: Loss,
-    trace: MLPTrace | None = None,
+    x_BD: Array, labels_B: Array, layers: Sequence[Layer], activation: Activation, loss: Loss
 ) -> tuple[Array, MLPLossTape]:
     """One loss an example, ``loss_B``, of an MLP's logits against integer labels."""
     check_mlp_shapes(x_BD, layers)
     check_mlp_labels(x_BD, labels_B, layers)
-    logits_BC, network = _forward(x_BD, layers, activation, trace)
+    logits_BC, network = _forward(x_BD, layers, activation)
     # A loss is a difference of logits, and its gradient one of probabilities: too fine for 16 bits.
     loss_B, loss_tape = loss.forward(primitives(logits_BC).widened(logits_BC), labels_B)
-    if trace is not None:
-        trace.loss_B = loss_B
     return loss_B, MLPLossTape(network, loss_tape)
 
 
@@ -160,12 +132,11 @@ def mlp_loss_backward(
     loss: Loss,
     d_loss_B: Array,
     needs: Needs | None = None,
-    trace: MLPTrace | None = None,
     into: Sequence[Layer] | None = None,
 ) -> MLPGradients:
     """Gradients of ``Σ_B d_loss_B · loss_B``; arguments as of :func:`mlp_backward`."""
     d_logits_BC = primitives(d_loss_B).narrowed(loss.backward(tape.loss, d_loss_B), tape.network.inputs[0])
-    return mlp_backward(tape.network, layers, activation, d_logits_BC, needs, trace, into)
+    return mlp_backward(tape.network, layers, activation, d_logits_BC, needs, into)
 
 
 def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:

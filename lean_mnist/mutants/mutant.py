@@ -18,7 +18,7 @@ SITES = {
     "activation": "an activation's backward(saved, d_h) -> d_z; ReLU's is given z in place of h",
     "loss": "the loss rule's backward(tape, d_loss_B) -> d_s_BC",
     "mean": "chainrule.losses.mean_backward(loss_B, d_mean) -> d_loss_B",
-    "network": "chainrule.mlp.mlp_backward(tape, layers, activation, d_logits, needs, trace) -> MLPGradients",
+    "network": "chainrule.mlp.mlp_backward(tape, layers, activation, d_logits, needs) -> MLPGradients",
     "node": "the backward(ctx, *upstream) -> gradients of an autograd.Function: ours, or anybody's",
 }
 """Where a fault can be planted; each names the backward that it replaces."""

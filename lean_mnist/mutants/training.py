@@ -19,16 +19,14 @@ from torch.nn.utils import clip_grad_norm_
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.screen import StepScreen
-from lean_mnist.audit.steps.record import REMEMBERED, Call
-from lean_mnist.audit.steps.recorded import calls_of, names_of, put_gradients
 from lean_mnist.audit.training_check import TrainingCheck
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.mutants.conditions import Network
 from lean_mnist.mutants.planting import Plant
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import RING_DEPTH, StepTape, names_of, put_gradients
 
 STEPS = 120
 EXAMPLES = 224  # few enough to be learnt by heart within the run, so that it ends late in training
@@ -97,20 +95,20 @@ def train_and_check(
     screen, audit = StepScreen(rule, seed), TrainingCheck(model)
     shown_at, finding, loss, number = None, None, torch.zeros(()), 0
     first: dict[str, int] = {}
-    past: deque[Call] = deque(maxlen=REMEMBERED)
+    past: deque[StepTape] = deque(maxlen=RING_DEPTH)
     for number, batches in enumerate(_batches(network, seed, steps, dtype), start=1):
         _disturb(number, model)
         right = None
         if plant is not None and shown_at is None:
             with plant.suspended():
                 right = _step(model, batches)[0]
-        found, loss, traces = _step(model, batches)
+        found, loss, tapes = _step(model, batches)
         if right is not None and _differ(found, right):
             shown_at = number
         for parameter, gradient in zip(model.parameters(), found, strict=True):
             parameter.grad = gradient
-        failed = _check(number, model, batches, loss, traces, screen, audit, audit_every, tuple(past))
-        past.extend(calls_of(batches, traces))
+        failed = _check(number, model, batches, loss, tapes, screen, audit, audit_every, tuple(past))
+        past.extend(tapes)
         if failed is not None:
             finding = finding or failed
             first = {**dict.fromkeys(failed.checks, number), **first}
@@ -150,14 +148,13 @@ def _disturb(number: int, model: MLP) -> None:
             bias[unit] = 0 if number == PRUNED else 5e-4
 
 
-def _step(model: MLP, batches: list[Batch]) -> tuple[list[Tensor], Tensor, list[MLPTrace]]:
-    """Gradients of the mean loss over all examples, that loss, and the traces; computed as the trainer does."""
+def _step(model: MLP, batches: list[Batch]) -> tuple[list[Tensor], Tensor, list[StepTape]]:
+    """Gradients of the mean loss over all examples, that loss, and the tapes; computed as the trainer does."""
     model.zero_grad(set_to_none=True)
-    traces = [MLPTrace() for _ in batches]
-    mean = put_gradients(model, batches, traces)
+    mean, _, tapes = put_gradients(model, batches)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
     model.zero_grad(set_to_none=True)
-    return gradients, mean, traces
+    return gradients, mean, tapes
 
 
 def _differ(found: list[Tensor], right: list[Tensor]) -> bool:
@@ -170,16 +167,16 @@ def _check(
     model: MLP,
     batches: list[Batch],
     loss: Tensor,
-    traces: list[MLPTrace],
+    tapes: list[StepTape],
     screen: StepScreen,
     audit: TrainingCheck,
     audit_every: int,
-    past: Sequence[Call] = (),
+    past: Sequence[StepTape] = (),
 ) -> Finding | None:
     layers = model.weights_and_biases()
     gradients = [(w.grad, None if b is None else b.grad) for w, b in layers]
     labels = [y for _, y in batches]
-    screened = screen.check(number, names_of(model), layers, gradients, traces, labels, loss)
+    screened = screen.check(number, names_of(model), layers, gradients, tapes, labels, loss)
     due = bool(audit_every) and (number == 1 or number % audit_every == 0)
     if screened.passed and not due:
         return None
@@ -189,7 +186,7 @@ def _check(
         messages += [str(failure) for failure in screened.failures]
     result = audit.check(
         torch.cat([x for x, _ in batches]), torch.cat(labels), loss, compare_gradients=True,
-        gradcheck=due and (number == 1 or number % GRADCHECK_EVERY == 0), traces=traces, past=past,
+        gradcheck=due and (number == 1 or number % GRADCHECK_EVERY == 0), tapes=tapes, past=past,
     )  # fmt: skip
     if due:
         if not all(divergence.passed for divergence in result.divergences):

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import Loss, softmax_cross_entropy
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.nn import functions
+
+if TYPE_CHECKING:
+    from lean_mnist.nn.step import StepTape
 
 REDUCTIONS = ("mean", "sum", "none")
 _CROSS_ENTROPY = softmax_cross_entropy()
@@ -101,20 +103,20 @@ def mlp_loss(
     activation: str = "relu",
     loss: Loss = _CROSS_ENTROPY,
     reduction: str = "mean",
-    trace: MLPTrace | None = None,
+    tape: StepTape | None = None,
 ) -> Tensor:
     """The loss of a multilayer perceptron on a batch, network and loss in one node: what the trainer differentiates.
 
     Of a network in 16 bits it is computed, and returned, in float32.
 
-    A ``trace`` is filled with what this forward and its backward compute on the way, for checks.
+    A ``tape`` is filled with what this forward and its backward compute on the way, for checks.
     """
     _check_mlp(x_BD, layers)
     check_reduction(reduction)
     _check_labels(labels_B, x_BD)
     flat = [parameter for layer in layers for parameter in layer]
     return _apply(
-        functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, trace, None, *flat
+        functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, tape, None, *flat
     )
 
 
@@ -126,7 +128,7 @@ def mlp_loss_and_gradients(
     activation: str = "relu",
     loss: Loss = _CROSS_ENTROPY,
     upstream: float = 1.0,
-    trace: MLPTrace | None = None,
+    tape: StepTape | None = None,
     into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
     """The mean loss of a batch, and ``upstream`` times its gradients in every weight and bias: a training step's work.
@@ -142,7 +144,7 @@ def mlp_loss_and_gradients(
     call = functions.Call((*(False,) * 7, *(parameter is not None for parameter in flat)))
     node, rule = functions.MLPLossFunction, activation_named(activation)
     with _given_dtypes(x_BD):
-        mean = node.forward(call, x_BD, labels_B, rule, loss, "mean", trace, places, *flat)
+        mean = node.forward(call, x_BD, labels_B, rule, loss, "mean", tape, places, *flat)
         found = list(node.backward(call, mean.new_full((), upstream))[7:])
     if places is not None:
         for index, (gradient, place) in enumerate(zip(found, places, strict=True)):

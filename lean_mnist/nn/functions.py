@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from torch.autograd.function import FunctionCtx
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import Activation
 from lean_mnist.chainrule.losses import Loss
+
+if TYPE_CHECKING:
+    from lean_mnist.nn.step import StepTape
 
 
 def _in_the_given_dtype(backward: Any) -> Any:
@@ -148,7 +151,8 @@ class MLPLossFunction(Function):
     """The loss of a whole network on a batch, in one node: what the trainer differentiates.
 
     Parameters come flat: weight, bias or ``None``, first layer first. ``reduction`` is ``"mean"`` (over the batch),
-    ``"sum"`` or ``"none"`` (one loss an example). A ``trace``, where one is given, is filled as the step is computed.
+    ``"sum"`` or ``"none"`` (one loss an example). A ``step_tape``, where one is given, is filled on
+    the way.
     ``into``, where given, are tensors like the parameters, into which the backward writes the gradients it returns.
     """
 
@@ -160,12 +164,15 @@ class MLPLossFunction(Function):
         activation: Activation,
         loss: Loss,
         reduction: str,
-        trace: mlp.MLPTrace | None,
+        step_tape: StepTape | None,
         into: Sequence[Tensor | None] | None,
         *parameters: Tensor | None,
     ) -> Tensor:
-        loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss, trace)
-        ctx.activation, ctx.loss, ctx.reduction, ctx.trace, ctx.into = activation, loss, reduction, trace, into
+        loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss)
+        if step_tape is not None:
+            step_tape.inputs, step_tape.pre_activations = list(tape.network.inputs), list(tape.network.pre_activations)
+            step_tape.loss_B = loss_B
+        ctx.activation, ctx.loss, ctx.reduction, ctx.step_tape, ctx.into = activation, loss, reduction, step_tape, into
         ctx.loss_tape_length = len(tape.loss)
         ctx.save_for_backward(
             x_BD, labels_B, loss_B, *tape.loss, *parameters, *tape.network.inputs[1:], *tape.network.saved
@@ -191,8 +198,11 @@ class MLPLossFunction(Function):
             d_loss_B = d_loss_B.expand(loss_B.shape)
         into = None if ctx.into is None else layers_of(ctx.into)
         gradients = mlp.mlp_loss_backward(
-            tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs), ctx.trace, into
+            tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs), into
         )
+        if ctx.step_tape is not None:
+            ctx.step_tape.d_pre_activations = list(gradients.d_pre_activations)
+            ctx.step_tape.d_inputs = list(gradients.d_inputs)
         return gradients.x_BD, None, None, None, None, None, None, *_flat(gradients)
 
 

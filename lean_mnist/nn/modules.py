@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import softmax_cross_entropy
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import functional
 from lean_mnist.nn.initialization import initialize_weight_
+
+if TYPE_CHECKING:
+    from lean_mnist.nn.step import StepTape
 
 
 class Dense(nn.Module):
@@ -174,20 +176,20 @@ class MLP(nn.Module):
         """Logits ``(B, C)`` of ``x (B, D)``."""
         return functional.mlp(x_BD, self.weights_and_biases(), self.activation)
 
-    def loss(self, x_BD: Tensor, labels_B: Tensor, reduction: str = "mean", trace: MLPTrace | None = None) -> Tensor:
+    def loss(self, x_BD: Tensor, labels_B: Tensor, reduction: str = "mean", tape: StepTape | None = None) -> Tensor:
         """Softmax cross-entropy of the logits of ``x (B, D)`` against ``labels (B,)``, network and loss in one node.
 
-        A ``trace`` is filled with what this forward and its backward compute on the way, for checks.
+        A ``tape`` is filled with what this forward and its backward compute on the way, for checks.
         """
         loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)  # rebuilt: closures cannot be pickled
-        return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, loss, reduction, trace)
+        return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, loss, reduction, tape)
 
     def loss_and_gradients(
         self,
         x_BD: Tensor,
         labels_B: Tensor,
         upstream: float = 1.0,
-        trace: MLPTrace | None = None,
+        tape: StepTape | None = None,
         into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
         """The mean loss and ``upstream`` times its gradients, a pair a layer, without a graph; ``.grad`` is left alone.
@@ -196,7 +198,7 @@ class MLP(nn.Module):
         """
         loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)
         return functional.mlp_loss_and_gradients(
-            x_BD, labels_B, self.weights_and_biases(), self.activation, loss, upstream, trace, into
+            x_BD, labels_B, self.weights_and_biases(), self.activation, loss, upstream, tape, into
         )
 
     def extra_repr(self) -> str:

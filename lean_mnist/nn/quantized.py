@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.chainrule.straight_through import QuantizeTape, quantize_backward, quantize_forward
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn.grid import RANGES, Grid, check_bits, grid_of
 from lean_mnist.nn.modules import MLP
+
+if TYPE_CHECKING:
+    from lean_mnist.nn.step import StepTape
 
 
 class StraightThrough(Function):
@@ -88,11 +90,11 @@ class QuantizedMLP(MLP):
         x_BD: Tensor,
         labels_B: Tensor,
         upstream: float = 1.0,
-        trace: MLPTrace | None = None,
+        tape: StepTape | None = None,
         into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
         """As of :class:`MLP`, at the rounded weights; the straight-through backward brings the gradients to the own."""
-        loss, at_rounded = super().loss_and_gradients(x_BD, labels_B, upstream, trace)
+        loss, at_rounded = super().loss_and_gradients(x_BD, labels_B, upstream, tape)
         gradients = [(_straight_through(w), None if b is None else _straight_through(b)) for w, b in at_rounded]
         for layer, places in zip(gradients, into or [], strict=bool(into)):
             for gradient, place in zip(layer, places, strict=True):

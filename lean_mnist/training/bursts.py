@@ -12,15 +12,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.data.batches import Batch
 from lean_mnist.nn.graphs import Repeatable
 from lean_mnist.nn.recording import CannotRecord
 from lean_mnist.nn.sgd import SGD
+from lean_mnist.nn.step import StepTape
 from lean_mnist.nn.update import Update
 from lean_mnist.training.gradients import StepGradients
 
-Traces = list[list[MLPTrace]]  # of each step
+Traces = list[list[StepTape]]  # of each step
 Capture = Callable[[Callable[[], Traces], Sequence[Tensor]], Repeatable[Traces]]
 
 
@@ -60,7 +60,7 @@ class PlayedSteps:
                 break
             self._update.apply(rate)
             losses.append(loss)
-            traces.append(step.traces)
+            traces.append(step.tapes)
             if stop := self._stop_requested():
                 break
         return Burst(losses, traces, stop)
@@ -117,7 +117,7 @@ class CapturedSteps:
             failed.zero_()
             for i, batch in enumerate(batches):
                 step = self._gradients.compute([batch])
-                traces.append(step.traces)
+                traces.append(step.tapes)
                 self._update.apply_on_device(step.loss, rates[i], failed)
                 outcomes[0, i].copy_(step.loss)
                 outcomes[1, i].copy_(failed)

@@ -36,7 +36,7 @@ class FailureKeeper:
                     number=step.number,
                     model=step.model,
                     batches=step.batches,
-                    traces=step.traces,
+                    tapes=step.tapes,
                     past=step.past,
                     loss=step.loss,
                     message=message,

@@ -8,20 +8,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lean_mnist.audit.steps.recorded import put_gradients
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.data.batches import Batch
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.graphs import CudaGraph, Repeatable
 from lean_mnist.nn.recording import CannotRecord, Recording
+from lean_mnist.nn.step import StepTape, put_gradients
 
 
 class Gradients(NamedTuple):
-    """What a step computed. Its tensors may be written over by a later step, but not by the next ``REMEMBERED``."""
+    """What a step computed. Its tensors may be written over by a later step, but not by the next ``RING_DEPTH``."""
 
     batches: list[Batch]
     loss: Tensor  # the mean over all examples
-    traces: list[MLPTrace]
+    tapes: list[StepTape]
 
 
 class StepGradients:
@@ -31,7 +30,7 @@ class StepGradients:
         model, parameters: the network, and its parameters made flat.
         traced: keep what each step computes on its way.
         replay: record the step of a batch in each place in memory once, and play the recording from then on. Only where
-            batches stay in a few places, each at least until ``REMEMBERED`` more have been computed.
+            batches stay in a few places, each at least until ``RING_DEPTH`` more have been computed.
     """
 
     def __init__(self, model: MLP, parameters: FlatParameters[MLP], *, traced: bool, replay: bool) -> None:
@@ -52,10 +51,9 @@ class StepGradients:
     def compute(self, batches: list[Batch]) -> Gradients:
         if not batches:
             return Gradients([], self._parameters.gradient.new_tensor(math.nan), [])
-        traces = [MLPTrace() for _ in batches] if self._traced else []
-        loss = put_gradients(self._model, batches, traces)
+        result = put_gradients(self._model, batches)
         self._parameters.collect()
-        return Gradients(batches, loss, traces)
+        return Gradients(batches, result.loss, result.tapes if self._traced else [])
 
     def _recording(self, x: Tensor, labels: Tensor) -> Repeatable[Gradients] | None:
         """The recording of this place, played; ``None`` if the step cannot be recorded."""
@@ -67,7 +65,7 @@ class StepGradients:
             except CannotRecord:
                 self._replay = False
                 return None
-            for trace in recording.result.traces:
-                trace.stays = True
+            for tape in recording.result.tapes:
+                tape.static = True
         recording.play()
         return recording

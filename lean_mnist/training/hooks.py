@@ -18,11 +18,10 @@ from torch import Tensor
 from lean_mnist.audit import CheckResult, ScreenResult, StepScreen, TrainingCheck
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.steps.diagnosis import first_fault
-from lean_mnist.audit.steps.record import Call
-from lean_mnist.audit.steps.recorded import gradients_of, layers_of, names_of, recorded_step
-from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.audit.steps.recorded import recorded_step
 from lean_mnist.errors import GradientMismatch, HealthError
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape, gradients_of, layers_of, names_of
 from lean_mnist.nn.update import has_finite_sum, not_finite
 from lean_mnist.training.records import Notice, Record, Scalar
 from lean_mnist.training.schedules import Due
@@ -42,8 +41,8 @@ class Step:
     loss: Tensor  # the mean over all their examples
     gradient: Tensor  # all of it, one vector
     learning_rate: float
-    traces: list[MLPTrace]  # what each batch's step computed on its way; empty where nobody asked
-    past: tuple[Call, ...] = ()  # the calls before this step, where they were traced
+    tapes: list[StepTape]  # one a batch; empty where nobody asked
+    past: tuple[StepTape, ...] = ()  # of the steps before this one, the latest last
 
     @functools.cached_property
     def loss_value(self) -> float:
@@ -119,7 +118,7 @@ def _why(step: Step) -> str:
     """The first link of the step that gave what is not finite for what is; empty if none did: training diverged."""
     model = step.model
     loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
-    fault = first_fault(recorded_step(model, loss, step.batches, step.traces)) if step.traces else None
+    fault = first_fault(recorded_step(model, loss, step.batches, step.tapes)) if step.tapes else None
     return f": {fault.brief}" if fault is not None and fault.diagnosis.kind == "NaN" else ""
 
 
@@ -192,7 +191,7 @@ class CrossCheckHook:
         x, labels = step.batch
         compare, gradcheck = self._compare_due(step.number), self._gradcheck_due(step.number)
         result = self._check.check(
-            x, labels, step.loss, compare_gradients=compare, gradcheck=gradcheck, traces=step.traces, past=step.past
+            x, labels, step.loss, compare_gradients=compare, gradcheck=gradcheck, tapes=step.tapes, past=step.past
         )
         self._ledger.enter(step.number, result)
         yield from _check_records(step.number, result)
@@ -221,14 +220,14 @@ class ScreenHook:
         return True
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
-        result = self._screen.again(step.number, step.traces, step.loss_value) or self._check(step)
+        result = self._screen.again(step.number, step.tapes, step.loss_value) or self._check(step)
         self._ledger.screened(result)
         if self._record_due(step.number):
             yield Scalar(step.number, "screen/share_of_allowed", result.share)
         if result.passed:
             return
         audit = self._audit.check(
-            *step.batch, step.loss, compare_gradients=True, gradcheck=False, traces=step.traces, past=step.past
+            *step.batch, step.loss, compare_gradients=True, gradcheck=False, tapes=step.tapes, past=step.past
         )
         first, *more = result.failures
         others = f" (and {len(more)} more link{'s' if len(more) > 1 else ''})" if more else ""
@@ -241,7 +240,7 @@ class ScreenHook:
     def _check(self, step: Step) -> ScreenResult:
         layers, gradients = layers_of(step.model), gradients_of(step.model)
         labels = [y for _, y in step.batches]
-        return self._screen.check(step.number, self._names, layers, gradients, step.traces, labels, step.loss)
+        return self._screen.check(step.number, self._names, layers, gradients, step.tapes, labels, step.loss)
 
 
 def _refuse(

@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from lean_mnist.audit.steps.record import REMEMBERED, Call
-from lean_mnist.audit.steps.recorded import calls_of
 from lean_mnist.data.batches import Batch
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn import MLP, FlatParameters
+from lean_mnist.nn.step import RING_DEPTH, StepTape
 from lean_mnist.nn.update import Optimizer, Update
 from lean_mnist.training.bursts import Bursts, Capture, CapturedSteps, PlayedSteps
 from lean_mnist.training.config import Config
@@ -95,7 +94,7 @@ class Trainer:
         if capture is not None:
             self._bursts = CapturedSteps(self._gradients, self._update, stop_requested, capture)
         # What the last calls computed, for the diagnosis of a step that fails; it is there anyway, and kept for longer.
-        self._past: deque[Call] = deque(maxlen=REMEMBERED)
+        self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
 
     def fit(self) -> bool:
         """Train; returns whether training ended (``state.finished`` says why), rather than being asked to stop."""
@@ -132,8 +131,8 @@ class Trainer:
             burst = self._bursts(batches, rates)
             for batch, loss in zip(batches, burst.losses, strict=False):
                 self._count(1, len(batch[1]), loss)
-            for batch, traces in list(zip(batches, burst.traces, strict=False))[-REMEMBERED:]:
-                self._past.extend(calls_of([batch], traces) if traces else ())
+            for tapes in burst.traces[-RING_DEPTH:]:
+                self._past.extend(tapes)
             if burst.stop:
                 return True
             updates = updates[len(burst.losses) :]  # the first of them is not finite, and the hooks will say why
@@ -156,9 +155,9 @@ class Trainer:
         state, alone = self._state, self._world.size == 1
         rate = self._learning_rate(state.step)
         share = self._share(batches)
-        used, loss, traces = self._gradients(batches if alone else [batch for batch in batches if len(batch[1])])
+        used, loss, tapes = self._gradients(batches if alone else [batch for batch in batches if len(batch[1])])
         gradient = self._parameters.gradient
-        step = Step(state.step + 1, self._model, used, loss, gradient, rate, traces, tuple(self._past))
+        step = Step(state.step + 1, self._model, used, loss, gradient, rate, tapes, tuple(self._past))
         if alone:
             self._look(self._hooks, step)
             self._look(self._gates, step)
@@ -166,7 +165,7 @@ class Trainer:
         else:
             step, stop = self._reduce(step, share)
         self._update.apply(rate)
-        self._past.extend(calls_of(used, traces) if traces else ())
+        self._past.extend(tapes)
 
         self._count(len(batches), share.total, step.loss_value)
         return stop

@@ -8,9 +8,9 @@ import torch
 from lean_mnist.audit.screen import StepScreen
 from lean_mnist.audit.screen.glance import with_bias
 from lean_mnist.audit.screen.probes import BLOCK, Probes
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP, FlatParameters
+from lean_mnist.nn.step import StepTape
 from tests.support.crosscheck_cases import ACTIVATIONS, loss_of, random_batch, random_model
 
 SIZES, B = (100, 24, 16, 10), 40
@@ -22,11 +22,11 @@ class Step:
 
     def __init__(self, model, batches) -> None:
         self.model, self.labels = model, [y for _, y in batches]
-        self.traces = [MLPTrace() for _ in batches]
+        self.traces = [StepTape(labels) for _, labels in batches]
         model.zero_grad(set_to_none=True)
         total, self.loss = sum(map(len, self.labels)), torch.zeros((), dtype=batches[0][0].dtype)
         for (x, labels), trace in zip(batches, self.traces, strict=True):
-            loss, share = model.loss(x, labels, trace=trace), len(labels) / max(total, 1)
+            loss, share = model.loss(x, labels, tape=trace), len(labels) / max(total, 1)
             loss.backward(torch.full_like(loss, share))
             self.loss += share * loss.detach()
 
@@ -206,7 +206,7 @@ def test_a_broken_link_is_found_and_named(name, every) -> None:
 def test_a_fault_stands_out_at_a_recorded_glance(name) -> None:
     plant, tensor = FAULTS[name]
     step = a_step(1)
-    step.trace.stays = True
+    step.trace.static = True
     screen = StepScreen(loss_of(step.model), 1)
     assert screen.again(2, step.traces, float(step.loss)) is None
     assert not step.screened(screen).close

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lean_mnist.audit import TrainingCheck
-from lean_mnist.audit.steps.recorded import put_gradients
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import put_gradients
 from tests.support.crosscheck_cases import random_batch
 
 SIZES, BATCH, TRIALS = (784, 128, 10), 64, 4  # of each kind, tensor and phase
@@ -26,8 +25,7 @@ def step_after(steps):
             for p in model.parameters():
                 p -= 0.1 * p.grad
     model.zero_grad(set_to_none=True)
-    trace = MLPTrace()
-    loss = put_gradients(model, batches[:1], [trace])
+    loss, _, (trace,) = put_gradients(model, batches[:1])
     return model, batches[0], trace, loss
 
 
@@ -50,7 +48,7 @@ def test_small_errors_are_caught_at_every_phase_of_training(steps) -> None:
     generator = torch.Generator().manual_seed(steps)
 
     def passes():
-        return check.check(x, labels, loss, compare_gradients=True, gradcheck=False, traces=[trace]).passed
+        return check.check(x, labels, loss, compare_gradients=True, gradcheck=False, tapes=[trace]).passed
 
     assert passes()
     missed = []
@@ -71,7 +69,7 @@ def test_the_comparison_alone_cannot_see_them_late_in_training() -> None:
     model, (x, labels), trace, loss = step_after(200)
     parameter = model.layers[0].weight
     parameter.grad = spoilt(parameter.grad, "dense", torch.Generator().manual_seed(0))
-    result = TrainingCheck(model).check(x, labels, loss, compare_gradients=True, gradcheck=False, traces=[trace])
+    result = TrainingCheck(model).check(x, labels, loss, compare_gradients=True, gradcheck=False, tapes=[trace])
     assert all(divergence.passed for divergence in result.divergences)
     assert not result.passed
     assert "layers.0.weight, dW = Σ dzᵀ h" in result.message

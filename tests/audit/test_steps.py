@@ -7,11 +7,10 @@ import torch
 
 from lean_mnist.audit.steps.diagnosis import first_fault
 from lean_mnist.audit.steps.links import largest_share
-from lean_mnist.audit.steps.record import REMEMBERED, StepRun
-from lean_mnist.audit.steps.recorded import calls_of, explain_gradcheck, put_gradients, recorded_step
-from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.audit.steps.recorded import explain_gradcheck, recorded_step
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import RING_DEPTH, StepResult, put_gradients
 from tests.support.crosscheck_cases import ACTIVATIONS, loss_of, random_batch, random_model
 
 SIZES, B = (20, 24, 16, 10), 32
@@ -20,16 +19,15 @@ LOGITS, DERIVATIVE, INPUT = "the gradient of the logits", "the gradient of the o
 
 def steps_of(model, count=3, batches=1, seed=0, rate=0.1):
     """The last of ``count`` steps of plain descent, as recorded, with the calls before it."""
-    past = deque(maxlen=REMEMBERED)
+    past = deque(maxlen=RING_DEPTH)
     for step in range(count):
         data = [random_batch(100 * seed + 10 * step + part, B + part, SIZES, next(model.parameters()).dtype)
                 for part in range(batches)]  # fmt: skip
-        traces = [MLPTrace() for _ in data]
         model.zero_grad(set_to_none=True)
-        put_gradients(model, data, traces)
-        found = recorded_step(model, loss_of(model), data, traces, tuple(past))
+        tapes = put_gradients(model, data).tapes
+        found = recorded_step(model, loss_of(model), data, tapes, tuple(past))
         if step + 1 < count:
-            past.extend(calls_of(data, traces))
+            past.extend(tapes)
             with torch.no_grad():
                 for p in model.parameters():
                     p -= rate * p.grad
@@ -38,7 +36,7 @@ def steps_of(model, count=3, batches=1, seed=0, rate=0.1):
 
 def changed(step, weight=None, bias=None, d_s=None, d_z=None, d_h=None, again="same"):
     """``step`` with one of its tensors replaced by what a function makes of it, and what follows left as it was."""
-    trace, gradients = step.calls[0].trace, list(step.gradients)
+    trace, gradients = step.calls[0], list(step.gradients)
     if weight is not None:
         gradients[1] = (weight(gradients[1][0], step), gradients[1][1])
     if bias is not None:
@@ -49,7 +47,7 @@ def changed(step, weight=None, bias=None, d_s=None, d_z=None, d_h=None, again="s
         trace.d_pre_activations[1] = d_z(trace.d_pre_activations[1], step)
     if d_h is not None:
         trace.d_inputs[2] = d_h(trace.d_inputs[2], step)
-    run = StepRun(gradients, [call.trace for call in step.calls])
+    run = StepResult(torch.tensor(0.0), gradients, list(step.calls))
     repeat = {"same": lambda: run, "right": step.again}[again]
     return type(step)(step.loss, step.names, step.layers, gradients, step.calls, step.past, repeat)
 
@@ -101,10 +99,9 @@ def test_a_right_step_has_no_fault_where_that_is_hard_to_tell(activation: str, d
 def _shares_of(cases):
     """The share of each case that is above 1, or 0."""
     for model, batches in cases:
-        traces = [MLPTrace() for _ in batches]
         model.zero_grad(set_to_none=True)
-        put_gradients(model, batches, traces)
-        share = largest_share(recorded_step(model, loss_of(model), batches, traces))
+        tapes = put_gradients(model, batches).tapes
+        share = largest_share(recorded_step(model, loss_of(model), batches, tapes))
         yield 0 if share <= 1 else share
 
 
@@ -123,44 +120,44 @@ CAUSES = {
     "mean for sum": ({"weight": lambda g, s: g / B}, "constant factor", "layers.1.weight", "1/32 times"),
     "decay": ({"weight": lambda g, s: g + 1e-3 * s.layers[1][0].detach()}, "missing term", "layers.1.weight",
               "0.001 times layers.1.weight was added"),
-    "stale input": ({"weight": lambda g, s: s.calls[0].trace.d_pre_activations[1].T @ before(s).trace.inputs[1]},
+    "stale input": ({"weight": lambda g, s: s.calls[0].d_pre_activations[1].T @ before(s).inputs[1]},
                     "stale value", "layers.1.weight", "formed with the input of the call before"),
-    "stale gradient": ({"weight": lambda g, s: before(s).trace.d_pre_activations[1].T @ before(s).trace.inputs[1]},
+    "stale gradient": ({"weight": lambda g, s: before(s).d_pre_activations[1].T @ before(s).inputs[1]},
                        "stale value", "layers.1.weight", "this is the gradient of the call before"),
-    "two calls ago": ({"weight": lambda g, s: s.past[0].trace.d_pre_activations[1].T @ s.past[0].trace.inputs[1]},
+    "two calls ago": ({"weight": lambda g, s: s.past[0].d_pre_activations[1].T @ s.past[0].inputs[1]},
                       "stale value", "layers.1.weight", "two calls before"),
-    "not cleared": ({"weight": lambda g, s: g + before(s).trace.d_pre_activations[1].T @ before(s).trace.inputs[1]},
+    "not cleared": ({"weight": lambda g, s: g + before(s).d_pre_activations[1].T @ before(s).inputs[1]},
                     "stale value", "layers.1.weight", "1 times the gradient of the call before was added"),
-    "tail lost": ({"weight": lambda g, s: s.calls[0].trace.d_pre_activations[1][:24].T
-                   @ s.calls[0].trace.inputs[1][:24]}, "missing term", "layers.1.weight",
+    "tail lost": ({"weight": lambda g, s: s.calls[0].d_pre_activations[1][:24].T
+                   @ s.calls[0].inputs[1][:24]}, "missing term", "layers.1.weight",
                   "examples 24..31 are missing from the sum"),
-    "example twice": ({"weight": lambda g, s: g + torch.outer(s.calls[0].trace.d_pre_activations[1][5],
-                                                              s.calls[0].trace.inputs[1][5])},
+    "example twice": ({"weight": lambda g, s: g + torch.outer(s.calls[0].d_pre_activations[1][5],
+                                                              s.calls[0].inputs[1][5])},
                       "missing term", "layers.1.weight", "example 5 is counted 2 times"),
     "float16": ({"weight": lambda g, s: g.half().float()}, "precision", "layers.1.weight", "float16"),
     "one element": ({"weight": lambda g, s: put(g, (3, 7), 0.0)}, "zero", "layers.1.weight", "one element, [3, 7]"),
     "NaN": ({"weight": lambda g, s: put(g, (3, 7), torch.nan)}, "NaN", "layers.1.weight", "1 of 384 values"),
     "no gradient": ({"weight": lambda g, s: None}, "zero", "layers.1.weight", "the gradient is zero"),
-    "first example": ({"bias": lambda g, s: s.calls[0].trace.d_pre_activations[1][0]}, "missing term",
+    "first example": ({"bias": lambda g, s: s.calls[0].d_pre_activations[1][0]}, "missing term",
                       "layers.1.bias", "examples 1..31 are missing"),
-    "no one-hot": ({"d_s": lambda d, s: torch.softmax(s.calls[0].trace.pre_activations[2], 1) / B}, "missing term",
+    "no one-hot": ({"d_s": lambda d, s: torch.softmax(s.calls[0].pre_activations[2], 1) / B}, "missing term",
                    LOGITS, "1 times the one-hot targets was added"),
     "sum for mean": ({"d_s": lambda d, s: d * B}, "constant factor", LOGITS, "32 times the reference (32 is a size"),
     "other labels": ({"d_s": lambda d, s: d + torch.nn.functional.one_hot(s.calls[0].labels_B, 10) / B
                       - torch.nn.functional.one_hot((s.calls[0].labels_B + 1) % 10, 10) / B},
                      "row or column swap", LOGITS, "the targets are those of other classes"),
     "clipped": ({"d_s": lambda d, s: d.clamp(-0.01, 0.01)}, "clipping", LOGITS, "clipped to -0.01 … 0.01"),
-    "other softmax": ({"d_s": lambda d, s: d + (torch.softmax(2 * s.calls[0].trace.pre_activations[2], 1)
-                                                - torch.softmax(s.calls[0].trace.pre_activations[2], 1)) / B},
+    "other softmax": ({"d_s": lambda d, s: d + (torch.softmax(2 * s.calls[0].pre_activations[2], 1)
+                                                - torch.softmax(s.calls[0].pre_activations[2], 1)) / B},
                       "derivative", LOGITS, "other probabilities"),
-    "unmasked": ({"d_z": lambda d, s: s.calls[0].trace.d_inputs[2].clone()}, "mask", DERIVATIVE, "not masked"),
-    "mask of z > 0.1": ({"d_z": lambda d, s: d * (s.calls[0].trace.pre_activations[1] > 0.1)}, "mask", DERIVATIVE,
+    "unmasked": ({"d_z": lambda d, s: s.calls[0].d_inputs[2].clone()}, "mask", DERIVATIVE, "not masked"),
+    "mask of z > 0.1": ({"d_z": lambda d, s: d * (s.calls[0].pre_activations[1] > 0.1)}, "mask", DERIVATIVE,
                         "another mask"),
-    "stale mask": ({"d_z": lambda d, s: s.calls[0].trace.d_inputs[2] * (before(s).trace.pre_activations[1] > 0)},
+    "stale mask": ({"d_z": lambda d, s: s.calls[0].d_inputs[2] * (before(s).pre_activations[1] > 0)},
                    "stale value", DERIVATIVE, "the derivative is that of the call before"),
-    "units lost": ({"d_h": lambda d, s: s.calls[0].trace.d_pre_activations[2][:, :6]
+    "units lost": ({"d_h": lambda d, s: s.calls[0].d_pre_activations[2][:, :6]
                     @ s.layers[2][0].detach()[:6]}, "missing term", INPUT, "units 6..9 are missing"),
-    "weight of another step": ({"d_h": lambda d, s: s.calls[0].trace.d_pre_activations[2]
+    "weight of another step": ({"d_h": lambda d, s: s.calls[0].d_pre_activations[2]
                                 @ (s.layers[2][0].detach() + 0.02 * torch.randn(10, 16))}, "stale value", INPUT,
                                "that of another step"),
 }  # fmt: skip
@@ -179,11 +176,11 @@ def test_everything_below_a_cause_is_right_for_what_it_was_given() -> None:
     """The logits' gradient doubled before all that follows: nothing else is blamed."""
     model = random_model(0, SIZES)
     step = steps_of(model)
-    trace = step.calls[0].trace
+    trace = step.calls[0]
     for values in (trace.d_pre_activations, trace.d_inputs):
         values[:] = [2 * v if v is not None else None for v in values]
     doubled = [(2 * w, 2 * b) for w, b in step.gradients]
-    run = StepRun(doubled, [trace])
+    run = StepResult(torch.tensor(0.0), doubled, [trace])
     found = first_fault(type(step)(step.loss, step.names, step.layers, doubled, step.calls, step.past, lambda: run))
     assert found.tensor == LOGITS
     assert "2 times the reference" in found.diagnosis.text
@@ -199,7 +196,7 @@ def test_what_does_not_repeat_itself_is_nondeterminism() -> None:
 def test_smooth_derivatives_that_are_other_functions() -> None:
     for activation, formula in (("tanh", lambda z: 1 - torch.tanh(z)), ("sigmoid", lambda z: torch.sigmoid(-z))):
         step = steps_of(random_model(0, SIZES, activation))
-        trace = step.calls[0].trace
+        trace = step.calls[0]
         found = first_fault(changed(step, d_z=lambda d, s, t=trace, f=formula: t.d_inputs[2] * f(t.pre_activations[1])))
         assert found.diagnosis.kind == "derivative", str(found)
         assert "another function in place of the derivative" in found.diagnosis.text
@@ -207,7 +204,7 @@ def test_smooth_derivatives_that_are_other_functions() -> None:
 
 def test_accumulated_batches_and_a_lost_one() -> None:
     step = steps_of(random_model(0, SIZES), batches=3)
-    only = step.calls[0].trace
+    only = step.calls[0]
     found = first_fault(changed(step, weight=lambda g, s: only.d_pre_activations[1].T @ only.inputs[1]))
     assert (found.diagnosis.kind, found.tensor) == ("missing term", "layers.1.weight")
     assert f"examples {B}..{3 * B + 2} are missing" in found.diagnosis.text

@@ -9,9 +9,9 @@ import torch
 from lean_mnist.audit import TrainingCheck
 from lean_mnist.audit.subproblem import GradcheckResult
 from lean_mnist.audit.training_check import CheckResult
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape
 from lean_mnist.training.hooks import CrossCheckHook, Step
 from lean_mnist.training.state import CheckLedger
 from tests.support.crosscheck_cases import ACTIVATIONS, random_batch, random_model
@@ -24,7 +24,7 @@ def gradients_(model, batches, traces=()):
     model.zero_grad(set_to_none=True)
     total, mean = sum(len(labels) for _, labels in batches), 0.0
     for (x, labels), trace in zip_longest(batches, traces):
-        loss, share = model.loss(x, labels, trace=trace), len(labels) / total
+        loss, share = model.loss(x, labels, tape=trace), len(labels) / total
         loss.backward(torch.full_like(loss, share))
         mean = mean + share * loss.detach()
     return mean
@@ -232,7 +232,7 @@ def test_a_unit_on_its_kink_takes_its_side_from_the_step(part) -> None:
             weight[0, -1] = 1.0
             x[:, -1] = -(x[:, :-1].double() @ weight[0, :-1].double() + bias[0].double()).float()
         batches = list(zip(x.split(part), labels.split(part), strict=True))
-        traces = [MLPTrace() for _ in batches]
+        traces = [StepTape(part_labels, len(part_labels) / 64) for _, part_labels in batches]
         loss = gradients_(model, batches, traces)
         hook = CrossCheckHook(model, lambda step: True, lambda step: False, CheckLedger(), stop=True)
         records = list(hook.on_gradients(Step(1, model, batches, loss, torch.tensor(1.0), 0.1, traces)))

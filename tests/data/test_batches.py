@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from lean_mnist.audit.steps.record import REMEMBERED
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.batches import KEPT, Batches
 from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, ConfigError
+from lean_mnist.nn.step import RING_DEPTH
 
 UNIT = Normalization("unit", 0.0, 1.0)
 
@@ -105,7 +105,7 @@ def test_batches_that_stay_are_the_same_and_hold_while_others_come(size: int, ex
                 assert torch.equal(our_x, x)
                 assert torch.equal(our_y, y)
     assert len(places) <= (1 + KEPT) * (1 + min(-(-256 // size), elsewhere.steps_per_epoch))
-    assert KEPT >= REMEMBERED  # steps of the past that a diagnosis may look at
+    assert KEPT >= RING_DEPTH  # steps of the past that a diagnosis may look at
 
 
 def test_iterators_are_independent() -> None:

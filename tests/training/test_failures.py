@@ -13,12 +13,11 @@ import torch
 
 from lean_mnist import files, train
 from lean_mnist.audit.steps.bundle import replay_step
-from lean_mnist.audit.steps.recorded import put_gradients
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck import replay
 from lean_mnist.crosscheck.functions.bundle import load_bundle
 from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
 from lean_mnist.mutants import mutant_named, planted
+from lean_mnist.nn.step import put_gradients
 from lean_mnist.training import failures
 from lean_mnist.training.run import build_model, run
 from tests.support.training_cases import NAME, Result, call, digits_config, digits_run, load, named, records_in
@@ -60,7 +59,7 @@ def test_a_bundle_opens_with_torch_alone_and_holds_the_step(bundle: Path) -> Non
     # The weights are those of the step, and its gradients those that were found: two rows are swapped.
     model = build_model(digits_config(device="cpu"), 64, 10)
     assert all(torch.equal(content["weights"][name], p) for name, p in model.named_parameters())
-    put_gradients(model, [(batch["x"], batch["labels"])], [MLPTrace()])
+    put_gradients(model, [(batch["x"], batch["labels"])])
     right, found = model.layers[1].weight.grad, content["gradients"]["layers.1.weight"]
     assert torch.equal(found[[1, 0, *range(2, 10)]], right)
     assert len(content["computed"][0]["d_pre_activations"]) == 2

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from lean_mnist.audit.steps.record import REMEMBERED
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
+from lean_mnist.nn.step import RING_DEPTH
 from lean_mnist.training.gradients import StepGradients
 
 SIZES = (7, 5, 4, 3)
@@ -42,7 +42,7 @@ def test_they_are_those_of_the_module_bit_for_bit(activation: str, traced: bool,
         for parameter, expected in zip(model.parameters(), _by_autograd(model, batch), strict=True):
             assert torch.equal(parameter.grad, expected)
         if traced:
-            assert torch.equal(found.traces[0].inputs[0], batch[0])
+            assert torch.equal(found.tapes[0].inputs[0], batch[0])
         with torch.no_grad():
             parameters.vector -= 0.1 * parameters.gradient
 
@@ -50,13 +50,13 @@ def test_they_are_those_of_the_module_bit_for_bit(activation: str, traced: bool,
 def test_what_was_remembered_is_not_written_over_too_soon() -> None:
     model = MLP(SIZES)
     gradients = StepGradients(model, FlatParameters(model), traced=True, replay=True)
-    batches = _batches(REMEMBERED + 1)
+    batches = _batches(RING_DEPTH + 1)
     gradients([batches[0]])  # records
     kept = [gradients([batch]) for batch in batches]
     for (x, labels), step in zip(batches, kept, strict=True):
         assert torch.equal(step.batches[0][0], x)
         assert torch.equal(step.batches[0][1], labels)
-        assert torch.equal(step.traces[0].pre_activations[-1], model(x))
+        assert torch.equal(step.tapes[0].pre_activations[-1], model(x))
 
 
 def test_several_batches_are_averaged_by_their_sizes() -> None:

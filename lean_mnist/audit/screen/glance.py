@@ -37,8 +37,7 @@ from torch import Tensor
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.screen.elementwise import EXACT, activated, times_derivative
-from lean_mnist.audit.steps.record import Gradients, Layers
-from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.nn.step import Gradients, Layers, StepTape
 
 GLANCE = 8.0
 LARGEST, TOGETHER = 4.0, 1.5
@@ -50,7 +49,7 @@ DERIVATIVE_ULPS = 64.0
 UNDERFLOWS = 1e4
 
 
-def can_glance(layers: Layers, gradients: Gradients, traces: Sequence[MLPTrace]) -> bool:
+def can_glance(layers: Layers, gradients: Gradients, traces: Sequence[StepTape]) -> bool:
     """Whether a glance will do: one batch that is not empty, and every gradient is there."""
     if len(traces) != 1 or not traces[0].inputs[0].shape[0]:
         return False
@@ -171,7 +170,7 @@ class Glance:
         ).unbind()
         self._smallest = loss.new_full((), 1e6 * torch.finfo(loss.dtype).tiny)
 
-    def look(self, layers: Layers, gradients: Gradients, trace: MLPTrace, labels_B: Tensor) -> None:
+    def look(self, layers: Layers, gradients: Gradients, trace: StepTape, labels_B: Tensor) -> None:
         """Compute all residuals and their norms. Kernels only, no number is looked at."""
         self._look_at_loss(trace.pre_activations[-1], cast("Tensor", trace.d_pre_activations[-1]), labels_B)
         self._look_at_products(layers, gradients, trace)
@@ -201,7 +200,7 @@ class Glance:
         elementwise = max(*numbers[self._at_logits], abs(ours - loss) / (1 + abs(loss)))
         return max(share, elementwise / self._elementwise)
 
-    def _look_at_products(self, layers: Layers, gradients: Gradients, trace: MLPTrace) -> None:
+    def _look_at_products(self, layers: Layers, gradients: Gradients, trace: StepTape) -> None:
         d_zs, d_hs = cast("list[Tensor]", trace.d_pre_activations), cast("list[Tensor]", trace.d_inputs)
         h_BD = trace.inputs[0]
         for index, ((weight, bias), (d_weight, d_bias), own) in enumerate(

@@ -1,6 +1,6 @@
 """The links of the chain one by one: each row of each tensor against its own threshold.
 
-The screen looks at what the very step computed on its way (an :class:`MLPTrace`) and at the gradients the optimizer
+The screen looks at what the very step computed on its way (an :class:`StepTape`) and at the gradients the optimizer
 would read, and verifies each link with arithmetic of its own:
 
 ====================  ============================================  =========================================
@@ -37,9 +37,8 @@ from torch.nn import functional as F  # noqa: N812
 from lean_mnist.audit.reference import ACTIVATIONS, NetworkLoss
 from lean_mnist.audit.screen.elementwise import EXACT, derivative_reference
 from lean_mnist.audit.screen.probes import Probe
-from lean_mnist.audit.steps.record import Gradients, Layers
 from lean_mnist.audit.steps.rounding import ELEMENTWISE_ULPS, LAMBDA, unit_of
-from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.nn.step import Gradients, Layers, StepTape
 
 Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
 _Link = tuple[str, str, Tensor]  # what should hold, of which tensor, and residual / threshold, one number a row
@@ -74,7 +73,7 @@ class Links:
         names: Names,
         layers: Layers,
         gradients: Gradients,
-        traces: Sequence[MLPTrace],
+        traces: Sequence[StepTape],
         labels: Sequence[Tensor],
         loss: Tensor,
         probes: Sequence[Probe],
@@ -104,7 +103,7 @@ class Links:
         self,
         names: Names,
         layers: Layers,
-        trace: MLPTrace,
+        trace: StepTape,
         views: Sequence[_View],
         probes: Sequence[Probe],
         weight_norms: Sequence[Tensor],
@@ -127,7 +126,7 @@ class Links:
                     size = ELEMENTWISE_ULPS * (expected.abs() + z_BH.abs())
                     yield "h = σ(z)", tensor, _share_rows(h_BH - expected, size)
 
-    def _loss_links(self, traces: Sequence[MLPTrace], labels: Sequence[Tensor], loss: Tensor) -> Iterator[_Link]:
+    def _loss_links(self, traces: Sequence[StepTape], labels: Sequence[Tensor], loss: Tensor) -> Iterator[_Link]:
         """The mean loss in float64, and the gradient of every batch's logits."""
         smoothing, penalty, total = self._loss.label_smoothing, self._loss.logit_penalty, sum(len(y) for y in labels)
         mean, magnitude = loss.new_zeros((), dtype=torch.float64), loss.new_ones(())
@@ -160,7 +159,7 @@ class Links:
         self,
         names: Names,
         layers: Layers,
-        trace: MLPTrace,
+        trace: StepTape,
         probes: Sequence[Probe],
         weight_norms: Sequence[Tensor],
     ) -> Iterator[_Link]:
@@ -221,7 +220,7 @@ class _View(NamedTuple):
     d_z_BH: Tensor | None
 
     @classmethod
-    def of(cls, trace: MLPTrace, index: int, weight_HD: Tensor, probe: Probe) -> _View:
+    def of(cls, trace: StepTape, index: int, weight_HD: Tensor, probe: Probe) -> _View:
         h_BD = trace.inputs[index]
         products = h_BD @ torch.stack((probe.v @ weight_HD, probe.u), dim=1)
         return cls(products[:, 0], products[:, 1], _norms(h_BD, 1), trace.d_pre_activations[index])

@@ -21,9 +21,9 @@ from lean_mnist.audit.screen.glance import Glance, can_glance
 from lean_mnist.audit.screen.links import Links, Names, ScreenFailure
 from lean_mnist.audit.screen.probes import Probes
 from lean_mnist.audit.steps.links import links_of
-from lean_mnist.audit.steps.record import Call, Gradients, Layers, Step
-from lean_mnist.chainrule.mlp import MLPTrace
+from lean_mnist.audit.steps.record import Step
 from lean_mnist.nn.recording import CannotRecord, Recording
+from lean_mnist.nn.step import Gradients, Layers, StepTape
 
 CLOSE_LOOK_EVERY = 50
 
@@ -53,7 +53,7 @@ class StepScreen:
         self._glances: dict[int, Glance] = {}  # by the number of examples
         self._recorded: dict[int, _RecordedGlance] = {}  # by the identity of the trace
 
-    def again(self, step: int, traces: Sequence[MLPTrace], loss: float) -> ScreenResult | None:
+    def again(self, step: int, traces: Sequence[StepTape], loss: float) -> ScreenResult | None:
         """A glance at what stands in the same tensors as the last time that this trace was given to :meth:`check`.
 
         ``None`` where that is not known to be so, where a closer look is due, or something stands out: it is then
@@ -75,7 +75,7 @@ class StepScreen:
         names: Names,
         layers: Layers,
         gradients: Gradients,
-        traces: Sequence[MLPTrace],
+        traces: Sequence[StepTape],
         labels: Sequence[Tensor],
         loss: Tensor,
     ) -> ScreenResult:
@@ -101,14 +101,14 @@ class StepScreen:
         probes = self._probes.of(step)
         failures, share = self._links.check(names, layers, gradients, traces, labels, loss, probes)
         if stands_out and not failures:
-            recorded = Step(self._loss, names, layers, gradients, [Call(traces[0], labels[0])])
+            recorded = Step(self._loss, names, layers, gradients, traces)
             shares = [(link, link.share) for link in links_of(recorded)]
             failures = tuple(ScreenFailure(link.link, link.tensor, (), of) for link, of in shares if not of <= 1)
             share = max([share, *(failure.share for failure in failures)])
         return ScreenResult(failures, share, True, stands_out, seed, time.perf_counter() - started)
 
     def _glance(
-        self, layers: Layers, gradients: Gradients, trace: MLPTrace, labels_B: Tensor, loss: Tensor, probes: Tensor
+        self, layers: Layers, gradients: Gradients, trace: StepTape, labels_B: Tensor, loss: Tensor, probes: Tensor
     ) -> float:
         """The share that a glance shows; recorded where step after step is written into the same tensors."""
         recorded = self._recorded.get(id(trace))
@@ -118,7 +118,7 @@ class StepScreen:
         if glance is None:
             glance = self._glances[len(labels_B)] = Glance(self._loss, layers, trace.pre_activations[-1], loss)
         glance.probes.copy_(probes)
-        if trace.stays and loss.device.type == "cpu":
+        if trace.static and loss.device.type == "cpu":
             with contextlib.suppress(CannotRecord):
                 self._recorded[id(trace)] = _RecordedGlance(glance, layers, gradients, trace, labels_B)
                 return glance.share(float(loss))
@@ -132,7 +132,7 @@ class _RecordedGlance:
     ``looked_at`` is kept, so that nothing else comes to stand there.
     """
 
-    def __init__(self, glance: Glance, layers: Layers, gradients: Gradients, trace: MLPTrace, labels_B: Tensor) -> None:
+    def __init__(self, glance: Glance, layers: Layers, gradients: Gradients, trace: StepTape, labels_B: Tensor) -> None:
         self._glance, self._looked_at = glance, (layers, gradients, trace, labels_B)
         self._recording = Recording(lambda: glance.look(*self._looked_at))
 

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.screen import StepScreen
-from lean_mnist.audit.steps.record import Call
-from lean_mnist.audit.steps.recorded import Batch, calls_of, gradients_of, layers_of, names_of, put_gradients
 from lean_mnist.audit.training_check import CheckResult, TrainingCheck
-from lean_mnist.chainrule.mlp import MLPTrace
 from lean_mnist.crosscheck.functions.bundle import STEP, envelope, write_bundle
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import network_of
+from lean_mnist.nn.step import Batch, StepTape, gradients_of, layers_of, names_of, put_gradients
 
 REPEATS = 4  # of the step, to see that it repeats itself
 _DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, StopIteration, AssertionError)
@@ -32,8 +30,8 @@ def save_step_bundle(
     number: int,
     model: MLP,
     batches: Sequence[Batch],
-    traces: Sequence[MLPTrace],
-    past: Sequence[Call],
+    tapes: Sequence[StepTape],
+    past: Sequence[StepTape],
     loss: Tensor,
     message: str,
     seed: int,
@@ -55,14 +53,14 @@ def save_step_bundle(
         "gradients": {name: None if p.grad is None else _own(p.grad) for name, p in model.named_parameters()},
         "loss": _own(loss),
         "batches": [{"x": _own(x), "labels": _own(y)} for x, y in batches],
-        "past": [{"x": _own(call.trace.inputs[0]), "labels": _own(call.labels_B)} for call in past],
+        "past": [{"x": _own(call.inputs[0]), "labels": _own(call.labels_B)} for call in past],
         # What the step computed on its way; its inputs are the batch and follow from the pre-activations.
         "computed": [
             {
                 "pre_activations": [_own(z) for z in trace.pre_activations],
                 "d_pre_activations": [None if d is None else _own(d) for d in trace.d_pre_activations],
             }
-            for trace in traces
+            for trace in tapes
         ],
         "seeds": {"run": seed, "screen": seed},
         "config": dict(config),
@@ -121,7 +119,7 @@ def replay_step(path: Path, content: Mapping[str, Any]) -> StepReplay:
     repeats = all(_same(a, b) for run in runs for a, b in zip(run.gradients, first.gradients, strict=True))
     x, labels = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
     result = TrainingCheck(model).check(
-        x, labels, last.loss, compare_gradients=True, gradcheck=True, traces=last.traces, past=last.past
+        x, labels, last.loss, compare_gradients=True, gradcheck=True, tapes=last.tapes, past=last.past
     )
     loss = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
     screened = StepScreen(loss, seed, close_look_every=1).check(
@@ -129,7 +127,7 @@ def replay_step(path: Path, content: Mapping[str, Any]) -> StepReplay:
         names_of(model),
         layers_of(model),
         gradients_of(model),
-        last.traces,
+        last.tapes,
         [y for _, y in batches],
         last.loss,
     )
@@ -146,23 +144,20 @@ def replay_step(path: Path, content: Mapping[str, Any]) -> StepReplay:
 class _Run(NamedTuple):
     loss: Tensor
     gradients: list[Tensor | None]
-    traces: list[MLPTrace]
-    past: list[Call]
+    tapes: list[StepTape]
+    past: list[StepTape]
 
 
 def _run(model: MLP, batches: Sequence[Batch], past: Sequence[Batch]) -> _Run:
     """The step, its gradients left in ``.grad``, after the calls that came before it."""
-    calls = []
+    calls: list[StepTape] = []
     for batch in past:
         model.zero_grad(set_to_none=True)
-        trace = MLPTrace()
-        put_gradients(model, [batch], [trace])
-        calls += calls_of([batch], [trace])
+        calls += put_gradients(model, [batch]).tapes
     model.zero_grad(set_to_none=True)
-    traces = [MLPTrace() for _ in batches]
-    loss = put_gradients(model, batches, traces)
+    loss, _, tapes = put_gradients(model, batches)
     gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    return _Run(loss, gradients, traces, calls)
+    return _Run(loss, gradients, tapes, calls)
 
 
 def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch], dict[str, Tensor | None]]:

@@ -8,17 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.steps.record import REMEMBERED, Call, Step, there
+from lean_mnist.audit.steps.record import Step, there
+from lean_mnist.nn.step import RING_DEPTH, StepTape
 
 NAMES = ("the call before", "two calls before")
 
 
-def calls_before(step: Step, number: int) -> Iterator[Call]:
+def calls_before(step: Step, number: int) -> Iterator[StepTape]:
     """The calls before the ``number``-th of this step, the latest first."""
     calls = [*step.past, *step.calls]
-    for shift in range(1, REMEMBERED + 1):
+    for shift in range(1, RING_DEPTH + 1):
         place = len(step.past) + number - shift
-        if place >= 0 and calls[place].trace.pre_activations:
+        if place >= 0 and calls[place].pre_activations:
             yield calls[place]
 
 
@@ -40,7 +41,7 @@ def elsewhere(step: Step, own: int) -> Iterator[Where]:
     """The same layer in earlier calls, then other layers in this and earlier ones."""
     others = [layer for layer in range(len(step.layers)) if layer != own]
     for layer in (own, *others):
-        for shift in range(0 if layer != own else 1, REMEMBERED + 1):
+        for shift in range(0 if layer != own else 1, RING_DEPTH + 1):
             yield Where(shift, layer)
 
 
@@ -72,16 +73,16 @@ def formed_of(step: Step, of_d_z: Where, of_h: Where) -> Tensor | None:
         at = len(step.past) + number
         if at < max(of_d_z.shift, of_h.shift):
             return None
-        d_z = there(calls[at - of_d_z.shift].trace.d_pre_activations, of_d_z.layer)
-        h = there(calls[at - of_h.shift].trace.inputs, of_h.layer)
+        d_z = there(calls[at - of_d_z.shift].d_pre_activations, of_d_z.layer)
+        h = there(calls[at - of_h.shift].inputs, of_h.layer)
         if d_z is None or h is None or len(d_z) != len(h):
             return None
         parts.append(d_z.double().T @ h.double())
     return torch.stack(parts).sum(0) if len({part.shape for part in parts}) == 1 else None
 
 
-def call_at(step: Step, number: int, shift: int) -> Call | None:
+def call_at(step: Step, number: int, shift: int) -> StepTape | None:
     """The call so many before the ``number``-th of this step; ``None`` if it is not known any more."""
     place = len(step.past) + number - shift
     calls = [*step.past, *step.calls]
-    return calls[place] if place >= 0 and calls[place].trace.pre_activations else None
+    return calls[place] if place >= 0 and calls[place].pre_activations else None

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.audit.reference import ACTIVATIONS, KINKED, NetworkLoss
 from lean_mnist.audit.steps.elsewhere import NAMES, call_at, calls_before, elsewhere, from_elsewhere, left_over
-from lean_mnist.audit.steps.record import Call, Step, StepRun, there
+from lean_mnist.audit.steps.record import Step, there
 from lean_mnist.audit.steps.rounding import (
     ELEMENTWISE_ULPS,
     ORDERS_FACTOR,
@@ -31,6 +31,7 @@ from lean_mnist.audit.steps.rounding import (
     unit_of,
 )
 from lean_mnist.crosscheck.functions.explanations import Pointwise, Product
+from lean_mnist.nn.step import StepResult, StepTape
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Link:
     ours: Tensor
     exact: Tensor
     allowed: Tensor
-    of: Callable[[StepRun], Tensor | None] = lambda run: None
+    of: Callable[[StepResult], Tensor | None] = lambda run: None
     more: Callable[[], Mapping[str, Any]] = field(default=dict)
     implied: Callable[[Tensor], Tensor] | None = None  # another view of it, in which a fault may be plainer
     together: Together | None = None
@@ -77,13 +78,13 @@ def largest_share(step: Step) -> float:
 def links_of(step: Step) -> Iterator[Link]:
     """All links, in the order in which the step computes them."""
     for number, call in enumerate(step.calls):
-        if call.trace.pre_activations:
+        if call.pre_activations:
             yield from _forward(step, call, number)
     weights = [(weight.double(), None if bias is None else bias.double()) for weight, bias in step.layers]
     for number, call in enumerate(step.calls):
         yield from _logits(step, call, number)
     for index in reversed(range(len(weights))):
-        if all(there(call.trace.d_pre_activations, index) is not None for call in step.calls):
+        if all(there(call.d_pre_activations, index) is not None for call in step.calls):
             yield from _gradients(step, index)
         for number, call in enumerate(step.calls):
             yield from _below(step, call, number, index, weights[index][0])
@@ -97,8 +98,8 @@ def _batch(step: Step, number: int) -> str:
     return f" of batch {number}" if len(step.calls) > 1 else ""
 
 
-def _forward(step: Step, call: Call, number: int) -> Iterator[Link]:
-    name, trace = step.loss.activation, call.trace
+def _forward(step: Step, call: StepTape, number: int) -> Iterator[Link]:
+    name, trace = step.loss.activation, call
     for index, (weight, bias) in enumerate(step.layers):
         z = trace.pre_activations[index]
         product = product_of(trace.inputs[index], weight.T, z, bias)
@@ -128,11 +129,11 @@ def _softmax(loss: NetworkLoss, logits_BC: Tensor, labels_B: Tensor, upstream: f
     return _Softmax(torch.softmax(s_BC, 1), q_BC, onehot_BC, s_BC, upstream / max(1, len(labels_B)))
 
 
-def _logits(step: Step, call: Call, number: int) -> Iterator[Link]:
-    found = there(call.trace.d_pre_activations, len(step.layers) - 1)
+def _logits(step: Step, call: StepTape, number: int) -> Iterator[Link]:
+    found = there(call.d_pre_activations, len(step.layers) - 1)
     if found is None:
         return
-    penalty, s_BC = step.loss.logit_penalty, call.trace.pre_activations[-1]
+    penalty, s_BC = step.loss.logit_penalty, call.pre_activations[-1]
     right = _softmax(step.loss, s_BC, call.labels_B, call.upstream)
     p, q, onehot, s, scale = right
 
@@ -146,7 +147,7 @@ def _logits(step: Step, call: Call, number: int) -> Iterator[Link]:
     def more() -> Mapping[str, Any]:
         candidates = {}
         for shift, past in enumerate(calls_before(step, number), start=1):
-            old = _softmax(step.loss, past.trace.pre_activations[-1], past.labels_B, call.upstream)
+            old = _softmax(step.loss, past.pre_activations[-1], past.labels_B, call.upstream)
             if old.s_BC.shape == s.shape:
                 of = NAMES[shift - 1]
                 candidates[f"stale value: probabilities and labels are those of {of}"] = gradient(
@@ -185,7 +186,7 @@ def _logits(step: Step, call: Call, number: int) -> Iterator[Link]:
         found,
         exact,
         allowed,
-        lambda run: run.traces[number].d_pre_activations[-1],
+        lambda run: run.tapes[number].d_pre_activations[-1],
         more,
         lambda d_s: d_s / scale + q - penalty * s,
     )
@@ -194,8 +195,8 @@ def _logits(step: Step, call: Call, number: int) -> Iterator[Link]:
 def _gradients(step: Step, index: int) -> Iterator[Link]:
     (weight, bias), (d_weight, d_bias) = step.layers[index], step.gradients[index]
     weight_name, bias_name = step.names[index]
-    d_z: Tensor = torch.cat([call.trace.d_pre_activations[index] for call in step.calls])  # type: ignore[misc]
-    h = torch.cat([call.trace.inputs[index] for call in step.calls])
+    d_z: Tensor = torch.cat([call.d_pre_activations[index] for call in step.calls])  # type: ignore[misc]
+    h = torch.cat([call.inputs[index] for call in step.calls])
     if d_weight is not None or weight.requires_grad:
         ours = torch.zeros_like(weight) if d_weight is None else d_weight
         product = product_of(d_z.T, h, _coarser(ours, d_z))
@@ -230,7 +231,7 @@ def _gradients(step: Step, index: int) -> Iterator[Link]:
         if d_z.shape[0] == d_z.shape[1]:
             candidates["transpose: summed over the units, not over the examples"] = d_z.double().sum(1)
         for shift, past in enumerate(calls_before(step, 0), start=1):
-            before = there(past.trace.d_pre_activations, index)
+            before = there(past.d_pre_activations, index)
             if before is not None:
                 candidates[f"stale value: this is the gradient of {NAMES[shift - 1]}"] = before.double().sum(0)
         return {"candidates": candidates, "terms": {str(bias_name): bias}, "product": Product(d_z.T, ones, "example")}
@@ -247,9 +248,9 @@ def _gradients(step: Step, index: int) -> Iterator[Link]:
     )
 
 
-def _below(step: Step, call: Call, number: int, index: int, weight: Tensor) -> Iterator[Link]:
+def _below(step: Step, call: StepTape, number: int, index: int, weight: Tensor) -> Iterator[Link]:
     """What layer ``index`` hands down, and the derivative of the activation under it."""
-    trace = call.trace
+    trace = call
     d_z, d_h = there(trace.d_pre_activations, index), there(trace.d_inputs, index)
     if d_z is None or d_h is None:
         return
@@ -261,7 +262,7 @@ def _below(step: Step, call: Call, number: int, index: int, weight: Tensor) -> I
             candidates["transpose: multiplied by Wᵀ, not by W"] = d_z.double() @ weight.T
         for where in elsewhere(step, index):
             source = call_at(step, number, where.shift)
-            before = None if source is None else there(source.trace.d_pre_activations, where.layer)
+            before = None if source is None else there(source.d_pre_activations, where.layer)
             if source is None or before is None:
                 continue
             other = step.layers[where.layer][0].double()
@@ -279,7 +280,7 @@ def _below(step: Step, call: Call, number: int, index: int, weight: Tensor) -> I
         d_h,
         product.value,
         product.allowed,
-        lambda run: there(run.traces[number].d_inputs, index),
+        lambda run: there(run.tapes[number].d_inputs, index),
         more_product,
         together=product.together,
     )
@@ -293,7 +294,7 @@ def _below(step: Step, call: Call, number: int, index: int, weight: Tensor) -> I
         candidates = {}
         for where in elsewhere(step, index - 1):
             source = call_at(step, number, where.shift)
-            old = None if source is None else there(source.trace.pre_activations[:-1], where.layer)
+            old = None if source is None else there(source.pre_activations[:-1], where.layer)
             if old is not None and old.shape == z.shape:
                 kind, words = where.of("the derivative is that", index - 1)
                 kind = "mask" if not where.shift and name in KINKED else kind
@@ -310,6 +311,6 @@ def _below(step: Step, call: Call, number: int, index: int, weight: Tensor) -> I
         below,
         exact_below,
         ELEMENTWISE_ULPS * unit_of(below) * d_h.double().abs() + underflow_of(below),
-        lambda run: there(run.traces[number].d_pre_activations, index - 1),
+        lambda run: there(run.tapes[number].d_pre_activations, index - 1),
         more_derivative,
     )

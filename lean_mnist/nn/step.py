@@ -1,0 +1,120 @@
+"""One training step: the gradient of the mean loss of its batches, and the tape of every value that it computed.
+
+Checks read the tape and never compute the step's arithmetic again on the side: a pre-activation that is computed in
+another order of summation can fall on the other side of a kink.
+
+Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` classes; ``L`` layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lean_mnist.nn.modules import MLP
+
+Batch = tuple[Tensor, Tensor]  # features (B, D) and labels (B,) int64
+Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
+Gradients = Sequence[tuple[Tensor | None, Tensor | None]]  # of each layer's weight and bias; None where not computed
+
+RING_DEPTH = 2  # steps after a step during which its batch and its tape stay as they were (see nn.capture)
+
+
+@dataclass
+class StepTape:
+    """Values that one forward and backward of the mean loss of a batch computed.
+
+    The forward fills ``inputs``, ``pre_activations`` and ``loss_B``, the backward ``d_pre_activations`` and
+    ``d_inputs``. Lists have one entry a layer, first layer first, ``None`` where the backward did not go.
+    """
+
+    labels_B: Tensor
+    upstream: float = 1.0  # gradient of the step's loss in this batch's mean loss: its share of all examples
+    layers: Layers | None = None  # parameters that were used, where they are not those of the step being checked
+    inputs: list[Tensor] = field(default_factory=list)  # h_0 = x, h_1, …, h_{L−1}: the input of each dense layer
+    pre_activations: list[Tensor] = field(default_factory=list)  # z_1 … z_L, the last the logits
+    d_pre_activations: list[Tensor | None] = field(default_factory=list)  # dz_1 … dz_L
+    d_inputs: list[Tensor | None] = field(default_factory=list)  # dh_0 … dh_{L−1}
+    loss_B: Tensor | None = None
+    static: bool = False  # whether later steps write their values into these very tensors (see nn.capture)
+
+
+class StepResult(NamedTuple):
+    """Mean loss over all examples of a step's batches, its gradient, and one tape a batch."""
+
+    loss: Tensor
+    gradients: Gradients
+    tapes: list[StepTape]
+
+
+def put_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
+    """Compute the gradient of the mean loss over all examples of ``batches``, and put it into ``.grad``.
+
+    Tensors that stand in ``.grad`` before are written over. Raises ``ArgumentError`` for batches that do not fit.
+    """
+    pairs = model.parameter_pairs()
+    standing = None if pairs[0][0].grad is None else [(w.grad, None if b is None else b.grad) for w, b in pairs]
+    result = compute_gradients(model, batches, standing)  # type: ignore[arg-type]  # all of them stand, or none
+    if standing is None:
+        for pair, found in zip(pairs, result.gradients, strict=True):
+            for parameter, gradient in zip(pair, found, strict=True):
+                if parameter is not None:
+                    parameter.grad = gradient
+    return result
+
+
+def compute_gradients(model: MLP, batches: Sequence[Batch], into: Layers | None = None) -> StepResult:
+    """Compute the gradient of the mean loss over all examples of at least one batch; ``.grad`` stays as it is."""
+    tapes = [StepTape(labels, share) for (_, labels), share in zip(batches, shares_of(batches), strict=True)]
+    loss, gradients = model.loss_and_gradients(*batches[0], tapes[0].upstream, tapes[0], into)
+    if len(batches) > 1:
+        loss = tapes[0].upstream * loss
+    for batch, tape in zip(batches[1:], tapes[1:], strict=True):
+        more, further = model.loss_and_gradients(*batch, tape.upstream, tape)
+        loss = loss + tape.upstream * more
+        for pair, found in zip(gradients, further, strict=True):
+            for total, gradient in zip(pair, found, strict=True):
+                if total is not None and gradient is not None:
+                    total += gradient
+    return StepResult(loss, gradients, tapes)
+
+
+def shares_of(batches: Sequence[Batch]) -> list[float]:
+    """Number of examples of each batch as a fraction of all: the upstream gradient of its mean loss."""
+    total = sum(len(labels) for _, labels in batches)
+    return [len(labels) / max(1, total) for _, labels in batches]
+
+
+def names_of(model: MLP) -> list[tuple[str, str | None]]:
+    """Names of each layer's weight and bias, as in ``model.named_parameters()``."""
+    return names_of_layers(model.weights_and_biases())
+
+
+def names_of_layers(layers: Layers) -> list[tuple[str, str | None]]:
+    """Names of each layer's weight and bias in a network with these ``layers``."""
+    return [(f"layers.{i}.weight", None if bias is None else f"layers.{i}.bias") for i, (_, bias) in enumerate(layers)]
+
+
+def layers_of(model: MLP) -> list[tuple[Tensor, Tensor | None]]:
+    """Each layer's weight ``(H, D)`` and bias ``(H,)`` as the network multiplies by them, detached.
+
+    ``requires_grad`` is that of the parameters: it says which gradients a step must have given.
+    """
+    detached = [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
+    for tensors, parameters in zip(detached, model.parameter_pairs(), strict=True):
+        for tensor, parameter in zip(tensors, parameters, strict=True):
+            if tensor is not None and parameter is not None:
+                tensor.requires_grad_(parameter.requires_grad)
+    return detached
+
+
+def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
+    """``.grad`` of each layer's weight and bias.
+
+    This is the gradient at the weights of :func:`layers_of`, also where a network makes these from its parameters by
+    rounding them (straight-through).
+    """
+    return [(weight.grad, None if bias is None else bias.grad) for weight, bias in model.parameter_pairs()]
