@@ -18,7 +18,7 @@ from lean_mnist.audit.subproblem import GradcheckResult, gradcheck_subproblem
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.crosscheck.comparison import Divergence, compare
-from lean_mnist.crosscheck.functions.diagnosis import diagnose
+from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.enclosure import GradientBound, enclose_model_gradients
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import StepTape, layers_of

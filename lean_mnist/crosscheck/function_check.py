@@ -1,6 +1,6 @@
 """``check_function``: is the backward of any ``torch.autograd.Function`` the derivative of its forward?
 
-The rules are in ``lean_mnist.crosscheck.functions``: four oracles, each with an error of its own instead of a chosen
+The rules are in ``lean_mnist.crosscheck.rules``: four oracles, each with an error of its own instead of a chosen
 tolerance, and the contract that every Function owes. This module asks them in turn.
 """
 
@@ -14,17 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lean_mnist.crosscheck.bundle import Question
+from lean_mnist.crosscheck.calls import CallFailed, Evaluated, Subject, norm, one_line
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.functions import batches, contracts, differences, higher, low_precision, oracles, usage
-from lean_mnist.crosscheck.functions import gradcheck as gradchecks
-from lean_mnist.crosscheck.functions.answers import reference_outputs
-from lean_mnist.crosscheck.functions.bundle import Question
-from lean_mnist.crosscheck.functions.calls import CallFailed, Evaluated, Subject, norm, one_line
-from lean_mnist.crosscheck.functions.context import Context, takes_float64
-from lean_mnist.crosscheck.functions.gradcheck import GRADCHECK_NUMBERS
-from lean_mnist.crosscheck.functions.report import FunctionReport
-from lean_mnist.crosscheck.functions.usage import same
-from lean_mnist.crosscheck.functions.verdicts import Finding, failed
+from lean_mnist.crosscheck.context import Context, takes_float64
+from lean_mnist.crosscheck.numerics import differences
+from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
+from lean_mnist.crosscheck.report import Finding, FunctionReport, failed
+from lean_mnist.crosscheck.rules import batches, low_precision
+from lean_mnist.crosscheck.rules import double_backward as higher
+from lean_mnist.crosscheck.rules import gradcheck as gradchecks
+from lean_mnist.crosscheck.rules import linearity_and_layout as contracts
+from lean_mnist.crosscheck.rules import purity_and_determinism as usage
+from lean_mnist.crosscheck.rules import reference as oracles
+from lean_mnist.crosscheck.rules.gradcheck import GRADCHECK_NUMBERS
+from lean_mnist.crosscheck.rules.purity_and_determinism import same
 from lean_mnist.errors import ArgumentError, nearest
 
 __all__ = ["GRADCHECK_NUMBERS", "RULES", "FunctionReport", "check_function"]

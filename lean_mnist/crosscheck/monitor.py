@@ -34,9 +34,8 @@ import torch
 from torch import Tensor, nn
 
 from lean_mnist import torch_internals
-from lean_mnist.crosscheck.functions.module_check import ModuleReport, check_recorded
-from lean_mnist.crosscheck.functions.nodes import custom_nodes
-from lean_mnist.crosscheck.functions.recording import (
+from lean_mnist.crosscheck.module_calls import (
+    ModuleReference,
     Recorded,
     autocast_states,
     floating,
@@ -45,7 +44,8 @@ from lean_mnist.crosscheck.functions.recording import (
     random_states,
     tensors_in,
 )
-from lean_mnist.crosscheck.functions.replaying import ModuleReference
+from lean_mnist.crosscheck.module_check import ModuleReport, check_recorded
+from lean_mnist.crosscheck.nodes import custom_nodes
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 KEPT_REPORTS = 10_000

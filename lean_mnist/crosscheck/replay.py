@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(
         Options, sys.argv[1:] if arguments is None else arguments, prog="python -m lean_mnist.crosscheck.replay"
     )
-    from lean_mnist.crosscheck.functions.bundle import STEP, load_bundle
+    from lean_mnist.crosscheck.bundle import STEP, load_bundle
     from lean_mnist.errors import ArgumentError
 
     content = load_bundle(options.bundle)
@@ -64,8 +64,8 @@ def _versions(content: dict[str, Any]) -> str:
 
 
 def _replay_function(options: Options, content: dict[str, Any]) -> bool:
+    from lean_mnist.crosscheck.bundle import resolve
     from lean_mnist.crosscheck.function_check import check_function
-    from lean_mnist.crosscheck.functions.bundle import resolve
     from lean_mnist.errors import ArgumentError
 
     functions = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from lean_mnist.crosscheck.functions.report import FunctionReport
+    from lean_mnist.crosscheck.report import FunctionReport
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class Mutant:
     ``new_fault`` makes a fresh fault, since some remember earlier calls. ``condition`` names an entry of
     ``conditions.CONDITIONS``. ``source`` is ``owner/repo#number`` where the fault replays one that was shipped.
     ``equivalent_when`` says for which configurations the faulty backward is right after all; empty if for none.
-    ``kinds`` are the names (of ``diagnosis.KINDS``) that a diagnosis may honestly give the fault: one, or two where
+    ``kinds`` are those (``crosscheck.diagnosis.Kind``) that a diagnosis may honestly give the fault: one, or two where
     both say what the code does.
     """
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from lean_mnist.crosscheck.diagnosis.likely import likely_kind
 from lean_mnist.crosscheck.function_check import check_function
-from lean_mnist.crosscheck.functions.likely import likely_kind
 from lean_mnist.mutants.cases import cases
 from lean_mnist.mutants.conditions import CONDITIONS
 from lean_mnist.mutants.corpus import MUTANTS
@@ -109,7 +109,7 @@ def refused(function: Any, reference: Any, inputs: Any, seed: int) -> Refusal | 
         return None
     lines = [line.strip() for line in str(report).splitlines()]
     line = next((line for line in lines[1:] if "FAILED" in line or "failed" in line), lines[0])
-    return Refusal(line, likely_kind(report.findings))
+    return Refusal(line, likely_kind(report.findings) or "")
 
 
 def refusal(function: Any, reference: Any, inputs: Any, seed: int) -> str:

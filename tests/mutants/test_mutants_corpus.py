@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.crosscheck.functions.diagnosis import KINDS
+from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.errors import ArgumentError
 from lean_mnist.mutants import CONDITIONS, MUTANTS, mutant_named, planted
 from lean_mnist.mutants.conditions import observe
@@ -81,10 +81,10 @@ def test_every_mutant_has_its_true_class_and_seldom_two() -> None:
     assert set(TRUE_KINDS) == set(NAMES)
     for mutant in MUTANTS:
         assert mutant.kinds == TRUE_KINDS[mutant.name]
-        assert set(mutant.kinds) <= set(KINDS)
+        assert set(mutant.kinds) <= set(Kind)
         assert 1 <= len(set(mutant.kinds)) == len(mutant.kinds) <= 2
     assert sum(len(mutant.kinds) > 1 for mutant in MUTANTS) <= len(MUTANTS) / 10
-    assert {kind for mutant in MUTANTS for kind in mutant.kinds} == set(KINDS)
+    assert {kind for mutant in MUTANTS for kind in mutant.kinds} == set(Kind)
 
 
 def test_every_condition_is_used() -> None:

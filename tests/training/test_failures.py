@@ -14,7 +14,7 @@ import torch
 from lean_mnist import files, train
 from lean_mnist.audit.steps.bundle import replay_step
 from lean_mnist.crosscheck import replay
-from lean_mnist.crosscheck.functions.bundle import load_bundle
+from lean_mnist.crosscheck.bundle import load_bundle
 from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.nn.step import put_gradients

@@ -14,7 +14,7 @@ from torch import Tensor
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.screen import StepScreen
 from lean_mnist.audit.training_check import CheckResult, TrainingCheck
-from lean_mnist.crosscheck.functions.bundle import STEP, envelope, write_bundle
+from lean_mnist.crosscheck.bundle import STEP, envelope, write_bundle
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import network_of

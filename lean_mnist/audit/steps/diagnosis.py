@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lean_mnist.audit.steps.links import Link, links_of
 from lean_mnist.audit.steps.record import Step
-from lean_mnist.crosscheck.functions.diagnosis import Diagnosis, diagnose
+from lean_mnist.crosscheck.diagnosis import Basis, Diagnosis, Kind, diagnose
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ def first_fault(step: Step) -> StepFault | None:
 def _explain(link: Link, step: Step) -> Diagnosis:
     options: dict[str, Any] = {"tolerance": link.allowed, "sizes": step.sizes, **link.more()}
     found = diagnose(link.ours, link.exact, **options)
-    words = [name.partition(": ")[2] for name in options.get("candidates", ())]
-    if found.kind in ("NaN", "stale value") or found.text in words:
+    if found.kind in (Kind.NAN, Kind.STALE_VALUE) or found.basis is Basis.IDENTIFIED:
         return found  # it is known whose value this is, whatever another run gives
     if step.again is not None:
         try:
@@ -65,8 +64,8 @@ def _explain(link: Link, step: Step) -> Diagnosis:
             repeated = torch.full_like(link.ours, torch.nan)
         if repeated is not None and _differ(link, repeated):
             text = f"the same backward, run again, gives another result; this time: {found.text}"
-            return replace(found, kind="nondeterminism", text=text)
-    if link.implied is not None and found.kind in ("missing term", "precision", "wrong values"):
+            return replace(found, kind=Kind.NONDETERMINISM, text=text)
+    if link.implied is not None and found.kind in (Kind.MISSING_TERM, Kind.PRECISION, Kind.WRONG_VALUES):
         return _probabilities(link, found)
     return found
 
@@ -77,17 +76,13 @@ def _probabilities(link: Link, found: Diagnosis) -> Diagnosis:
     ours, exact = link.implied(link.ours.double()), link.implied(link.exact)
     slack = float(link.allowed.amax() * (ours - exact).norm() / (link.ours.double() - link.exact).norm())
     view = diagnose(ours, exact, tolerance=slack)
-    if view.kind == "clipping":
+    if view.kind is Kind.CLIPPING:
         return replace(found, kind=view.kind, text=f"as if the probabilities were {view.text}")
-    if _vague(found) and bool((ours >= -slack).all()) and bool(((ours.sum(1) - 1).abs() <= 1e-4).all()):
+    if found.basis is Basis.VAGUE and bool((ours >= -slack).all()) and bool(((ours.sum(1) - 1).abs() <= 1e-4).all()):
         p, right = float(ours[found.index]), float(exact[found.index])
         text = f"as if with other probabilities than softmax's, {p:.4g} instead of {right:.4g}"
-        return replace(found, kind="derivative", text=text)
+        return replace(found, kind=Kind.DERIVATIVE, text=text)
     return found
-
-
-def _vague(found: Diagnosis) -> bool:
-    return found.kind == "wrong values" or found.text.startswith("cosine")
 
 
 def _differ(link: Link, repeated: Tensor) -> bool:

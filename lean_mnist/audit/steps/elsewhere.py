@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.audit.steps.record import Step, there
+from lean_mnist.crosscheck.diagnosis import Candidate, Kind
 from lean_mnist.nn.step import RING_DEPTH, StepTape
 
 NAMES = ("the call before", "two calls before")
@@ -29,12 +30,12 @@ class Where(NamedTuple):
     shift: int
     layer: int
 
-    def of(self, what: str, own: int) -> tuple[str, str]:
+    def of(self, what: str, own: int) -> tuple[Kind, str]:
         """The kind of such a fault, and in words whose ``what`` it is."""
         layer = "" if self.layer == own else f" of layer {self.layer}"
         if not self.shift:
-            return "swapped tensors", f"{what}{layer}"
-        return "stale value", f"{what}{layer} of {NAMES[self.shift - 1]}"
+            return Kind.SWAPPED_TENSORS, f"{what}{layer}"
+        return Kind.STALE_VALUE, f"{what}{layer} of {NAMES[self.shift - 1]}"
 
 
 def elsewhere(step: Step, own: int) -> Iterator[Where]:
@@ -45,9 +46,9 @@ def elsewhere(step: Step, own: int) -> Iterator[Where]:
             yield Where(shift, layer)
 
 
-def from_elsewhere(step: Step, index: int, shape: torch.Size) -> dict[str, Tensor]:
+def from_elsewhere(step: Step, index: int, shape: torch.Size) -> list[Candidate]:
     """What dW is if the gradients, the inputs or both are those of other layers or calls."""
-    candidates, here = {}, Where(0, index)
+    candidates, here = list[Candidate](), Where(0, index)
     for where in elsewhere(step, index):
         for words, d_z, h in (
             ("this is the gradient", where, where),
@@ -56,7 +57,7 @@ def from_elsewhere(step: Step, index: int, shape: torch.Size) -> dict[str, Tenso
         ):
             total = formed_of(step, d_z, h)
             if total is not None and total.shape == shape:
-                candidates[": ".join(where.of(words, index))] = total
+                candidates.append(Candidate(*where.of(words, index), total))
     return candidates
 
 

@@ -30,7 +30,7 @@ from lean_mnist.audit.steps.rounding import (
     underflow_of,
     unit_of,
 )
-from lean_mnist.crosscheck.functions.explanations import Pointwise, Product
+from lean_mnist.crosscheck.diagnosis import Candidate, Kind, Pointwise, Product
 from lean_mnist.nn.step import StepResult, StepTape
 
 
@@ -145,33 +145,36 @@ def _logits(step: Step, call: StepTape, number: int) -> Iterator[Link]:
     allowed = ELEMENTWISE_ULPS * unit_of(found) * abs(scale) * sizes + underflow_of(found)
 
     def more() -> Mapping[str, Any]:
-        candidates = {}
+        candidates = list[Candidate]()
         for shift, past in enumerate(calls_before(step, number), start=1):
             old = _softmax(step.loss, past.pre_activations[-1], past.labels_B, call.upstream)
             if old.s_BC.shape == s.shape:
                 of = NAMES[shift - 1]
-                candidates[f"stale value: probabilities and labels are those of {of}"] = gradient(
-                    old.p_BC, old.q_BC, old.s_BC
-                )
-                candidates[f"stale value: the probabilities are those of {of}"] = gradient(old.p_BC, q, old.s_BC)
-                candidates[f"stale value: the labels are those of {of}"] = gradient(p, old.q_BC, s)
+                for whose, model in (
+                    ("probabilities and labels", gradient(old.p_BC, old.q_BC, old.s_BC)),
+                    ("the probabilities", gradient(old.p_BC, q, old.s_BC)),
+                    ("the labels", gradient(p, old.q_BC, s)),
+                ):
+                    candidates.append(Candidate(Kind.STALE_VALUE, f"{whose} are those of {of}", model))
         if call.upstream != 1:
-            candidates["upstream ignored: this is the gradient for an upstream gradient of 1"] = exact / call.upstream
+            candidates.append(
+                Candidate(
+                    Kind.UPSTREAM_IGNORED, "this is the gradient for an upstream gradient of 1", exact / call.upstream
+                )
+            )
             for dtype in (torch.float16, torch.bfloat16):
                 rounded = float(torch.tensor(call.upstream).to(dtype))
                 if rounded != call.upstream:
-                    text = f"precision: the upstream gradient {call.upstream:.6g} was rounded to {dtype}".replace(
-                        "torch.", ""
-                    )
-                    candidates[text] = exact * (rounded / call.upstream)
+                    text = f"the upstream gradient {call.upstream:.6g} was rounded to {dtype}".replace("torch.", "")
+                    candidates.append(Candidate(Kind.PRECISION, text, exact * (rounded / call.upstream)))
         along = exact / scale if scale else exact
         twice = scale * p * (along - (p * along).sum(1, keepdim=True))
-        candidates["derivative: softmax's is applied twice"] = twice
+        candidates.append(Candidate(Kind.DERIVATIVE, "softmax's is applied twice", twice))
         # Labels of other classes: what is subtracted from p is one class an example, but not the label.
         subtracted = (p + penalty * s - found.double() / scale).nan_to_num()
         others = F.one_hot(subtracted.argmax(1), s.shape[1]) * (1 - step.loss.label_smoothing)
         others = others + step.loss.label_smoothing / s.shape[1]
-        candidates["row or column swap: the targets are those of other classes"] = gradient(p, others, s)
+        candidates.append(Candidate(Kind.PERMUTATION, "the targets are those of other classes", gradient(p, others, s)))
         terms = {
             "the one-hot targets": scale * onehot,
             "the logits": scale * s,
@@ -227,13 +230,17 @@ def _gradients(step: Step, index: int) -> Iterator[Link]:
     column = product_of(d_z.T, ones, _coarser(ours, d_z))
 
     def more_bias() -> Mapping[str, Any]:
-        candidates = {}
+        candidates = list[Candidate]()
         if d_z.shape[0] == d_z.shape[1]:
-            candidates["transpose: summed over the units, not over the examples"] = d_z.double().sum(1)
+            candidates.append(
+                Candidate(Kind.TRANSPOSE, "summed over the units, not over the examples", d_z.double().sum(1))
+            )
         for shift, past in enumerate(calls_before(step, 0), start=1):
             before = there(past.d_pre_activations, index)
             if before is not None:
-                candidates[f"stale value: this is the gradient of {NAMES[shift - 1]}"] = before.double().sum(0)
+                candidates.append(
+                    Candidate(Kind.STALE_VALUE, f"this is the gradient of {NAMES[shift - 1]}", before.double().sum(0))
+                )
         return {"candidates": candidates, "terms": {str(bias_name): bias}, "product": Product(d_z.T, ones, "example")}
 
     yield Link(
@@ -257,9 +264,9 @@ def _below(step: Step, call: StepTape, number: int, index: int, weight: Tensor) 
     product = product_of(d_z, weight, d_h)
 
     def more_product() -> Mapping[str, Any]:
-        candidates = {}
+        candidates = list[Candidate]()
         if weight.shape[0] == weight.shape[1]:
-            candidates["transpose: multiplied by Wᵀ, not by W"] = d_z.double() @ weight.T
+            candidates.append(Candidate(Kind.TRANSPOSE, "multiplied by Wᵀ, not by W", d_z.double() @ weight.T))
         for where in elsewhere(step, index):
             source = call_at(step, number, where.shift)
             before = None if source is None else there(source.d_pre_activations, where.layer)
@@ -267,11 +274,11 @@ def _below(step: Step, call: StepTape, number: int, index: int, weight: Tensor) 
                 continue
             other = step.layers[where.layer][0].double()
             if before.shape == d_z.shape and other.shape == weight.shape:
-                candidates[": ".join(where.of("this is the gradient", index))] = before.double() @ other
+                candidates.append(Candidate(*where.of("this is the gradient", index), before.double() @ other))
             if where.shift:
                 other = (source.layers or step.layers)[where.layer][0]
             if other.shape == weight.shape:
-                candidates[": ".join(where.of("formed with the weight", index))] = d_z.double() @ other.double()
+                candidates.append(Candidate(*where.of("formed with the weight", index), d_z.double() @ other.double()))
         return {"candidates": candidates, "product": Product(d_z, weight, "unit")}
 
     yield Link(
@@ -291,18 +298,18 @@ def _below(step: Step, call: StepTape, number: int, index: int, weight: Tensor) 
     exact_below = d_h.double() * derivative_of(name, z.double())
 
     def more_derivative() -> Mapping[str, Any]:
-        candidates = {}
+        candidates = list[Candidate]()
         for where in elsewhere(step, index - 1):
             source = call_at(step, number, where.shift)
             old = None if source is None else there(source.pre_activations[:-1], where.layer)
             if old is not None and old.shape == z.shape:
                 kind, words = where.of("the derivative is that", index - 1)
-                kind = "mask" if not where.shift and name in KINKED else kind
-                candidates[f"{kind}: {words}"] = d_h.double() * derivative_of(name, old.double())
+                kind = Kind.MASK if not where.shift and name in KINKED else kind
+                candidates.append(Candidate(kind, words, d_h.double() * derivative_of(name, old.double())))
         slope = derivative_of(name, z.double())
-        candidates["derivative: it is applied twice"] = exact_below * slope
+        candidates.append(Candidate(Kind.DERIVATIVE, "it is applied twice", exact_below * slope))
         if name not in KINKED:
-            candidates["derivative: it is not applied"] = d_h.double()
+            candidates.append(Candidate(Kind.DERIVATIVE, "it is not applied", d_h.double()))
         return {"candidates": candidates, "pointwise": Pointwise(z, d_h)}
 
     yield Link(

@@ -1,0 +1,161 @@
+"""A repro bundle: all that is needed to ask the same question again, in one file that ``torch.load`` reads safely.
+
+There are two kinds: of a call of ``check_function``, written here, and of a training step (``steps.bundle``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lean_mnist.errors import ArgumentError, CheckpointError
+from lean_mnist.files import write_atomically
+from lean_mnist.version import __version__
+
+if TYPE_CHECKING:
+    from lean_mnist.crosscheck.report import FunctionReport
+
+FORMAT = "lean_mnist repro bundle"
+FORMAT_VERSION = 1
+_PLAIN = (type(None), bool, int, float, str, torch.dtype)
+FUNCTION, STEP = "function", "training step"
+_KEYS = {
+    FUNCTION: ("function", "reference", "inputs", "requires_grad", "seed", "options", "verdict", "report", "versions"),
+    STEP: (
+        "step", "message", "architecture", "loss_options", "weights", "requires_grad", "gradients", "loss", "batches",
+        "past", "computed", "seeds", "config", "versions",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    """What ``check_function`` was asked: the functions, copies of the inputs, and the options."""
+
+    function: Callable[..., Any]
+    reference: Callable[..., Any] | None
+    inputs: tuple[Any, ...]
+    requires_grad: tuple[bool, ...]
+    options: dict[str, Any]
+
+
+def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
+    """Write the bundle. Raises ``ArgumentError`` for an input that is neither a tensor nor a plain value."""
+    for i, x in enumerate(question.inputs):
+        if not _storable(x):
+            raise ArgumentError(f"save_bundle: input {i}: expected a tensor or a plain value, found {type(x).__name__}")
+    content = {
+        **envelope(FUNCTION),
+        "function": import_path(question.function),
+        "reference": None if question.reference is None else import_path(question.reference),
+        "has_reference": question.reference is not None,
+        "inputs": list(question.inputs),
+        "requires_grad": list(question.requires_grad),
+        "seed": report.seed,
+        "options": {name: value for name, value in question.options.items() if _storable(value)},
+        "verdict": "passed" if report.ok else "failed",
+        "report": str(report),
+    }
+    write_bundle(path, content)
+
+
+def envelope(kind: str) -> dict[str, Any]:
+    """What every bundle begins with: its format and kind, and the versions that wrote it."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "versions": {
+            "lean_mnist": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+    }
+
+
+def write_bundle(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` to ``path``, whole or not at all; raises ``OSError`` if it cannot."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_bundle(path: Path) -> dict[str, Any]:
+    """The content of a bundle of either ``kind``; raises ``CheckpointError`` if it is damaged or not one."""
+    try:
+        content = torch.load(path, map_location=None, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError):
+        raise CheckpointError(
+            f"{path}: expected a repro bundle, found something that torch.load does not read"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected a repro bundle, found another torch.save file")
+    if content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version")
+        raise CheckpointError(f"{path}: expected a bundle of format version {FORMAT_VERSION}, found {found}")
+    kind = content.setdefault("kind", FUNCTION)  # the first bundles were all of that kind and did not say so
+    if kind not in _KEYS:
+        raise CheckpointError(f"{path}: expected a bundle of a {' or a '.join(_KEYS)}, found one of {kind!r}")
+    missing = [key for key in _KEYS[kind] if key not in content]
+    if missing:
+        raise CheckpointError(f"{path}: a damaged bundle, without {', '.join(missing)}")
+    return content
+
+
+def _storable(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_storable(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _storable(item) for key, item in value.items())
+    return isinstance(value, (Tensor, *_PLAIN))
+
+
+def import_path(function: Callable[..., Any]) -> str | None:
+    """``"module:qualified.name"`` under which ``function`` can be imported again; ``None`` if there is no such name."""
+    owner = getattr(function, "__self__", None)
+    name = getattr(function, "__name__", "")
+    if isinstance(owner, type):
+        candidates = [(owner.__module__, f"{owner.__qualname__}.{name}")]
+    else:
+        modules = [getattr(function, "__module__", None), "torch", "torch.nn.functional"]
+        candidates = [(module, getattr(function, "__qualname__", name)) for module in modules if module]
+        candidates += [(module, name) for module in modules if module]
+    for module, qualified in candidates:
+        if module == "__main__":  # which is another program when the bundle is replayed
+            continue
+        try:
+            if resolve(f"{module}:{qualified}", "function") == function:
+                return f"{module}:{qualified}"
+        except ArgumentError:
+            continue
+    return None
+
+
+def resolve(path: str, what: str) -> Callable[..., Any]:
+    """What ``"module:qualified.name"`` names. Raises ``ArgumentError``, which says what is missing."""
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise ArgumentError(f"{what}: expected module:name, found {path!r}")
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise ArgumentError(f"{what}: cannot import {module} ({error})") from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ArgumentError(f"{what}: {module} has no {name}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ArgumentError(f"{what}: expected a function, found {path}, a {type(found).__name__}")
+    return found

@@ -1,0 +1,84 @@
+"""What is wrong with a tensor, and where: the likely class of a fault, from the wrong values beside the right ones.
+
+``diagnose`` tries explanations from the most to the least specific (``explanations``). Its answer is a hint for a
+person, never part of a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lean_mnist.crosscheck.diagnosis.explanations import EXPLANATIONS, ULPS, Case, Pointwise, Product
+from lean_mnist.crosscheck.diagnosis.kinds import Candidate, Diagnosis, Kind
+from lean_mnist.crosscheck.diagnosis.regions import region_of
+from lean_mnist.nn.parameters import unravelled
+
+
+@torch.no_grad()
+def diagnose(
+    ours: Tensor,
+    reference: Tensor,
+    upstream: Tensor | None = None,
+    *,
+    tolerance: float | Tensor | None = None,
+    candidates: Sequence[Candidate] = (),
+    terms: Mapping[str, Tensor] | None = None,
+    leftovers: Mapping[str, Tensor] | None = None,
+    sizes: Sequence[int] = (),
+    product: Product | None = None,
+    pointwise: Pointwise | None = None,
+) -> Diagnosis:
+    """The likely fault in ``ours``, a tensor of any shape that should equal ``reference``, of the same shape.
+
+    Args:
+        upstream: the upstream gradient, where its shape may say something.
+        tolerance: elements closer than this are right (a number, or one an element); by default 64 units of rounding
+            of ``ours``' precision.
+        candidates: what ``ours`` would be if certain faults had been made.
+        terms: by name, tensors of which a multiple may have been added (a weight: a decay that leaked in).
+        leftovers: the same, of earlier calls: a buffer that was not cleared.
+        sizes: numbers (of examples, of classes) that a wrong constant factor may be.
+        product: the matrix product that ``ours`` is, so that lost examples or units can be named.
+        pointwise: the elementwise product that ``ours`` is.
+    """
+    assert ours.shape == reference.shape, (ours.shape, reference.shape)
+    dtype = ours.dtype
+    a, b = ours.detach().double(), reference.detach().to(ours.device).double()
+    error = (a - b).abs()
+    if error.numel() == 0:
+        return Diagnosis(Kind.WRONG_VALUES, "nothing to compare", "nowhere", (), 0.0, 0.0)
+    index = unravelled(int(error.nan_to_num(nan=math.inf).argmax()), tuple(error.shape))
+    values = (index, float(a[index]), float(b[index]))
+    if not bool(a.isfinite().all()):
+        bad = region_of(~a.isfinite())
+        name = "NaN" if bool(a.isnan().any()) else "infinity"
+        return Diagnosis(Kind.NAN, f"{bad.count} of {bad.total} values are {name}", str(bad), *values)
+    if not bool(b.isfinite().all()):
+        return Diagnosis(Kind.WRONG_VALUES, "the reference is not finite", str(region_of(~b.isfinite())), *values)
+    unit = torch.finfo(dtype).eps / 2
+    if isinstance(tolerance, Tensor):
+        allowed, wrong = tolerance, error > tolerance
+    else:
+        flat = ULPS * unit * float(b.square().mean().sqrt()) if tolerance is None else tolerance
+        allowed = torch.full_like(b, flat)
+        wrong = error > torch.maximum(allowed, ULPS * unit * b.abs())
+    if not bool(wrong.any()):  # each element is close and still their sum of squares is not
+        wrong = error > 0
+    # Beside a gross error in some elements, what rounding did to the others is not part of the region.
+    wrong &= error > 1e-4 * error.max()
+    region = region_of(wrong, b != 0)
+    if isinstance(tolerance, Tensor):
+        # A bound for the worst of the elements is several times what rounding does to most of them.
+        allowed = allowed / 4
+    case = Case(
+        a, b, wrong, region, allowed, dtype, upstream, tuple(candidates), terms or {}, leftovers or {}, tuple(sizes),
+        product, pointwise,
+    )  # fmt: skip
+    for explanation in EXPLANATIONS:
+        for found in explanation(case):
+            return Diagnosis(found.kind, found.text, str(region), *values, found.basis)
+    raise AssertionError("the last explanation always applies")

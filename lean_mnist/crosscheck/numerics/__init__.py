@@ -1,0 +1,1 @@
+"""Reference outputs, directional differences, and how far rounding explains what is found."""

@@ -1,0 +1,1 @@
+"""The rules of ``check_function``: each asks one question of a Function and answers with findings."""

@@ -1,0 +1,165 @@
+"""The gradients under ``torch.autocast``: those without it, as far as the precision that it brought in lets them be.
+
+Autocast hands matrix products and their kin bfloat16, and leaves everything else alone. So a Function of which nothing
+was computed in a lower precision, and whose outputs are the same bit for bit, owes the gradients that it gives without
+autocast, to the rounding of their own precision. Elsewhere gradients may be off by the rounding of bfloat16. How much
+that is, is measured: by how far they scatter when every rounding on the way is drawn anew (``jitter``), a computation
+in bfloat16 in bfloat16's last place.
+
+Rounding errors are many and of both signs; a wrong factor is one. So beside the size of the difference, the factor by
+which the gradient is larger than without autocast is held against how far it scatters, and of many numbers it does not
+scatter far.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lean_mnist.crosscheck.calls import CallFailed, Upstream, copies, norm, one_line
+from lean_mnist.crosscheck.context import Context
+from lean_mnist.crosscheck.diagnosis import diagnose
+from lean_mnist.crosscheck.numerics.perturbation import Jitter, rounded_anew
+from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
+from lean_mnist.crosscheck.rules.linearity_and_layout import different
+from lean_mnist.crosscheck.rules.purity_and_determinism import same
+from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
+
+AUTOCAST = "autocast"
+REFUSED = "refused with an error"
+BFLOAT16_UNIT = torch.finfo(torch.bfloat16).eps / 2
+LOWERED = (torch.bfloat16, torch.float16)
+# The least that rounding explains, in units of bfloat16's rounding, and how many times what is seen to
+# scatter. A result that is moved by a unit in its last place scatters about three times as far as rounding moves it.
+FLOOR_UNITS = 2.0
+SPREAD_FACTOR = 3.0
+# So often are roundings drawn anew before a difference counts. Seldom are so many needed, but a pre-activation that
+# rounding puts on the other side of a kink, and with it much of a small gradient, does so in some of the draws only.
+DRAWS = 24
+
+
+def autocast(ctx: Context) -> list[Finding]:
+    """Under ``torch.autocast`` in bfloat16: an error, or the gradients without it, as its precision lets them be."""
+    device = ctx.subject.inputs[ctx.checked[0]].device.type
+    if torch.float32 not in ctx.dtypes:
+        return [not_applicable(AUTOCAST, "it acts on float32 inputs only")]
+    if not torch.amp.is_autocast_available(device):
+        return [not_applicable(AUTOCAST, f"there is none on {device}")]
+    upstream = ctx.gaussian()
+    expected = ctx.gradients(upstream)
+    texts: list[str] = []
+    for words, whole in (("the forward", False), ("forward and backward", True)):
+        try:
+            outputs, found = _under_autocast(ctx, upstream, device, whole)
+            lowered = not _same_bits(outputs, ctx.outputs) or _computes_lower(ctx, upstream, device, whole)
+            if lowered:
+                again = functools.partial(_again, ctx, upstream, device, whole)
+                places = unexplained(found, expected, again)
+            else:
+                places = different(ctx, found, expected, upstream)
+        except CallFailed as failure:
+            texts.append(f"{REFUSED} (its {one_line(failure, 120)})")
+            continue
+        if places:
+            return [_wrong(words, lowered, found[place], expected[place], ctx.name(place)) for place in places]
+        texts.append("within bfloat16's precision" if lowered else "the same as without it")
+    return [passed(AUTOCAST, "; ".join(dict.fromkeys(texts)))]
+
+
+def _wrong(words: str, lowered: bool, found: Tensor, expected: Tensor, name: str) -> Finding:
+    text = f"{words} under it give another gradient"
+    tolerance = 0.05 * norm(expected) / max(expected.numel(), 1) ** 0.5 if lowered else None
+    if not lowered:
+        text += ", though nothing was computed in a lower precision"
+    return failed(AUTOCAST, text, name, diagnose(found, expected, tolerance=tolerance))
+
+
+def unexplained(found: Sequence[Tensor], expected: Sequence[Tensor], again: Callable[[], list[Tensor]]) -> list[int]:
+    """The places where rounding to bfloat16 does not explain that ``found`` is not ``expected``.
+
+    ``again`` gives ``found`` with its roundings drawn anew. Numbers that are not finite are explained by nothing.
+    """
+    measures = [_measures(g, e, e) for g, e in zip(found, expected, strict=True)]
+    floor = [FLOOR_UNITS * BFLOAT16_UNIT * norm(e) + torch.finfo(torch.float32).tiny for e in expected]
+    allowed = [[least] * len(m) for least, m in zip(floor, measures, strict=True)]
+
+    def suspects() -> list[int]:
+        over = [any(not m <= a for m, a in zip(*both, strict=True)) for both in zip(measures, allowed, strict=True)]
+        return [place for place, wrong in enumerate(over) if wrong]
+
+    for _ in range(DRAWS):
+        if not suspects():
+            break
+        for place, drawn in enumerate(again()):
+            spread = _measures(drawn, found[place], expected[place])
+            explained = [floor[place] + SPREAD_FACTOR * s for s in spread if math.isfinite(s)]
+            allowed[place] = [max(pair) for pair in zip(allowed[place], explained or allowed[place], strict=True)]
+    return suspects()
+
+
+def _measures(a: Tensor, b: Tensor, direction: Tensor) -> tuple[float, float]:
+    """The size of ``a − b``, and that of its part along ``direction``."""
+    difference, along = a.double() - b.double(), direction.double()
+    part = abs(float((difference * along).sum())) / max(norm(along), torch.finfo(torch.float64).tiny)
+    return norm(difference), part
+
+
+def _again(ctx: Context, upstream: Upstream, device: str, whole: bool) -> list[Tensor]:
+    try:
+        with Jitter(ctx.generator):
+            return _under_autocast(ctx, upstream, device, whole)[1]
+    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
+        inputs = rounded_anew(ctx.subject, ctx.generator, BFLOAT16_UNIT)
+        return _under_autocast(ctx, upstream, device, whole, inputs)[1]
+
+
+def _under_autocast(
+    ctx: Context, upstream: Upstream, device: str, whole: bool, inputs: Sequence[Any] | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs and gradients with the forward, or the ``whole``, under autocast."""
+    with torch.autocast(device, torch.bfloat16):
+        evaluated = ctx.subject.call(inputs)
+        if whole:
+            found = evaluated.vjp(ctx.checked, copies(upstream))
+    if not whole:
+        found = evaluated.vjp(ctx.checked, copies(upstream))
+    gradients = [
+        torch.zeros_like(evaluated.leaves[i]) if g is None else g.detach()
+        for i, g in zip(ctx.checked, found, strict=True)
+    ]
+    return [y.detach() for y in evaluated.outputs], gradients
+
+
+def _same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    pairs = list(zip(found, expected, strict=False))
+    return len(found) == len(expected) and all(a.dtype == b.dtype and same(a, b) for a, b in pairs)
+
+
+class _Watch(DispatchMode):
+    """Notes whether any operation computes in a lower precision. Converting to one and back is no computation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lowered = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        results = [result] if isinstance(result, Tensor) else result if isinstance(result, (tuple, list)) else []
+        if not returns_a_view(func) and operation_name(func) not in ("_to_copy", "clone"):
+            self.lowered |= any(isinstance(x, Tensor) and x.dtype in LOWERED for x in results)
+        return result
+
+
+def _computes_lower(ctx: Context, upstream: Upstream, device: str, whole: bool) -> bool:
+    watch = _Watch()
+    try:
+        with watch:
+            _under_autocast(ctx, upstream, device, whole)
+    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
+        return True
+    return watch.lowered

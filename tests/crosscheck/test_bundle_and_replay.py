@@ -1,0 +1,142 @@
+"""A bundle holds the question; replaying it asks the same again, and says so by its exit status."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd import Function
+
+from lean_mnist.crosscheck import replay
+from lean_mnist.crosscheck.bundle import import_path, load_bundle, resolve
+from lean_mnist.crosscheck.function_check import FunctionReport, check_function
+from lean_mnist.errors import ArgumentError, CheckpointError
+from tests.support.function_corpus import RIGHT, Softmax, layer_norm
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class WrongSquare(Function):
+    @staticmethod
+    def forward(ctx: Any, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g):
+        return g * ctx.saved_tensors[0]
+
+
+def square(x):
+    return x * x
+
+
+def bundle(tmp_path: Path, function=WrongSquare.apply, reference=square, inputs=None, **options):
+    inputs = [torch.randn(4, 3, requires_grad=True)] if inputs is None else inputs
+    report = check_function(function, reference, inputs, seed=7, **options)
+    report.save_bundle(tmp_path / "check.pt")
+    return report, tmp_path / "check.pt"
+
+
+def test_a_bundle_opens_with_torch_alone_and_its_safe_default(tmp_path: Path) -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    report, path = bundle(tmp_path, inputs=[x], names=["x"])
+    content = torch.load(path)
+    assert content["function"] == f"{__name__}:WrongSquare.apply"
+    assert content["reference"] == f"{__name__}:square"
+    assert torch.equal(content["inputs"][0], x)
+    assert (content["seed"], content["verdict"], content["report"]) == (7, "failed", str(report))
+    assert content["options"]["names"] == ["x"]
+    assert content["versions"]["torch"] == torch.__version__
+
+
+def test_replay_prints_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, path = bundle(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        replay.main([str(path)])
+    assert stop.value.code == 3
+    recorded, replayed = capsys.readouterr().out.split("\n", 1)
+    assert recorded.startswith("recorded: failed, with lean_mnist ")
+    assert replayed.rstrip() == str(report)
+
+
+def test_replay_of_a_right_function_and_of_a_mended_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right = RIGHT["layer norm"]
+    _, path = bundle(tmp_path, right.function, layer_norm, right.inputs(0))
+    replay.main([str(path)])
+    assert "passed (seed 7)" in capsys.readouterr().out
+    _, path = bundle(tmp_path)
+    replay.main([str(path), "--function", "torch:square"])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    _, path = bundle(tmp_path)
+    command = [sys.executable, "-m", "lean_mnist.crosscheck.replay"]
+    done = subprocess.run([*command, path], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "FAILED  gradient of input 0" in done.stdout
+    with pytest.raises(CheckpointError, match=r"none.pt: no such file") as raised:
+        replay.main([str(tmp_path / "none.pt")])
+    assert raised.value.exit_status == 2
+
+
+def test_without_a_reference(tmp_path: Path) -> None:
+    _, path = bundle(tmp_path, reference=None)
+    assert load_bundle(path)["reference"] is None
+    with pytest.raises(SystemExit):
+        replay.main([str(path)])
+
+
+def test_what_has_no_importable_name_must_be_given(tmp_path: Path) -> None:
+    _, path = bundle(tmp_path, lambda x: WrongSquare.apply(x))
+    assert load_bundle(path)["function"] is None
+    with pytest.raises(
+        ArgumentError, match=r"function: the one that was checked has no importable name; give --function"
+    ):
+        replay.main([str(path)])
+    _, path = bundle(tmp_path, WrongSquare.apply, lambda x: x * x)
+    with pytest.raises(ArgumentError, match="reference: the one that was checked has no importable name"):
+        replay.main([str(path)])
+
+
+def test_inputs_that_cannot_be_kept(tmp_path: Path) -> None:
+    report = check_function(lambda x, f: f(x), lambda x, f: f(x), [torch.randn(3, requires_grad=True), torch.sin])
+    with pytest.raises(ArgumentError, match="save_bundle: input 1: expected a tensor or a plain value, found builtin"):
+        report.save_bundle(tmp_path / "check.pt")
+    with pytest.raises(ArgumentError, match="expected a report made by check_function"):
+        FunctionReport((), (), "passed", 0).save_bundle(tmp_path / "check.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "something that torch.load does not read"),
+        (b"not a bundle at all", "something that torch.load does not read"),
+        ({"a": 1}, "another torch.save file"),
+        ({"format": "lean_mnist repro bundle", "format_version": 9}, "format version 1, found 9"),
+        ({"format": "lean_mnist repro bundle", "format_version": 1}, "a damaged bundle, without function, reference"),
+    ],
+)
+def test_files_that_are_no_bundles(tmp_path: Path, content, message) -> None:
+    path = tmp_path / "file.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message):
+        load_bundle(path)
+
+
+def test_import_paths() -> None:
+    assert import_path(torch.square) == "torch:square"
+    assert import_path(torch.nn.functional.layer_norm) == "torch.nn.functional:layer_norm"
+    assert import_path(Softmax.apply) == "tests.support.function_corpus:Softmax.apply"
+    assert resolve("tests.support.function_corpus:Softmax.apply", "function") == Softmax.apply
+    assert import_path(lambda x: x) is None
+    for path, message in (
+        ("torch", "expected module:name, found 'torch'"),
+        ("no_such_module:f", "cannot import no_such_module"),
+        ("torch:no_such_name", "torch has no no_such_name"),
+        ("torch:pi", "expected a function, found torch:pi, a float"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            resolve(path, "function")

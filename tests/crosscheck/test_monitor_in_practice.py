@@ -1,0 +1,123 @@
+"""``GradientMonitor`` on what programs do: losses beside logits, backwards that fail, scaled losses, half precision."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lean_mnist.crosscheck.monitor import GradientMonitor
+from lean_mnist.errors import GradientMismatch
+from tests.crosscheck.test_monitor import WIDTH, Norm, at, spoilt
+from tests.support.function_corpus import RMSNorm
+
+
+class Direct(nn.Module):
+    """Calls its Function itself, and returns ``outputs(loss, logits)``."""
+
+    def __init__(self, outputs, function=RMSNorm) -> None:
+        super().__init__()
+        self.linear, self.weight = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.linspace(0.5, 1.5, WIDTH))
+        self.outputs, self.function = outputs, function
+
+    def forward(self, x):
+        logits = self.function.apply(self.linear(x), self.weight)
+        return self.outputs(logits.sin().mean(), logits)
+
+
+WRONG = spoilt(RMSNorm, at(0, lambda v: 1.1 * v))
+RETURNED = {
+    "loss and logits": lambda loss, logits: (loss, logits),
+    "logits and loss": lambda loss, logits: (logits, loss),
+    "one tensor twice": lambda loss, logits: (logits, logits),
+    "a view beside it": lambda loss, logits: (logits[0], logits),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
+def test_outputs_made_of_other_outputs(name, used) -> None:
+    for function, right in ((RMSNorm, True), (WRONG, False)):
+        torch.manual_seed(0)
+        model = Direct(RETURNED[name], function)
+        monitor = GradientMonitor(model, on_mismatch=lambda report: None, seed=0)
+        outputs = model(torch.randn(5, WIDTH))
+        sum(outputs[k].sin().sum() for k in used).backward()
+        (report,) = monitor.history
+        assert report.checked
+        assert report.ok is right, str(report)
+
+
+class FailsOnce(torch.autograd.Function):
+    failed = False
+
+    @staticmethod
+    def forward(ctx: Any, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g):
+        if not FailsOnce.failed:
+            FailsOnce.failed = True
+            raise RuntimeError("out of memory")
+        return g
+
+
+def test_it_goes_on_after_a_backward_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FailsOnce, "failed", False)
+    torch.manual_seed(0)
+    norm = Norm(WIDTH)
+    monitor = GradientMonitor(norm, every=1, seed=0)
+
+    def backward() -> None:
+        norm(FailsOnce.apply(torch.randn(5, WIDTH, requires_grad=True))).square().mean().backward()
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        backward()
+    backward()
+    assert [report.step for report in monitor.history] == [1]
+    norm.function = WRONG
+    with pytest.raises(GradientMismatch):
+        backward()
+
+
+def test_a_loss_scale_too_large_is_no_fault() -> None:
+    for scale, told in ((2.0**10, True), (2.0**40, False)):
+        torch.manual_seed(0)
+        model = Norm(WIDTH)
+        monitor = GradientMonitor(nn.Sequential(model), seed=0)
+        with torch.autocast("cpu", torch.float16):
+            loss = monitor.model(torch.randn(5, WIDTH)).half().float().sin().mean()
+        (scale * loss).backward()
+        (report,) = monitor.history
+        assert report.checked is told, str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_backward_inside_of_autocast(dtype: torch.dtype, inside) -> None:
+    for function, right in ((RMSNorm, True), (WRONG, False)):
+        torch.manual_seed(0)
+        model = nn.Sequential(Direct(lambda loss, logits: logits, function))
+        monitor = GradientMonitor(model, on_mismatch=lambda report: None, seed=0)
+        with torch.autocast("cpu", dtype):
+            loss = model(torch.randn(5, WIDTH)).float().sin().mean()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        (report,) = monitor.history
+        assert "passed  finite differences" in str(report) or not right, str(report)
+        assert report.ok is right, str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_throughout(dtype: torch.dtype) -> None:
+    for function, right in ((RMSNorm, True), (WRONG, False)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Norm(WIDTH, function)).to(dtype)
+        monitor = GradientMonitor(model, on_mismatch=lambda report: None, seed=0)
+        model(torch.randn(5, WIDTH, dtype=dtype)).float().sin().mean().backward()
+        (report,) = monitor.history
+        assert "passed  finite differences" in str(report) or not right, str(report)
+        assert report.ok is right, str(report)
