@@ -1,4 +1,4 @@
-"""What a learner is: predict, update, learn; and the facts about its size that a bound needs."""
+"""The interface of learners: predict, update, learn, and the size of the parameters in bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,8 +18,7 @@ P = TypeVar("P")
 
 Booleans = npt.NDArray[np.bool_]
 
-# 693147 / 10^6 < ln 2: a bound said to be vacuous is so.
-_LN_2_BELOW = Fraction(693_147, 1_000_000)
+_FIRST_BLOCK = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,22 +67,22 @@ class Learner(ABC, Generic[P]):
         """The labels (B,) of float32 ``x (B, n)``."""
 
     @abstractmethod
-    def update(self, parameters: P, examples: Examples, index: int) -> P:
-        """The parameters after example number ``index``: unchanged if it is predicted rightly."""
+    def mistaken(self, parameters: P, examples: Examples, index: int) -> P:
+        """The parameters after example number ``index`` was predicted wrongly."""
 
     @abstractmethod
     def bits(self, m: int) -> int:
-        """How many bits the parameters have, learnt from ``m`` examples: there are at most 2^bits of them."""
+        """The size of the parameters learnt from ``m`` examples: there are at most 2^bits of them."""
 
     @abstractmethod
     def state(self, parameters: P) -> bytes:
         """The parameters as bytes; equal where the parameters are."""
 
-    def epoch(self, parameters: P, examples: Examples) -> P:
-        """One pass over ``examples``, in order, by :meth:`update`; subclasses find the mistakes faster."""
-        for index in range(len(examples)):
-            parameters = self.update(parameters, examples, index)
-        return parameters
+    def update(self, parameters: P, examples: Examples, index: int) -> P:
+        """The parameters after example number ``index``: unchanged if it is predicted rightly."""
+        if self.predict(parameters, examples.x[index : index + 1])[0] == examples.label[index]:
+            return parameters
+        return self.mistaken(parameters, examples, index)
 
     def learn(
         self, examples: Examples, epochs: int, parameters: P | None = None, report: Callable[[int], None] | None = None
@@ -99,14 +97,14 @@ class Learner(ABC, Generic[P]):
         self.check(examples.x)
         if parameters is None:
             parameters = self.initial(examples)
-        walk = self.walker(examples)
+        predict = self.block_predictor(examples)
         seen: dict[bytes, int] = {hashlib.sha256(self.state(parameters)).digest(): 0}
         done = computed = 0
         while done < epochs:
-            parameters = walk(parameters)
+            parameters = self._epoch(parameters, examples, predict)
             done, computed = done + 1, computed + 1
             key = hashlib.sha256(self.state(parameters)).digest()
-            if key in seen:  # it goes round: leave out whole rounds
+            if key in seen:  # the parameters repeat: leave out whole rounds
                 period = done - seen[key]
                 done = epochs - (epochs - done) % period
                 seen = {}
@@ -115,9 +113,26 @@ class Learner(ABC, Generic[P]):
             report(computed)
         return parameters
 
-    def walker(self, examples: Examples) -> Callable[[P], P]:
-        """One epoch over ``examples`` as a function of the parameters; what they have in common is computed once."""
-        return lambda parameters: self.epoch(parameters, examples)
+    def block_predictor(self, examples: Examples) -> Callable[[P, int, int], Booleans]:
+        """A function ``(parameters, start, stop)`` that predicts a block of ``examples`` as :meth:`predict` does.
+
+        A subclass computes here, once, what all blocks have in common.
+        """
+        return lambda parameters, start, stop: self.predict(parameters, examples.x[start:stop])
+
+    def _epoch(self, parameters: P, examples: Examples, predict: Callable[[P, int, int], Booleans]) -> P:
+        """One pass of :meth:`update` over ``examples``, in order."""
+        start, width, m = 0, _FIRST_BLOCK, len(examples)
+        while start < m:
+            stop = min(start + width, m)
+            wrong = predict(parameters, start, stop) != examples.label[start:stop]
+            first = int(wrong.argmax())
+            if wrong[first]:
+                parameters = self.mistaken(parameters, examples, start + first)
+                start, width = start + first + 1, max(1, min(width, 2 * first + 1))
+            else:
+                start, width = stop, 2 * width
+        return parameters
 
     def check(self, x_Bn: Floats) -> None:
         """Raise ``ArgumentError`` unless ``x`` is float32 (B, n) with this learner's number of features."""
@@ -127,51 +142,11 @@ class Learner(ABC, Generic[P]):
             )
 
 
-class Oracle(Learner[P]):
-    """Parameters that were learnt elsewhere: it predicts with them and never changes them.
-
-    ``bits`` is the size of the hypothesis space that they come from, which must have been fixed before the data.
-    """
-
-    def __init__(self, parameters: P, predict: Callable[[P, Floats], Booleans], features: int, bits: int) -> None:
-        self.parameters, self.rule, self.features, self.size = parameters, predict, features, bits
-
-    def initial(self, examples: Examples) -> P:
-        return self.parameters
-
-    def predict(self, parameters: P, x_Bn: Floats) -> Booleans:
-        return self.rule(parameters, x_Bn)
-
-    def update(self, parameters: P, examples: Examples, index: int) -> P:
-        return self.parameters
-
-    def bits(self, m: int) -> int:
-        return self.size
-
-    def state(self, parameters: P) -> bytes:
-        return b""
-
-    def epoch(self, parameters: P, examples: Examples) -> P:
-        return self.parameters
-
-
 def correct(learner: Learner[P], parameters: P, examples: Examples) -> int:
-    """How many of ``examples`` are predicted rightly."""
+    """The number of ``examples`` that are predicted rightly."""
     return int((learner.predict(parameters, examples.x) == examples.label).sum())
 
 
-def accuracy(learner: Learner[P], parameters: P, examples: Examples) -> Fraction:
-    """The share of ``examples`` predicted rightly, exactly; ``ArgumentError`` if there are none."""
-    if len(examples) == 0:
-        raise ArgumentError("examples: none, expected at least 1")
-    return Fraction(correct(learner, parameters, examples), len(examples))
-
-
-def is_vacuous(bits: int, m: int) -> bool:
-    """Whether ``ε = √((B ln 2 + ln(1/δ)) / 2m)``, the union bound, is at least 1 whatever δ ≤ 1 is.
-
-    For a kernel perceptron it is so for every m, because its B grows with m: say that, and print no number.
-    """
-    if bits < 0 or m < 1:
-        raise ArgumentError(f"bits, m: {bits}, {m}, expected at least 0 and 1")
-    return bits * _LN_2_BELOW >= 2 * m
+def signs(label: Booleans) -> Floats:
+    """+1 where true, −1 where false, float32."""
+    return np.where(label, np.float32(1), np.float32(-1))

@@ -1,4 +1,4 @@
-"""Reads the text files of MLCERT's perceptron experiments."""
+"""The reader of the text files of MLCERT's perceptron experiments."""
 
 from __future__ import annotations
 
@@ -52,9 +52,6 @@ def _nearest_float32(text: str, where: str) -> np.float32:
     near = np.float32(value)
     # Rounding twice goes wrong only where the float64 lies exactly between two float32: then the decimal decides.
     if struct.unpack("<Q", struct.pack("<d", value))[0] & 0x1FFFFFFF == 0x10000000:
-        exact = Fraction(text)
-        if exact != Fraction(value):
-            towards = np.float32(math.inf if exact > Fraction(value) else -math.inf)
-            below = near if float(near) < value else np.nextafter(near, np.float32(-math.inf))
-            near = np.nextafter(below, towards) if towards > 0 else below
+        exact, around = Fraction(text), [np.nextafter(near, np.float32(end)) for end in (-math.inf, math.inf)]
+        near = min((near, *around), key=lambda end: (abs(Fraction(float(end)) - exact), int(end.view(np.uint32)) & 1))
     return near

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from lean_mnist.errors import ArgumentError
-from lean_mnist.generalization.learners.base import Booleans, Examples, Learner
+from lean_mnist.generalization.learners.base import Booleans, Examples, Learner, signs
 from lean_mnist.generalization.learners.sums import Floats, kernel_named, ordered_sum
 
-_FIRST_BLOCK, _LARGEST_TABLE = 16, 1 << 26
+_LARGEST_TABLE = 1 << 26
 
 
 class KernelParameters(NamedTuple):
-    """The training set and how often each of its examples was mistaken: float32 (m,)."""
+    """The training set and the number of mistakes on each of its examples: float32 (m,)."""
 
     support: Examples
     weights: Floats
@@ -31,61 +31,48 @@ class KernelPerceptron(Learner[KernelParameters]):
         self.features, self.kernel = features, kernel_named(kernel)
 
     def initial(self, examples: Examples) -> KernelParameters:
+        """All weights 0."""
         return KernelParameters(examples, np.zeros(len(examples), np.float32))
 
     def predict(self, parameters: KernelParameters, x_Bn: Floats) -> Booleans:
+        """``Σ_i (y_i a_i) K(x_i, x) > 0``, labels (B,)."""
         self.check(x_Bn)
         support, weights = parameters
         active = np.flatnonzero(weights)  # a term that is 0 changes no sum
         signed_S = signs(support.label[active]) * weights[active]
         return ordered_sum(signed_S[:, None] * self.kernel(support.x[active], x_Bn)) > 0
 
-    def update(self, parameters: KernelParameters, examples: Examples, index: int) -> KernelParameters:
+    def block_predictor(self, examples: Examples) -> Callable[[KernelParameters, int, int], Booleans]:
+        """As of any learner, from a table of the kernel of every pair of examples if 2^26 numbers hold it."""
+        if len(examples) ** 2 > _LARGEST_TABLE:
+            return super().block_predictor(examples)
+        table, y_m = self.kernel(examples.x, examples.x), signs(examples.label)
+
+        def predict(parameters: KernelParameters, start: int, stop: int) -> Booleans:
+            _check_same(parameters, examples)
+            active = np.flatnonzero(parameters.weights)
+            signed_S = y_m[active] * parameters.weights[active]
+            return ordered_sum(signed_S[:, None] * table[active, start:stop]) > 0
+
+        return predict
+
+    def mistaken(self, parameters: KernelParameters, examples: Examples, index: int) -> KernelParameters:
+        """One more mistake on this example."""
         _check_same(parameters, examples)
-        if self.predict(parameters, examples.x[index : index + 1])[0] == examples.label[index]:
-            return parameters
         weights = parameters.weights.copy()
         weights[index] += 1
         return KernelParameters(parameters.support, weights)
 
     def bits(self, m: int) -> int:
+        """``32 m n + 32 m``."""
         return 32 * m * self.features + 32 * m
 
     def state(self, parameters: KernelParameters) -> bytes:
+        """The bytes of the weights."""
         return parameters.weights.tobytes()
-
-    def walker(self, examples: Examples) -> Callable[[KernelParameters], KernelParameters]:
-        if len(examples) ** 2 > _LARGEST_TABLE:
-            return super().walker(examples)
-        table, y = self.kernel(examples.x, examples.x), signs(examples.label)
-
-        def walk(parameters: KernelParameters) -> KernelParameters:
-            _check_same(parameters, examples)
-            weights, m = parameters.weights.copy(), len(examples)
-            start, width = 0, _FIRST_BLOCK
-            while start < m:
-                stop = min(start + width, m)
-                active = np.flatnonzero(weights)
-                signed_S = y[active] * weights[active]
-                scores = ordered_sum(signed_S[:, None] * table[active, start:stop])
-                wrong = (scores > 0) != examples.label[start:stop]
-                first = int(wrong.argmax())
-                if wrong[first]:
-                    weights[start + first] += 1
-                    start, width = start + first + 1, max(1, min(width, 2 * first + 1))
-                else:
-                    start, width = stop, 2 * width
-            return KernelParameters(parameters.support, weights)
-
-        return walk
 
 
 def _check_same(parameters: KernelParameters, examples: Examples) -> None:
     own = parameters.support
     if own is not examples and not (np.array_equal(own.x, examples.x) and np.array_equal(own.label, examples.label)):
         raise ArgumentError("examples: others than those in the parameters, expected the same training set")
-
-
-def signs(label: Booleans) -> Floats:
-    """+1 where true, −1 where false, float32."""
-    return np.where(label, np.float32(1), np.float32(-1))

@@ -1,4 +1,4 @@
-"""Float32 sums and kernels whose additions happen one after another, first term first.
+"""Float32 sums and kernels that add one term after another, first term first.
 
 ``np.sum`` and ``@`` add in an order of their own choosing, which differs between machines. Here each product and each
 sum is rounded to float32 once, in the order of the formula; what is vectorised is only what does not depend on it.
@@ -27,11 +27,8 @@ def ordered_sum(terms_SB: Floats) -> Floats:
 
 
 def ordered_dot(w_n: Floats, x_Bn: Floats) -> Floats:
-    """``w_n x_n + (… + (w_1 x_1 + 0))`` for each row of ``x (B, n)``: ``(B,)``."""
-    total_B = np.zeros(len(x_Bn), np.float32)
-    for weight, column_B in zip(w_n, x_Bn.T, strict=True):
-        total_B = weight * column_B + total_B
-    return total_B
+    """``((w_1 x_1 + w_2 x_2) + …) + w_n x_n`` for each row of ``x (B, n)``: ``(B,)``."""
+    return ordered_sum(w_n[:, None] * x_Bn.T)
 
 
 def linear_kernel(x_Sn: Floats, z_Bn: Floats) -> Floats:

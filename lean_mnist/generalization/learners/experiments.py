@@ -1,0 +1,181 @@
+"""MLCERT's perceptron experiments: their data sets and settings, published results, and what is certified of ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from lean_mnist.errors import ArgumentError
+from lean_mnist.generalization.bounds import upper_risk
+from lean_mnist.generalization.exact import Exact
+from lean_mnist.generalization.learners.base import Examples, Learner, correct
+from lean_mnist.generalization.learners.files import read_examples
+from lean_mnist.generalization.learners.kernel import KernelPerceptron
+from lean_mnist.generalization.learners.linear import Perceptron
+from lean_mnist.generalization.learners.support import BudgetKernelPerceptron, DescriptionKernelPerceptron
+from lean_mnist.generalization.solve import certified_risk
+
+LEARNERS = ("perceptron", "kernel", "budget", "description")
+_COLUMNS = "{:<12} {:<12} {:<15} {:<15} {:<10} {:<9} {:<17} {:<20} {}"
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """A pair of data files, and the settings with which the learners run on it."""
+
+    name: str
+    train: str
+    test: str
+    epochs: int
+    budget: int
+    description: int
+    limit: int
+    kernel: str = "linear"
+
+    def learner(self, kind: str, features: int) -> Learner[Any]:
+        """The learner called ``kind``, one of ``LEARNERS``; raises ``ArgumentError``."""
+        if kind == "perceptron":
+            return Perceptron(features)
+        if kind == "kernel":
+            return KernelPerceptron(features, self.kernel)
+        if kind == "budget":
+            return BudgetKernelPerceptron(features, self.budget, self.kernel)
+        if kind == "description":
+            return DescriptionKernelPerceptron(features, self.description, self.limit, self.kernel)
+        raise ArgumentError(f"learner: {kind!r}, expected one of {', '.join(LEARNERS)}")
+
+    def read(self, folder: Path) -> tuple[Examples, Examples]:
+        """The training and the test examples below ``folder``; raises ``DataError``."""
+        return read_examples(folder / self.train), read_examples(folder / self.test)
+
+
+MLCERT = (
+    *(LearnerSettings(f"synthetic {k}", f"out{k}train.dat", f"out{k}test.dat", 5, 100, 99, 100) for k in (1, 2, 3)),
+    LearnerSettings("iris 50", "iris50train.dat", "iris50test.dat", 5, 7, 6, 7),
+    LearnerSettings("iris 75", "iris75train.dat", "iris25test.dat", 5, 11, 10, 11),
+    LearnerSettings("sonar 50", "sonar50normtrain.dat", "sonar50normtest.dat", 10_000, 11, 10, 11),
+)
+
+#: (learner, data) -> (correct on train, correct on test) as MLCERT's programs print them, where it is on record for
+#: this very set: hs/KernelPerceptron/timing_drivers/timing_outputs/{pythonbudget20,kp50,budget50}.txt.
+PUBLISHED = {
+    ("kernel", "iris 50"): (77, 73),
+    ("kernel", "iris 75"): (113, 37),
+    ("kernel", "sonar 50"): (116, 64),
+    ("budget", "synthetic 1"): (966, 963),
+    ("budget", "synthetic 2"): (1000, 997),
+    ("budget", "synthetic 3"): (994, 993),
+    ("budget", "iris 50"): (77, 73),
+    ("budget", "iris 75"): (113, 37),
+    ("budget", "sonar 50"): (64, 47),
+    ("description", "iris 50"): (77, 73),
+    ("description", "iris 75"): (113, 37),
+}
+
+
+@dataclass(frozen=True)
+class LearnerCounts:
+    """Correct predictions of a trained learner, and the passes that had to be computed."""
+
+    train: int
+    test: int
+    epochs: int
+
+
+def learn_and_count(learner: Learner[Any], train: Examples, test: Examples, epochs: int) -> LearnerCounts:
+    """Train ``learner`` for so many ``epochs`` and count its correct predictions on both splits."""
+    computed: list[int] = []
+    parameters = learner.learn(train, epochs, report=computed.append)
+    return LearnerCounts(correct(learner, parameters, train), correct(learner, parameters, test), computed[0])
+
+
+@dataclass(frozen=True)
+class CertifiedLearner:
+    """A trained learner's counts, and what they certify with confidence 1 − ``delta``, each claim by itself."""
+
+    learner: str
+    data: str
+    train_examples: int
+    train_correct: int
+    test_examples: int
+    test_correct: int
+    published: tuple[int, int] | None
+    bits: int
+    epochs: int
+    epochs_computed: int
+    delta: Fraction
+    union_risk: Fraction | None
+    holdout_risk: Fraction | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; exact numbers as text."""
+        return {name: str(value) if isinstance(value, Fraction) else value for name, value in vars(self).items()}
+
+
+def certify_learner(
+    kind: str, settings: LearnerSettings, train: Examples, test: Examples, delta: Exact
+) -> CertifiedLearner:
+    """Train the learner called ``kind`` on ``train`` and certify its risk, from both splits.
+
+    ``union_risk`` is by :func:`union_risk` from the training examples, ``holdout_risk`` by Clopper and Pearson's bound
+    from the test examples; ``None`` where the bound says nothing. Raises ``ArgumentError`` or ``BoundError``.
+    """
+    learner = settings.learner(kind, train.x.shape[1])
+    counts = learn_and_count(learner, train, test, settings.epochs)
+    errors, test_errors = len(train) - counts.train, len(test) - counts.test
+    holdout = upper_risk("clopper-pearson", test_errors, len(test), delta)
+    return CertifiedLearner(
+        learner=kind,
+        data=settings.name,
+        train_examples=len(train),
+        train_correct=counts.train,
+        test_examples=len(test),
+        test_correct=counts.test,
+        published=PUBLISHED.get((kind, settings.name)),
+        bits=learner.bits(len(train)),
+        epochs=settings.epochs,
+        epochs_computed=counts.epochs,
+        delta=Fraction(delta),
+        union_risk=union_risk(learner, errors, len(train), delta),
+        holdout_risk=holdout if holdout < 1 else None,
+    )
+
+
+def union_risk(learner: Learner[Any], errors: int, m: int, delta: Exact, bound: str = "kl") -> Fraction | None:
+    """A bound on the risk of parameters learnt from the very ``m`` examples on which they now make ``errors``.
+
+    It holds for all 2^B parameters at once, B = ``learner.bits(m)``. ``None`` where it says nothing: for a kernel
+    perceptron whatever m is. Raises ``BoundError`` for impossible numbers.
+    """
+    # With 64 bits an example every bound leaves 1 − p ≤ 2^−64, which no decimal of 12 digits tells from 0.
+    risk = certified_risk(bound, errors, m, delta, min(learner.bits(m), 64 * m))
+    return risk if risk < 1 else None
+
+
+def results_table(results: Sequence[CertifiedLearner]) -> str:
+    """The results in lines for people: counts, agreement with what is published, and certified risks, rounded up."""
+    titles = ("data", "learner", "train", "test", "published", "bits", "epochs", "risk by training", "risk by test")
+    lines = [_COLUMNS.format(*titles)]
+    for result in results:
+        same = result.published == (result.train_correct, result.test_correct)
+        counts = (
+            f"{result.train_correct} of {result.train_examples}",
+            f"{result.test_correct} of {result.test_examples}",
+        )
+        published = "–" if result.published is None else "agrees" if same else "DIFFERS"
+        epochs, risks = f"{result.epochs_computed:,} of {result.epochs:,}", (result.union_risk, result.holdout_risk)
+        lines.append(
+            _COLUMNS.format(
+                result.data, result.learner, *counts, published, f"{result.bits:,}", epochs, *map(_percent, risks)
+            ).rstrip()
+        )
+    return "\n".join(lines)
+
+
+def _percent(risk: Fraction | None) -> str:
+    rounded = 10_000 if risk is None else math.ceil(risk * 10_000)
+    return "says nothing" if rounded == 10_000 else f"≤ {rounded // 100}.{rounded % 100:02} %"

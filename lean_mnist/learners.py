@@ -1,0 +1,94 @@
+"""``python -m lean_mnist.learners``: train MLCERT's perceptrons, compare with its results, and certify their risk."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lean_mnist.command_line import parse, run_command
+from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class LearnersArguments:
+    """Train the perceptron family on MLCERT's data, or on files like them, and certify the risk of each learner.
+
+    A risk is certified twice: from the training examples, by a union bound over all parameters that could have been
+    learnt (kl), and from the test examples (Clopper and Pearson); each with its own δ.
+    """
+
+    folder: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = None
+    """Holds MLCERT's files out1train.dat, …; mlcert/kernel_perceptron in LEAN_MNIST_DATA if not given."""
+    learner: tuple[Literal["perceptron", "kernel", "budget", "description"], ...] = (
+        "perceptron",
+        "kernel",
+        "budget",
+        "description",
+    )
+    """Which learners."""
+    train: str | None = None
+    """Instead of MLCERT's sets, a file of lines index,x1,…,xn,True|False, the index counting down to 0."""
+    test: str | None = None
+    """With --train: examples in such a file that nothing is learnt from."""
+    epochs: int = 5
+    """With --train: passes over the training examples."""
+    budget: int = 100
+    """With --train: support vectors of the budget kernel perceptron, less one."""
+    description: int = 99
+    """With --train: support vectors of the description kernel perceptron, less one."""
+    limit: int = 100
+    """With --train: mistakes after which the description kernel perceptron stops learning."""
+    kernel: Literal["linear", "quadratic"] = "linear"
+    """With --train: the kernel x·z or its square."""
+    delta: str = "0.035"
+    """Failure probability of each claim, exact, as 0.035, 1e-9 or 7/200."""
+    json: bool = False
+    """Print one JSON document."""
+
+
+def main() -> None:
+    """Read the command line, train, certify, print the table or the document."""
+    arguments = parse(LearnersArguments, sys.argv[1:], prog="python -m lean_mnist.learners")
+    from lean_mnist.generalization.learners.experiments import MLCERT, LearnerSettings, certify_learner, results_table
+
+    if (arguments.train is None) != (arguments.test is None) or (arguments.train and arguments.folder):
+        raise ConfigError("--train: expected both --train FILE and --test FILE, or a FOLDER, or none of them")
+    folder, settings = Path(), list(MLCERT)
+    if arguments.train is None or arguments.test is None:
+        folder = mlcert_folder(arguments.folder)
+    else:
+        name, sizes = Path(arguments.train).stem, (arguments.budget, arguments.description, arguments.limit)
+        own = LearnerSettings(name, arguments.train, arguments.test, arguments.epochs, *sizes, arguments.kernel)
+        settings = [own]
+    results = []
+    for each in settings:
+        train, test = each.read(folder)
+        results += [certify_learner(kind, each, train, test, arguments.delta) for kind in arguments.learner]
+    if arguments.json:
+        print(json.dumps([result.to_dict() for result in results], indent=2))
+    else:
+        print(results_table(results))
+
+
+def mlcert_folder(given: str | None) -> Path:
+    """The folder of MLCERT's perceptron data, the ``given`` one or that below LEAN_MNIST_DATA; raises ``DataError``."""
+    root = os.environ.get(DATA_VARIABLE, "")
+    folder = Path(given) if given is not None else Path(root, "mlcert", "kernel_perceptron")
+    if given is None and not root:
+        raise DataError(
+            f"FOLDER: none given and {DATA_VARIABLE} is not set, expected where out1train.dat and others are"
+        )
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, expected one that holds out1train.dat and MLCERT's other files")
+    return folder
+
+
+if __name__ == "__main__":
+    run_command(main)
