@@ -48,7 +48,7 @@ class Matrix:
 
     def caught(self, protocol: str, after_freeze: bool | None = None) -> tuple[int, int]:
         """Caught in every run, of how many; all mutants, or those written before or after the freeze."""
-        chosen = [m for m in self.mutants if after_freeze is None or m.written_after_freeze == after_freeze]
+        chosen = [m for m in self.mutants if after_freeze is None or m.held_out == after_freeze]
         return sum(self.counts[m.name][protocol] == self.seeds for m in chosen), len(chosen)
 
     def cell(self, mutant: str, protocol: str) -> str:
@@ -116,7 +116,7 @@ def _refusals(mutant: Any, condition: str, seed: int) -> set[str]:
     from benchmarks.detection_protocols import PROTOCOLS, refused
     from lean_mnist.mutants import CONDITIONS, planted
     from lean_mnist.mutants.cases import cases
-    from lean_mnist.mutants.selftest import refusal
+    from lean_mnist.mutants.selftest import refused as refused_by_check_function
     from lean_mnist.mutants.training import train_and_check
 
     def plant() -> Any:
@@ -138,7 +138,7 @@ def _refusals(mutant: Any, condition: str, seed: int) -> set[str]:
     wanted = [case for case in cases() if case.condition in (condition, "always", "upstream varies")]
     for case in sorted(wanted, key=lambda case: case.condition != condition):
         with plant():
-            if refusal(case.function, case.reference, case.inputs, seed):
+            if refused_by_check_function(case.function, case.reference, case.inputs, seed):
                 found.add(FUNCTION)
                 break
     return found | ({OURS} if found & {TRAINING, FUNCTION} else set())

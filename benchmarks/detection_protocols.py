@@ -20,7 +20,7 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule import losses
-from lean_mnist.mutants.conditions import Network
+from lean_mnist.mutants.conditions import NetworkSpec
 from lean_mnist.nn import functional
 
 TINY_BATCH, BATCH = 3, 64
@@ -51,7 +51,7 @@ class Subject:
         return list(torch.autograd.grad(output, values, upstream.to(dtype)))
 
 
-def subjects(network: Network, seed: int) -> Iterator[tuple[str, Subject]]:
+def subjects(network: NetworkSpec, seed: int) -> Iterator[tuple[str, Subject]]:
     """The loss and the logits of a tiny network ("tiny") and of one of MNIST's size ("mnist"), with random values."""
     shrunk = {64: 5, 96: 4, 128: 4, 60: 3, 10: 3, 40: 3}
     tiny = replace(network, sizes=tuple(shrunk[size] for size in network.sizes))
@@ -67,11 +67,11 @@ def subjects(network: Network, seed: int) -> Iterator[tuple[str, Subject]]:
             yield size, Subject(_ours(built, labels, loss), _plain(built, labels, loss), values, seed)
 
 
-def _layers(network: Network, flat: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor | None]]:
+def _layers(network: NetworkSpec, flat: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor | None]]:
     return list(zip(flat[::2], flat[1::2], strict=True)) if network.bias else [(weight, None) for weight in flat]
 
 
-def _ours(network: Network, labels: Tensor, loss: bool) -> Callable[..., Tensor]:
+def _ours(network: NetworkSpec, labels: Tensor, loss: bool) -> Callable[..., Tensor]:
     # The rule is looked up at each call, so that a mutant planted in the meantime is in it.
     def function(x: Tensor, *flat: Tensor) -> Tensor:
         layers = _layers(network, flat)
@@ -83,7 +83,7 @@ def _ours(network: Network, labels: Tensor, loss: bool) -> Callable[..., Tensor]
     return function
 
 
-def _plain(network: Network, labels: Tensor, loss: bool) -> Callable[..., Tensor]:
+def _plain(network: NetworkSpec, labels: Tensor, loss: bool) -> Callable[..., Tensor]:
     def reference(x: Tensor, *flat: Tensor) -> Tensor:
         layers, h = _layers(network, flat), x
         for weight, bias in layers[:-1]:
@@ -157,7 +157,7 @@ PROTOCOLS: dict[str, tuple[str, Callable[[Subject], bool]]] = {
 """For each protocol the size of its subjects, and whether it refuses one."""
 
 
-def refused(protocol: str, network: Network, seed: int) -> bool:
+def refused(protocol: str, network: NetworkSpec, seed: int) -> bool:
     """Whether ``protocol`` refuses the loss or the logits; a backward that raises counts as refused."""
     wanted, refuses = PROTOCOLS[protocol]
     for size, subject in subjects(network, seed):

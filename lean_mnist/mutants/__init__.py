@@ -2,13 +2,14 @@
 
 A check that has never been seen to fail is no check. :func:`run_selftest` plants the corpus in this package's own
 backward and trains with the checks that a run uses; :func:`for_target` plants what fits anywhere in your Function.
+:func:`planted` and :func:`planting` plant a mutant, or any replacement, for the length of a ``with``.
 """
 
 from lean_mnist.mutants.conditions import CONDITIONS
 from lean_mnist.mutants.corpus import MUTANTS, mutant_named
 from lean_mnist.mutants.mutant import Mutant
-from lean_mnist.mutants.planting import plant_in, planted
-from lean_mnist.mutants.report import Outcome, SelftestReport
+from lean_mnist.mutants.planting import plant_in, planted, planting
+from lean_mnist.mutants.report import MutantResult, SelftestReport
 from lean_mnist.mutants.selftest import run_selftest
 from lean_mnist.mutants.target import for_target
 
@@ -16,11 +17,12 @@ __all__ = [
     "CONDITIONS",
     "MUTANTS",
     "Mutant",
-    "Outcome",
+    "MutantResult",
     "SelftestReport",
     "for_target",
     "mutant_named",
     "plant_in",
     "planted",
+    "planting",
     "run_selftest",
 ]

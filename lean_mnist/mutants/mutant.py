@@ -1,17 +1,22 @@
-"""What a planted bug is, and the small tools that the corpus is written with."""
+"""The form of a planted bug: a name, its true class, the part of a backward that it changes, and when it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule.dense import DenseGradients, DenseTape
+from lean_mnist.crosscheck.diagnosis import Kind
 
 Fault = Callable[..., Any]
 """``fault(original, *arguments)``: what a faulty backward returns, given the right one and what it was called with."""
+Change = TypeVar("Change", bound=Callable[..., Any])
 
 SITES = {
     "dense": "chainrule.dense.dense_backward(tape, d_z, needs) -> DenseGradients",
@@ -21,32 +26,37 @@ SITES = {
     "network": "chainrule.mlp.mlp_backward(tape, layers, activation, d_logits, needs) -> MLPGradients",
     "node": "the backward(ctx, *upstream) -> gradients of an autograd.Function: ours, or anybody's",
 }
-"""Where a fault can be planted; each names the backward that it replaces."""
+"""Backwards that a fault can be planted in."""
 
 
 @dataclass(frozen=True)
 class Mutant:
     """A faulty backward: what is wrong, when it shows, and how it is planted.
 
-    ``new_fault`` makes a fresh fault, since some remember earlier calls. ``condition`` names an entry of
-    ``conditions.CONDITIONS``. ``source`` is ``owner/repo#number`` where the fault replays one that was shipped.
-    ``equivalent_when`` says for which configurations the faulty backward is right after all; empty if for none.
-    ``kinds`` are those (``crosscheck.diagnosis.Kind``) that a diagnosis may honestly give the fault: one, or two where
-    both say what the code does.
+    Attributes:
+        kinds: the classes that a diagnosis may honestly give the fault: one, or two where both say what the code does.
+        condition: an entry of ``conditions.CONDITIONS``, the situation in which the gradient is wrong.
+        site: an entry of ``SITES``, the backward that is replaced.
+        new_fault: makes a fresh fault, since some remember earlier calls.
+        activation: whose backward a fault at ``"activation"`` replaces.
+        source: ``owner/repo#number`` where the fault replays one that was shipped.
+        equivalent_when: the configurations for which the faulty backward is right after all; empty if for none.
+        ours_only: a fault against what this package's Functions promise, and others need not.
+        held_out: written after all others had been measured, to show that the checks were not fitted to the corpus.
     """
 
     name: str
     description: str
+    kinds: tuple[Kind, ...]
     group: str
     condition: str
     site: str
     new_fault: Callable[[], Fault]
-    activation: str = "relu"  # whose backward a fault at "activation" replaces
+    activation: str = "relu"
     source: str = ""
     equivalent_when: str = ""
-    kinds: tuple[str, ...] = ()
-    written_after_freeze: bool = False
-    ours_only: bool = False  # a fault against what this package's Functions promise, and others need not
+    ours_only: bool = False
+    held_out: bool = False
 
     @property
     def generic(self) -> bool:
@@ -54,75 +64,137 @@ class Mutant:
         return self.site == "node"
 
 
-def corpus(group: str, site: str) -> Callable[..., Mutant]:
-    """``mutant(name, description, fault, condition="always", ...)`` for mutants of one group and site.
+class Memory:
+    """Values that a fault keeps from one call to the next; each planting begins with a new one."""
 
-    ``fault`` is a function, or a class with ``__call__`` where the fault remembers earlier calls: each planting then
-    begins with a new instance.
+    def __init__(self) -> None:
+        self.calls = 0
+        self.kept: dict[Any, Any] = {}
+        self.random = torch.Generator().manual_seed(0)
+
+    def count(self) -> int:
+        """The number of this call, from 1."""
+        self.calls += 1
+        return self.calls
+
+    def swap(self, key: Any, value: Any) -> Any:
+        """The value kept under ``key`` by the last call, or ``value`` the first time; keeps ``value`` for the next."""
+        kept = self.kept.get(key, value)
+        self.kept[key] = value
+        return kept
+
+
+class Part(NamedTuple):
+    """A part of a backward at a site; ``fault_of`` turns a change of the part into a fault."""
+
+    site: str
+    fault_of: Callable[[Callable[..., Any]], Fault] = lambda change: change
+
+
+def _dense_field(field: str) -> Part:
+    def fault_of(change: Callable[..., Tensor]) -> Fault:
+        def fault(original: Any, tape: DenseTape, d_z: Tensor, needs: tuple[bool, bool, bool]) -> DenseGradients:
+            gradients: DenseGradients = original(tape, d_z, needs)
+            right = getattr(gradients, field)
+            return gradients if right is None else gradients._replace(**{field: change(right, tape, d_z)})
+
+        return fault
+
+    return Part("dense", fault_of)
+
+
+def _rounded_factors(rounded: Callable[[Tensor], Tensor]) -> Fault:
+    def fault(original: Any, tape: DenseTape, d_z: Tensor, needs: tuple[bool, bool, bool]) -> DenseGradients:
+        gradients = original(DenseTape(*map(rounded, tape)), rounded(d_z), needs)
+        return DenseGradients(*(None if g is None else g.to(d_z.dtype) for g in gradients))
+
+    return fault
+
+
+def _loss_formula(formula: Callable[..., Tensor]) -> Fault:
+    def fault(original: Any, tape: tuple[Tensor, ...], d_loss_B: Tensor) -> Tensor:
+        p_BC, labels_B, s_BC = tape
+        d_s_BC = formula(p_BC, F.one_hot(labels_B, p_BC.shape[1]).to(p_BC.dtype), s_BC)
+        return d_s_BC * d_loss_B[:, None]
+
+    return fault
+
+
+def _each_gradient(change: Callable[[Tensor], Tensor]) -> Fault:
+    return lambda backward, ctx, *upstream: map_gradients(change, backward(ctx, *upstream))
+
+
+def _each_upstream(change: Callable[[Tensor], Tensor]) -> Fault:
+    return lambda backward, ctx, *upstream: backward(ctx, *map_gradients(change, upstream))
+
+
+# What a change is given, and what it returns:
+WEIGHT, BIAS, INPUT = (_dense_field(field) for field in ("weight_HD", "bias_H", "x_BD"))  # (gradient, tape, dz)
+FACTORS = Part("dense", _rounded_factors)  # (factor) -> factor, for each factor of the three products of a layer
+DENSE = Part("dense")  # (original, tape, dz, needs) -> DenseGradients
+ACTIVATION = Part("activation")  # (original, saved, dh) -> dz
+LOSS = Part("loss")  # (original, (p, labels, s), dloss) -> ds
+LOSS_FORMULA = Part("loss", _loss_formula)  # (p, y, s), y the one-hot labels -> ds for an upstream gradient of 1
+MEAN = Part("mean")  # (original, loss, dmean) -> dloss
+NETWORK = Part("network")  # (original, tape, layers, …) -> MLPGradients
+GRADIENT = Part("node", _each_gradient)  # (g) -> g, for each gradient that a node returns
+UPSTREAM = Part("node", _each_upstream)  # (g) -> g, for each upstream gradient that a node is given
+NODE = Part("node")  # (backward, ctx, *upstream) -> gradients
+
+
+class Group:
+    """Mutants of one group, in the order in which they are added.
+
+    Calling a group gives a decorator of the change that makes the mutant; with ``remembers`` the change is given a
+    :class:`Memory` before its other arguments.
     """
 
-    def mutant(name: str, description: str, fault: Fault | type, condition: str = "always", **more: Any) -> Mutant:
-        new_fault = fault if isinstance(fault, type) else lambda: fault
-        return Mutant(name, description, group, condition, more.pop("site", site), new_fault, **more)
+    def __init__(self, name: str, *, held_out: bool = False) -> None:
+        self.name, self.held_out = name, held_out
+        self.mutants: list[Mutant] = []
 
-    return mutant
+    def __call__(
+        self,
+        part: Part,
+        name: str,
+        kinds: Kind | tuple[Kind, ...],
+        description: str = "",
+        shows: str = "always",
+        *,
+        remembers: bool = False,
+        activation: str = "relu",
+        **more: Any,
+    ) -> Callable[[Change], Change]:
+        """Decorator of the change; the arguments are those of :class:`Mutant`, ``shows`` its condition.
 
+        Without a ``description`` it is the first line of the change's docstring.
+        """
 
-def after(change: Callable[..., Any]) -> Fault:
-    """The fault that returns ``change(result, *arguments)`` of the right backward's result."""
+        def add(change: Change) -> Change:
+            def new_fault() -> Fault:
+                return part.fault_of(partial(change, Memory()) if remembers else change)
 
-    def fault(original: Any, *arguments: Any) -> Any:
-        return change(original(*arguments), *arguments)
+            said = description or (change.__doc__ or "").partition("\n")[0].rstrip(".")
+            both = kinds if isinstance(kinds, tuple) else (kinds,)
+            shown = f"activation {activation}" if activation != "relu" else shows
+            more.update(activation=activation, held_out=self.held_out)
+            self.mutants.append(
+                Mutant(name, said[:1].lower() + said[1:], both, self.name, shown, part.site, new_fault, **more)
+            )
+            return change
 
-    return fault
-
-
-def on_weight(change: Callable[[Tensor, DenseTape, Tensor], Tensor]) -> Fault:
-    """At "dense": ``change(dW, tape, dz)`` in place of the weight's gradient."""
-    return _on_field("weight_HD", change)
-
-
-def on_bias(change: Callable[[Tensor, DenseTape, Tensor], Tensor]) -> Fault:
-    """At "dense": ``change(db, tape, dz)`` in place of the bias's gradient."""
-    return _on_field("bias_H", change)
-
-
-def on_input(change: Callable[[Tensor, DenseTape, Tensor], Tensor]) -> Fault:
-    """At "dense": ``change(dx, tape, dz)`` in place of the gradient that is handed to the layer below."""
-    return _on_field("x_BD", change)
-
-
-def _on_field(field: str, change: Callable[[Tensor, DenseTape, Tensor], Tensor]) -> Fault:
-    def fault(original: Any, tape: DenseTape, d_z: Tensor, needs: tuple[bool, bool, bool]) -> DenseGradients:
-        gradients: DenseGradients = original(tape, d_z, needs)
-        right = getattr(gradients, field)
-        return gradients if right is None else gradients._replace(**{field: change(right, tape, d_z)})
-
-    return fault
-
-
-def each_gradient(change: Callable[[Tensor], Tensor]) -> Fault:
-    """At "node": ``change`` of every gradient that is returned."""
-
-    def fault(backward: Any, ctx: Any, *upstream: Any) -> tuple[Any, ...]:
-        return map_gradients(change, backward(ctx, *upstream))
-
-    return fault
-
-
-def upstream_first(change: Callable[[Tensor], Tensor]) -> Fault:
-    """At "node": the right backward, run on ``change`` of each upstream gradient."""
-
-    def fault(backward: Any, ctx: Any, *upstream: Any) -> Any:
-        return backward(ctx, *(change(g) if isinstance(g, Tensor) else g for g in upstream))
-
-    return fault
+        return add
 
 
 def map_gradients(change: Callable[[Tensor], Tensor], gradients: Any) -> tuple[Any, ...]:
     """``change`` of each tensor of what a backward returned, which may be one tensor or a tuple with ``None`` in it."""
     found = gradients if isinstance(gradients, tuple) else (gradients,)
     return tuple(change(g) if isinstance(g, Tensor) else g for g in found)
+
+
+def key_of(*tensors: Any) -> tuple[Any, ...]:
+    """Shapes and dtypes, under which a fault that remembers keeps its values."""
+    return tuple((t.shape, t.dtype) if isinstance(t, Tensor) else None for t in tensors)
 
 
 def with_entry(tensor: Tensor, index: Any, value: Any) -> Tensor:

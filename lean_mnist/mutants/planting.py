@@ -1,10 +1,14 @@
-"""Planting a mutant: in the real chain rule, for the length of a ``with``, or in a copy of anybody's Function."""
+"""Planting a bug: in this package, for the length of a ``with``, or in a copy of anybody's Function.
+
+:func:`planted` plants a mutant of the corpus, :func:`planting` any replacement of anything in the package.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +20,7 @@ from torch.autograd.function import FunctionCtx
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation
 from lean_mnist.errors import ArgumentError
+from lean_mnist.mutants.corpus import mutant_named
 from lean_mnist.mutants.mutant import Fault, Mutant
 from lean_mnist.nn import functions
 
@@ -37,11 +42,51 @@ class Plant:
 
 
 @contextlib.contextmanager
-def planted(mutant: Mutant) -> Iterator[Plant]:
-    """Plant ``mutant`` in the chain rule or in our own Functions; whatever happens inside, it is gone afterwards."""
+def planting(target: str, replacement: Any) -> Iterator[None]:
+    """Replace what ``target`` names inside this package; whatever happens inside, it is as before afterwards.
+
+    Args:
+        target: dotted path within ``lean_mnist``: a function, ``"chainrule.dense.dense_backward"``; an attribute of a
+            class, ``"nn.functions.DenseFunction.backward"``; an entry of a dictionary,
+            ``"chainrule.activations.ACTIVATIONS.relu"``. A function is replaced wherever a module of the package has
+            a name for it.
+        replacement: what stands there meanwhile.
+    """
+    path, _, name = target.rpartition(".")
+    owner = pkgutil.resolve_name(f"lean_mnist.{path}")
+    places: list[tuple[Any, str]] = [(owner, name)]
+    if inspect.ismodule(owner):
+        original = getattr(owner, name)
+        ours = [module for key, module in list(sys.modules.items()) if key.partition(".")[0] == "lean_mnist"]
+        places = [(module, alias) for module in ours for alias, value in vars(module).items() if value is original]
+    with contextlib.ExitStack() as stack:
+        for place, alias in places:
+            stack.enter_context(_replaced(place, alias, replacement))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    put = owner.__setitem__ if isinstance(owner, dict) else functools.partial(setattr, owner)
+    original = (owner if isinstance(owner, dict) else vars(owner))[name]  # getattr would unwrap a staticmethod
+    put(name, staticmethod(value) if isinstance(original, staticmethod) else value)
+    try:
+        yield
+    finally:
+        put(name, original)
+
+
+@contextlib.contextmanager
+def planted(mutant: Mutant | str) -> Iterator[Plant]:
+    """Plant a mutant, or the one of that name, in the chain rule or in our own Functions.
+
+    Whatever happens inside, it is gone afterwards. Raises ``ArgumentError`` if the corpus has no such name.
+    """
+    chosen = mutant_named(mutant) if isinstance(mutant, str) else mutant
     plant = Plant()
     with contextlib.ExitStack() as stack:
-        _INSTALL[mutant.site](stack, mutant, plant)
+        for target, faulty in _REPLACEMENTS[chosen.site](chosen, plant):
+            stack.enter_context(planting(target, faulty))
         yield plant
 
 
@@ -56,13 +101,9 @@ def plant_in(function: type[Function], mutant: Mutant) -> type[Function]:
         raise ArgumentError(
             f"mutant: {mutant.name} is a fault of the chain rule; only those of site 'node' fit anywhere"
         )
-    name = _backward_name(function)
+    name = "vjp" if function.vjp is not Function.vjp else "backward"
     faulty = staticmethod(_wrap(getattr(function, name), mutant.new_fault(), Plant()))
     return type(f"{function.__name__}With{mutant.name.title().replace('-', '')}", (function,), {name: faulty})
-
-
-def _backward_name(function: type[Function]) -> str:
-    return "vjp" if function.vjp is not Function.vjp else "backward"
 
 
 def _wrap(original: Callable[..., Any], fault: Fault, plant: Plant) -> Callable[..., Any]:
@@ -86,13 +127,13 @@ def _other_arithmetic(argument: Any) -> bool:
     return not isinstance(argument, (Tensor, FunctionCtx))
 
 
-def _install_function(module: Any, name: str) -> Callable[..., None]:
-    """Replace a function of the chain rule wherever one of our modules has a name for it.
+Replacements = Iterator[tuple[str, Any]]  # target and replacement, as of `planting`
 
-    A fault gives new tensors, whatever place was named for the gradients to be written ``into``.
-    """
 
-    def install(stack: contextlib.ExitStack, mutant: Mutant, plant: Plant) -> None:
+def _of_function(module: Any, name: str) -> Callable[[Mutant, Plant], Replacements]:
+    """A function of the chain rule; a fault gives new tensors, whatever was named to write the gradients ``into``."""
+
+    def replacements(mutant: Mutant, plant: Plant) -> Replacements:
         original = getattr(module, name)
         signature = inspect.signature(original)
         faulty = _wrap(original, mutant.new_fault(), plant)
@@ -103,20 +144,13 @@ def _install_function(module: Any, name: str) -> Callable[..., None]:
             bound.apply_defaults()
             return faulty(*(value for name, value in bound.arguments.items() if name != "into"))
 
-        for owner in _our_modules():
-            for alias in [alias for alias, value in vars(owner).items() if value is original]:
-                stack.enter_context(_replaced(owner, alias, with_all_arguments))
+        yield f"{module.__name__.partition('.')[2]}.{name}", with_all_arguments
 
-    return install
+    return replacements
 
 
-def _our_modules() -> list[Any]:
-    return [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "lean_mnist"]
-
-
-def _install_activation(stack: contextlib.ExitStack, mutant: Mutant, plant: Plant) -> None:
+def _of_activation(mutant: Mutant, plant: Plant) -> Replacements:
     original = ACTIVATIONS[mutant.activation]
-    backward = _wrap(original.backward, mutant.new_fault(), plant)
 
     def keep_z(z: Any) -> tuple[Any, Any]:
         h, saved = original.forward(z)
@@ -124,47 +158,33 @@ def _install_activation(stack: contextlib.ExitStack, mutant: Mutant, plant: Plan
 
     # z and h = ReLU(z) have the same mask, so the right backward is right on either; faults want to see z.
     forward = keep_z if mutant.activation in ("relu", "leaky-relu") else original.forward
-    faulty = Activation(original.name, forward, backward)
-    stack.callback(ACTIVATIONS.__setitem__, mutant.activation, original)
-    ACTIVATIONS[mutant.activation] = faulty
+    backward = _wrap(original.backward, mutant.new_fault(), plant)
+    yield f"chainrule.activations.ACTIVATIONS.{mutant.activation}", Activation(original.name, forward, backward)
 
 
-def _install_loss(stack: contextlib.ExitStack, mutant: Mutant, plant: Plant) -> None:
-    original = losses.softmax_cross_entropy
-    fault = mutant.new_fault()
+def _of_loss(mutant: Mutant, plant: Plant) -> Replacements:
+    original, fault = losses.softmax_cross_entropy, mutant.new_fault()
 
     @functools.wraps(original)
     def faulty(*arguments: Any, **options: Any) -> Any:
         rule = original(*arguments, **options)
         return rule._replace(backward=_wrap(rule.backward, fault, plant))
 
-    for owner in _our_modules():
-        if vars(owner).get("softmax_cross_entropy") is original:
-            stack.enter_context(_replaced(owner, "softmax_cross_entropy", faulty))
+    yield "chainrule.losses.softmax_cross_entropy", faulty
 
 
-def _install_node(stack: contextlib.ExitStack, mutant: Mutant, plant: Plant) -> None:
-    for value in list(vars(functions).values()):
+def _of_nodes(mutant: Mutant, plant: Plant) -> Replacements:
+    for name, value in list(vars(functions).items()):
         if isinstance(value, type) and issubclass(value, Function) and value is not Function:
-            faulty = staticmethod(_wrap(value.backward, mutant.new_fault(), plant))
-            stack.enter_context(_replaced(value, "backward", faulty))
+            yield f"nn.functions.{name}.backward", _wrap(value.backward, mutant.new_fault(), plant)
 
 
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    original = vars(owner)[name]  # not getattr, which would unwrap a staticmethod
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-_INSTALL: dict[str, Callable[[contextlib.ExitStack, Mutant, Plant], None]] = {
-    "dense": _install_function(dense, "dense_backward"),
-    "mean": _install_function(losses, "mean_backward"),
-    "network": _install_function(mlp, "mlp_backward"),
-    "activation": _install_activation,
-    "loss": _install_loss,
-    "node": _install_node,
+_REPLACEMENTS: dict[str, Callable[[Mutant, Plant], Replacements]] = {
+    "dense": _of_function(dense, "dense_backward"),
+    "mean": _of_function(losses, "mean_backward"),
+    "network": _of_function(mlp, "mlp_backward"),
+    "activation": _of_activation,
+    "loss": _of_loss,
+    "node": _of_nodes,
 }
+"""By site."""

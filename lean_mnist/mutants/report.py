@@ -1,33 +1,61 @@
-"""What a self-test found: each mutant's fate, the mutation score, and what the checks said with nothing planted."""
+"""The result of a self-test: the verdict on each mutant, the mutation score, and alarms with nothing planted."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
+from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.errors import GradientMismatch
 from lean_mnist.mutants.mutant import Mutant
 
+OURS = "the chain rule and its Functions"
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, what comes next)``; the last call has nothing next."""
+
+
+class Fate(Enum):
+    """Verdict on a planted mutant."""
+
+    CAUGHT = "caught"  # at the latest where it first shows
+    LATE = "late"
+    ESCAPED = "escaped"
+    NOT_SHOWN = "not shown"  # it made no difference
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one planted mutant.
+class MutantResult:
+    """Verdict on one planted mutant, and the evidence for it.
 
-    ``shown_at`` is the first training step whose gradient it made wrong, ``caught_at`` the first that a check refused,
-    ``None`` where training is not what shows it; ``where`` says where it was caught, ``checks`` which checks failed,
-    ``kind`` the class that was diagnosed there.
+    Attributes:
+        where: step or call at which it was caught.
+        checks: the checks that failed there.
+        shown_at: first training step whose gradient it made wrong; ``None`` where training is not what shows it.
+        caught_at: first training step that a check refused.
+        kind: class diagnosed there; ``None`` where none was.
     """
 
     mutant: Mutant
-    verdict: str  # "caught", "late", "escaped" or "not shown"
+    fate: Fate
     where: str = ""
     checks: tuple[str, ...] = ()
     message: str = ""
     shown_at: int | None = None
     caught_at: int | None = None
-    kind: str = ""
+    kind: Kind | None = None
+
+    @property
+    def caught(self) -> bool:
+        """Caught at the latest where it first shows."""
+        return self.fate is Fate.CAUGHT
+
+    @property
+    def refused(self) -> bool:
+        """Caught, be it too late."""
+        return self.fate in (Fate.CAUGHT, Fate.LATE)
 
     @property
     def named_rightly(self) -> bool:
@@ -35,21 +63,21 @@ class Outcome:
         return self.kind in self.mutant.kinds
 
     @property
-    def caught(self) -> bool:
-        """Caught at the latest where it first shows."""
-        return self.verdict == "caught"
+    def called(self) -> str:
+        """Name of the class diagnosed; empty where none was."""
+        return "" if self.kind is None else self.kind.value
 
 
 @dataclass(frozen=True)
 class SelftestReport:
     """``print`` it, ask ``ok``, or ``raise_if_failed()``.
 
-    ``false_alarms`` is what checks said with nothing planted, of ``controls`` times they were asked; with any, no score
-    means anything.
+    ``false_alarms`` are the messages of checks with nothing planted, of ``controls`` times they were run; with any, no
+    score means anything.
     """
 
     target: str
-    outcomes: tuple[Outcome, ...]
+    results: tuple[MutantResult, ...]
     false_alarms: tuple[str, ...]
     controls: int
     seconds: float
@@ -58,38 +86,36 @@ class SelftestReport:
     @property
     def ok(self) -> bool:
         """Every mutant that shows was caught where it first shows, and nothing was refused that was right."""
-        return (
-            not self.false_alarms and bool(self.outcomes) and all(o.verdict in _FINE[self.ours] for o in self.outcomes)
-        )
+        return bool(self.results) and not self.false_alarms and not self.missed
 
     @property
-    def ours(self) -> bool:
-        """Whether the mutants were planted in this package, where every one of them must show."""
-        return self.target == OURS
+    def missed(self) -> list[MutantResult]:
+        """Mutants that were not caught; those that made no difference count only in our own code, where all must."""
+        excused = (Fate.CAUGHT,) if self.target == OURS else (Fate.CAUGHT, Fate.NOT_SHOWN)
+        return [result for result in self.results if result.fate not in excused]
 
     @property
-    def shown(self) -> tuple[Outcome, ...]:
+    def shown(self) -> list[MutantResult]:
         """All but those that made no difference to this target."""
-        return tuple(o for o in self.outcomes if o.verdict != "not shown")
+        return [result for result in self.results if result.fate is not Fate.NOT_SHOWN]
 
     @property
     def score(self) -> float:
         """Caught / shown."""
-        return sum(o.caught for o in self.shown) / max(1, len(self.shown))
+        return sum(result.caught for result in self.shown) / max(1, len(self.shown))
 
     @property
     def diagnosed(self) -> tuple[int, int]:
         """How many of the mutants that were refused were given their true class, and of how many."""
-        refused = [o for o in self.shown if o.verdict in ("caught", "late") and o.mutant.kinds]
-        return sum(o.named_rightly for o in refused), len(refused)
+        refused = [result for result in self.shown if result.refused]
+        return sum(result.named_rightly for result in refused), len(refused)
 
-    def by(self, attribute: str) -> dict[str, tuple[int, int]]:
-        """Caught and shown, for each value of ``"group"`` or ``"condition"``."""
+    def by_group(self) -> dict[str, tuple[int, int]]:
+        """Caught and shown, for each group of mutants."""
         table: dict[str, tuple[int, int]] = {}
-        for outcome in self.shown:
-            key = getattr(outcome.mutant, attribute)
-            caught, shown = table.get(key, (0, 0))
-            table[key] = (caught + outcome.caught, shown + 1)
+        for result in self.shown:
+            caught, shown = table.get(result.mutant.group, (0, 0))
+            table[result.mutant.group] = (caught + result.caught, shown + 1)
         return table
 
     @property
@@ -97,8 +123,7 @@ class SelftestReport:
         """One line."""
         if self.false_alarms:
             return f"FAILED: with nothing planted, {len(self.false_alarms)} of {self.controls} controls were refused"
-        caught = sum(o.caught for o in self.shown)
-        unshown = len(self.outcomes) - len(self.shown)
+        caught, unshown = sum(result.caught for result in self.shown), len(self.results) - len(self.shown)
         return (
             f"{'passed' if self.ok else 'FAILED'}: {caught} of {len(self.shown)} planted bugs "
             + "caught where they first show"
@@ -109,38 +134,33 @@ class SelftestReport:
     def raise_if_failed(self) -> None:
         """Raise ``GradientMismatch``, whose exit status is 3, unless ``ok``."""
         if not self.ok:
-            bad = [o.mutant.name for o in self.outcomes if o.verdict not in _FINE[self.ours]]
-            raise GradientMismatch("; ".join(filter(None, [self.verdict, *self.false_alarms, ", ".join(bad)])))
+            missed = ", ".join(result.mutant.name for result in self.missed)
+            raise GradientMismatch("; ".join(filter(None, [self.verdict, *self.false_alarms, missed])))
 
     def __str__(self) -> str:
-        rows = [
-            (o.mutant.name, o.mutant.condition, o.verdict, o.where, ", ".join(o.checks), o.kind) for o in self.outcomes
-        ]
         head = ("mutant", "shows", "verdict", "where", "by", "diagnosed as")
-        lines = [f"planted in {self.target}", "", *_table(head, rows), ""]
-        for attribute in ("group",):
-            found = [(key, f"{caught}/{shown}") for key, (caught, shown) in self.by(attribute).items()]
-            lines += [*_table((attribute, "caught"), found), ""]
-        for outcome in self.outcomes:
-            if outcome.verdict not in _FINE[self.ours]:
-                lines.append(
-                    f"{outcome.mutant.name}: {outcome.mutant.description}: {outcome.verdict}. {outcome.message}"
-                )
+        rows = [
+            (r.mutant.name, r.mutant.condition, r.fate.value, r.where, ", ".join(r.checks), r.called)
+            for r in self.results
+        ]
+        groups = [(group, f"{caught}/{shown}") for group, (caught, shown) in self.by_group().items()]
+        lines = [f"planted in {self.target}", "", *_table(head, rows), "", *_table(("group", "caught"), groups), ""]
+        lines += [f"{r.mutant.name}: {r.mutant.description}: {r.fate.value}. {r.message}" for r in self.missed]
         right, of = self.diagnosed
         if of:
-            missed = [
-                (o.mutant.name, " or ".join(o.mutant.kinds), o.kind or "nothing")
-                for o in self.shown
-                if o.verdict in ("caught", "late") and o.mutant.kinds and not o.named_rightly
+            misnamed = [
+                (r.mutant.name, " or ".join(kind.value for kind in r.mutant.kinds), r.called or "nothing")
+                for r in self.shown
+                if r.refused and not r.named_rightly
             ]
             lines += [f"diagnosed rightly at the first catch: {right} of {of} ({right / of:.0%})"]
-            lines += [*_table(("not so", "is", "was called"), missed), ""] if missed else [""]
+            lines += [*_table(("not so", "is", "was called"), misnamed), ""] if misnamed else [""]
         lines += [f"false alarm: {alarm}" for alarm in self.false_alarms]
         return "\n".join([*lines, self.verdict])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
+    def to_json(self) -> str:
+        """One JSON document."""
+        document: dict[str, Any] = {
             "target": self.target,
             "ok": self.ok,
             "score": self.score,
@@ -151,40 +171,28 @@ class SelftestReport:
             "seconds": round(self.seconds, 3),
             "mutants": [
                 {
-                    "name": o.mutant.name,
-                    "description": o.mutant.description,
-                    "group": o.mutant.group,
-                    "condition": o.mutant.condition,
-                    "source": o.mutant.source,
-                    "written_after_freeze": o.mutant.written_after_freeze,
-                    "verdict": o.verdict,
-                    "where": o.where,
-                    "checks": list(o.checks),
-                    "shown_at": o.shown_at,
-                    "caught_at": o.caught_at,
-                    "message": o.message,
-                    "kinds": list(o.mutant.kinds),
-                    "diagnosed_as": o.kind,
+                    "name": r.mutant.name,
+                    "description": r.mutant.description,
+                    "group": r.mutant.group,
+                    "condition": r.mutant.condition,
+                    "source": r.mutant.source,
+                    "written_after_freeze": r.mutant.held_out,
+                    "verdict": r.fate.value,
+                    "where": r.where,
+                    "checks": list(r.checks),
+                    "shown_at": r.shown_at,
+                    "caught_at": r.caught_at,
+                    "message": r.message,
+                    "kinds": [kind.value for kind in r.mutant.kinds],
+                    "diagnosed_as": r.called,
                 }
-                for o in self.outcomes
+                for r in self.results
             ],
         }
-
-    def to_json(self) -> str:
-        """One JSON document."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
-
-
-OURS = "the chain rule and its Functions"
-Progress = Callable[[int, int, str], None]
-"""``progress(done, total, what comes next)``; the last call has nothing next."""
-
-_FINE = {True: ("caught",), False: ("caught", "not shown")}
+        return json.dumps(document, indent=2, allow_nan=False)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    rows = list(rows)
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
-    ]
+    rows = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.crosscheck.diagnosis.likely import likely_kind
 from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.mutants.cases import cases
@@ -13,7 +14,7 @@ from lean_mnist.mutants.conditions import CONDITIONS
 from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import planted
-from lean_mnist.mutants.report import OURS, Outcome, Progress, SelftestReport
+from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport
 from lean_mnist.mutants.training import AUDIT_EVERY, STEPS, train_and_check
 
 
@@ -36,99 +37,90 @@ def run_selftest(
     """
     started = time.perf_counter()
     false_alarms, controls = _control(mutants, seed, steps, audit_every)
-    outcomes = []
+    results = []
     for done, mutant in enumerate(mutants):
         if progress is not None:
             progress(done, len(mutants), mutant.name)
-        outcomes.append(try_mutant(mutant, seed=seed, steps=steps, audit_every=audit_every))
+        results.append(try_mutant(mutant, seed=seed, steps=steps, audit_every=audit_every))
     if progress is not None:
         progress(len(mutants), len(mutants), "")
     seconds = time.perf_counter() - started
-    return SelftestReport(OURS, tuple(outcomes), tuple(false_alarms), controls, seconds, seed)
+    return SelftestReport(OURS, tuple(results), tuple(false_alarms), controls, seconds, seed)
 
 
-def try_mutant(mutant: Mutant, *, seed: int = 0, steps: int = STEPS, audit_every: int = AUDIT_EVERY) -> Outcome:
+def try_mutant(mutant: Mutant, *, seed: int = 0, steps: int = STEPS, audit_every: int = AUDIT_EVERY) -> MutantResult:
     """Plant one mutant; see :func:`run_selftest`."""
+    training = CONDITIONS[mutant.condition].training
+    in_calls = None if training else _try_calls(mutant, seed)
+    if in_calls is not None and in_calls.caught:
+        return in_calls
+    in_training = _try_training(mutant, seed, steps, audit_every)
+    return in_calls if in_calls is not None and in_training.fate is Fate.NOT_SHOWN else in_training
+
+
+def _try_training(mutant: Mutant, seed: int, steps: int, audit_every: int) -> MutantResult:
     condition = CONDITIONS[mutant.condition]
-    if not condition.training:
-        outcome = _try_cases(mutant, seed)
-        if outcome.caught:
-            return outcome
     try:
         with planted(mutant) as plant:
             run = train_and_check(
                 plant, condition.network, seed=seed, steps=steps, audit_every=audit_every, dtype=condition.dtype
             )
     except (RuntimeError, IndexError, ValueError) as error:
-        return Outcome(mutant, "caught", "training", ("an exception",), f"{type(error).__name__}: {error}")
-    finding = run.finding
-    if finding is not None:
-        late = run.shown_at is not None and finding.step > run.shown_at
-        return Outcome(
-            mutant,
-            "late" if late else "caught",
-            f"step {finding.step}" + (f", wrong from step {run.shown_at}" if late else ""),
-            finding.checks,
-            finding.message,
-            run.shown_at,
-            finding.step,
-            finding.kind,
-        )
-    if run.shown_at is not None:
-        message = f"the gradients are wrong from step {run.shown_at} on"
-        return Outcome(mutant, "escaped", message=message, shown_at=run.shown_at)
-    if not condition.training:
-        return outcome
-    return Outcome(mutant, "not shown", message=f"no gradient was wrong in {run.steps} steps")
+        message = f"{type(error).__name__}: {error}"
+        return MutantResult(mutant, Fate.CAUGHT, "training", ("an exception",), message)
+    caught, shown_at = run.failure, run.shown_at
+    if caught is not None:
+        late = shown_at is not None and caught.step > shown_at
+        where = f"step {caught.step}" + (f", wrong from step {shown_at}" if late else "")
+        fate = Fate.LATE if late else Fate.CAUGHT
+        return MutantResult(mutant, fate, where, caught.checks, caught.message, shown_at, caught.step, caught.kind)
+    if shown_at is not None:
+        message = f"the gradients are wrong from step {shown_at} on"
+        return MutantResult(mutant, Fate.ESCAPED, message=message, shown_at=shown_at)
+    return MutantResult(mutant, Fate.NOT_SHOWN, message=f"no gradient was wrong in {run.steps} steps")
 
 
-def _try_cases(mutant: Mutant, seed: int) -> Outcome:
+def _try_calls(mutant: Mutant, seed: int) -> MutantResult:
     # The case that brings the condition about comes first; the others follow, since a fault may show elsewhere too.
     for case in sorted(cases(), key=lambda case: case.condition != mutant.condition):
         with planted(mutant):
             found = refused(case.function, case.reference, case.inputs, seed)
         if found is not None:
-            return Outcome(mutant, "caught", case.name, ("check_function",), found.message, kind=found.kind)
-    return Outcome(mutant, "escaped", message="check_function passes every case")
+            checks = ("check_function",)
+            return MutantResult(mutant, Fate.CAUGHT, case.name, checks, found.message, kind=found.kind)
+    return MutantResult(mutant, Fate.ESCAPED, message="check_function passes every case")
 
 
 class Refusal(NamedTuple):
-    """Why ``check_function`` refuses a function, in one line, and the likely class of the fault."""
+    """Reason for which ``check_function`` refuses a function, in one line, and the likely class of the fault."""
 
     message: str
-    kind: str = ""
+    kind: Kind | None = None
 
 
 def refused(function: Any, reference: Any, inputs: Any, seed: int) -> Refusal | None:
-    """What ``check_function`` has against a function; ``None`` if nothing."""
+    """Objection of ``check_function`` to a function, which may raise; ``None`` if it passes."""
     try:
         report = check_function(function, reference, inputs, seed=seed)
     except (RuntimeError, IndexError, ValueError) as error:
         return Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}")
     if report.ok:
         return None
-    lines = [line.strip() for line in str(report).splitlines()]
-    line = next((line for line in lines[1:] if "FAILED" in line or "failed" in line), lines[0])
-    return Refusal(line, likely_kind(report.findings) or "")
-
-
-def refusal(function: Any, reference: Any, inputs: Any, seed: int) -> str:
-    """Why ``check_function`` refuses a function, in one line; empty if it does not."""
-    found = refused(function, reference, inputs, seed)
-    return "" if found is None else found.message
+    return Refusal(str(report.failures[0]).splitlines()[0], likely_kind(report.findings))
 
 
 def _control(mutants: Sequence[Mutant], seed: int, steps: int, audit_every: int) -> tuple[list[str], int]:
+    """Alarms with nothing planted, and the number of times that checks were run."""
     alarms, controls = [], 0
     runs = dict.fromkeys((CONDITIONS[m.condition].network, CONDITIONS[m.condition].dtype) for m in mutants)
     for network, dtype in runs:
         run = train_and_check(None, network, seed=seed, steps=steps, audit_every=audit_every, dtype=dtype)
         controls += run.steps
-        if run.finding is not None:
-            alarms.append(f"step {run.finding.step} of {network}: {run.finding.message}")
+        if run.failure is not None:
+            alarms.append(f"step {run.failure.step} of {network}: {run.failure.message}")
     for case in cases():
         controls += 1
-        message = refusal(case.function, case.reference, case.inputs, seed)
-        if message:
-            alarms.append(f"{case.name}: {message}")
+        found = refused(case.function, case.reference, case.inputs, seed)
+        if found is not None:
+            alarms.append(f"{case.name}: {found.message}")
     return alarms, controls

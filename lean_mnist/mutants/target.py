@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +17,8 @@ from lean_mnist.errors import ArgumentError
 from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import plant_in
-from lean_mnist.mutants.report import Outcome, Progress, SelftestReport
-from lean_mnist.mutants.selftest import refusal, refused
+from lean_mnist.mutants.report import Fate, MutantResult, Progress, SelftestReport
+from lean_mnist.mutants.selftest import refused
 
 ATTEMPTS = 3  # of check_function, since some mutants are wrong now and then only
 CALLS = 50
@@ -51,28 +53,31 @@ def for_target(
     made = _load(inputs or f"{module}:inputs", "inputs") if isinstance(inputs, str) else inputs
     arguments = list(made() if callable(made) else made)
     name = target if isinstance(target, str) else f"{module}:{function.__qualname__}"
-    alarm = refusal(function.apply, reference, arguments, seed)
-    outcomes = []
+    alarm = refused(function.apply, reference, arguments, seed)
+    results = []
     generic = [] if alarm else [mutant for mutant in mutants if mutant.generic and not mutant.ours_only]
     for done, mutant in enumerate(generic):
         if progress is not None:
             progress(done, len(generic), mutant.name)
-        outcomes.append(_try(function, mutant, reference, arguments, seed))
+        results.append(_try(function, mutant, reference, arguments, seed))
     if progress is not None:
         progress(len(generic), len(generic), "")
     seconds = time.perf_counter() - started
-    return SelftestReport(name, tuple(outcomes), (alarm,) if alarm else (), 1, seconds, seed)
+    return SelftestReport(name, tuple(results), (alarm.message,) if alarm else (), 1, seconds, seed)
 
 
-def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[Any], seed: int) -> Outcome:
+def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[Any], seed: int) -> MutantResult:
     faulty = plant_in(function, mutant)  # once: a fault that remembers goes on remembering
     for attempt in range(ATTEMPTS):
         found = refused(faulty.apply, reference, inputs, seed + attempt)
         if found is not None:
-            return Outcome(mutant, "caught", "the given inputs", ("check_function",), found.message, kind=found.kind)
+            checks = ("check_function",)
+            return MutantResult(mutant, Fate.CAUGHT, "the given inputs", checks, found.message, kind=found.kind)
     if _same(_observe(function, inputs), _observe(plant_in(function, mutant), inputs)):
-        return Outcome(mutant, "not shown", message="it makes no difference to this Function on these inputs")
-    return Outcome(mutant, "escaped", message=f"its gradients differ, and check_function passes it {ATTEMPTS} times")
+        message = "it makes no difference to this Function on these inputs"
+        return MutantResult(mutant, Fate.NOT_SHOWN, message=message)
+    message = f"its gradients differ, and check_function passes it {ATTEMPTS} times"
+    return MutantResult(mutant, Fate.ESCAPED, message=message)
 
 
 def _load(path: str, what: str) -> Any:
@@ -90,58 +95,64 @@ def _load(path: str, what: str) -> Any:
     return found
 
 
+_USES: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda y: y.transpose(0, -1) if y.dim() else y,
+    torch.sum,
+    lambda y: torch.cat([torch.ones_like(y), y], -1) if y.dim() else y,
+    lambda y: torch.cat([torch.ones_like(y), y], 0) if y.dim() else y,
+    lambda y: y * 0,
+    lambda y: y * 1e-9,
+)
+
+
 def _observe(function: type[Function], inputs: list[Any]) -> list[Any]:
-    """What callers can see of a backward, in every way that a mutant of the corpus shows."""
-    seen: list[Any] = []
-    for number in range(CALLS):
-        seen += _seen(lambda number=number: _gradients(function, inputs, number, lambda y: y))  # type: ignore[misc]
-    uses: list[Callable[[Tensor], Tensor]] = [
-        lambda y: y.transpose(0, -1) if y.dim() else y,
-        torch.sum,
-        lambda y: torch.cat([torch.ones_like(y), y], -1) if y.dim() else y,
-        lambda y: torch.cat([torch.ones_like(y), y], 0) if y.dim() else y,
-        lambda y: y * 0,
-        lambda y: y * 1e-9,
+    """Everything that callers can see of a backward, in every way that a mutant of the corpus shows."""
+    calls: list[Callable[[], list[Tensor]]] = [partial(_gradients, function, inputs, number) for number in range(CALLS)]
+    calls += [partial(_gradients, function, inputs, 0, use) for use in _USES]
+    calls += [
+        partial(_gradients, function, inputs, 0, autocast=True),
+        partial(_gradients, function, inputs, 0, again=True),
+        partial(_gradients, function, inputs, 0, twice=True),
+        *(partial(_gradients, function, inputs, number, torch.sum) for number in range(2)),
     ]
-    for use in uses:
-        seen += _seen(lambda use=use: _gradients(function, inputs, 0, use))  # type: ignore[misc]
-    with torch.autocast("cpu", torch.bfloat16):
-        seen += _seen(lambda: _gradients(function, inputs, 0, lambda y: y))
-    seen += _seen(lambda: _gradients(function, inputs, 0, lambda y: y, again=True))
-    seen += _seen(lambda: _gradients(function, inputs, 0, lambda y: y, twice=True))
-    seen += [kept for number in range(2) for kept in _seen(lambda n=number: _gradients(function, inputs, n, torch.sum))]  # type: ignore[misc]
+    seen: list[Any] = []
+    for call in calls:
+        try:
+            seen += call()
+        except (RuntimeError, IndexError, ValueError) as error:
+            seen.append(str(error))
     return seen
-
-
-def _seen(call: Callable[[], list[Tensor]]) -> list[Any]:
-    try:
-        return call()
-    except (RuntimeError, IndexError, ValueError) as error:
-        return [str(error)]
 
 
 def _gradients(
     function: type[Function],
     inputs: list[Any],
     number: int,
-    use: Callable[[Tensor], Tensor],
+    use: Callable[[Tensor], Tensor] = lambda y: y,
+    *,
+    autocast: bool = False,
     again: bool = False,
     twice: bool = False,
 ) -> list[Tensor]:
+    """Gradients, and upstream gradients after the call, drawn from seed ``number``.
+
+    ``again``: of the second of two backward passes; ``twice``: of the squares of the gradients.
+    """
     generator = torch.Generator().manual_seed(number)
     fresh = [x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
-    result = function.apply(*fresh)
-    results = [result] if isinstance(result, Tensor) else list(result)
-    outputs = [use(y) for y in results if isinstance(y, Tensor) and y.requires_grad]
-    upstream = [torch.randn(y.shape, generator=generator).to(y.device, y.dtype) for y in outputs]
-    wanted = [x for x in fresh if isinstance(x, Tensor) and x.requires_grad]
-    if again:
-        torch.autograd.grad(outputs, wanted, upstream, retain_graph=True, allow_unused=True)
-    found = torch.autograd.grad(outputs, wanted, upstream, create_graph=twice, allow_unused=True)
-    gradients = [g for g in found if g is not None]
-    if twice:
-        total = torch.stack([g.square().sum() for g in gradients]).sum()
-        gradients = [g for g in torch.autograd.grad(total, wanted, allow_unused=True) if g is not None]
+    with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
+        result = function.apply(*fresh)
+        results = [result] if isinstance(result, Tensor) else list(result)
+        outputs = [use(y) for y in results if isinstance(y, Tensor) and y.requires_grad]
+        upstream = [torch.randn(y.shape, generator=generator).to(y.device, y.dtype) for y in outputs]
+        wanted = [x for x in fresh if isinstance(x, Tensor) and x.requires_grad]
+        if again:
+            torch.autograd.grad(outputs, wanted, upstream, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(outputs, wanted, upstream, create_graph=twice, allow_unused=True)
+        gradients = [g for g in found if g is not None]
+        if twice:
+            total = torch.stack([g.square().sum() for g in gradients]).sum()
+            gradients = [g for g in torch.autograd.grad(total, wanted, allow_unused=True) if g is not None]
     return [g.detach().clone() for g in (*gradients, *upstream)]
 
 

@@ -1,4 +1,4 @@
-"""A short real training run in which every condition occurs that a training step can show, checked as a run is checked.
+"""A short training run in which every condition occurs that a training step can show, checked as a run is checked.
 
 The data are the digits that ship with scikit-learn. Most steps are ordinary; a few are not, so that each condition of
 the corpus holds at some step: two batches accumulated, a ragged batch, a batch of one, a batch as large as a layer is
@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.screen import StepScreen
 from lean_mnist.audit.training_check import TrainingCheck
+from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
-from lean_mnist.mutants.conditions import Network
+from lean_mnist.mutants.conditions import NetworkSpec
 from lean_mnist.mutants.planting import Plant
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import RING_DEPTH, StepTape, names_of, put_gradients
+from lean_mnist.nn.step import RING_DEPTH, Batch, Gradients, StepResult, StepTape, compute_gradients, names_of
+from lean_mnist.nn.update import Update
 
 STEPS = 120
 EXAMPLES = 224  # few enough to be learnt by heart within the run, so that it ends late in training
@@ -38,28 +39,31 @@ LEARNING_RATE, MOMENTUM, CLIP_NORM = 0.05, 0.9, 1.0
 
 ACCUMULATED, RAGGED, ONE, SQUARE, PRUNED, NEAR_KINK, OUTLIER = 4, 5, 6, 7, 8, 9, 10  # the steps that are not ordinary
 
-Batch = tuple[Tensor, Tensor]
-
 
 @dataclass(frozen=True)
-class Finding:
-    """What checks said of a step: which of them failed, what the first one that did says, and the class diagnosed."""
+class CheckFailure:
+    """The checks that failed at a step, the message of the first of them, and the class that was diagnosed."""
 
     step: int
     checks: tuple[str, ...]
     message: str
-    kind: str = ""
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True)
-class Run:
-    """A checked training run: when a gradient first was wrong, when a check first failed, and where it ended.
+class CheckedRun:
+    """A checked training run.
 
-    ``first`` holds, for each check that failed, the first step at which it did.
+    Attributes:
+        shown_at: first step at which a gradient was wrong; only known of a planted mutant.
+        failure: first failure of a check.
+        first: for each check that failed, the first step at which it did.
+        steps: number of the last step.
+        loss: loss at that step.
     """
 
     shown_at: int | None
-    finding: Finding | None
+    failure: CheckFailure | None
     first: dict[str, int]
     steps: int
     loss: float
@@ -74,52 +78,50 @@ def _digits() -> Batch:
 
 def train_and_check(
     plant: Plant | None,
-    network: Network,
+    network: NetworkSpec,
     *,
     seed: int = 0,
     steps: int = STEPS,
     audit_every: int = AUDIT_EVERY,
     dtype: torch.dtype = torch.float32,
-    stop: Literal["any", "screen", "never"] = "any",
-) -> Run:
-    """Train ``network`` with the screen at every step and the audit at the first and every ``audit_every``-th
-    (0: never).
+    stop: Literal["any", "screen"] = "any",
+) -> CheckedRun:
+    """Train ``network``, the screen at every step, the audit at the first and every ``audit_every``-th (0: never).
 
     With a ``plant`` (see :func:`planting.planted`) each step's gradients are also computed with the fault suspended,
     to know the first step at which it shows. ``stop`` says which check ends the run when it fails; as the gate does,
     any.
     """
     model = network.build(seed, dtype)
-    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM)
-    rule = NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
-    screen, audit = StepScreen(rule, seed), TrainingCheck(model)
-    shown_at, finding, loss, number = None, None, torch.zeros(()), 0
+    update = Update(model, torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM), CLIP_NORM)
+    checks = StepChecks(model, seed, audit_every)
+    shown_at, failure, loss, number = None, None, torch.zeros(()), 0
     first: dict[str, int] = {}
-    past: deque[StepTape] = deque(maxlen=RING_DEPTH)
     for number, batches in enumerate(_batches(network, seed, steps, dtype), start=1):
         _disturb(number, model)
         right = None
         if plant is not None and shown_at is None:
             with plant.suspended():
-                right = _step(model, batches)[0]
-        found, loss, tapes = _step(model, batches)
-        if right is not None and _differ(found, right):
+                right = compute_gradients(model, batches).gradients
+        step = compute_gradients(model, batches)
+        loss = step.loss
+        if right is not None and _differ(step.gradients, right):
             shown_at = number
-        for parameter, gradient in zip(model.parameters(), found, strict=True):
-            parameter.grad = gradient
-        failed = _check(number, model, batches, loss, tapes, screen, audit, audit_every, tuple(past))
-        past.extend(tapes)
+        for pair, gradients in zip(model.parameter_pairs(), step.gradients, strict=True):
+            for parameter, gradient in zip(pair, gradients, strict=True):
+                if parameter is not None:
+                    parameter.grad = gradient
+        failed = checks.check(number, batches, step)
         if failed is not None:
-            finding = finding or failed
+            failure = failure or failed
             first = {**dict.fromkeys(failed.checks, number), **first}
         if (stop == "any" and first) or stop in first:
             break
-        clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-    return Run(shown_at, finding, first, number, float(loss))
+        update.apply(LEARNING_RATE)
+    return CheckedRun(shown_at, failure, first, number, float(loss))
 
 
-def _batches(network: Network, seed: int, steps: int, dtype: torch.dtype) -> Iterator[list[Batch]]:
+def _batches(network: NetworkSpec, seed: int, steps: int, dtype: torch.dtype) -> Iterator[list[Batch]]:
     x, labels = _digits()
     generator = generator_for(seed, "selftest", 0)
     width = network.sizes[1]
@@ -148,53 +150,57 @@ def _disturb(number: int, model: MLP) -> None:
             bias[unit] = 0 if number == PRUNED else 5e-4
 
 
-def _step(model: MLP, batches: list[Batch]) -> tuple[list[Tensor], Tensor, list[StepTape]]:
-    """Gradients of the mean loss over all examples, that loss, and the tapes; computed as the trainer does."""
-    model.zero_grad(set_to_none=True)
-    mean, _, tapes = put_gradients(model, batches)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    model.zero_grad(set_to_none=True)
-    return gradients, mean, tapes
+def _differ(found: Gradients, right: Gradients) -> bool:
+    pairs = [(f, r) for ours, rights in zip(found, right, strict=True) for f, r in zip(ours, rights, strict=True)]
+    return any(
+        r is not None and f is not None and not float((f - r).norm()) <= WRONG_ULPS * unit_of(r) * float(r.norm())
+        for f, r in pairs
+    )
 
 
-def _differ(found: list[Tensor], right: list[Tensor]) -> bool:
-    wrong = WRONG_ULPS * torch.finfo(right[0].dtype).eps / 2
-    return any(not float((f - r).norm()) <= wrong * float(r.norm()) for f, r in zip(found, right, strict=True))
+def unit_of(tensor: Tensor) -> float:
+    """Largest relative error of one rounding in the precision of ``tensor``."""
+    return torch.finfo(tensor.dtype).eps / 2
 
 
-def _check(
-    number: int,
-    model: MLP,
-    batches: list[Batch],
-    loss: Tensor,
-    tapes: list[StepTape],
-    screen: StepScreen,
-    audit: TrainingCheck,
-    audit_every: int,
-    past: Sequence[StepTape] = (),
-) -> Finding | None:
-    layers = model.weights_and_biases()
-    gradients = [(w.grad, None if b is None else b.grad) for w, b in layers]
-    labels = [y for _, y in batches]
-    screened = screen.check(number, names_of(model), layers, gradients, tapes, labels, loss)
-    due = bool(audit_every) and (number == 1 or number % audit_every == 0)
-    if screened.passed and not due:
-        return None
-    checks, messages = [], []
-    if not screened.passed:
-        checks.append("screen")
-        messages += [str(failure) for failure in screened.failures]
-    result = audit.check(
-        torch.cat([x for x, _ in batches]), torch.cat(labels), loss, compare_gradients=True,
-        gradcheck=due and (number == 1 or number % GRADCHECK_EVERY == 0), tapes=tapes, past=past,
-    )  # fmt: skip
-    if due:
-        if not all(divergence.passed for divergence in result.divergences):
-            checks.append("comparison")
-        if result.gradcheck is not None and not result.gradcheck.passed:
-            checks.append("gradcheck")
-        if result.fault is not None and checks in ([], ["screen"]):
-            checks.append("links")
-        messages += [result.message] if result.message else []
-    kind = result.fault.diagnosis.kind if result.fault is not None else ""
-    return Finding(number, tuple(checks), messages[0], kind) if checks else None
+class StepChecks:
+    """The checks of a run: the screen at every step, the audit at the first and every ``audit_every``-th."""
+
+    def __init__(self, model: MLP, seed: int, audit_every: int) -> None:
+        self._model, self._every = model, audit_every
+        self._screen = StepScreen(NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty), seed)
+        self._audit = TrainingCheck(model)
+        self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
+
+    def check(self, number: int, batches: list[Batch], step: StepResult) -> CheckFailure | None:
+        """Check step ``number``, whose gradients are in ``.grad``; ``None`` if nothing fails."""
+        layers, labels = self._model.weights_and_biases(), [y for _, y in batches]
+        screened = self._screen.check(
+            number, names_of(self._model), layers, step.gradients, step.tapes, labels, step.loss
+        )
+        past = tuple(self._past)
+        self._past.extend(step.tapes)
+        due = bool(self._every) and (number == 1 or number % self._every == 0)
+        if screened.passed and not due:
+            return None
+        audited = self._audit.check(
+            torch.cat([x for x, _ in batches]),
+            torch.cat(labels),
+            step.loss,
+            compare_gradients=True,
+            gradcheck=due and (number == 1 or number % GRADCHECK_EVERY == 0),
+            tapes=step.tapes,
+            past=past,
+        )
+        checks = [] if screened.passed else ["screen"]
+        messages = [str(failure) for failure in screened.failures]
+        if due:
+            if not all(divergence.passed for divergence in audited.divergences):
+                checks.append("comparison")
+            if audited.gradcheck is not None and not audited.gradcheck.passed:
+                checks.append("gradcheck")
+            if audited.fault is not None and checks in ([], ["screen"]):
+                checks.append("links")
+            messages += [audited.message] if audited.message else []
+        kind = None if audited.fault is None else audited.fault.diagnosis.kind
+        return CheckFailure(number, tuple(checks), messages[0], kind) if checks else None

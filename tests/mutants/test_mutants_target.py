@@ -1,13 +1,17 @@
 """Planting in somebody else's Function, and the self-test of such a target."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.errors import ArgumentError, GradientMismatch
 from lean_mnist.mutants import MUTANTS, for_target, mutant_named, plant_in
+from lean_mnist.mutants.report import Fate
 
 GENERIC = [mutant.name for mutant in MUTANTS if mutant.generic]
 CAUGHT = ("node-sign", "node-scale-1.001", "node-rows-swapped", "node-last-input", "node-upstream-ones", "node-stale")
@@ -17,13 +21,13 @@ class RMSNorm(Function):
     """``x / sqrt(mean(x²) + ε) · w``, along the last axis."""
 
     @staticmethod
-    def forward(ctx: Any, x, weight, epsilon):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         ctx.epsilon = epsilon
         ctx.save_for_backward(x, weight)
         return x * (x * x).mean(-1, keepdim=True).add(epsilon).rsqrt() * weight
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         r = (x * x).mean(-1, keepdim=True).add(ctx.epsilon).rsqrt()
         gw = g * weight
@@ -34,39 +38,41 @@ class Square(Function):
     """With ``vjp``, the other name of a backward."""
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x * x
 
     @staticmethod
-    def vjp(ctx: Any, g):
+    def vjp(ctx: Any, g: Tensor) -> Tensor:
         return 2 * ctx.saved_tensors[0] * g
 
 
 class Wrong(RMSNorm):
+    """Every gradient of the input is twice the upstream gradient."""
+
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         return 2 * g, None, None
 
 
-def reference(x, weight, epsilon):
+def reference(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return x * (x * x).mean(-1, keepdim=True).add(epsilon).rsqrt() * weight
 
 
-def inputs():
+def inputs() -> tuple[Tensor, Tensor, float]:
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(6, 7, generator=generator), torch.randn(7, generator=generator)
     return x.requires_grad_(), weight.requires_grad_(), 1e-6
 
 
-def gradients(function, *arguments):
+def gradients(function: type[Function], *arguments: Any) -> tuple[Tensor, ...]:
     y = function.apply(*arguments)
     wanted = [a for a in arguments if isinstance(a, torch.Tensor)]
     return torch.autograd.grad(y, wanted, torch.arange(1.0, y.numel() + 1).reshape(y.shape))
 
 
 @pytest.mark.parametrize("name", GENERIC)
-def test_a_planted_function_keeps_its_forward_and_the_original_its_backward(name) -> None:
+def test_a_planted_function_keeps_its_forward_and_the_original_its_backward(name: str) -> None:
     before = vars(RMSNorm)["backward"]
     faulty = plant_in(RMSNorm, mutant_named(name))
     assert issubclass(faulty, RMSNorm)
@@ -103,13 +109,14 @@ def test_a_target_by_name_finds_reference_and_inputs_beside_it() -> None:
     assert found.target == f"{__name__}:RMSNorm"
     assert found.score == 1
     # A value that is left over from another call is told only as one that does not repeat itself.
-    assert {o.mutant.name for o in found.outcomes if not o.named_rightly} <= {"node-stale"}, str(found)
+    assert {o.mutant.name for o in found.results if not o.named_rightly} <= {"node-stale"}, str(found)
 
 
 def test_what_makes_no_difference_to_a_target_is_not_counted() -> None:
     chosen = [mutant_named(name) for name in ("node-sign", "node-wide", "weight-sign")]
     found = for_target(RMSNorm, reference, inputs, mutants=chosen)
-    assert [(o.mutant.name, o.verdict) for o in found.outcomes] == [("node-sign", "caught"), ("node-wide", "not shown")]
+    fates = [(result.mutant.name, result.fate) for result in found.results]
+    assert fates == [("node-sign", Fate.CAUGHT), ("node-wide", Fate.NOT_SHOWN)]
     assert found.ok
     assert "1 of 1 planted bugs caught" in found.verdict
     assert "1 make no difference here" in found.verdict
@@ -117,13 +124,13 @@ def test_what_makes_no_difference_to_a_target_is_not_counted() -> None:
 
 def test_what_only_our_own_functions_promise_is_not_asked_of_others() -> None:
     found = for_target(RMSNorm, reference, inputs, mutants=[mutant_named("autocast-bfloat16")])
-    assert found.outcomes == ()
+    assert found.results == ()
 
 
 def test_a_mutant_that_check_function_lets_pass_is_reported_as_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lean_mnist.mutants.target.refused", lambda *arguments: None)
     found = for_target(RMSNorm, reference, inputs, mutants=[mutant_named("node-sign")])
-    assert found.outcomes[0].verdict == "escaped"
+    assert found.results[0].fate is Fate.ESCAPED
     with pytest.raises(GradientMismatch, match="node-sign"):
         found.raise_if_failed()
 
@@ -131,7 +138,7 @@ def test_a_mutant_that_check_function_lets_pass_is_reported_as_escaped(monkeypat
 def test_a_function_that_is_wrong_itself_is_said_so_and_nothing_is_planted() -> None:
     found = for_target(Wrong, reference, inputs)
     assert not found.ok
-    assert found.outcomes == ()
+    assert found.results == ()
     assert "with nothing planted, 1 of 1 controls were refused" in found.verdict
 
 
@@ -144,6 +151,6 @@ def test_a_function_that_is_wrong_itself_is_said_so_and_nothing_is_planted() -> 
         (f"{__name__}:reference", "expected a subclass of torch.autograd.Function"),
     ],
 )
-def test_a_target_that_is_not_there_is_one_line(target, message) -> None:
+def test_a_target_that_is_not_there_is_one_line(target: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         for_target(target)

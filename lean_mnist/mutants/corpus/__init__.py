@@ -1,29 +1,16 @@
-"""The corpus, put together."""
+"""The corpus of planted bugs, put together from its groups."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lean_mnist.errors import ArgumentError, nearest
-from lean_mnist.mutants import (
-    activations,
-    contracts,
-    escapes,
-    later,
-    losses,
-    memory,
-    network,
-    nodes,
-    products,
-)
-from lean_mnist.mutants.kinds import TRUE_KINDS
+from lean_mnist.mutants.corpus import activations, held_out, losses, memory, network, nodes, products, shipped
 from lean_mnist.mutants.mutant import Mutant
 
-MUTANTS: tuple[Mutant, ...] = tuple(
-    replace(mutant, kinds=TRUE_KINDS[mutant.name])
-    for group in (products, activations, losses, network, memory, nodes, contracts, escapes, later)
-    for mutant in group.MUTANTS
+_GROUPS = (
+    *(products.GROUP, activations.GROUP, losses.GROUP, network.GROUP, memory.GROUP),
+    *(nodes.ANY_NODE, nodes.CONTRACTS, shipped.GROUP, held_out.GROUP),
 )
+MUTANTS: tuple[Mutant, ...] = tuple(mutant for group in _GROUPS for mutant in group.mutants)
 """Every mutant, group by group."""
 
 
