@@ -20,6 +20,7 @@ from lean_mnist.mutants.mutant import DENSE, Fault, Group
 from lean_mnist.mutants.report import Fate
 from lean_mnist.mutants.selftest import Refusal, try_mutant
 from lean_mnist.mutants.training import AUDIT_EVERY, STEPS, CheckFailure, StepChecks, train_and_check
+from lean_mnist.nn.step import compute_gradients
 
 NETWORKS = list(dict.fromkeys((c.network, c.dtype) for c in CONDITIONS.values() if c.training))
 # One or two of each group and of each site.
