@@ -1,11 +1,11 @@
-"""Probabilistic programs: sample, learn, observe; and what the theorems promise of them, counted.
+"""Probabilistic programs on finite distributions: sample, learn, observe; exact probabilities against the theorems.
 
-A program denotes the expected value of a function over its results. Those over a finite distribution can be run through
-completely, every outcome with its exact probability, so that a theorem ``program(1) ≤ right-hand side`` can be seen to
-hold; any program can also be simulated. ``observe`` keeps the executions in which something happens (here: in which a
-model fails to generalise) and drops the others without making up for them, as MLCERT's semantics has it.
+A program denotes the expected value of a function over its results. Every outcome is run through with its exact
+probability, so that a theorem ``program(1) ≤ right-hand side`` can be seen to hold. ``observe`` keeps the executions in
+which something happens (here: in which a model fails to generalise) and drops the others without making up for them, as
+MLCERT's semantics has it.
 
-    examples ← sample(D, m);  parameters ← learn(examples);  observe(risk is worse than measured by more than ε)
+    examples ← sample(D, m);  hypothesis ← learn(examples);  observe(its risk is worse than measured by more than ε)
 """
 
 from __future__ import annotations
@@ -17,69 +17,62 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from lean_mnist.errors import ArgumentError
+from lean_mnist.generalization.bounds import BOUNDS, upper_risk
+from lean_mnist.generalization.exact import Exact, decide, decimal_text, log_bounds
 
 T = TypeVar("T")
 U = TypeVar("U")
 X = TypeVar("X")
 H = TypeVar("H")
 
-#: Outcomes that one exact computation may run through.
-LARGEST_ENUMERATION = 1 << 22
+#: Outcomes that one sample may have.
+LARGEST_ENUMERATION = 1 << 20
 
 
+@dataclass(frozen=True)
 class Program(Generic[T]):
     """A distribution over results, perhaps of total probability below 1 after an ``observe``.
 
-    ``outcomes`` runs through (result, exact probability); the same result may come more than once. ``draw`` makes one
-    execution from random numbers, ``None`` where it was dropped, else a one-tuple.
+    ``outcomes`` runs through (result, exact probability); the same result may come more than once.
     """
 
-    def __init__(
-        self,
-        outcomes: Callable[[], Iterator[tuple[T, Fraction]]],
-        draw: Callable[[np.random.Generator], tuple[T] | None],
-    ) -> None:
-        self.outcomes, self.draw = outcomes, draw
+    outcomes: Callable[[], Iterator[tuple[T, Fraction]]]
 
     def then(self, following: Callable[[T], Program[U]]) -> Program[U]:
         """First this, then the program that its result gives."""
+        return Program(
+            lambda: (
+                (result, probability * share)
+                for value, probability in self.outcomes()
+                for result, share in following(value).outcomes()
+            )
+        )
 
-        def outcomes() -> Iterator[tuple[U, Fraction]]:
-            for value, probability in self.outcomes():
-                for result, share in following(value).outcomes():
-                    yield result, probability * share
-
-        def draw(random: np.random.Generator) -> tuple[U] | None:
-            drawn = self.draw(random)
-            return None if drawn is None else following(drawn[0]).draw(random)
-
-        return Program(outcomes, draw)
+    def merged(self) -> Program[T]:
+        """The same distribution with equal results, which must be hashable, taken together."""
+        probabilities: dict[T, Fraction] = {}
+        for value, probability in self.outcomes():
+            probabilities[value] = probabilities.get(value, Fraction(0)) + probability
+        return Program(lambda: iter(probabilities.items()))
 
     def expected(self, function: Callable[[T], Fraction | int]) -> Fraction:
-        """``Σ probability · function(result)``, exactly. Raises ``ArgumentError`` after 2^22 outcomes."""
-        total = Fraction(0)
-        for number, (value, probability) in enumerate(self.outcomes()):
-            if number == LARGEST_ENUMERATION:
-                raise ArgumentError(f"program: more than {LARGEST_ENUMERATION:,} outcomes, expected fewer; simulate it")
-            total += probability * function(value)
-        return total
+        """``Σ probability · function(result)``, exactly."""
+        return sum((probability * function(value) for value, probability in self.outcomes()), Fraction(0))
 
     def probability(self) -> Fraction:
-        """``expected(1)``: how often an execution gets to the end."""
+        """``expected(1)``: the probability that an execution gets to the end."""
         return self.expected(lambda value: 1)
-
-    def simulate(self, runs: int, seed: int) -> int:
-        """How many of ``runs`` executions got to the end."""
-        random = np.random.default_rng(seed)
-        return sum(self.draw(random) is not None for _ in range(runs))
 
 
 def unit(value: T) -> Program[T]:
     """The program that always gives ``value``."""
-    return Program(lambda: iter([(value, Fraction(1))]), lambda random: (value,))
+    return Program(lambda: iter([(value, Fraction(1))]))
+
+
+def observe(condition: Callable[[T], bool], value: T) -> Program[T]:
+    """``value`` where the condition holds; else the execution is dropped."""
+    return unit(value) if condition(value) else Program(lambda: iter(()))
 
 
 @dataclass(frozen=True)
@@ -98,72 +91,33 @@ class Finite(Generic[X]):
         return sum((p * function(x) for x, p in self.probabilities.items()), Fraction(0))
 
 
-def _sample_finite(distribution: Finite[X], m: int) -> Program[tuple[X, ...]]:
+def sample(distribution: Finite[X], m: int) -> Program[tuple[X, ...]]:
+    """``m`` independent values, as a tuple. Raises ``ArgumentError`` for m < 1 and for more than 2^20 outcomes."""
+    if m < 1:
+        raise ArgumentError(f"m: {m}, expected at least 1")
     values = [(x, p) for x, p in distribution.probabilities.items() if p]
-    edges = np.cumsum([float(p) for _, p in values])
+    if m * math.log2(len(values)) > math.log2(LARGEST_ENUMERATION):
+        raise ArgumentError(
+            f"m: {m} of {len(values)} values have more than {LARGEST_ENUMERATION:,} outcomes, expected fewer"
+        )
 
     def outcomes() -> Iterator[tuple[tuple[X, ...], Fraction]]:
         for drawn in itertools.product(values, repeat=m):
             yield tuple(x for x, _ in drawn), math.prod((p for _, p in drawn), start=Fraction(1))
 
-    def draw(random: np.random.Generator) -> tuple[tuple[X, ...]]:
-        places = np.searchsorted(edges, random.random(m) * edges[-1], side="right")
-        return (tuple(values[place][0] for place in np.minimum(places, len(values) - 1)),)
-
-    return Program(outcomes, draw)
-
-
-@dataclass(frozen=True)
-class Sampled(Generic[X]):
-    """A distribution that one can draw from but not run through: ``draw_one`` makes a value from random numbers."""
-
-    draw_one: Callable[[np.random.Generator], X]
-
-
-def _refuse() -> Iterator[Any]:
-    raise ArgumentError("program: draws from a distribution that is not finite, expected a finite one; simulate it")
-
-
-def sample(distribution: Finite[X] | Sampled[X], m: int) -> Program[tuple[X, ...]]:
-    """``m`` independent values, as a tuple. Of a :class:`Sampled` distribution the program can only be simulated."""
-    if m < 1:
-        raise ArgumentError(f"m: {m}, expected at least 1")
-    if isinstance(distribution, Sampled):
-        one = distribution.draw_one
-        return Program(_refuse, lambda random: (tuple(one(random) for _ in range(m)),))
-    return _sample_finite(distribution, m)
-
-
-def learn(rule: Callable[[tuple[X, ...]], H], examples: tuple[X, ...]) -> Program[H]:
-    """The hypothesis that ``rule`` learns from ``examples``; a random learner is a program of its own."""
-    return unit(rule(examples))
-
-
-def observe(condition: Callable[[T], bool], value: T) -> Program[T]:
-    """``value`` where the condition holds; else the execution is dropped."""
-    if condition(value):
-        return unit(value)
-    return Program(lambda: iter(()), lambda random: None)
+    return Program(outcomes)
 
 
 @dataclass(frozen=True)
 class Experiment(Generic[X, H]):
-    """What the theorems speak of: a distribution, a learner and when a hypothesis is right about an example.
+    """The subject of the theorems: a distribution, a learner, and when a hypothesis is right about an example."""
 
-    ``known_accuracy`` gives the expected accuracy of a hypothesis where the distribution is not finite.
-    """
-
-    distribution: Finite[X] | Sampled[X]
+    distribution: Finite[X]
     rule: Callable[[tuple[X, ...]], H]
     right: Callable[[H, X], bool]
-    known_accuracy: Callable[[H], Fraction] | None = None
 
     def accuracy(self, hypothesis: H) -> Fraction:
-        """The expected accuracy A; ``ArgumentError`` where it is neither known nor can be summed up."""
-        if self.known_accuracy is not None:
-            return self.known_accuracy(hypothesis)
-        if isinstance(self.distribution, Sampled):
-            raise ArgumentError("known_accuracy: none, expected it for a distribution that is not finite")
+        """The expected accuracy A."""
         return self.distribution.mean(lambda x: int(self.right(hypothesis, x)))
 
     def empirical(self, hypothesis: H, examples: Sequence[X]) -> Fraction:
@@ -177,45 +131,35 @@ class Experiment(Generic[X, H]):
     def main(self, m: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
         """Learn from m examples and be overrated on them: at most ``2^B exp(−2ε²m)``, for 2^B hypotheses."""
         return sample(self.distribution, m).then(
-            lambda examples: learn(self.rule, examples).then(
-                lambda hypothesis: observe(lambda both: self.overrated(epsilon, *both), (hypothesis, examples))
-            )
+            lambda examples: observe(lambda both: self.overrated(epsilon, *both), (self.rule(examples), examples))
         )
 
     def holdout(self, m: int, n: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
         """Learn from m examples and be overrated on n fresh ones: at most ``exp(−2ε²n)``."""
-        return sample(self.distribution, m).then(
-            lambda examples: learn(self.rule, examples).then(
-                lambda hypothesis: sample(self.distribution, n).then(
-                    lambda fresh: observe(lambda both: self.overrated(epsilon, *both), (hypothesis, fresh))
-                )
-            )
-        )
+        learnt = sample(self.distribution, m).then(lambda examples: unit(self.rule(examples)))
+        return learnt.merged().then(lambda hypothesis: self.fixed(hypothesis, n, epsilon))
 
     def fixed(self, hypothesis: H, m: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
-        """A hypothesis from elsewhere is overrated on m examples: at most ``exp(−2ε²m)``."""
+        """A given hypothesis is overrated on m examples: at most ``exp(−2ε²m)``."""
+        threshold = self.accuracy(hypothesis) + epsilon
         return sample(self.distribution, m).then(
-            lambda examples: observe(lambda both: self.overrated(epsilon, *both), (hypothesis, examples))
+            lambda examples: observe(lambda both: threshold < self.empirical(*both), (hypothesis, examples))
         )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A theorem's left-hand side, exactly, and a number that is certainly not above its right-hand side."""
-
-    probability: Fraction
-    allowed: Fraction
-
-    @property
-    def holds(self) -> bool:
-        return self.probability <= self.allowed
-
-
-def against_chernoff(program: Program[Any], m: int, epsilon: Fraction, bits: int = 0) -> Verdict:
-    """Does ``program(1) ≤ 2^bits · exp(−2ε²m)`` hold? Decided in rational numbers."""
+def chernoff_holds(probability: Fraction, m: int, epsilon: Fraction, bits: int = 0) -> bool:
+    """Whether ``probability ≤ 2^bits · exp(−2ε²m)``, decided by enclosed logarithms; raises ``ArgumentError``."""
     if m < 1 or epsilon <= 0 or bits < 0:
         raise ArgumentError(f"m, epsilon, bits: {m}, {epsilon}, {bits}, expected at least 1, above 0, at least 0")
-    return Verdict(program.probability(), (1 << bits) * exp_below(-2 * epsilon**2 * m))
+    if probability == 0:
+        return True
+
+    def slack(precision: int) -> tuple[Fraction, Fraction]:  # −ln(probability / 2^bits) − 2ε²m
+        low, high = log_bounds(probability / 2**bits, precision)
+        exponent = (2 * epsilon**2 * m) * 2**precision
+        return -high - exponent, -low - exponent
+
+    return bool(decide(slack))
 
 
 def miscoverage(bound: Callable[[int], Fraction], m: int, risk: Fraction) -> Fraction:
@@ -230,41 +174,89 @@ def miscoverage(bound: Callable[[int], Fraction], m: int, risk: Fraction) -> Fra
     return Fraction(sum(math.comb(m, k) * top**k * rest ** (m - k) for k in missed), below)
 
 
-def simulated_misses(bound: Callable[[int], Fraction], m: int, risk: Fraction, runs: int, seed: int) -> int:
-    """How many of ``runs`` experiments, each with m examples of this risk, the bound misses."""
-    if m < 1 or not 0 <= risk <= 1 or runs < 1:
-        raise ArgumentError(f"m, risk, runs: {m}, {risk}, {runs}, expected at least 1, from 0 to 1, at least 1")
-    counts = np.bincount(np.random.default_rng(seed).binomial(m, float(risk), runs), minlength=m + 1)
-    return sum(int(count) for k, count in enumerate(counts) if count and risk > bound(k))
+# The demonstration of ``python -m lean_mnist.programs``: nothing can be learnt, and a learner that learns by heart.
+
+LabelledInput = tuple[int, int]
+LabelTable = tuple[int, ...]
 
 
-def agrees(misses: int, runs: int, probability: Fraction, doubt: float = 1e-9) -> bool:
-    """Whether ``misses`` in ``runs`` is no surprise: both tails of the binomial are at least ``doubt``."""
-    from scipy.special import bdtr, bdtrc
+def majority_experiment(inputs: int, ones: Fraction) -> Experiment[LabelledInput, LabelTable]:
+    """Inputs 0 … ``inputs`` − 1, uniform; their labels are 1 with probability ``ones``, whatever the input.
 
-    p = float(probability)
-    return bool(bdtr(misses, runs, p) >= doubt and (misses == 0 or bdtrc(misses - 1, runs, p) >= doubt))
-
-
-def exp_below(exponent: Fraction) -> Fraction:
-    """A rational number that is not above ``e^exponent`` and agrees to 12 digits, for −700 ≤ exponent ≤ 0.
-
-    ``1 / e^t`` for ``t = −exponent``: ``e^(t/2^k) ≤ Σ_{i<n} u^i/i! + (u^n/n!)/(1 − u/(n + 1))`` with ``u = t/2^k ≤ 1``,
-    rounded up to a multiple of 2^−128 and squared k times, rounded up each time.
+    Learnt is the label seen most often with each input, 0 if none: one of 2^inputs hypotheses. Raises
+    ``ArgumentError``.
     """
-    if not -700 <= exponent <= 0:
-        raise ArgumentError(f"exponent: {exponent}, expected a number from −700 to 0")
-    halvings = max(0, math.ceil(-exponent) - 1).bit_length()
-    u, terms = -exponent / (1 << halvings), 24
-    term, total = Fraction(1), Fraction(0)
-    for i in range(1, terms + 1):
-        total += term
-        term *= u / i
-    above = _rounded_up(total + term / (1 - u / (terms + 1)))
-    for _ in range(halvings):
-        above = _rounded_up(above * above)
-    return 1 / above
+    if inputs < 1 or not 0 <= ones <= 1:
+        raise ArgumentError(f"inputs, ones: {inputs}, {ones}, expected at least 1 and a number from 0 to 1")
+
+    def rule(examples: tuple[LabelledInput, ...]) -> LabelTable:
+        votes = [0] * inputs
+        for x, label in examples:
+            votes[x] += 1 if label else -1
+        return tuple(int(vote > 0) for vote in votes)
+
+    labels = {(x, y): Fraction(1, inputs) * (ones if y else 1 - ones) for x in range(inputs) for y in (0, 1)}
+    return Experiment(Finite(labels), rule, lambda table, example: table[example[0]] == example[1])
 
 
-def _rounded_up(value: Fraction) -> Fraction:
-    return Fraction(math.ceil(value * (1 << 128)), 1 << 128)
+@dataclass(frozen=True)
+class EnumeratedClaim:
+    """A claim that a probability is at most ``allowed`` (rounded, for people), and whether its exact value is."""
+
+    claim: str
+    probability: Fraction
+    allowed: float
+    holds: bool
+    theorem: bool  # false for a claim that nobody proved, shown for contrast
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; the exact probability as text."""
+        return {**vars(self), "probability": str(self.probability)}
+
+    def __str__(self) -> str:
+        verdict = ("holds" if self.holds else "FAILS") if self.theorem else ("holds here" if self.holds else "is false")
+        return f"{self.claim:<64} {decimal_text(self.probability, 6, up=True)}  {self.allowed:<10.6f} {verdict}"
+
+
+def enumerate_theorems(
+    experiment: Experiment[LabelledInput, LabelTable], inputs: int, m: int, n: int, epsilon: Fraction
+) -> list[EnumeratedClaim]:
+    """MLCERT's theorems for ``majority_experiment(inputs, …)``, and the union bound with its union left out.
+
+    ``m`` examples to learn from, ``n`` fresh ones. Raises ``ArgumentError``: impossible numbers, too many outcomes.
+    """
+    learnt = experiment.main(m, epsilon).probability()
+    cases = [
+        (f"fixed hypothesis, measured on {m}", experiment.fixed((1,) * inputs, m, epsilon).probability(), m, 0, True),
+        (f"learnt from {m} and measured on them, union over 2^{inputs}", learnt, m, inputs, True),
+        (f"learnt from {m} and measured on them, without the union", learnt, m, 0, False),
+        (f"learnt from {m}, measured on {n} fresh ones", experiment.holdout(m, n, epsilon).probability(), n, 0, True),
+    ]
+    return [
+        EnumeratedClaim(
+            claim,
+            probability,
+            2**bits * math.exp(-2 * float(epsilon) ** 2 * size),
+            chernoff_holds(probability, size, epsilon, bits),
+            theorem,
+        )
+        for claim, probability, size, bits, theorem in cases
+    ]
+
+
+def enumerate_bounds(m: int, delta: Exact) -> list[EnumeratedClaim]:
+    """The largest probability, over 99 true risks, that each bound from ``m`` examples lies below the risk."""
+    risks, claims = [Fraction(k, 100) for k in range(1, 100)], []
+    for bound in BOUNDS:
+        table = [upper_risk(bound, k, m, delta) for k in range(m + 1)]
+        worst = max(miscoverage(table.__getitem__, m, risk) for risk in risks)
+        claims.append(
+            EnumeratedClaim(
+                f"risk above the {bound} bound from {m}, at worst",
+                worst,
+                float(Fraction(delta)),
+                worst <= Fraction(delta),
+                True,
+            )
+        )
+    return claims

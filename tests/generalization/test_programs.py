@@ -1,8 +1,9 @@
-"""Programs as MLCERT means them: the theorems hold for every outcome counted, and false ones are seen to fail."""
+"""Probabilistic programs: the theorems hold over all outcomes, and false ones are seen to fail."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -10,54 +11,30 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lean_mnist.errors import ArgumentError
-from lean_mnist.generalization.bounds import upper_risk
+from lean_mnist.errors import ArgumentError, BoundError
+from lean_mnist.generalization import programs
+from lean_mnist.generalization.bounds import BOUNDS, upper_risk
 from lean_mnist.generalization.learners import Examples, Perceptron
 from lean_mnist.generalization.programs import (
     Experiment,
     Finite,
+    LabelledInput,
+    LabelTable,
     Program,
-    Sampled,
-    against_chernoff,
-    agrees,
-    exp_below,
+    chernoff_holds,
+    majority_experiment,
     miscoverage,
     observe,
     sample,
-    simulated_misses,
     unit,
 )
-
-Example = tuple[int, int]
-Table = tuple[int, ...]
+from lean_mnist.programs import main
 
 HALF = Fraction(1, 2)
 
 
-def memoriser(values: int) -> Callable[[tuple[Example, ...]], Table]:
-    """The label seen most often with each x, 0 if none: one of 2^values hypotheses."""
-
-    def rule(examples: tuple[Example, ...]) -> Table:
-        votes = [0] * values
-        for x, y in examples:
-            votes[x] += 1 if y else -1
-        return tuple(int(vote > 0) for vote in votes)
-
-    return rule
-
-
-def right(table: Table, example: Example) -> bool:
-    return table[example[0]] == example[1]
-
-
-def noise(values: int, ones: Fraction = HALF) -> Finite[Example]:
-    """x uniform; y is 1 with probability ``ones``, whatever x: nothing can be learnt."""
-    each = Fraction(1, values)
-    return Finite({(x, y): each * (ones if y else 1 - ones) for x in range(values) for y in (0, 1)})
-
-
-def experiment(values: int, ones: Fraction = HALF) -> Experiment[Example, Table]:
-    return Experiment(noise(values, ones), memoriser(values), right)
+def experiment(inputs: int, ones: Fraction = HALF) -> Experiment[LabelledInput, LabelTable]:
+    return majority_experiment(inputs, ones)
 
 
 def test_a_program_is_an_expected_value() -> None:
@@ -77,10 +54,7 @@ def test_monad_laws_and_order() -> None:
         return sample(coin, 2).then(lambda other: unit(value + other))
 
     def outcomes(program: Program[tuple[int, ...]]) -> dict[tuple[int, ...], Fraction]:
-        result: dict[tuple[int, ...], Fraction] = {}
-        for value, probability in program.outcomes():
-            result[value] = result.get(value, Fraction(0)) + probability
-        return result
+        return dict(program.merged().outcomes())
 
     first = sample(coin, 1)
     assert outcomes(unit((1,)).then(again)) == outcomes(again((1,)))
@@ -93,30 +67,34 @@ def test_monad_laws_and_order() -> None:
 @pytest.mark.parametrize("ones", [HALF, Fraction(1, 10), Fraction(1)])
 @pytest.mark.parametrize("epsilon", [Fraction(1, 10), Fraction(1, 4), Fraction(1, 2)])
 def test_main_bound(values: int, m: int, ones: Fraction, epsilon: Fraction) -> None:
-    program = experiment(values, ones).main(m, epsilon)
-    assert against_chernoff(program, m, epsilon, bits=values).holds
+    probability = experiment(values, ones).main(m, epsilon).probability()
+    assert chernoff_holds(probability, m, epsilon, bits=values)
 
 
 def test_without_the_size_of_the_space_the_bound_is_false() -> None:
     epsilon, m = Fraction(2, 5), 3
-    program = experiment(4).main(m, epsilon)
-    verdict = against_chernoff(program, m, epsilon, bits=0)
-    assert not verdict.holds
-    assert against_chernoff(program, m, epsilon, bits=4).holds
+    probability = experiment(4).main(m, epsilon).probability()
+    assert not chernoff_holds(probability, m, epsilon, bits=0)
+    assert chernoff_holds(probability, m, epsilon, bits=4)
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 4), (2, 3)])
 @pytest.mark.parametrize("ones", [HALF, Fraction(1, 5)])
 def test_holdout_bound(m: int, n: int, ones: Fraction) -> None:
     for epsilon in (Fraction(1, 10), Fraction(3, 10)):
-        assert against_chernoff(experiment(2, ones).holdout(m, n, epsilon), n, epsilon).holds
+        probability = experiment(2, ones).holdout(m, n, epsilon).probability()
+        assert chernoff_holds(probability, n, epsilon)
+        chosen = experiment(2, ones)
+        apart = [p * chosen.fixed(chosen.rule(drawn), n, epsilon).probability()
+                 for drawn, p in sample(chosen.distribution, m).outcomes()]  # fmt: skip
+        assert sum(apart) == probability
 
 
 @pytest.mark.parametrize("m", [1, 2, 4])
 def test_fixed_hypothesis(m: int) -> None:
     for ones, tenths in itertools.product((HALF, Fraction(9, 10)), range(1, 10)):
         epsilon = Fraction(tenths, 10)
-        assert against_chernoff(experiment(2, ones).fixed((1, 0), m, epsilon), m, epsilon).holds
+        assert chernoff_holds(experiment(2, ones).fixed((1, 0), m, epsilon).probability(), m, epsilon)
 
 
 def test_exact_probability_by_hand() -> None:
@@ -125,46 +103,6 @@ def test_exact_probability_by_hand() -> None:
     assert program.probability() == Fraction(1, 4)
     # The memoriser is right on both when they agree, on one of two otherwise: 1/2.
     assert experiment(1).main(2, Fraction(1, 4)).probability() == HALF
-
-
-def test_simulation_agrees_with_enumeration() -> None:
-    for seed, program in enumerate(
-        (experiment(2).main(3, Fraction(1, 5)), experiment(2).holdout(1, 3, Fraction(1, 10)))
-    ):
-        print(f"seed {seed}")
-        runs = 600
-        assert agrees(program.simulate(runs, seed), runs, program.probability())
-        assert not agrees(program.simulate(runs, seed), runs, program.probability() / 2)
-
-
-def threshold_experiment() -> Experiment[tuple[float, bool], int]:
-    """x uniform on [0, 1], y = (x > 1/2) flipped once in ten; thresholds t/8, the best one is learnt."""
-
-    def draw(random: np.random.Generator) -> tuple[float, bool]:
-        x = float(random.random())
-        return x, bool((x > 0.5) != (random.random() < 0.1))
-
-    def right_at(threshold: int, example: tuple[float, bool]) -> bool:
-        return (example[0] > threshold / 8) == example[1]
-
-    def rule(examples: tuple[tuple[float, bool], ...]) -> int:
-        return max(range(8), key=lambda t: sum(right_at(t, example) for example in examples))
-
-    known = [Fraction(9, 10) - Fraction(8, 10) * abs(Fraction(t, 8) - HALF) for t in range(8)]
-    return Experiment(Sampled(draw), rule, right_at, known.__getitem__)
-
-
-def test_a_distribution_that_is_not_finite_is_simulated() -> None:
-    print("seed 2")
-    chosen, m, runs, epsilon = threshold_experiment(), 12, 300, Fraction(3, 10)
-    for program, bits in ((chosen.main(m, epsilon), 3), (chosen.holdout(4, m, epsilon), 0)):
-        allowed = (1 << bits) * math.exp(-2 * float(epsilon) ** 2 * m)
-        misses = program.simulate(runs, 2)
-        assert misses <= allowed * runs + 5 * math.sqrt(allowed * runs)
-    with pytest.raises(ArgumentError, match="not finite, expected a finite one; simulate it"):
-        chosen.main(m, epsilon).probability()
-    with pytest.raises(ArgumentError, match="known_accuracy: none"):
-        Experiment(chosen.distribution, chosen.rule, chosen.right).accuracy(3)
 
 
 def test_a_perceptron_in_a_program() -> None:
@@ -181,8 +119,8 @@ def test_a_perceptron_in_a_program() -> None:
         return tuple(learner.predict(parameters, np.array(points, np.float32)[:, None]).tolist())
 
     chosen = Experiment(distribution, rule, lambda labels, example: labels[points.index(example[0])] == example[1])
-    assert against_chernoff(chosen.main(3, Fraction(1, 4)), 3, Fraction(1, 4), bits=3).holds
-    assert against_chernoff(chosen.holdout(2, 3, Fraction(1, 4)), 3, Fraction(1, 4)).holds
+    assert chernoff_holds(chosen.main(3, Fraction(1, 4)).probability(), 3, Fraction(1, 4), bits=3)
+    assert chernoff_holds(chosen.holdout(2, 3, Fraction(1, 4)).probability(), 3, Fraction(1, 4))
 
 
 def hoeffding(m: int, delta: float) -> Callable[[int], Fraction]:
@@ -206,63 +144,69 @@ def test_a_wrong_bound_is_caught() -> None:
     assert miscoverage(lambda k: Fraction(k, 50), 50, Fraction(1, 2)) > Fraction(4, 10)
 
 
-def test_a_million_experiments_agree() -> None:
-    m, risk, runs = 200, Fraction(1, 10), 10**6
-    bound = hoeffding(m, 0.4)
-    exact = miscoverage(bound, m, risk)
-    misses = simulated_misses(bound, m, risk, runs, seed=0)
-    assert misses > 1000
-    assert agrees(misses, runs, exact)
-    assert not agrees(misses, runs, exact * 2)
-    assert simulated_misses(lambda k: Fraction(1), m, risk, runs, seed=0) == 0
-
-
-@pytest.mark.parametrize("bound", ["hoeffding", "kl", "clopper-pearson", "empirical-bernstein"])
-def test_a_million_experiments_with_every_bound(bound: str) -> None:
-    m, risk, delta, runs = 30, Fraction(13, 60), Fraction(1, 5), 10**6
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_coverage_of_every_bound(bound: str) -> None:
+    m, delta = 30, Fraction(1, 5)
     table = [upper_risk(bound, k, m, delta, digits=4) for k in range(m + 1)]
-    exact = miscoverage(table.__getitem__, m, risk)
-    misses = simulated_misses(table.__getitem__, m, risk, runs, seed=1)
-    assert exact <= delta
-    assert misses <= delta * runs
-    assert agrees(misses, runs, exact)
+    assert max(miscoverage(table.__getitem__, m, risk) for risk in GRID) <= delta
 
 
-@pytest.mark.parametrize(
-    "exponent", [Fraction(0), Fraction(-1, 3), Fraction(-1), Fraction(-19, 7), Fraction(-87), Fraction(-700)]
-)
-def test_exponential_from_below(exponent: Fraction) -> None:
-    value, near = exp_below(exponent), Fraction(math.exp(exponent))
-    assert abs(value / near - 1) < Fraction(1, 10**12)
-    # e^x ≥ (1 + x/n)^n, from below as well; and value · e^−x ≤ 1, by the series of e^−x from below
-    series, term = Fraction(0), Fraction(1)
-    for i in range(1, 60):
-        series += term
-        term *= -exponent / i
-    assert value * series <= 1
+@pytest.mark.parametrize("m", [1, 3, 87, 350])
+def test_chernoff_is_decided_next_to_equality(m: int) -> None:
+    allowed = Fraction(math.exp(-2 * m / 4))  # rounded by at most an ulp
+    assert chernoff_holds(allowed * (1 - Fraction(1, 10**12)), m, HALF)
+    assert not chernoff_holds(allowed * (1 + Fraction(1, 10**12)), m, HALF)
+    assert chernoff_holds(8 * allowed * (1 - Fraction(1, 10**12)), m, HALF, bits=3)
+    assert not chernoff_holds(8 * allowed * (1 + Fraction(1, 10**12)), m, HALF, bits=3)
+    assert chernoff_holds(Fraction(0), m, HALF)
 
 
-def test_impossible_questions() -> None:
+def test_impossible_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match="probabilities: they sum to 2/3"):
         Finite({0: Fraction(1, 3), 1: Fraction(1, 3)})
     with pytest.raises(ArgumentError, match="probabilities"):
         Finite({0: Fraction(3, 2), 1: Fraction(-1, 2)})
+    with pytest.raises(ArgumentError, match="inputs, ones: 0, 1/2"):
+        experiment(0)
+    coins = experiment(1).distribution
     with pytest.raises(ArgumentError, match="m: 0"):
-        sample(noise(1), 0)
-    program = unit(1)
-    with pytest.raises(ArgumentError, match="m, epsilon, bits"):
-        against_chernoff(program, 0, HALF)
-    with pytest.raises(ArgumentError, match="m, epsilon, bits"):
-        against_chernoff(program, 3, Fraction(0))
+        sample(coins, 0)
+    with pytest.raises(ArgumentError, match=r"m: 21 of 2 values have more than 1,048,576 outcomes, expected fewer"):
+        sample(coins, 21)
+    for m, epsilon in ((0, HALF), (3, Fraction(0))):
+        with pytest.raises(ArgumentError, match="m, epsilon, bits"):
+            chernoff_holds(HALF, m, epsilon)
     with pytest.raises(ArgumentError, match="m, risk"):
         miscoverage(lambda k: HALF, 3, Fraction(2))
-    with pytest.raises(ArgumentError, match="m, risk, runs"):
-        simulated_misses(lambda k: HALF, 3, HALF, 0, 0)
-    with pytest.raises(ArgumentError, match="exponent: 1"):
-        exp_below(Fraction(1))
 
 
-def test_too_many_outcomes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lean_mnist.generalization.programs.LARGEST_ENUMERATION", 100)
-    with pytest.raises(ArgumentError, match="more than 100 outcomes, expected fewer; simulate it"):
-        sample(noise(2), 4).probability()
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["programs", *arguments])
+    main()
+
+
+def test_the_command_shows_the_bounds_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_command(monkeypatch, "--bound-examples", "9")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("holds") for line in lines) == 3 + len(BOUNDS)
+    (contrast,) = [line for line in lines if line.endswith("is false")]
+    assert contrast.startswith("learnt from 5 and measured on them, without the union")
+    run_command(monkeypatch, "--inputs", "1", "--examples", "2", "--fresh", "1", "--epsilon", "1/4", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [each["probability"] for each in found["theorems"]] == ["1/4", "1/2", "1/2", "1/2"]
+    assert [each["theorem"] for each in found["theorems"]] == [True, True, False, True]
+    for option, value, error in (
+        ("--examples", "60", ArgumentError), ("--ones", "2", ArgumentError), ("--epsilon", "x", BoundError),
+    ):  # fmt: skip
+        with pytest.raises(error, match=r"expected"):
+            run_command(monkeypatch, option, value)
+
+
+def test_the_command_ends_with_status_1_where_a_theorem_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(programs, "upper_risk", lambda bound, k, m, delta: Fraction(k, m))  # no margin at all
+    with pytest.raises(SystemExit) as stop:
+        run_command(monkeypatch, "--inputs", "1")
+    assert stop.value.code == 1
+    assert "FAILS" in capsys.readouterr().out
