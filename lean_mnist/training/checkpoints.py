@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, LeanMnistError
+from lean_mnist.errors import ArgumentError, CheckpointError, LeanMnistError
 from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
-from lean_mnist.training.config_files import config_from_dict
+from lean_mnist.training.config.files import config_from_dict
 
 FORMAT_VERSION = 1
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -155,15 +155,3 @@ def _feed(value: Any, update: Callable[[bytes], None]) -> None:
     else:
         text = repr(value).encode()
         update(f"{type(value).__name__} {len(text)} ".encode() + text)
-
-
-def check_matches(path: Path, content: Mapping[str, Any], config: Config, fingerprint: str) -> None:
-    """Raise unless the checkpoint at ``path`` can be continued with this data and configuration."""
-    if "training" not in content:
-        raise CheckpointError(
-            f"{path}: expected a last.pt, which a run can continue from, found a checkpoint without that"
-        )
-    if content["data"]["sha256"] != fingerprint:
-        raise ConfigError(
-            f"{path}: the {config.dataset} found now is not the one this run was started on (its hash differs)"
-        )

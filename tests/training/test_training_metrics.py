@@ -13,7 +13,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.training import metrics
-from lean_mnist.training.metrics import clopper_pearson, evaluate
+from lean_mnist.training.evaluation.metrics import clopper_pearson, evaluate
 
 AS_THEY_ARE = Normalization("unit", 0.0, 1.0)
 

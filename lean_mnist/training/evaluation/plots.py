@@ -15,8 +15,8 @@ from lean_mnist.generalization.quantize import quantized_network
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.checkpoints import Checkpoint
-from lean_mnist.training.metrics import Evaluation, evaluate
-from lean_mnist.training.pictures import (
+from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
+from lean_mnist.training.evaluation.pictures import (
     first_layer_weights,
     misread_digits,
     reliability_diagram,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lean_mnist.generalization.certificates.runs import FoundCertificate
     from lean_mnist.training.checkpoints import Checkpoint
-    from lean_mnist.training.metrics import Evaluation
+    from lean_mnist.training.evaluation.metrics import Evaluation
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.errors import CheckpointError, ConfigError
     from lean_mnist.generalization.certificates.runs import find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
-    from lean_mnist.training.metrics import evaluate
-    from lean_mnist.training.plots import write_plots
+    from lean_mnist.training.evaluation.metrics import evaluate
+    from lean_mnist.training.evaluation.plots import write_plots
 
     checkpoint: Checkpoint = load_checkpoint(arguments.checkpoint)
     config = checkpoint.config
