@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from lean_mnist.command_line import run_command
-from lean_mnist.training.config.arguments import read_arguments
+from lean_mnist.training.arguments import read_arguments
 
 
 def main() -> None:

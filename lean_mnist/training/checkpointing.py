@@ -74,22 +74,3 @@ class Checkpointing:
                 **({"position": position} if position else {}),
             }
         write_checkpoint(folder / f"{which}.pt", content)
-
-
-def write_test_metrics(folder: Path, state: RunState, counts: dict[str, Any]) -> dict[str, Any]:
-    """Enter an evaluation of the test split, with these ``counts``, into a run's checkpoints; returns the metrics.
-
-    They are those of the checkpoint that was evaluated: ``best.pt``, or ``last.pt`` where none was selected.
-    """
-    entered = []
-    for which in ("best", "last") if state.best is not None else ("last",):
-        content = read_checkpoint(folder / f"{which}.pt")
-        content["metrics"] |= {"test_looks": state.test_looks}
-        if which == "best":
-            content["metrics"]["test"] = counts
-        if "training" in content:
-            content["training"]["state"] = state.to_dict()
-        write_checkpoint(folder / f"{which}.pt", content)
-        entered.append(content["metrics"])
-    metrics: dict[str, Any] = entered[0]
-    return metrics

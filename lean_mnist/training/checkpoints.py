@@ -26,6 +26,7 @@ from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.files import config_from_dict
+from lean_mnist.training.state import RunState
 
 FORMAT_VERSION = 1
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -155,3 +156,22 @@ def _feed(value: Any, update: Callable[[bytes], None]) -> None:
     else:
         text = repr(value).encode()
         update(f"{type(value).__name__} {len(text)} ".encode() + text)
+
+
+def write_test_metrics(folder: Path, state: RunState, counts: dict[str, Any]) -> dict[str, Any]:
+    """Enter an evaluation of the test split, with these ``counts``, into a run's checkpoints; returns the metrics.
+
+    They are those of the checkpoint that was evaluated: ``best.pt``, or ``last.pt`` where none was selected.
+    """
+    entered = []
+    for which in ("best", "last") if state.best is not None else ("last",):
+        content = read_checkpoint(folder / f"{which}.pt")
+        content["metrics"] |= {"test_looks": state.test_looks}
+        if which == "best":
+            content["metrics"]["test"] = counts
+        if "training" in content:
+            content["training"]["state"] = state.to_dict()
+        write_checkpoint(folder / f"{which}.pt", content)
+        entered.append(content["metrics"])
+    metrics: dict[str, Any] = entered[0]
+    return metrics

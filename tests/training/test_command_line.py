@@ -16,8 +16,8 @@ import pytest
 from lean_mnist import errors, evaluate, train
 from lean_mnist.command_line import run_command
 from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.training.arguments import find_checkpoint, read_arguments
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.arguments import find_checkpoint, read_arguments
 from lean_mnist.training.config.presets import preset
 from lean_mnist.training.run import run
 from tests.support.training_cases import (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, LeanMnistError, RankLost
 from lean_mnist.nn.step import StepResult, put_gradients
-from lean_mnist.training.config.arguments import read_arguments
+from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.run import run
 from lean_mnist.training.state import CheckSummary

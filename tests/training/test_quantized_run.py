@@ -22,9 +22,9 @@ from lean_mnist.generalization.quantize import quantized_network, training_claim
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces import IntegerNetwork, code_length, read_network
 from lean_mnist.nn.quantized import QuantizedMLP
+from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.arguments import read_arguments
 from lean_mnist.training.run import run
 from tests.support.training_cases import (
     FinishedRun,

@@ -18,7 +18,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lean_mnist.errors import CheckpointError, ConfigError
-from lean_mnist.training.config.arguments import read_arguments
+from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.summary import Summary

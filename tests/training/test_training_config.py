@@ -224,7 +224,7 @@ def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
 
 def test_the_command_line_is_read_without_pytorch() -> None:
     code = (
-        "import sys; from lean_mnist.training.config.arguments import read_arguments;"
+        "import sys; from lean_mnist.training.arguments import read_arguments;"
         "read_arguments(['--epochs', '3', '--preset', 'mini']);"
         "print([name for name in ('torch', 'torchvision', 'tensorboard', 'sklearn', 'scipy') if name in sys.modules])"
     )

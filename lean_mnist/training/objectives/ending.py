@@ -9,8 +9,7 @@ from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
 from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn.quantized import QuantizedMLP
-from lean_mnist.training.checkpointing import write_test_metrics
-from lean_mnist.training.checkpoints import read_checkpoint, restore_weights
+from lean_mnist.training.checkpoints import read_checkpoint, restore_weights, write_test_metrics
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.evaluation.pictures import (
