@@ -9,7 +9,7 @@ from lean_mnist.charts import Picture
 from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
-from lean_mnist.generalization.certificates.holdout import DEFAULT_DELTAS
+from lean_mnist.generalization.certificates.document import DEFAULT_DELTAS
 from lean_mnist.generalization.pictures import risk_by_bits, risk_by_delta, risk_by_examples
 from lean_mnist.generalization.quantize import quantized_network
 from lean_mnist.nn import MLP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lean_mnist.generalization.certificates.holdout import Certificate
+from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
 from lean_mnist.generalization.spaces import write_network
