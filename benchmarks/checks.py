@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lean_mnist.audit import TrainingCheck
-from lean_mnist.audit.subproblem import gradcheck_subproblem
+from lean_mnist.audit import NetworkLoss, StepAudit
+from lean_mnist.audit.gradcheck_piece import gradcheck_piece
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import StepTape
@@ -102,22 +102,20 @@ def measure_audit(repeats: int = 20) -> dict[str, float]:
     model = MLP((784, 128, 10), seed=0)
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(64, 784, generator=generator), torch.randint(0, 10, (64,), generator=generator)
-    check = TrainingCheck(model)
+    check = StepAudit(model)
     tape = StepTape(labels)
     loss = model.loss(x, labels, tape=tape)
     loss.backward()
     layers = [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
 
     def audit(gradcheck: bool = False) -> None:
-        check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=gradcheck, tapes=[tape])
-
-    from lean_mnist.audit.reference import NetworkLoss
+        check.check([(x, labels)], loss.detach(), compare_gradients=True, gradcheck=gradcheck, tapes=[tape])
 
     found = {
         "right": _median_ms(audit, repeats),
         "right, with gradcheck": _median_ms(lambda: audit(gradcheck=True), repeats),
         "gradcheck alone, on its piece": _median_ms(
-            lambda: gradcheck_subproblem(NetworkLoss(model.activation), layers, x, labels), repeats
+            lambda: gradcheck_piece(NetworkLoss.of(model), layers, x, labels), repeats
         ),
     }
     weight = model.weights_and_biases()[0][0]

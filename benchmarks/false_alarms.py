@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm import tqdm
 
-from lean_mnist.audit.reference import NetworkLoss
-from lean_mnist.audit.screen import StepScreen
+from lean_mnist.audit import ComputedStep, RandomisedCheck
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.batches import Batches
@@ -67,8 +66,7 @@ def run_seed(seed: int, steps: int, progress: tqdm[None]) -> Run:
             for layer in model.layers:
                 layer.weight.mul_(8)  # type: ignore[operator]
     optimizer = torch.optim.SGD(model.parameters(), lr=3e-4 if saturated else 0.02, momentum=0.9)
-    screen = StepScreen(NetworkLoss(activation), seed, close_look_every=1)  # every step in every way it can be refused
-    names: list[tuple[str, str | None]] = [(f"layers.{i}.weight", f"layers.{i}.bias") for i in range(len(_SIZES) - 1)]
+    screen = RandomisedCheck(seed, per_row_every=1)  # every step in every way it can be refused
     stood_out, alarms, largest, step, epoch, loss = 0, 0, 0.0, 0, 0, torch.zeros(())
     while step < steps:
         for x, labels in batches.epoch(epoch):
@@ -77,10 +75,8 @@ def run_seed(seed: int, steps: int, progress: tqdm[None]) -> Run:
             loss = model.loss(x, labels, tape=tape)
             loss.backward()
             assert torch.isfinite(loss), f"seed {seed} diverged at step {step}: not a case of this benchmark"
-            layers = model.weights_and_biases()
-            gradients = [(weight.grad, None if bias is None else bias.grad) for weight, bias in layers]
             step += 1
-            result = screen.check(step, names, layers, gradients, [tape], [labels], loss.detach())
+            result = screen.check(step, ComputedStep.of(model, [(x, labels)], [tape], loss.detach()))
             largest, stood_out = max(largest, result.share), stood_out + result.stood_out
             if not result.passed:
                 alarms += 1

@@ -20,15 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
-from lean_mnist.audit.reference import NetworkLoss
-from lean_mnist.audit.screen import StepScreen
-from lean_mnist.audit.steps.links import largest_share
-from lean_mnist.audit.steps.recorded import recorded_step
-from lean_mnist.audit.training_check import TrainingCheck, Yardstick
+from lean_mnist.audit import ComputedStep, RandomisedCheck, StepAudit
+from lean_mnist.audit.local_checks import largest_share
+from lean_mnist.audit.step_audit import ReferenceValues
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import StepTape, names_of, put_gradients
+from lean_mnist.nn.step import StepTape, put_gradients
 
 SIZES, BATCH = (784, 128, 10), 64
 PHASES = {"start": 0, "middle": 60, "end": 600}  # after so many steps
@@ -128,7 +126,7 @@ def measure(trials: int, batches: int, seed: int, size: float, progress: tqdm[No
     rows = []
     number = 0  # of the screened step: each has probes of its own
     generator = torch.Generator().manual_seed(seed + 1)
-    screen = StepScreen(NetworkLoss("relu"), seed)
+    screen = RandomisedCheck(seed)
     for phase in phases(seed, batches):
         model = phase.model
         counts: dict[tuple[str, str], list[int]] = {}
@@ -138,12 +136,12 @@ def measure(trials: int, batches: int, seed: int, size: float, progress: tqdm[No
             model.zero_grad(set_to_none=True)
             loss, _, (tape,) = put_gradients(model, [(x, labels)])
             largest_loss = max(largest_loss, float(loss))
-            yardstick = TrainingCheck(model).yardstick(x, labels, [tape])
+            reference = StepAudit(model).reference_values([(x, labels)], [tape])
             right = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
-            untouched = yardstick.compare(loss, list(right.values()))
+            untouched = reference.compare(loss, list(right.values()))
             number += 1
-            verdicts = _verdicts(screen, number, yardstick, model, right, (x, labels), tape, loss)
+            verdicts = _verdicts(screen, number, reference, model, right, (x, labels), tape, loss)
             refused += any(verdicts)
             for index, name in enumerate(right):
                 allowed[name] = max(allowed.get(name, 0.0), untouched[index + 1].allowed)
@@ -152,7 +150,7 @@ def measure(trials: int, batches: int, seed: int, size: float, progress: tqdm[No
                     for _ in range(at, trials, batches):
                         gradients = {**right, name: spoil(right[name], error, size, generator)}
                         number += 1
-                        verdicts = _verdicts(screen, number, yardstick, model, gradients, (x, labels), tape, loss)
+                        verdicts = _verdicts(screen, number, reference, model, gradients, (x, labels), tape, loss)
                         for place, caught in enumerate((True, *verdicts)):
                             found[place] += caught
                         if progress is not None:
@@ -168,9 +166,9 @@ def measure(trials: int, batches: int, seed: int, size: float, progress: tqdm[No
 
 
 def _verdicts(
-    screen: StepScreen,
+    screen: RandomisedCheck,
     number: int,
-    yardstick: Yardstick,
+    reference: ReferenceValues,
     model: MLP,
     gradients: dict[str, Tensor],
     batch: tuple[Tensor, Tensor],
@@ -178,13 +176,12 @@ def _verdicts(
     loss: Tensor,
 ) -> tuple[bool, bool, bool, bool]:
     """Whether comparison, links, the audit that is both, and the screen refuse these gradients."""
-    comparison = not all(d.passed for d in yardstick.compare(loss, list(gradients.values())))
+    comparison = not all(d.passed for d in reference.compare(loss, list(gradients.values())))
     for name, parameter in model.named_parameters():
         parameter.grad = gradients[name]
-    names, layers = names_of(model), model.weights_and_biases()
-    links = not largest_share(recorded_step(model, NetworkLoss(model.activation), [batch], [tape])) <= 1
-    pairs = [(gradients[weight], gradients[str(bias)]) for weight, bias in names]
-    screened = screen.check(number, names, layers, pairs, [tape], [batch[1]], loss)
+    step = ComputedStep.of(model, [batch], [tape], loss)
+    links = not largest_share(step) <= 1
+    screened = screen.check(number, step)
     return comparison, links, comparison or links, not screened.passed
 
 

@@ -1,31 +1,44 @@
-"""The reference: the same network, written independently of the chain rule, differentiated by PyTorch's autograd.
+"""The independent reference: the same network, written without the chain rule, differentiated by PyTorch's autograd.
 
-Nothing here is imported from ``chainrule`` or ``nn``: layers, activations and loss are PyTorch's own.
+Nothing here is imported from ``chainrule`` or ``nn``: layers and loss are PyTorch's own, activations those of the
+independent table. Beside the gradients stand the magnitudes of their terms, which rounding is relative to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-# Activations with a kink at 0, and the slope below it.
-KINKED = {"relu": 0.0, "leaky-relu": 0.01}
-# PyTorch's own.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "leaky-relu": F.leaky_relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "identity": lambda z: z,
-}
+from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
+
 # How many units of rounding a pre-activation may be off, as a multiple of the sum of its terms' magnitudes. Only units
 # this close to the kink take their side from the step under test; all others must have the side of the reference.
 KINK_ULPS = 32.0
+
+
+class HasLoss(Protocol):
+    """A network that knows its activation and the options of its loss."""
+
+    activation: str
+    label_smoothing: float
+    logit_penalty: float
+
+
+class NetworkLoss(NamedTuple):
+    """All that decides a loss besides parameters and batch: the activation and the options of the loss."""
+
+    activation: str
+    label_smoothing: float = 0.0
+    logit_penalty: float = 0.0
+
+    @classmethod
+    def of(cls, model: HasLoss) -> NetworkLoss:
+        """The loss of ``model``."""
+        return cls(model.activation, model.label_smoothing, model.logit_penalty)
 
 
 class Reference(NamedTuple):
@@ -35,14 +48,6 @@ class Reference(NamedTuple):
     gradients: list[Tensor]
     logits: Tensor
     kinks: int
-
-
-class NetworkLoss(NamedTuple):
-    """What is computed besides the parameters: activation and the options of the loss."""
-
-    activation: str
-    label_smoothing: float = 0.0
-    logit_penalty: float = 0.0
 
 
 def reference_gradients(
@@ -61,7 +66,7 @@ def reference_gradients(
         sides: for each hidden layer a bool ``(B, H)``, on which side of the kink the step under test saw each unit;
             used only where rounding could have put it on either.
     """
-    precision_under_test = x_BD.dtype
+    precision_under_test, activation = x_BD.dtype, REFERENCE_ACTIVATIONS[loss.activation]
     parameters = [
         tuple(None if p is None else p.detach().to(dtype).requires_grad_() for p in layer) for layer in layers
     ]
@@ -73,8 +78,8 @@ def reference_gradients(
             z = F.linear(h, weight, bias)
             if index == len(parameters) - 1:
                 break
-            if loss.activation not in KINKED:
-                h = ACTIVATIONS[loss.activation](z)
+            if activation.below_kink is None:
+                h = activation.value(z)
                 continue
             positive = z > 0
             if sides is not None:
@@ -82,7 +87,7 @@ def reference_gradients(
                 close = z.detach().abs() <= uncertainty
                 positive = torch.where(close, sides[index], positive)
                 kinks += int(close.sum())
-            h = torch.where(positive, z, KINKED[loss.activation] * z)
+            h = activation.on_side(z, positive)
         value = F.cross_entropy(z, labels_B, label_smoothing=loss.label_smoothing)
         if loss.logit_penalty:
             value = value + loss.logit_penalty / 2 * z.square().sum(1).mean()
@@ -97,3 +102,47 @@ def _uncertainty(h: Tensor, weight: Tensor, bias: Tensor | None, of_h: Tensor, d
     rounding = KINK_ULPS * torch.finfo(dtype).eps / 2
     own_bias = None if bias is None else rounding * bias.abs()
     return F.linear(rounding * h.abs() + of_h, weight.abs(), own_bias)
+
+
+@torch.no_grad()
+def gradient_magnitudes(
+    loss: NetworkLoss, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, labels_B: Tensor
+) -> list[float]:
+    """2-norm of the uncancelled terms of every parameter's gradient, in the order of the parameters.
+
+    A gradient is a sum over examples of products of differences. Where ``softmax − onehot`` or the sum over the batch
+    cancels, the result is small but its rounding is that of the terms. This follows the terms instead, in float64 and
+    in quadrature, because rounding errors are as good as independent (Higham and Mary, 2019)::
+
+        forward    e² ← (h² + e²) (W²)ᵀ + b²,  times t² at each activation       e: rounding of h and z, in units
+        logits     m² = ((p + q)² + (p (1 − p))² e² + λ² (s² + e²)) / N²
+        backward   |dW|² = Σ (m²)ᵀ h²,  |db|² = Σ m²,  m² ← (m² W²) t²
+
+    where ``t`` bounds the terms of σ' (for tanh, ``1 + h²`` rather than ``1 − h²``). Arguments as of
+    :func:`reference_gradients`.
+    """
+    activation = REFERENCE_ACTIVATIONS[loss.activation]
+    exact = [(w.to(torch.float64), None if b is None else b.to(torch.float64)) for w, b in layers]
+    h_BD = x_BD.to(torch.float64)
+    e2_BD = torch.zeros_like(h_BD)
+    inputs, terms = [], []
+    for index, (weight, bias) in enumerate(exact):
+        inputs.append(h_BD)
+        z_BH = F.linear(h_BD, weight, bias)
+        e2_BD = F.linear(h_BD.square() + e2_BD, weight.square(), None if bias is None else bias.square())
+        if index + 1 < len(exact):
+            terms.append(activation.slope_terms(z_BH))
+            h_BD, e2_BD = activation.value(z_BH), terms[-1].square() * e2_BD
+    p_BC = torch.softmax(z_BH, 1)
+    q_BC = F.one_hot(labels_B, z_BH.shape[1]) * (1 - loss.label_smoothing) + loss.label_smoothing / z_BH.shape[1]
+    m2_BH = (p_BC + q_BC).square() + (p_BC * (1 - p_BC)).square() * e2_BD
+    m2_BH = (m2_BH + loss.logit_penalty**2 * (z_BH.square() + e2_BD)) / len(labels_B) ** 2
+    magnitudes: list[float] = []
+    for index in reversed(range(len(exact))):
+        weight, bias = exact[index]
+        if bias is not None:
+            magnitudes.append(float(m2_BH.sum().sqrt()))
+        magnitudes.append(float((m2_BH.T @ inputs[index].square()).sum().sqrt()))
+        if index:
+            m2_BH = (m2_BH @ weight.square()) * terms[index - 1].square()
+    return magnitudes[::-1]

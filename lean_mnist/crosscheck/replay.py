@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _replay_step(path: Path, content: dict[str, Any]) -> bool:
-    from lean_mnist.audit.steps.bundle import replay_step
+    from lean_mnist.audit.bundle import reproduce_step
 
-    found = replay_step(path, content)
+    found = reproduce_step(path, content)
     print(f"recorded: {found.recorded}, with {_versions(content)}")
     print(found)
     return found.ok

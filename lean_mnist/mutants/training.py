@@ -16,9 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.reference import NetworkLoss
-from lean_mnist.audit.screen import StepScreen
-from lean_mnist.audit.training_check import TrainingCheck
+from lean_mnist.audit import ComputedStep, RandomisedCheck, StepAudit
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
@@ -26,7 +24,7 @@ from lean_mnist.data.seeding import generator_for
 from lean_mnist.mutants.conditions import NetworkSpec
 from lean_mnist.mutants.planting import Plant
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import RING_DEPTH, Batch, Gradients, StepResult, StepTape, compute_gradients, names_of
+from lean_mnist.nn.step import RING_DEPTH, Batch, Gradients, StepResult, StepTape, compute_gradients
 from lean_mnist.nn.update import Update
 
 STEPS = 120
@@ -168,24 +166,19 @@ class StepChecks:
 
     def __init__(self, model: MLP, seed: int, audit_every: int) -> None:
         self._model, self._every = model, audit_every
-        self._screen = StepScreen(NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty), seed)
-        self._audit = TrainingCheck(model)
+        self._randomised, self._audit = RandomisedCheck(seed), StepAudit(model)
         self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
 
     def check(self, number: int, batches: list[Batch], step: StepResult) -> CheckFailure | None:
         """Check step ``number``, whose gradients are in ``.grad``; ``None`` if nothing fails."""
-        layers, labels = self._model.weights_and_biases(), [y for _, y in batches]
-        screened = self._screen.check(
-            number, names_of(self._model), layers, step.gradients, step.tapes, labels, step.loss
-        )
+        screened = self._randomised.check(number, ComputedStep.of(self._model, batches, step.tapes, step.loss))
         past = tuple(self._past)
         self._past.extend(step.tapes)
         due = bool(self._every) and (number == 1 or number % self._every == 0)
         if screened.passed and not due:
             return None
         audited = self._audit.check(
-            torch.cat([x for x, _ in batches]),
-            torch.cat(labels),
+            batches,
             step.loss,
             compare_gradients=True,
             gradcheck=due and (number == 1 or number % GRADCHECK_EVERY == 0),

@@ -1,34 +1,22 @@
-"""State of a run: all that a checkpoint holds, besides weights and optimizer, to continue bit for bit.
-
-The names of the fields are those in checkpoints and in ``summary.json``.
-"""
+"""Where a run stands: everything besides weights and optimizer that a checkpoint must hold to continue bit for bit."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lean_mnist.audit import CheckResult, ScreenResult
-
-
-class Verdict(str, enum.Enum):
-    """Result of all checks of a run so far; a string where it is written into a file."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    UNCHECKED = "unchecked"  # no check was due
+from lean_mnist.audit import AuditResult, GradcheckVerdict, RandomisedResult
 
 
 @dataclass
-class CheckSummary:
-    """Findings of the checks of a run so far."""
+class CheckLedger:
+    """What the checks of a run have found so far; its ``verdict`` travels in every checkpoint."""
 
-    screens: int = 0  # steps with a randomised check
-    close_looks: int = 0  # of them checked row by row
+    screens: int = 0  # steps screened
+    close_looks: int = 0  # of them row by row
     largest_screen_share: float = 0.0  # of what rounding explains
     comparisons: int = 0
     gradchecks: int = 0
@@ -43,32 +31,32 @@ class CheckSummary:
     seconds: float = 0.0
 
     @property
-    def verdict(self) -> Verdict:
-        """The result so far."""
+    def verdict(self) -> str:
+        """``passed``, ``failed``, or ``unchecked`` where no check was due so far."""
         if self.failures:
-            return Verdict.FAILED
-        return Verdict.PASSED if self.screens or self.comparisons or self.gradchecks else Verdict.UNCHECKED
+            return "failed"
+        return "passed" if self.screens or self.comparisons or self.gradchecks else "unchecked"
 
-    def add_screen(self, result: ScreenResult) -> None:
-        """Count one randomised check. A failure is counted by ``add_failure``, with its explanation."""
+    def screened(self, result: RandomisedResult) -> None:
+        """Count one screened step; if it failed, ``failed`` is told as well, with the explanation."""
         self.screens += 1
         self.seconds += result.seconds
-        if result.close:  # a batched check has no thresholds, only an idea of what is ordinary
+        if result.per_row:  # the batched check has no thresholds, only an idea of what is ordinary
             self.close_looks += 1
             self.largest_screen_share = max(self.largest_screen_share, result.share)
 
-    def add_failure(self, step: int, message: str) -> None:
+    def failed(self, step: int, message: str) -> None:
         """Count one failure."""
         self.failures += 1
         self.first_failure = self.first_failure or f"step {step}: {message}"
 
-    def add_comparison(self, step: int, result: CheckResult) -> None:
-        """Count one comparison with the reference, or gradcheck, or both."""
+    def enter(self, step: int, result: AuditResult) -> None:
+        """Count one check."""
         self.comparisons += bool(result.divergences)
         self.seconds += result.seconds
         if result.gradcheck is not None:
-            self.gradchecks += result.gradcheck.verdict != "kink"
-            self.kinks += result.gradcheck.verdict == "kink"
+            self.gradchecks += result.gradcheck.verdict is not GradcheckVerdict.KINK
+            self.kinks += result.gradcheck.verdict is GradcheckVerdict.KINK
         for divergence in result.divergences[1:]:  # the first is the loss
             if not divergence.value <= self.largest_divergence:
                 self.largest_divergence, self.largest_at = divergence.value, f"{divergence.name}, step {step}"
@@ -78,33 +66,32 @@ class CheckSummary:
             if not bound.relative.upper <= self.largest_bound:
                 self.largest_bound, self.largest_bound_at = bound.relative.upper, f"{bound.name}, step {step}"
         if not result.passed:
-            self.add_failure(step, result.message)
+            self.failed(step, result.message)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"verdict": self.verdict.value, **dataclasses.asdict(self)}
+        return {"verdict": self.verdict, **dataclasses.asdict(self)}
 
-    def of_rank(self, rank: int) -> CheckSummary:
-        """A copy for one of several processes to go on with; the failures so far are kept in that of rank 0."""
+    def of_rank(self, rank: int) -> CheckLedger:
+        """For one of several processes to go on with; the failures so far stand in that of the first."""
         return dataclasses.replace(self) if rank == 0 else dataclasses.replace(self, failures=0, first_failure="")
 
-    def merged(self, found: Sequence[CheckSummary]) -> CheckSummary:
-        """Findings of all processes, each on its part of the same steps; ``self`` as merged before.
+    def merged(self, ledgers: Sequence[CheckLedger]) -> CheckLedger:
+        """What all processes of a run have found, each on its part of the same steps; ``self`` as it was merged before.
 
         A step that several of them checked counts once, a failure for each of them.
         """
-        if len(found) == 1:
-            return found[0]
+        if len(ledgers) == 1:
+            return ledgers[0]
 
         def most(name: str) -> Any:  # NaN is more than any number
-            return max((getattr(one, name) for one in found), key=_size)
+            return max((getattr(ledger, name) for ledger in ledgers), key=_size)
 
-        farthest = max(found, key=lambda one: _size(one.largest_divergence))
-        widest = max(found, key=lambda one: _size(one.largest_bound))
-        told = (f"rank {rank}: {one.first_failure}" for rank, one in enumerate(found) if one.failures)
-        return CheckSummary(
+        farthest = max(ledgers, key=lambda ledger: _size(ledger.largest_divergence))
+        widest = max(ledgers, key=lambda ledger: _size(ledger.largest_bound))
+        told = (f"rank {rank}: {ledger.first_failure}" for rank, ledger in enumerate(ledgers) if ledger.failures)
+        return CheckLedger(
             **{name: most(name) for name in _OF_STEPS},
-            failures=sum(one.failures for one in found),
+            failures=sum(ledger.failures for ledger in ledgers),
             first_failure=self.first_failure or next(told, ""),
             largest_divergence=farthest.largest_divergence,
             largest_at=farthest.largest_at,
@@ -113,7 +100,7 @@ class CheckSummary:
         )
 
 
-# Merged by their largest value: several processes count the same steps.
+# Of which several processes together have as many as the one with most.
 _OF_STEPS = (
     "screens", "close_looks", "largest_screen_share", "comparisons", "gradchecks", "kinks", "largest_share", "seconds",
 )  # fmt: skip
@@ -135,13 +122,12 @@ class Best:
 
     @property
     def accuracy(self) -> float:
-        """Share of the validation examples."""
         return self.correct / self.examples
 
 
 @dataclass
 class RunState:
-    """Position in the data, sums of the epoch so far, best checkpoint, checks, every evaluation of the test split."""
+    """Position in the data, sums of the epoch so far, best checkpoint, checks, and every look at the test split."""
 
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the present epoch already used
@@ -153,36 +139,17 @@ class RunState:
     best_accuracy: float = 0.0  # on the validation split, whether or not the checks let it be called best
     epochs_without_improvement: int = 0  # of that accuracy
     best: Best | None = None
-    checks: CheckSummary = field(default_factory=CheckSummary)
+    checks: CheckLedger = field(default_factory=CheckLedger)
     test_looks: list[dict[str, Any]] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
     finished: str = ""  # why training ended; empty while it has not
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
         return dataclasses.asdict(self)
-
-    def count(self, batches: int, examples: int, loss: float) -> None:
-        """Count one update, of so many batches and examples, with their mean loss."""
-        self.step += 1
-        self.batch += batches
-        self.examples += examples
-        self.epoch_examples += examples
-        self.epoch_loss_sum += loss * examples
-
-    def end_epoch(self) -> float:
-        """Go to the start of the next epoch; returns the mean training loss of the one that ended."""
-        mean = self.epoch_loss_sum / self.epoch_examples
-        self.epoch, self.batch, self.epoch_loss_sum, self.epoch_examples = self.epoch + 1, 0, 0.0, 0
-        return mean
-
-    def enter_test(self, purpose: str, errors: int) -> None:
-        """Enter an evaluation of the test split, paid for by certificates; ``purpose`` is ``track`` or ``final``."""
-        self.test_looks.append({"step": self.step, "purpose": purpose, "errors": errors})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunState:
         """The inverse of ``to_dict``."""
-        state = cls(**{**values, "checks": CheckSummary(**values["checks"])})
+        state = cls(**{**values, "checks": CheckLedger(**values["checks"])})
         state.best = None if values["best"] is None else Best(**values["best"])
         return state

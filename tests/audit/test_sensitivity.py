@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from lean_mnist.audit import TrainingCheck
+from lean_mnist.audit import StepAudit
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import put_gradients
 from tests.support.crosscheck_cases import random_batch
@@ -44,11 +44,11 @@ def spoilt(gradient, error, generator):
 @pytest.mark.parametrize("steps", [0, 20, 200])
 def test_small_errors_are_caught_at_every_phase_of_training(steps) -> None:
     model, (x, labels), trace, loss = step_after(steps)
-    check = TrainingCheck(model)
+    check = StepAudit(model)
     generator = torch.Generator().manual_seed(steps)
 
     def passes():
-        return check.check(x, labels, loss, compare_gradients=True, gradcheck=False, tapes=[trace]).passed
+        return check.check([(x, labels)], loss, compare_gradients=True, gradcheck=False, tapes=[trace]).passed
 
     assert passes()
     missed = []
@@ -69,7 +69,7 @@ def test_the_comparison_alone_cannot_see_them_late_in_training() -> None:
     model, (x, labels), trace, loss = step_after(200)
     parameter = model.layers[0].weight
     parameter.grad = spoilt(parameter.grad, "dense", torch.Generator().manual_seed(0))
-    result = TrainingCheck(model).check(x, labels, loss, compare_gradients=True, gradcheck=False, tapes=[trace])
+    result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False, tapes=[trace])
     assert all(divergence.passed for divergence in result.divergences)
     assert not result.passed
     assert "layers.0.weight, dW = Σ dzᵀ h" in result.message

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lean_mnist.audit.training_check import TrainingCheck
+from lean_mnist.audit import StepAudit
 from lean_mnist.chainrule.straight_through import quantize_backward, quantize_forward
 from lean_mnist.data.datasets import Dataset, load_digits
 from lean_mnist.data.normalization import Normalization
@@ -217,10 +217,10 @@ def test_the_audit_of_a_run_accepts_it_and_can_refuse(digits: Dataset) -> None:
     x, labels = digits.train.images[:64].flatten(1).float() / 16, digits.train.labels[:64]
     loss = model.loss(x, labels)
     loss.backward()
-    check = TrainingCheck(model)
-    assert check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=True).passed
+    check = StepAudit(model)
+    assert check.check([(x, labels)], loss.detach(), compare_gradients=True, gradcheck=True).passed
     model.layers[0].weight.grad[3, 20] += 0.01  # type: ignore[union-attr, index]
-    refused = check.check(x, labels, loss.detach(), compare_gradients=True, gradcheck=False)
+    refused = check.check([(x, labels)], loss.detach(), compare_gradients=True, gradcheck=False)
     assert not refused.passed
     assert "layers.0.weight[3, 20]" in refused.message
 

@@ -1,6 +1,6 @@
 """Digests of a gradient: a few random projections, by which a sum can be held against its summands.
 
-A digest is ``⟨w, g⟩`` in float64, with entries of ``w`` as in ``audit.screen.probes``: random signs, magnitudes
+A digest is ``⟨w, g⟩`` in float64, with entries of ``w`` as in ``audit.probes``: random signs, magnitudes
 uniform in [1/2, 3/2]. It is linear, so that of a sum is the sum of those of the summands, up to rounding:
 
 - The reduction computes ``fl(Σ_r fl(c_r g_r))`` elementwise, in any order. Each summand passes at most N roundings
@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.steps.rounding import LAMBDA
+from lean_mnist.audit.rounding import LAMBDA
 from lean_mnist.data.seeding import generator_for
 
 PROJECTIONS = 2

@@ -1,0 +1,373 @@
+"""The one list of local checks: every identity that the values of a training step satisfy, each written once.
+
+A step computes ``z = h Wᵀ + b``, ``h = σ(z)``, the loss, ``ds``, and from the last layer down ``dW = Σ dzᵀ h``,
+``db = Σ dz``, ``dh = dz W``, ``dz = dh ⊙ σ'(z)``. Each identity is checked on the very numbers that the step itself
+gave to it, so that one that holds passes even where all it was given is wrong, and the first that does not hold is the
+cause: everything after it inherits its fault.
+
+The list is run in three ways. The audit (``step_audit``) takes every check's exact residual, in float64 and in every
+element. The randomised check (``randomised``) takes its probed residual, a number a row, for the cost of
+matrix–vector products; and at most steps it runs the products of the whole list in one table (``batched``).
+
+Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
+from lean_mnist.audit.probes import Probe
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.rounding import (
+    ELEMENTWISE_ULPS,
+    Residual,
+    probed_product_shares,
+    product_residual,
+    summed_product_shares,
+    total,
+    underflow_of,
+    unit_of,
+)
+from lean_mnist.nn import MLP
+from lean_mnist.nn.step import (
+    Batch,
+    Gradients,
+    Layers,
+    StepResult,
+    StepTape,
+    compute_gradients,
+    gradients_of,
+    layers_of,
+    names_of,
+)
+
+Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
+
+
+class Identity(enum.Enum):
+    """Identities between the values of a step, in the order in which the step computes them."""
+
+    FORWARD = "z = h Wᵀ + b"
+    ACTIVATION = "h = σ(z)"
+    LOGITS = "ds = (softmax(s) − q + λs) / N"
+    WEIGHT = "dW = Σ dzᵀ h"
+    BIAS = "db = Σ dz"
+    BACKWARD = "dh = dz W"
+    DERIVATIVE = "dz = dh ⊙ σ'(z)"
+    LOSS = "loss = Σ (log Σ eˢ − Σ q s + λ/2 ‖s‖²) / N"  # last, because no other value is computed from it
+
+
+@dataclass(frozen=True)
+class ComputedStep:
+    """A step as it was computed, and the calls before it.
+
+    ``tapes`` are its batches', whose gradients were summed with their ``upstream`` factors; ``past`` those of earlier
+    calls, the latest last. ``loss`` is the mean over all examples as the step reports it. ``again`` computes the same
+    step once more.
+    """
+
+    rule: NetworkLoss
+    names: Names
+    layers: Layers
+    gradients: Gradients
+    tapes: Sequence[StepTape]
+    loss: Tensor | None = None
+    past: Sequence[StepTape] = ()
+    again: Callable[[], StepResult] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: MLP,
+        batches: Sequence[Batch],
+        tapes: Sequence[StepTape],
+        loss: Tensor | None = None,
+        past: Sequence[StepTape] = (),
+    ) -> ComputedStep:
+        """The step of ``model`` whose gradients stand in ``.grad`` and whose tapes, one a batch, are ``tapes``."""
+        return cls(
+            NetworkLoss.of(model), names_of(model), layers_of(model), gradients_of(model), tapes, loss, past,
+            lambda: compute_gradients(model, batches),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LocalCheck(ABC):
+    """One identity at one place of a step: ``ours`` is the tensor that should satisfy it."""
+
+    identity: Identity
+    tensor: str  # its name, for messages
+    layer: int
+    batch: int  # the place of its tape in the step; 0 for a sum over all batches
+    ours: Tensor
+
+    @abstractmethod
+    def residual(self) -> Residual:
+        """Exact residual in every element, beside what rounding explains."""
+
+    @abstractmethod
+    def row_shares(self, probes: Sequence[Probe]) -> Tensor:
+        """For each row, its residual as a share of what rounding explains; products are probed (one pair a layer)."""
+
+
+@dataclass(frozen=True)
+class ProductCheck(LocalCheck):
+    """``ours = Σ left @ right + plus``, summed over ``parts``; a bias gradient is the product with a column of ones."""
+
+    parts: Sequence[tuple[Tensor, Tensor]]
+    plus: Tensor | None = None
+    missing: bool = False  # whether there is no such gradient though there should be; ``ours`` is then zeros
+
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """Both factors, with the parts side by side: ``left (rows, n)`` and ``right (n, columns)``."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return torch.cat([left for left, _ in self.parts], 1), torch.cat([right for _, right in self.parts])
+
+    def residual(self) -> Residual:
+        return product_residual(self.ours, *self.operands(), self.plus)
+
+    def row_shares(self, probes: Sequence[Probe]) -> Tensor:
+        if self.missing:
+            return self.ours.new_full((1,), torch.inf)
+        if self.identity is Identity.BIAS:
+            return summed_product_shares(self.ours, list(self.parts))
+        probe = probes[self.layer].v if self.identity is Identity.FORWARD else probes[self.layer].u
+        return probed_product_shares(self.ours, list(self.parts), self.plus, probe)
+
+
+class Arithmetic(NamedTuple):
+    """The arithmetic in which an elementwise check is computed: ``cast`` brings its operands there.
+
+    ``classes`` is the dimension along which classes stand in a cast tensor of logits.
+    """
+
+    cast: Callable[[Tensor], Tensor]
+    classes: int = 1
+
+
+class Expected(NamedTuple):
+    """Value of an elementwise identity, and the magnitudes that its rounding is relative to."""
+
+    value: Tensor
+    size: Tensor
+
+
+EXACT = Arithmetic(torch.Tensor.double)
+
+
+@dataclass(frozen=True)
+class ElementwiseCheck(LocalCheck):
+    """``ours = f(…)``, element by element; ``expected`` computes f in an arithmetic of choice.
+
+    Where f rounds nothing (``exact``), ``ours`` must be equal to it.
+    """
+
+    expected: Callable[[Arithmetic], Expected]
+    exact: bool = False
+
+    def allowed(self, size: Tensor) -> Tensor:
+        """How far rounding may put ``ours`` off, given the magnitudes that it is relative to."""
+        return size * (ELEMENTWISE_ULPS * unit_of(self.ours)) + underflow_of(self.ours)
+
+    def residual(self) -> Residual:
+        value, size = self.expected(EXACT)
+        if self.exact:
+            return Residual(self.ours, value, torch.full_like(value, torch.finfo(value.dtype).tiny))
+        return Residual(self.ours, value, self.allowed(size))
+
+    def largest_share(self, arithmetic: Arithmetic) -> Tensor:
+        """The largest error as a share of what is allowed, a number of the arithmetic, without looking at it."""
+        value, size = self.expected(arithmetic)
+        return ((value - arithmetic.cast(self.ours)).abs_() / self.allowed(size)).amax()
+
+    def row_shares(self, probes: Sequence[Probe]) -> Tensor:
+        found = self.residual()
+        shares = (found.exact - found.ours).abs_() / found.allowed
+        return shares.reshape(len(shares) if shares.dim() else 1, -1).amax(1) if shares.numel() else shares
+
+
+@dataclass(frozen=True)
+class MissingCheck(LocalCheck):
+    """A gradient that the backward has not gone far enough for; ``ours`` is zeros of its shape. It never holds."""
+
+    def residual(self) -> Residual:
+        return Residual(self.ours, torch.full_like(self.ours, torch.inf), torch.ones_like(self.ours))
+
+    def row_shares(self, probes: Sequence[Probe]) -> Tensor:
+        return self.ours.new_full((1,), torch.inf)
+
+
+def local_checks(step: ComputedStep) -> Iterator[LocalCheck]:
+    """All local checks of ``step``, in the order in which it computes what they check."""
+    for number, tape in enumerate(step.tapes):
+        if tape.pre_activations:
+            yield from _forward_checks(step, tape, number)
+    for number, tape in enumerate(step.tapes):
+        d_s = there(tape.d_pre_activations, len(step.layers) - 1)
+        if d_s is not None:
+            expected = _logits_gradient(step.rule, tape)
+            yield ElementwiseCheck(
+                Identity.LOGITS, f"the gradient of the logits{_batch(step, number)}", len(step.layers) - 1, number, d_s,
+                expected,
+            )  # fmt: skip
+    for index in reversed(range(len(step.layers))):
+        yield from _gradient_checks(step, index)
+        for number, tape in enumerate(step.tapes):
+            yield from _backward_checks(step, tape, number, index)
+    if step.loss is not None and step.tapes:
+        yield ElementwiseCheck(Identity.LOSS, "loss", len(step.layers) - 1, 0, step.loss, _mean_loss(step))
+
+
+@torch.no_grad()
+def largest_share(step: ComputedStep) -> float:
+    """The largest exact residual of ``step`` as a share of what rounding explains; above 1, or NaN, a check fails."""
+    shares = [check.residual().share for check in local_checks(step)]
+    return math.nan if any(share != share for share in shares) else max(shares, default=0.0)
+
+
+def _batch(step: ComputedStep, number: int) -> str:
+    return f" of batch {number}" if len(step.tapes) > 1 else ""
+
+
+def _forward_checks(step: ComputedStep, tape: StepTape, number: int) -> Iterator[LocalCheck]:
+    activation, words = REFERENCE_ACTIVATIONS[step.rule.activation], _batch(step, number)
+    for index, (weight, bias) in enumerate(step.layers):
+        z, parts = tape.pre_activations[index], [(tape.inputs[index], weight.detach().T)]
+        plus = None if bias is None else bias.detach()
+        yield ProductCheck(Identity.FORWARD, f"the output of layer {index}{words}", index, number, z, parts, plus)
+        if index + 1 < len(step.layers):
+
+            def activated(arithmetic: Arithmetic, z: Tensor = z) -> Expected:
+                value = activation.value(arithmetic.cast(z))
+                return Expected(value, value.abs() + arithmetic.cast(z).abs())
+
+            yield ElementwiseCheck(
+                Identity.ACTIVATION, f"the activation after layer {index}{words}", index, number,
+                tape.inputs[index + 1], activated, activation.exact,
+            )  # fmt: skip
+
+
+def _gradient_checks(step: ComputedStep, index: int) -> Iterator[LocalCheck]:
+    """``dW = Σ dzᵀ h`` and ``db = Σ dzᵀ 1``, over all batches."""
+    found = [there(tape.d_pre_activations, index) for tape in step.tapes]
+    d_zs = [d_z for d_z in found if d_z is not None]
+    complete = len(d_zs) == len(step.tapes) > 0
+    for identity, name, parameter, gradient in zip(
+        (Identity.WEIGHT, Identity.BIAS), step.names[index], step.layers[index], step.gradients[index], strict=True
+    ):
+        if parameter is None or (gradient is None and not parameter.requires_grad):
+            continue
+        ours = torch.zeros_like(parameter) if gradient is None else gradient
+        if not complete:
+            if parameter.requires_grad:
+                yield MissingCheck(identity, str(name), index, 0, ours.detach())
+            continue
+        rights = [
+            tape.inputs[index] if identity is Identity.WEIGHT else d_z.new_ones(len(d_z), 1)
+            for tape, d_z in zip(step.tapes, d_zs, strict=True)
+        ]
+        parts = [(d_z.T, right) for d_z, right in zip(d_zs, rights, strict=True)]
+        yield ProductCheck(identity, str(name), index, 0, ours.detach(), parts, missing=gradient is None)
+
+
+def _backward_checks(step: ComputedStep, tape: StepTape, number: int, index: int) -> Iterator[LocalCheck]:
+    """What layer ``index`` hands down, and the derivative of the activation under it."""
+    d_z, d_h = there(tape.d_pre_activations, index), there(tape.d_inputs, index)
+    below = there(tape.d_pre_activations, index - 1) if index else None
+    if d_z is None or d_h is None:
+        return
+    words, parts = _batch(step, number), [(d_z, step.layers[index][0].detach())]
+    yield ProductCheck(
+        Identity.BACKWARD, f"the gradient of the input of layer {index}{words}", index, number, d_h, parts
+    )
+    if below is None:
+        return
+    activation, z = REFERENCE_ACTIVATIONS[step.rule.activation], tape.pre_activations[index - 1]
+
+    def derived(arithmetic: Arithmetic) -> Expected:
+        upstream = arithmetic.cast(d_h)
+        return Expected(activation.backward(arithmetic.cast(z), upstream), upstream.abs())
+
+    tensor = f"the gradient of the output of layer {index - 1}{words}"
+    yield ElementwiseCheck(Identity.DERIVATIVE, tensor, index - 1, number, below, derived, activation.exact)
+
+
+class LogitsTerms(NamedTuple):
+    """Terms of the gradient of a batch's logits ``s``, ``scale (p − q + λs)``, of one shape; scale is upstream / N."""
+
+    p: Tensor  # softmax(s)
+    log_p: Tensor
+    q: Tensor  # target distribution
+    s: Tensor  # logits
+    penalty: float
+    scale: float
+
+    @classmethod
+    def of(
+        cls, rule: NetworkLoss, logits: Tensor, labels_B: Tensor, upstream: float, arithmetic: Arithmetic = EXACT
+    ) -> LogitsTerms:
+        """Terms of a batch's logits ``(B, C)``, in this arithmetic."""
+        s, dim = arithmetic.cast(logits), arithmetic.classes
+        log_p = torch.log_softmax(s, dim)
+        targets = target_distributions(rule.label_smoothing, logits.shape[1], s.dtype, s.device)
+        q = targets.index_select(1 - dim, labels_B)
+        return cls(log_p.exp(), log_p, q, s, rule.logit_penalty, upstream / max(1, len(labels_B)))
+
+    def gradient(self, p: Tensor | None = None, q: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        """The gradient of the logits, with any of its terms replaced."""
+        p, q, s = self.p if p is None else p, self.q if q is None else q, self.s if s is None else s
+        return ((p - q) + self.penalty * s if self.penalty else p - q) * self.scale
+
+    def size(self) -> Tensor:
+        """Magnitudes that its rounding is relative to: a probability is off by ``|log p|`` units and more."""
+        terms = torch.addcmul(self.q, self.p, 2 - self.log_p)
+        return (terms + self.penalty * self.s.abs() if self.penalty else terms) * abs(self.scale)
+
+
+@functools.cache
+def target_distributions(smoothing: float, classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``(C, C)``: for each label the target, one-hot mixed with the uniform distribution; symmetric."""
+    return torch.eye(classes, dtype=dtype, device=device) * (1 - smoothing) + smoothing / classes
+
+
+def _logits_gradient(rule: NetworkLoss, tape: StepTape) -> Callable[[Arithmetic], Expected]:
+    def expected(arithmetic: Arithmetic) -> Expected:
+        terms = LogitsTerms.of(rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic)
+        return Expected(terms.gradient(), terms.size())
+
+    return expected
+
+
+def _mean_loss(step: ComputedStep) -> Callable[[Arithmetic], Expected]:
+    """Mean loss over all examples; its rounding is relative to the largest logit."""
+
+    def expected(arithmetic: Arithmetic) -> Expected:
+        means, largest = [], []
+        for tape in step.tapes:
+            terms = LogitsTerms.of(step.rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic)
+            loss = -(terms.log_p * terms.q).sum()
+            if terms.penalty:
+                loss = loss + terms.penalty / 2 * terms.s.square().sum()
+            means.append(loss * terms.scale)
+            largest.append(terms.s.abs().amax() if terms.s.numel() else loss)
+        magnitude = total(largest) if len(largest) == 1 else torch.stack(largest).amax()
+        size = 1 + magnitude.clamp_min(1)
+        return Expected(total(means), size + step.rule.logit_penalty * magnitude.square() if terms.penalty else size)
+
+    return expected
+
+
+def there(values: Sequence[Any], index: int) -> Any:
+    """``values[index]``; ``None`` where the backward did not go so far."""
+    return values[index] if index < len(values) else None

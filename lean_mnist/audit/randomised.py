@@ -1,0 +1,163 @@
+"""The randomised check: at every step, for the cost of matrix–vector products, does every identity of it hold?
+
+Products are verified as Freivalds proposed (1977): to see that ``dW = dzᵀ h``, both sides are multiplied by a random
+vector. There is no pattern of error that the probes (:mod:`.probes`) are blind to.
+
+Every step is given the batched check (:mod:`.batched`). Where something might be wrong, and at the first and every
+``PER_ROW_EVERY``-th step anyway, the list is run per row, each row against its own threshold. What stood out in the
+batched check and is not explained by these thresholds, which are wide enough for any probe, is computed again exactly,
+in float64, and that decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lean_mnist.audit.batched import BatchChecks, BatchedCheck
+from lean_mnist.audit.local_checks import ComputedStep, LocalCheck, local_checks
+from lean_mnist.audit.probes import Probe, Probes
+from lean_mnist.nn.recording import CannotRecord, Recording
+from lean_mnist.nn.step import StepTape
+
+PER_ROW_EVERY = 50
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LocalFailure:
+    """A local check that does not hold: of which tensor, in which rows, and by how much of what rounding explains."""
+
+    identity: str
+    tensor: str
+    rows: tuple[int, ...]  # of the tensor, the first few; none where the exact check found it
+    share: float  # residual / threshold at the worst place
+
+    def __str__(self) -> str:
+        more = ", …" if len(self.rows) == _SHOWN else ""
+        rows = f" (rows {', '.join(map(str, self.rows))}{more})" if self.rows else ""
+        return f"{self.tensor}: {self.identity} does not hold{rows}: {self.share:.3g} times what rounding explains"
+
+
+@dataclass(frozen=True)
+class RandomisedResult:
+    """Outcome of the randomised check of one step."""
+
+    failures: tuple[LocalFailure, ...]
+    share: float  # the largest residual as a share of its threshold
+    per_row: bool  # whether the list was run per row
+    stood_out: bool  # whether the batched check was the reason
+    seed: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every local check holds."""
+        return not self.failures
+
+
+class RandomisedCheck:
+    """Checks the steps of one network; probes come from ``seed`` and the step's number, so a step can be repeated."""
+
+    def __init__(self, seed: int = 0, per_row_every: int = PER_ROW_EVERY) -> None:
+        self._seed, self._every = seed, per_row_every
+        self._probes: Probes | None = None
+        self._batched: dict[int, BatchedCheck] = {}  # by the number of examples
+        self._captured: dict[int, _CapturedCheck] = {}  # by the identity of the tape
+
+    def again(self, number: int, tapes: Sequence[StepTape], loss: float) -> RandomisedResult | None:
+        """The batched check of values in the same tensors as the last time that this tape was given to :meth:`check`.
+
+        ``None`` where that is not known to be so, where the list is to be run per row, or something stands out: it is
+        then :meth:`check` that decides.
+        """
+        captured = self._captured.get(id(tapes[0])) if len(tapes) == 1 else None
+        if captured is None or self._probes is None or not (number - 1) % self._every:
+            return None
+        started = time.perf_counter()
+        share = captured.share(self._probes.vector(number), loss)
+        if not share <= 1:  # also NaN
+            return None
+        return RandomisedResult((), share, False, False, self._probes.seed_of(number), time.perf_counter() - started)
+
+    @torch.no_grad()
+    def check(self, number: int, step: ComputedStep) -> RandomisedResult:
+        """Check step ``number`` (from 1), whose ``loss`` is given."""
+        started = time.perf_counter()
+        weight = step.layers[0][0]
+        if self._probes is None or not self._probes.fit(weight):
+            self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in step.layers], weight)
+            self._batched, self._captured = {}, {}
+        seed, share = self._probes.seed_of(number), self._batched_share(step, self._probes.vector(number))
+        stood_out = share is not None and not share <= 1  # also NaN
+        if share is not None and not stood_out and (number - 1) % self._every:
+            return RandomisedResult((), share, False, False, seed, time.perf_counter() - started)
+        checks = list(local_checks(step))
+        failures, largest = _run_per_row(checks, self._probes.of(number))
+        if stood_out and not failures:
+            exact = [(check, check.residual().share) for check in checks]
+            failures = [LocalFailure(c.identity.value, c.tensor, (), of) for c, of in exact if not of <= 1]
+            largest = max([largest, *(failure.share for failure in failures)])
+        return RandomisedResult(tuple(failures), largest, True, stood_out, seed, time.perf_counter() - started)
+
+    def _batched_share(self, step: ComputedStep, probes: Tensor) -> float | None:
+        """The share that the batched check shows, captured where step after step is written into the same tensors.
+
+        ``None`` where the step cannot be checked so.
+        """
+        if len(step.tapes) != 1:
+            return None
+        assert step.loss is not None
+        loss, tape = float(step.loss), step.tapes[0]
+        if id(tape) in self._captured:
+            return self._captured[id(tape)].share(probes, loss)
+        checks = BatchChecks.of(step)
+        if checks is None:
+            return None
+        batched = self._batched.get(len(tape.labels_B))
+        if batched is None:
+            batched = self._batched[len(tape.labels_B)] = BatchedCheck(checks)
+        batched.probes.copy_(probes)
+        if tape.static and not probes.is_cuda:
+            with contextlib.suppress(CannotRecord):
+                self._captured[id(tape)] = _CapturedCheck(batched, checks, tape)
+                return batched.share(loss)
+        batched.run(checks)
+        return batched.share(loss)
+
+
+class _CapturedCheck:
+    """The batched check of values that stand in the same tensors step after step."""
+
+    def __init__(self, batched: BatchedCheck, checks: BatchChecks, tape: StepTape) -> None:
+        self._batched, self._kept = batched, (checks, tape)  # so that no other tensors come to stand there
+        self._recording = Recording(lambda: batched.run(checks))
+
+    def share(self, probes: Tensor, loss: float) -> float:
+        """The share that the batched check with these ``probes`` shows of the present values."""
+        self._batched.probes.copy_(probes)
+        self._recording.play()
+        return self._batched.share(loss)
+
+
+def _run_per_row(checks: Sequence[LocalCheck], probes: Sequence[Probe]) -> tuple[list[LocalFailure], float]:
+    """Failures in the order of the list, and the largest share, NaN counting as the largest of all."""
+    found = [(check, check.row_shares(probes)) for check in checks]
+    # One transfer for all checks: the largest share of each.
+    worst = torch.stack([rows.amax().double() if rows.numel() else rows.new_zeros(()).double() for _, rows in found])
+    failures = [
+        LocalFailure(check.identity.value, check.tensor, _bad_rows(rows), largest)
+        for (check, rows), largest in zip(found, worst.tolist(), strict=True)
+        if not largest <= 1  # also NaN
+    ]
+    return failures, max(worst.tolist(), key=lambda share: math.inf if math.isnan(share) else share)
+
+
+def _bad_rows(shares: Tensor) -> tuple[int, ...]:
+    return tuple(int(row) for row in (~(shares <= 1)).nonzero().flatten()[:_SHOWN])

@@ -1,0 +1,121 @@
+"""The evaluation of a checkpoint on a split, for ``python -m lean_mnist.evaluate``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lean_mnist.generalization.certificates.runs import FoundCertificate
+    from lean_mnist.training.checkpoints import Checkpoint
+    from lean_mnist.training.metrics import Evaluation
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Accuracy, loss, per-class accuracy and confusion matrix of a checkpoint."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """best.pt or last.pt of a run."""
+    dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = None
+    """The one it was trained on if not given."""
+    split: Literal["test", "validation", "train"] = "test"
+    """validation and train are cut as the run cut them."""
+    data_dir: str | None = None
+    """Searched after the folder that LEAN_MNIST_DATA names; the run's if not given."""
+    plots: str | None = None
+    """Folder for pictures: reliability, risk by coverage, misread digits, weights, bounds by examples, bits, delta."""
+    json: bool = False
+    """Print one JSON document."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation and what was evaluated."""
+
+    checkpoint: str
+    dataset: str
+    split: str
+    verdict: str
+    evaluation: Evaluation
+    certificate: FoundCertificate | None  # None where none lies beside the run or the checkpoint
+    plots: tuple[str, ...]  # files
+
+    def to_json(self) -> str:
+        about = {"checkpoint": self.checkpoint, "dataset": self.dataset, "split": self.split}
+        certificate = None if self.certificate is None else self.certificate.to_dict()
+        values: dict[str, Any] = {**about, "crosscheck": self.verdict, **self.evaluation.to_dict()}
+        values |= {"certificate": certificate, "plots": list(self.plots)}
+        return json.dumps(values, indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        found = self.evaluation
+        low, high = found.interval
+        lines = [
+            f"{self.dataset}, {self.split} split: accuracy {found.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
+            f"({found.errors} errors in {found.examples:,}), loss {found.loss:.4f}, "
+            f"calibration error {found.calibration.error:.2%}",
+            f"gradient checks while it trained: {self.verdict}",
+            str(self.certificate or "certificate: none beside this checkpoint or in its run's folder"),
+            "",
+            "true class   accuracy   called …",
+        ]
+        width = max(4, len(str(int(found.confusion.max()))))
+        classes = range(len(found.confusion))
+        lines.append(" " * 24 + " ".join(f"{c:>{width}}" for c in classes))
+        for c, (accuracy, row) in enumerate(zip(found.class_accuracy, found.confusion.tolist(), strict=True)):
+            share = "     none" if accuracy is None else f"{accuracy:>9.2%}"
+            lines.append(f"{c:>10}   {share}  " + " ".join(f"{count or '·':>{width}}" for count in row))
+        lines += ["", *(f"written {path}" for path in self.plots)] if self.plots else []
+        return "\n".join(lines)
+
+
+def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
+    """Evaluate a checkpoint; raises ``CheckpointError``, ``DataError`` or ``ConfigError``."""
+    from lean_mnist.data.datasets import load_dataset
+    from lean_mnist.data.splits import split_training
+    from lean_mnist.errors import CheckpointError, ConfigError
+    from lean_mnist.generalization.certificates.runs import find_certificate
+    from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.metrics import evaluate
+    from lean_mnist.training.plots import write_plots
+
+    checkpoint: Checkpoint = load_checkpoint(arguments.checkpoint)
+    config = checkpoint.config
+    name = arguments.dataset or checkpoint.data["name"]
+    dataset = load_dataset(name, arguments.data_dir or config.data_dir)
+    if dataset.features != checkpoint.model.sizes[0] or dataset.classes > checkpoint.model.sizes[-1]:
+        raise CheckpointError(
+            f"{arguments.checkpoint}: its network takes {checkpoint.model.sizes[0]} features and knows "
+            f"{checkpoint.model.sizes[-1]} classes; {name} has {dataset.features} and {dataset.classes}"
+        )
+    splits = {"test": dataset.test}
+    if arguments.split != "test" or arguments.plots is not None:
+        if dataset.fingerprint() == checkpoint.data["sha256"]:
+            splits["train"], splits["validation"] = split_training(
+                dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
+            )
+        elif arguments.split != "test":
+            raise ConfigError(
+                f"--split {arguments.split}: the {name} found here is not what the checkpoint was trained on "
+                f"(its hash differs), so its split cannot be cut again"
+            )
+    split = splits[arguments.split]
+    evaluation = evaluate(checkpoint.model, split, checkpoint.normalization)
+    plots: list[Path] = []
+    if arguments.plots is not None:
+        plots = write_plots(arguments.plots, checkpoint, dataset, split, evaluation, splits.get("train"))
+    return Report(
+        arguments.checkpoint,
+        name,
+        arguments.split,
+        checkpoint.crosscheck["verdict"],
+        evaluation,
+        find_certificate(arguments.checkpoint, checkpoint),
+        tuple(map(str, plots)),
+    )

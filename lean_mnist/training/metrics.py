@@ -1,0 +1,112 @@
+"""How good a network is on a split: counts first, everything else derived from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+from lean_mnist.data.datasets import Split
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import HealthError
+from lean_mnist.nn import MLP
+from lean_mnist.training.calibration import Calibration, calibration
+
+# Examples a forward pass: enough for fast products, few enough for memory.
+_CHUNK = 5000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network did on a split. ``confusion[y][k]`` counts the examples of class y that were called k."""
+
+    loss: float  # mean cross-entropy, without smoothing or penalty
+    confusion: Tensor  # int64, (C, C)
+    predictions: Tensor  # int64, (m,)
+    confidences: Tensor  # float64, (m,): the softmax probability of each prediction
+    right: Tensor  # bool, (m,): whether the prediction is the label
+
+    @property
+    def examples(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def correct(self) -> int:
+        return int(self.confusion.diagonal().sum())
+
+    @property
+    def errors(self) -> int:
+        return self.examples - self.correct
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.examples
+
+    @property
+    def class_accuracy(self) -> list[float | None]:
+        """Share of each class's examples that were called by its name; ``None`` for a class without examples."""
+        totals = self.confusion.sum(1).tolist()
+        hits = self.confusion.diagonal().tolist()
+        return [hit / total if total else None for hit, total in zip(hits, totals, strict=True)]
+
+    def counts(self) -> dict[str, Any]:
+        """Examples, errors and accuracy."""
+        return {"examples": self.examples, "errors": self.errors, "accuracy": self.accuracy}
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Clopper–Pearson interval of the accuracy."""
+        return clopper_pearson(self.correct, self.examples)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the confidences are worth."""
+        return calibration(self.confidences, self.right)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            **self.counts(),
+            "accuracy_interval_95": list(self.interval),
+            "loss": self.loss,
+            "calibration_error": self.calibration.error,
+            "class_accuracy": self.class_accuracy,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+@torch.no_grad()
+def evaluate(model: MLP, split: Split, normalization: Normalization) -> Evaluation:
+    """Loss, confusion and predictions of ``model`` on every example of ``split``; ties go to the smallest class.
+
+    Raises ``HealthError`` if a logit is not finite: such a prediction would be an accident.
+    """
+    weight = next(model.parameters())
+    classes = model.sizes[-1]
+    confusion = torch.zeros(classes * classes, dtype=torch.int64)
+    loss, predictions, confidences = 0.0, [], []
+    for start in range(0, len(split), _CHUNK):
+        images, labels = split.images[start : start + _CHUNK], split.labels[start : start + _CHUNK]
+        x = normalization.apply(images.to(weight.device), weight.dtype)
+        logits = model(x).to("cpu", torch.float64)
+        if not torch.isfinite(logits).all():
+            raise HealthError(f"the network's outputs are not finite on examples {start} to {start + len(labels) - 1}")
+        loss += float(torch.nn.functional.cross_entropy(logits, labels.cpu(), reduction="sum"))
+        predicted = logits.argmax(1)
+        confidences.append(1 / (logits - logits.amax(1, keepdim=True)).exp_().sum(1))
+        confusion += torch.bincount(labels.cpu() * classes + predicted, minlength=classes * classes)
+        predictions.append(predicted)
+    called = torch.cat(predictions)
+    right = called == split.labels.cpu()
+    return Evaluation(loss / len(split), confusion.view(classes, classes), called, torch.cat(confidences), right)
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The two-sided Clopper–Pearson interval for a probability (Clopper and Pearson, 1934), by beta quantiles."""
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
+    return low, high

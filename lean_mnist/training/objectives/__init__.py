@@ -1,1 +1,0 @@
-"""Objectives: what a run trains, and what its steps, evaluations and end mean; begin with ``protocol``."""

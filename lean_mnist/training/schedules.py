@@ -1,0 +1,75 @@
+"""Schedules: of the learning rate, ``step -> factor``, and of hooks, ``step -> bool``.
+
+Both are pure functions of the step, counted from 0 for the learning rate (before the update) and from 1 for hooks (the
+number of the step), so that a run resumes at any step without any state of theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from lean_mnist.training.config import Config
+
+LearningRate = Callable[[int], float]
+Due = Callable[[int], bool]
+
+# One-cycle (Smith and Topin, 2018): the shape and defaults of torch.optim.lr_scheduler.OneCycleLR.
+_ONE_CYCLE_RISE, _ONE_CYCLE_START, _ONE_CYCLE_END = 0.3, 1 / 25, 1 / 25e4
+
+
+def learning_rate_schedule(config: Config, steps_per_epoch: int) -> LearningRate:
+    """The learning rate of each step, ``0 … epochs · steps_per_epoch − 1``, as the configuration asks."""
+    warmup, base = config.warmup_steps, config.learning_rate
+    total = max(1, config.epochs * steps_per_epoch - warmup)
+    decay_steps = config.decay_epochs * steps_per_epoch
+    factor: LearningRate
+    if config.schedule == "constant":
+        factor = _constant
+    elif config.schedule == "step":
+
+        def factor(step: int) -> float:
+            return config.decay ** (step // decay_steps)
+    elif config.schedule == "exponential":
+
+        def factor(step: int) -> float:
+            return config.decay ** (step / decay_steps)
+    elif config.schedule == "cosine":
+
+        def factor(step: int) -> float:
+            return _cosine(1.0, 0.0, step / total)
+    else:
+        peak = _ONE_CYCLE_RISE * total
+
+        def factor(step: int) -> float:
+            if step < peak:
+                return _cosine(_ONE_CYCLE_START, 1.0, step / peak)
+            return _cosine(1.0, _ONE_CYCLE_END, (step - peak) / (total - peak))
+
+    # The schedule starts when the warm-up ends; the warm-up climbs to the rate that the schedule starts from.
+    def learning_rate(step: int) -> float:
+        if step < warmup:
+            return base * factor(0) * (step + 1) / (warmup + 1)
+        return base * factor(step - warmup)
+
+    return learning_rate
+
+
+def _constant(step: int) -> float:
+    return 1.0
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def every(period: int) -> Due:
+    """Due at the first step and at every multiple of ``period``; never if ``period`` is 0."""
+    if period == 0:
+        return never
+    return lambda step: step == 1 or step % period == 0
+
+
+def never(step: int) -> bool:
+    """Never due."""
+    return False

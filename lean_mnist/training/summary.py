@@ -1,0 +1,120 @@
+"""What a run came to: for ``summary.json``, and for the person who waited for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lean_mnist.generalization.certificates.holdout import FILE as CERTIFICATE
+from lean_mnist.generalization.certificates.holdout import Certificate
+from lean_mnist.generalization.quantize.claims import TrainingClaims
+from lean_mnist.training.config import Config
+from lean_mnist.training.failures import FOLDER, MOST
+from lean_mnist.training.metrics import Evaluation
+from lean_mnist.training.state import RunState
+
+NETWORK = "network.json"  # a quantised network's exact numbers
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run. ``test`` is of the weights in ``best.pt`` (``last.pt`` where none was selected)."""
+
+    config: Config
+    state: RunState
+    test: Evaluation
+    folder: Path
+    checkpoints: Path
+    training_examples: int
+    certificate: Certificate  # written in ``folder``
+    quantized: TrainingClaims | None = None  # of a network of few bits, which is then written in ``folder``, too
+
+    @property
+    def checking_share(self) -> float:
+        """The part of the training time that was spent on checks."""
+        return self.state.checks.seconds / self.state.seconds if self.state.seconds else 0.0
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.state.examples / self.state.seconds if self.state.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``summary.json`` holds them."""
+        state, test, best = self.state, self.test, self.state.best
+        return {
+            "dataset": self.config.dataset,
+            "run": self.config.run_name,
+            "preset": self.config.preset,
+            "test_examples": test.examples,
+            "test_errors": test.errors,
+            "test_accuracy": test.accuracy,
+            "test_accuracy_interval_95": list(test.interval),
+            "test_loss": test.loss,
+            "test_looks": state.test_looks,
+            "best_epoch": None if best is None else best.epoch,
+            "best_step": None if best is None else best.step,
+            "validation_examples": self.config.validation_size,
+            "validation_accuracy": None if best is None else best.accuracy,
+            "training_examples": self.training_examples,
+            "epochs": state.epoch,
+            "steps": state.step,
+            "finished": state.finished,
+            "seconds": state.seconds,
+            "examples_per_second": self.examples_per_second,
+            "checks": {**state.checks.to_dict(), "share_of_time": self.checking_share},
+            "certificate": {"path": str(self.files["certificate"]), **self.certificate.summary()},
+            "quantized": None if self.quantized is None else self.quantized.to_dict(),
+            "files": {name: str(path) for name, path in self.files.items()},
+            "device": self.config.device,
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+        }
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where everything was written."""
+        best = {} if self.state.best is None else {"best": self.checkpoints / "best.pt"}
+        last = self.checkpoints / "last.pt"
+        network = {} if self.quantized is None else {"network": self.folder / NETWORK}
+        return {**best, "last": last, "run": self.folder, "certificate": self.folder / CERTIFICATE, **network}
+
+    def __str__(self) -> str:
+        state, test, checks, best = self.state, self.test, self.state.checks, self.state.best
+        low, high = test.interval
+        if best is None:
+            chosen = "no checkpoint could be called best, because a gradient check failed; these are the last weights"
+        else:
+            chosen = f"epoch {best.epoch} of {state.epoch}, by validation accuracy {best.accuracy:.2%}"
+        checked = "none were due"
+        if checks.verdict != "unchecked":
+            checked = (
+                f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
+                f"{checks.failures} failed; {self.checking_share:.1%} of the time"
+            )
+        if checks.comparisons:
+            checked += (
+                f"\n  gradients  largest divergence {checks.largest_divergence:.1e}, {checks.largest_share:.0%} of "
+                f"what rounding explains; proved within {checks.largest_bound:.1e} of the exact gradient (relative)"
+            )
+        looks = len(state.test_looks)
+        once = "looked at once" if looks == 1 else f"looked at {looks} times, which a certificate has to pay for"
+        lines = [
+            f"{self.config.dataset}: test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
+            f"({test.errors} errors in {test.examples:,}; the test split was {once})",
+            f"  selected   {chosen}",
+            f"  certified  {self.certificate.line()}",
+            *([] if self.quantized is None else [f"  quantized  {self.quantized}"]),
+            f"  checks     {checked}",
+            f"  time       {state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s",
+            f"  written    {', '.join(str(path) for path in self.files.values())}",
+            f"  look       tensorboard --logdir {self.folder.parent}",
+        ]
+        if checks.failures:
+            lines.insert(-3, f"  WARNING    {checks.failures} gradient checks failed, first at {checks.first_failure}")
+            kept = self.folder / FOLDER
+            if kept.is_dir():
+                lines.insert(-3, f"  replay     failures of the first {MOST} failed steps: {kept}")
+        return "\n".join(lines)

@@ -1,0 +1,497 @@
+"""The check of a step: no false alarm on right gradients, however trained; every planted bug found and named."""
+
+import math
+from itertools import zip_longest
+
+import pytest
+import torch
+
+from lean_mnist.audit import AuditResult, StepAudit
+from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
+from lean_mnist.data.datasets import load_digits
+from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape
+from lean_mnist.training.hooks import CrossCheckHook, Step
+from lean_mnist.training.state import CheckLedger
+from tests.support.crosscheck_cases import ACTIVATIONS, random_batch, random_model
+
+DEPTHS = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10)}
+
+
+def gradients_(model, batches, traces=()):
+    """Put the gradient of the mean loss over all of ``batches`` into ``.grad``, as the trainer does; the loss."""
+    model.zero_grad(set_to_none=True)
+    total, mean = sum(len(labels) for _, labels in batches), 0.0
+    for (x, labels), trace in zip_longest(batches, traces):
+        loss, share = model.loss(x, labels, tape=trace), len(labels) / total
+        loss.backward(torch.full_like(loss, share))
+        mean = mean + share * loss.detach()
+    return mean
+
+
+def checked(model, batches, *, gradcheck=False):
+    loss = gradients_(model, batches)
+    return StepAudit(model).check(batches, loss, compare_gradients=True, gradcheck=gradcheck)
+
+
+@torch.no_grad()
+def descend(model, rate) -> None:
+    for parameter in model.parameters():
+        parameter -= rate * parameter.grad
+
+
+def worst(result):
+    return max(divergence.share for divergence in result.divergences)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 7, 128])
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_right_gradients_pass(activation: str, depth, batch, dtype: torch.dtype) -> None:
+    model = random_model(depth, DEPTHS[depth], activation, dtype)
+    for step in range(2):  # untrained weights, then weights that have moved
+        result = checked(model, [random_batch(step, batch, DEPTHS[depth], dtype)])
+        assert result.passed, f"step {step}: {result.message}"
+        descend(model, 0.5)
+
+
+def test_what_a_result_holds() -> None:
+    model = random_model(0, DEPTHS[2])
+    result = checked(model, [random_batch(0, 9, DEPTHS[2])], gradcheck=True)
+    names = [name for name, _ in model.named_parameters()]
+    assert [divergence.name for divergence in result.divergences] == ["loss", *names]
+    assert result.gradcheck == GradcheckResult(GradcheckVerdict.PASSED)
+    assert result.largest in result.divergences[1:]
+    assert result.largest.share == max(divergence.share for divergence in result.divergences[1:])
+    assert (result.passed, result.message, result.kinks) == (True, "", 0)
+    assert result.seconds > 0
+
+
+def test_only_what_is_due_is_done() -> None:
+    model = random_model(0, DEPTHS[2])
+    x, labels = random_batch(0, 9, DEPTHS[2])
+    loss, check = gradients_(model, [(x, labels)]), StepAudit(model)
+    only_gradcheck = check.check([(x, labels)], loss, compare_gradients=False, gradcheck=True)
+    assert (only_gradcheck.divergences, only_gradcheck.largest) == ((), None)
+    assert only_gradcheck.gradcheck.passed
+    neither = check.check([(x, labels)], loss, compare_gradients=False, gradcheck=False)
+    assert neither.gradcheck is None
+    assert neither.passed
+
+
+def test_the_model_and_its_gradients_are_left_alone() -> None:
+    model = random_model(0, DEPTHS[2])
+    x, labels = random_batch(0, 9, DEPTHS[2])
+    loss = gradients_(model, [(x, labels)])
+    before = [t.detach().clone() for p in model.parameters() for t in (p, p.grad)]
+    StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=True)
+    for tensor, copy in zip([t for p in model.parameters() for t in (p, p.grad)], before, strict=True):
+        assert torch.equal(tensor.detach(), copy)
+
+
+# Where right gradients are hard to tell from wrong ones.
+
+
+def digits(examples, dtype):
+    train = load_digits().train
+    return train.images[:examples].flatten(1).to(dtype) / 16, train.labels[:examples]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("batch", [20, 7])
+def test_down_to_a_loss_of_nothing(batch, activation: str, dtype: torch.dtype) -> None:
+    """Late in training p − onehot(y) cancels to its last digits, in ours and in the reference's precision alike."""
+    x, labels = digits(20, dtype)
+    model, loss, step = MLP((64, 32, 10), activation, seed=1, dtype=dtype), math.inf, 0
+    while loss > 1e-7:
+        start = step * batch % 20
+        result = checked(model, [(x[start : start + batch], labels[start : start + batch])])  # ragged at the end
+        assert result.passed, f"step {step}, loss {loss:.1e}: {result.message}"
+        loss = float(gradients_(model, [(x, labels)]))
+        if loss > 3e-2:
+            descend(model, 1.0)
+        else:  # every example is right, and from here on sharper logits are a quicker way down than the gradient
+            with torch.no_grad():
+                for parameter in model.layers[-1].parameters():
+                    parameter *= 1.12
+        step += 1
+        assert step < 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_a_batch_that_is_all_but_certain(batch, activation: str, dtype: torch.dtype) -> None:
+    """Logits whose margin of 8 to 20 makes p − onehot(y) as small as the rounding of p."""
+    shares = {}
+    for seed in range(20):
+        model = random_model(seed, (16, 12, 10), activation, dtype)
+        x, labels = random_batch(seed, batch, (16, 12, 10), dtype)
+        labels[:] = labels[0]
+        with torch.no_grad():
+            model.layers[-1].bias[labels[0]] += 8 + 12 * (seed / 20)
+        shares[seed] = worst(checked(model, [(x, labels)]))
+    assert not {seed: share for seed, share in shares.items() if not share <= 1}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_double_precision_all_through_training(seed: int) -> None:
+    """There the reference is no more precise than what it checks, and its error cannot be seen."""
+    train = load_digits().train
+    x, labels = (train.images.flatten(1).double() - 4.9) / 6, train.labels
+    model = MLP((64, 32, 10), seed=seed, dtype=torch.float64)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    for step, chosen in enumerate(order.split(32)[:40]):
+        result = checked(model, [(x[chosen], labels[chosen])])
+        assert result.passed, f"step {step}: {result.message}"
+        descend(model, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(5))
+def test_gradients_that_cancel_over_the_batch(seed: int, dtype: torch.dtype) -> None:
+    """Every example twice, under two labels between which the network wavers: the terms are large, the sum is not."""
+    model = random_model(seed, (20, 16, 2), "relu", dtype)
+    with torch.no_grad():
+        model.layers[-1].weight.mul_(1e-3)
+        model.layers[-1].bias.zero_()
+    x, _ = random_batch(seed, 60, (20, 16, 2), dtype)
+    batch = torch.cat([x, x]), torch.arange(2).repeat_interleave(60)
+    result = checked(model, [batch])
+    assert result.passed, result.message
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scale", [100.0, 1e4])
+def test_saturated(activation: str, scale) -> None:
+    """Logits of ten thousand and more, and activations without a slope."""
+    for seed in range(5):
+        model = random_model(seed, (20, 16, 10), activation)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter *= math.sqrt(scale)
+        result = checked(model, [random_batch(seed, 33, (20, 16, 10))])
+        assert result.passed, f"seed {seed}: {result.message}"
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("what", ["inputs", "weights", "both", "half the inputs"])
+def test_exact_zeros(activation: str, what) -> None:
+    model, (x, labels) = random_model(0, (20, 16, 12, 10), activation), random_batch(0, 9, (20, 16, 12, 10))
+    with torch.no_grad():
+        for weight, bias in model.weights_and_biases():
+            bias.zero_()
+            if what in ("weights", "both"):
+                weight.zero_()
+        if what in ("inputs", "both"):
+            x.zero_()
+        elif what == "half the inputs":
+            x.clamp_(min=0)
+    result = checked(model, [(x, labels)], gradcheck=True)
+    assert result.passed, result.message
+    if activation in ("relu", "leaky-relu") and what != "half the inputs":
+        assert result.kinks == 9 * (16 + 12)
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"label_smoothing": 1.0}, {"logit_penalty": 0.1}])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_options_of_the_loss(activation: str, options) -> None:
+    for seed in range(3):
+        model = random_model(seed, (20, 16, 10), activation, **options)
+        for step in range(4):
+            result = checked(model, [random_batch(step, 33, (20, 16, 10))], gradcheck=step == 0)
+            assert result.passed, f"seed {seed} step {step}: {result.message}"
+            descend(model, 0.5)
+
+
+@pytest.mark.parametrize("parts", [(5, 5, 5), (64, 64, 3), (1, 2, 3, 4), (128, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_accumulated_gradients_are_those_of_one_batch(parts, bias) -> None:
+    for seed in range(3):
+        model = random_model(seed, (20, 16, 10), bias=bias)
+        for step in range(4):
+            batches = [random_batch(100 * step + part, size, (20, 16, 10)) for part, size in enumerate(parts)]
+            result = checked(model, batches)
+            assert result.passed, f"seed {seed} step {step}: {result.message}"
+            descend(model, 0.5)
+
+
+@pytest.mark.parametrize("part", [64, 16, 1])
+def test_a_unit_on_its_kink_takes_its_side_from_the_step(part) -> None:
+    """In single examples and in one batch sums are taken in different orders, and land on different sides of 0."""
+    sizes, sides = (40, 8, 10), []
+    for seed in range(5):
+        model = random_model(seed, sizes)
+        x, labels = random_batch(seed, 64, sizes)
+        weight, bias = (t.detach() for t in model.weights_and_biases()[0])
+        with torch.no_grad():
+            weight[0, -1] = 1.0
+            x[:, -1] = -(x[:, :-1].double() @ weight[0, :-1].double() + bias[0].double()).float()
+        batches = list(zip(x.split(part), labels.split(part), strict=True))
+        traces = [StepTape(part_labels, len(part_labels) / 64) for _, part_labels in batches]
+        loss = gradients_(model, batches, traces)
+        hook = CrossCheckHook(model, lambda step: True, lambda step: False, CheckLedger(), stop=True)
+        records = list(hook.on_gradients(Step(1, model, batches, loss, torch.tensor(1.0), 0.1, traces)))
+        assert [record.value for record in records if record.name == "crosscheck/kinks"] >= [64]
+        sides += [trace.pre_activations[0][:, 0] > 0 for trace in traces]
+    assert 0 < float(torch.cat(sides).double().mean()) < 1
+
+
+# Bugs planted in the backward of a real 784-128-10 network, one stage at a time.
+
+SIZES, B = (784, 128, 10), 100  # no multiple of 16
+W1, B1, W2, B2 = "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"
+
+
+def edit(**stages):
+    """A bug: a stage's name and what becomes of its value, given the value and everything computed so far."""
+    return stages
+
+
+def put(index, value):
+    def change(v, c):
+        v = v.clone()
+        v[index] = value
+        return v
+
+    return change
+
+
+def dropped_tail(v, c):
+    return torch.cat([v[: B // 16 * 16], torch.zeros_like(v[B // 16 * 16 :])])
+
+
+def swapped(v, c):
+    return v[[1, 0, *range(2, len(v))]]
+
+
+BUGS = {
+    "sign": edit(dW1=lambda v, c: -v),
+    "sign of all": edit(ds=lambda v, c: -v),
+    "factor 2": edit(dW2=lambda v, c: 2 * v),
+    "scale 1.01": edit(dW1=lambda v, c: 1.01 * v),
+    "scale 1.001": edit(dW1=lambda v, c: 1.001 * v),
+    "scale 1.0001": edit(dW1=lambda v, c: 1.0001 * v),
+    "scale 1.0001 of a bias": edit(db2=lambda v, c: 1.0001 * v),
+    "reshape for transpose": edit(dW1=lambda v, c: (c["x"].T @ c["dz"]).reshape(v.shape)),
+    "two rows swapped": edit(dW1=swapped),
+    "two rows swapped, second layer": edit(dW2=swapped),
+    "sum for mean": edit(ds=lambda v, c: v * B),
+    "mean twice": edit(ds=lambda v, c: v / B),
+    "mask missing": edit(mask=lambda v, c: torch.ones_like(v)),
+    "mask of the wrong tensor": edit(mask=lambda v, c: (c["dh"] > 0).float()),
+    "mask shifted by 1e-3": edit(mask=lambda v, c: (c["z"] > 1e-3).float()),
+    "mask of the neighbour": edit(mask=lambda v, c: v.roll(1, 1)),
+    "bias gradient zero": edit(db1=lambda v, c: torch.zeros_like(v)),
+    "bias gradient a mean": edit(db1=lambda v, c: c["dz"].mean(0)),
+    "bias gradient the first row": edit(db2=lambda v, c: c["ds"][0]),
+    "one-hot missing": edit(target=lambda v, c: torch.zeros_like(v)),
+    "one-hot of the wrong class": edit(target=lambda v, c: v.roll(1, 1)),
+    "label smoothing left in": edit(target=lambda v, c: 0.9 * v + 0.01),
+    "one wrong label": edit(target=lambda v, c: torch.cat([v[:1].roll(1, 1), v[1:]])),
+    "last row zero": edit(dW1=put(-1, 0.0)),
+    "one element zero": edit(dW1=put((64, 392), 0.0)),
+    "one element zero, second layer": edit(dW2=put((3, 77), 0.0)),
+    "last column zero": edit(dW1=put((slice(None), -1), 0.0)),
+    "one element NaN": edit(dW1=put((5, 5), math.nan)),
+    "one element inf": edit(db2=put(9, math.inf)),
+    "all rows written to row 0": edit(dW2=lambda v, c: torch.cat([v.sum(0, keepdim=True), 0 * v[1:]])),
+    "weight decay leaked in": edit(dW1=lambda v, c: v + 1e-4 * c["W1"]),
+    "bfloat16 accumulation": edit(dW1=lambda v, c: (c["dz"].bfloat16().T @ c["x"].bfloat16()).float()),
+    "rounded to float16": edit(dW2=lambda v, c: v.half().float()),
+    "tail of the batch dropped": edit(ds=dropped_tail),
+    "tail of the batch dropped in one product": edit(dW1=lambda v, c: dropped_tail(c["dz"], c).T @ c["x"]),
+    "last example dropped": edit(db1=lambda v, c: c["dz"][:-1].sum(0)),
+    "wrong for large pre-activations": edit(mask=lambda v, c: v * (c["z"] < 3)),
+    "transposed weight of the wrong layer": edit(dh=lambda v, c: v.flip(1)),
+    "clipped": edit(dW1=lambda v, c: v.clamp(-1e-3, 1e-3)),
+    "stale by one example": edit(h_kept=lambda v, c: v.roll(1, 0)),
+    "missing fan-out": edit(dh=lambda v, c: c["ds"][:, :9] @ c["W2"][:9]),
+    "upstream gradient ignored": edit(ds=lambda v, c: v.sign() / B),
+}
+
+
+def hand_backward(parameters, x, labels, bug):
+    """The gradients of 784-128-10 in plain PyTorch, with a bug planted in some stages."""
+    c = dict(zip(("W1", "b1", "W2", "b2"), (p.detach() for p in parameters), strict=True), x=x)
+
+    def stage(name, value):
+        c[name] = bug[name](value, c) if name in bug else value
+        return c[name]
+
+    z = stage("z", torch.addmm(c["b1"], x, c["W1"].T))
+    h = stage("h_kept", z.clamp(min=0))
+    p = torch.softmax(torch.addmm(c["b2"], z.clamp(min=0), c["W2"].T), 1)
+    target = stage("target", torch.nn.functional.one_hot(labels, 10).float())
+    ds = stage("ds", (p - target) / B)
+    dh = stage("dh", ds @ c["W2"])
+    dz = stage("dz", dh * stage("mask", (z > 0).float()))
+    return [stage("dW1", dz.T @ x), stage("db1", dz.sum(0)), stage("dW2", ds.T @ h), stage("db2", ds.sum(0))]
+
+
+@pytest.fixture(scope="module")
+def wide():
+    model = random_model(0, SIZES)
+    x, labels = random_batch(0, B, SIZES)
+    return model, x, labels, model.loss(x, labels).detach()
+
+
+def check_hand_written(wide, bug):
+    model, x, labels, loss = wide
+    for parameter, gradient in zip(model.parameters(), hand_backward(model.parameters(), x, labels, bug), strict=True):
+        parameter.grad = gradient
+    return StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
+
+
+def test_the_hand_written_backward_without_a_bug_passes(wide) -> None:
+    result = check_hand_written(wide, {})
+    assert result.passed, result.message
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_planted_bugs_are_found_and_the_right_tensors_named(bug, wide) -> None:
+    model, x, labels, _ = wide
+    right = hand_backward(model.parameters(), x, labels, {})
+    wrong = hand_backward(model.parameters(), x, labels, BUGS[bug])
+    changed = {
+        name
+        for name, a, b in zip((W1, B1, W2, B2), right, wrong, strict=True)
+        if not torch.allclose(a, b, rtol=0, atol=1e-6 * float(a.abs().max()))
+    }
+    assert changed
+    result = check_hand_written(wide, BUGS[bug])
+    assert {d.name for d in result.divergences if not d.passed} == changed, result.message
+    assert not result.passed
+    assert result.largest.name in changed
+    for name in changed:
+        assert f"{name}[" in result.message
+
+
+def test_the_message_names_the_place_and_both_values(wide) -> None:
+    model = wide[0]
+    result = check_hand_written(wide, edit(dW2=put((3, 77), 0.125)))
+    right = hand_backward(model.parameters(), *wide[1:3], {})[2][3, 77]
+    assert result.message.startswith("layers.1.weight[3, 77]: hand-written 0.125, reference ")
+    assert result.largest.reference == pytest.approx(float(right), rel=1e-4)
+
+
+def test_the_tensor_nearest_to_the_loss_comes_first_with_its_diagnosis_and_the_rest_in_brief(wide) -> None:
+    """What is computed from a wrong tensor inherits its fault, however much larger it looks there."""
+    result = check_hand_written(wide, edit(dW1=lambda v, c: 100 * v, dW2=lambda v, c: 1.01 * v))
+    first, diagnosis, rest = result.message.split("; ")
+    assert first.startswith(f"{W2}[")
+    assert diagnosis == f"likely constant factor in {W2}: 1.01 times the reference (everywhere)"
+    assert rest.startswith(f"also wrong: {W1}[")
+    assert rest.endswith("(divergence 9.90e+01)")
+    result = check_hand_written(wide, edit(dW1=put((0, 0), math.nan), dW2=lambda v, c: 3 * v))
+    assert result.message.startswith(W2)
+    assert "\n" not in result.message
+
+
+DIAGNOSES = {
+    "sign": "sign",
+    "factor 2": "constant factor",
+    "reshape for transpose": "transpose",
+    "two rows swapped": "row or column swap",
+    "bias gradient zero": "zero",
+    "last row zero": "zero",
+    "one element zero": "zero",
+    "one element NaN": "NaN",
+    "all rows written to row 0": "zero",  # the rows of the last layer's dW sum to zero
+    "weight decay leaked in": "missing term",
+    "bfloat16 accumulation": "precision",
+    "rounded to float16": "precision",
+    "clipped": "clipping",
+}
+
+
+@pytest.mark.parametrize("bug", DIAGNOSES)
+def test_without_traces_the_diagnosis_is_made_from_the_reference(bug, wide) -> None:
+    result = check_hand_written(wide, BUGS[bug])
+    assert result.fault.diagnosis.kind == DIAGNOSES[bug], result.message
+    assert result.fault.tensor == result.failed[0].name
+
+
+@pytest.mark.parametrize("missing", [W1, B1, W2, B2])
+def test_a_missing_gradient_fails(missing, wide) -> None:
+    model, x, labels, loss = wide
+    assert check_hand_written(wide, {}).passed
+    dict(model.named_parameters())[missing].grad = None
+    result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
+    assert {d.name for d in result.divergences if not d.passed} == {missing}
+    assert missing in result.message
+
+
+@pytest.mark.parametrize("wrong", [1.0001, 0.5, -1.0, math.nan, math.inf])
+def test_a_wrong_loss_is_named(wrong, wide) -> None:
+    model, x, labels, loss = wide
+    check_hand_written(wide, {})
+    result = StepAudit(model).check([(x, labels)], loss * wrong, compare_gradients=True, gradcheck=False)
+    assert [d.name for d in result.divergences if not d.passed] == ["loss"]
+    assert result.message.startswith("loss: hand-written ")
+
+
+@pytest.mark.parametrize("other", ["batch", "labels", "weights"])
+def test_gradients_of_another_step_fail(other, wide) -> None:
+    model, x, labels, loss = wide
+    check_hand_written(wide, {})
+    if other == "weights":
+        model = random_model(1, SIZES)
+        for parameter, old in zip(model.parameters(), wide[0].parameters(), strict=True):
+            parameter.grad = old.grad
+    else:
+        again = random_batch(1, B, SIZES)
+        x, labels = (again[0], labels) if other == "batch" else (x, again[1])
+    result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
+    assert {d.name for d in result.divergences if not d.passed} == {"loss", W1, B1, W2, B2}
+
+
+def test_accumulating_without_clearing_fails(wide) -> None:
+    model, x, labels, loss = wide
+    gradients_(model, [(x, labels)])
+    model.loss(x, labels).backward()
+    result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
+    assert {d.name for d in result.divergences if not d.passed} == {W1, B1, W2, B2}
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-4, 1 + 3e-5, 1 - 1e-4])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_small_scale_errors_are_found_while_the_loss_is_large(activation: str, factor) -> None:
+    for seed in range(3):
+        model = random_model(seed, (64, 32, 10), activation)
+        x, labels = random_batch(seed, 64, (64, 32, 10))
+        loss = gradients_(model, [(x, labels)])
+        for name, parameter in model.named_parameters():
+            right = parameter.grad
+            parameter.grad = right * factor
+            result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
+            parameter.grad = right
+            assert [d.name for d in result.divergences if not d.passed] == [name], f"seed {seed}: {result.message}"
+
+
+@pytest.mark.parametrize("bug", [1.01, -1.0, 0.0])
+def test_large_errors_are_found_when_the_loss_is_small(bug) -> None:
+    """The tolerance has grown with the cancellation, and must not have grown past this."""
+    x, labels = digits(40, torch.float32)
+    model = MLP((64, 32, 10), seed=0)
+    while float(gradients_(model, [(x, labels)])) > 1e-2:
+        descend(model, 0.5)
+    with torch.no_grad():
+        model.layers[-1].weight *= 1.5
+    loss = gradients_(model, [(x, labels)])
+    assert 1e-4 < float(loss) < 1e-3
+    model.layers[0].weight.grad *= bug
+    result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
+    assert [d.name for d in result.divergences if not d.passed] == [W1]
+
+
+def test_gradchecks_verdict_counts() -> None:
+    failed = AuditResult(
+        (), (), GradcheckResult(GradcheckVerdict.FAILED, "gradcheck: x: hand-written 1, finite differences 2"), 0, 0.0
+    )
+    assert not failed.passed
+    assert failed.message == "gradcheck: x: hand-written 1, finite differences 2"
+    assert AuditResult((), (), GradcheckResult(GradcheckVerdict.KINK, "near"), 0, 0.0).passed
+    assert AuditResult((), (), GradcheckResult(GradcheckVerdict.KINK, "near"), 0, 0.0).message == ""
