@@ -60,7 +60,7 @@ def test_a_bundle_opens_with_torch_alone_and_holds_the_step(bundle: Path) -> Non
     # The weights are those of the step, and its gradients those that were found: two rows are swapped.
     model = build_model(digits_config(device="cpu"), 64, 10)
     assert all(torch.equal(content["weights"][name], p) for name, p in model.named_parameters())
-    # Last bits depend on the layout: weights stand as the trainer keeps them, and the planted dW is a tensor of its own.
+    # Last bits depend on the layout: weights stand as the trainer keeps them, the planted dW is a tensor of its own.
     FlatParameters(model)
     right = compute_gradients(model, [(batch["x"], batch["labels"])]).gradients[1][0]
     found = content["gradients"]["layers.1.weight"]
