@@ -22,8 +22,8 @@ from lean_mnist.command_line import parse, run_command
 from lean_mnist.generalization.checker import percent
 from lean_mnist.generalization.quantize import TrainingClaims
 from lean_mnist.training.config import Config
+from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run import run
-from lean_mnist.training.summary import Summary
 
 DELTA = Fraction(1, 10**9)
 OPTIONS: dict[str, Any] = {

@@ -30,7 +30,7 @@ def measure(world: World, numbers: int) -> dict[str, float]:
     table = torch.zeros(16 * world.size, dtype=torch.int64)
 
     def checked(step: int) -> None:
-        world.declare(gradient_P, step)
+        world.snapshot(gradient_P, step)
         world.reduce(gradient_P, loss, share, step=step)
 
     def unchecked(step: int) -> None:

@@ -1,4 +1,4 @@
-"""``python -m lean_mnist.certify``: what a checkpoint's test errors prove about unseen data, and a check of that."""
+"""``python -m lean_mnist.certify``: certify what a network's errors prove about unseen data, or check a certificate."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from lean_mnist.command_line import parse, run_command
-from lean_mnist.errors import CertificateError, ConfigError
+from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from lean_mnist.generalization.certificates.document import Certificate
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class CertifyArguments:
     """With --check of a PAC-Bayes certificate: how many of its draws are drawn again."""
     delta: tuple[str, ...] = ("0.035", "1e-9")
     """Failure probabilities, exact, as 0.035, 1e-9 or 7/200; each has a claim of its own."""
-    bound: tuple[Literal["clopper-pearson", "kl", "hoeffding"], ...] = ("clopper-pearson",)
-    """The exact binomial tail, the binomial relative entropy (Chernoff), or Hoeffding's inequality."""
+    bound: tuple[Annotated[str, tyro.conf.arg(metavar="BOUND")], ...] = ("clopper-pearson",)
+    """clopper-pearson (the exact binomial tail), kl (the binomial relative entropy, Chernoff) or hoeffding."""
     looks: int | None = None
     """All looks at this test split, other runs' included; those that the run recorded if not given."""
     adaptive: bool = False
@@ -62,36 +65,55 @@ def main() -> None:
         check(arguments, arguments.check)
         return
     if str(arguments.checkpoint).endswith(".json"):
-        certify_quantized(arguments, str(arguments.checkpoint))
+        report(arguments, *certify_quantized(arguments, str(arguments.checkpoint)))
         return
-    from lean_mnist.generalization.certificates.runs import certify_checkpoint
+    report(arguments, *certify_checkpoint(arguments, str(arguments.checkpoint)))
 
-    certificate, path = certify_checkpoint(
-        str(arguments.checkpoint),
+
+def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
+    """Certify a checkpoint by the test split of its data, write the certificate and return it with its path.
+
+    It goes into the run's folder, or into ``--out``. Raises ``CheckpointError``, ``DataError``, ``BoundError`` or
+    ``CertificateError``, also where the data found are not those that the run was made with.
+    """
+    from lean_mnist.data.datasets import load_dataset
+    from lean_mnist.generalization.certificates.runs import certify_run, run_folder
+    from lean_mnist.training.checkpoints import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    config = loaded.config
+    folder = existing(arguments.out or run_folder(checkpoint, config.runs_dir, config.run_name))
+    dataset = load_dataset(loaded.data["name"], arguments.data_dir or config.data_dir)
+    if dataset.fingerprint() != loaded.data["sha256"]:
+        raise CheckpointError(
+            f"{checkpoint}: the {dataset.name} found here is not what it was trained on (its hash differs), so that "
+            "nothing is known of the history of this test split"
+        )
+    return certify_run(
+        loaded.model,
+        loaded.normalization,
+        dataset,
+        loaded.metrics,
+        folder,
+        tracked=config.track_test,
         deltas=arguments.delta,
         bounds=arguments.bound,
         looks=arguments.looks,
         adaptive=arguments.adaptive,
         precision=arguments.precision,
-        data_dir=arguments.data_dir,
-        out=arguments.out,
     )
-    if arguments.json:
-        print(certificate.to_json(), end="")
-        return
-    print(certificate.text())
-    print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
 
 
-def certify_quantized(arguments: CertifyArguments, path: str) -> None:
-    """A code-length certificate of the quantised network at ``path``, written beside it or into ``--out``."""
+def certify_quantized(arguments: CertifyArguments, path: str) -> tuple[Certificate, Path]:
+    """Certify the quantised network at ``path`` by the examples it was learned from; written beside it or in ``--out``.
+
+    Raises ``ArgumentError``, ``DataError``, ``BoundError`` or ``CertificateError``.
+    """
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.code_length import certify_network
     from lean_mnist.generalization.spaces import read_network
 
-    folder = Path(arguments.out or Path(path).parent)
-    if not folder.is_dir():
-        raise CertificateError(f"--out: expected a folder to write into, found none at {folder}")
+    folder = existing(arguments.out or Path(path).parent)
     certificate = certify_network(
         read_network(path),
         load_dataset(arguments.dataset, arguments.data_dir or "data"),
@@ -100,12 +122,23 @@ def certify_quantized(arguments: CertifyArguments, path: str) -> None:
         deltas=arguments.delta,
         bounds=arguments.bound,
     )
-    written = certificate.write(folder)
+    return certificate, certificate.write(folder)
+
+
+def existing(folder: str | Path) -> Path:
+    """``folder``; raises ``CertificateError`` if there is none."""
+    if not Path(folder).is_dir():
+        raise CertificateError(f"--out: expected a folder to write into, found none at {folder}")
+    return Path(folder)
+
+
+def report(arguments: CertifyArguments, certificate: Certificate, path: Path) -> None:
+    """Print a certificate that was written to ``path``: for people, or with ``--json`` its document."""
     if arguments.json:
         print(certificate.to_json(), end="")
         return
     print(certificate.text())
-    print(f"  written    {written}; to check it: python -m lean_mnist.certify --check {written}")
+    print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
 
 
 def check(arguments: CertifyArguments, path: str) -> None:

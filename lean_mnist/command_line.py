@@ -41,7 +41,7 @@ def run_command(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except (LeanMnistError, Interrupted) as error:
-        if error.said_elsewhere:
+        if error.reported_elsewhere:
             sys.exit(error.exit_status)
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ class LeanMnistError(ValueError):
     """Base class of every error that a person, not the program, has to mend."""
 
     exit_status = 2
-    said_elsewhere = False  # whether another process of the same run prints it
+    reported_elsewhere = False  # whether another process of the same run prints it
 
 
 class DataError(LeanMnistError):
@@ -66,7 +66,7 @@ class Interrupted(Exception):
     """The user asked a run to stop; its state is saved and the message says how to go on."""
 
     exit_status = 130
-    said_elsewhere = False
+    reported_elsewhere = False
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

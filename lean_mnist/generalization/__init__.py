@@ -1,5 +1,5 @@
-"""What a measured accuracy says about unseen data: bounds, who pays for which look, certificates and their checker.
+"""What a measured accuracy says about unseen data: bounds, the confidence budget, certificates and their checker.
 
-``bounds``, ``solve``, ``ledger`` and ``checker`` need the standard library only; whatever decides in them is exact
-rational arithmetic, or integers rounded in a stated direction.
+Whatever decides in ``bounds``, ``solve`` and ``confidence`` is rational or ball arithmetic; ``checker`` needs nothing
+but the standard library, and decides in integers rounded in a stated direction.
 """

@@ -1,9 +1,9 @@
 """Upper bounds on a risk from a count of errors: k errors in m i.i.d. examples, failing with probability at most δ.
 
-Every bound answers one question, decided by exact arithmetic: does it *confirm* that the risk is at most p? What is
+Every bound answers one question, decided by ball arithmetic: does it *confirm* that the risk is at most p? What is
 returned is the least decimal that it confirms, so it is rounded outward and never to nearest. Numbers go in as ints,
-Fractions or text; floats are refused (:func:`lean_mnist.generalization.exact.exact`). SciPy only guesses where to
-look.
+Fractions or text; floats are refused (:func:`lean_mnist.generalization.exact.exact`). SciPy only guesses where to look.
+To add a bound, add it to ``BOUNDS``; for certificates also to the checker's ``THEOREMS`` and ``confirms``.
 
 | name | confirms that the risk is at most p when | source |
 |---|---|---|
@@ -13,25 +13,20 @@ look.
 | ``empirical-bernstein`` | p ≥ k/m + √(2V ln(2/δ)/m) + 7 ln(2/δ)/(3(m − 1)) | Maurer and Pontil 2009, theorem 4 |
 
 ``kl(q ‖ p) = q ln(q/p) + (1 − q) ln((1 − q)/(1 − p))``, and ``V = k(m − k)/(m(m − 1))`` is the sample variance.
-For several hypotheses, looks or sides, give the bound its share of δ: :mod:`lean_mnist.generalization.confidence`.
+For several hypotheses, evaluations or sides, give the bound its share of δ: :mod:`~.generalization.confidence`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 
+import flint
+
 from lean_mnist.errors import BoundError, nearest
-from lean_mnist.generalization.exact import (
-    Exact,
-    decide,
-    exact,
-    least,
-    log_bounds,
-    power_bounds,
-    product_bounds,
-)
+from lean_mnist.generalization.exact import Exact, ball, decide, exact, least
 
 DIGITS = 12
 """After the point, of every bound that is returned, unless asked for otherwise."""
@@ -71,7 +66,7 @@ def confirms(bound: str, errors: int, examples: int, delta: Exact, risk: Exact) 
     Raises ``BoundError`` for an unknown bound and for impossible numbers. A risk of 1 is always confirmed.
     """
     k, m = checked_counts(errors, examples)
-    return named(bound)(Fraction(k), m, checked_delta(delta), checked_risk(risk))
+    return named(bound).confirms(Fraction(k), m, checked_delta(delta), checked_risk(risk))
 
 
 def upper_risk(bound: str, errors: int, examples: int, delta: Exact, digits: int = DIGITS) -> Fraction:
@@ -80,7 +75,15 @@ def upper_risk(bound: str, errors: int, examples: int, delta: Exact, digits: int
     Raises ``BoundError`` for an unknown bound and for impossible numbers.
     """
     k, m = checked_counts(errors, examples)
-    return _least_risk(named(bound), Fraction(k), m, checked_delta(delta), digits)
+    found, share = named(bound), checked_delta(delta)
+    if not 1 <= digits <= 100:
+        raise BoundError(f"digits: expected from 1 to 100, found {digits}")
+    scale = 10**digits
+    low = -(-k * scale // m)  # no bound confirms less than what was measured
+    start = int(found.guess(k, m, share) * scale)
+    return Fraction(
+        least(lambda n: found.confirms(Fraction(k), m, share, Fraction(n, scale)), start, low, scale), scale
+    )
 
 
 def lower_risk(bound: str, errors: int, examples: int, delta: Exact, digits: int = DIGITS) -> Fraction:
@@ -105,11 +108,19 @@ def pac_bayes_risk(
 ) -> Fraction:
     """PAC-Bayes-kl: the least decimal p ≥ q̂ with ``m · kl(q̂ ‖ p) ≥ KL + ln(2√m / δ)``, an upper bound on the risk.
 
-    Args: ``empirical_risk`` q̂, the expected empirical risk of the posterior, or an upper bound on it that is paid for
-    elsewhere (:func:`monte_carlo_risk`); ``examples`` m; ``divergence`` KL(posterior ‖ prior) in nats, or an upper
-    bound on it; the prior must not depend on these examples.
-    Raises ``BoundError``. Source: Seeger 2002; the constant is Maurer's (2004), for m ≥ 8 as he proves it and for m
-    from 1 to 7 by calculation (Germain et al. 2015), which a test of ours repeats exactly.
+    Args:
+        empirical_risk: q̂, the expected empirical risk of the posterior, or an upper bound on it that is paid for
+            elsewhere (:func:`monte_carlo_risk`).
+        examples: m.
+        divergence: KL(posterior ‖ prior) in nats, or an upper bound on it; the prior must not depend on these examples.
+        delta: δ.
+        digits: after the point, of the answer.
+
+    Raises:
+        BoundError: numbers that cannot be.
+
+    Source: Seeger 2002; the constant is Maurer's (2004), for m ≥ 8 as he proves it and for m from 1 to 7 by calculation
+    (Germain et al. 2015), which a test of ours repeats exactly.
     """
     _, m = checked_counts(0, examples)
     q, kl = checked_risk(empirical_risk, "empirical risk"), exact(divergence, "divergence")
@@ -121,15 +132,7 @@ def pac_bayes_risk(
         p = Fraction(n, 10**digits)
         if p == 1 or p < q:
             return p == 1
-
-        def slack(bits: int) -> tuple[Fraction, Fraction]:
-            # ln(2√m/δ) = (ln 4m − 2 ln δ)/2
-            root_low, root_high = log_bounds(4 * m / share**2, bits)
-            low, high = _divergence(q, p, bits)
-            budget = kl * 2**bits
-            return m * low - budget - Fraction(root_high, 2), m * high - budget - Fraction(root_low, 2)
-
-        return decide(slack) is True
+        return decide(lambda: m * relative_entropy(q, p) - ball(kl) - ball(4 * m / share**2).log() / 2) is True
 
     start = _guess_kl(float(q), m, float(kl) + math.log(2 * math.sqrt(m)) - _log(share))
     return Fraction(least(satisfied, int(start * 10**digits), 0, 10**digits), 10**digits)
@@ -144,128 +147,61 @@ def monte_carlo_risk(errors: int, draws: int, delta: Exact, digits: int = DIGITS
     return upper_risk("clopper-pearson", errors, draws, delta, digits)
 
 
-# What each bound confirms. Arguments: k (a Fraction where a rate is asked for), m, δ, p.
-Decision = Callable[[Fraction, int, Fraction, Fraction], bool]
+@dataclass(frozen=True)
+class Bound:
+    """A bound by its inequality, in k (a Fraction where a rate is asked for), m, δ and p, for k/m < p < 1."""
+
+    slack: Callable[[Fraction, int, Fraction, Fraction], flint.arb]
+    """An enclosure of a number that is at least 0 just where the bound confirms p."""
+    guess: Callable[[float, int, Fraction], float]
+    """About the least p that is confirmed, from k, m and δ; it decides nothing."""
+    equal: Callable[[int, int, Fraction, Fraction], bool] = lambda k, m, delta, p: False
+    """The decision in rational numbers, for whole k, where no enclosure tells, as both sides may be equal."""
+
+    def confirms(self, k: Fraction, m: int, delta: Fraction, p: Fraction) -> bool:
+        """Whether the risk is at most p with failure probability δ; k/m or less is not, and 1 always is."""
+        if p == 1 or p * m <= k:
+            return p == 1
+        answer = decide(lambda: self.slack(k, m, delta, p))
+        if answer is None and k.denominator == 1:
+            return self.equal(int(k), m, delta, p)
+        return answer is True
 
 
-def _hoeffding(k: Fraction, m: int, delta: Fraction, p: Fraction) -> bool:
-    margin = p - k / m
-    if p == 1 or margin <= 0:
-        return p == 1
-
-    def slack(bits: int) -> tuple[Fraction, Fraction]:
-        low, high = log_bounds(1 / delta, bits)
-        gain = 2 * m * margin**2 * 2**bits
-        return gain - high, gain - low
-
-    return decide(slack) is True  # ln δ is irrational, so that enough bits always tell
+def relative_entropy(q: Fraction, p: Fraction) -> flint.arb:
+    """An enclosure of ``kl(q ‖ p)``, with 0 ln 0 = 0, for 0 < p < 1."""
+    terms = [ball(a) * ball(a / b).log() for a, b in ((q, p), (1 - q, 1 - p)) if a]
+    return sum(terms, flint.arb(0))
 
 
-def _kl(k: Fraction, m: int, delta: Fraction, p: Fraction) -> bool:
-    q = k / m
-    if p == 1 or p <= q:
-        return p == 1
-
-    def slack(bits: int) -> tuple[Fraction, Fraction]:
-        low, high = _divergence(q, p, bits)
-        cost_low, cost_high = log_bounds(1 / delta, bits)
-        return m * low - cost_high, m * high - cost_low
-
-    answer = decide(slack)
-    if answer is None and k.denominator == 1:  # equal, perhaps: then both sides are logarithms of the same rational
-        return (q / p) ** int(k) * ((1 - q) / (1 - p)) ** (m - int(k)) * delta >= 1
-    return answer is True
+def _hoeffding(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
+    return ball(2 * m * (p - k / m) ** 2) + ball(delta).log()
 
 
-def _clopper_pearson(k: Fraction, m: int, delta: Fraction, p: Fraction) -> bool:
+def _kl(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
+    return m * relative_entropy(k / m, p) + ball(delta).log()
+
+
+def _kl_equal(k: int, m: int, delta: Fraction, p: Fraction) -> bool:  # both sides are logarithms of rational numbers
+    q = Fraction(k, m)
+    return (q / p) ** k * ((1 - q) / (1 - p)) ** (m - k) * delta >= 1
+
+
+def _clopper_pearson(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
+    """δ − P[Binomial(m, p) ≤ k], which is a regularised incomplete beta function."""
     assert k.denominator == 1
-    errors = int(k)
-    if p == 1 or p * m <= errors:  # below k/m only a confidence under one half could confirm it
-        return p == 1
-
-    def slack(bits: int) -> tuple[int, int]:
-        low, high, exponent = binomial_tail(errors, m, p, bits)
-        left, right = delta.numerator << max(0, -exponent), delta.denominator << max(0, exponent)
-        return left - right * high, left - right * low
-
-    answer = decide(slack)
-    if answer is None:
-        answer = sum(math.comb(m, i) * p**i * (1 - p) ** (m - i) for i in range(errors + 1)) <= delta
-    return answer
+    return ball(delta) - flint.arb.beta_lower(ball(1 - p), ball(m - k), ball(k + 1), regularized=True)
 
 
-def _empirical_bernstein(k: Fraction, m: int, delta: Fraction, p: Fraction) -> bool:
-    if p == 1 or m < 2:
-        return p == 1
-    variance = k * (m - k) / (m * (m - 1))
-
-    def linear(bits: int) -> tuple[Fraction, Fraction]:
-        low, high = log_bounds(2 / delta, bits)
-        left = (p - k / m) * 2**bits
-        return left - Fraction(7 * high, 3 * (m - 1)), left - Fraction(7 * low, 3 * (m - 1))
-
-    def squares(bits: int) -> tuple[Fraction, Fraction]:  # both sides of x ≥ √y, with x ≥ 0
-        low, high = log_bounds(2 / delta, bits)
-        x_low, x_high = linear(bits)
-        y_low, y_high = (2 * variance / m * value * 2**bits for value in (low, high))
-        return max(x_low, Fraction(0)) ** 2 - y_high, x_high**2 - y_low
-
-    return decide(linear) is True and (variance == 0 or decide(squares) is True)
+def _clopper_pearson_equal(k: int, m: int, delta: Fraction, p: Fraction) -> bool:
+    return sum(math.comb(m, i) * p**i * (1 - p) ** (m - i) for i in range(k + 1)) <= delta
 
 
-BOUNDS: dict[str, Decision] = {
-    "hoeffding": _hoeffding,
-    "kl": _kl,
-    "clopper-pearson": _clopper_pearson,
-    "empirical-bernstein": _empirical_bernstein,
-}
-
-
-def named(bound: str) -> Decision:
-    """The decision of the bound called ``bound``; raises ``BoundError`` with the nearest name if there is none."""
-    if bound not in BOUNDS:
-        raise BoundError(f"bound: expected one of {', '.join(BOUNDS)}, found {bound!r}{nearest(bound, BOUNDS)}")
-    return BOUNDS[bound]
-
-
-def binomial_tail(k: int, m: int, p: Fraction, bits: int) -> tuple[int, int, int]:
-    """``low · 2^e ≤ P[Binomial(m, p) ≤ k] ≤ high · 2^e`` as ``(low, high, e)``, for 0 < p < 1 and 0 ≤ k ≤ m.
-
-    The last term times ``1 + r_k (1 + r_{k−1} (1 + …))`` with ``r_i = i(1 − p)/((m − i + 1)p)``, in integers of about
-    ``bits`` bits, the lower end rounded down and the upper end up at every step.
-    """
-    work = bits + 2 * m.bit_length() + 8
-    up, down = p.numerator, p.denominator - p.numerator  # p : 1 − p
-    low = high = term_low = term_high = 1 << work
-    for i in range(k, 0, -1):
-        n, d = i * down, (m - i + 1) * up
-        term_low, term_high = term_low * n // d, -(-term_high * n // d)
-        low, high = low + term_low, high + term_high
-        if term_high <= 1 and n <= d:  # every term after this one is smaller still
-            high += i
-            break
-    last = product_bounds(power_bounds(p, k, work), power_bounds(1 - p, m - k, work), work)
-    count = math.comb(m, k)
-    return low * last[0] * count, high * last[1] * count, last[2] - work
-
-
-def _divergence(q: Fraction, p: Fraction, bits: int) -> tuple[Fraction, Fraction]:
-    """``low ≤ 2^bits · kl(q ‖ p) ≤ high`` for 0 < p < 1."""
-    low = high = Fraction(0)
-    for share, ratio in ((q, q / p), (1 - q, (1 - q) / (1 - p))):
-        if share:
-            log_low, log_high = log_bounds(ratio, bits)
-            low, high = low + share * log_low, high + share * log_high
-    return low, high
-
-
-def _least_risk(decision: Decision, k: Fraction, m: int, delta: Fraction, digits: int) -> Fraction:
-    if not 1 <= digits <= 100:
-        raise BoundError(f"digits: expected from 1 to 100, found {digits}")
-    scale = 10**digits
-    start = int(_guess(decision, float(k), m, delta) * scale)
-    low = -(-k * scale // m)  # no bound confirms less than what was measured
-    return Fraction(least(lambda n: decision(k, m, delta, Fraction(n, scale)), start, int(low), scale), scale)
+def _empirical_bernstein(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
+    if m < 2:
+        return flint.arb(-1)
+    variance, cost = k * (m - k) / (m * (m - 1)), ball(2 / delta).log()
+    return ball(p - k / m) - (ball(2 * variance / m) * cost).sqrt() - 7 * cost / (3 * (m - 1))
 
 
 def _log(x: Fraction) -> float:
@@ -273,22 +209,25 @@ def _log(x: Fraction) -> float:
     return math.log(x.numerator) - math.log(x.denominator)
 
 
-def _guess(decision: Decision, k: float, m: int, delta: Fraction) -> float:
-    """Where to start looking: a float near the answer, or not so near; it decides nothing."""
-    cost = -_log(delta)
-    if decision is _hoeffding:
-        return min(1.0, k / m + math.sqrt(cost / (2 * m)))
-    if decision is _empirical_bernstein and m > 1:
-        cost += math.log(2)
-        return min(1.0, k / m + math.sqrt(2 * k * (m - k) / m**3 * cost) + 7 * cost / (3 * (m - 1)))
-    if decision is _clopper_pearson and cost < 600 and k < m:
-        from scipy.special import betainccinv
+def _guess_hoeffding(k: float, m: int, delta: Fraction) -> float:
+    return min(1.0, k / m + math.sqrt(-_log(delta) / (2 * m)))
 
-        return float(betainccinv(k + 1, m - k, float(delta)))
-    return _guess_kl(k / m, m, cost)
+
+def _guess_clopper_pearson(k: float, m: int, delta: Fraction) -> float:
+    if -_log(delta) >= 600 or k >= m:
+        return _guess_kl(k / m, m, -_log(delta))
+    from scipy.special import betainccinv
+
+    return float(betainccinv(k + 1, m - k, float(delta)))
+
+
+def _guess_empirical_bernstein(k: float, m: int, delta: Fraction) -> float:
+    cost = math.log(2) - _log(delta)
+    return min(1.0, k / m + math.sqrt(2 * k * (m - k) / m**3 * cost) + 7 * cost / (3 * m))
 
 
 def _guess_kl(q: float, m: int, cost: float) -> float:
+    """About the p above q with ``m · kl(q ‖ p) = cost``."""
     low, high = q, 1.0
     for _ in range(60):
         p = (low + high) / 2
@@ -297,3 +236,18 @@ def _guess_kl(q: float, m: int, cost: float) -> float:
         kl = (q * math.log(q / p) if q else 0.0) + ((1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0)
         low, high = (low, p) if m * kl >= cost else (p, high)
     return high
+
+
+BOUNDS = {
+    "hoeffding": Bound(_hoeffding, _guess_hoeffding),
+    "kl": Bound(_kl, lambda k, m, delta: _guess_kl(k / m, m, -_log(delta)), _kl_equal),
+    "clopper-pearson": Bound(_clopper_pearson, _guess_clopper_pearson, _clopper_pearson_equal),
+    "empirical-bernstein": Bound(_empirical_bernstein, _guess_empirical_bernstein),
+}
+
+
+def named(bound: str) -> Bound:
+    """The bound of this name; raises ``BoundError`` with the nearest name if there is none."""
+    if bound not in BOUNDS:
+        raise BoundError(f"bound: expected one of {', '.join(BOUNDS)}, found {bound!r}{nearest(bound, BOUNDS)}")
+    return BOUNDS[bound]

@@ -4,9 +4,15 @@ It trusts nothing that the certificate says. It reads the raw weights and the ra
 counts the errors again, decides every bound again in integers, writes every sentence and derived number again, and
 rejects the certificate, naming the field, if one character differs. It shares no arithmetic with what made it.
 
-How it counts. Weights and activations become integers over a power of two; all units of a layer stand in one long
-integer, 64 or 128 bits a unit, so that one multiplication serves them all and every sum is exact. Around each unit goes
-a bound on what rounding can do to it, in any evaluation that the certificate speaks of (``DECODER`` below says which):
+A certificate is of one of three kinds, named by its ``schema``: of a network by a test split (``HOLDOUT``), of a
+quantised network by the examples it was learned from (``CODE``), of a Gaussian over networks by the same
+(``PAC_BAYES``). For each there is a form (which fields there are and what may stand in them), a function that derives
+what follows from the other fields, and a function that counts and bounds again from the raw files; ``KINDS`` lists
+them. Everything fails closed: what cannot be shown to be right is rejected, and so is NaN wherever a float decides.
+
+How errors are counted. Weights and activations become integers over a power of two; all units of a layer stand in one
+long integer, 64 or 128 bits a unit, so that one multiplication serves them all and every sum is exact. Around each unit
+goes a bound on what rounding can do to it, in any evaluation that the certificate speaks of (``DECODER`` says which):
 
     e'_j = |w_j| E + g (|w_j| (N + E) + |b_j|) + 2^-149 (√n (N + E) + n + 1),   g = (n + 3)u / (1 - (n + 3)u),
 
@@ -31,20 +37,43 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from operator import itemgetter, mul
 from typing import Any, NamedTuple
 
-SCHEMA, VERSION = "lean_mnist certificate", 1
+Fields = dict[str, Any]
+Numbers = tuple[float, ...]
+Rows = list[Numbers]
+Layers = list[tuple[Rows, Numbers]]  # of each layer its rows of weights, and its biases
+
+HOLDOUT = "lean_mnist certificate"
+CODE = "lean_mnist code-length certificate"
+PAC_BAYES = "lean_mnist PAC-Bayes certificate"
+VERSION = 1
 DIGITS = 12  # of every bound
+ONE = 10**DIGITS
 ACTIVATIONS = ("relu", "leaky-relu", "identity", "sigmoid", "tanh", "gelu")
 DTYPES = {"float16": ("e", 2), "float32": ("f", 4), "float64": ("d", 8)}
 UNITS = {"float32": "1/16777216", "float64": "1/68719476736"}  # 2^-24; 2^-36, which is far above float64's 2^-53
-CODE_SCHEMA, PAC_SCHEMA = "lean_mnist code-length certificate", "lean_mnist PAC-Bayes certificate"
+CODES = ("fixed", "enumerative")
+PAC_FILES = ("mean", "scale", "prior_mean", "outcomes")
+MONTE_CARLO = Fraction(2, 7)  # of delta: what the estimate of the empirical risk pays; the bound pays the rest
+KL_DIGITS = 6
 REDRAWN = 500  # outcomes of a PAC-Bayes certificate that are drawn again, unless told otherwise
 FOLDERS = ("", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw")
+
+
+class Rejected(ValueError):
+    """The certificate does not hold; the message begins with the field."""
+
+
+# The fixed texts. A certificate quotes them to the letter, so that it says neither more nor less than what is checked
+# below; whether they are true of what is checked is for the reader to judge.
 
 DECODER = (
     "Features are (pixel - mean) / scale, pixels row by row; with per-image normalisation mean and scale are each "
@@ -56,12 +85,18 @@ DECODER = (
     "has 1/16777216 if neither TF32 nor flushing to zero is on; float64 has less than 1/68719476736. Every other "
     "example counts as an error, also one whose outcome rounding could change."
 )
-ASSUMPTIONS = (
+IID = (
     "The examples of this split and the images that the claim is about were drawn independently from one distribution "
-    "(i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, or preparation.",
+    "(i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, or preparation."
+)
+HASHES = (
+    "SHA-256 has no collisions, and Python computes as its manual says (whole numbers exactly, floats as IEEE 754)."
+)
+ASSUMPTIONS = (
+    IID,
     "This split was looked at as often as the history says and not oftener; a look is any evaluation on it whose "
     "result somebody or something could act on. Nothing else of it influenced the weights.",
-    "SHA-256 has no collisions, and Python computes as its manual says (whole numbers exactly, floats as IEEE 754).",
+    HASHES,
 )
 SMOOTH = (
     "The functions exp, tanh and erf, here and where the network is run, are within 16 units of rounding, counted "
@@ -70,7 +105,6 @@ SMOOTH = (
 SELECTED_BY = "a validation split, cut from the training examples"
 ADAPTIVE = "Of what each look showed, nothing but its number of errors influenced what was made or looked at next."
 NOT_ADAPTIVE = "No network that was looked at was made, chosen or changed because of what an earlier look showed."
-
 THEOREMS = {
     "clopper-pearson": {
         "formula": "p > k/m and P[Binomial(m, p) <= k] <= share confirm that the risk is at most p",
@@ -86,637 +120,6 @@ THEOREMS = {
     },
 }
 
-
-class Rejected(ValueError):
-    """The certificate does not hold; the message begins with the field."""
-
-
-# The document: from the few facts that are looked up or measured, everything that follows from them.
-
-
-def build(facts: dict[str, Any]) -> dict[str, Any]:
-    """The certificate of ``facts``: every sentence and number that follows, in the order in which they are written.
-
-    ``facts``: decoder (sizes, activation, bias, normalization, unit), weights (file, dtype, sha256), data (dataset,
-    split, examples, rows, columns, images and labels (folder, file, sha256)), history (looks, adaptive, recorded),
-    errors, claims (list of bound, delta, risk), all as the document writes them.
-    """
-    decoder, weights, data, history = (facts[name] for name in ("decoder", "weights", "data", "history"))
-    errors, examples = facts["errors"], data["examples"]
-    specification = {"specification": DECODER, **decoder}
-    smooth = decoder["activation"] in ("sigmoid", "tanh", "gelu")
-    assumptions = [*ASSUMPTIONS, *([SMOOTH] if smooth else []), ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE]
-    document = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "statement": [_statement(claim, data, decoder) for claim in facts["claims"]],
-        "claims": [_claim(claim, errors, examples, history) for claim in facts["claims"]],
-        "assumptions": assumptions,
-        "counts": {"examples": examples, "errors": errors, "correct": examples - errors},
-        "space": {"chosen_among": f"the networks of {history['looks']} look(s) at this split", "bits": 0},
-        "history": {**history, "learned_from": False, "selected": "nothing", "selected_by": SELECTED_BY},
-        "decoder": {**specification, "sha256": hashlib.sha256(canonical(specification)).hexdigest()},
-        "weights": {**weights, "tensors": tensors_of(decoder), "parameters": parameters_of(decoder)},
-        "data": {**data, "classes": decoder["sizes"][-1]},
-    }
-    return {**document, "content_sha256": hashlib.sha256(canonical(document)).hexdigest()}
-
-
-def canonical(document: Any) -> bytes:
-    """The one way in which a certificate is written."""
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def tensors_of(decoder: dict[str, Any]) -> list[dict[str, Any]]:
-    """Names and shapes of the raw weights, in the order in which they stand in the file, each row by row."""
-    tensors = []
-    for layer, (inputs, units) in enumerate(zip(decoder["sizes"], decoder["sizes"][1:], strict=False)):
-        tensors.append({"name": f"layers.{layer}.weight", "shape": [units, inputs]})
-        if decoder["bias"]:
-            tensors.append({"name": f"layers.{layer}.bias", "shape": [units]})
-    return tensors
-
-
-def parameters_of(decoder: dict[str, Any]) -> int:
-    """How many numbers that is."""
-    return sum(math.prod(tensor["shape"]) for tensor in tensors_of(decoder))
-
-
-def share_of(delta: Fraction, history: dict[str, Any], examples: int) -> Fraction:
-    """What one look may spend of delta: delta / looks; if looks could depend on answers, over all courses of them."""
-    looks = history["looks"]
-    paths = ((examples + 1) ** looks - 1) // examples if history["adaptive"] else looks
-    return delta / paths
-
-
-def percent(value: Fraction, up: bool) -> str:
-    """A probability in per cent with two decimals, rounded up or down, never to nearest."""
-    hundredths = -(-value * 10_000 // 1) if up else value * 10_000 // 1
-    return f"{int(hundredths) // 100}.{int(hundredths) % 100:02} %"
-
-
-def _statement(claim: dict[str, Any], data: dict[str, Any], decoder: dict[str, Any]) -> str:
-    risk, network = Fraction(claim["risk"]), "-".join(map(str, decoder["sizes"]))
-    if risk >= 1:
-        return f"At delta = {claim['delta']} the bound {claim['bound']} is vacuous: it says nothing about unseen data."
-    return (
-        f"With confidence 1 - {claim['delta']} over the drawing of these {data['examples']:,} examples, this {network} "
-        f"network misreads at most {percent(risk, True)} of all images drawn like them, and reads at least "
-        f"{percent(1 - risk, False)} as they are labelled ({data['dataset']})."
-    )
-
-
-def _claim(claim: dict[str, Any], errors: int, examples: int, history: dict[str, Any]) -> dict[str, Any]:
-    risk = Fraction(claim["risk"])
-    return {
-        **claim,
-        "vacuous": risk >= 1,
-        "accuracy": decimal(1 - risk),
-        "epsilon": str(risk - Fraction(errors, examples)),
-        "share": str(share_of(Fraction(claim["delta"]), history, examples)),
-        "theorem": THEOREMS[claim["bound"]],
-    }
-
-
-def decimal(value: Fraction) -> str:
-    """A multiple of 10^-12 from 0 to 1, written out."""
-    whole = int(value * 10**DIGITS)
-    return f"{whole // 10**DIGITS}.{whole % 10**DIGITS:0{DIGITS}}"
-
-
-# Reading: what has the wrong form is refused here, so that what follows need not look again.
-
-
-def _take(value: Any, field: str, form: Any) -> Any:
-    """``value`` if it has the ``form``: a type, a dict of forms (these fields and no others), or a list of one form."""
-    if isinstance(form, dict):
-        if not isinstance(value, dict) or set(value) != set(form):
-            found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-            raise Rejected(f"{field}: expected the fields {', '.join(form)}, found {found}")
-        for name, part in form.items():
-            _take(value[name], f"{field}.{name}".removeprefix("certificate."), part)
-    elif isinstance(form, list):
-        if not isinstance(value, list) or len(value) > 100_000:
-            raise Rejected(f"{field}: expected a list, found {type(value).__name__}")
-        for index, item in enumerate(value):
-            _take(item, f"{field}[{index}]", form[0])
-    elif form is not object and type(value) is not form:
-        raise Rejected(f"{field}: expected {form.__name__}, found {type(value).__name__}")
-    return value
-
-
-_FILE = {"folder": str, "file": str, "sha256": str}
-_FORM = {
-    "schema": str, "version": int, "statement": [str],
-    "claims": [{
-        "bound": str, "delta": str, "risk": str, "vacuous": bool, "accuracy": str, "epsilon": str, "share": str,
-        "theorem": {"formula": str, "source": str},
-    }],
-    "assumptions": [str], "counts": {"examples": int, "errors": int, "correct": int},
-    "space": {"chosen_among": str, "bits": int},
-    "history": {
-        "looks": int, "adaptive": bool, "recorded": [{"step": int, "purpose": str, "errors": int}],
-        "selected_by": str, "learned_from": bool, "selected": str,
-    },
-    "decoder": {
-        "specification": str, "sizes": [int], "activation": str, "bias": bool,
-        "normalization": {"kind": str, "mean": str, "scale": str}, "unit": str, "sha256": str,
-    },
-    "weights": {
-        "file": str, "dtype": str, "sha256": str, "tensors": [{"name": str, "shape": [int]}], "parameters": int,
-    },
-    "data": {
-        "dataset": str, "split": str, "examples": int, "rows": int, "columns": int, "images": _FILE, "labels": _FILE,
-        "classes": int,
-    },
-    "content_sha256": str,
-}  # fmt: skip
-
-
-def read(path: str) -> dict[str, Any]:
-    """The certificate at ``path``, of the right form and written as certificates are; raises ``Rejected``."""
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(20_000_001)
-    except OSError as error:
-        raise Rejected(f"{path}: expected a certificate, found: {error.strerror}") from None
-    try:
-        if len(raw) > 20_000_000:
-            raise ValueError
-        document = json.loads(raw.decode(), parse_float=_no_float, parse_constant=_no_float)
-        written = canonical(document)
-    except (ValueError, RecursionError):
-        raise Rejected(f"{path}: expected a certificate (JSON without fractions), found something else") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(schema, str) or schema not in _FORMS or document.get("version") != VERSION:
-        known = " or ".join(f"{name!r}, version {VERSION}" for name in _FORMS)
-        raise Rejected(f"schema: expected {known}, found another or none")
-    _take(document, "certificate", _FORMS[schema])
-    if written != raw:
-        raise Rejected("layout: expected the text that certificates are written with; spaces, names or digits differ")
-    return document
-
-
-def _no_float(text: str) -> None:
-    raise ValueError(text)
-
-
-def facts_of(document: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a certificate, refused where they are impossible; ``build`` makes the rest of it from them."""
-    decoder, history, data, counts = (document[name] for name in ("decoder", "history", "data", "counts"))
-    decoder = {name: decoder[name] for name in ("sizes", "activation", "bias", "normalization", "unit")}
-    sizes = decoder["sizes"]
-    if not 2 <= len(sizes) <= 100 or not all(1 <= size <= 65_000 for size in sizes) or math.prod(sizes[:2]) > 10**9:
-        raise Rejected(f"decoder.sizes: expected two or more numbers from 1 to 65,000, found {str(sizes)[:80]}")
-    if decoder["activation"] not in ACTIVATIONS:
-        raise Rejected(f"decoder.activation: expected one of {', '.join(ACTIVATIONS)}")
-    if decoder["normalization"]["kind"] not in ("standard", "unit", "per-image"):
-        raise Rejected("decoder.normalization.kind: expected standard, unit or per-image")
-    if decoder["unit"] not in UNITS.values():
-        raise Rejected(f"decoder.unit: expected {' or '.join(UNITS.values())}")
-    for name in ("mean", "scale"):
-        value = _rational(decoder["normalization"][name], f"decoder.normalization.{name}")
-        if abs(value) > 10**6 or value != Fraction(float(value)) or (name == "scale" and value < Fraction(1, 10**6)):
-            raise Rejected(f"decoder.normalization.{name}: expected a float64 of moderate size, written exactly")
-    if document["weights"]["dtype"] not in DTYPES:
-        raise Rejected(f"weights.dtype: expected one of {', '.join(DTYPES)}")
-    m, k = data["examples"], counts["errors"]
-    if not 1 <= m <= 10**7 or not 0 <= k <= m:
-        raise Rejected(f"counts.errors: expected from 0 to {m} errors in at least 1 example, found {k}")
-    if data["rows"] < 1 or data["columns"] < 1 or data["rows"] * data["columns"] != sizes[0]:
-        raise Rejected(f"data.rows: expected images of {sizes[0]} pixels, found {data['rows']} x {data['columns']}")
-    if data["split"] != "test":
-        raise Rejected("data.split: expected test, the only split that neither teaches nor selects")
-    if not max(1, len(history["recorded"])) <= history["looks"] <= (300 if history["adaptive"] else 10**6):
-        raise Rejected("history.looks: expected at least the recorded looks, and at most 300 if they are adaptive")
-    if not document["claims"]:
-        raise Rejected("claims: expected at least one, found none")
-    for index, claim in enumerate(document["claims"]):
-        if claim["bound"] not in THEOREMS:
-            raise Rejected(f"claims[{index}].bound: expected one of {', '.join(THEOREMS)}")
-        if not 0 < _rational(claim["delta"], f"claims[{index}].delta") < 1:
-            raise Rejected(f"claims[{index}].delta: expected a probability strictly between 0 and 1")
-        risk = _rational(claim["risk"], f"claims[{index}].risk", exact_text=False)
-        if not 0 <= risk <= 1 or risk * 10**DIGITS % 1 or decimal(risk) != claim["risk"]:
-            raise Rejected(f"claims[{index}].risk: expected a decimal from 0 to 1 with {DIGITS} digits")
-    return {
-        "decoder": decoder,
-        "weights": {name: document["weights"][name] for name in ("file", "dtype", "sha256")},
-        "data": {name: value for name, value in data.items() if name != "classes"},
-        "history": {name: history[name] for name in ("looks", "adaptive", "recorded")},
-        "errors": k,
-        "claims": [{name: claim[name] for name in ("bound", "delta", "risk")} for claim in document["claims"]],
-    }
-
-
-def _rational(text: str, field: str, exact_text: bool = True) -> Fraction:
-    try:
-        if len(text) > 4000 or not set(text) <= set("-0123456789/."):
-            raise ValueError
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise Rejected(f"{field}: expected a number such as 7/200, found {text[:40]!r}") from None
-    if exact_text and str(value) != text:
-        raise Rejected(f"{field}: expected {value}, in lowest terms, found {text[:40]!r}")
-    return value
-
-
-def compare(found: Any, expected: Any, field: str = "") -> None:
-    """Raise ``Rejected``, naming the first field that differs from what follows from the facts."""
-    if isinstance(expected, dict):
-        for name in expected:
-            compare(found[name], expected[name], f"{field}.{name}".lstrip("."))
-    elif isinstance(expected, list) and len(found) == len(expected):
-        for index, item in enumerate(expected):
-            compare(found[index], item, f"{field}[{index}]")
-    elif found != expected:
-        raise Rejected(f"{field}: expected {str(expected)[:100]!r}, found {str(found)[:100]!r}")
-
-
-# The raw files.
-
-
-def read_weights(folder: str, facts: dict[str, Any]) -> list[tuple[list[tuple[float, ...]], tuple[float, ...]]]:
-    """Pairs (rows of weights, biases), layer by layer; raises ``Rejected``: missing, altered, or not finite."""
-    weights, decoder = facts["weights"], facts["decoder"]
-    code, width = DTYPES[weights["dtype"]]
-    name = weights["file"]
-    if os.path.basename(name) != name or name in ("", ".", ".."):
-        raise Rejected(f"weights.file: expected the name of a file beside the certificate, found {name[:80]!r}")
-    raw = _content(os.path.join(folder, name), "weights.file")
-    if hashlib.sha256(raw).hexdigest() != weights["sha256"]:
-        raise Rejected(f"weights.sha256: {name} is not the file that the certificate is about")
-    if len(raw) != width * parameters_of(decoder):
-        raise Rejected(f"weights.file: expected {width * parameters_of(decoder)} bytes, found {len(raw)}")
-    layers, at = [], 0
-    for layer, (inputs, units) in enumerate(zip(decoder["sizes"], decoder["sizes"][1:], strict=False)):
-        values = struct.unpack_from(f"<{inputs * units}{code}", raw, at)
-        at += width * len(values)
-        bias = struct.unpack_from(f"<{units}{code}", raw, at) if decoder["bias"] else (0.0,) * units
-        at += width * len(bias) if decoder["bias"] else 0
-        for part, numbers in (("weight", values), ("bias", bias)):
-            if not all(abs(number) < 2.0**60 for number in numbers):  # false for NaN as well
-                raise Rejected(
-                    f"weights.file: layers.{layer}.{part} holds NaN, an infinity, or a number of 2^60 or more"
-                )
-        layers.append(([values[row * inputs : (row + 1) * inputs] for row in range(units)], bias))
-    return layers
-
-
-def read_examples(folder: str, facts: dict[str, Any], data_folders: list[str]) -> tuple[list[bytes], bytes]:
-    """The images, one ``bytes`` each, and the labels; raises ``Rejected``: missing, altered, or impossible."""
-    data, classes = facts["data"], facts["decoder"]["sizes"][-1]
-    m, rows, columns = data["examples"], data["rows"], data["columns"]
-    headers = {
-        "images": struct.pack(">IIII", 0x803, m, rows, columns),
-        "labels": struct.pack(">II", 0x801, m),
-    }
-    content = {}
-    for kind, header in headers.items():
-        raw = _find(folder, data[kind], data_folders, f"data.{kind}")
-        if hashlib.sha256(raw).hexdigest() != data[kind]["sha256"]:
-            raise Rejected(f"data.{kind}.sha256: {data[kind]['file']} is not the file that the certificate is about")
-        if not raw.startswith(header) or len(raw) - len(header) != m * (rows * columns if kind == "images" else 1):
-            raise Rejected(f"data.{kind}: expected an IDX file of {m} examples of {rows} x {columns} pixels")
-        content[kind] = raw[len(header) :]
-    labels, size = content["labels"], rows * columns
-    wrong = next((index for index, label in enumerate(labels) if label >= classes), None)
-    if wrong is not None:
-        raise Rejected(f"data.labels: label {labels[wrong]} at index {wrong}, expected 0 to {classes - 1}")
-    return [content["images"][start : start + size] for start in range(0, m * size, size)], labels
-
-
-def _find(folder: str, named: dict[str, str], data_folders: list[str], field: str) -> bytes:
-    """A data file's content, unpacked: beside the certificate, or in torchvision's layout below a data folder."""
-    name = named["file"]
-    if named["folder"] not in FOLDERS or os.path.basename(name) != name or name in ("", ".", ".."):
-        raise Rejected(f"{field}.file: expected the name of a file, and its folder one of {', '.join(FOLDERS[1:])}")
-    places = [folder, *(os.path.join(place, named["folder"]) for place in data_folders if named["folder"])]
-    for place in places:
-        for path in (os.path.join(place, name), os.path.join(place, f"{name}.gz")):
-            if os.path.isfile(path):
-                raw = _content(path, f"{field}.file")
-                try:
-                    return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-                except (OSError, EOFError, zlib.error):
-                    raise Rejected(f"{field}.file: {path} is a damaged gzip file") from None
-    raise Rejected(f"{field}.file: {name} was not found in {', '.join(places)}; give its folder with --data-dir")
-
-
-def _content(path: str, field: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise Rejected(f"{field}: {path}: {error.strerror}") from None
-
-
-# Counting: integers for the network, floats for the bounds on rounding.
-
-_PIXEL_BITS = 8
-_INPUT_BITS = {64: 24, 128: 45}  # of an activation, by the bits that a unit has in the long integer
-_OWN = 2.0**-48  # what a handful of float64 operations may do, relative to their largest term
-_OVERFLOW = 2.0**90  # a bound on rounding as large as this comes with sums that may overflow float32
-_LOW, _HIGH = 1 + 2.0**-12, 1 + 2.0**-10  # the maker of the certificate used a factor between these two
-
-
-Rows = list[tuple[float, ...]]
-
-
-class Layer:
-    """A dense layer of which all units stand in one integer an input, ``slot`` bits each, and what its bounds need."""
-
-    def __init__(
-        self, rows: Rows, bias: tuple[float, ...], u: float, slot: int, input_bits: int, inner: bool = False
-    ) -> None:
-        self.units, self.inputs, self.bias = len(rows), len(rows[0]), bias
-        self.largest_bias = max(map(abs, bias))
-        self.norms = [math.sqrt(math.fsum(w * w for w in row)) * (1 + _OWN) for row in rows]
-        self.sums = [math.fsum(row) for row in rows]
-        self.absolute = [math.fsum(map(abs, row)) * (1 + _OWN) for row in rows]
-        self.width = slot // 8
-        bits = slot - 2 - input_bits - self.inputs.bit_length()  # so that no sum leaves its slot
-        self.shift = bits - math.frexp(max(abs(w) for row in rows for w in row))[1]
-        half = 1 << (slot - 1)
-        self.offset = sum(half << (slot * unit) for unit in range(self.units))
-        scaled = [[round(math.ldexp(w, self.shift)) + half for w in row] for row in rows]
-        self.columns = [
-            int.from_bytes(b"".join(value.to_bytes(self.width, "little") for value in column), "little") - self.offset
-            for column in zip(*scaled, strict=True)
-        ]
-        self.stretch = spectral(rows) if inner else math.inf
-        gamma = (self.inputs + 3) * u
-        self.gamma = gamma / (1 - gamma)
-        self.root = math.sqrt(self.inputs)
-
-    def products(self, inputs: list[int] | bytes) -> list[float]:
-        """``2^shift Σ_i w_ji a_i`` for whole numbers a_i of at most ``input_bits`` bits; rounded once, to a float."""
-        used = [(column, value) for column, value in zip(self.columns, inputs, strict=True) if value]
-        total = sum(map(mul, [column for column, _ in used], [value for _, value in used])) + self.offset
-        raw = total.to_bytes(self.units * self.width, "little")
-        words, half = struct.unpack(f"<{len(raw) // 8}Q", raw), 1 << 63
-        if self.width == 8:
-            return [float(word - half) for word in words]
-        return [float(((high - half) << 64) + low) for low, high in zip(words[::2], words[1::2], strict=True)]
-
-    def fresh(self, norm: float, error: float) -> list[float]:
-        """The formula at the top of this file without its first term: the rounding that this layer adds."""
-        reach, floor = norm + error, 2.0**-149 * (self.root * (norm + error) + self.inputs + 1)
-        g, gr = self.gamma, self.gamma * reach
-        return [w * gr + g * abs(b) + floor for w, b in zip(self.norms, self.bias, strict=True)]
-
-
-class Network:
-    """Logits of raw images with a bound on each."""
-
-    def __init__(
-        self,
-        layers: list[tuple[Rows, tuple[float, ...]]],
-        activation: str,
-        kind: str,
-        mean: float,
-        scale: float,
-        u: float,
-        *,
-        slot: int = 128,
-    ) -> None:
-        self.input_bits = _INPUT_BITS[slot]
-        self.layers = [
-            Layer(rows, bias, u, slot, self.input_bits if index else _PIXEL_BITS, 0 < index < len(layers) - 1)
-            for index, (rows, bias) in enumerate(layers)
-        ]
-        self.activation, self.kind, self.mean, self.scale, self.u = activation, kind, mean, scale, u
-        self.classes = self.layers[-1].units
-
-    def logits(self, pixels: bytes) -> tuple[list[float], list[float]]:
-        """The logits of one image and, for each, how far any evaluation's may be from it (both without slack)."""
-        below = self.layers[0]
-        z, fresh, error = self._first(below, pixels)
-        errors = [w * error + f for w, f in zip(below.norms, fresh, strict=True)]
-        for layer in self.layers[1:]:
-            if not max(errors) < _OVERFLOW:
-                break
-            h, spread, slope, own = activate(self.activation, z, errors, self.u)
-            added = math.hypot(*[min(s, slope * f + r) for s, f, r in zip(spread, fresh, own, strict=True)])
-            error = min(math.hypot(*spread), slope * below.stretch * error + added) * (1 + _OWN)
-            largest = max(map(abs, h))
-            shift = self.input_bits - math.frexp(largest)[1]
-            whole = [round(math.ldexp(value, shift)) for value in h]
-            norm = math.hypot(*h) * (1 + _OWN)
-            back = -shift - layer.shift
-            unit = math.ldexp(1.0, back)
-            z = [unit * v + b for v, b in zip(layer.products(whole), layer.bias, strict=True)]
-            # What rounding h and the weights to whole numbers did, and the last two operations.
-            coarse = math.ldexp(1.0, -layer.shift) * layer.inputs * largest
-            fine = math.ldexp(1.0, -shift)
-            fresh = [
-                f + a * fine + coarse + _OWN * (abs(value) + abs(b))
-                for f, a, value, b in zip(layer.fresh(norm, error), layer.absolute, z, layer.bias, strict=True)
-            ]
-            errors = [w * error + f for w, f in zip(layer.norms, fresh, strict=True)]
-            below = layer
-        return (z, errors) if max(errors) < _OVERFLOW else ([0.0] * self.classes, [math.inf] * self.classes)
-
-    def gaps(self, pixels: bytes, label: int) -> list[tuple[float, float]]:
-        """By how much the label's logit exceeds each other one, and how far any evaluation may be from that."""
-        z, errors = self.logits(pixels)
-        own, reach = z[label], errors[label]
-        return [(own - v, reach + e) for j, (v, e) in enumerate(zip(z, errors, strict=True)) if j != label]
-
-    def _first(self, layer: Layer, pixels: bytes) -> tuple[list[float], list[float], float]:
-        """The first layer's z, the rounding it adds, and how far the features may be."""
-        mean, scale, n = self.mean, self.scale, layer.inputs
-        total, squares = sum(pixels), sum(map(mul, pixels, pixels))
-        if self.kind == "per-image":
-            mean, variance = total / n, n * squares - total * total
-            scale = math.sqrt(variance) / n if variance else 1.0
-        # |x|² = Σ (pixel - mean)² / scale²
-        norm = math.sqrt(max(0.0, squares - 2 * mean * total + n * mean * mean)) / scale
-        error = self.u * (2 * math.sqrt(n) * abs(mean) / scale + 5 * norm)
-        if self.kind == "per-image":
-            error += norm * self.u * (0.55 * (n + 6) + 2 * (mean / scale + 1)) if norm else 0.0
-        unit = math.ldexp(1.0, -layer.shift)
-        terms = [(unit * v, mean * w) for v, w in zip(layer.products(pixels), layer.sums, strict=True)]
-        z = [(product - shifted) / scale + b for (product, shifted), b in zip(terms, layer.bias, strict=True)]
-        # What rounding the weights to whole numbers did, and a handful of operations on these terms.
-        largest = max([abs(product) + abs(shifted) for product, shifted in terms])
-        own = (unit * total + _OWN * largest) / scale + _OWN * layer.largest_bias
-        return z, [f + own for f in layer.fresh(norm, error)], error
-
-
-def spectral(rows: Rows) -> float:
-    """At least the spectral norm of a matrix: ``√‖W Wᵀ‖_∞``, or with ``Wᵀ W`` where that is smaller in size."""
-    rows = rows if len(rows) <= len(rows[0]) else list(zip(*rows, strict=True))
-    sums = [0.0] * len(rows)
-    for i, row in enumerate(rows):
-        for j in range(i + 1):
-            product = abs(sum(map(mul, row, rows[j])))
-            sums[i] += product
-            if j < i:
-                sums[j] += product
-    return math.sqrt(max(sums)) * (1 + 2.0**-20)  # far more than rounding takes from so few sums
-
-
-def activate(
-    name: str, z: list[float], errors: list[float], u: float
-) -> tuple[list[float], list[float], float, list[float]]:
-    """``h = σ(z)``; how far an evaluation's h may be where its z may be as far as ``errors``; slope, rounding in it."""
-    none = [0.0] * len(z)
-    if name == "relu":  # an evaluation's z is at most z + e, so that its h is at most that, or 0
-        return [max(0.0, v) for v in z], [max(0.0, min(e, v + e)) for v, e in zip(z, errors, strict=True)], 1.0, none
-    if name == "identity":
-        return z, errors, 1.0, none
-    if name == "leaky-relu":
-        h, slope = [v if v > 0 else 0.01 * v for v in z], 1.0
-        own = [3 * u * (abs(v) + e) for v, e in zip(h, errors, strict=True)]
-    else:
-        if name == "sigmoid":
-            h, slope = [1 / (1 + math.exp(-v)) if v > -700 else 0.0 for v in z], 0.25
-        elif name == "tanh":
-            h, slope = [math.tanh(v) for v in z], 1.0
-        else:
-            h, slope = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in z], 1.13
-        own = [16 * u * (1 + abs(v) + e) for v, e in zip(z, errors, strict=True)]
-    return h, [slope * e + r for e, r in zip(errors, own, strict=True)], slope, own
-
-
-class Counter:
-    """Counts with 64 bits a unit, which decides nearly every example, and with 128 where that leaves a doubt."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self._arguments = arguments
-        self._coarse = Network(*arguments, slot=64)
-        self._fine: Network | None = None
-
-    def count(self, images: list[bytes], labels: bytes) -> tuple[int, int]:
-        """The fewest and the most errors that a correct count can give; they differ where a margin is at its bound."""
-        fewest = most = 0
-        for pixels, label in zip(images, labels, strict=True):
-            gaps = self._coarse.gaps(pixels, label)
-            if all(gap > _HIGH * error for gap, error in gaps):
-                continue
-            if not any(gap < -_HIGH * error for gap, error in gaps):  # not certainly wrong either
-                self._fine = self._fine or Network(*self._arguments)
-                gaps = self._fine.gaps(pixels, label)
-            fewest += not all(gap > _LOW * error for gap, error in gaps)
-            most += not all(gap > _HIGH * error for gap, error in gaps)
-        return fewest, most
-
-
-_counter: Counter | None = None
-
-
-def _start(*arguments: Any) -> None:
-    global _counter
-    _counter = Counter(*arguments)
-
-
-def _count_part(part: tuple[list[bytes], bytes]) -> tuple[int, int]:
-    assert _counter is not None
-    return _counter.count(*part)
-
-
-def count_all(arguments: tuple[Any, ...], images: list[bytes], labels: bytes, processes: int) -> tuple[int, int]:
-    """The count over all examples, shared among ``processes``."""
-    if processes == 1:
-        return Counter(*arguments).count(images, labels)
-    step = -(-len(images) // (4 * processes))
-    parts = [(images[start : start + step], labels[start : start + step]) for start in range(0, len(images), step)]
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start, arguments) as pool:
-        found = list(pool.map(_count_part, parts))
-    return sum(low for low, _ in found), sum(high for _, high in found)
-
-
-# The bounds, decided in integers.
-
-
-def confirms(bound: str, k: int, m: int, share: Fraction, n: int) -> bool:
-    """Whether the bound shows, with failure probability ``share``, that the risk is at most n / 10^12."""
-    p, scale = n, 10**DIGITS
-    if p >= scale or p * m <= k * scale:
-        return p >= scale
-    bits = 128
-    while bits < 2000:
-        low, high = (_tail if bound == "clopper-pearson" else _exponent)(bound, k, m, share, p, bits)
-        if low > 0 or high < 0:
-            return low > 0
-        bits *= 3
-    if bound == "hoeffding":
-        return False
-    # Equal up to a thousand bits: compare the rational numbers themselves.
-    x, y = Fraction(p, scale), Fraction(scale - p, scale)
-    if bound == "clopper-pearson":
-        return sum(math.comb(m, i) * x**i * y ** (m - i) for i in range(k + 1)) <= share
-    return (Fraction(k, m) / x) ** k * (Fraction(m - k, m) / y) ** (m - k) * share >= 1
-
-
-def _tail(bound: str, k: int, m: int, share: Fraction, p: int, bits: int) -> tuple[int, int]:
-    """An enclosure of a positive multiple of ``share − P[Binomial(m, p/10^12) ≤ k]``: terms from the k-th downward."""
-    one, q = 1 << bits, 10**DIGITS - p
-    ratio_low = ratio_high = total_low = total_high = one
-    for i in range(k, 0, -1):
-        ratio_low = ratio_low * (i * q) // ((m - i + 1) * p)
-        ratio_high = ratio_high * (i * q) // ((m - i + 1) * p) + 1
-        total_low, total_high = total_low + ratio_low, total_high + ratio_high
-    # P = C(m, k) p^k q^(m−k) / 10^(12 m) · total / one; the powers by logarithms: ln share − ln P.
-    log = _log_factorial_ratio(m, k, bits)
-    powers = [k * v for v in _ln(p, 10**DIGITS, bits)], [(m - k) * v for v in _ln(q, 10**DIGITS, bits)]
-    tail_low, tail_high = _ln(total_low, one, bits)[0], _ln(total_high, one, bits)[1]
-    share_low, share_high = _ln(share.numerator, share.denominator, bits)
-    return (
-        share_low - (log[1] + powers[0][1] + powers[1][1] + tail_high),
-        share_high - (log[0] + powers[0][0] + powers[1][0] + tail_low),
-    )
-
-
-def _log_factorial_ratio(m: int, k: int, bits: int) -> tuple[int, int]:
-    return _ln(math.comb(m, k), 1, bits)
-
-
-def _exponent(bound: str, k: int, m: int, share: Fraction, p: int, bits: int) -> tuple[int, int]:
-    """An enclosure of ``2^bits`` times the bound's exponent minus ``ln(1/share)``."""
-    share_low, share_high = _ln(share.numerator, share.denominator, bits)
-    scale = 10**DIGITS
-    if bound == "hoeffding":
-        n, d = 2 * (p * m - k * scale) ** 2 << bits, m * scale * scale
-        return n // d + share_low, n // d + 1 + share_high
-    low, high = share_low, share_high
-    for part, n, d in ((k, k * scale, m * p), (m - k, (m - k) * scale, m * (scale - p))):
-        if part:
-            ln_low, ln_high = _ln(n, d, bits)
-            low, high = low + part * ln_low, high + part * ln_high
-    return low, high
-
-
-def _ln(n: int, d: int, bits: int) -> tuple[int, int]:
-    """Whole numbers ``low ≤ 2^bits ln(n/d) ≤ high``: ``n/d = 2^s y``, ``ln y = 2 artanh((y − 1)/(y + 1))``."""
-    work = bits + 64
-    s = n.bit_length() - d.bit_length()
-    n, d = n << max(0, -s), d << max(0, s)
-    two, y = _artanh(1, 3, work), _artanh(abs(n - d), n + d, work)
-    y = y if n >= d else (-y[1], -y[0])
-    ends = sorted((s * two[0], s * two[1]))
-    return (2 * (y[0] + ends[0])) >> 64, -((-2 * (y[1] + ends[1])) >> 64)
-
-
-def _artanh(n: int, d: int, bits: int) -> tuple[int, int]:
-    """``low ≤ 2^bits artanh(n/d) ≤ high``, for n/d at most 1/3; each of fewer than ``bits`` terms is within 4 units."""
-    z = (n << bits) // d
-    square, power, total, odd = (z * z) >> bits, z, z, 1
-    while power:
-        power, odd = (power * square) >> bits, odd + 2
-        total += power // odd
-    return total, total + 4 * bits + 8
-
-
-# Code-length certificates: a network of few bits, counted on the very examples that it was learned from.
-#
-# A union over everything that could have been learned pays for the learning. With B bits to write a network down, its
-# share of delta is delta 2^-B: of 2^B networks each gets as much, and by Kraft's inequality the shares of a prefix code
-# sum to at most delta. Numbers are whole ones over powers of two throughout, so the count is exact.
-
-CODES = ("fixed", "enumerative")
-_HALF = 16  # bits of a shift, a scale and a bias
 CODE_DECODER = (
     "Features are pixel / denominator, pixels row by row. A weight is shift + scale * value(code), with shift and "
     "scale float16, one pair a layer; the value of a code is the code (encoding integer) or the float16 whose bits it "
@@ -734,257 +137,18 @@ CODE_SPECIFICATIONS = {
         "ceil(log2 (n! / prod n_k!)) bits."
     ),
 }
+CODE_THEOREMS = {
+    "fixed": "union over a finite space of 2^length networks",
+    "enumerative": "union over a prefix code (Blumer et al., Information Processing Letters 24, 1987)",
+}
+CODE_SHARE = "delta / candidates * 2^-length"
 CODE_ASSUMPTIONS = (
-    "The examples of this split and the images that the claim is about were drawn independently from one distribution "
-    "(i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, or preparation.",
+    IID,
     "The space (sizes, bits, biases, encoding, denominator) and the code were fixed before these examples were seen, "
     "or chosen among as many as candidates says, which pay for it. The weights may depend on the examples in any way.",
-    "SHA-256 has no collisions, and Python computes as its manual says (whole numbers exactly, floats as IEEE 754).",
+    HASHES,
 )
 
-
-def build_code(facts: dict[str, Any]) -> dict[str, Any]:
-    """The code-length certificate of ``facts``.
-
-    ``facts``: space (sizes, bits, biases, encoding, denominator), code, candidates, length (in bits), weights (file,
-    sha256), data (as in ``build``), errors, claims (list of bound, delta, risk).
-    """
-    space, data, errors = facts["space"], facts["data"], facts["errors"]
-    examples, specification = data["examples"], {"specification": CODE_DECODER, **facts["space"]}
-    document = {
-        "schema": CODE_SCHEMA,
-        "version": VERSION,
-        "statement": [_statement(claim, data, space) for claim in facts["claims"]],
-        "claims": [
-            {
-                **claim,
-                "vacuous": Fraction(claim["risk"]) >= 1,
-                "accuracy": decimal(1 - Fraction(claim["risk"])),
-                "epsilon": str(Fraction(claim["risk"]) - Fraction(errors, examples)),
-                "theorem": THEOREMS[claim["bound"]],
-            }
-            for claim in facts["claims"]
-        ],
-        "share": "delta / candidates * 2^-length",
-        "assumptions": list(CODE_ASSUMPTIONS),
-        "counts": {"examples": examples, "errors": errors, "correct": examples - errors},
-        "code": {
-            "name": facts["code"],
-            "specification": CODE_SPECIFICATIONS[facts["code"]],
-            "length": facts["length"],
-            "candidates": facts["candidates"],
-            "theorem": (
-                "union over a finite space of 2^length networks"
-                if facts["code"] == "fixed"
-                else "union over a prefix code (Blumer et al., Information Processing Letters 24, 1987)"
-            ),
-        },
-        "decoder": {**specification, "sha256": hashlib.sha256(canonical(specification)).hexdigest()},
-        "weights": facts["weights"],
-        "data": {**data, "classes": space["sizes"][-1]},
-    }
-    return {**document, "content_sha256": hashlib.sha256(canonical(document)).hexdigest()}
-
-
-_DATA_FORM: dict[str, Any] = dict(_FORM["data"])  # type: ignore[call-overload]
-_CODE_FORM = {
-    "schema": str, "version": int, "statement": [str],
-    "claims": [{
-        "bound": str, "delta": str, "risk": str, "vacuous": bool, "accuracy": str, "epsilon": str,
-        "theorem": {"formula": str, "source": str},
-    }],
-    "share": str, "assumptions": [str], "counts": {"examples": int, "errors": int, "correct": int},
-    "code": {"name": str, "specification": str, "length": int, "candidates": int, "theorem": str},
-    "decoder": {
-        "specification": str, "sizes": [int], "bits": int, "biases": bool, "encoding": str, "denominator": int,
-        "sha256": str,
-    },
-    "weights": {"file": str, "sha256": str}, "data": _DATA_FORM, "content_sha256": str,
-}  # fmt: skip
-
-
-def code_facts(document: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a code-length certificate, refused where they are impossible."""
-    decoder, code, data = document["decoder"], document["code"], document["data"]
-    space = {name: decoder[name] for name in ("sizes", "bits", "biases", "encoding", "denominator")}
-    _check_sizes(space["sizes"], data)
-    if space["encoding"] not in ("integer", "float16") or not 1 <= space["bits"] <= 16:
-        raise Rejected("decoder.bits: expected 1 to 16 bits, and the encoding integer or float16")
-    if space["encoding"] == "float16" and space["bits"] != _HALF:
-        raise Rejected(f"decoder.bits: expected {_HALF} for the encoding float16, found {space['bits']}")
-    if not 1 <= space["denominator"] <= 10**6:
-        raise Rejected("decoder.denominator: expected a number from 1 to 1,000,000")
-    if code["name"] not in CODES or (code["name"] == "enumerative" and space["bits"] > 8):
-        raise Rejected(f"code.name: expected one of {', '.join(CODES)}, enumerative for at most 8 bits")
-    if not 1 <= code["length"] <= 10**9 or not 1 <= code["candidates"] <= 10**9:
-        raise Rejected("code.length: expected a number of bits, and at least 1 candidate")
-    if data["split"] != "train":
-        raise Rejected("data.split: expected train; for a test split a holdout certificate says more")
-    claims = [{name: claim[name] for name in ("bound", "delta", "risk")} for claim in document["claims"]]
-    _check_claims(claims, "risk")
-    for index, claim in enumerate(claims):
-        if claim["bound"] not in THEOREMS:
-            raise Rejected(f"claims[{index}].bound: expected one of {', '.join(THEOREMS)}")
-    m, k = data["examples"], document["counts"]["errors"]
-    if not 1 <= m <= 10**7 or not 0 <= k <= m:
-        raise Rejected(f"counts.errors: expected from 0 to {m} errors in at least 1 example, found {k}")
-    return {
-        "space": space,
-        "code": code["name"],
-        "candidates": code["candidates"],
-        "length": code["length"],
-        "weights": document["weights"],
-        "data": {name: value for name, value in data.items() if name != "classes"},
-        "errors": k,
-        "claims": claims,
-    }
-
-
-def _check_sizes(sizes: list[int], data: dict[str, Any]) -> None:
-    if not 2 <= len(sizes) <= 100 or not all(1 <= size <= 65_000 for size in sizes) or math.prod(sizes[:2]) > 10**9:
-        raise Rejected(f"decoder.sizes: expected two or more numbers from 1 to 65,000, found {str(sizes)[:80]}")
-    if data["rows"] < 1 or data["columns"] < 1 or data["rows"] * data["columns"] != sizes[0]:
-        raise Rejected(f"data.rows: expected images of {sizes[0]} pixels, found {data['rows']} x {data['columns']}")
-
-
-def _check_claims(claims: list[dict[str, Any]], *decimals: str) -> None:
-    if not claims:
-        raise Rejected("claims: expected at least one, found none")
-    for index, claim in enumerate(claims):
-        if not 0 < _rational(claim["delta"], f"claims[{index}].delta") < 1:
-            raise Rejected(f"claims[{index}].delta: expected a probability strictly between 0 and 1")
-        for name in decimals:
-            value = _rational(claim[name], f"claims[{index}].{name}", exact_text=False)
-            if not 0 <= value <= 1 or value * 10**DIGITS % 1 or decimal(value) != claim[name]:
-                raise Rejected(f"claims[{index}].{name}: expected a decimal from 0 to 1 with {DIGITS} digits")
-
-
-def check_code(folder: str, document: dict[str, Any], data_folders: list[str]) -> tuple[int, int]:
-    """Check a code-length certificate; the examples and the errors among them, counted again."""
-    facts = code_facts(document)
-    compare(document, build_code(facts))
-    layers, length = read_codes(folder, facts)
-    if length != facts["length"]:
-        raise Rejected(f"code.length: expected {length} bits, measured on the weights, found {facts['length']}")
-    m, k = facts["data"]["examples"], facts["errors"]
-    for index, claim in enumerate(facts["claims"]):
-        share = Fraction(claim["delta"]) / facts["candidates"] / 2**length
-        _check_risk(index, "risk", claim["risk"], lambda n, b=claim["bound"], s=share: confirms(b, k, m, s, n))
-    images, labels = read_examples(folder, {"data": facts["data"], "decoder": facts["space"]}, data_folders)
-    found = _count_exactly(layers, facts["space"]["denominator"], images, labels)
-    if found != k:
-        raise Rejected(f"counts.errors: expected {found}, counted again from weights and data, found {k}")
-    return m, k
-
-
-def _check_risk(index: int, name: str, stated: str, confirmed: Any) -> None:
-    n = int(Fraction(stated) * 10**DIGITS)
-    if not confirmed(n):
-        raise Rejected(f"claims[{index}].{name}: {stated} does not follow from the counts")
-    if n and confirmed(n - 1):
-        raise Rejected(f"claims[{index}].{name}: {stated} is not the least that follows; it was altered")
-
-
-WholeLayer = tuple[list[list[int]], list[int], int]  # weights and biases as whole numbers over 2^exponent
-
-
-def read_codes(folder: str, facts: dict[str, Any]) -> tuple[list[WholeLayer], int]:
-    """The layers of the raw weights, and how many bits its code writes them in; raises ``Rejected``."""
-    space = facts["space"]
-    raw = _hashed(folder, facts["weights"], "weights")
-    shapes, bits = list(zip(space["sizes"][1:], space["sizes"], strict=False)), space["bits"]
-    fixed = sum(2 * _HALF + n * d * bits + (_HALF * n if space["biases"] else 0) for n, d in shapes)
-    if len(raw) != -(-fixed // 8):
-        raise Rejected(f"weights.file: expected {-(-fixed // 8)} bytes, found {len(raw)}")
-    text, at = format(int.from_bytes(raw, "big"), f"0{8 * len(raw)}b"), 0
-    if "1" in text[fixed:]:
-        raise Rejected("weights.file: its last bits, which only fill up a byte, are not 0")
-    layers, length = [], 0
-    for units, inputs in shapes:
-        shift, scale = (_half_units(int(text[place : place + _HALF], 2)) for place in (at, at + _HALF))
-        at += 2 * _HALF
-        codes = [int(text[place : place + bits], 2) for place in range(at, at + units * inputs * bits, bits)]
-        at += len(codes) * bits
-        biases = [0] * units
-        if space["biases"]:
-            ends = range(at + _HALF, at + _HALF * units + 1, _HALF)
-            biases = [_half_units(int(text[end - _HALF : end], 2)) for end in ends]
-            at += _HALF * units
-        # in units of 2^-24, or of 2^-48 where a code is itself a float16
-        if space["encoding"] == "float16":
-            values, exponent, shift = [_half_units(code) for code in codes], 48, shift << 24
-        else:
-            values, exponent = codes, 24
-        flat = [shift + scale * value for value in values]
-        rows = [flat[row * inputs : (row + 1) * inputs] for row in range(units)]
-        layers.append((rows, [bias << (exponent - 24) for bias in biases], exponent))
-        word = units * inputs * bits if facts["code"] == "fixed" else _enumerative(codes, 1 << bits)
-        length += 2 * _HALF + word + (_HALF * units if space["biases"] else 0)
-    return layers, length
-
-
-def _half_units(pattern: int) -> int:
-    """The float16 of these bits as a whole number of 2^-24."""
-    value: float = struct.unpack("<e", pattern.to_bytes(2, "little"))[0]
-    if not math.isfinite(value):
-        raise Rejected("weights.file: holds NaN or an infinity")
-    return int(math.ldexp(value, 24))
-
-
-def _enumerative(codes: list[int], symbols: int) -> int:
-    """The bits of the enumerative code of these codes."""
-    n, sequences, total = len(codes), 1, 0
-    for symbol in range(symbols):
-        count = codes.count(symbol)
-        total += count
-        sequences *= math.comb(total, count)
-    return (math.comb(n + symbols - 1, symbols - 1) - 1).bit_length() + (sequences - 1).bit_length()
-
-
-def _count_exactly(layers: list[WholeLayer], denominator: int, images: list[bytes], labels: bytes) -> int:
-    """The errors of the smallest index of a largest logit, in whole numbers: all units of a layer in one long one."""
-    packed, largest, scale = [], 255, denominator
-    for rows, biases, exponent in layers:
-        # h is a whole number over scale, so that z = W h + b is one over scale 2^exponent
-        own = [bias * scale for bias in biases]
-        largest = max(sum(map(abs, row)) * largest + abs(bias) for row, bias in zip(rows, own, strict=True)) or 1
-        slot = 8 * (largest.bit_length() // 8 + 1)
-        half = 1 << (slot - 1)
-        columns = [
-            sum(weight << (slot * unit) for unit, weight in enumerate(column)) for column in zip(*rows, strict=True)
-        ]
-        start = sum((bias + half) << (slot * unit) for unit, bias in enumerate(own))
-        packed.append((columns, start, slot // 8, half, len(rows)))
-        scale <<= exponent
-    errors = 0
-    for pixels, label in zip(images, labels, strict=True):
-        z: Any = pixels
-        for index, (columns, start, width, half, units) in enumerate(packed):
-            h = [max(0, value) for value in z] if index else z
-            raw = (sum(map(mul, columns, h)) + start).to_bytes(units * width, "little")
-            z = [int.from_bytes(raw[at : at + width], "little") - half for at in range(0, len(raw), width)]
-        errors += z.index(max(z)) != label
-    return errors
-
-
-def _hashed(folder: str, named: dict[str, str], field: str) -> bytes:
-    """A raw file beside the certificate; raises ``Rejected`` if it is missing, elsewhere or altered."""
-    name = named["file"]
-    if os.path.basename(name) != name or name in ("", ".", ".."):
-        raise Rejected(f"{field}.file: expected the name of a file beside the certificate, found {name[:80]!r}")
-    raw = _content(os.path.join(folder, name), f"{field}.file")
-    if hashlib.sha256(raw).hexdigest() != named["sha256"]:
-        raise Rejected(f"{field}.sha256: {name} is not the file that the certificate is about")
-    return raw
-
-
-# PAC-Bayes certificates: a Gaussian over networks, of which one is drawn anew for every image.
-
-MONTE_CARLO = Fraction(2, 7)  # of delta: what the estimate of the empirical risk pays; the bound pays the rest
-_KL_DIGITS = 6
-_TIE = 2.0**-20
-_NEAR = 2.0**-30  # what float64 may do to a margin, generously
-_PAC_FILES = ("mean", "scale", "prior_mean", "outcomes")
 PAC_DECODER = (
     "Features are pixel / maximum, pixels row by row. For every image all weights and biases are drawn anew, each from "
     "its own Gaussian with the stored mean and standard deviation (scale), independently. Layers are z = W h + b with "
@@ -1037,240 +201,949 @@ PAC_CHECKED = {
 }
 
 
-def build_pac_bayes(facts: dict[str, Any]) -> dict[str, Any]:
-    """The PAC-Bayes certificate of ``facts``.
-
-    ``facts``: decoder (sizes, maximum), prior (kind, scale, candidates), data (as in ``build``, and part:
-    prior_examples, seed), files (mean, scale, prior_mean, outcomes: file, sha256), draws, errors, divergence, claims
-    (list of delta, empirical_risk, risk).
-    """
-    decoder, data, prior = facts["decoder"], facts["data"], facts["prior"]
-    specification = {"specification": PAC_DECODER, **decoder}
-    m = data["examples"] - data["part"]["prior_examples"]
-    document = {
-        "schema": PAC_SCHEMA,
-        "version": VERSION,
-        "statement": [_pac_statement(claim, facts, m) for claim in facts["claims"]],
-        "claims": [
-            {
-                **claim,
-                "vacuous": Fraction(claim["risk"]) >= 1,
-                "accuracy": decimal(1 - Fraction(claim["risk"])),
-                "share": str(_pac_shares(claim, prior)[0]),
-                "share_monte_carlo": str(_pac_shares(claim, prior)[1]),
-            }
-            for claim in facts["claims"]
-        ],
-        "theorem": PAC_THEOREM,
-        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
-        "checked": PAC_CHECKED,
-        "counts": {"examples": m, "draws": facts["draws"], "errors": facts["errors"]},
-        "divergence": facts["divergence"],
-        "prior": prior,
-        "decoder": {**specification, "sha256": hashlib.sha256(canonical(specification)).hexdigest()},
-        "draws": {"specification": DRAWS, "key": draws_key(facts).hex()},
-        "files": facts["files"],
-        "parameters": _pac_parameters(decoder["sizes"]),
-        "data": {**data, "classes": decoder["sizes"][-1]},
-    }
-    return {**document, "content_sha256": hashlib.sha256(canonical(document)).hexdigest()}
+# The form: which fields a certificate has, in which order, and what may stand in each, whatever stands in the others.
 
 
-def draws_key(facts: dict[str, Any]) -> bytes:
-    """The key of the draws: the hash of everything that was fixed before the first of them."""
-    files = {name: facts["files"][name]["sha256"] for name in _PAC_FILES[:3]}
-    fixed = {"decoder": facts["decoder"], "prior": facts["prior"], "data": facts["data"], "files": files}
-    return hashlib.sha256(canonical({**fixed, "draws": facts["draws"]})).digest()
+def rule(kind: type, words: str, holds: Callable[[Any], bool]) -> Callable[[str, Any], None]:
+    """The form of a field with a value of type ``kind`` for which ``holds``; in ``words``, what that is."""
+
+    def check(field: str, value: Any) -> None:
+        try:
+            good = type(value) is kind and holds(value)
+        except (ValueError, ZeroDivisionError):
+            good = False
+        if not good:
+            raise Rejected(f"{field}: expected {words}, found {str(value)[:80]!r}")
+
+    return check
 
 
-def _pac_parameters(sizes: list[int]) -> int:
-    return sum(math.prod(tensor["shape"]) for tensor in tensors_of({"sizes": sizes, "bias": True}))
+def one_of(*allowed: Any, why: str = "") -> Callable[[str, Any], None]:
+    """The form of a field with one of these values."""
+    words = " or ".join(map(str, allowed)) if len(allowed) < 3 else f"one of {', '.join(map(str, allowed))}"
+    return rule(type(allowed[0]), words[:100] + why, lambda value: value in allowed)
 
 
-def _pac_shares(claim: dict[str, Any], prior: dict[str, Any]) -> tuple[Fraction, Fraction]:
-    delta = Fraction(claim["delta"])
-    return delta * (1 - MONTE_CARLO) / prior["candidates"], delta * MONTE_CARLO
+def whole(low: int, high: int) -> Callable[[str, Any], None]:
+    """The form of a field with a whole number from ``low`` to ``high``."""
+    return rule(int, f"a whole number from {low:,} to {high:,}", lambda value: low <= value <= high)
 
 
-def _pac_statement(claim: dict[str, Any], facts: dict[str, Any], m: int) -> str:
-    risk, network = Fraction(claim["risk"]), "-".join(map(str, facts["decoder"]["sizes"]))
-    if risk >= 1:
-        return f"At delta = {claim['delta']} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
-    return (
-        f"With confidence 1 - {claim['delta']} over the drawing of these {m:,} examples and of {facts['draws']:,} "
-        f"pairs of a network and an example, the {network} network whose weights are drawn anew for every image "
-        f"misreads at most {percent(risk, True)} of all images drawn like them ({facts['data']['dataset']})."
-    )
+def exact(words: str, holds: Callable[[Fraction], bool]) -> Callable[[str, Any], None]:
+    """The form of a field with a rational number, as text such as 7/200."""
+    return rule(str, f"{words}, in lowest terms", lambda text: str(rational(text)) == text and holds(rational(text)))
 
 
-_HASHED = {"file": str, "sha256": str}
-_PAC_FORM = {
-    "schema": str, "version": int, "statement": [str],
-    "claims": [{
-        "delta": str, "empirical_risk": str, "risk": str, "vacuous": bool, "accuracy": str, "share": str,
-        "share_monte_carlo": str,
-    }],
-    "theorem": {"formula": str, "source": str}, "assumptions": [str],
-    "checked": {"derived": str, "recounted": str, "trusted": str},
-    "counts": {"examples": int, "draws": int, "errors": int}, "divergence": str,
-    "prior": {"kind": str, "scale": str, "candidates": int},
-    "decoder": {"specification": str, "sizes": [int], "maximum": int, "sha256": str},
-    "draws": {"specification": str, "key": str}, "files": {name: _HASHED for name in _PAC_FILES}, "parameters": int,
-    "data": {**_DATA_FORM, "part": {"prior_examples": int, "seed": int}}, "content_sha256": str,
-}  # fmt: skip
-_FORMS = {SCHEMA: _FORM, CODE_SCHEMA: _CODE_FORM, PAC_SCHEMA: _PAC_FORM}
+def rational(text: str) -> Fraction:
+    """The number that is written; raises ``ValueError`` or ``ZeroDivisionError``."""
+    if len(text) > 1000 or not set(text) <= set("-0123456789/."):
+        raise ValueError(text)
+    return Fraction(text)
 
 
-def pac_facts(document: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a PAC-Bayes certificate, refused where they are impossible."""
-    data, prior, counts = document["data"], document["prior"], document["counts"]
-    decoder = {name: document["decoder"][name] for name in ("sizes", "maximum")}
-    _check_sizes(decoder["sizes"], data)
-    if not 1 <= decoder["maximum"] <= 255:
-        raise Rejected("decoder.maximum: expected a number from 1 to 255")
-    learned_from = data["part"]["prior_examples"]
-    if prior["kind"] not in PRIORS or (prior["kind"] == "data-free") != (learned_from == 0):
-        raise Rejected(f"prior.kind: expected {' or '.join(PRIORS)}, data-free just where prior_examples is 0")
-    if not 1 <= prior["candidates"] <= 10**9:
-        raise Rejected("prior.candidates: expected at least 1")
-    if not 0 < _rational(prior["scale"], "prior.scale") < 10**6:
-        raise Rejected("prior.scale: expected a number above 0, of moderate size")
-    if data["split"] != "train":
-        raise Rejected("data.split: expected train")
-    if not 0 <= learned_from < data["examples"] <= 10**7 or not 0 <= data["part"]["seed"] < 2**63:
-        raise Rejected("data.part: expected a seed from 0, and fewer examples for the prior than there are")
-    if not 1 <= counts["draws"] <= 10**9 or not 0 <= counts["errors"] <= counts["draws"]:
-        raise Rejected(f"counts.errors: expected from 0 to {counts['draws']} errors in at least 1 draw")
-    divergence = _rational(document["divergence"], "divergence", exact_text=False)
-    if divergence < 0 or _six_digits(divergence) != document["divergence"]:
-        raise Rejected(f"divergence: expected a decimal of at least 0 with {_KL_DIGITS} digits")
-    claims = [{name: claim[name] for name in ("delta", "empirical_risk", "risk")} for claim in document["claims"]]
-    _check_claims(claims, "empirical_risk", "risk")
+def decimal(value: Fraction, digits: int = DIGITS) -> str:
+    """``value`` of at least 0 with so many digits after the point, the rest cut off."""
+    part = value.numerator * 10**digits // value.denominator
+    return f"{part // 10**digits}.{part % 10**digits:0{digits}}"
+
+
+def _sizes_fit(sizes: list[Any]) -> bool:
+    widths = all(type(size) is int and 1 <= size <= 65_000 for size in sizes)
+    return widths and 2 <= len(sizes) <= 100 and sizes[0] * sizes[1] <= 10**9
+
+
+def _is_decimal(text: str, digits: int, most: Fraction | float) -> bool:
+    return 0 <= rational(text) <= most and decimal(rational(text), digits) == text
+
+
+def _is_float64(value: Fraction) -> bool:
+    return abs(value) <= 10**6 and value == Fraction(float(value))
+
+
+def _is_name(name: str) -> bool:
+    return os.path.basename(name) == name and name not in ("", ".", "..") and "\0" not in name
+
+
+_SIZES = rule(list, "two or more numbers from 1 to 65,000", _sizes_fit)
+_MANY, _COUNT, _WIDTH = whole(1, 10**9), whole(1, 10**7), whole(1, 65_000)
+_DELTA = exact("a probability strictly between 0 and 1", lambda value: 0 < value < 1)
+_RISK = rule(str, f"a decimal from 0 to 1 with {DIGITS} digits", lambda text: _is_decimal(text, DIGITS, 1))
+_NATS = rule(str, f"a decimal with {KL_DIGITS} digits", lambda text: _is_decimal(text, KL_DIGITS, math.inf))
+_MEAN = exact("a float64 of moderate size, written exactly", _is_float64)
+_SCALE = exact("a float64 from 1e-6 to 1e6, written exactly", lambda v: v >= Fraction(1, 10**6) and _is_float64(v))
+_PRIOR_SCALE = exact("a number above 0, of moderate size", lambda value: Fraction(1, 10**30) < value < 10**6)
+_TEST = one_of("test", why=", the only split that neither teaches nor selects")
+_TRAIN = one_of("train", why="; for a test split a holdout certificate says more")
+
+_HEAD: Fields = dict(schema=str, version=int, statement=[str])
+_CLAIM: Fields = dict(bound=one_of(*THEOREMS), delta=_DELTA, risk=_RISK, vacuous=bool, accuracy=str, epsilon=str)
+_THEOREM = dict(formula=str, source=str)
+_PAC_CLAIM: Fields = dict(delta=_DELTA, empirical_risk=_RISK, risk=_RISK, vacuous=bool, accuracy=str)
+_COUNTS = dict(examples=_COUNT, errors=whole(0, 10**7), correct=int)
+_NOT_USED = dict(learned_from=one_of(False), selected=one_of("nothing"), selected_by=one_of(SELECTED_BY))
+_NORMALIZATION = dict(kind=one_of("standard", "unit", "per-image"), mean=_MEAN, scale=_SCALE)
+_FILE: Fields = dict(file=rule(str, "the name of a file beside the certificate", _is_name), sha256=str)
+_PLACED: Fields = dict(folder=one_of(*FOLDERS), **_FILE)
+_IMAGES: Fields = dict(examples=_COUNT, rows=_WIDTH, columns=_WIDTH, images=_PLACED, labels=_PLACED)
+_PART = dict(prior_examples=whole(0, 10**7), seed=whole(0, 2**63 - 1))
+
+_HOLDOUT_FORM: Fields = dict(
+    **_HEAD,
+    claims=[dict(**_CLAIM, share=str, theorem=_THEOREM)],
+    assumptions=[str],
+    counts=_COUNTS,
+    space=dict(chosen_among=str, bits=one_of(0)),
+    history=dict(looks=whole(1, 10**6), adaptive=bool, recorded=[dict(step=int, purpose=str, errors=int)], **_NOT_USED),
+    decoder=dict(
+        specification=one_of(DECODER),
+        sizes=_SIZES,
+        activation=one_of(*ACTIVATIONS),
+        bias=bool,
+        normalization=_NORMALIZATION,
+        unit=one_of(*UNITS.values()),
+        sha256=str,
+    ),
+    weights=dict(
+        file=_FILE["file"], dtype=one_of(*DTYPES), sha256=str, tensors=[dict(name=str, shape=[int])], parameters=int
+    ),
+    data=dict(dataset=str, split=_TEST, **_IMAGES, classes=int),
+    content_sha256=str,
+)
+_CODE_FORM: Fields = dict(
+    **_HEAD,
+    claims=[dict(**_CLAIM, theorem=_THEOREM)],
+    share=one_of(CODE_SHARE),
+    assumptions=[str],
+    counts=_COUNTS,
+    code=dict(name=one_of(*CODES), specification=str, length=_MANY, candidates=_MANY, theorem=str),
+    decoder=dict(
+        specification=one_of(CODE_DECODER),
+        sizes=_SIZES,
+        bits=whole(1, 16),
+        biases=bool,
+        encoding=one_of("integer", "float16"),
+        denominator=whole(1, 10**6),
+        sha256=str,
+    ),
+    weights=_FILE,
+    data=dict(dataset=str, split=_TRAIN, **_IMAGES, classes=int),
+    content_sha256=str,
+)
+_PAC_FORM: Fields = dict(
+    **_HEAD,
+    claims=[dict(**_PAC_CLAIM, share=str, share_monte_carlo=str)],
+    theorem={name: one_of(text) for name, text in PAC_THEOREM.items()},
+    assumptions=[str],
+    checked={name: one_of(text) for name, text in PAC_CHECKED.items()},
+    counts=dict(examples=int, draws=_MANY, errors=whole(0, 10**9)),
+    divergence=_NATS,
+    prior=dict(kind=one_of(*PRIORS), scale=_PRIOR_SCALE, candidates=_MANY),
+    decoder=dict(specification=one_of(PAC_DECODER), sizes=_SIZES, maximum=whole(1, 255), sha256=str),
+    draws=dict(specification=one_of(DRAWS), key=str),
+    files={name: _FILE for name in PAC_FILES},
+    parameters=int,
+    data=dict(dataset=str, split=_TRAIN, **_IMAGES, part=_PART, classes=int),
+    content_sha256=str,
+)
+
+
+# Reading: what has the wrong form is refused here, so that what follows need not look again.
+
+
+def read(path: str) -> Fields:
+    """The certificate at ``path``, of the right form and written as certificates are; raises ``Rejected``."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(20_000_001)
+    except OSError as error:
+        raise Rejected(f"{path}: expected a certificate, found: {error.strerror}") from None
+    try:
+        if len(raw) > 20_000_000:
+            raise ValueError
+        document = json.loads(raw.decode(), parse_float=int, parse_constant=int)  # so that 0.5 and NaN are refused
+        written = canonical(document)
+    except (ValueError, RecursionError):
+        raise Rejected(f"{path}: expected a certificate (JSON without fractions), found something else") from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str) or schema not in KINDS or document.get("version") != VERSION:
+        known = " or ".join(f"{name!r}, version {VERSION}" for name in KINDS)
+        raise Rejected(f"schema: expected {known}, found another or none")
+    _take("certificate", document, KINDS[schema].form)
+    if written != raw:
+        raise Rejected("layout: expected the text that certificates are written with; spaces, names or digits differ")
+    return document
+
+
+def canonical(document: Any) -> bytes:
+    """The one way in which a certificate is written."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _take(field: str, value: Any, form: Any) -> None:
+    """Raise ``Rejected`` unless ``value`` has the ``form``: a type, a rule, a dict of forms or a list of one form."""
+    if isinstance(form, dict):
+        if not isinstance(value, dict) or list(value) != list(form):
+            found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+            raise Rejected(f"{field}: expected the fields {', '.join(form)}, found {found}")
+        for name, part in form.items():
+            _take(f"{field}.{name}".removeprefix("certificate."), value[name], part)
+    elif isinstance(form, list):
+        if not isinstance(value, list) or len(value) > 100_000:
+            raise Rejected(f"{field}: expected a list, found {type(value).__name__}")
+        for index, item in enumerate(value):
+            _take(f"{field}[{index}]", item, form[0])
+    elif not isinstance(form, type):
+        form(field, value)
+    elif type(value) is not form:
+        raise Rejected(f"{field}: expected {form.__name__}, found {type(value).__name__}")
+
+
+# Deriving: every field that follows from others, written again and compared, so that it cannot say anything else.
+
+
+def check_document(document: Fields) -> None:
+    """Raise ``Rejected``, naming the field, unless every field that follows from the others is as it follows."""
+    _require_possible(document)
+    compare(document, derive(document))
+
+
+def derive(document: Fields) -> Fields:
+    """The fields of a certificate that follow from its other fields, by name: a part of the document."""
+    content = {name: value for name, value in document.items() if name != "content_sha256"}
+    decoder = {name: value for name, value in document["decoder"].items() if name != "sha256"}
     return {
-        "decoder": decoder,
-        "prior": prior,
-        "data": {name: value for name, value in data.items() if name != "classes"},
-        "files": document["files"],
-        "draws": counts["draws"],
-        "errors": counts["errors"],
-        "divergence": document["divergence"],
-        "claims": claims,
+        **KINDS[document["schema"]].derive(document),
+        "decoder": {"sha256": hashlib.sha256(canonical(decoder)).hexdigest()},
+        "data": {"classes": decoder["sizes"][-1]},
+        "content_sha256": hashlib.sha256(canonical(content)).hexdigest(),
     }
 
 
-def _six_digits(value: Fraction) -> str:
-    whole = value.numerator * 10**_KL_DIGITS // value.denominator
-    return f"{whole // 10**_KL_DIGITS}.{whole % 10**_KL_DIGITS:0{_KL_DIGITS}}"
+def compare(found: Any, expected: Any, field: str = "") -> None:
+    """Raise ``Rejected``, naming the first field of ``found`` that differs from ``expected``, which may be a part."""
+    if isinstance(expected, dict) and isinstance(found, dict) and set(expected) <= set(found):
+        for name in expected:
+            compare(found[name], expected[name], f"{field}.{name}".lstrip("."))
+    elif isinstance(expected, list) and isinstance(found, list) and len(found) == len(expected):
+        for index, item in enumerate(expected):
+            compare(found[index], item, f"{field}[{index}]")
+    elif type(found) is not type(expected) or found != expected:
+        raise Rejected(f"{field}: expected {str(expected)[:100]!r}, found {str(found)[:100]!r}")
 
 
-def check_pac_bayes(
-    folder: str, document: dict[str, Any], data_folders: list[str], redraw: int
-) -> tuple[int, int, int]:
-    """Check a PAC-Bayes certificate; the draws, the errors among them, and how many were drawn again."""
-    facts = pac_facts(document)
-    compare(document, build_pac_bayes(facts))
-    draws, errors, m = facts["draws"], facts["errors"], document["counts"]["examples"]
-    raw = {name: _hashed(folder, facts["files"][name], f"files.{name}") for name in _PAC_FILES}
-    count = document["parameters"]
-    values = {name: _floats(raw[name], count, name) for name in _PAC_FILES[:3]}
-    if not min(values["scale"]) > 0:
+def _require_possible(document: Fields) -> None:
+    """Refuse numbers that contradict one another."""
+    data, counts, sizes = document["data"], document["counts"], document["decoder"]["sizes"]
+    if data["rows"] * data["columns"] != sizes[0]:
+        raise Rejected(f"data.rows: expected images of {sizes[0]} pixels, found {data['rows']} x {data['columns']}")
+    if not document["claims"]:
+        raise Rejected("claims: expected at least one, found none")
+    counted = "draws" if "draws" in counts else "examples"
+    if not counts["errors"] <= counts[counted]:
+        raise Rejected(f"counts.errors: expected from 0 to {counts[counted]} errors, found {counts['errors']}")
+
+
+def derive_holdout(document: Fields) -> Fields:
+    """What follows in a certificate by a test split."""
+    decoder, history = document["decoder"], document["history"]
+    smooth = [SMOOTH] if decoder["activation"] in _SMOOTH else []
+    looks, m = history["looks"], document["data"]["examples"]
+    if not len(history["recorded"]) <= looks <= (300 if history["adaptive"] else 10**6):
+        raise Rejected("history.looks: expected at least the recorded looks, and at most 300 if they are adaptive")
+    # Each look spends delta / looks; if looks could depend on answers, delta is divided by all courses of them.
+    courses = ((m + 1) ** looks - 1) // m if history["adaptive"] else looks
+    counted = _derive_counted(document)
+    for claim, derived in zip(document["claims"], counted["claims"], strict=True):
+        derived["share"] = str(Fraction(claim["delta"]) / courses)
+    return {
+        **counted,
+        "assumptions": [*ASSUMPTIONS, *smooth, ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE],
+        "space": {"chosen_among": f"the networks of {looks} look(s) at this split"},
+        "weights": {
+            "tensors": tensors_of(decoder["sizes"], decoder["bias"]),
+            "parameters": parameters_of(decoder["sizes"], decoder["bias"]),
+        },
+    }
+
+
+def derive_code(document: Fields) -> Fields:
+    """What follows in a certificate of a quantised network by the examples it was learned from."""
+    space, name = document["decoder"], document["code"]["name"]
+    if space["encoding"] == "float16" and space["bits"] != 16:
+        raise Rejected(f"decoder.bits: expected 16 for the encoding float16, found {space['bits']}")
+    if name == "enumerative" and space["bits"] > 8:
+        raise Rejected(f"code.name: expected fixed for more than 8 bits, found {name}")
+    return {
+        **_derive_counted(document),
+        "assumptions": list(CODE_ASSUMPTIONS),
+        "code": {"specification": CODE_SPECIFICATIONS[name], "theorem": CODE_THEOREMS[name]},
+    }
+
+
+def _derive_counted(document: Fields) -> Fields:
+    """What follows where the errors of one network in all examples were counted."""
+    data, errors, network = document["data"], document["counts"]["errors"], _network(document)
+    m, statement, claims = data["examples"], [], []
+    for claim in document["claims"]:
+        risk, delta, bound = Fraction(claim["risk"]), claim["delta"], claim["bound"]
+        statement.append(
+            f"With confidence 1 - {delta} over the drawing of these {m:,} examples, this {network} network "
+            f"misreads at most {percent(risk, True)} of all images drawn like them, and reads at least "
+            f"{percent(1 - risk, False)} as they are labelled ({data['dataset']})."
+            if risk < 1
+            else f"At delta = {delta} the bound {bound} is vacuous: it says nothing about unseen data."
+        )
+        epsilon = str(risk - Fraction(errors, m))
+        claims.append({**_derive_claim(risk), "epsilon": epsilon, "theorem": THEOREMS[bound]})
+    counts = {"examples": m, "correct": m - errors}
+    return {"statement": statement, "claims": claims, "counts": counts}
+
+
+def derive_pac_bayes(document: Fields) -> Fields:
+    """What follows in a certificate of a Gaussian over networks by examples that its prior did not see."""
+    data, prior, draws, network = document["data"], document["prior"], document["counts"]["draws"], _network(document)
+    learned_from = data["part"]["prior_examples"]
+    if (prior["kind"] == "data-free") != (learned_from == 0):
+        raise Rejected(f"prior.kind: expected {' or '.join(PRIORS)}, data-free just where prior_examples is 0")
+    if not learned_from < data["examples"]:
+        raise Rejected("data.part: expected fewer examples for the prior than there are")
+    m, statement, claims = data["examples"] - learned_from, [], []
+    for claim in document["claims"]:
+        risk, delta = Fraction(claim["risk"]), claim["delta"]
+        statement.append(
+            f"With confidence 1 - {delta} over the drawing of these {m:,} examples and of {draws:,} "
+            f"pairs of a network and an example, the {network} network whose weights are drawn anew for every image "
+            f"misreads at most {percent(risk, True)} of all images drawn like them ({data['dataset']})."
+            if risk < 1
+            else f"At delta = {delta} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
+        )
+        of_draws = Fraction(delta) * MONTE_CARLO
+        share = str((Fraction(delta) - of_draws) / prior["candidates"])
+        claims.append({**_derive_claim(risk), "share": share, "share_monte_carlo": str(of_draws)})
+    return {
+        "statement": statement,
+        "claims": claims,
+        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
+        "counts": {"examples": m},
+        "draws": {"key": draws_key(document).hex()},
+        "parameters": parameters_of(document["decoder"]["sizes"], True),
+    }
+
+
+def _derive_claim(risk: Fraction) -> Fields:
+    return {"vacuous": risk >= 1, "accuracy": decimal(1 - risk)}
+
+
+def _network(document: Fields) -> str:
+    return "-".join(map(str, document["decoder"]["sizes"]))
+
+
+def draws_key(document: Fields) -> bytes:
+    """The key of the draws: the hash of everything that was fixed before the first of them."""
+    fixed = {
+        "decoder": {name: document["decoder"][name] for name in ("sizes", "maximum")},
+        "prior": document["prior"],
+        "data": {name: value for name, value in document["data"].items() if name != "classes"},
+        "files": {name: document["files"][name]["sha256"] for name in PAC_FILES[:3]},
+        "draws": document["counts"]["draws"],
+    }
+    return hashlib.sha256(canonical(fixed)).digest()
+
+
+def tensors_of(sizes: list[int], bias: bool) -> list[Fields]:
+    """Names and shapes of the raw weights, in the order in which they stand in the file, each row by row."""
+    tensors = []
+    for layer, (inputs, units) in enumerate(pairwise(sizes)):
+        tensors.append({"name": f"layers.{layer}.weight", "shape": [units, inputs]})
+        if bias:
+            tensors.append({"name": f"layers.{layer}.bias", "shape": [units]})
+    return tensors
+
+
+def parameters_of(sizes: list[int], bias: bool) -> int:
+    """How many numbers that is."""
+    return sum(units * (inputs + bias) for inputs, units in pairwise(sizes))
+
+
+def percent(value: Fraction, up: bool) -> str:
+    """A probability in per cent with two decimals, rounded up or down, never to nearest."""
+    hundredths = -(-value * 10_000 // 1) if up else value * 10_000 // 1
+    return f"{decimal(Fraction(hundredths, 100), 2)} %"
+
+
+# The raw files.
+
+
+class Files(NamedTuple):
+    """Where a certificate lies, and the data folders that are searched besides."""
+
+    folder: str
+    data_folders: list[str]
+
+    def beside(self, named: dict[str, str], field: str) -> bytes:
+        """A raw file beside the certificate; raises ``Rejected`` if it is missing, elsewhere or altered."""
+        return _content(os.path.join(self.folder, named["file"]), named, field)
+
+    def examples(self, document: Fields) -> tuple[list[bytes], bytes]:
+        """The images, one ``bytes`` each, and the labels; raises ``Rejected``: missing, altered, or impossible."""
+        data = document["data"]
+        m, rows, columns, classes = (data[name] for name in ("examples", "rows", "columns", "classes"))
+        size, content = rows * columns, []
+        for kind, header, width in (
+            ("images", struct.pack(">IIII", 0x803, m, rows, columns), size),
+            ("labels", struct.pack(">II", 0x801, m), 1),
+        ):
+            raw = self._find(data[kind], f"data.{kind}")
+            if not raw.startswith(header) or len(raw) - len(header) != m * width:
+                raise Rejected(f"data.{kind}: expected an IDX file of {m} examples of {rows} x {columns} pixels")
+            content.append(raw[len(header) :])
+        images, labels = content
+        wrong = next((index for index, label in enumerate(labels) if not label < classes), None)
+        if wrong is not None:
+            raise Rejected(f"data.labels: label {labels[wrong]} at index {wrong}, expected 0 to {classes - 1}")
+        return [images[start : start + size] for start in range(0, m * size, size)], labels
+
+    def _find(self, named: dict[str, str], field: str) -> bytes:
+        """A data file's content, unpacked: beside the certificate, or in torchvision's layout below a data folder."""
+        name, inner = named["file"], named["folder"]
+        places = [self.folder, *(os.path.join(place, inner) for place in self.data_folders if inner)]
+        for path in (os.path.join(place, name + end) for place in places for end in ("", ".gz")):
+            if os.path.isfile(path):
+                return _content(path, named, field, packed=True)
+        raise Rejected(f"{field}.file: {name} was not found in {', '.join(places)}; give its folder with --data-dir")
+
+
+def _content(path: str, named: dict[str, str], field: str, packed: bool = False) -> bytes:
+    """The content of a file, unpacked if need be; raises ``Rejected`` if it is not the one that is named."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+        raw = gzip.decompress(raw) if packed and raw[:2] == b"\x1f\x8b" else raw
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise Rejected(f"{field}.file: {path} is a damaged gzip file") from None
+    except OSError as error:
+        raise Rejected(f"{field}.file: {path}: {error.strerror}") from None
+    if hashlib.sha256(raw).hexdigest() != named["sha256"]:
+        raise Rejected(f"{field}.sha256: {named['file']} is not the file that the certificate is about")
+    return raw
+
+
+def _numbers(raw: bytes, dtype: str, count: int, field: str) -> Numbers:
+    """So many little-endian floats; raises ``Rejected`` where there are others, or numbers that cannot be."""
+    code, width = DTYPES[dtype]
+    if len(raw) != width * count:
+        raise Rejected(f"{field}: expected {width * count} bytes, found {len(raw)}")
+    values = struct.unpack(f"<{count}{code}", raw)
+    wrong = next((place for place, value in enumerate(values) if not abs(value) < 2.0**60), None)
+    if wrong is not None:
+        raise Rejected(f"{field}: holds NaN, an infinity, or a number of 2^60 or more, at place {wrong}")
+    return values
+
+
+def _layers(values: Numbers, sizes: list[int], bias: bool) -> Layers:
+    """Pairs (rows of weights, biases), layer by layer."""
+    layers, at = [], 0
+    for inputs, units in pairwise(sizes):
+        end = at + inputs * units
+        rows = [values[row : row + inputs] for row in range(at, end, inputs)]
+        at = end + units if bias else end
+        layers.append((rows, values[end:at] if bias else (0.0,) * units))
+    return layers
+
+
+# The bounds, decided in integers.
+
+
+def check_risk(field: str, stated: str, confirmed: Callable[[int], bool]) -> None:
+    """Raise ``Rejected`` unless the stated risk, in units of 10^-12, is the least that is ``confirmed``."""
+    n = int(Fraction(stated) * ONE)
+    if not confirmed(n):
+        raise Rejected(f"{field}: {stated} does not follow from the counts")
+    if n and confirmed(n - 1):
+        raise Rejected(f"{field}: {stated} is not the least that follows; it was altered")
+
+
+def confirms(bound: str, k: int, m: int, share: Fraction, n: int) -> bool:
+    """Whether the bound shows, with failure probability ``share``, that the risk is at most n / 10^12."""
+    if n >= ONE or n * m <= k * ONE:
+        return n >= ONE
+    gain = {"clopper-pearson": _tail, "kl": _relative_entropy, "hoeffding": _square}[bound]
+
+    def enclosure(bits: int) -> tuple[int, int]:
+        (low, high), cost = gain(k, m, n, bits), _ln(share.denominator, share.numerator, bits)
+        return low - cost[1], high - cost[0]
+
+    answer = _decide(enclosure)
+    if answer is not None or bound == "hoeffding":
+        return answer is True
+    # Equal up to a thousand bits: compare the rational numbers themselves.
+    x, y = Fraction(n, ONE), Fraction(ONE - n, ONE)
+    if bound == "clopper-pearson":
+        return sum(math.comb(m, i) * x**i * y ** (m - i) for i in range(k + 1)) <= share
+    return (Fraction(k, m) / x) ** k * (Fraction(m - k, m) / y) ** (m - k) * share >= 1
+
+
+def pac_bayes_confirms(q: int, m: int, divergence: Fraction, share: Fraction, p: int) -> bool:
+    """Whether ``m kl(q || p) >= KL + ln(2 sqrt(m) / share)``, with q and p in units of 10^-12."""
+    if p >= ONE or p <= q:
+        return p >= ONE
+
+    def enclosure(bits: int) -> tuple[Fraction, Fraction]:
+        low, high = _relative_entropy(q, ONE, p, bits)
+        root = _ln(4 * m * share.denominator**2, share.numerator**2, bits)  # twice ln(2 sqrt(m) / share)
+        paid = divergence * (1 << bits)
+        return Fraction(m * low, ONE) - paid - Fraction(root[1], 2), Fraction(m * high, ONE) - paid - Fraction(
+            root[0], 2
+        )
+
+    return _decide(enclosure) is True
+
+
+def _decide(enclosure: Callable[[int], tuple[int | Fraction, int | Fraction]]) -> bool | None:
+    """Whether the number in ``enclosure(bits)`` is at least 0; ``None`` if a thousand bits do not tell."""
+    for bits in (128, 384, 1152):
+        low, high = enclosure(bits)
+        if low >= 0 or high < 0:
+            return low >= 0
+    return None
+
+
+def _tail(k: int, m: int, p: int, bits: int) -> tuple[int, int]:
+    """An enclosure of ``-2^bits ln P[Binomial(m, p/10^12) ≤ k]``: terms from the k-th downward."""
+    one, q = 1 << bits, ONE - p
+    ratio_low = ratio_high = total_low = total_high = one
+    for i in range(k, 0, -1):
+        ratio_low = ratio_low * (i * q) // ((m - i + 1) * p)
+        ratio_high = ratio_high * (i * q) // ((m - i + 1) * p) + 1
+        total_low, total_high = total_low + ratio_low, total_high + ratio_high
+    # P = C(m, k) (p/10^12)^k (q/10^12)^(m−k) total / one
+    parts = [_ln(math.comb(m, k), 1, bits), (_ln(total_low, one, bits)[0], _ln(total_high, one, bits)[1])]
+    parts += [(n * low, n * high) for n, (low, high) in ((k, _ln(p, ONE, bits)), (m - k, _ln(q, ONE, bits)))]
+    return -sum(high for _, high in parts), -sum(low for low, _ in parts)
+
+
+def _square(k: int, m: int, p: int, bits: int) -> tuple[int, int]:
+    """An enclosure of ``2^bits 2 m (p/10^12 - k/m)^2``."""
+    n, d = 2 * (p * m - k * ONE) ** 2 << bits, m * ONE * ONE
+    return n // d, n // d + 1
+
+
+def _relative_entropy(a: int, b: int, p: int, bits: int) -> tuple[int, int]:
+    """An enclosure of ``2^bits b kl(a/b || p/10^12)``."""
+    low = high = 0
+    for part, other in ((a, p), (b - a, ONE - p)):
+        if part:
+            ln_low, ln_high = _ln(part * ONE, b * other, bits)
+            low, high = low + part * ln_low, high + part * ln_high
+    return low, high
+
+
+def _ln(n: int, d: int, bits: int) -> tuple[int, int]:
+    """Whole numbers ``low ≤ 2^bits ln(n/d) ≤ high``: ``n/d = 2^s y``, ``ln y = 2 artanh((y − 1)/(y + 1))``."""
+    work = bits + 64
+    s = n.bit_length() - d.bit_length()
+    n, d = n << max(0, -s), d << max(0, s)
+    two, y = _artanh(1, 3, work), _artanh(abs(n - d), n + d, work)
+    y = y if n >= d else (-y[1], -y[0])
+    ends = sorted((s * two[0], s * two[1]))
+    return (2 * (y[0] + ends[0])) >> 64, -((-2 * (y[1] + ends[1])) >> 64)
+
+
+def _artanh(n: int, d: int, bits: int) -> tuple[int, int]:
+    """``low ≤ 2^bits artanh(n/d) ≤ high``, for n/d at most 1/3; each of fewer than ``bits`` terms is within 4 units."""
+    z = (n << bits) // d
+    square, power, total, odd = (z * z) >> bits, z, z, 1
+    while power:
+        power, odd = (power * square) >> bits, odd + 2
+        total += power // odd
+    return total, total + 4 * bits + 8
+
+
+# By a test split: integers for the network, floats for the bounds on rounding.
+
+_PIXEL_BITS = 8
+_INPUT_BITS = {64: 24, 128: 45}  # of an activation, by the bits that a unit has in the long integer
+_OWN = 2.0**-48  # what a handful of float64 operations may do, relative to their largest term
+_OVERFLOW = 2.0**90  # a bound on rounding as large as this comes with sums that may overflow float32
+_LOW, _HIGH = 1 + 2.0**-12, 1 + 2.0**-10  # the maker of the certificate used a factor between these two
+
+
+def check_holdout(document: Fields, files: Files, processes: int) -> None:
+    """Bound the risk and count the errors of a network again; more ``processes`` share the count where it is long."""
+    decoder, weights = document["decoder"], document["weights"]
+    m, k, parameters = document["counts"]["examples"], document["counts"]["errors"], weights["parameters"]
+    values = _numbers(files.beside(weights, "weights"), weights["dtype"], parameters, "weights.file")
+    images, labels = files.examples(document)
+    for index, claim in enumerate(document["claims"]):
+        confirmed = partial(confirms, claim["bound"], k, m, Fraction(claim["share"]))
+        check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
+    layers = _layers(values, decoder["sizes"], decoder["bias"])
+    fewest, most = count_all(layers, decoder, images, labels, processes if m * parameters > 2e8 else 1)
+    if not fewest <= k <= most:
+        raise Rejected(f"counts.errors: expected {fewest}, counted again from weights and data, found {k}")
+
+
+class Layer:
+    """A dense layer of which all units stand in one integer an input, ``slot`` bits each, and what its bounds need."""
+
+    def __init__(self, rows: Rows, bias: Numbers, u: float, slot: int, input_bits: int, inner: bool = False) -> None:
+        self.units, self.inputs, self.bias = len(rows), len(rows[0]), bias
+        self.largest_bias = max(map(abs, bias))
+        self.norms = [math.sqrt(math.fsum(w * w for w in row)) * (1 + _OWN) for row in rows]
+        self.sums = [math.fsum(row) for row in rows]
+        self.absolute = [math.fsum(map(abs, row)) * (1 + _OWN) for row in rows]
+        self.width = slot // 8
+        bits = slot - 2 - input_bits - self.inputs.bit_length()  # so that no sum leaves its slot
+        self.shift = bits - math.frexp(max(abs(w) for row in rows for w in row))[1]
+        half = 1 << (slot - 1)
+        self.offset = sum(half << (slot * unit) for unit in range(self.units))
+        scaled = [[round(math.ldexp(w, self.shift)) + half for w in row] for row in rows]
+        self.columns = [
+            int.from_bytes(b"".join(value.to_bytes(self.width, "little") for value in column), "little") - self.offset
+            for column in zip(*scaled, strict=True)
+        ]
+        self.inner, self.stretch = inner, spectral(rows) if inner else math.inf
+        gamma = (self.inputs + 3) * u
+        self.gamma = gamma / (1 - gamma)
+        self.root = math.sqrt(self.inputs)
+
+    def products(self, inputs: list[int] | bytes) -> list[float]:
+        """``2^shift Σ_i w_ji a_i`` for whole numbers a_i of at most ``input_bits`` bits; rounded once, to a float."""
+        used = [(column, value) for column, value in zip(self.columns, inputs, strict=True) if value]
+        total = sum(map(mul, [column for column, _ in used], [value for _, value in used])) + self.offset
+        raw = total.to_bytes(self.units * self.width, "little")
+        words, half = struct.unpack(f"<{len(raw) // 8}Q", raw), 1 << 63
+        if self.width == 8:
+            return [float(word - half) for word in words]
+        return [float(((high - half) << 64) + low) for low, high in zip(words[::2], words[1::2], strict=True)]
+
+    def fresh(self, norm: float, error: float) -> list[float]:
+        """The formula at the top of this file without its first term: the rounding that this layer adds."""
+        reach, floor = norm + error, 2.0**-149 * (self.root * (norm + error) + self.inputs + 1)
+        g, gr = self.gamma, self.gamma * reach
+        return [w * gr + g * abs(b) + floor for w, b in zip(self.norms, self.bias, strict=True)]
+
+
+class Network:
+    """Logits of raw images with a bound on each."""
+
+    def __init__(self, layers: Layers, decoder: Fields, slot: int = 128) -> None:
+        scaling, self.activation = decoder["normalization"], decoder["activation"]
+        numbers = (scaling["mean"], scaling["scale"], decoder["unit"])
+        self.kind, (self.mean, self.scale, self.u) = scaling["kind"], (float(Fraction(text)) for text in numbers)
+        self.input_bits, last = _INPUT_BITS[slot], len(layers) - 1
+        self.layers = [
+            Layer(rows, bias, self.u, slot, self.input_bits if index else _PIXEL_BITS, 0 < index < last)
+            for index, (rows, bias) in enumerate(layers)
+        ]
+        self.classes = self.layers[-1].units
+
+    def logits(self, pixels: bytes) -> tuple[list[float], list[float]]:
+        """The logits of one image and, for each, how far any evaluation's may be from it (both without slack)."""
+        below = self.layers[0]
+        z, fresh, error = self._first(below, pixels)
+        errors = [w * error + f for w, f in zip(below.norms, fresh, strict=True)]
+        for layer in self.layers[1:]:
+            if not _all_below(errors, _OVERFLOW):
+                break
+            h, spread, slope, own = activate(self.activation, z, errors, self.u)
+            added = math.hypot(*[min(s, slope * f + r) for s, f, r in zip(spread, fresh, own, strict=True)])
+            error = min(math.hypot(*spread), slope * below.stretch * error + added if below.inner else math.inf)
+            error *= 1 + _OWN
+            largest = max(map(abs, h))
+            shift = self.input_bits - math.frexp(largest)[1]
+            whole = [round(math.ldexp(value, shift)) for value in h]
+            norm = math.hypot(*h) * (1 + _OWN)
+            back = -shift - layer.shift
+            unit = math.ldexp(1.0, back)
+            z = [unit * v + b for v, b in zip(layer.products(whole), layer.bias, strict=True)]
+            # What rounding h and the weights to whole numbers did, and the last two operations.
+            coarse = math.ldexp(1.0, -layer.shift) * layer.inputs * largest
+            fine = math.ldexp(1.0, -shift)
+            fresh = [
+                f + a * fine + coarse + _OWN * (abs(value) + abs(b))
+                for f, a, value, b in zip(layer.fresh(norm, error), layer.absolute, z, layer.bias, strict=True)
+            ]
+            errors = [w * error + f for w, f in zip(layer.norms, fresh, strict=True)]
+            below = layer
+        return (z, errors) if _all_below(errors, _OVERFLOW) else ([0.0] * self.classes, [math.inf] * self.classes)
+
+    def gaps(self, pixels: bytes, label: int) -> list[tuple[float, float]]:
+        """By how much the label's logit exceeds each other one, and how far any evaluation may be from that."""
+        z, errors = self.logits(pixels)
+        own, reach = z[label], errors[label]
+        return [(own - v, reach + e) for j, (v, e) in enumerate(zip(z, errors, strict=True)) if j != label]
+
+    def _first(self, layer: Layer, pixels: bytes) -> tuple[list[float], list[float], float]:
+        """The first layer's z, the rounding it adds, and how far the features may be."""
+        mean, scale, n = self.mean, self.scale, layer.inputs
+        total, squares = sum(pixels), sum(map(mul, pixels, pixels))
+        if self.kind == "per-image":
+            mean, variance = total / n, n * squares - total * total
+            scale = math.sqrt(variance) / n if variance else 1.0
+        # |x|² = Σ (pixel - mean)² / scale²
+        norm = math.sqrt(max(0.0, squares - 2 * mean * total + n * mean * mean)) / scale
+        error = self.u * (2 * math.sqrt(n) * abs(mean) / scale + 5 * norm)
+        if self.kind == "per-image":
+            error += norm * self.u * (0.55 * (n + 6) + 2 * (mean / scale + 1)) if norm else 0.0
+        unit = math.ldexp(1.0, -layer.shift)
+        terms = [(unit * v, mean * w) for v, w in zip(layer.products(pixels), layer.sums, strict=True)]
+        z = [(product - shifted) / scale + b for (product, shifted), b in zip(terms, layer.bias, strict=True)]
+        # What rounding the weights to whole numbers did, and a handful of operations on these terms.
+        largest = max([abs(product) + abs(shifted) for product, shifted in terms])
+        own = (unit * total + _OWN * largest) / scale + _OWN * layer.largest_bias
+        return z, [f + own for f in layer.fresh(norm, error)], error
+
+
+def _all_below(values: list[float], limit: float) -> bool:
+    return all([value < limit for value in values])  # false for NaN, which max() may pass over
+
+
+def spectral(rows: Rows) -> float:
+    """At least the spectral norm of a matrix: ``√‖W Wᵀ‖_∞``, or with ``Wᵀ W`` where that is smaller in size."""
+    rows = rows if len(rows) <= len(rows[0]) else list(zip(*rows, strict=True))
+    sums = [0.0] * len(rows)
+    for i, row in enumerate(rows):
+        for j in range(i + 1):
+            product = abs(sum(map(mul, row, rows[j])))
+            sums[i] += product
+            if j < i:
+                sums[j] += product
+    return math.sqrt(max(sums)) * (1 + 2.0**-20)  # far more than rounding takes from so few sums
+
+
+_SMOOTH: dict[str, tuple[Callable[[float], float], float]] = {  # with a slope that is nowhere exceeded
+    "sigmoid": (lambda v: 1 / (1 + math.exp(-v)) if v > -700 else 0.0, 0.25),
+    "tanh": (math.tanh, 1.0),
+    "gelu": (lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2, 1.13),
+}
+
+
+def activate(
+    name: str, z: list[float], errors: list[float], u: float
+) -> tuple[list[float], list[float], float, list[float]]:
+    """``h = σ(z)``; how far an evaluation's h may be where its z may be as far as ``errors``; slope, rounding in it."""
+    none = [0.0] * len(z)
+    if name == "relu":  # an evaluation's z is at most z + e, so that its h is at most that, or 0
+        return [max(0.0, v) for v in z], [max(0.0, min(e, v + e)) for v, e in zip(z, errors, strict=True)], 1.0, none
+    if name == "identity":
+        return z, errors, 1.0, none
+    if name == "leaky-relu":
+        h, slope = [v if v > 0 else 0.01 * v for v in z], 1.0
+        own = [3 * u * (abs(v) + e) for v, e in zip(h, errors, strict=True)]
+    else:
+        function, slope = _SMOOTH[name]
+        h, own = list(map(function, z)), [16 * u * (1 + abs(v) + e) for v, e in zip(z, errors, strict=True)]
+    return h, [slope * e + r for e, r in zip(errors, own, strict=True)], slope, own
+
+
+def count(layers: Layers, decoder: Fields, images: list[bytes], labels: bytes) -> tuple[int, int]:
+    """The fewest and the most errors that a correct count can give; they differ where a margin is at its bound.
+
+    64 bits a unit decide nearly every example, and 128 where that leaves a doubt.
+    """
+    coarse, fine, fewest, most = Network(layers, decoder, 64), None, 0, 0
+    for pixels, label in zip(images, labels, strict=True):
+        gaps = coarse.gaps(pixels, label)
+        if all(gap > _HIGH * error for gap, error in gaps):
+            continue
+        if not any(gap < -_HIGH * error for gap, error in gaps):  # not certainly wrong either
+            fine = fine or Network(layers, decoder)
+            gaps = fine.gaps(pixels, label)
+        fewest += not all(gap > _LOW * error for gap, error in gaps)
+        most += not all(gap > _HIGH * error for gap, error in gaps)
+    return fewest, most
+
+
+def count_all(layers: Layers, decoder: Fields, images: list[bytes], labels: bytes, processes: int) -> tuple[int, int]:
+    """``count`` over all examples, shared among ``processes``."""
+    if processes == 1:
+        return count(layers, decoder, images, labels)
+    step = -(-len(images) // processes)
+    parts = [slice(start, start + step) for start in range(0, len(images), step)]
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        jobs = [pool.submit(count, layers, decoder, images[part], labels[part]) for part in parts]
+        found = [job.result() for job in jobs]
+    return sum(low for low, _ in found), sum(high for _, high in found)
+
+
+# By the examples that a quantised network was learned from.
+#
+# A union over everything that could have been learned pays for the learning. With B bits to write a network down, its
+# share of delta is delta 2^-B: of 2^B networks each gets as much, and by Kraft's inequality the shares of a prefix code
+# sum to at most delta. Numbers are whole ones over powers of two throughout, so the count is exact.
+
+_HALF = 16  # bits of a shift, a scale and a bias
+WholeLayer = tuple[list[list[int]], list[int], int]  # weights and biases as whole numbers over 2^exponent
+
+
+def check_code(document: Fields, files: Files, processes: int) -> None:
+    """Measure the code's length, bound the risk, and count the errors of a quantised network again."""
+    space, code = document["decoder"], document["code"]
+    m, k = document["counts"]["examples"], document["counts"]["errors"]
+    layers, length = read_codes(files.beside(document["weights"], "weights"), space, code["name"])
+    if length != code["length"]:
+        raise Rejected(f"code.length: expected {length} bits, measured on the weights, found {code['length']}")
+    for index, claim in enumerate(document["claims"]):
+        share = Fraction(claim["delta"]) / code["candidates"] / 2**length
+        check_risk(f"claims[{index}].risk", claim["risk"], partial(confirms, claim["bound"], k, m, share))
+    found = _count_exactly(layers, space["denominator"], *files.examples(document))
+    if found != k:
+        raise Rejected(f"counts.errors: expected {found}, counted again from weights and data, found {k}")
+
+
+def read_codes(raw: bytes, space: Fields, code: str) -> tuple[list[WholeLayer], int]:
+    """The layers of the raw weights, and how many bits their code writes them in; raises ``Rejected``."""
+    shapes, bits = list(zip(space["sizes"][1:], space["sizes"], strict=False)), space["bits"]
+    fixed = sum(2 * _HALF + n * d * bits + (_HALF * n if space["biases"] else 0) for n, d in shapes)
+    if len(raw) != -(-fixed // 8):
+        raise Rejected(f"weights.file: expected {-(-fixed // 8)} bytes, found {len(raw)}")
+    text, at = format(int.from_bytes(raw, "big"), f"0{8 * len(raw)}b"), 0
+    if "1" in text[fixed:]:
+        raise Rejected("weights.file: its last bits, which only fill up a byte, are not 0")
+
+    def take(count: int, width: int) -> list[int]:
+        nonlocal at
+        start, at = at, at + count * width
+        return [int(text[place : place + width], 2) for place in range(start, at, width)]
+
+    layers, length = [], fixed
+    for units, inputs in shapes:
+        shift, scale = map(_half_units, take(2, _HALF))
+        codes = take(units * inputs, bits)
+        biases = [_half_units(pattern) for pattern in take(units, _HALF)] if space["biases"] else [0] * units
+        # in units of 2^-24, or of 2^-48 where a code is itself a float16
+        values, exponent = codes, 24
+        if space["encoding"] == "float16":
+            values, exponent, shift = [_half_units(code) for code in codes], 48, shift << 24
+        flat = [shift + scale * value for value in values]
+        rows = [flat[row * inputs : (row + 1) * inputs] for row in range(units)]
+        layers.append((rows, [bias << (exponent - 24) for bias in biases], exponent))
+        if code == "enumerative":
+            length += _enumerative(codes, 1 << bits) - len(codes) * bits
+    return layers, length
+
+
+def _half_units(pattern: int) -> int:
+    """The float16 of these bits as a whole number of 2^-24."""
+    value: float = struct.unpack("<e", pattern.to_bytes(2, "little"))[0]
+    if not math.isfinite(value):
+        raise Rejected("weights.file: holds NaN or an infinity")
+    return int(math.ldexp(value, 24))
+
+
+def _enumerative(codes: list[int], symbols: int) -> int:
+    """The bits of the enumerative code of these codes."""
+    n, sequences, total = len(codes), 1, 0
+    for symbol in range(symbols):
+        count = codes.count(symbol)
+        total += count
+        sequences *= math.comb(total, count)
+    return (math.comb(n + symbols - 1, symbols - 1) - 1).bit_length() + (sequences - 1).bit_length()
+
+
+def _count_exactly(layers: list[WholeLayer], denominator: int, images: list[bytes], labels: bytes) -> int:
+    """The errors of the smallest index of a largest logit, in whole numbers: all units of a layer in one long one."""
+    packed, largest, scale = [], 255, denominator
+    for rows, biases, exponent in layers:
+        # h is a whole number over scale, so that z = W h + b is one over scale 2^exponent
+        own = [bias * scale for bias in biases]
+        largest = max(sum(map(abs, row)) * largest + abs(bias) for row, bias in zip(rows, own, strict=True)) or 1
+        slot = 8 * (largest.bit_length() // 8 + 1)
+        half = 1 << (slot - 1)
+        columns = [
+            sum(weight << (slot * unit) for unit, weight in enumerate(column)) for column in zip(*rows, strict=True)
+        ]
+        start = sum((bias + half) << (slot * unit) for unit, bias in enumerate(own))
+        packed.append((columns, start, slot // 8, half, len(rows)))
+        scale <<= exponent
+    errors = 0
+    for pixels, label in zip(images, labels, strict=True):
+        z: Any = pixels
+        for index, (columns, start, width, half, units) in enumerate(packed):
+            h = [max(0, value) for value in z] if index else z
+            raw = (sum(map(mul, columns, h)) + start).to_bytes(units * width, "little")
+            z = [int.from_bytes(raw[at : at + width], "little") - half for at in range(0, len(raw), width)]
+        errors += z.index(max(z)) != label
+    return errors
+
+
+# By the examples that the prior of a Gaussian over networks did not see: one network is drawn anew for every image.
+
+_TIE = 2.0**-20
+_NEAR = 2.0**-30  # what float64 may do to a margin, generously
+
+
+def check_pac_bayes(document: Fields, files: Files, redraw: int) -> None:
+    """Derive the divergence and the bounds again, and draw ``redraw`` of the outcomes again, picked at random."""
+    decoder, prior, counts = document["decoder"], document["prior"], document["counts"]
+    draws, errors, m = counts["draws"], counts["errors"], counts["examples"]
+    raw = {name: files.beside(document["files"][name], f"files.{name}") for name in PAC_FILES}
+    means, scales, prior_means = (
+        _numbers(raw[name], "float32", document["parameters"], f"files.{name}") for name in PAC_FILES[:3]
+    )
+    if not min(scales) > 0:
         raise Rejected("files.scale: holds a standard deviation that is not above 0")
-    stated = Fraction(facts["divergence"])
-    _check_divergence(values, Fraction(facts["prior"]["scale"]), stated)
+    stated = Fraction(document["divergence"])
+    _check_divergence(means, scales, prior_means, Fraction(prior["scale"]), stated)
     outcomes = raw["outcomes"]
     if len(outcomes) != -(-draws // 8) or int.from_bytes(outcomes[-1:], "big") % (1 << (-draws % 8)):
         raise Rejected(f"files.outcomes: expected {-(-draws // 8)} bytes, one bit a draw, filled up with zeros")
     found = bin(int.from_bytes(outcomes, "big")).count("1")
     if found != errors:
         raise Rejected(f"counts.errors: expected {found}, counted in the outcomes, found {errors}")
-    for index, claim in enumerate(facts["claims"]):
-        share, of_draws = _pac_shares(claim, facts["prior"])
-        q = int(Fraction(claim["empirical_risk"]) * 10**DIGITS)
-        _check_risk(
-            index, "empirical_risk", claim["empirical_risk"],
-            lambda n, s=of_draws: confirms("clopper-pearson", errors, draws, s, n),
-        )  # fmt: skip
-        _check_risk(index, "risk", claim["risk"], lambda n, q=q, s=share: _pac_confirms(q, m, stated, s, n))
-    images, labels = read_examples(folder, facts, data_folders)
-    chosen = bound_part(facts["data"])
-    picked = random.SystemRandom().sample(range(draws), min(redraw, draws))
-    pairs = _PairDraws(facts["decoder"], values["mean"], values["scale"])
-    key = draws_key(facts)
-    for number in picked:
+    for index, claim in enumerate(document["claims"]):
+        q, share, of_draws = claim["empirical_risk"], Fraction(claim["share"]), Fraction(claim["share_monte_carlo"])
+        estimated = partial(confirms, "clopper-pearson", errors, draws, of_draws)
+        check_risk(f"claims[{index}].empirical_risk", q, estimated)
+        confirmed = partial(pac_bayes_confirms, int(Fraction(q) * ONE), m, stated, share)
+        check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
+    images, labels = files.examples(document)
+    chosen, key = bound_part(document["data"]), draws_key(document)
+    pairs = PairDraws(decoder, means, scales)
+    for number in random.SystemRandom().sample(range(draws), min(redraw, draws)):
         word, noise = random_numbers(key, number, pairs.units)
         example = chosen[word * m >> 64]
         margin = pairs.margin(images[example], labels[example], noise)
         wrong = outcomes[number // 8] >> (7 - number % 8) & 1
-        if abs(margin - _TIE) > _NEAR and (margin <= _TIE) != bool(wrong):
+        if not (margin < _TIE + _NEAR if wrong else margin > _TIE - _NEAR):
             raise Rejected(f"files.outcomes: draw {number} is {'no' if wrong else 'an'} error, stated otherwise")
-    return draws, errors, len(picked)
 
 
-def bound_part(data: dict[str, Any]) -> list[int]:
+def bound_part(data: Fields) -> list[int]:
     """Which examples the bound is evaluated on: all but those ranked first by the SHA-256 of "seed:index"."""
     seed, size = data["part"]["seed"], data["part"]["prior_examples"]
     ranked = sorted(range(data["examples"]), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
     return sorted(ranked[size:])
 
 
-def _floats(raw: bytes, count: int, name: str) -> tuple[float, ...]:
-    if len(raw) != 4 * count:
-        raise Rejected(f"files.{name}: expected {4 * count} bytes, found {len(raw)}")
-    values = struct.unpack(f"<{count}f", raw)
-    if not all(abs(value) < 2.0**60 for value in values):
-        raise Rejected(f"files.{name}: holds NaN, an infinity, or a number of 2^60 or more")
-    return values
-
-
-def _check_divergence(values: dict[str, tuple[float, ...]], prior_scale: Fraction, stated: Fraction) -> None:
+def _check_divergence(
+    means: Numbers, scales: Numbers, prior_means: Numbers, prior_scale: Fraction, stated: Fraction
+) -> None:
     """KL = (sum scale² / s² - P + sum (mean - prior_mean)² / s²) / 2 - sum ln scale + P ln s, s the prior's scale."""
-    count, ldexp = len(values["mean"]), math.ldexp
+    count, ldexp = len(means), math.ldexp
     squares = 0  # in units of 2^-298: every float32 is a whole number of 2^-149
-    for mean, scale, prior_mean in zip(values["mean"], values["scale"], values["prior_mean"], strict=True):
+    for mean, scale, prior_mean in zip(means, scales, prior_means, strict=True):
         own, shift = int(ldexp(scale, 149)), int(ldexp(mean, 149)) - int(ldexp(prior_mean, 149))
         squares += own * own + shift * shift
     half = (Fraction(squares, 1 << 298) / prior_scale**2 - count) / 2
-    step = Fraction(1, 10**_KL_DIGITS)
-    for bits in (128, 384, 1152):
-        low = high = 0
-        for start in range(0, count, 250):
-            parts = [math.frexp(scale) for scale in values["scale"][start : start + 250]]
-            product = math.prod(int(ldexp(mantissa, 24)) for mantissa, _ in parts)
-            exponent = sum(exponent for _, exponent in parts) - 24 * len(parts)
-            ends = _ln(product << max(0, exponent), 1 << max(0, -exponent), bits)
-            low, high = low - ends[1], high - ends[0]
-        prior = _ln(prior_scale.numerator, prior_scale.denominator, bits)
-        least = half + Fraction(low + count * prior[0], 1 << bits)
-        most = half + Fraction(high + count * prior[1], 1 << bits)
-        if most <= stated and stated - step < least:
-            return
-        if least > stated or most <= stated - step:
-            raise Rejected(
-                f"divergence: expected {float(least):.6f}, rounded up from the files, found {float(stated):.6f}"
-            )
-        if stated == 0 and half == 0 and most - least < Fraction(1, 1 << 64) and least <= 0 <= most:
-            return  # posterior and prior are one
-    raise Rejected("divergence: could not be decided")
-
-
-def _pac_confirms(q: int, m: int, divergence: Fraction, share: Fraction, p: int) -> bool:
-    """Whether m kl(q || p) >= KL + ln(2 sqrt(m) / share), with q and p in units of 10^-12."""
-    scale = 10**DIGITS
-    if p >= scale or p <= q:
-        return p >= scale
-    for bits in (128, 384, 1152):
-        low = high = 0
-        for part, other in ((q, p), (scale - q, scale - p)):
-            if part:
-                ends = _ln(part, other, bits)
-                low, high = low + part * ends[0], high + part * ends[1]
-        root = _ln(4 * m * share.denominator**2, share.numerator**2, bits)  # twice ln(2 sqrt(m) / share)
-        paid = divergence * (1 << bits)
-        if Fraction(m * low, scale) - paid - Fraction(root[1], 2) >= 0:
-            return True
-        if Fraction(m * high, scale) - paid - Fraction(root[0], 2) < 0:
-            return False
-    return False
+    step = Fraction(1, 10**KL_DIGITS)
+    bits, low, high = 384, 0, 0
+    for start in range(0, count, 250):
+        parts = [math.frexp(scale) for scale in scales[start : start + 250]]
+        product = math.prod(int(ldexp(mantissa, 24)) for mantissa, _ in parts)
+        exponent = sum(exponent for _, exponent in parts) - 24 * len(parts)
+        ends = _ln(product << max(0, exponent), 1 << max(0, -exponent), bits)
+        low, high = low - ends[1], high - ends[0]
+    prior = _ln(prior_scale.numerator, prior_scale.denominator, bits)
+    least = half + Fraction(low + count * prior[0], 1 << bits)
+    most = half + Fraction(high + count * prior[1], 1 << bits)
+    equal = stated == 0 and half == 0 and least <= 0 <= most  # posterior and prior are one
+    if not equal and not (most <= stated and stated - step < least):
+        found = decimal(max(most, Fraction(0)) + step, KL_DIGITS)[:40]
+        raise Rejected(
+            f"divergence: expected {found}, rounded up from the files, found {decimal(stated, KL_DIGITS)[:40]}"
+        )
 
 
 def random_numbers(key: bytes, number: int, units: int) -> tuple[int, list[float]]:
@@ -1284,20 +1157,19 @@ def random_numbers(key: bytes, number: int, units: int) -> tuple[int, list[float
     return first, noise[:units]
 
 
-class _PairDraws:
+class PairDraws:
     """The margin of one image whose weights are drawn for it alone."""
 
-    def __init__(self, decoder: dict[str, Any], means: tuple[float, ...], scales: tuple[float, ...]) -> None:
-        self.maximum, self.layers, at = decoder["maximum"], [], 0
-        for inputs, units in zip(decoder["sizes"], decoder["sizes"][1:], strict=False):
-            end = at + inputs * units
-            rows = [means[row : row + inputs] for row in range(at, end, inputs)]
-            variances = [tuple(s * s for s in scales[row : row + inputs]) for row in range(at, end, inputs)]
-            at = end + units
-            self.layers.append((rows, variances, means[end:at], [s * s for s in scales[end:at]]))
+    def __init__(self, decoder: dict[str, Any], means: Numbers, scales: Numbers) -> None:
+        self.maximum, self.layers = decoder["maximum"], []
+        parts = zip(_layers(means, decoder["sizes"], True), _layers(scales, decoder["sizes"], True), strict=True)
+        for (rows, bias), (scale_rows, own) in parts:
+            variances = [tuple(s * s for s in row) for row in scale_rows]
+            self.layers.append((rows, variances, bias, [s * s for s in own]))
         self.units = sum(decoder["sizes"][1:])
 
     def margin(self, pixels: bytes, label: int, noise: list[float]) -> float:
+        """By how much the label's logit exceeds the largest other one."""
         h, at = [pixel / self.maximum for pixel in pixels], 0
         for index, (rows, variances, bias, own) in enumerate(self.layers):
             h = [max(0.0, z) for z in h] if index else h
@@ -1311,10 +1183,27 @@ class _PairDraws:
                 for unit, (row, variance, b, v) in enumerate(zip(rows, variances, bias, own, strict=True))
             ]  # fmt: skip
             at += len(bias)
+            if not all(map(math.isfinite, h)):
+                raise Rejected(f"files.mean: a draw gives a unit of layer {index} that is infinite or NaN")
         return h[label] - max((z for place, z in enumerate(h) if place != label), default=-math.inf)
 
 
 # The whole check.
+
+
+class Kind(NamedTuple):
+    """A kind: its form, what follows from its fields, and its check, given processes or how many draws to repeat."""
+
+    form: Fields
+    derive: Callable[[Fields], Fields]
+    check: Callable[[Fields, Files, int], None]
+
+
+KINDS = {
+    HOLDOUT: Kind(_HOLDOUT_FORM, derive_holdout, check_holdout),
+    CODE: Kind(_CODE_FORM, derive_code, check_code),
+    PAC_BAYES: Kind(_PAC_FORM, derive_pac_bayes, check_pac_bayes),
+}
 
 
 class Checked(NamedTuple):
@@ -1341,35 +1230,14 @@ def check(path: str, data_folders: list[str], processes: int = 1, redraw: int = 
     More ``processes`` share the count where it is long; the program that asks for them needs the usual
     ``if __name__ == "__main__"``. Of a PAC-Bayes certificate ``redraw`` outcomes are drawn again.
     """
-    begun = time.perf_counter()
-    folder, document = os.path.dirname(os.path.abspath(path)), read(path)
-    if document["schema"] == CODE_SCHEMA:
-        examples, errors = check_code(folder, document, data_folders)
-        return Checked(path, examples, errors, document["statement"], time.perf_counter() - begun)
-    if document["schema"] == PAC_SCHEMA:
-        draws, errors, redrawn = check_pac_bayes(folder, document, data_folders, redraw)
-        return Checked(path, draws, errors, document["statement"], time.perf_counter() - begun, redrawn)
-    facts = facts_of(document)
-    compare(document, build(facts))
-    layers = read_weights(folder, facts)
-    images, labels = read_examples(folder, facts, data_folders)
-    m, k = facts["data"]["examples"], facts["errors"]
-    for index, claim in enumerate(facts["claims"]):
-        share = share_of(Fraction(claim["delta"]), facts["history"], m)
-        n = int(Fraction(claim["risk"]) * 10**DIGITS)
-        if not confirms(claim["bound"], k, m, share, n):
-            raise Rejected(f"claims[{index}].risk: {claim['risk']} does not follow from {k} errors in {m} examples")
-        if confirms(claim["bound"], k, m, share, n - 1):
-            raise Rejected(f"claims[{index}].risk: {claim['risk']} is not the least that follows; it was altered")
-    normalization = facts["decoder"]["normalization"]
-    mean, scale = (float(Fraction(normalization[name])) for name in ("mean", "scale"))
-    unit = float(Fraction(facts["decoder"]["unit"]))
-    arguments = (layers, facts["decoder"]["activation"], normalization["kind"], mean, scale, unit)
-    processes = processes if m * parameters_of(facts["decoder"]) > 2e8 else 1
-    fewest, most = count_all(arguments, images, labels, processes)
-    if not fewest <= k <= most:
-        raise Rejected(f"counts.errors: expected {fewest}, counted again from weights and data, found {k}")
-    return Checked(path, m, k, document["statement"], time.perf_counter() - begun)
+    begun, document = time.perf_counter(), read(path)
+    check_document(document)
+    files, counts = Files(os.path.dirname(os.path.abspath(path)), data_folders), document["counts"]
+    drawn = document["schema"] == PAC_BAYES
+    KINDS[document["schema"]].check(document, files, redraw if drawn else processes)
+    seconds = time.perf_counter() - begun
+    counted, redrawn = (counts["draws"], min(redraw, counts["draws"])) if drawn else (counts["examples"], None)
+    return Checked(path, counted, counts["errors"], document["statement"], seconds, redrawn)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Who pays how much of δ. A failure probability is a budget: every hypothesis, side and look spends from it.
+"""The confidence budget: a failure probability δ, shared among hypotheses and evaluations of a test split.
 
 By the union bound the chance that any of several statements fails is at most the sum of theirs. So a claim about one
 of many hypotheses, all of which it was chosen from, is the claim about a single one at a *share* of δ:
@@ -6,17 +6,17 @@ of many hypotheses, all of which it was chosen from, is the claim about a single
 | chosen among | share of δ | theorem |
 |---|---|---|
 | 2^B parameters | δ · 2^−B | union over a finite hypothesis space (MLCERT's main bound) |
-| hypotheses with a prefix code fixed beforehand | δ · 2^−l, l its code's length | Blumer et al. 1987; McAllester 1998 |
-| n candidates looked at, none of them because of another's result | δ / n | Bonferroni |
+| hypotheses with a prefix code of lengths l, fixed beforehand | δ · 2^−l | Blumer et al. 1987; McAllester 1998 |
+| n candidates evaluated, none of them because of another's result | δ / n | Bonferroni |
 | n candidates, each of which may depend on all results so far | δ / Σ_{i<n} (m + 1)^i | the same, over all courses |
 
-The last: each look answers with one of m + 1 counts, so a person who acts on answers can only reach one of
-``(m + 1)^i`` hypotheses at the i-th look.
+The last: each evaluation answers with one of m + 1 counts, so a person who acts on answers can only reach one of
+``(m + 1)^i`` hypotheses at the i-th evaluation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -29,42 +29,29 @@ _MOST_BITS = 10**9
 
 
 def union(delta: Exact, bits: int) -> Fraction:
-    """``δ · 2^−B``: the share of each of 2^B hypotheses. Raises ``BoundError`` unless B is a whole number from 0 on."""
+    """``δ · 2^−B``: the share of each of 2^B hypotheses, or of one with a word of B bits in a prefix code.
+
+    Raises ``BoundError`` unless B is a whole number from 0 on.
+    """
     if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= _MOST_BITS:
         raise BoundError(f"bits: expected a whole number from 0 to {_MOST_BITS:,}, found {bits!r}")
     return checked_delta(delta) / 2**bits
 
 
-def code_length(delta: Exact, bits: int) -> Fraction:
-    """``δ · 2^−l`` for the hypothesis whose code has l bits, in a prefix code that was fixed before the data were seen.
+def evaluation_share(delta: Exact, evaluations: int, examples: int, adaptive: bool = False) -> Fraction:
+    """The share of one of so many ``evaluations`` on a split of ``examples``; see the table above.
 
-    The same number as :func:`union`, by another theorem: the shares sum to at most δ by Kraft's inequality.
-    """
-    return union(delta, bits)
-
-
-def check_kraft(lengths: Iterable[int]) -> Fraction:
-    """``Σ 2^−l`` over the code lengths; raises ``BoundError`` if it is above 1, so that no prefix code has them."""
-    total = sum((Fraction(1, 2**length) for length in lengths), Fraction(0))
-    if total > 1:
-        raise BoundError(f"code lengths: their Kraft sum is {total}, expected at most 1; no prefix code has them")
-    return total
-
-
-def looks_share(delta: Exact, looks: int, examples: int, adaptive: bool = False) -> Fraction:
-    """The share of one look among ``looks`` at a split of ``examples``; see the table above.
-
-    Raises ``BoundError`` unless there is at least one look and one example.
+    Raises ``BoundError`` unless there is at least one evaluation and one example.
     """
     _, m = checked_counts(0, examples)
-    if isinstance(looks, bool) or not isinstance(looks, int) or looks < 1:
-        raise BoundError(f"looks: expected a whole number of at least 1, found {looks!r}")
-    paths = ((m + 1) ** looks - 1) // m if adaptive else looks
+    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 1:
+        raise BoundError(f"looks: expected a whole number of at least 1, found {evaluations!r}")
+    paths = ((m + 1) ** evaluations - 1) // m if adaptive else evaluations
     return checked_delta(delta) / paths
 
 
 @dataclass
-class Ledger:
+class ConfidenceBudget:
     """A failure probability that is spent item by item, and never more than there is.
 
     Everything claimed with it holds together with probability at least 1 − ``delta``.
@@ -74,11 +61,13 @@ class Ledger:
     entries: dict[str, Fraction] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, delta: Exact) -> Ledger:
+    def of(cls, delta: Exact) -> ConfidenceBudget:
+        """The budget ``delta``, of which nothing is spent; raises ``BoundError`` unless 0 < δ < 1."""
         return cls(checked_delta(delta))
 
     @property
     def left(self) -> Fraction:
+        """What is not spent yet."""
         return self.delta - sum(self.entries.values(), Fraction(0))
 
     def spend(self, what: str, share: Exact) -> Fraction:
@@ -107,10 +96,10 @@ class SplitHistory:
     """What happened to a split before a claim is made on it."""
 
     split: str
-    looks: int
+    evaluations: int
     """Times that any candidate was evaluated on it, this claim's own evaluation included."""
     adaptive: bool = False
-    """Whether what was looked at may have depended on what earlier looks showed."""
+    """Whether what was evaluated may have depended on what earlier evaluations showed."""
     learned: bool = False
     """Whether weights were fitted to it."""
     selected: str = ""
@@ -130,9 +119,9 @@ class SplitHistory:
             )
 
     def share(self, delta: Exact, examples: int) -> Fraction:
-        """What one look may spend of ``delta``; raises ``CertificateError`` if the split is no holdout."""
+        """What one evaluation may spend of ``delta``; raises ``CertificateError`` if the split is no holdout."""
         self.require_holdout()
-        return looks_share(delta, self.looks, examples, self.adaptive)
+        return evaluation_share(delta, self.evaluations, examples, self.adaptive)
 
 
 def history_of(
@@ -143,13 +132,13 @@ def history_of(
     looks: int | None = None,
     adaptive: bool = False,
 ) -> SplitHistory:
-    """The history of a run's split, from the ``metrics`` of one of its checkpoints; the certificate looks once more.
+    """The history of a run's split, from the ``metrics`` of one of its checkpoints, and the certificate's evaluation.
 
     The training split is learned from. The validation split selects the best checkpoint. The test split selects
-    nothing; every look at it is recorded, and pays: the share is ``δ / looks``, and ``adaptive`` looks pay more. Where
-    the run's final look was at these very weights, the certificate's is the same look. ``looks`` declares those that
-    the run cannot know of, as of other runs on the same test split, and cannot be fewer than the recorded ones.
-    Raises ``CertificateError`` if they are, and where looks were tracked but the record of them is missing.
+    nothing; every evaluation on it is recorded, and pays: the share is ``δ / evaluations``, and adaptive ones pay more.
+    Where the run's final evaluation was of these very weights, the certificate's is the same one. ``looks`` declares
+    those that the run cannot know of, as of other runs on the same test split, and cannot be fewer than recorded.
+    Raises ``CertificateError`` if they are, and where evaluations were tracked but the record of them is missing.
     """
     if split == "train":
         return SplitHistory(split, 1, learned=True)

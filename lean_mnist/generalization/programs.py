@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.bounds import BOUNDS, upper_risk
-from lean_mnist.generalization.exact import Exact, decide, decimal_text, log_bounds
+from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -153,13 +153,7 @@ def chernoff_holds(probability: Fraction, m: int, epsilon: Fraction, bits: int =
         raise ArgumentError(f"m, epsilon, bits: {m}, {epsilon}, {bits}, expected at least 1, above 0, at least 0")
     if probability == 0:
         return True
-
-    def slack(precision: int) -> tuple[Fraction, Fraction]:  # −ln(probability / 2^bits) − 2ε²m
-        low, high = log_bounds(probability / 2**bits, precision)
-        exponent = (2 * epsilon**2 * m) * 2**precision
-        return -high - exponent, -low - exponent
-
-    return bool(decide(slack))
+    return decide(lambda: ball(Fraction(2**bits) / probability).log() - ball(2 * epsilon**2 * m)) is True
 
 
 def miscoverage(bound: Callable[[int], Fraction], m: int, risk: Fraction) -> Fraction:

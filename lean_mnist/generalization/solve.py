@@ -43,7 +43,7 @@ def epsilon(bound: str, errors: int, examples: int, delta: Exact, bits: int = 0,
     s = int(start) + 2
     return Fraction(
         least(
-            lambda n: bounds.BOUNDS["hoeffding"](Fraction(0), m * s * s, share, Fraction(n, scale * s)),
+            lambda n: bounds.BOUNDS["hoeffding"].confirms(Fraction(0), m * s * s, share, Fraction(n, scale * s)),
             int(start * scale), 1, scale * (s - 1),
         ),
         scale,
@@ -54,11 +54,11 @@ def least_delta(bound: str, errors: int, examples: int, risk: Exact, bits: int =
     """The least δ, to twelve significant digits rounded up, at which the bound confirms ``risk``; 1 if none does."""
     k, m = checked_counts(errors, examples)
     p = checked_risk(risk)
-    decision = named(bound)
+    confirms = named(bound).confirms
 
     def holds(n: int, digits: int) -> bool:
         share = Fraction(n, 10**digits)
-        return share >= 1 or decision(Fraction(k), m, union(share, bits), p)
+        return share >= 1 or confirms(Fraction(k), m, union(share, bits), p)
 
     if p == 1 or not holds(10**_SIGNIFICANT - 1, _SIGNIFICANT):
         return Fraction(0) if p == 1 else Fraction(1)
@@ -75,7 +75,7 @@ def least_examples(bound: str, error_rate: Exact, epsilon: Exact, delta: Exact, 
     Raises ``BoundError`` where ``ε`` is not above 0, and where even 10¹² examples do not suffice.
     """
     rate, margin = checked_risk(error_rate, "error rate"), checked_risk(epsilon, "epsilon")
-    share, decision = union(delta, bits), named(bound)
+    share, confirms = union(delta, bits), named(bound).confirms
     if margin == 0:
         raise BoundError("epsilon: expected a number above 0 and at most 1, found 0; no number of examples shows that")
     p = min(Fraction(1), rate + margin)
@@ -84,7 +84,7 @@ def least_examples(bound: str, error_rate: Exact, epsilon: Exact, delta: Exact, 
     def holds(m: int) -> bool:
         if m > _MOST_EXAMPLES:
             raise BoundError(f"epsilon: {epsilon} would take more than {_MOST_EXAMPLES:,} examples")
-        return decision(Fraction(rate * m // 1) if counts else rate * m, m, share, p)
+        return confirms(Fraction(rate * m // 1) if counts else rate * m, m, share, p)
 
     cost = math.log(share.denominator) - math.log(share.numerator)
     start = min(_MOST_EXAMPLES, int(cost / (2 * float(margin) ** 2)) + 1)
@@ -96,12 +96,12 @@ def least_examples(bound: str, error_rate: Exact, epsilon: Exact, delta: Exact, 
 def most_bits(bound: str, errors: int, examples: int, delta: Exact, risk: Exact) -> int:
     """The largest B for which the bound still confirms ``risk``; raises ``BoundError`` if not even B = 0 does."""
     k, m = checked_counts(errors, examples)
-    p, share, decision = checked_risk(risk), checked_delta(delta), named(bound)
-    if not decision(Fraction(k), m, share, p):
+    p, share, confirms = checked_risk(risk), checked_delta(delta), named(bound).confirms
+    if not confirms(Fraction(k), m, share, p):
         raise BoundError(f"risk: {risk} is not confirmed at delta {delta} even for a single hypothesis")
     if p == 1:
         raise BoundError("risk: expected a number below 1, found 1, which holds for any number of bits")
-    return least(lambda bits: not decision(Fraction(k), m, union(share, bits), p), 1, 1, None) - 1
+    return least(lambda bits: not confirms(Fraction(k), m, union(share, bits), p), 1, 1, None) - 1
 
 
 def most_errors(bound: str, examples: int, delta: Exact, risk: Exact, bits: int = 0) -> int:
@@ -110,8 +110,8 @@ def most_errors(bound: str, examples: int, delta: Exact, risk: Exact, bits: int 
     Raises ``BoundError`` if not even k = 0 does.
     """
     _, m = checked_counts(0, examples)
-    p, share, decision = checked_risk(risk), union(delta, bits), named(bound)
-    if not decision(Fraction(0), m, share, p):
+    p, share, confirms = checked_risk(risk), union(delta, bits), named(bound).confirms
+    if not confirms(Fraction(0), m, share, p):
         raise BoundError(f"risk: {risk} is not confirmed at delta {delta} by {m} examples even without an error")
     start = int(p * m)
-    return least(lambda k: not decision(Fraction(k), m, share, p), start, 1, m + 1) - 1
+    return least(lambda k: not confirms(Fraction(k), m, share, p), start, 1, m + 1) - 1

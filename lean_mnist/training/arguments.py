@@ -12,8 +12,8 @@ from typing import Any
 from lean_mnist.command_line import parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.config_files import config_from_dict, read_config
-from lean_mnist.training.presets import preset
+from lean_mnist.training.config.files import config_from_dict, read_config
+from lean_mnist.training.config.presets import preset
 
 PROG = "python -m lean_mnist.train"
 

@@ -18,7 +18,7 @@ from lean_mnist.nn.recording import CannotRecord
 from lean_mnist.nn.sgd import SGD
 from lean_mnist.nn.step import StepTape
 from lean_mnist.nn.update import Update
-from lean_mnist.training.gradients import StepGradients
+from lean_mnist.training.gradients import Gradients, StepGradients
 
 Traces = list[list[StepTape]]  # of each step
 Capture = Callable[[Callable[[], Traces], Sequence[Tensor]], Repeatable[Traces]]
@@ -47,7 +47,9 @@ class PlayedSteps:
         stop_requested: asked after every step.
     """
 
-    def __init__(self, gradients: StepGradients, update: Update, stop_requested: Callable[[], bool]) -> None:
+    def __init__(
+        self, gradients: Callable[[Sequence[Batch]], Gradients], update: Update, stop_requested: Callable[[], bool]
+    ) -> None:
         self._gradients, self._update, self._stop_requested = gradients, update, stop_requested
 
     def __call__(self, batches: Sequence[Batch], rates: Sequence[float]) -> Burst:

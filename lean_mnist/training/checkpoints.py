@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, LeanMnistError
+from lean_mnist.errors import ArgumentError, CheckpointError, LeanMnistError
 from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
-from lean_mnist.training.config_files import config_from_dict
+from lean_mnist.training.config.files import config_from_dict
+from lean_mnist.training.state import RunState
 
 FORMAT_VERSION = 1
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -157,13 +158,20 @@ def _feed(value: Any, update: Callable[[bytes], None]) -> None:
         update(f"{type(value).__name__} {len(text)} ".encode() + text)
 
 
-def check_matches(path: Path, content: Mapping[str, Any], config: Config, fingerprint: str) -> None:
-    """Raise unless the checkpoint at ``path`` can be continued with this data and configuration."""
-    if "training" not in content:
-        raise CheckpointError(
-            f"{path}: expected a last.pt, which a run can continue from, found a checkpoint without that"
-        )
-    if content["data"]["sha256"] != fingerprint:
-        raise ConfigError(
-            f"{path}: the {config.dataset} found now is not the one this run was started on (its hash differs)"
-        )
+def write_test_metrics(folder: Path, state: RunState, counts: dict[str, Any]) -> dict[str, Any]:
+    """Enter an evaluation of the test split, with these ``counts``, into a run's checkpoints; returns the metrics.
+
+    They are those of the checkpoint that was evaluated: ``best.pt``, or ``last.pt`` where none was selected.
+    """
+    entered = []
+    for which in ("best", "last") if state.best is not None else ("last",):
+        content = read_checkpoint(folder / f"{which}.pt")
+        content["metrics"] |= {"test_looks": state.test_looks}
+        if which == "best":
+            content["metrics"]["test"] = counts
+        if "training" in content:
+            content["training"]["state"] = state.to_dict()
+        write_checkpoint(folder / f"{which}.pt", content)
+        entered.append(content["metrics"])
+    metrics: dict[str, Any] = entered[0]
+    return metrics

@@ -1,8 +1,12 @@
-"""Where a run stands: everything besides weights and optimizer that a checkpoint must hold to continue bit for bit."""
+"""State of a run: all that a checkpoint holds, besides weights and optimizer, to continue bit for bit.
+
+The names of the fields are those in checkpoints and in ``summary.json``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +15,20 @@ from typing import Any
 from lean_mnist.audit import AuditResult, GradcheckVerdict, RandomisedResult
 
 
-@dataclass
-class CheckLedger:
-    """What the checks of a run have found so far; its ``verdict`` travels in every checkpoint."""
+class Verdict(str, enum.Enum):
+    """Result of all checks of a run so far; a string where it is written into a file."""
 
-    screens: int = 0  # steps screened
-    close_looks: int = 0  # of them row by row
+    PASSED = "passed"
+    FAILED = "failed"
+    UNCHECKED = "unchecked"  # no check was due
+
+
+@dataclass
+class CheckSummary:
+    """Findings of the checks of a run so far."""
+
+    screens: int = 0  # steps with a randomised check
+    close_looks: int = 0  # of them checked row by row
     largest_screen_share: float = 0.0  # of what rounding explains
     comparisons: int = 0
     gradchecks: int = 0
@@ -31,27 +43,27 @@ class CheckLedger:
     seconds: float = 0.0
 
     @property
-    def verdict(self) -> str:
-        """``passed``, ``failed``, or ``unchecked`` where no check was due so far."""
+    def verdict(self) -> Verdict:
+        """The result so far."""
         if self.failures:
-            return "failed"
-        return "passed" if self.screens or self.comparisons or self.gradchecks else "unchecked"
+            return Verdict.FAILED
+        return Verdict.PASSED if self.screens or self.comparisons or self.gradchecks else Verdict.UNCHECKED
 
-    def screened(self, result: RandomisedResult) -> None:
-        """Count one screened step; if it failed, ``failed`` is told as well, with the explanation."""
+    def add_screen(self, result: RandomisedResult) -> None:
+        """Count one randomised check. A failure is counted by ``add_failure``, with its explanation."""
         self.screens += 1
         self.seconds += result.seconds
-        if result.per_row:  # the batched check has no thresholds, only an idea of what is ordinary
+        if result.per_row:  # a batched check has no thresholds, only an idea of what is ordinary
             self.close_looks += 1
             self.largest_screen_share = max(self.largest_screen_share, result.share)
 
-    def failed(self, step: int, message: str) -> None:
+    def add_failure(self, step: int, message: str) -> None:
         """Count one failure."""
         self.failures += 1
         self.first_failure = self.first_failure or f"step {step}: {message}"
 
-    def enter(self, step: int, result: AuditResult) -> None:
-        """Count one check."""
+    def add_comparison(self, step: int, result: AuditResult) -> None:
+        """Count one comparison with the reference, or gradcheck, or both."""
         self.comparisons += bool(result.divergences)
         self.seconds += result.seconds
         if result.gradcheck is not None:
@@ -66,32 +78,33 @@ class CheckLedger:
             if not bound.relative.upper <= self.largest_bound:
                 self.largest_bound, self.largest_bound_at = bound.relative.upper, f"{bound.name}, step {step}"
         if not result.passed:
-            self.failed(step, result.message)
+            self.add_failure(step, result.message)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"verdict": self.verdict, **dataclasses.asdict(self)}
+        """Plain values."""
+        return {"verdict": self.verdict.value, **dataclasses.asdict(self)}
 
-    def of_rank(self, rank: int) -> CheckLedger:
-        """For one of several processes to go on with; the failures so far stand in that of the first."""
+    def of_rank(self, rank: int) -> CheckSummary:
+        """A copy for one of several processes to go on with; the failures so far are kept in that of rank 0."""
         return dataclasses.replace(self) if rank == 0 else dataclasses.replace(self, failures=0, first_failure="")
 
-    def merged(self, ledgers: Sequence[CheckLedger]) -> CheckLedger:
-        """What all processes of a run have found, each on its part of the same steps; ``self`` as it was merged before.
+    def merged(self, found: Sequence[CheckSummary]) -> CheckSummary:
+        """Findings of all processes, each on its part of the same steps; ``self`` as merged before.
 
         A step that several of them checked counts once, a failure for each of them.
         """
-        if len(ledgers) == 1:
-            return ledgers[0]
+        if len(found) == 1:
+            return found[0]
 
         def most(name: str) -> Any:  # NaN is more than any number
-            return max((getattr(ledger, name) for ledger in ledgers), key=_size)
+            return max((getattr(one, name) for one in found), key=_size)
 
-        farthest = max(ledgers, key=lambda ledger: _size(ledger.largest_divergence))
-        widest = max(ledgers, key=lambda ledger: _size(ledger.largest_bound))
-        told = (f"rank {rank}: {ledger.first_failure}" for rank, ledger in enumerate(ledgers) if ledger.failures)
-        return CheckLedger(
+        farthest = max(found, key=lambda one: _size(one.largest_divergence))
+        widest = max(found, key=lambda one: _size(one.largest_bound))
+        told = (f"rank {rank}: {one.first_failure}" for rank, one in enumerate(found) if one.failures)
+        return CheckSummary(
             **{name: most(name) for name in _OF_STEPS},
-            failures=sum(ledger.failures for ledger in ledgers),
+            failures=sum(one.failures for one in found),
             first_failure=self.first_failure or next(told, ""),
             largest_divergence=farthest.largest_divergence,
             largest_at=farthest.largest_at,
@@ -100,7 +113,7 @@ class CheckLedger:
         )
 
 
-# Of which several processes together have as many as the one with most.
+# Merged by their largest value: several processes count the same steps.
 _OF_STEPS = (
     "screens", "close_looks", "largest_screen_share", "comparisons", "gradchecks", "kinks", "largest_share", "seconds",
 )  # fmt: skip
@@ -122,12 +135,13 @@ class Best:
 
     @property
     def accuracy(self) -> float:
+        """Share of the validation examples."""
         return self.correct / self.examples
 
 
 @dataclass
 class RunState:
-    """Position in the data, sums of the epoch so far, best checkpoint, checks, and every look at the test split."""
+    """Position in the data, sums of the epoch so far, best checkpoint, checks, every evaluation of the test split."""
 
     epoch: int = 0  # epochs finished
     batch: int = 0  # batches of the present epoch already used
@@ -139,17 +153,36 @@ class RunState:
     best_accuracy: float = 0.0  # on the validation split, whether or not the checks let it be called best
     epochs_without_improvement: int = 0  # of that accuracy
     best: Best | None = None
-    checks: CheckLedger = field(default_factory=CheckLedger)
+    checks: CheckSummary = field(default_factory=CheckSummary)
     test_looks: list[dict[str, Any]] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
     finished: str = ""  # why training ended; empty while it has not
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
         return dataclasses.asdict(self)
+
+    def count(self, batches: int, examples: int, loss: float) -> None:
+        """Count one update, of so many batches and examples, with their mean loss."""
+        self.step += 1
+        self.batch += batches
+        self.examples += examples
+        self.epoch_examples += examples
+        self.epoch_loss_sum += loss * examples
+
+    def end_epoch(self) -> float:
+        """Go to the start of the next epoch; returns the mean training loss of the one that ended."""
+        mean = self.epoch_loss_sum / self.epoch_examples
+        self.epoch, self.batch, self.epoch_loss_sum, self.epoch_examples = self.epoch + 1, 0, 0.0, 0
+        return mean
+
+    def enter_test(self, purpose: str, errors: int) -> None:
+        """Enter an evaluation of the test split, paid for by certificates; ``purpose`` is ``track`` or ``final``."""
+        self.test_looks.append({"step": self.step, "purpose": purpose, "errors": errors})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunState:
         """The inverse of ``to_dict``."""
-        state = cls(**{**values, "checks": CheckLedger(**values["checks"])})
+        state = cls(**{**values, "checks": CheckSummary(**values["checks"])})
         state.best = None if values["best"] is None else Best(**values["best"])
         return state

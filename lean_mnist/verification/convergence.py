@@ -19,8 +19,7 @@ import torch
 from lean_mnist.chainrule import losses, mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.nn.update import Optimizer, set_learning_rate
-from lean_mnist.training import optimizers
-from lean_mnist.training.config import Config
+from lean_mnist.training.config import Config, optimizers
 from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.exact import Network
 from lean_mnist.verification.gradients import LEAN

@@ -11,8 +11,8 @@ from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import StepTape
-from lean_mnist.training.hooks import CrossCheckHook, Step
-from lean_mnist.training.state import CheckLedger
+from lean_mnist.training.hooks import CrossCheckHook, FailurePolicy, Step
+from lean_mnist.training.state import CheckSummary
 from tests.support.crosscheck_cases import ACTIVATIONS, random_batch, random_model
 
 DEPTHS = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10)}
@@ -232,7 +232,7 @@ def test_a_unit_on_its_kink_takes_its_side_from_the_step(part) -> None:
         batches = list(zip(x.split(part), labels.split(part), strict=True))
         traces = [StepTape(part_labels, len(part_labels) / 64) for _, part_labels in batches]
         loss = gradients_(model, batches, traces)
-        hook = CrossCheckHook(model, lambda step: True, lambda step: False, CheckLedger(), stop=True)
+        hook = CrossCheckHook(model, lambda step: True, lambda step: False, FailurePolicy(CheckSummary()))
         records = list(hook.on_gradients(Step(1, model, batches, loss, torch.tensor(1.0), 0.1, traces)))
         assert [record.value for record in records if record.name == "crosscheck/kinks"] >= [64]
         sides += [trace.pre_activations[0][:, 0] > 0 for trace in traces]

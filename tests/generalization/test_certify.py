@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lean_mnist import certify as command
+from lean_mnist.certify import CertifyArguments
 from lean_mnist.command_line import run_command
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import load_dataset
@@ -23,7 +24,7 @@ from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificates.holdout import certify
-from lean_mnist.generalization.certificates.runs import certify_checkpoint, precision_for
+from lean_mnist.generalization.certificates.runs import precision_for
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
@@ -172,9 +173,9 @@ def test_a_checkpoint_far_from_its_run(called: Call, best: Path, tmp_path: Path)
 def test_other_data_than_the_runs(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load_dataset("digits", "data")
     digits.test.labels[0] = (digits.test.labels[0] + 1) % 10
-    monkeypatch.setattr("lean_mnist.generalization.certificates.runs.load_dataset", lambda *_: digits)
+    monkeypatch.setattr("lean_mnist.data.datasets.load_dataset", lambda *_: digits)
     with pytest.raises(ValueError, match="the digits found here is not what it was trained on"):
-        certify_checkpoint(str(best), out=str(tmp_path))
+        command.certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(best))
 
 
 def test_nothing_that_selected_is_certified(best: Path) -> None:
@@ -185,7 +186,7 @@ def test_nothing_that_selected_is_certified(best: Path) -> None:
 
 
 def test_help_is_quick_and_checking_loads_no_torch(best: Path, tmp_path: Path) -> None:
-    certify_checkpoint(str(best), out=str(tmp_path))
+    command.certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(best))
     program = (
         "import sys; from lean_mnist.certify import main; "
         f"sys.argv = ['certify', '--check', {str(tmp_path / 'certificate.json')!r}]; main(); "

@@ -6,6 +6,7 @@ import ast
 import copy
 import hashlib
 import json
+import math
 import random
 import subprocess
 import sys
@@ -21,7 +22,16 @@ from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.holdout import certify
 from lean_mnist.generalization.confidence import SplitHistory
-from tests.support.certificate_cases import CLASSES, random_data, random_network, rejection, small_certificate, written
+from tests.support.certificate_cases import (
+    CLASSES,
+    decoder_fields,
+    forged,
+    random_data,
+    random_network,
+    rejection,
+    small_certificate,
+    written,
+)
 
 FILES = ("certificate.json", "certificate.weights", "certificate.images.idx", "certificate.labels.idx")
 
@@ -156,61 +166,55 @@ def test_every_altered_field_is_rejected_even_with_a_new_hash(copied: Path) -> N
     assert accepted == []
 
 
-def forged(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Alter a certificate with everything that follows from its facts, as one who has read the checker would."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    facts = checker.facts_of(document)
-    change(facts)
-    path.write_bytes(checker.canonical(checker.build(facts)))
-
-
-def rewrite(**values: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda facts: facts.update(values)
-
-
 def in_claim(name: str, value: str) -> Callable[[dict[str, Any]], None]:
-    return lambda facts: facts["claims"][0].update({name: value})
+    return lambda document: document["claims"][0].update({name: value})
 
 
-def better(facts: dict[str, Any]) -> None:
-    risk = facts["claims"][0]["risk"]
-    facts["claims"][0]["risk"] = f"{risk[:-1]}{(int(risk[-1]) - 1) % 10}"
+def better(document: dict[str, Any]) -> None:
+    risk = document["claims"][0]["risk"]
+    document["claims"][0]["risk"] = f"{risk[:-1]}{(int(risk[-1]) - 1) % 10}"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda facts: facts.update(errors=facts["errors"] - 1), "claims[0].risk: "),
+        (lambda d: d["counts"].update(errors=d["counts"]["errors"] - 1), "claims[0].risk: "),
         (better, "claims[0].risk: "),
         (in_claim("risk", "0.500000000000"), "claims[0].risk: 0.500000000000 does not follow"),
         (in_claim("risk", "0.999999999999"), "claims[0].risk: 0.999999999999 is not the least that follows"),
         (in_claim("risk", "0.5"), "claims[0].risk: expected a decimal from 0 to 1 with 12 digits"),
         (in_claim("delta", "1/1000"), "claims[0].risk: "),
         (in_claim("delta", "0"), "claims[0].delta: expected a probability strictly between 0 and 1"),
-        (in_claim("delta", "2/40"), "claims[0].delta: expected 1/20, in lowest terms, found '2/40'"),
-        (lambda facts: facts["history"].update(looks=2), "claims[0].risk: "),
-        (lambda facts: facts["data"].update(split="validation"), "data.split: expected test"),
-        (lambda facts: facts["data"].update(rows=5, columns=4), "data.images: expected an IDX file of 40 examples of"),
-        (lambda facts: facts["decoder"].update(activation="identity"), "counts.errors: expected "),
-        (lambda facts: facts["decoder"]["normalization"].update(mean="0"), "counts.errors: expected "),
-        (lambda facts: facts["decoder"]["normalization"].update(scale="-1"), "decoder.normalization.scale: expected a"),
-        (lambda facts: facts["decoder"]["normalization"].update(scale="1/3"), "decoder.normalization.scale: expected"),
-        (lambda facts: facts["decoder"].update(sizes=[20, 6, 4]), "weights.file: expected "),
-        (lambda facts: facts["decoder"].update(sizes=[20, 0, 3]), "decoder.sizes: expected two or more numbers"),
-        (lambda facts: facts["decoder"].update(unit="1/2"), "decoder.unit: expected 1/16777216 or 1/68719476736"),
-        (lambda facts: facts["weights"].update(dtype="float64"), "weights.file: expected "),
-        (lambda facts: facts["weights"].update(file="../x"), "weights.file: expected the name of a file beside"),
-        (lambda facts: facts["data"]["images"].update(file="/etc/passwd"), "data.images.file: expected the name of a"),
-        (lambda facts: facts["data"]["labels"].update(file="none"), "data.labels.file: none was not found in "),
-        (rewrite(claims=[]), "claims: expected at least one, found none"),
+        (
+            in_claim("delta", "2/40"),
+            "claims[0].delta: expected a probability strictly between 0 and 1, in lowest terms, found '2/40'",
+        ),
+        (lambda d: d["history"].update(looks=2), "claims[0].risk: "),
+        (
+            lambda d: d["history"].update(looks=301, adaptive=True),
+            "history.looks: expected at least the recorded looks",
+        ),
+        (lambda d: d["data"].update(split="validation"), "data.split: expected test"),
+        (lambda d: d["data"].update(rows=5, columns=4), "data.images: expected an IDX file of 40 examples of"),
+        (lambda d: d["decoder"].update(activation="identity"), "counts.errors: expected "),
+        (lambda d: d["decoder"]["normalization"].update(mean="0"), "counts.errors: expected "),
+        (lambda d: d["decoder"]["normalization"].update(scale="-1"), "decoder.normalization.scale: expected a"),
+        (lambda d: d["decoder"]["normalization"].update(scale="1/3"), "decoder.normalization.scale: expected"),
+        (lambda d: d["decoder"].update(sizes=[20, 6, 4]), "weights.file: expected "),
+        (lambda d: d["decoder"].update(sizes=[20, 0, 3]), "decoder.sizes: expected two or more numbers"),
+        (lambda d: d["decoder"].update(unit="1/2"), "decoder.unit: expected 1/16777216 or 1/68719476736"),
+        (lambda d: d["weights"].update(dtype="float64"), "weights.file: expected "),
+        (lambda d: d["weights"].update(file="../x"), "weights.file: expected the name of a file beside"),
+        (lambda d: d["data"]["images"].update(file="/etc/passwd"), "data.images.file: expected the name of a"),
+        (lambda d: d["data"]["labels"].update(file="none"), "data.labels.file: none was not found in "),
+        (lambda d: d.update(claims=[]), "claims: expected at least one, found none"),
     ],
 )
 def test_a_forger_who_recomputes_everything_is_rejected(
     copied: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     path = copied / FILES[0]
-    forged(path, change)
-    assert rejection(str(path)).startswith(message)
+    assert forged(path, change).startswith(message)
 
 
 def test_a_lower_count_is_found_by_counting(copied: Path) -> None:
@@ -232,8 +236,10 @@ def test_labels_outside_the_classes(copied: Path) -> None:
     raw = labels.read_bytes()[:-1] + bytes([CLASSES])
     labels.write_bytes(raw)
     path = copied / FILES[0]
-    forged(path, lambda facts: facts["data"]["labels"].update(sha256=hashlib.sha256(raw).hexdigest()))
-    assert rejection(str(path)) == "data.labels: label 3 at index 39, expected 0 to 2"
+    assert (
+        forged(path, lambda d: d["data"]["labels"].update(sha256=hashlib.sha256(raw).hexdigest()))
+        == "data.labels: label 3 at index 39, expected 0 to 2"
+    )
 
 
 def test_weights_that_are_not_numbers(copied: Path) -> None:
@@ -241,8 +247,8 @@ def test_weights_that_are_not_numbers(copied: Path) -> None:
     raw = b"\x00\x00\xc0\x7f" + weights.read_bytes()[4:]
     weights.write_bytes(raw)
     path = copied / FILES[0]
-    forged(path, lambda facts: facts["weights"].update(sha256=hashlib.sha256(raw).hexdigest()))
-    assert rejection(str(path)).startswith("weights.file: layers.0.weight holds NaN, an infinity, or a number of 2^60")
+    message = forged(path, lambda d: d["weights"].update(sha256=hashlib.sha256(raw).hexdigest()))
+    assert message == "weights.file: holds NaN, an infinity, or a number of 2^60 or more, at place 0"
 
 
 @pytest.mark.parametrize(
@@ -270,9 +276,9 @@ def test_another_layout_or_more_fields(copied: Path) -> None:
     path.write_bytes(checker.canonical({**document, "note": "trust me"}))
     assert rejection(str(path)).startswith("certificate: expected the fields ")
     path.write_bytes(checker.canonical({**document, "weights": {**document["weights"], "file": 3}}))
-    assert rejection(str(path)) == "weights.file: expected str, found int"
+    assert rejection(str(path)) == "weights.file: expected the name of a file beside the certificate, found '3'"
     path.write_bytes(checker.canonical({**document, "history": {**document["history"], "looks": 0}}))
-    assert rejection(str(path)).startswith("history.looks: expected at least the recorded looks")
+    assert rejection(str(path)).startswith("history.looks: expected a whole number from 1 to 1,000,000")
     assert "No such file" in rejection(str(copied / "none.json"))
 
 
@@ -304,9 +310,19 @@ def test_the_checker_imports_the_standard_library_only() -> None:
 
 
 def test_processes_share_the_count() -> None:
-    arguments = ([([(1.0, -1.0), (0.5, 0.25)], (0.0, 0.0))], "relu", "unit", 0.0, 255.0, 2.0**-24)
+    layers = [([(1.0, -1.0), (0.5, 0.25)], (0.0, 0.0))]
+    decoder = decoder_fields("relu")
     images, labels = [bytes([n, 255 - n]) for n in range(60)], bytes([1] * 60)
-    assert checker.count_all(arguments, images, labels, 1) == checker.count_all(arguments, images, labels, 2)
+    one, two = (checker.count_all(layers, decoder, images, labels, processes) for processes in (1, 2))
+    assert one == two
+
+
+def test_nan_never_passes(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits or bounds that are NaN count as errors, whatever the label."""
+    assert not checker._all_below([1.0, math.nan, 2.0], 3.0)
+    for logits in (([math.nan] * CLASSES, [0.0] * CLASSES), ([9.0, 0.0, 0.0], [math.nan, 0.0, 0.0])):
+        monkeypatch.setattr(checker.Network, "logits", lambda self, pixels, found=logits: found)
+        assert rejection(str(made / FILES[0])).startswith("counts.errors: expected 40, counted again")
 
 
 def test_what_no_certificate_is_made_of() -> None:

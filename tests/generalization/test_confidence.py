@@ -9,50 +9,41 @@ import pytest
 
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization.confidence import (
-    Ledger,
+    ConfidenceBudget,
     SplitHistory,
-    check_kraft,
-    code_length,
+    evaluation_share,
     history_of,
-    looks_share,
     union,
 )
 
 
 def test_shares() -> None:
     assert union("1e-9", 3) == Fraction(1, 8 * 10**9)
-    assert code_length("0.5", 2) == Fraction(1, 8)
-    assert looks_share("0.03", 3, 100) == Fraction(1, 100)
-    assert looks_share("0.03", 1, 100, adaptive=True) == Fraction("0.03")
+    assert evaluation_share("0.03", 3, 100) == Fraction(1, 100)
+    assert evaluation_share("0.03", 1, 100, adaptive=True) == Fraction("0.03")
     # the first look, and 101 possible second ones
-    assert looks_share("0.5", 2, 100, adaptive=True) == Fraction(1, 2 * 102)
+    assert evaluation_share("0.5", 2, 100, adaptive=True) == Fraction(1, 2 * 102)
 
 
-def test_kraft() -> None:
-    assert check_kraft([1, 2, 3, 3]) == 1
-    with pytest.raises(BoundError, match=r"^code lengths: their Kraft sum is 5/4, expected at most 1"):
-        check_kraft([1, 2, 2, 2])
-
-
-def test_a_ledger_spends_what_it_has_and_no_more() -> None:
-    ledger = Ledger.of("0.05")
-    ledger.spend("validation", "0.01")
-    shares = ledger.split(["a", "b"], {"a": 3, "b": 1})
+def test_a_budget_spends_what_it_has_and_no_more() -> None:
+    budget = ConfidenceBudget.of("0.05")
+    budget.spend("validation", "0.01")
+    shares = budget.split(["a", "b"], {"a": 3, "b": 1})
     assert shares == {"a": Fraction("0.03"), "b": Fraction("0.01")}
-    assert ledger.left == 0
+    assert budget.left == 0
     with pytest.raises(BoundError, match=r"^one more: asks for 1/1000000000 of delta 1/20, of which 0 is left$"):
-        ledger.spend("one more", "1e-9")
+        budget.spend("one more", "1e-9")
 
 
-def test_a_look_is_paid_for_separately() -> None:
-    ledger = Ledger.of("0.05")
-    ledger.spend("epoch 1", "0.01")
+def test_an_evaluation_is_paid_for_separately() -> None:
+    budget = ConfidenceBudget.of("0.05")
+    budget.spend("epoch 1", "0.01")
     with pytest.raises(BoundError, match=r"^epoch 1: has its share of delta already"):
-        ledger.spend("epoch 1", "0.01")
+        budget.spend("epoch 1", "0.01")
     with pytest.raises(BoundError, match=r"^share of epoch 2: expected a number above 0, found 0$"):
-        ledger.spend("epoch 2", 0)
+        budget.spend("epoch 2", 0)
     with pytest.raises(BoundError, match=r"^candidates: expected at least one"):
-        ledger.split([])
+        budget.split([])
 
 
 def look(step: int, purpose: str) -> dict[str, Any]:
@@ -79,14 +70,14 @@ def test_a_split_that_selected_or_taught_is_no_holdout() -> None:
         ({"test_looks": [look(3, "track"), look(6, "track"), look(9, "final")], "best": BEST, "test": {}}, 3),
     ],
 )
-def test_looks_of_a_run(metrics: dict[str, Any], looks: int) -> None:
+def test_evaluations_of_a_run(metrics: dict[str, Any], looks: int) -> None:
     history = history_of("test", metrics, tracked=len(metrics["test_looks"]) > 1)
     assert history == SplitHistory("test", looks)
     assert history.share("0.06", 100) == Fraction("0.06") / looks
     assert history_of("test", metrics, tracked=False, looks=7).share("0.07", 100) == Fraction(1, 100)
 
 
-def test_looks_cannot_be_forgotten() -> None:
+def test_evaluations_cannot_be_forgotten() -> None:
     metrics = {"test_looks": [look(3, "track"), look(6, "final")], "best": BEST, "test": {}}
     with pytest.raises(CertificateError, match=r"^--looks: expected at least 2, as many as the run's record tells"):
         history_of("test", metrics, tracked=True, looks=1)
@@ -95,8 +86,8 @@ def test_looks_cannot_be_forgotten() -> None:
             history_of("test", record, tracked=True)
 
 
-def test_impossible_looks_and_bits() -> None:
+def test_impossible_numbers_of_evaluations_and_bits() -> None:
     with pytest.raises(BoundError, match=r"^looks: expected a whole number of at least 1, found 0$"):
-        looks_share("0.05", 0, 10)
+        evaluation_share("0.05", 0, 10)
     with pytest.raises(BoundError, match=r"^bits: expected a whole number from 0"):
         union("0.05", -1)

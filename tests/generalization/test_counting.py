@@ -11,9 +11,9 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.counting import U, _stretch, count_errors, logits_and_bounds
+from lean_mnist.generalization.certificates.counting import _stretch, count_errors, logits_and_bounds
 from lean_mnist.nn import MLP
-from tests.support.certificate_cases import CLASSES, random_data, random_network
+from tests.support.certificate_cases import CLASSES, decoder_fields, random_data, random_network
 
 CASES = [
     ("relu", (6,), "standard"),
@@ -78,8 +78,9 @@ def test_the_checkers_integers_agree(activation: str, hidden: tuple[int, ...], k
     layers, pixels = arrays(model), data.test.images.flatten(1).numpy()
     z, e = logits_and_bounds(layers, activation, scaling(normalization), pixels)
     raw = [([tuple(row) for row in w.tolist()], tuple(b.tolist())) for w, b in layers if b is not None]
-    network = checker.Network(raw, activation, *scaling(normalization), U)
-    coarse = checker.Network(raw, activation, *scaling(normalization), U, slot=64)
+    decoder = decoder_fields(activation, *scaling(normalization))
+    network = checker.Network(raw, decoder)
+    coarse = checker.Network(raw, decoder, slot=64)
     for row, (z_row, e_row) in zip(pixels, zip(z, e, strict=True), strict=True):
         own, bounds = network.logits(bytes(row.tolist()))
         assert np.abs(np.array(own) - z_row).max() < 1e-10
@@ -88,8 +89,7 @@ def test_the_checkers_integers_agree(activation: str, hidden: tuple[int, ...], k
         other, wider = coarse.logits(bytes(row.tolist()))
         assert (np.abs(np.array(other) - z_row) <= np.array(wider) - e_row).all()
     labels = data.test.labels
-    counter = checker.Counter(raw, activation, *scaling(normalization), U)
-    fewest, most = counter.count([bytes(row.tolist()) for row in pixels], bytes(labels.tolist()))
+    fewest, most = checker.count(raw, decoder, [bytes(row.tolist()) for row in pixels], bytes(labels.tolist()))
     errors = count_errors(layers, activation, scaling(normalization), data.test.images.numpy(), labels.numpy())
     assert fewest == errors == most
 
@@ -103,8 +103,7 @@ def test_an_example_too_near_to_call_is_an_error() -> None:
         layers = [(weight, np.array([bias, 0.0, 0.0]))]
         assert count_errors(layers, "relu", ("unit", 0.0, 255.0), images, labels) == errors
         raw = [([tuple(row) for row in weight.tolist()], (bias, 0.0, 0.0))]
-        counter = checker.Counter(raw, "relu", "unit", 0.0, 255.0, U)
-        assert counter.count([bytes([200] * 4)], b"\0") == (errors, errors)
+        assert checker.count(raw, decoder_fields("relu"), [bytes([200] * 4)], b"\0") == (errors, errors)
 
 
 def test_overflow_is_an_error() -> None:
@@ -114,10 +113,8 @@ def test_overflow_is_an_error() -> None:
     images, labels = np.full((1, 2, 2), 200, dtype=np.uint8), np.zeros(1, dtype=np.int64)
     layers = [(weight, None), (hidden, None)]
     assert count_errors(layers, "relu", ("unit", 0.0, 255.0), images, labels) == 1
-    counter = checker.Counter(
-        [([tuple(row) for row in w.tolist()], (0.0, 0.0)) for w, _ in layers], "relu", "unit", 0.0, 255.0, U
-    )
-    assert counter.count([bytes([200] * 4)], b"\0") == (1, 1)
+    raw = [([tuple(row) for row in w.tolist()], (0.0, 0.0)) for w, _ in layers]
+    assert checker.count(raw, decoder_fields("relu"), [bytes([200] * 4)], b"\0") == (1, 1)
 
 
 def test_an_image_of_one_colour_and_dead_weights() -> None:
@@ -126,8 +123,8 @@ def test_an_image_of_one_colour_and_dead_weights() -> None:
     images[1] = 7
     layers = [(np.zeros((3, 4)), None)]
     assert count_errors(layers, "relu", ("per-image", 0.0, 1.0), images, labels) == 2
-    counter = checker.Counter([([(0.0,) * 4] * 3, (0.0,) * 3)], "relu", "per-image", 0.0, 1.0, U)
-    assert counter.count([bytes(4), bytes([7] * 4)], bytes(2)) == (2, 2)
+    raw, decoder = [([(0.0,) * 4] * 3, (0.0,) * 3)], decoder_fields("relu", "per-image", 0.0, 1.0)
+    assert checker.count(raw, decoder, [bytes(4), bytes([7] * 4)], bytes(2)) == (2, 2)
 
 
 def test_what_cannot_be_counted() -> None:
@@ -165,7 +162,7 @@ def test_the_checker_allows_for_its_own_rounding(slot: int) -> None:
     mean, scale, pixels = 33.318421, 78.567489, data.test.images.flatten(1).numpy()
     raw = [([tuple(row) for row in w.tolist()], tuple(b.tolist())) for w, b in arrays(model) if b is not None]
     _, e = logits_and_bounds(arrays(model), "relu", ("standard", mean, scale), pixels)
-    network = checker.Network(raw, "relu", "standard", mean, scale, U, slot=slot)
+    network = checker.Network(raw, decoder_fields("relu", "standard", mean, scale), slot=slot)
     for row, e_row in zip(pixels.tolist(), e.tolist(), strict=True):
         h = [(pixel - Fraction(mean)) / Fraction(scale) for pixel in row]
         for index, (weights, biases) in enumerate(raw):

@@ -102,7 +102,7 @@ def test_every_answer_is_the_best_one(bound: str) -> None:
         if bound == "clopper-pearson":
             assert confirms(bound, examples // 50, examples, share, "0.05") is holds
         else:
-            assert BOUNDS[bound](Fraction(examples, 50), examples, share, Fraction("0.05")) is holds
+            assert BOUNDS[bound].confirms(Fraction(examples, 50), examples, share, Fraction("0.05")) is holds
 
 
 def test_a_vacuous_margin_is_above_one() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,12 @@ import torch
 from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.holdout import Certificate, certify
+from lean_mnist.generalization.certificates.document import Certificate
+from lean_mnist.generalization.certificates.holdout import certify
+from lean_mnist.generalization.certificates.runs import FoundCertificate, certificate_places, find_certificate
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
+from lean_mnist.training.checkpoints import Checkpoint
 
 ROWS, COLUMNS, CLASSES = 4, 5, 3
 
@@ -57,3 +65,40 @@ def rejection(path: str, folders: tuple[str, ...] = ()) -> str:
     except checker.Rejected as error:
         return str(error)
     return ""
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    """The certificate with everything rewritten that follows from its other fields, as its checker derives it."""
+    with contextlib.suppress(checker.Rejected):
+        _merge(document, checker.derive(document))
+    del document["content_sha256"]
+    document["content_sha256"] = hashlib.sha256(checker.canonical(document)).hexdigest()
+    return checker.canonical(document)
+
+
+def _merge(whole: Any, part: Any) -> None:
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        if isinstance(value, dict) or (isinstance(value, list) and len(value) == len(whole[key])):
+            _merge(whole[key], value)
+        else:
+            whole[key] = value
+
+
+def decoder_fields(activation: str, kind: str = "unit", mean: float = 0.0, scale: float = 255.0) -> dict[str, Any]:
+    """What the checker's network reads of the decoder of a certificate, in float32."""
+    scaling = {"kind": kind, "mean": str(Fraction(mean)), "scale": str(Fraction(scale))}
+    return {"activation": activation, "normalization": scaling, "unit": checker.UNITS["float32"]}
+
+
+def certificate_beside(path: Path, loaded: Checkpoint) -> FoundCertificate | None:
+    """The certificate beside a checkpoint or in its run's folder, as ``evaluate`` looks for it."""
+    places = certificate_places(str(path), loaded.config.runs_dir, loaded.config.run_name)
+    return find_certificate(places, loaded.model, loaded.normalization)
+
+
+def forged(path: str | Path, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Alter a certificate with everything that follows, as one who has read the checker would; how it is rejected."""
+    document = json.loads(Path(path).read_text(encoding="utf-8"))
+    change(document)
+    Path(path).write_bytes(sealed(document))
+    return rejection(str(path))

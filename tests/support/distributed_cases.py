@@ -115,7 +115,7 @@ def train(world: World, *, batch_size: int = 16, epochs: int = 2, seed: int = 0)
             share = world.share(len(labels))
             gradient_P, loss = gradient(model, images[share.rows], labels[share.rows])
             step += 1
-            world.declare(gradient_P, step)
+            world.snapshot(gradient_P, step)
             loss = world.reduce(gradient_P, loss, share, step=step).loss
             weights_P = weights_P - 0.5 * gradient_P
             unflatten_parameters(weights_P, model)
@@ -147,7 +147,7 @@ def one_step(
     world.prepare(parameter_layout(model), gradient_P, 0)
     if before is not None:
         before(world, gradient_P)
-    world.declare(gradient_P, step)
+    world.snapshot(gradient_P, step)
     if change is not None:
         change(world, gradient_P)
     part = share(world) if share is not None else world.share(4 * world.size)
@@ -167,11 +167,11 @@ def at(rank: int, action: Callable[[Tensor], object]) -> Callable[[World, Tensor
 
 def scenarios(world: World) -> list[Any]:
     """What two processes do together: weights, errors and the writer's process number, of each rank."""
-    world.agree({"--lr": "0.1"})
+    world.assert_consistent({"--lr": "0.1"})
     weights = train(world)
     errors = []
     for act in (
-        lambda: world.agree({"--lr": f"0.{world.rank + 1}"}),
+        lambda: world.assert_consistent({"--lr": f"0.{world.rank + 1}"}),
         lambda: one_step(world, refusal=HealthError("no") if world.rank == 1 else None),
         lambda: one_step(world, change=at(1, lambda g: g[10].add_(1))),
     ):

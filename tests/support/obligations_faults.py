@@ -16,7 +16,7 @@ from lean_mnist.chainrule import activations, arrays, dense, losses, mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation
 from lean_mnist.chainrule.arrays import primitives
 from lean_mnist.nn import functions, parameters
-from lean_mnist.training import optimizers
+from lean_mnist.training.config import optimizers
 
 Patch = pytest.MonkeyPatch
 

@@ -15,8 +15,8 @@ import torch
 from lean_mnist.command_line import run_command
 from lean_mnist.errors import Interrupted
 from lean_mnist.training.config import Config
+from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run import run
-from lean_mnist.training.summary import Summary
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "a-run"

@@ -17,8 +17,8 @@ from lean_mnist.chainrule import dense
 from lean_mnist.errors import HealthError
 from lean_mnist.nn.graphs import CudaGraph
 from lean_mnist.nn.recording import CannotRecord
-from lean_mnist.training import run as runs
 from lean_mnist.training.distributed import World
+from lean_mnist.training.objectives import build
 from tests.support.training_cases import digits_config, digits_run, load, named
 
 taken: list[int] = []
@@ -44,7 +44,7 @@ class Again:
 @pytest.fixture
 def bursts(monkeypatch: pytest.MonkeyPatch) -> None:
     taken.clear()
-    monkeypatch.setattr(runs, "capture_for", lambda config, world: Again)
+    monkeypatch.setattr(build, "capture_for", lambda config, world: Again)
 
 
 OPTIONS: dict[str, Any] = {"batch_size": 32, "log_every": 40, "epochs": 3, "check_every": 80, "gradcheck_every": 500}
@@ -58,7 +58,7 @@ def test_the_run_is_the_same(bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_
         (tmp_path / folder).mkdir()
     together = digits_run(tmp_path / "together", **OPTIONS, **options)
     assert sum(taken) > together.summary.state.step / 3
-    monkeypatch.setattr(runs, "capture_for", lambda config, world: None)
+    monkeypatch.setattr(build, "capture_for", lambda config, world: None)
     alone = digits_run(tmp_path / "alone", **OPTIONS, **options)
     for name, value in load(alone.last)["model"].items():
         # Learning rates are float32 on the device.
@@ -76,7 +76,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
     # Weights that decay by more than twice themselves grow, twofold a step.
     options = {**OPTIONS, "check": "off", "schedule": "constant", "momentum": 0.0, "lr": 0.05}
     options["weight_decay"] = 60.0 if diverging else 0.0
-    right, build, first_rows, made = dense.dense_backward, runs.build_model, [], []
+    right, make, first_rows, made = dense.dense_backward, build.build_model, [], []
 
     def backward(tape: Any, *arguments: Any) -> Any:
         found = right(tape, *arguments)
@@ -88,15 +88,15 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
         return found
 
     monkeypatch.setattr(dense, "dense_backward", backward)
-    monkeypatch.setattr(runs, "build_model", lambda *arguments: made.append(build(*arguments)) or made[-1])
-    monkeypatch.setattr(runs, "capture_for", lambda config, world: None)
+    monkeypatch.setattr(build, "build_model", lambda *arguments: made.append(make(*arguments)) or made[-1])
+    monkeypatch.setattr(build, "capture_for", lambda config, world: None)
     bad: Tensor | None = None
     if not diverging:
         digits_run(tmp_path, **{**options, "replay": False})
         bad = first_rows[69]
     messages = []
     for capture in (None, Again):
-        monkeypatch.setattr(runs, "capture_for", lambda config, world, chosen=capture: chosen)
+        monkeypatch.setattr(build, "capture_for", lambda config, world, chosen=capture: chosen)
         (folder := tmp_path / f"{capture}").mkdir()
         with pytest.raises(HealthError) as raised:
             digits_run(folder, **options)
@@ -116,7 +116,7 @@ def test_what_cannot_be_captured_is_taken_step_by_step(monkeypatch: pytest.Monke
 
     found = []
     for capture in (refuse, None):
-        monkeypatch.setattr(runs, "capture_for", lambda config, world, chosen=capture: chosen)
+        monkeypatch.setattr(build, "capture_for", lambda config, world, chosen=capture: chosen)
         (folder := tmp_path / f"{capture is None}").mkdir()
         found.append(load(digits_run(folder, **OPTIONS, precision="bfloat16", check="off").last)["model"])
     for name, value in found[1].items():
@@ -132,13 +132,13 @@ def test_no_step_that_a_hook_is_to_look_at_is_one_of_several(
 
 def test_when_steps_are_captured() -> None:
     suited = {"device": "cuda"}
-    assert runs.capture_for(digits_config(**suited), World()) is CudaGraph
+    assert build.capture_for(digits_config(**suited), World()) is CudaGraph
     others: list[dict[str, Any]] = [
         {"device": "cpu"}, {"replay": False}, {"accumulate": 2}, {"optimizer": "adam"}, {"precision": "float64"},
         {"quantize": 4, "normalization": "unit"},
     ]  # fmt: skip
     for other in others:
-        assert runs.capture_for(digits_config(**{**suited, **other}), World()) is None
+        assert build.capture_for(digits_config(**{**suited, **other}), World()) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

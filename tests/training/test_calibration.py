@@ -9,9 +9,9 @@ import torch
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
-from lean_mnist.training.calibration import calibration, risk_by_coverage
-from lean_mnist.training.metrics import Evaluation, evaluate
-from lean_mnist.training.pictures import reliability_diagram, risk_coverage_curve
+from lean_mnist.training.evaluation.calibration import calibration, risk_by_coverage
+from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
+from lean_mnist.training.evaluation.pictures import reliability_diagram, risk_coverage_curve
 
 
 def made_up(seed: int, examples: int = 300) -> tuple[torch.Tensor, torch.Tensor]:

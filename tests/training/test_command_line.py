@@ -18,7 +18,7 @@ from lean_mnist.command_line import run_command
 from lean_mnist.data.names import DATA_VARIABLE
 from lean_mnist.training.arguments import find_checkpoint, read_arguments
 from lean_mnist.training.config import Config
-from lean_mnist.training.presets import preset
+from lean_mnist.training.config.presets import preset
 from lean_mnist.training.run import run
 from tests.support.training_cases import (
     NAME,
@@ -336,7 +336,7 @@ def test_a_repeated_run_gets_a_name_of_its_own_and_the_same_numbers(furnished: P
 
 
 def test_two_runs_of_one_second_have_folders_of_their_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lean_mnist.training.folders.time.strftime", lambda form: "now")
+    monkeypatch.setattr("lean_mnist.training.run_folder.time.strftime", lambda form: "now")
     names = [run(digits_config(run_name=None, epochs=1)).folder.name for _ in range(2)]
     assert names == ["digits-now", "digits-now-2"]
 

@@ -29,7 +29,7 @@ def said(outcomes: list[tuple[Any, LeanMnistError | None]], kind: type[LeanMnist
     errors = [error for _, error in outcomes]
     assert [type(error) for error in errors] == [kind] * len(errors), errors
     assert len({str(error) for error in errors}) == 1, errors
-    assert [error.said_elsewhere for error in errors if error] == [False] + [True] * (len(errors) - 1)
+    assert [error.reported_elsewhere for error in errors if error] == [False] + [True] * (len(errors) - 1)
     return str(errors[0])
 
 
@@ -202,15 +202,15 @@ def test_ranks_started_differently_are_told_how() -> None:
         return start_of(digits_config(lr=lr, runs_dir=runs_dir), data, {"model": weights})
 
     same = [start(0.1), start(0.1, runs_dir="elsewhere")]
-    assert together(2, lambda world: world.agree(same[world.rank])) == [(None, None)] * 2
+    assert together(2, lambda world: world.assert_consistent(same[world.rank])) == [(None, None)] * 2
     other = [start(0.1), start(0.2, data="d2"), start(0.2)]
-    message = said(together(3, lambda world: world.agree(other[world.rank])), ConfigError)
+    message = said(together(3, lambda world: world.assert_consistent(other[world.rank])), ConfigError)
     assert message == (
         "the processes were started differently: --lr is 0.1 on rank 0, 0.2 on ranks 1 and 2; "
         "the data (SHA-256) is d1 on ranks 0 and 2, d2 on rank 1"
     )
     unlike = [start(0.1), start(0.1, seed=1)]
-    weights = said(together(2, lambda world: world.agree(unlike[world.rank])), ConfigError)
+    weights = said(together(2, lambda world: world.assert_consistent(unlike[world.rank])), ConfigError)
     assert "the state to start from (SHA-256) is " in weights
 
 
@@ -230,7 +230,7 @@ def test_the_writer_acts_for_all() -> None:
 def test_an_error_of_all_ranks_is_printed_by_one(capsys: pytest.CaptureFixture[str]) -> None:
     for elsewhere, line in ((False, "error: lost\n"), (True, "")):
         error = RankLost("lost")
-        error.said_elsewhere = elsewhere
+        error.reported_elsewhere = elsewhere
 
         def main(error: RankLost = error) -> None:
             raise error

@@ -19,7 +19,7 @@ from lean_mnist.nn.step import StepResult, put_gradients
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.run import run
-from lean_mnist.training.state import CheckLedger
+from lean_mnist.training.state import CheckSummary
 from tests.support.distributed_cases import together
 from tests.support.training_cases import (
     NAME,
@@ -42,7 +42,7 @@ def failure(outcomes: list[tuple[Any, LeanMnistError | None]], kind: type[LeanMn
     errors = [error for _, error in outcomes]
     assert [type(error) for error in errors] == [kind] * len(errors), errors
     assert len({str(error) for error in errors}) == 1, errors
-    assert [error.said_elsewhere for error in errors if error] == [False] + [True] * (len(errors) - 1)
+    assert [error.reported_elsewhere for error in errors if error] == [False] + [True] * (len(errors) - 1)
     return str(errors[0])
 
 
@@ -177,16 +177,16 @@ def test_weights_that_drift_apart() -> None:
 
 
 def test_what_ranks_find_is_put_together() -> None:
-    before = CheckLedger(comparisons=2, failures=1, first_failure="step 3: a", largest_divergence=0.5, largest_at="b")
+    before = CheckSummary(comparisons=2, failures=1, first_failure="step 3: a", largest_divergence=0.5, largest_at="b")
     own = [before.of_rank(rank) for rank in range(3)]
     for rank, ledger in enumerate(own):
         ledger.comparisons += 1 if rank else 0  # rank 0 had no part of the batch
         ledger.screens += 7
-    own[2].failed(5, "c")
+    own[2].add_failure(5, "c")
     own[1].largest_divergence, own[1].largest_at = math.nan, "d"
     merged = before.merged(own)
     assert (merged.comparisons, merged.screens, merged.failures) == (3, 7, 2)
     assert (merged.first_failure, merged.largest_at) == ("step 3: a", "d")
     assert math.isnan(merged.largest_divergence)
-    assert CheckLedger().merged([CheckLedger(), own[2]]).first_failure == "rank 1: step 5: c"
+    assert CheckSummary().merged([CheckSummary(), own[2]]).first_failure == "rank 1: step 5: c"
     assert before.merged(own[:1]) is own[0]

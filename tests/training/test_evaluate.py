@@ -12,8 +12,8 @@ from PIL import Image
 
 from lean_mnist import evaluate
 from lean_mnist.errors import CheckpointError, ConfigError
-from lean_mnist.training.evaluation import EvaluateArguments, evaluate_checkpoint
-from lean_mnist.training.metrics import clopper_pearson
+from lean_mnist.training.evaluation.metrics import clopper_pearson
+from lean_mnist.training.evaluation.report import EvaluateArguments, evaluate_checkpoint
 from lean_mnist.training.run import run
 from tests.support.training_cases import (
     TEST_EXAMPLES,

@@ -19,8 +19,9 @@ from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.step import compute_gradients
-from lean_mnist.training import failures
-from lean_mnist.training.run import build_model, run
+from lean_mnist.training.hooks import failures
+from lean_mnist.training.objectives.build import build_model
+from lean_mnist.training.run import run
 from tests.support.training_cases import NAME, Result, call, digits_config, digits_run, load, named, records_in
 
 FOLDER = Path("runs", NAME, "failures")

@@ -18,8 +18,8 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.nn.update import set_learning_rate
 from lean_mnist.training.config import Config
-from lean_mnist.training.optimizers import build_optimizer
-from lean_mnist.training.run import build_model
+from lean_mnist.training.config.optimizers import build_optimizer
+from lean_mnist.training.objectives.build import build_model
 from tests.support.training_cases import digits_config, digits_run, load
 
 Build = Callable[[list[nn.Parameter]], optim.Optimizer]
@@ -156,7 +156,8 @@ def test_neither_the_optimizer_nor_a_recorded_step_imports_the_compiler() -> Non
     code = (
         "import sys, torch; from lean_mnist.nn import MLP, FlatParameters;"
         "from lean_mnist.nn.recording import Recording;"
-        "from lean_mnist.training.config import Config; from lean_mnist.training.optimizers import build_optimizer;"
+        "from lean_mnist.training.config import Config;"
+        "from lean_mnist.training.config.optimizers import build_optimizer;"
         "m = MLP((3, 2)); flat = FlatParameters(m); optimizer = build_optimizer(Config(), [flat.vector]);"
         "Recording(lambda: m.loss_and_gradients(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))[0]).play();"
         "optimizer.step(); optimizer.state_dict(); sys.exit('torch._dynamo' in sys.modules)"

@@ -17,7 +17,6 @@ from lean_mnist.crosscheck.bundle import load_bundle
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, GradientMismatch, HealthError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.runs import find_certificate
 from lean_mnist.generalization.quantize import quantized_network, training_claims
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces import IntegerNetwork, code_length, read_network
@@ -26,6 +25,7 @@ from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
+from tests.support.certificate_cases import certificate_beside
 from tests.support.training_cases import (
     FinishedRun,
     digits_config,
@@ -93,7 +93,7 @@ def test_its_certificate_is_of_the_exact_weights(quantized: FinishedRun) -> None
     assert checked.errors == 360 - int(((logits < own[:, None]).sum(1) == 9).sum())
     weights = np.frombuffer((quantized.folder / "certificate.weights").read_bytes(), "<f8")
     assert np.array_equal(weights[:1024], network.layers[0].weight().ravel())
-    found = find_certificate(str(quantized.best), load_checkpoint(quantized.best))
+    found = certificate_beside(quantized.best, load_checkpoint(quantized.best))
     assert found is not None
     assert not found.why_not
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lean_mnist.training.presets import preset
+from lean_mnist.training.config.presets import preset
 from lean_mnist.training.run import run
 from tests.support.training_cases import NAME, load, named, records_in
 

@@ -20,8 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.interrupts import StopRequest
+from lean_mnist.training.objectives.classification import Classification
+from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run import run
-from lean_mnist.training.summary import Summary
 from tests.support.training_cases import (
     MEASURED,
     NAME,
@@ -129,12 +130,12 @@ def test_a_run_killed_at_its_first_step_can_be_resumed(
 def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(
     when: str, here: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Callable[[str], FinishedRun]
 ) -> None:
-    from lean_mnist.training import run as module
+    from lean_mnist.training import checkpointing as module
 
     class Killed(BaseException):
         pass
 
-    write, finish = module.write_checkpoint, module._Run._finish
+    write, finish = module.write_checkpoint, Classification.finish
 
     def dying(path: Path, content: dict[str, Any]) -> None:
         now = content["metrics"]["epoch"] == 2
@@ -144,14 +145,14 @@ def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(
         if now and when == f"after {path.stem}":
             raise Killed
 
-    def ending(run: Any) -> Summary:
+    def ending(*arguments: Any) -> Summary:
         if when == "before the end":
             raise Killed
-        return finish(run)
+        return finish(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_checkpoint", dying)
-        patch.setattr(module._Run, "_finish", ending)
+        patch.setattr(Classification, "finish", ending)
         with pytest.raises(Killed):
             run(digits_config(**COMMON))
     assert_same(FinishedRun(here, resume(NAME)), uninterrupted("sgd, one-cycle"))

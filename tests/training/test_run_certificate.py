@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from lean_mnist.certify import CertifyArguments, certify_checkpoint
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificates.holdout import weights_hash
-from lean_mnist.generalization.certificates.runs import certify_checkpoint, find_certificate
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import load_checkpoint, write_checkpoint
 from lean_mnist.training.run import run
+from tests.support.certificate_cases import certificate_beside
 from tests.support.training_cases import FinishedRun, digits_config, load, named, tree
 
 
@@ -53,12 +54,12 @@ def test_a_run_that_tracked_the_test_split_pays_for_every_look(default_run: Fini
 
 
 def test_a_run_without_a_best_checkpoint_is_certified_by_its_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lean_mnist.training.trainer.Trainer._select", lambda self, validation: None)
+    monkeypatch.setattr("lean_mnist.training.epoch_end.EpochEnd._select", lambda self, validation: None)
     finished = FinishedRun(here, run(digits_config(epochs=1)))
     assert not finished.best.exists()
     assert held(finished).errors == finished.summary_json["certificate"]["errors"]
     assert finished.summary_json["certificate"]["looks"] == 1
-    found = find_certificate(str(finished.last), load_checkpoint(finished.last))
+    found = certificate_beside(finished.last, load_checkpoint(finished.last))
     assert found is not None
     assert not found.why_not
 
@@ -76,30 +77,30 @@ def test_a_run_summed_up_again_writes_the_same_certificate(here: Path) -> None:
 
 def test_evaluate_says_where_a_certificate_is_not_this_networks(short_run: FinishedRun, tmp_path: Path) -> None:
     best, last = (load_checkpoint(path) for path in (short_run.best, short_run.last))
-    of_best = find_certificate(str(short_run.best), best)
+    of_best = certificate_beside(short_run.best, best)
     assert of_best is not None
     assert (of_best.why_not, of_best.to_dict()["matches"]) == ("", True)
     other = load(short_run.last)
     other["model"]["layers.0.bias"][0] += 1
     write_checkpoint(tmp_path / "other.pt", {name: other[name] for name in other if name != "content_sha256"})
     changed = load_checkpoint(tmp_path / "other.pt")
-    assert find_certificate(str(tmp_path / "other.pt"), changed) is None
+    assert certificate_beside(tmp_path / "other.pt", changed) is None
 
     # One that lies beside the checkpoint; then one that was altered; then another decoder of the same weights.
-    certify_checkpoint(str(short_run.last), out=str(tmp_path))
-    found = find_certificate(str(tmp_path / "other.pt"), changed)
+    certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(short_run.last))
+    found = certificate_beside(tmp_path / "other.pt", changed)
     assert found is not None
     assert f"is not this network's: it is of weights with SHA-256 {weights_hash(last.model)[:12]}…" in str(found)
-    found = find_certificate(str(tmp_path / "last.pt"), last)
+    found = certificate_beside(tmp_path / "last.pt", last)
     assert found is not None
     assert not found.why_not
     last.model.activation = "tanh"
-    found = find_certificate(str(tmp_path / "last.pt"), last)
+    found = certificate_beside(tmp_path / "last.pt", last)
     assert found is not None
     assert found.why_not == "its activation is relu, and this one's tanh"
     path = tmp_path / "certificate.json"
     path.write_text(path.read_text(encoding="utf-8").replace("misreads at most", "misreads at least"), encoding="utf-8")
-    found = find_certificate(str(tmp_path / "last.pt"), last)
+    found = certificate_beside(tmp_path / "last.pt", last)
     assert found is not None
     assert found.why_not.startswith("it does not hold, statement[0]: expected ")
     assert found.to_dict()["statement"] == []

@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from lean_mnist.training.config import Config
-from lean_mnist.training.schedules import every, learning_rate_schedule, never
+from lean_mnist.training.config.schedules import every, learning_rate_schedule, never
 from tests.support.training_cases import STEPS_PER_EPOCH, digits_run, named
 
 STEPS, EPOCHS, RATE = 7, 10, 0.3

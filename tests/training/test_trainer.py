@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,17 @@ from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.sgd import SGD
-from lean_mnist.training.metrics import Evaluation
-from lean_mnist.training.records import Epoch, Record, Scalar
-from lean_mnist.training.run import build_model, run
-from lean_mnist.training.state import CheckLedger, RunState
+from lean_mnist.nn.update import Update
+from lean_mnist.training.bursts import PlayedSteps
+from lean_mnist.training.config import Config
+from lean_mnist.training.evaluation.metrics import Evaluation
+from lean_mnist.training.gradients import StepGradients
+from lean_mnist.training.hooks import HealthHook, StepHooks
+from lean_mnist.training.objectives.build import build_model
+from lean_mnist.training.run import run
+from lean_mnist.training.sinks.records import Epoch, Record, Scalar
+from lean_mnist.training.state import CheckSummary, RunState, Verdict
+from lean_mnist.training.steps import Services
 from lean_mnist.training.trainer import Trainer
 from tests.support.training_cases import (
     NAME,
@@ -108,29 +116,47 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(short_run: Fi
 # -- stopping early, on evaluations made up for the purpose -----------------------------------------------------------
 
 
+class OneBatch:
+    """An objective and its batches: a small network, one batch an epoch."""
+
+    fingerprint = ""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.batches = config, self
+        self.parameters = FlatParameters(MLP((2, 3, 2)))
+        self.gradients = StepGradients(self.parameters.network, self.parameters, traced=False, replay=False)
+
+    def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        yield [(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))]
+
+    def several(self, update: Update, stop_requested: Callable[[], bool]) -> PlayedSteps:
+        return PlayedSteps(self.gradients, update, stop_requested)
+
+    def epoch_values(self) -> dict[str, float]:
+        return {}
+
+
 def _trained_on(evaluations: list[tuple[int, float]], **options: Any) -> tuple[RunState, list[str], list[Record]]:
     """The state after training with these (correct of 100, loss) as the validation split, what was saved, records."""
-    config = digits_config(epochs=len(evaluations), **options)
-    model, state, saved, records = MLP((2, 3, 2)), RunState(), [], []
+    state, saved, records = RunState(), [], []
     found = iter(evaluations)
-
-    class OneBatch:
-        stays = False
-
-        def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-            yield [(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))]
+    objective = OneBatch(digits_config(epochs=len(evaluations), **options))
 
     def evaluate(split: str) -> Evaluation:
         correct, loss = next(found)
         confusion, right = torch.tensor([[correct, 100 - correct], [0, 0]]), torch.arange(100) < correct
         return Evaluation(loss, confusion, torch.zeros(100, dtype=torch.int64), torch.ones(100), right)
 
-    parameters = FlatParameters(model)
-    trainer = Trainer(
-        config=config, model=model, parameters=parameters, optimizer=torch.optim.SGD([parameters.vector], lr=0.1),
-        learning_rate=lambda step: 0.1, batches=OneBatch(), hooks=[], state=state, emit=records.append,
-        evaluate=evaluate, save=lambda which: saved.append(f"{which} {state.epoch}"), stop_requested=lambda: False,
-    )  # fmt: skip
+    services = Services(
+        emit=records.append,
+        evaluate=evaluate,
+        save=lambda which: saved.append(f"{which} {state.epoch}"),
+        stop_requested=lambda: False,
+    )
+    flat = objective.parameters
+    update = Update(flat.network, torch.optim.SGD([flat.vector], lr=0.1), flat=flat)
+    hooks = StepHooks(HealthHook(math.log(2)), [], [], state.checks)
+    trainer = Trainer(objective, update, lambda step: 0.1, hooks, state, services)
     assert trainer.fit()
     return state, saved, records
 
@@ -164,7 +190,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_accuracy(
 
 
 def test_training_stops_early_also_when_a_failed_check_lets_nothing_be_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CheckLedger, "verdict", property(lambda ledger: "failed"))
+    monkeypatch.setattr(CheckSummary, "verdict", property(lambda summary: Verdict.FAILED))
     state, saved, _ = _trained_on([(50, 1.0), (40, 1.0), (40, 1.0), (40, 1.0), (40, 1.0)], early_stopping=2)
     assert not [which for which in saved if which.startswith("best")]
     assert state.epoch == 3
@@ -208,7 +234,7 @@ def watched(here: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
         seen["steps"] += 1
         seen["before"] = [parameter.detach().clone() for parameter in seen["model"].parameters()]
 
-    monkeypatch.setattr("lean_mnist.training.run.build_model", build)
+    monkeypatch.setattr("lean_mnist.training.objectives.build.build_model", build)
     monkeypatch.setattr(SGD, "step", count)
     return seen
 

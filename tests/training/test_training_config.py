@@ -17,10 +17,10 @@ from lean_mnist.data.names import DATASET_CHOICES, DATASETS, NORMALIZATIONS
 from lean_mnist.errors import ConfigError
 from lean_mnist.nn.initialization import INITIALIZATIONS
 from lean_mnist.training.config import DEFAULT_LR, Config
-from lean_mnist.training.config_files import config_from_dict, read_config
-from lean_mnist.training.evaluation import EvaluateArguments
-from lean_mnist.training.presets import PRESETS, preset
-from lean_mnist.training.run import build_augmentation
+from lean_mnist.training.config.files import config_from_dict, read_config
+from lean_mnist.training.config.presets import PRESETS, preset
+from lean_mnist.training.evaluation.report import EvaluateArguments
+from lean_mnist.training.objectives.build import build_augmentation
 from tests.support.training_cases import surroundings
 
 INF, NAN = float("inf"), float("nan")

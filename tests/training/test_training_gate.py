@@ -15,7 +15,8 @@ from lean_mnist.chainrule import dense
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.errors import GradientMismatch, LeanMnistError
 from lean_mnist.nn import MLP
-from lean_mnist.training.run import build_model, run
+from lean_mnist.training.objectives.build import build_model
+from lean_mnist.training.run import run
 from tests.support.training_cases import (
     NAME,
     STEPS_PER_EPOCH,
@@ -88,7 +89,7 @@ def initial(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[MLP, list
         built.append((model, [parameter.detach().clone() for parameter in model.parameters()]))
         return model
 
-    monkeypatch.setattr("lean_mnist.training.run.build_model", build)
+    monkeypatch.setattr("lean_mnist.training.objectives.build.build_model", build)
     return built
 
 

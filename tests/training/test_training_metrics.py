@@ -12,8 +12,8 @@ from lean_mnist.data.datasets import Split, load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
-from lean_mnist.training import metrics
-from lean_mnist.training.metrics import clopper_pearson, evaluate
+from lean_mnist.training.evaluation import metrics
+from lean_mnist.training.evaluation.metrics import clopper_pearson, evaluate
 
 AS_THEY_ARE = Normalization("unit", 0.0, 1.0)
 

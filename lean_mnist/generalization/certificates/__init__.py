@@ -1,1 +1,1 @@
-"""Making certificates: count errors, bound the risk, write the document and its raw files."""
+"""Making certificates: count the errors, bound the risk, write the document and its raw files."""

@@ -1,9 +1,8 @@
-"""Code-length certificates: what the errors of a network of few bits prove, counted on what it was learned from.
+"""Code-length certificates: what the errors of a quantised network prove, counted on what it was learned from.
 
 Of every network that can be written in B bits each gets the share ``δ 2^−B`` of the failure probability (a union over
-a finite space, MLCERT's bound), or of the words of a prefix code each ``δ 2^−length`` (Occam's razor). Every sentence
-in the certificate is written by ``checker.build_code``; the count is by :class:`~.spaces.IntegerNetwork`, the lengths
-by :mod:`.spaces.encoding`, which the checker does by other means.
+a finite space, MLCERT's bound), or of the words of a prefix code each ``δ 2^−length`` (Occam's razor). The count is by
+:class:`~.spaces.IntegerNetwork`, the lengths by :mod:`.spaces.encoding`, which the checker does by other means.
 """
 
 from __future__ import annotations
@@ -14,16 +13,19 @@ from typing import TYPE_CHECKING
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import checked_delta, upper_risk
-from lean_mnist.generalization.certificates.document import TrainingCertificate, described, training_data
-from lean_mnist.generalization.confidence import code_length as share_of_length
+from lean_mnist.generalization.certificates.document import (
+    DEFAULT_BOUNDS,
+    DEFAULT_DELTAS,
+    Certificate,
+    CountedClaim,
+    file_entry,
+    require_known_bounds,
+    split_data,
+    with_hash,
+)
 from lean_mnist.generalization.confidence import union
 from lean_mnist.generalization.exact import Exact
-from lean_mnist.generalization.spaces import (
-    IntegerNetwork,
-    QuantizedNetwork,
-    code_length,
-    encode,
-)
+from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork, code_length, encode
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
@@ -37,51 +39,59 @@ def certify_network(
     *,
     code: str = "fixed",
     candidates: int = 1,
-    deltas: Sequence[Exact] = ("0.035", "1e-9"),
-    bounds: Sequence[str] = ("clopper-pearson",),
-) -> TrainingCertificate:
-    """The certificate of ``network`` by the training split of ``dataset``, which may have taught it in any way.
+    deltas: Sequence[Exact] = DEFAULT_DELTAS,
+    bounds: Sequence[str] = DEFAULT_BOUNDS,
+) -> Certificate:
+    """Certify ``network`` by the training split of ``dataset``, which may have taught it in any way.
 
-    Args: ``code`` ``fixed`` (as many bits as the space has) or ``enumerative``; ``candidates`` spaces and codes that
-    this one was chosen among with regard to the examples. Raises ``CertificateError``, ``ArgumentError`` or
-    ``BoundError``.
+    Args:
+        network: the quantised network, exactly.
+        dataset: its training split is counted.
+        code: ``fixed`` (as many bits as the space has) or ``enumerative``.
+        candidates: spaces and codes that this one was chosen among with regard to the examples.
+        deltas: failure probabilities, each of them for its own claim.
+        bounds: names of bounds on counted errors, each of them at each δ.
+
+    Raises:
+        CertificateError, ArgumentError, BoundError: names, numbers or a network that cannot be.
     """
     space = network.space
     if code not in checker.CODES:
         raise CertificateError(f"--code: expected one of {', '.join(checker.CODES)}, found {code!r}")
-    for bound in bounds:
-        if bound not in checker.THEOREMS:
-            raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {bound!r}")
+    require_known_bounds(bounds)
     if candidates < 1:
         raise CertificateError(f"--candidates: expected at least 1, found {candidates}")
-    if code == "fixed":
-        length, shared = space.size_in_bits, union
-    else:
-        length, shared = code_length(network), share_of_length
-    images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
-    examples = len(labels)
-    errors = examples - IntegerNetwork(network, dataset.maximum).correct(images, labels)
-    data, beside = training_data(dataset)
-    raw = encode(network)
+    length = space.size_in_bits if code == "fixed" else code_length(network)
+    examples = len(dataset.train.labels)
+    right = IntegerNetwork(network, dataset.maximum).correct(
+        dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
+    )
+    errors, raw = examples - right, encode(network)
+    data, beside = split_data(dataset, "train")
     claims = [
-        {
-            "bound": bound,
-            "delta": str(checked_delta(delta)),
-            "risk": checker.decimal(
-                upper_risk(bound, errors, examples, shared(checked_delta(delta) / candidates, length))
-            ),
-        }
+        CountedClaim(
+            bound, delta, upper_risk(bound, errors, examples, union(delta / candidates, length)), errors, examples
+        )
         for bound in bounds
-        for delta in deltas
+        for delta in map(checked_delta, deltas)
     ]
-    facts = {
-        "space": space.to_dict(),
-        "code": code,
-        "candidates": candidates,
-        "length": length,
-        "weights": described(_WEIGHTS, raw),
-        "data": data,
-        "errors": errors,
-        "claims": claims,
+    document = {
+        "schema": checker.CODE,
+        "version": checker.VERSION,
+        "statement": [claim.sentence(space.sizes, dataset.name) for claim in claims],
+        "claims": [claim.fields() for claim in claims],
+        "share": checker.CODE_SHARE,
+        "assumptions": list(checker.CODE_ASSUMPTIONS),
+        "counts": {"examples": examples, "errors": errors, "correct": right},
+        "code": {
+            "name": code,
+            "specification": checker.CODE_SPECIFICATIONS[code],
+            "length": length,
+            "candidates": candidates,
+            "theorem": checker.CODE_THEOREMS[code],
+        },
+        "decoder": with_hash({"specification": checker.CODE_DECODER, **space.to_dict()}),
+        "weights": file_entry(_WEIGHTS, raw),
+        "data": {**data, "classes": space.sizes[-1]},
     }
-    return TrainingCertificate(checker.build_code(facts), {_WEIGHTS: raw, **beside})
+    return Certificate(with_hash(document, "content_sha256"), {_WEIGHTS: raw, **beside})

@@ -1,9 +1,15 @@
-"""Certificates about the very examples that were learned from: what those of both kinds share."""
+"""What certificates of every kind share: the document with its raw files, its claims and sentences, its data.
+
+A maker writes every field from what it counted itself; of the checker it quotes the fixed texts alone. So whatever the
+checker derives and compares was written by somebody else.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,24 +18,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lean_mnist.data.layout import LAYOUTS
+from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
+from lean_mnist.generalization.exact import decimal_text, percent
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
 
+DEFAULT_DELTAS = ("0.035", "1e-9")
+DEFAULT_BOUNDS = ("clopper-pearson",)
 FILE = "certificate.json"
+DIGITS = 12
 PAC_BAYES = "pac-bayes-kl"
-# The data sets whose training split is, byte for byte, two files of torchvision's layout. Others are written beside.
+# The data sets whose splits are, byte for byte, files of torchvision's layout. Others are written beside.
 _IN_LAYOUT = ("mnist", "fashion-mnist", "kmnist")
 
 
 @dataclass(frozen=True)
-class TrainingCertificate:
-    """A certificate about the examples learned from, and the raw files beside it: ``document`` as JSON has it."""
+class Certificate:
+    """A certificate and the raw files that stand beside it: ``document`` as JSON has it, ``files`` by name."""
 
     document: dict[str, Any]
     files: dict[str, bytes]
+
+    @property
+    def errors(self) -> int:
+        """Errors among the examples or draws; by a test split, those too near to call included."""
+        return int(self.document["counts"]["errors"])
 
     @property
     def risks(self) -> dict[tuple[str, Fraction], Fraction]:
@@ -38,14 +54,8 @@ class TrainingCertificate:
         return {(claim.get("bound", PAC_BAYES), Fraction(claim["delta"])): Fraction(claim["risk"]) for claim in claims}
 
     def to_json(self) -> str:
-        return checker.canonical(self.document).decode()
-
-    def text(self) -> str:
-        """A few lines for people."""
-        counts = self.document["counts"]
-        counted = f"{counts['errors']:,} of {counts.get('draws', counts['examples']):,}"
-        of = "draws of a network and an example are errors" if "draws" in counts else "training examples are wrong"
-        return "\n".join([f"{counted} {of}", *(f"  {line}" for line in self.document["statement"])])
+        """The document as it is written, the one way that the checker accepts."""
+        return written(self.document)
 
     def write(self, folder: Path) -> Path:
         """Write the document and its files into ``folder`` and return the document's path."""
@@ -54,10 +64,121 @@ class TrainingCertificate:
         write_atomically(folder / FILE, self.to_json().encode())
         return folder / FILE
 
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` says of a certificate by a test split: plain values."""
+        names = ("bound", "delta", "risk", "accuracy", "vacuous")
+        counts = self.document["counts"]
+        return {
+            "statement": list(self.document["statement"]),
+            "errors": counts["errors"],
+            "examples": counts["examples"],
+            "looks": self.document["history"]["looks"],
+            "claims": [{name: claim[name] for name in names} for claim in self.document["claims"]],
+            "weights_sha256": self.document["weights"]["sha256"],
+        }
 
-def training_data(dataset: Dataset) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The field ``data`` for the training split, and the files that stand beside as no data folder has them."""
-    images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
+    def line(self) -> str:
+        """The certified risks in one line, for people: each is rounded up."""
+        by_bound: dict[str, list[str]] = {}
+        for (bound, delta), risk in self.risks.items():
+            said = "nothing (vacuous)" if risk >= 1 else f"risk at most {percent(risk, up=True)}"
+            by_bound.setdefault(bound, []).append(f"{said} at δ = {float(delta):g}")
+        return "; ".join(f"{', '.join(risks)} ({bound})" for bound, risks in by_bound.items())
+
+    def text(self) -> str:
+        """A few lines for people: what was counted, and the statement."""
+        counts, errors = self.document["counts"], f"{self.errors:,}"
+        if "history" in self.document:
+            looks = self.document["history"]["looks"]
+            paid = "looked at once" if looks == 1 else f"looked at {looks} times, which was paid for"
+            counted = (
+                f"of {counts['examples']:,} test examples are wrong or too near to call; the test split was {paid}"
+            )
+            errors = str(self.errors)
+        elif "draws" in counts:
+            counted = f"of {counts['draws']:,} draws of a network and an example are errors"
+        else:
+            counted = f"of {counts['examples']:,} training examples are wrong"
+        return "\n".join([f"{errors} {counted}", *(f"  {line}" for line in self.document["statement"])])
+
+
+def written(value: Any) -> str:
+    """``value`` in the layout of certificates."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def sha256(content: bytes | str) -> str:
+    """SHA-256 of bytes, or of text in UTF-8, in hexadecimal digits."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def with_hash(fields: dict[str, Any], name: str = "sha256") -> dict[str, Any]:
+    """``fields``, and under ``name`` the hash of them as they are written."""
+    return {**fields, name: sha256(written(fields))}
+
+
+def file_entry(name: str, raw: bytes) -> dict[str, str]:
+    """A file's name and the SHA-256 of its content."""
+    return {"file": name, "sha256": sha256(raw)}
+
+
+def risk_text(risk: Fraction) -> str:
+    """A risk or an accuracy, which has at most ``DIGITS`` digits after the point, as claims have it."""
+    return decimal_text(risk, DIGITS, up=True)
+
+
+def require_known_bounds(bounds: Sequence[str]) -> None:
+    """Raise ``CertificateError`` for a bound that no certificate of counted errors can use."""
+    for bound in bounds:
+        if bound not in checker.THEOREMS:
+            raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {bound!r}")
+
+
+@dataclass(frozen=True)
+class CountedClaim:
+    """``bound`` at failure probability ``delta``: with ``errors`` in ``examples`` the risk is at most ``risk``."""
+
+    bound: str
+    delta: Fraction
+    risk: Fraction
+    errors: int
+    examples: int
+
+    def fields(self, **share: str) -> dict[str, Any]:
+        """The claim as the document has it; ``share`` of δ that it spent, where that is written with it."""
+        return {
+            "bound": self.bound,
+            "delta": str(self.delta),
+            "risk": risk_text(self.risk),
+            "vacuous": self.risk == 1,
+            "accuracy": risk_text(1 - self.risk),
+            "epsilon": str(self.risk - Fraction(self.errors, self.examples)),
+            **share,
+            "theorem": checker.THEOREMS[self.bound],
+        }
+
+    def sentence(self, sizes: Sequence[int], dataset: str) -> str:
+        """The claim in words, about a network of these ``sizes``; percentages are rounded to its disadvantage."""
+        if self.risk == 1:
+            return f"At delta = {self.delta} the bound {self.bound} is vacuous: it says nothing about unseen data."
+        most, least = percent(self.risk, up=True), percent(1 - self.risk, up=False)
+        return (
+            f"With confidence 1 - {self.delta} over the drawing of these {self.examples:,} examples, this "
+            f"{network_name(sizes)} network misreads at most {most} of all images drawn like them, "
+            f"and reads at least {least} as they are labelled ({dataset})."
+        )
+
+
+def network_name(sizes: Sequence[int]) -> str:
+    """The widths of a network's layers, such as 784-128-10."""
+    return "-".join(str(size) for size in sizes)
+
+
+def split_data(dataset: Dataset, split: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The fields that describe a split (``train`` or ``test``), and the files that have to stand beside the certificate
+    because no data folder has them."""
+    part = dataset.train if split == "train" else dataset.test
+    images, labels = part.images.cpu().numpy(), part.labels.cpu().numpy()
     examples, rows, columns = images.shape
     contents = {
         "images": struct.pack(">IIII", 0x803, examples, rows, columns) + images.tobytes(),
@@ -67,12 +188,8 @@ def training_data(dataset: Dataset) -> tuple[dict[str, Any], dict[str, bytes]]:
     beside = {names[kind]: content for kind, content in contents.items()}
     if dataset.name in _IN_LAYOUT:
         layout = LAYOUTS[dataset.name]
-        names, folder, beside = dict(zip(contents, layout.files[:2], strict=True)), layout.raw, {}
-    found = {kind: {"folder": folder, **described(names[kind], raw)} for kind, raw in contents.items()}
-    about = {"dataset": dataset.name, "split": "train", "examples": examples, "rows": rows, "columns": columns}
+        files = layout.files[:2] if split == "train" else layout.files[2:]
+        names, folder, beside = dict(zip(contents, files, strict=True)), layout.raw, {}
+    found = {kind: {"folder": folder, **file_entry(names[kind], raw)} for kind, raw in contents.items()}
+    about = {"dataset": dataset.name, "split": split, "examples": examples, "rows": rows, "columns": columns}
     return {**about, **found}, beside
-
-
-def described(name: str, raw: bytes) -> dict[str, str]:
-    """A file's name and the SHA-256 of its content."""
-    return {"file": name, "sha256": hashlib.sha256(raw).hexdigest()}

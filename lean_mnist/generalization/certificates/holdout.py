@@ -1,29 +1,29 @@
-"""Making a certificate: count, bound, and write the document with the raw files that its checker reads.
+"""Holdout certificates: what the errors of a network prove, counted on a test split that taught and chose nothing.
 
-What a certificate says and does not say: ``docs/certificates.md``. Every sentence and derived number in it is written
-by ``checker.build``, so that the checker can write it again; the count and the bounds are computed here by other means
+What a certificate says and does not say: ``docs/certificates.md``. The count and the bounds are computed by other means
 than the checker's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.errors import CertificateError
-from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.bounds import DIGITS, checked_delta, upper_risk
+from lean_mnist.generalization.bounds import checked_delta, upper_risk
 from lean_mnist.generalization.certificates.counting import count_errors
+from lean_mnist.generalization.certificates.document import (
+    DEFAULT_BOUNDS,
+    DEFAULT_DELTAS,
+    Certificate,
+    CountedClaim,
+    require_known_bounds,
+    sha256,
+    split_data,
+    with_hash,
+)
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.generalization.exact import Exact
 
@@ -32,73 +32,8 @@ if TYPE_CHECKING:
     from lean_mnist.data.normalization import Normalization
     from lean_mnist.nn import MLP
 
-DEFAULT_DELTAS = ("0.035", "1e-9")
-DEFAULT_BOUNDS = ("clopper-pearson",)
-FILE = "certificate.json"
-_WEIGHTS, _IMAGES, _LABELS = "certificate.weights", "certificate.images.idx", "certificate.labels.idx"
-# The data sets whose test split is, byte for byte, two files of torchvision's layout. Others are written beside.
-_IN_LAYOUT = ("mnist", "fashion-mnist", "kmnist")
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate and the raw files that stand beside it: ``document`` as JSON has it, ``files`` by name."""
-
-    document: dict[str, Any]
-    files: dict[str, bytes]
-
-    @property
-    def errors(self) -> int:
-        """Errors and examples too near to call, together."""
-        return int(self.document["counts"]["errors"])
-
-    @property
-    def risks(self) -> dict[tuple[str, Fraction], Fraction]:
-        """The certified risk by (bound, δ); 1 where a bound says nothing."""
-        claims = self.document["claims"]
-        return {(claim["bound"], Fraction(claim["delta"])): Fraction(claim["risk"]) for claim in claims}
-
-    def to_json(self) -> str:
-        return checker.canonical(self.document).decode()
-
-    def write(self, folder: Path) -> Path:
-        """Write the document and its files into ``folder`` and return the document's path."""
-        for name, content in self.files.items():
-            write_atomically(folder / name, content)
-        write_atomically(folder / FILE, self.to_json().encode())
-        return folder / FILE
-
-    def summary(self) -> dict[str, Any]:
-        """What ``summary.json`` says of it: plain values."""
-        names = ("bound", "delta", "risk", "accuracy", "vacuous")
-        counts, history = self.document["counts"], self.document["history"]
-        return {
-            "statement": list(self.document["statement"]),
-            "errors": counts["errors"],
-            "examples": counts["examples"],
-            "looks": history["looks"],
-            "claims": [{name: claim[name] for name in names} for claim in self.document["claims"]],
-            "weights_sha256": self.document["weights"]["sha256"],
-        }
-
-    def line(self) -> str:
-        """The certified risks in one line, for people: each is rounded up."""
-        by_bound: dict[str, list[str]] = {}
-        for (bound, delta), risk in self.risks.items():
-            said = "nothing (vacuous)" if risk >= 1 else f"risk at most {checker.percent(risk, True)}"
-            by_bound.setdefault(bound, []).append(f"{said} at δ = {float(delta):g}")
-        return "; ".join(f"{', '.join(risks)} ({bound})" for bound, risks in by_bound.items())
-
-    def text(self) -> str:
-        """A few lines for people."""
-        counts, looks = self.document["counts"], self.document["history"]["looks"]
-        paid = "looked at once" if looks == 1 else f"looked at {looks} times, which was paid for"
-        lines = [
-            f"{counts['errors']} of {counts['examples']:,} test examples are wrong or too near to call; "
-            f"the test split was {paid}",
-            *(f"  {line}" for line in self.document["statement"]),
-        ]
-        return "\n".join(lines)
+_WEIGHTS = "certificate.weights"
+_ROUNDED_FUNCTIONS = ("sigmoid", "tanh", "gelu")  # which hold where a function of the library does not err too far
 
 
 def certify(
@@ -112,19 +47,26 @@ def certify(
     bounds: Sequence[str] = DEFAULT_BOUNDS,
     precision: str = "float32",
 ) -> Certificate:
-    """The certificate of ``model`` by the test split of ``dataset``, which must have taught and chosen nothing.
+    """Certify ``model`` by the test split of ``dataset``, which must have taught and chosen nothing.
 
-    Args: ``history`` of that split, which says what the claim pays (:mod:`~lean_mnist.generalization.confidence`);
-    ``recorded`` looks of the run, for the record; ``deltas`` failure probabilities, each of them for its own claim;
-    ``precision`` float32 or float64: how roughly the network may be run for the claim still to hold.
-    Raises ``CertificateError``: a split that is no holdout, weights or labels that cannot be; ``BoundError``: δ.
+    Args:
+        model: the network, with its weights as they are.
+        normalization: how pixels become its features.
+        dataset: its test split is counted.
+        history: of that split, which says what share of δ the claim gets (:mod:`~.generalization.confidence`).
+        recorded: evaluations on the test split that the run recorded, for the record.
+        deltas: failure probabilities, each of them for its own claim.
+        bounds: names of bounds on counted errors, each of them at each δ.
+        precision: ``float32`` or ``float64``: how roughly the network may be run for the claim still to hold.
+
+    Raises:
+        CertificateError: a split that is no holdout, weights or labels that cannot be, an unknown bound.
+        BoundError: a δ that is no probability.
     """
     history.require_holdout()
     if history.split != "test":
         raise CertificateError(f"split: expected test, found {history.split}; only the test split teaches nothing")
-    for bound in bounds:
-        if bound not in checker.THEOREMS:
-            raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {bound!r}")
+    require_known_bounds(bounds)
     layers = [
         (weight.detach().cpu().double().numpy(), None if bias is None else bias.detach().cpu().double().numpy())
         for weight, bias in model.weights_and_biases()
@@ -133,28 +75,48 @@ def certify(
     scaling = (normalization.kind, normalization.mean, normalization.scale)
     unit = checker.UNITS[precision]
     errors = count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)))
+    examples, sizes, evaluations = len(labels), model.sizes, history.evaluations
+    claims, shares = [], []
+    for bound in bounds:
+        for delta in map(checked_delta, deltas):
+            shares.append(history.share(delta, examples))
+            claims.append(CountedClaim(bound, delta, upper_risk(bound, errors, examples, shares[-1]), errors, examples))
     raw, dtype = _raw_weights(model)
-    data, files = _data(dataset, images, labels)
-    examples = len(labels)
-    shares = [(bound, checked_delta(delta)) for bound in bounds for delta in deltas]
-    claims = [
-        {
-            "bound": bound,
-            "delta": str(delta),
-            "risk": checker.decimal(upper_risk(bound, errors, examples, history.share(delta, examples), DIGITS)),
-        }
-        for bound, delta in shares
-    ]
-    looks = [{name: look[name] for name in ("step", "purpose", "errors")} for look in recorded]
-    facts = {
-        "decoder": {**decoder_of(model, normalization), "unit": unit},
-        "weights": {"file": _WEIGHTS, "dtype": dtype, "sha256": hashlib.sha256(raw).hexdigest()},
-        "data": data,
-        "history": {"looks": history.looks, "adaptive": history.adaptive, "recorded": looks},
-        "errors": errors,
-        "claims": claims,
+    tensors = [{"name": name, "shape": list(tensor.shape)} for name, tensor in model.named_parameters()]
+    data, beside = split_data(dataset, "test")
+    document = {
+        "schema": checker.HOLDOUT,
+        "version": checker.VERSION,
+        "statement": [claim.sentence(sizes, dataset.name) for claim in claims],
+        "claims": [claim.fields(share=str(share)) for claim, share in zip(claims, shares, strict=True)],
+        "assumptions": [
+            *checker.ASSUMPTIONS,
+            *([checker.SMOOTH] if model.activation in _ROUNDED_FUNCTIONS else []),
+            checker.ADAPTIVE if history.adaptive else checker.NOT_ADAPTIVE,
+        ],
+        "counts": {"examples": examples, "errors": errors, "correct": examples - errors},
+        "space": {"chosen_among": f"the networks of {evaluations} look(s) at this split", "bits": 0},
+        "history": {
+            "looks": evaluations,
+            "adaptive": history.adaptive,
+            "recorded": [{name: look[name] for name in ("step", "purpose", "errors")} for look in recorded],
+            "learned_from": history.learned,
+            "selected": history.selected or "nothing",
+            "selected_by": checker.SELECTED_BY,
+        },
+        "decoder": with_hash(
+            {"specification": checker.DECODER, **decoder_of(model, normalization), "unit": unit},
+        ),
+        "weights": {
+            "file": _WEIGHTS,
+            "dtype": dtype,
+            "sha256": sha256(raw),
+            "tensors": tensors,
+            "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        },
+        "data": {**data, "classes": sizes[-1]},
     }
-    return Certificate(checker.build(facts), {_WEIGHTS: raw, **files})
+    return Certificate(with_hash(document, "content_sha256"), {_WEIGHTS: raw, **beside})
 
 
 def decoder_of(model: MLP, normalization: Normalization) -> dict[str, Any]:
@@ -173,7 +135,7 @@ def decoder_of(model: MLP, normalization: Normalization) -> dict[str, Any]:
 
 def weights_hash(model: MLP) -> str:
     """SHA-256 (hexadecimal) of the raw weights, as a certificate has it."""
-    return hashlib.sha256(_raw_weights(model)[0]).hexdigest()
+    return sha256(_raw_weights(model)[0])
 
 
 def _raw_weights(model: MLP) -> tuple[bytes, str]:
@@ -186,26 +148,3 @@ def _raw_weights(model: MLP) -> tuple[bytes, str]:
     name = str(tensors[0].dtype).removeprefix("torch.")
     arrays = [tensor.numpy() for tensor in tensors]
     return b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for array in arrays), name
-
-
-def _data(
-    dataset: Dataset, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The field ``data``, and the files that have to stand beside the certificate because no data folder has them."""
-    examples, rows, columns = images.shape
-    contents = {
-        "images": struct.pack(">IIII", 0x803, examples, rows, columns) + images.tobytes(),
-        "labels": struct.pack(">II", 0x801, examples) + labels.astype(np.uint8).tobytes(),
-    }
-    if dataset.name in _IN_LAYOUT:
-        layout = LAYOUTS[dataset.name]
-        names, folder, beside = dict(zip(contents, layout.files[2:], strict=True)), layout.raw, {}
-    else:
-        names, folder = {"images": _IMAGES, "labels": _LABELS}, ""
-        beside = {names[kind]: content for kind, content in contents.items()}
-    described = {
-        kind: {"folder": folder, "file": names[kind], "sha256": hashlib.sha256(content).hexdigest()}
-        for kind, content in contents.items()
-    }
-    about = {"dataset": dataset.name, "split": "test", "examples": examples, "rows": rows, "columns": columns}
-    return {**about, **described}, beside

@@ -1,4 +1,4 @@
-"""From a checkpoint to its certificate: for ``python -m lean_mnist.certify`` and for the end of a run."""
+"""The certificate of a run: made at its end or from its checkpoint, and found again beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,65 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.data.datasets import Dataset, load_dataset
+from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import CertificateError, CheckpointError
+from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.holdout import (
-    DEFAULT_BOUNDS,
-    DEFAULT_DELTAS,
-    FILE,
-    Certificate,
-    certify,
-    decoder_of,
-    weights_hash,
-)
+from lean_mnist.generalization.certificates.document import DEFAULT_BOUNDS, DEFAULT_DELTAS, FILE, Certificate
+from lean_mnist.generalization.certificates.holdout import certify, decoder_of, weights_hash
 from lean_mnist.generalization.confidence import history_of
 from lean_mnist.generalization.exact import Exact
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
-from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
-
-
-def certify_checkpoint(
-    checkpoint: str,
-    *,
-    deltas: Sequence[Exact] = DEFAULT_DELTAS,
-    bounds: Sequence[str] = DEFAULT_BOUNDS,
-    looks: int | None = None,
-    adaptive: bool = False,
-    precision: str = "auto",
-    data_dir: str | None = None,
-    out: str | None = None,
-) -> tuple[Certificate, Path]:
-    """Certify a checkpoint by the test split of its data, write the certificate and return it with its path.
-
-    It goes into the run's folder, or into ``out``. Raises ``CheckpointError``, ``DataError``, ``BoundError`` or
-    ``CertificateError``, also where the data found are not those that the run was made with.
-    """
-    loaded = load_checkpoint(checkpoint)
-    folder = Path(out) if out is not None else run_folder(checkpoint, loaded)
-    if not folder.is_dir():
-        raise CertificateError(f"--out: expected a folder to write into, found none at {folder}")
-    dataset = load_dataset(loaded.data["name"], data_dir or loaded.config.data_dir)
-    if dataset.fingerprint() != loaded.data["sha256"]:
-        raise CheckpointError(
-            f"{checkpoint}: the {dataset.name} found here is not what it was trained on (its hash differs), so that "
-            "nothing is known of the history of this test split"
-        )
-    return certify_run(
-        loaded.model,
-        loaded.normalization,
-        dataset,
-        loaded.metrics,
-        folder,
-        tracked=loaded.config.track_test,
-        deltas=deltas,
-        bounds=bounds,
-        looks=looks,
-        adaptive=adaptive,
-        precision=precision,
-    )
 
 
 def certify_run(
@@ -82,21 +33,30 @@ def certify_run(
     adaptive: bool = False,
     precision: str = "auto",
 ) -> tuple[Certificate, Path]:
-    """Certify the network of a run from the ``metrics`` of its checkpoint, and write the certificate into ``folder``.
+    """Certify the network of a run, write the certificate into ``folder``, and return it with its path.
 
-    ``precision`` is that in which the network is meant; ``auto``: see :func:`precision_for`.
-    ``tracked`` says whether the run looked at the test split after every epoch. A quantised network's certificate is of
-    its exact weights. Raises ``BoundError`` or
-    ``CertificateError``.
+    Args:
+        model: the run's network; of a quantised one its exact weights are certified.
+        normalization: how pixels become its features.
+        dataset: the run's data; its test split is counted.
+        metrics: of the run's checkpoint, with the record of evaluations on the test split.
+        folder: where the certificate is written.
+        tracked: whether the run evaluated the test split after every epoch.
+        deltas: failure probabilities, each of them for its own claim.
+        bounds: names of bounds on counted errors, each of them at each δ.
+        looks: all evaluations on this test split, other runs' included; those recorded if ``None``.
+        adaptive: pay for evaluations that may have depended on earlier ones.
+        precision: ``float32``, ``float64``, or ``auto``: see :func:`precision_for`.
+
+    Raises:
+        BoundError, CertificateError: as :func:`~.holdout.certify`; fewer ``looks`` than were recorded.
     """
-    history = history_of("test", metrics, tracked=tracked, looks=looks, adaptive=adaptive)
-    recorded = list(metrics["test_looks"])
     certificate = certify(
         exact_network(model),
         normalization,
         dataset,
-        history,
-        recorded=recorded,
+        history_of("test", metrics, tracked=tracked, looks=looks, adaptive=adaptive),
+        recorded=list(metrics["test_looks"]),
         deltas=deltas,
         bounds=bounds,
         precision=precision_for(model) if precision == "auto" else precision,
@@ -107,10 +67,9 @@ def certify_run(
 def precision_for(model: MLP) -> str:
     """``float64`` for quantised networks, several hidden layers or more than 512 units in one; else ``float32``.
 
-    A quantised network can be run exactly, so that nothing is given away for rounding.
-
-    What rounding may do in the worst order of sums grows with width and depth, until in float32 every example is too
-    near to call. The form of the network decides, and nothing of the data.
+    A quantised network can be run exactly, so that nothing is given away for rounding. What rounding may do in the
+    worst order of sums grows with width and depth, until in float32 every example is too near to call. The form of the
+    network decides, and nothing of the data.
     """
     hidden = model.sizes[1:-1]
     if isinstance(model, QuantizedMLP):
@@ -120,11 +79,11 @@ def precision_for(model: MLP) -> str:
 
 @dataclass(frozen=True)
 class FoundCertificate:
-    """A certificate that lies beside a checkpoint, and whether it speaks of that checkpoint's network."""
+    """A certificate that lies beside a checkpoint, and why it says nothing about that network (empty if it does)."""
 
     path: Path
     statement: tuple[str, ...]
-    why_not: str = ""  # why it says nothing about this network; empty if it does
+    why_not: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -138,48 +97,54 @@ class FoundCertificate:
         return "\n".join([f"certificate: {self.path}", *(f"  {line}" for line in self.statement), again])
 
 
-def find_certificate(checkpoint: str, loaded: Checkpoint) -> FoundCertificate | None:
-    """The certificate beside a checkpoint or in its run's folder, the one that matches if there are two.
+def find_certificate(places: Sequence[Path], model: MLP, normalization: Normalization) -> FoundCertificate | None:
+    """The certificate in one of the folders ``places``, one about this network if there is any, else the first.
 
-    It matches if weights and decoder are those of the checkpoint and every sentence follows from its numbers; errors
-    are not counted again here.
+    It is about the network if weights and decoder are the same and every sentence follows from its numbers; errors are
+    not counted again here.
     """
-    found = [_found(folder / FILE, loaded) for folder in _places(checkpoint, loaded) if (folder / FILE).is_file()]
+    found = [_found(folder / FILE, model, normalization) for folder in places if (folder / FILE).is_file()]
     return next((certificate for certificate in found if not certificate.why_not), found[0] if found else None)
 
 
-def _found(path: Path, loaded: Checkpoint) -> FoundCertificate:
+def _found(path: Path, model: MLP, normalization: Normalization) -> FoundCertificate:
     try:
         document = checker.read(str(path))
-        facts = checker.facts_of(document)
-        checker.compare(document, checker.build(facts))
+        checker.check_document(document)
     except checker.Rejected as error:
         return FoundCertificate(path, (), f"it does not hold, {str(error).removeprefix(f'{path}: ')}")
-    statement = tuple(document["statement"])
-    model = exact_network(loaded.model)
-    own, theirs = weights_hash(model), facts["weights"]["sha256"]
+    statement, model = tuple(document["statement"]), exact_network(model)
+    if document["schema"] != checker.HOLDOUT:
+        return FoundCertificate(path, statement, f"it is a {document['schema'].removeprefix('lean_mnist ')}")
+    own, theirs = weights_hash(model), document["weights"]["sha256"]
     if own != theirs:
         why = f"it is of weights with SHA-256 {theirs[:12]}…, and these have {own[:12]}…"
         return FoundCertificate(path, statement, why)
-    for name, value in decoder_of(model, loaded.normalization).items():
-        if facts["decoder"][name] != value:
-            return FoundCertificate(path, statement, f"its {name} is {facts['decoder'][name]}, and this one's {value}")
+    for name, value in decoder_of(model, normalization).items():
+        if document["decoder"][name] != value:
+            return FoundCertificate(
+                path, statement, f"its {name} is {document['decoder'][name]}, and this one's {value}"
+            )
     return FoundCertificate(path, statement)
 
 
-def run_folder(checkpoint: str, loaded: Checkpoint) -> Path:
-    """The folder under ``runs`` of the run that wrote ``checkpoint``, seen from here or from beside ``checkpoints``."""
-    _, *places = _places(checkpoint, loaded)
-    for place in places:
+def certificate_places(checkpoint: str, runs_dir: str, run_name: str | None) -> list[Path]:
+    """Folders where a certificate of ``checkpoint`` may lie: beside it, and its run's folder, seen from here or from
+    beside ``checkpoints``."""
+    beside = Path(checkpoint).parent
+    if not run_name:
+        return [beside]
+    return [
+        beside,
+        Path(runs_dir, run_name),
+        Path(checkpoint).absolute().parents[1].parent / Path(runs_dir).name / run_name,
+    ]
+
+
+def run_folder(checkpoint: str, runs_dir: str, run_name: str | None) -> Path:
+    """The folder of the run that wrote ``checkpoint``; raises ``CertificateError`` if it is not here."""
+    for place in certificate_places(checkpoint, runs_dir, run_name)[1:]:
         if place.is_dir():
             return place
-    own = Path(loaded.config.runs_dir, loaded.config.run_name or "")
+    own = Path(runs_dir, run_name or "")
     raise CertificateError(f"--out: expected a folder, because the run's own, {own}, is not here")
-
-
-def _places(checkpoint: str, loaded: Checkpoint) -> list[Path]:
-    """Where a certificate may lie: beside the checkpoint, and in the run's folder."""
-    beside, runs, name = Path(checkpoint).parent, loaded.config.runs_dir, loaded.config.run_name
-    if not name:
-        return [beside]
-    return [beside, Path(runs, name), Path(checkpoint).absolute().parents[1].parent / Path(runs).name / name]

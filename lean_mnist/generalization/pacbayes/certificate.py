@@ -1,13 +1,13 @@
 """Making a PAC-Bayes certificate: draw, bound, and write the document with the raw files that its checker reads.
 
-Every sentence in it is written by ``checker.build_pac_bayes``; the divergence, the draws and the bounds are computed
-here by other means than the checker's.
+The divergence, the draws and the bounds are computed here by other means than the checker's; of the checker only the
+fixed texts are quoted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,17 @@ import numpy.typing as npt
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import checked_delta, monte_carlo_risk, pac_bayes_risk
-from lean_mnist.generalization.certificates.document import TrainingCertificate, described, training_data
-from lean_mnist.generalization.exact import Exact, decimal_text, exact
+from lean_mnist.generalization.certificates.document import (
+    Certificate,
+    file_entry,
+    network_name,
+    risk_text,
+    sha256,
+    split_data,
+    with_hash,
+    written,
+)
+from lean_mnist.generalization.exact import Exact, decimal_text, exact, percent
 from lean_mnist.generalization.pacbayes.divergence import DIGITS, divergence_above
 from lean_mnist.generalization.pacbayes.draws import Layer, draw_outcomes, pack
 from lean_mnist.generalization.pacbayes.parts import cut
@@ -39,7 +48,7 @@ def certify_posterior(
     draws: int,
     deltas: Sequence[Exact],
     report: Callable[[int], None] | None = None,
-) -> TrainingCertificate:
+) -> Certificate:
     """The PAC-Bayes certificate of a Gaussian over networks by the training examples that its prior did not see.
 
     Args: ``prior_scale`` σ₀, exact; ``prior_examples`` and ``split_seed`` as in :func:`~.parts.cut`, 0 for a data-free
@@ -53,34 +62,64 @@ def certify_posterior(
     _, part = cut(dataset.train, prior_examples, split_seed)
     means, scales, prior_means = _stored(network)
     content = {"mean": _raw(means), "scale": _raw(scales), "prior_mean": _raw(prior_means)}
-    files = {name: described(f"certificate.{name}", raw) for name, raw in content.items()}
+    files = {name: file_entry(f"certificate.{name}", raw) for name, raw in content.items()}
     kind = "data-free" if prior_examples == 0 else "learnt"
-    data, beside = training_data(dataset)
-    facts: dict[str, Any] = {
-        "decoder": {"sizes": list(network.sizes), "maximum": dataset.maximum},
-        "prior": {"kind": kind, "scale": str(scale), "candidates": candidates},
-        "data": {**data, "part": {"prior_examples": prior_examples, "seed": split_seed}},
-        "files": files,
-        "draws": draws,
-    }
-    key = checker.draws_key(facts)
+    data, beside = split_data(dataset, "train")
+    decoder = {"sizes": list(network.sizes), "maximum": dataset.maximum}
+    prior = {"kind": kind, "scale": str(scale), "candidates": candidates}
+    data["part"] = {"prior_examples": prior_examples, "seed": split_seed}
+    fixed = {"decoder": decoder, "prior": prior, "data": data}
+    hashes = {name: entry["sha256"] for name, entry in files.items()}
+    key = bytes.fromhex(sha256(written({**fixed, "files": hashes, "draws": draws})))
     images, labels = part.images.cpu().numpy(), part.labels.cpu().numpy()
     wrong = draw_outcomes(layers_of(network), images, labels, dataset.maximum, key, draws, report)
     errors, outcomes = int(wrong.sum()), pack(wrong)
+    content["outcomes"], files["outcomes"] = outcomes, file_entry("certificate.outcomes", outcomes)
     flat_means, flat_scales, flat_priors = (_flat(group) for group in (means, scales, prior_means))
-    divergence = divergence_above(flat_means, flat_scales, flat_priors, scale)
-    claims = []
+    divergence, m = divergence_above(flat_means, flat_scales, flat_priors, scale), len(part)
+    claims, statement = [], []
     for delta in map(checked_delta, deltas):
         of_draws = delta * checker.MONTE_CARLO
+        share = (delta - of_draws) / candidates
         empirical = monte_carlo_risk(errors, draws, of_draws)
-        risk = pac_bayes_risk(empirical, len(part), divergence, (delta - of_draws) / candidates)
+        risk = pac_bayes_risk(empirical, m, divergence, share)
         claims.append(
-            {"delta": str(delta), "empirical_risk": checker.decimal(empirical), "risk": checker.decimal(risk)}
+            {
+                "delta": str(delta),
+                "empirical_risk": risk_text(empirical),
+                "risk": risk_text(risk),
+                "vacuous": risk == 1,
+                "accuracy": risk_text(1 - risk),
+                "share": str(share),
+                "share_monte_carlo": str(of_draws),
+            }
         )
-    facts |= {"errors": errors, "claims": claims, "divergence": decimal_text(divergence, DIGITS, up=True)}
-    facts["files"] = {**files, "outcomes": described("certificate.outcomes", outcomes)}
-    raw_files = {f"certificate.{name}": raw for name, raw in {**content, "outcomes": outcomes}.items()}
-    return TrainingCertificate(checker.build_pac_bayes(facts), {**raw_files, **beside})
+        statement.append(
+            f"At delta = {delta} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
+            if risk == 1
+            else f"With confidence 1 - {delta} over the drawing of these {m:,} examples and of {draws:,} pairs of a "
+            f"network and an example, the {network_name(network.sizes)} network whose weights are drawn anew for every "
+            f"image misreads at most {percent(risk, up=True)} of all images drawn like them ({dataset.name})."
+        )
+    document = {
+        "schema": checker.PAC_BAYES,
+        "version": checker.VERSION,
+        "statement": statement,
+        "claims": claims,
+        "theorem": checker.PAC_THEOREM,
+        "assumptions": [*checker.PAC_ASSUMPTIONS, checker.PRIORS[kind]],
+        "checked": checker.PAC_CHECKED,
+        "counts": {"examples": m, "draws": draws, "errors": errors},
+        "divergence": decimal_text(divergence, DIGITS, up=True),
+        "prior": prior,
+        "decoder": with_hash({"specification": checker.PAC_DECODER, **decoder}),
+        "draws": {"specification": checker.DRAWS, "key": key.hex()},
+        "files": files,
+        "parameters": len(flat_means),
+        "data": {**data, "classes": network.sizes[-1]},
+    }
+    raw_files = {files[name]["file"]: raw for name, raw in content.items()}
+    return Certificate(with_hash(document, "content_sha256"), {**raw_files, **beside})
 
 
 def _flat(tensors: Sequence[_Floats]) -> _Floats:

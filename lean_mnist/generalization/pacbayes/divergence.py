@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+import flint
 import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import CertificateError
-from lean_mnist.generalization.exact import decide, least, log_bounds
+from lean_mnist.generalization.exact import ball, decide, least
 
 DIGITS = 6
 """After the point, of a divergence in nats."""
@@ -42,24 +43,16 @@ def divergence_above(
     half = (Fraction(squares, 4**_EXPONENT) / prior_scale**2 - count) / 2
     products = _products(scales)
 
-    def enclosure(bits: int) -> tuple[Fraction, Fraction]:
-        """Of 2^bits KL."""
-        logs = [log_bounds(product, bits) for product in products]
-        prior_low, prior_high = log_bounds(prior_scale, bits)
-        exact = half * 2**bits
-        low = exact - sum(high for _, high in logs) + count * prior_low
-        return low, exact - sum(low for low, _ in logs) + count * prior_high
+    def divergence() -> flint.arb:
+        logs = sum((ball(product).log() for product in products), flint.arb(0))
+        return ball(half) - logs + count * ball(prior_scale).log()
 
-    def covers(n: int) -> bool:
-        def slack(bits: int) -> tuple[Fraction, Fraction]:
-            low, high = enclosure(bits)
-            level = Fraction(n, 10**DIGITS) * 2**bits
-            return level - high, level - low
+    def covers(n: int) -> bool:  # where no bits tell, they are equal: posterior and prior are one
+        return decide(lambda: ball(Fraction(n, 10**DIGITS)) - divergence()) is not False
 
-        return decide(slack) is not False  # where no bits tell, they are equal: posterior and prior are one
-
-    low, _ = enclosure(96)
-    return Fraction(least(covers, math.floor(low / 2**96 * 10**DIGITS), 0, None), 10**DIGITS)
+    with flint.ctx.workprec(96):
+        start = int((divergence() * 10**DIGITS).floor().unique_fmpz() or 0)
+    return Fraction(least(covers, start, 0, None), 10**DIGITS)
 
 
 def _whole(values: npt.NDArray[np.float32]) -> list[int]:

@@ -20,7 +20,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import plain, write_atomically
 from lean_mnist.generalization.bounds import checked_delta, pac_bayes_risk
-from lean_mnist.generalization.certificates.document import TrainingCertificate
+from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.checker import percent
 from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior, layers_of
@@ -223,7 +223,7 @@ def _summary(
     config: PacBayesConfig,
     dataset: Dataset,
     chosen: _Candidate,
-    certificate: TrainingCertificate,
+    certificate: Certificate,
     path: Path,
     seconds: dict[str, float],
 ) -> Summary:

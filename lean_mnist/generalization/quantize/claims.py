@@ -12,8 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from lean_mnist.data.datasets import Split
-from lean_mnist.generalization import checker
-from lean_mnist.generalization.exact import Exact, exact
+from lean_mnist.generalization.exact import Exact, exact, percent
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces import MOST_CODED_BITS, IntegerNetwork, QuantizedNetwork, code_length
 
@@ -29,8 +28,8 @@ class TrainingClaim:
     risk: Fraction
 
     def __str__(self) -> str:
-        percent = checker.percent(self.risk, True)
-        said = "nothing (vacuous)" if percent == "100.00 %" else f"at most {percent}"
+        risk = percent(self.risk, up=True)
+        said = "nothing (vacuous)" if risk == "100.00 %" else f"at most {risk}"
         return f"{said} by {self.share} and {self.bound}"
 
 

@@ -38,11 +38,11 @@ class Group(World):
     ) -> None:
         self._transport.close()
 
-    def said_once(self, error: E) -> E:
-        error.said_elsewhere = not self.is_writer
+    def report_once(self, error: E) -> E:
+        error.reported_elsewhere = not self.is_writer
         return error
 
-    def agree(self, what: Mapping[str, str]) -> None:
+    def assert_consistent(self, what: Mapping[str, str]) -> None:
         with self._contact():
             given = self._transport.all_gather_object(dict(what))
         fields = list(dict.fromkeys(name for values in given for name in values))
@@ -50,7 +50,7 @@ class Group(World):
         if differing:
             said = "; ".join(f"{name} is {_whose(name, given)}" for name in differing[:_MOST_FIELDS])
             more = f"; and {len(differing) - _MOST_FIELDS} more" if len(differing) > _MOST_FIELDS else ""
-            raise self.said_once(ConfigError(f"the processes were started differently: {said}{more}"))
+            raise self.report_once(ConfigError(f"the processes were started differently: {said}{more}"))
 
     def same_weights(self, vector_P: Tensor, step: int) -> None:
         found = self.gather(content_hash(vector_P))
@@ -58,7 +58,7 @@ class Group(World):
         odd = [rank for rank, value in enumerate(found) if value != usual]
         if odd:
             teller = next(rank for rank in range(self.size) if rank not in odd)
-            raise self.said_once(
+            raise self.report_once(
                 GradientMismatch(
                     f"after step {step} the weights of {ranks(odd)} are not those of rank {teller}, "
                     f"though they were moved by the same gradients"
@@ -69,7 +69,7 @@ class Group(World):
         self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device)
         self._sent_P = torch.zeros_like(like_P)
 
-    def declare(self, gradient_P: Tensor, step: int) -> None:
+    def snapshot(self, gradient_P: Tensor, step: int) -> None:
         self._step, self._declared = step, self._digests.of(gradient_P, step)
         self._sent_P.copy_(gradient_P)
 
@@ -83,7 +83,7 @@ class Group(World):
         refusal: LeanMnistError | None = None,
         stop: bool = False,
     ) -> Reduced:
-        assert step == self._step, "declare comes before reduce"
+        assert step == self._step, "snapshot comes before reduce"
         reduced_P = self._sent_P
         place = difference(self._layout, reduced_P, gradient_P, "it was", "it is") if share.examples else ""
         if place and refusal is None:
@@ -103,12 +103,12 @@ class Group(World):
             row = pack(integers, bits_of(reduced_P), loss, self._declared, digest)
             messages = unpack(self._transport.all_gather(row))
             if any(message.refused for message in messages):
-                raise self.said_once(self._refused(refusal)) from refusal
+                raise self.report_once(self._refused(refusal)) from refusal
             wrong = wrong_sums(messages, len(gradient_P), gradient_P.dtype)
             if wrong or misfit(messages) or len({message.bits for message in messages}) > 1:
                 own_P = gradient_P * weight if share.examples else torch.zeros_like(gradient_P)
                 evidence = Evidence(messages, own_P, reduced_P, self._layout)
-                raise self.said_once(explain(self._transport, self._digests, evidence))
+                raise self.report_once(explain(self._transport, self._digests, evidence))
         gradient_P.copy_(reduced_P)
         return Reduced(loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages))
 
@@ -131,7 +131,7 @@ class Group(World):
                 failure = LeanMnistError(f"{error.filename or 'output'}: {error.strerror or error}")
         result, failure = self.gather((result, failure))[0]
         if failure is not None:
-            raise self.said_once(failure)
+            raise self.report_once(failure)
         return result  # type: ignore[return-value]
 
     def everywhere(self, action: Callable[[], T]) -> T:
@@ -145,10 +145,10 @@ class Group(World):
         texts = {str(error) for error in failures}
         kind = next((type(error) for error in failures if error is not None), None)
         if kind is not None and len(texts) == 1:
-            raise self.said_once(kind(*texts))
+            raise self.report_once(kind(*texts))
         if kind is not None:
             said = (f"rank {rank}: {error}" for rank, error in enumerate(failures) if error is not None)
-            raise self.said_once(kind("; ".join(said)))
+            raise self.report_once(kind("; ".join(said)))
         return result  # type: ignore[return-value]
 
     def _refused(self, refusal: LeanMnistError | None) -> LeanMnistError:
@@ -168,7 +168,7 @@ class Group(World):
             hint = "; the last checkpoint is whole; to go on, with any number of processes: "
             error = RankLost(f"{who} ({when}; {lost}){hint + self.resume_hint if self.resume_hint else ''}")
             # Said once, by the first of those that are left.
-            error.said_elsewhere = bool(absent) and self.rank != min(set(range(self.size)) - set(absent), default=0)
+            error.reported_elsewhere = bool(absent) and self.rank != min(set(range(self.size)) - set(absent), default=0)
             raise error from lost
 
 

@@ -1,4 +1,4 @@
-"""What has to be the same on every rank before the first step, for ``World.agree``."""
+"""What has to be the same on every rank before the first step, for ``World.assert_consistent``."""
 
 from __future__ import annotations
 

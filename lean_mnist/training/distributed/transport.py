@@ -63,10 +63,10 @@ class TorchTransport:
             dist.all_reduce(vector)
 
     def all_gather(self, row_F: Tensor) -> Tensor:
-        table = row_F.new_empty(self.size * len(row_F))
+        table_NF = row_F.new_empty(self.size, len(row_F))
         with _contact():
-            dist.all_gather_into_tensor(table, row_F)
-        return table.view(self.size, -1)
+            dist.all_gather(list(table_NF), row_F)  # whose name is the same from 2.6 to 2.14
+        return table_NF
 
     def all_gather_object(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.size

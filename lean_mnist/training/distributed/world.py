@@ -2,7 +2,7 @@
 
 Every process (*rank*) has all of the data, draws the same batches, and takes its own contiguous part of each. A step is
 
-    gradient of the mean loss over the own part → ``declare`` → the hooks' checks → ``reduce`` → clip → optimizer
+    gradient of the mean loss over the own part → ``snapshot`` → the hooks' checks → ``reduce`` → clip → optimizer
 
 so that everything the hooks see is the rank's own, and everything the optimizer sees is everybody's.
 """
@@ -82,15 +82,15 @@ class World:
         """Raise ``ConfigError`` unless every process gets an example of a full batch."""
         least = f"expected at least one example for each of the {self.size} processes, found"
         if batch_size < self.size:
-            raise self.said_once(ConfigError(f"--batch-size: {least} {batch_size}"))
+            raise self.report_once(ConfigError(f"--batch-size: {least} {batch_size}"))
         if examples < self.size:
-            raise self.said_once(ConfigError(f"the training split: {least} {examples}"))
+            raise self.report_once(ConfigError(f"the training split: {least} {examples}"))
 
-    def said_once(self, error: E) -> E:
+    def report_once(self, error: E) -> E:
         """``error``, which every rank is about to raise, marked so that the command line of one of them prints it."""
         return error
 
-    def agree(self, what: Mapping[str, str]) -> None:
+    def assert_consistent(self, what: Mapping[str, str]) -> None:
         """Raise ``ConfigError`` on every rank, naming fields and ranks, unless ``what`` is the same on all."""
 
     def same_weights(self, vector_P: Tensor, step: int) -> None:
@@ -99,7 +99,7 @@ class World:
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
         """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
 
-    def declare(self, gradient_P: Tensor, step: int) -> None:
+    def snapshot(self, gradient_P: Tensor, step: int) -> None:
         """Remember the own gradient before it is checked, so that what is checked is what is sent."""
 
     def reduce(

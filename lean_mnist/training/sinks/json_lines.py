@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lean_mnist.files import plain, write_atomically
-from lean_mnist.training.records import Image, Outcome, Record
+from lean_mnist.training.sinks.records import Image, Outcome, Record
 
 
 class JsonLinesSink:

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from lean_mnist.training.records import Epoch, Notice, Record, Scalar, Sink
+from lean_mnist.training.sinks.records import Epoch, Notice, Record, Scalar, Sink
 
 
 def progress_sink(dataset: str, epochs: int, steps: int, done: int, quiet: bool, stream: TextIO | None = None) -> Sink:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.training.records import Image, Notice, Outcome, Record, Scalar, Text
+from lean_mnist.training.sinks.records import Image, Notice, Outcome, Record, Scalar, Text
 
 # What the Custom Scalars tab shows, most important first. A name is a regular expression over tags.
 LAYOUT: dict[str, dict[str, list[Any]]] = {

@@ -9,14 +9,14 @@ from lean_mnist.charts import Picture
 from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
-from lean_mnist.generalization.certificates.holdout import DEFAULT_DELTAS
+from lean_mnist.generalization.certificates.document import DEFAULT_DELTAS
 from lean_mnist.generalization.pictures import risk_by_bits, risk_by_delta, risk_by_examples
 from lean_mnist.generalization.quantize import quantized_network
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.checkpoints import Checkpoint
-from lean_mnist.training.metrics import Evaluation, evaluate
-from lean_mnist.training.pictures import (
+from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
+from lean_mnist.training.evaluation.pictures import (
     first_layer_weights,
     misread_digits,
     reliability_diagram,

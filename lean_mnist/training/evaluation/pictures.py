@@ -10,8 +10,8 @@ import torch
 from lean_mnist.charts import BLUE, GREY, ORANGE, Axis, Chart, Picture
 from lean_mnist.data.datasets import Split
 from lean_mnist.nn import MLP
-from lean_mnist.training.calibration import risk_by_coverage
-from lean_mnist.training.metrics import Evaluation, clopper_pearson
+from lean_mnist.training.evaluation.calibration import risk_by_coverage
+from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson
 
 _LARGEST_GRID = 128  # units shown
 _MISREAD = 40  # digits shown

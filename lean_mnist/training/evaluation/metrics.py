@@ -13,7 +13,7 @@ from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
-from lean_mnist.training.calibration import Calibration, calibration
+from lean_mnist.training.evaluation.calibration import Calibration, calibration
 
 # Examples a forward pass: enough for fast products, few enough for memory.
 _CHUNK = 5000

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from lean_mnist.generalization.certificates.holdout import FILE as CERTIFICATE
-from lean_mnist.generalization.certificates.holdout import Certificate
+from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
+from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize.claims import TrainingClaims
 from lean_mnist.training.config import Config
-from lean_mnist.training.failures import FOLDER, MOST
-from lean_mnist.training.metrics import Evaluation
+from lean_mnist.training.evaluation.metrics import Evaluation
+from lean_mnist.training.hooks.failures import FOLDER, MOST
 from lean_mnist.training.state import RunState
 
 NETWORK = "network.json"  # a quantised network's exact numbers

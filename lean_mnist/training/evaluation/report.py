@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lean_mnist.generalization.certificates.runs import FoundCertificate
     from lean_mnist.training.checkpoints import Checkpoint
-    from lean_mnist.training.metrics import Evaluation
+    from lean_mnist.training.evaluation.metrics import Evaluation
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.data.splits import split_training
     from lean_mnist.errors import CheckpointError, ConfigError
-    from lean_mnist.generalization.certificates.runs import find_certificate
+    from lean_mnist.generalization.certificates.runs import certificate_places, find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
-    from lean_mnist.training.metrics import evaluate
-    from lean_mnist.training.plots import write_plots
+    from lean_mnist.training.evaluation.metrics import evaluate
+    from lean_mnist.training.evaluation.plots import write_plots
 
     checkpoint: Checkpoint = load_checkpoint(arguments.checkpoint)
     config = checkpoint.config
@@ -107,6 +107,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
             )
     split = splits[arguments.split]
     evaluation = evaluate(checkpoint.model, split, checkpoint.normalization)
+    places = certificate_places(arguments.checkpoint, config.runs_dir, config.run_name)
     plots: list[Path] = []
     if arguments.plots is not None:
         plots = write_plots(arguments.plots, checkpoint, dataset, split, evaluation, splits.get("train"))
@@ -116,6 +117,6 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
         arguments.split,
         checkpoint.crosscheck["verdict"],
         evaluation,
-        find_certificate(arguments.checkpoint, checkpoint),
+        find_certificate(places, checkpoint.model, checkpoint.normalization),
         tuple(map(str, plots)),
     )

@@ -1,4 +1,4 @@
-"""Schedules: of the learning rate, ``step -> factor``, and of hooks, ``step -> bool``.
+"""Schedules: the learning rate is a function ``step -> float``, when a hook is due one ``step -> bool``.
 
 Both are pure functions of the step, counted from 0 for the learning rate (before the update) and from 1 for hooks (the
 number of the step), so that a run resumes at any step without any state of theirs.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from lean_mnist.training.config import Config
 
 LearningRate = Callable[[int], float]
-Due = Callable[[int], bool]
+Schedule = Callable[[int], bool]
 
 # One-cycle (Smith and Topin, 2018): the shape and defaults of torch.optim.lr_scheduler.OneCycleLR.
 _ONE_CYCLE_RISE, _ONE_CYCLE_START, _ONE_CYCLE_END = 0.3, 1 / 25, 1 / 25e4
@@ -63,7 +63,7 @@ def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def every(period: int) -> Due:
+def every(period: int) -> Schedule:
     """Due at the first step and at every multiple of ``period``; never if ``period`` is 0."""
     if period == 0:
         return never
@@ -73,3 +73,10 @@ def every(period: int) -> Due:
 def never(step: int) -> bool:
     """Never due."""
     return False
+
+
+def is_power_of_ten(number: int) -> bool:
+    """Whether ``number`` is 1, 10, 100, …: for things to be reported ever more rarely."""
+    while number > 1 and number % 10 == 0:
+        number //= 10
+    return number == 1

@@ -1,0 +1,100 @@
+"""A step as hooks see it, between its backward pass and the update, and the interface of a hook.
+
+A hook says at which steps it is due and, given the step, yields records. It never talks to a sink. A hook that raises
+stops the run before the gradients reach the weights: that is a gate.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lean_mnist.nn.step import StepTape
+from lean_mnist.training.sinks.records import Record
+from lean_mnist.training.state import CheckSummary
+
+
+@dataclass
+class Step:
+    """One step, its gradients ready in ``.grad`` and not yet applied.
+
+    Attributes:
+        number: of the step, counted from 1.
+        model: the network that computed it.
+        batches: one, or several whose gradients were averaged.
+        loss: the mean over all their examples, a scalar.
+        gradient: the whole gradient, (P,).
+        learning_rate: of the update that follows.
+        tapes: one a batch; empty where the run keeps none.
+        past: tapes of the steps before, the latest last.
+    """
+
+    number: int
+    model: Any
+    batches: list[tuple[Tensor, Tensor]]
+    loss: Tensor
+    gradient: Tensor
+    learning_rate: float
+    tapes: list[StepTape]
+    past: tuple[StepTape, ...] = ()
+
+    @functools.cached_property
+    def loss_value(self) -> float:
+        """``loss`` as a Python number, fetched from its device once."""
+        return float(self.loss)
+
+    @property
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """All examples of the step as one batch."""
+        if len(self.batches) == 1:
+            return self.batches[0]
+        return torch.cat([x for x, _ in self.batches]), torch.cat([y for _, y in self.batches])
+
+
+class Hook(Protocol):
+    """Looks at the steps at which it is due."""
+
+    def due(self, step: int, /) -> bool:
+        """Schedule: whether to look at step number ``step``."""
+
+    def on_gradients(self, step: Step, /) -> Iterable[Record]:
+        """Records of this step; raises to keep its gradients from the weights."""
+
+
+class KeepFailure(Protocol):
+    """Writes what is needed to reproduce a failed check."""
+
+    def __call__(self, step: Step, message: str, /) -> str:
+        """Write it; returns the end of the message, which says where."""
+
+
+def keep_nothing(step: Step, message: str) -> str:
+    """``KeepFailure`` of a run without a folder."""
+    return ""
+
+
+@dataclass(frozen=True)
+class StepHooks:
+    """Everything that looks at the steps of a run.
+
+    Attributes:
+        health: a gate due at every step. In a chunk of steps the update's own test stands in for it.
+        observers: record what they see; of several processes only the writer's do, after the gradients are summed.
+        gates: further gates; each process has its own. They come after the observers where there is one process,
+            because the records of a refused step are what a person needs to see.
+        checks: the findings of this process's gates.
+    """
+
+    health: Hook
+    observers: Sequence[Hook]
+    gates: Sequence[Hook]
+    checks: CheckSummary
+
+    def any_due(self, step: int) -> bool:
+        """Whether a scheduled hook, one besides ``health``, is due at this step."""
+        return any(hook.due(step) for hook in (*self.observers, *self.gates))

@@ -1,0 +1,1 @@
+"""Objectives: what a run trains, and what its steps, evaluations and end mean; begin with ``protocol``."""

@@ -1,0 +1,149 @@
+"""The ordinary objective: a network that classifies, trained on the mean cross-entropy of its logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lean_mnist.data.batches import Batch, Batches
+from lean_mnist.data.datasets import Dataset
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.data.splits import split_training
+from lean_mnist.nn import FlatParameters
+from lean_mnist.nn.update import Update
+from lean_mnist.training.bursts import Bursts, CapturedSteps, PlayedSteps
+from lean_mnist.training.checkpoints import restore_weights
+from lean_mnist.training.config import Config
+from lean_mnist.training.config.schedules import every
+from lean_mnist.training.distributed import World
+from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
+from lean_mnist.training.evaluation.pictures import first_layer_weights
+from lean_mnist.training.gradients import Gradients, StepGradients
+from lean_mnist.training.hooks import (
+    CrossCheckHook,
+    FailurePolicy,
+    HealthHook,
+    Hook,
+    LossHook,
+    NormsHook,
+    ScreenHook,
+    StepHooks,
+    cause_of_not_finite,
+)
+from lean_mnist.training.objectives import build
+from lean_mnist.training.objectives.ending import finish_classification
+from lean_mnist.training.objectives.protocol import RunFiles, Saved
+from lean_mnist.training.objectives.summary import Summary
+from lean_mnist.training.sinks.records import Image, Record, Text
+from lean_mnist.training.state import RunState
+
+
+class Classification:
+    """An ``Objective``: an MLP, its loss and gradients by the chain rule, a validation split that selects.
+
+    Args:
+        config: of the run; attribute ``config`` has the choices that it left open made.
+        dataset: its training split is cut into training and validation part.
+        world: the processes that share every batch.
+
+    Raises ``ConfigError`` for a validation split that cannot be cut.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, world: World) -> None:
+        self.train, self.validation = split_training(
+            dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
+        )
+        # Choices that were left open are written down as made, so that a repetition makes no others.
+        found: Any = {"dataset": dataset.name, "validation_size": len(self.validation)}
+        self.config = config = dataclasses.replace(config, **found)
+        self.dataset, self.fingerprint = dataset, dataset.fingerprint()
+        self.normalization = Normalization.fit(config.normalization, self.train.images, dataset.maximum)
+        self.model = build.build_model(config, dataset.features, dataset.classes)
+        dtype = build.STEP_DTYPES[config.precision]
+        self.parameters = FlatParameters(self.model, dtype)
+        self.batches = Batches(
+            self.train,
+            self.normalization,
+            config.batch_size,
+            config.seed,
+            dtype,
+            config.device,
+            augmentation=build.build_augmentation(config),
+            part=None if world.size == 1 else lambda examples: world.share(examples).rows,
+            stays=config.replay and config.accumulate == 1,
+        )
+        self._world = world
+        self._gradients = StepGradients(
+            self.parameters.network, self.parameters, traced=config.check != "off", replay=self.batches.stays
+        )
+
+    def gradients(self, batches: Sequence[Batch]) -> Gradients:
+        """Gradient of the mean loss over all examples of ``batches``."""
+        return self._gradients(batches)
+
+    def several(self, update: Update, stop_requested: Callable[[], bool]) -> Bursts:
+        """One captured graph of all steps where that can be; else one step after the other."""
+        capture = build.capture_for(self.config, self._world)
+        if capture is None:
+            return PlayedSteps(self._gradients, update, stop_requested)
+        return CapturedSteps(self._gradients, update, stop_requested, capture)
+
+    def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
+        """Finite and near guessing; loss and norms; the checks that ``config.check`` names."""
+        config, network, log = self.config, self.parameters.network, every(self.config.log_every)
+        guessing = math.log(network.sizes[-1])
+        gates: list[Hook] = []
+        if config.check in ("audit", "full"):
+            gates.append(CrossCheckHook(network, every(config.check_every), every(config.gradcheck_every), policy))
+        if config.check in ("screen", "full"):
+            gates.append(ScreenHook(network, log, config.seed, policy))
+        return StepHooks(
+            health=HealthHook(guessing, cause_of_not_finite, policy.keep),
+            observers=[LossHook(log), NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned)],
+            gates=gates,
+            checks=policy.summary,
+        )
+
+    def evaluate(self, split: str) -> Evaluation:
+        """On ``"validation"`` or ``"test"``."""
+        examples = {"validation": self.validation, "test": self.dataset.test}[split]
+        return evaluate(self.model, examples, self.normalization)
+
+    def epoch_values(self) -> Mapping[str, float]:
+        """None besides those of every run."""
+        return {}
+
+    def saved(self) -> Saved:
+        """Weights, and what it takes to apply them to images."""
+        weights = self.model.state_dict()
+        content: dict[str, Any] = {
+            # Copies, because what is written with a view is all that it is a view of.
+            "model": {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()},
+            "architecture": self.model.architecture,
+            "normalization": self.normalization.to_dict(),
+        }
+        return Saved(content, {})
+
+    def restore(self, content: Mapping[str, Any], path: Path) -> None:
+        """Take the weights of a checkpoint."""
+        restore_weights(self.model, content["model"], path)
+        self.parameters.spread()
+
+    def first_records(self) -> Iterator[Record]:
+        """Sizes of the data, and the initial weights as pictures."""
+        shape = " × ".join(map(str, self.dataset.image_shape))
+        about = (
+            f"{self.dataset.name} ({shape}), from {self.dataset.source}: "
+            f"{len(self.train)} training, {len(self.validation)} validation, {len(self.dataset.test)} test"
+        )
+        yield Text(0, "run/dataset", about)
+        yield Image(0, "weights/first_layer", first_layer_weights(self.model, self.dataset.image_shape))
+
+    def finish(self, state: RunState, files: RunFiles) -> Summary:
+        """Test split, certificate, last records, summary."""
+        return finish_classification(self, state, files)

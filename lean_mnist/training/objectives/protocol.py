@@ -1,0 +1,161 @@
+"""Interface of an objective: what a run trains, and what its steps, evaluations and end mean.
+
+:class:`~lean_mnist.training.objectives.classification.Classification` trains a network on the mean cross-entropy. What
+an objective does not decide is the same for all: the order of a step (gradients → hooks and gates → update), learning
+rates, records and sinks, checkpoints, resuming, interrupts, several processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from lean_mnist.data.batches import Batch
+from lean_mnist.nn import FlatParameters
+from lean_mnist.nn.update import Update
+from lean_mnist.training.bursts import Bursts
+from lean_mnist.training.config import Config
+from lean_mnist.training.evaluation.metrics import Evaluation
+from lean_mnist.training.gradients import Gradients
+from lean_mnist.training.hooks.failures import FailurePolicy
+from lean_mnist.training.hooks.step import StepHooks
+from lean_mnist.training.sinks.records import Record
+from lean_mnist.training.state import RunState
+
+
+class BatchSource(Protocol):
+    """Source of batches; a pure function of epoch and position, so that a run can resume anywhere."""
+
+    @property
+    def split(self) -> Sized:
+        """The examples."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+
+    def chunks(self, epoch: int, start: int = 0) -> Iterable[list[Batch]]:
+        """Batches of an epoch, from batch ``start`` on, some at a time; of several processes, each one's part."""
+
+    def examples_in(self, batch: int) -> int:
+        """Examples that all parts of batch ``batch`` have together."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Files and records of a run, for an objective's end.
+
+    Attributes:
+        folder: of records, configuration and summary, ``runs/<run>``.
+        checkpoints: of ``best.pt`` and ``last.pt``, ``checkpoints/<run>``.
+        emit: takes records to every sink.
+        ended_before: whether the run had ended in an earlier session and is only summed up again, so that the records
+            of its end are there already.
+    """
+
+    folder: Path
+    checkpoints: Path
+    emit: Callable[[Record], None]
+    ended_before: bool = False
+
+
+class Saved(NamedTuple):
+    """An objective's part of a checkpoint: plain values and tensors.
+
+    Attributes:
+        content: ``model`` (a state dict), ``architecture``, ``normalization`` and whatever else describes the trained
+            network; in ``best.pt`` and ``last.pt``.
+        position: everything besides weights and ``RunState`` that the next step depends on, such as the state of a
+            generator of noise; in ``last.pt`` alone, within ``training``.
+    """
+
+    content: dict[str, Any]
+    position: dict[str, Any]
+
+
+class Result(Protocol):
+    """Outcome of a run: ``str(result)`` is for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, written into ``summary.json``."""
+
+
+class Objective(Protocol):
+    """What a run trains. Made from configuration and data, before anything is written.
+
+    Attributes:
+        config: with everything chosen that was left to be chosen (data set, device, size of the validation split).
+        parameters: all trained numbers as one vector, and their gradient as another. The run's optimizer moves
+            ``parameters.vector``; ``parameters.network`` is the module whose parameters and ``.grad`` hooks look at.
+            A parameter that is not to move has gradient 0 (and no weight decay).
+        batches: of the training examples, in the order in which they are learned from.
+        fingerprint: SHA-256 of the data set, by which a resumed run knows that it is the same.
+    """
+
+    config: Config
+
+    @property
+    def parameters(self) -> FlatParameters[Any]: ...
+
+    @property
+    def batches(self) -> BatchSource: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def gradients(self, batches: Sequence[Batch]) -> Gradients:
+        """Put the gradient of one step into ``parameters.gradient``; returns its batches, loss (a scalar) and tapes.
+
+        Called once a step with the batches of that step (several where ``config.accumulate`` > 1), in order. Random
+        numbers come from a generator of the objective's own, whose state is in ``saved().position``, so that a resumed
+        run draws what an uninterrupted one would. ``tapes`` may be empty; what gates of the objective need besides,
+        such as the noise of the step, the objective remembers for them. Raises ``ConfigError`` at construction, not
+        here, where several processes cannot share a step because the objective is no mean over examples.
+        """
+
+    def several(self, update: Update, stop_requested: Callable[[], bool]) -> Bursts:
+        """Takes a chunk of steps in a row, at none of which a scheduled hook is due.
+
+        ``PlayedSteps(self.gradients, update, stop_requested)`` does for every objective.
+        """
+
+    def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
+        """Hooks and gates of this process, by the schedules of ``config``.
+
+        ``policy`` has the summary that gates count their findings in, and says what becomes of a step that fails.
+        """
+
+    def evaluate(self, split: str) -> Evaluation | None:
+        """Evaluate the present weights on ``"validation"`` or, where ``config.track_test``, ``"test"``.
+
+        After every epoch. ``None`` where no split selects: then no checkpoint is called best, no early stopping
+        applies, and the last weights are the result.
+        """
+
+    def epoch_values(self) -> Mapping[str, float]:
+        """Further quantities of the epoch that ends, by the name of their record (``train/divergence``); resets them.
+
+        The progress line shows them under the last part of their name.
+        """
+
+    def saved(self) -> Saved:
+        """Its part of a checkpoint, in copies."""
+
+    def restore(self, content: Mapping[str, Any], path: Path) -> None:
+        """Go on from a checkpoint: weights, and ``content["training"]["position"]`` where it has one.
+
+        Raises ``CheckpointError`` naming ``path``.
+        """
+
+    def first_records(self) -> Iterable[Record]:
+        """Records of step 0: data, pictures of the initial weights."""
+
+    def finish(self, state: RunState, files: RunFiles) -> Result:
+        """End of the run, on the writer alone: final evaluation, certificate, last records.
+
+        Called with ``state.finished`` set and the last checkpoint written; again if a run that had ended is resumed,
+        with the same result and without counting an evaluation of the test split twice. Writes what belongs to it into
+        ``files.folder``; the run writes ``summary.json`` from the result.
+        """

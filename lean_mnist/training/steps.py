@@ -1,0 +1,136 @@
+"""One update after the other: gradients, hooks and gates, exchange between processes, the update itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lean_mnist.data.batches import Batch
+from lean_mnist.errors import LeanMnistError
+from lean_mnist.nn.step import RING_DEPTH, StepTape
+from lean_mnist.nn.update import Update
+from lean_mnist.training.config.schedules import LearningRate
+from lean_mnist.training.distributed import Share, World
+from lean_mnist.training.evaluation.metrics import Evaluation
+from lean_mnist.training.hooks import Hook, Step, StepHooks
+from lean_mnist.training.objectives.protocol import Objective
+from lean_mnist.training.sinks.records import Notice, Record
+from lean_mnist.training.state import RunState
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a run does for its loop.
+
+    Attributes:
+        emit: takes records.
+        evaluate: ``Objective.evaluate`` on the writer, its result on every process.
+        save: writes the present state as ``"best"`` or ``"last"``.
+        stop_requested: whether somebody asked the run to stop; asked after every step.
+    """
+
+    emit: Callable[[Record], None]
+    evaluate: Callable[[str], Evaluation | None]
+    save: Callable[[str], None]
+    stop_requested: Callable[[], bool]
+
+
+class Steps:
+    """Makes the updates of a run, each in the order gradients → observers → gates → update.
+
+    Args:
+        objective: computes loss and gradient.
+        update: moves the parameters.
+        learning_rate: of each step.
+        hooks: look at the steps.
+        state: position of the run; counts the updates.
+        services: of the run.
+        world: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        update: Update,
+        learning_rate: LearningRate,
+        hooks: StepHooks,
+        state: RunState,
+        services: Services,
+        world: World,
+    ) -> None:
+        self._objective, self._update, self._learning_rate = objective, update, learning_rate
+        self._hooks, self._state, self._services, self._world = hooks, state, services, world
+        self._several = objective.several(update, services.stop_requested)
+        # For the diagnosis of a step that fails: they are there anyway, and kept for longer.
+        self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
+
+    def take_chunk(self, batches: list[Batch]) -> bool:
+        """Make one update a batch; several in a row where no scheduled hook is due at any of them.
+
+        Returns whether somebody asked to stop after the last update that was made.
+        """
+        state = self._state
+        if not any(map(self._hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
+            rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
+            burst = self._several(batches, rates)
+            for batch, loss in zip(batches, burst.losses, strict=False):
+                state.count(1, len(batch[1]), loss)
+            for tapes in burst.traces[-RING_DEPTH:]:
+                self._past.extend(tapes)
+            if burst.stop:
+                return True
+            batches = batches[len(burst.losses) :]  # the first of them is not finite, and the gates will say why
+        return any(self.take([batch]) for batch in batches)
+
+    def take(self, batches: list[Batch]) -> bool:
+        """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it."""
+        state, alone = self._state, self._world.size == 1
+        rate, examples = self._learning_rate(state.step), self._examples(batches)
+        used, loss, tapes = self._objective.gradients(batches if alone else [b for b in batches if len(b[1])])
+        parameters = self._objective.parameters
+        step = Step(state.step + 1, parameters.network, used, loss, parameters.gradient, rate, tapes, tuple(self._past))
+        if alone:
+            self._look((*self._hooks.observers, self._hooks.health, *self._hooks.gates), step)
+            stop = self._services.stop_requested()
+        else:
+            step, stop = self._reduce(step, Share(0, sum(len(labels) for _, labels in batches), examples))
+        self._update.apply(rate)
+        self._past.extend(tapes)
+        state.count(len(batches), examples, step.loss_value)
+        return stop
+
+    def _examples(self, batches: list[Batch]) -> int:
+        """Examples of this step that all processes have together."""
+        if self._world.size == 1:
+            return sum(len(labels) for _, labels in batches)
+        first = self._state.batch
+        return sum(map(self._objective.batches.examples_in, range(first, first + len(batches))))
+
+    def _look(self, hooks: Sequence[Hook], step: Step, prefix: str = "") -> None:
+        for hook in hooks:
+            if hook.due(step.number):
+                for record in hook.on_gradients(step):
+                    if prefix and isinstance(record, Notice):
+                        record = dataclasses.replace(record, value=prefix + record.value)
+                    self._services.emit(record)
+
+    def _reduce(self, step: Step, share: Share) -> tuple[Step, bool]:
+        """With several processes: each checks its own gradient, then all replace it by the mean of all.
+
+        Returns the step with the loss of all, and whether any process was asked to stop.
+        """
+        world, refusal = self._world, None
+        world.snapshot(step.gradient, step.number)
+        if share.examples:
+            try:
+                self._look((self._hooks.health, *self._hooks.gates), step, f"rank {world.rank}: ")
+            except LeanMnistError as error:
+                refusal = error
+        stop = self._services.stop_requested()
+        loss, stop = world.reduce(step.gradient, step.loss, share, step=step.number, refusal=refusal, stop=stop)
+        step = dataclasses.replace(step, loss=loss)
+        if world.is_writer:
+            self._look(self._hooks.observers, step)
+        return step, stop
