@@ -127,7 +127,7 @@ def _explain(message: str, function: Callable[..., Tensor], inputs: Sequence[Ten
     if which is None:
         return f"gradcheck: {' '.join(message.split())}"
     index = int(which[1])
-    (analytical,) = torch.autograd.grad(function(*inputs), inputs[index])
+    analytical = torch.autograd.grad(function(*inputs), inputs[index])[0].contiguous()
     numerical = torch.empty_like(analytical)
     with torch.no_grad():
         for place in range(numerical.numel()):

@@ -23,7 +23,7 @@ from torch import Tensor
 from lean_mnist.audit.batched import BatchChecks, BatchedCheck
 from lean_mnist.audit.local_checks import ComputedStep, LocalCheck, local_checks
 from lean_mnist.audit.probes import Probe, Probes
-from lean_mnist.nn.recording import CannotRecord, Recording
+from lean_mnist.nn.capture.kernels import CannotCapture, KernelCapture
 from lean_mnist.nn.step import StepTape
 
 PER_ROW_EVERY = 50
@@ -125,7 +125,7 @@ class RandomisedCheck:
             batched = self._batched[len(tape.labels_B)] = BatchedCheck(checks)
         batched.probes.copy_(probes)
         if tape.static and not probes.is_cuda:
-            with contextlib.suppress(CannotRecord):
+            with contextlib.suppress(CannotCapture):
                 self._captured[id(tape)] = _CapturedCheck(batched, checks, tape)
                 return batched.share(loss)
         batched.run(checks)
@@ -137,12 +137,12 @@ class _CapturedCheck:
 
     def __init__(self, batched: BatchedCheck, checks: BatchChecks, tape: StepTape) -> None:
         self._batched, self._kept = batched, (checks, tape)  # so that no other tensors come to stand there
-        self._recording = Recording(lambda: batched.run(checks))
+        self._recording = KernelCapture(lambda: batched.run(checks))
 
     def share(self, probes: Tensor, loss: float) -> float:
         """The share that the batched check with these ``probes`` shows of the present values."""
         self._batched.probes.copy_(probes)
-        self._recording.play()
+        self._recording.replay()
         return self._batched.share(loss)
 
 

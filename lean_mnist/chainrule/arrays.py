@@ -23,10 +23,6 @@ class Primitives(Protocol):
     """What every kind of array must be able to do besides arithmetic."""
 
     def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array: ...
-    def product(self, a: Array, b: Array, into: Array | None) -> Array: ...
-    def column_sum(self, x_BC: Array, into: Array | None) -> Array: ...
-    def widened(self, x: Array) -> Array: ...
-    def narrowed(self, x: Array, like: Array) -> Array: ...
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> Array: ...
     def exp(self, x: Array) -> Array: ...
     def log(self, x: Array) -> Array: ...
@@ -79,39 +75,11 @@ def check_upstream(name: str, gradient: Array, shape: tuple[int, ...]) -> None:
         raise ArgumentError(f"{name}: expected shape {tuple(shape)}, found {tuple(gradient.shape)}")
 
 
-class NewArrays:
-    """What is the same for all arrays that are never written into and have no dtype."""
-
-    def widened(self, x: Array) -> Array:
-        return x
-
-    def narrowed(self, x: Array, like: Array) -> Array:
-        return x
-
-    def product(self, a: Array, b: Array, into: None) -> Array:
-        return a @ b
-
-    def column_sum(self, x_BC: Array, into: None) -> Array:
-        return x_BC.sum(0)
-
-
 class _TorchPrimitives:
     """Tensors of any floating dtype, on any device; every method is differentiable where its formula is."""
 
     def affine(self, x_BD: torch.Tensor, weight_HD: torch.Tensor, bias_H: torch.Tensor | None) -> torch.Tensor:
         return x_BD @ weight_HD.T if bias_H is None else torch.addmm(bias_H, x_BD, weight_HD.T)
-
-    def product(self, a: torch.Tensor, b: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
-        return a @ b if into is None else torch.mm(a, b, out=into)
-
-    def column_sum(self, x_BC: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
-        return x_BC.sum(0) if into is None else torch.sum(x_BC, 0, out=into)
-
-    def widened(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-    def narrowed(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return x if x.dtype == like.dtype else x.to(like.dtype)
 
     # A NaN is not nonpositive, so it is handed on rather than hidden behind a zero.
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> torch.Tensor:
@@ -161,7 +129,7 @@ class _TorchPrimitives:
         return float(np.pi)
 
 
-class _ObjectPrimitives(NewArrays):
+class _ObjectPrimitives:
     """NumPy object arrays whose elements are ``Fraction`` (or ``int``), or SymPy expressions."""
 
     def affine(self, x_BD: np.ndarray, weight_HD: np.ndarray, bias_H: np.ndarray | None) -> np.ndarray:

@@ -34,22 +34,19 @@ def dense_forward(x_BD: Array, weight_HD: Array, bias_H: Array | None = None) ->
 
 
 def dense_backward(
-    tape: DenseTape,
-    d_z_BH: Array,
-    needs: tuple[bool, bool, bool] = (True, True, True),
-    into: tuple[Array | None, Array | None] = (None, None),
+    tape: DenseTape, d_z_BH: Array, needs: tuple[bool, bool, bool] = (True, True, True)
 ) -> DenseGradients:
     """``dx = dz W``, ``dW = dzᵀ x``, ``db = Σ_B dz`` (Rumelhart, Hinton and Williams, 1986, eq. 4 to 6).
 
-    Args: ``d_z_BH`` upstream gradient; ``needs`` which of (x, weight, bias) to compute; ``into`` tensors of the shapes
-    of weight and bias, whose content is replaced by their gradients, which are then these tensors; ``None``: new ones.
+    ``dW`` is computed as ``(xᵀ dz)ᵀ``, so that it lies in memory column by column: the forward multiplies by ``Wᵀ``.
+
+    Args: ``d_z_BH`` upstream gradient; ``needs`` which of (x, weight, bias) to compute.
     """
     check_upstream("d_z", d_z_BH, (tape.x_BD.shape[0], tape.weight_HD.shape[0]))
-    p = primitives(d_z_BH)
     return DenseGradients(
         x_BD=d_z_BH @ tape.weight_HD if needs[0] else None,
-        weight_HD=p.product(d_z_BH.T, tape.x_BD, into[0]) if needs[1] else None,
-        bias_H=p.column_sum(d_z_BH, into[1]) if needs[2] else None,
+        weight_HD=(tape.x_BD.T @ d_z_BH).T if needs[1] else None,
+        bias_H=d_z_BH.sum(0) if needs[2] else None,
     )
 
 

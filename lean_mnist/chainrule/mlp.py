@@ -67,13 +67,11 @@ def mlp_backward(
     activation: Activation,
     d_logits_BC: Array,
     needs: Needs | None = None,
-    into: Sequence[Layer] | None = None,
 ) -> MLPGradients:
     """The chain rule, last layer first: from ``dz_L = ds``, ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
 
     Args: ``d_logits_BC`` upstream gradient; ``needs`` which gradients to compute (all by default). Nothing is computed
-    below the lowest layer that needs a gradient. ``into`` tensors of the shapes of ``layers``, whose content is
-    replaced by the gradients, which are then these tensors.
+    below the lowest layer that needs a gradient.
     """
     check_upstream("d_logits", d_logits_BC, (tape.inputs[0].shape[0], layers[-1][0].shape[0]))
     needs_x, needs_layers = needs or (True, tuple((True, bias is not None) for _, bias in layers))
@@ -84,11 +82,7 @@ def mlp_backward(
     for index in reversed(range(len(layers))):
         goes_below = needs_x or any(weight or bias for weight, bias in needs_layers[:index])
         layer_tape = dense.DenseTape(tape.inputs[index], layers[index][0])
-        asked = (goes_below, *needs_layers[index])
-        if into is None:
-            layer = dense.dense_backward(layer_tape, d_z, asked)
-        else:
-            layer = dense.dense_backward(layer_tape, d_z, asked, into[index])
+        layer = dense.dense_backward(layer_tape, d_z, (goes_below, *needs_layers[index]))
         gradients[index] = (layer.weight_HD, layer.bias_H)
         d_pre_activations[index], d_inputs[index] = d_z, layer.x_BD
         if not goes_below:
@@ -120,8 +114,7 @@ def mlp_loss_forward(
     check_mlp_shapes(x_BD, layers)
     check_mlp_labels(x_BD, labels_B, layers)
     logits_BC, network = _forward(x_BD, layers, activation)
-    # A loss is a difference of logits, and its gradient one of probabilities: too fine for 16 bits.
-    loss_B, loss_tape = loss.forward(primitives(logits_BC).widened(logits_BC), labels_B)
+    loss_B, loss_tape = loss.forward(logits_BC, labels_B)
     return loss_B, MLPLossTape(network, loss_tape)
 
 
@@ -132,11 +125,9 @@ def mlp_loss_backward(
     loss: Loss,
     d_loss_B: Array,
     needs: Needs | None = None,
-    into: Sequence[Layer] | None = None,
 ) -> MLPGradients:
     """Gradients of ``Σ_B d_loss_B · loss_B``; arguments as of :func:`mlp_backward`."""
-    d_logits_BC = primitives(d_loss_B).narrowed(loss.backward(tape.loss, d_loss_B), tape.network.inputs[0])
-    return mlp_backward(tape.network, layers, activation, d_logits_BC, needs, into)
+    return mlp_backward(tape.network, layers, activation, loss.backward(tape.loss, d_loss_B), needs)
 
 
 def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:

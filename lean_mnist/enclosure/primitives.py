@@ -15,7 +15,6 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lean_mnist.chainrule.arrays import NewArrays
 from lean_mnist.enclosure.ball import Ball, hull
 from lean_mnist.enclosure.products import accurate_product
 from lean_mnist.enclosure.rounding import ELEMENTARY_ULPS, EPSILON, TINY, raised, raised_products
@@ -43,7 +42,7 @@ def counting_kinks() -> Iterator[KinkCounter]:
         _COUNTER.reset(token)
 
 
-class BallPrimitives(NewArrays):
+class BallPrimitives:
     """What ``chainrule.arrays.Primitives`` asks for. Labels are plain int64 tensors."""
 
     def affine(self, x_BD: Ball, weight_HD: Ball, bias_H: Ball | None) -> Ball:

@@ -116,7 +116,14 @@ def mlp_loss(
     _check_labels(labels_B, x_BD)
     flat = [parameter for layer in layers for parameter in layer]
     return _apply(
-        functions.MLPLossFunction, x_BD, labels_B, activation_named(activation), loss, reduction, tape, None, *flat
+        functions.MLPLossFunction,
+        x_BD,
+        labels_B,
+        activation_named(activation),
+        loss_for(x_BD.dtype, loss),
+        reduction,
+        tape,
+        *flat,
     )
 
 
@@ -129,29 +136,32 @@ def mlp_loss_and_gradients(
     loss: Loss = _CROSS_ENTROPY,
     upstream: float = 1.0,
     tape: StepTape | None = None,
-    into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
     """The mean loss of a batch, and ``upstream`` times its gradients in every weight and bias: a training step's work.
 
     The same node as :func:`mlp_loss`, its forward and its backward called one after the other without a graph.
-    ``into``: tensors like ``layers`` to write the gradients into; a gradient that comes in another tensor all the same
-    (a replaced backward may do that) is copied there.
     """
     _check_mlp(x_BD, layers)
     _check_labels(labels_B, x_BD)
     flat = [parameter for layer in layers for parameter in layer]
-    places = None if into is None else [place for layer in into for place in layer]
-    call = functions.Call((*(False,) * 7, *(parameter is not None for parameter in flat)))
+    call = functions.Call((*(False,) * 6, *(parameter is not None for parameter in flat)))
     node, rule = functions.MLPLossFunction, activation_named(activation)
     with _given_dtypes(x_BD):
-        mean = node.forward(call, x_BD, labels_B, rule, loss, "mean", tape, places, *flat)
-        found = list(node.backward(call, mean.new_full((), upstream))[7:])
-    if places is not None:
-        for index, (gradient, place) in enumerate(zip(found, places, strict=True)):
-            if gradient is not place and gradient is not None:
-                # A copy first, since it may be another view of the same numbers.
-                found[index] = place.copy_(gradient.clone())  # type: ignore[union-attr]  # every parameter has one
-    return mean, functions.layers_of(found)
+        mean = node.forward(call, x_BD, labels_B, rule, loss_for(x_BD.dtype, loss), "mean", tape, *flat)
+        gradients = node.backward(call, mean.new_full((), upstream))[6:]
+    return mean, functions.layers_of(gradients)
+
+
+def loss_for(dtype: torch.dtype, loss: Loss) -> Loss:
+    """``loss`` of logits of ``dtype``: itself, or computed in float32 for 16 bits, which are too few."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return loss
+
+    def backward(tape: tuple[Tensor, ...], d_loss_B: Tensor) -> Tensor:
+        d_logits_BC: Tensor = loss.backward(tape, d_loss_B)
+        return d_logits_BC.to(dtype)
+
+    return Loss(loss.name, lambda logits_BC, labels_B: loss.forward(logits_BC.float(), labels_B), backward)
 
 
 def check_reduction(reduction: str) -> None:

@@ -153,7 +153,6 @@ class MLPLossFunction(Function):
     Parameters come flat: weight, bias or ``None``, first layer first. ``reduction`` is ``"mean"`` (over the batch),
     ``"sum"`` or ``"none"`` (one loss an example). A ``step_tape``, where one is given, is filled on
     the way.
-    ``into``, where given, are tensors like the parameters, into which the backward writes the gradients it returns.
     """
 
     @staticmethod
@@ -165,14 +164,13 @@ class MLPLossFunction(Function):
         loss: Loss,
         reduction: str,
         step_tape: StepTape | None,
-        into: Sequence[Tensor | None] | None,
         *parameters: Tensor | None,
     ) -> Tensor:
         loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss)
         if step_tape is not None:
             step_tape.inputs, step_tape.pre_activations = list(tape.network.inputs), list(tape.network.pre_activations)
             step_tape.loss_B = loss_B
-        ctx.activation, ctx.loss, ctx.reduction, ctx.step_tape, ctx.into = activation, loss, reduction, step_tape, into
+        ctx.activation, ctx.loss, ctx.reduction, ctx.step_tape = activation, loss, reduction, step_tape
         ctx.loss_tape_length = len(tape.loss)
         ctx.save_for_backward(
             x_BD, labels_B, loss_B, *tape.loss, *parameters, *tape.network.inputs[1:], *tape.network.saved
@@ -183,7 +181,7 @@ class MLPLossFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        needs_x, _, _, _, _, _, _, *needs = ctx.needs_input_grad
+        needs_x, _, _, _, _, _, *needs = ctx.needs_input_grad
         x_BD, labels_B, loss_B, *rest = ctx.saved_tensors
         loss_tape, rest = tuple(rest[: ctx.loss_tape_length]), rest[ctx.loss_tape_length :]
         parameters, network_tape = _split_tape(x_BD, rest, len(needs))
@@ -196,14 +194,11 @@ class MLPLossFunction(Function):
             d_loss_B = losses.mean_backward(loss_B, d_loss_B)
         elif ctx.reduction == "sum":
             d_loss_B = d_loss_B.expand(loss_B.shape)
-        into = None if ctx.into is None else layers_of(ctx.into)
-        gradients = mlp.mlp_loss_backward(
-            tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs), into
-        )
+        gradients = mlp.mlp_loss_backward(tape, layers, ctx.activation, ctx.loss, d_loss_B, _needs(needs_x, needs))
         if ctx.step_tape is not None:
             ctx.step_tape.d_pre_activations = list(gradients.d_pre_activations)
             ctx.step_tape.d_inputs = list(gradients.d_inputs)
-        return gradients.x_BD, None, None, None, None, None, None, *_flat(gradients)
+        return gradients.x_BD, None, None, None, None, None, *_flat(gradients)
 
 
 def reduce_losses(loss_B: Tensor, reduction: str) -> Tensor:

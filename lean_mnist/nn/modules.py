@@ -190,7 +190,6 @@ class MLP(nn.Module):
         labels_B: Tensor,
         upstream: float = 1.0,
         tape: StepTape | None = None,
-        into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
         """The mean loss and ``upstream`` times its gradients, a pair a layer, without a graph; ``.grad`` is left alone.
 
@@ -198,7 +197,7 @@ class MLP(nn.Module):
         """
         loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)
         return functional.mlp_loss_and_gradients(
-            x_BD, labels_B, self.weights_and_biases(), self.activation, loss, upstream, tape, into
+            x_BD, labels_B, self.weights_and_biases(), self.activation, loss, upstream, tape
         )
 
     def extra_repr(self) -> str:

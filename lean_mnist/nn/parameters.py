@@ -7,6 +7,7 @@ The order is that of ``model.parameters()``, each tensor row by row. For 784-128
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -70,10 +71,9 @@ class FlatParameters(Generic[Network]):
     product's columns finds the same part of the gradient in its cache when the optimizer comes to it.
 
     ``network`` is what steps are computed with: ``model`` itself; or, where it is to be ``computed_in`` another dtype,
-    its twin in that. The twin has the weights of ``model``, rounded, and gradients of its own: after its backward
-    :meth:`collect` brings these to ``gradient``, and after the optimizer :meth:`spread` brings it the new weights.
-    Otherwise these do nothing. ``layout`` says what stands where. Raises ``ArgumentError`` if the parameters are of
-    several dtypes or devices.
+    its twin in that, with the weights of ``model``, rounded, and gradients of its own. A step's gradients are brought
+    to both by :meth:`gradients_to_vector`, and new weights to the twin by :meth:`vector_to_network`. ``layout`` says
+    what stands where. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
     """
 
     def __init__(self, model: Network, computed_in: torch.dtype | None = None) -> None:
@@ -92,13 +92,20 @@ class FlatParameters(Generic[Network]):
             self._rounded = self.vector.data.to(computed_in), self.gradient.to(computed_in)
             _lay(self.network, *self._rounded)
 
-    def collect(self) -> None:
-        """Bring the gradients of ``network`` to ``gradient``."""
+    def gradients_to_vector(self, gradients: Iterable[Tensor]) -> None:
+        """Copy the gradient of each parameter of ``network``, in order, to its ``.grad`` and to ``gradient``.
+
+        Raises ``ArgumentError`` if their sizes do not add up to that of the vector.
+        """
+        parts = [_in_columns(gradient) for gradient in gradients]
+        if sum(map(len, parts)) != len(self.gradient):
+            raise ArgumentError(f"gradients: expected {len(self.gradient)} numbers, found {sum(map(len, parts))}")
+        torch.cat(parts, out=self.gradient if self._rounded is None else self._rounded[1])
         if self._rounded is not None:
             self.gradient.copy_(self._rounded[1])
 
-    def spread(self) -> None:
-        """Bring ``vector`` to ``network``, rounded."""
+    def vector_to_network(self) -> None:
+        """Bring ``vector`` to ``network``, rounded; nothing is to be done where ``network`` is the model itself."""
         if self._rounded is not None:
             self._rounded[0].copy_(self.vector.data)
 

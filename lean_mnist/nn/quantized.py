@@ -91,16 +91,10 @@ class QuantizedMLP(MLP):
         labels_B: Tensor,
         upstream: float = 1.0,
         tape: StepTape | None = None,
-        into: Sequence[tuple[Tensor, Tensor | None]] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
         """As of :class:`MLP`, at the rounded weights; the straight-through backward brings the gradients to the own."""
         loss, at_rounded = super().loss_and_gradients(x_BD, labels_B, upstream, tape)
-        gradients = [(_straight_through(w), None if b is None else _straight_through(b)) for w, b in at_rounded]
-        for layer, places in zip(gradients, into or [], strict=bool(into)):
-            for gradient, place in zip(layer, places, strict=True):
-                if gradient is not None and place is not None:
-                    place.copy_(gradient)
-        return loss, gradients if into is None else list(into)
+        return loss, [(_straight_through(w), None if b is None else _straight_through(b)) for w, b in at_rounded]
 
     def grids(self) -> list[Grid]:
         """The grid of each layer's weights as they are now. Raises ``ArgumentError`` if they are not finite."""

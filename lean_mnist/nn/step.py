@@ -8,6 +8,7 @@ Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` cla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lean_mnist.nn.modules import MLP
+from lean_mnist.nn.parameters import FlatParameters
 
 Batch = tuple[Tensor, Tensor]  # features (B, D) and labels (B,) int64
 Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
@@ -51,35 +53,52 @@ class StepResult(NamedTuple):
 
 
 def put_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
-    """Compute the gradient of the mean loss over all examples of ``batches``, and put it into ``.grad``.
+    """Compute the gradient of the mean loss over all examples of one batch or more, in ``.grad``.
 
-    Tensors that stand in ``.grad`` before are written over. Raises ``ArgumentError`` for batches that do not fit.
+    What stood in ``.grad`` before is replaced. Raises ``ArgumentError`` for batches that do not fit the model.
     """
-    pairs = model.parameter_pairs()
-    standing = None if pairs[0][0].grad is None else [(w.grad, None if b is None else b.grad) for w, b in pairs]
-    result = compute_gradients(model, batches, standing)  # type: ignore[arg-type]  # all of them stand, or none
-    if standing is None:
-        for pair, found in zip(pairs, result.gradients, strict=True):
-            for parameter, gradient in zip(pair, found, strict=True):
-                if parameter is not None:
-                    parameter.grad = gradient
-    return result
-
-
-def compute_gradients(model: MLP, batches: Sequence[Batch], into: Layers | None = None) -> StepResult:
-    """Compute the gradient of the mean loss over all examples of at least one batch; ``.grad`` stays as it is."""
     tapes = [StepTape(labels, share) for (_, labels), share in zip(batches, shares_of(batches), strict=True)]
-    loss, gradients = model.loss_and_gradients(*batches[0], tapes[0].upstream, tapes[0], into)
-    if len(batches) > 1:
-        loss = tapes[0].upstream * loss
-    for batch, tape in zip(batches[1:], tapes[1:], strict=True):
-        more, further = model.loss_and_gradients(*batch, tape.upstream, tape)
-        loss = loss + tape.upstream * more
-        for pair, found in zip(gradients, further, strict=True):
-            for total, gradient in zip(pair, found, strict=True):
-                if total is not None and gradient is not None:
-                    total += gradient
-    return StepResult(loss, gradients, tapes)
+    for parameter in model.parameters():
+        parameter.grad = None
+    mean = None
+    for (x, labels), tape in zip(batches, tapes, strict=True):
+        loss, gradients = model.loss_and_gradients(x, labels, tape.upstream, tape)
+        for pair, found in zip(model.parameter_pairs(), gradients, strict=True):
+            for owner, gradient in zip(pair, found, strict=True):
+                if owner is None or gradient is None:
+                    continue
+                if owner.grad is None:
+                    owner.grad = gradient
+                else:
+                    owner.grad += gradient
+        loss = loss if tape.upstream == 1 else tape.upstream * loss
+        mean = loss if mean is None else mean + loss
+    assert mean is not None
+    return StepResult(mean, gradients_of(model), tapes)
+
+
+def compute_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
+    """As :func:`put_gradients`, but ``.grad`` is left as it was."""
+    parameters = list(model.parameters())
+    before = [parameter.grad for parameter in parameters]
+    try:
+        return put_gradients(model, batches)
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+
+
+def put_flat_gradients(parameters: FlatParameters[MLP], batches: Sequence[Batch]) -> StepResult:
+    """As :func:`compute_gradients`, and copy the gradients to ``parameters.gradient``; without batches it stays.
+
+    Of no batches the loss is NaN. ``gradients`` of the result are ``.grad`` of the parameters.
+    """
+    network = parameters.network
+    if not batches:
+        return StepResult(parameters.gradient.new_tensor(math.nan), gradients_of(network), [])
+    loss, gradients, tapes = compute_gradients(network, batches)
+    parameters.gradients_to_vector(g for pair in gradients for g in pair if g is not None)
+    return StepResult(loss, gradients_of(network), tapes)
 
 
 def shares_of(batches: Sequence[Batch]) -> list[float]:

@@ -77,7 +77,7 @@ class Update:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         if self._flat is not None:
-            self._flat.spread()
+            self._flat.vector_to_network()
 
     def apply_on_device(self, loss: Tensor, rate: Tensor, failed: Tensor) -> None:
         """The whole update without waiting for the device, for captured steps; of our ``SGD`` and a flat vector only.
@@ -91,7 +91,7 @@ class Update:
         failed.copy_(torch.where(finite, failed, torch.ones_like(failed)))
         clip_gradient(self._moved, self._clip_norm)
         self.optimizer.step_at(rate, unless=failed)
-        self._flat.spread()
+        self._flat.vector_to_network()
 
 
 def has_finite_sum(gradient: Tensor) -> bool:

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from lean_mnist.data.batches import Batch
-from lean_mnist.nn.graphs import Repeatable
-from lean_mnist.nn.recording import CannotRecord
+from lean_mnist.nn.capture.kernels import CannotCapture, Replayable
 from lean_mnist.nn.sgd import SGD
 from lean_mnist.nn.step import StepTape
 from lean_mnist.nn.update import Update
 from lean_mnist.training.gradients import Gradients, StepGradients
 
 Traces = list[list[StepTape]]  # of each step
-Capture = Callable[[Callable[[], Traces], Sequence[Tensor]], Repeatable[Traces]]
+Capture = Callable[[Callable[[], Traces], Sequence[Tensor]], Replayable[Traces]]
 
 
 class Burst(NamedTuple):
@@ -100,7 +99,7 @@ class CapturedSteps:
         if self._possible and self._optimizer.started and key not in self._captured:
             try:
                 self._captured[key] = self._captured_steps(batches)
-            except CannotRecord:
+            except CannotCapture:
                 self._possible = False
         steps = self._captured.get(key)
         if steps is None:
@@ -132,13 +131,13 @@ class CapturedSteps:
 class _Steps:
     """Captured steps: their learning rates go in, and what became of them comes out."""
 
-    def __init__(self, steps: Repeatable[Traces], rates: Tensor, outcomes: Tensor) -> None:
+    def __init__(self, steps: Replayable[Traces], rates: Tensor, outcomes: Tensor) -> None:
         self._steps, self._rates, self._outcomes = steps, rates, outcomes
 
     def take(self, rates: Sequence[float]) -> tuple[list[float], Traces]:
         """Losses and traces of those that were applied."""
         self._rates.copy_(torch.tensor(rates, dtype=self._rates.dtype))
-        self._steps.play()
+        self._steps.replay()
         losses, failed = self._outcomes.tolist()  # waits for the device
         applied = failed.index(1.0) if 1.0 in failed else len(losses)
         return losses[:applied], self._steps.result[:applied]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from lean_mnist.data.batches import Batch
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.graphs import CudaGraph, Repeatable
-from lean_mnist.nn.recording import CannotRecord, Recording
-from lean_mnist.nn.step import StepTape, put_gradients
+from lean_mnist.nn.capture.cuda_graph import CudaGraph
+from lean_mnist.nn.capture.kernels import CannotCapture, KernelCapture, Replayable
+from lean_mnist.nn.step import StepTape, put_flat_gradients
 
 
 class Gradients(NamedTuple):
@@ -36,9 +35,9 @@ class StepGradients:
     def __init__(self, model: MLP, parameters: FlatParameters[MLP], *, traced: bool, replay: bool) -> None:
         self._model, self._parameters, self._traced = model, parameters, traced
         self._replay = replay and model.same_kernels
-        self._record: Callable[[Callable[[], Gradients]], Repeatable[Gradients]]
-        self._record = CudaGraph if parameters.vector.is_cuda else Recording
-        self._recorded: dict[tuple[int, int], Repeatable[Gradients]] = {}  # by the batch's place and examples
+        self._record: Callable[[Callable[[], Gradients]], Replayable[Gradients]]
+        self._record = CudaGraph if parameters.vector.is_cuda else KernelCapture
+        self._recorded: dict[tuple[int, int], Replayable[Gradients]] = {}  # by the batch's place and examples
 
     def __call__(self, batches: Sequence[Batch]) -> Gradients:
         """Compute, or play; raises as the network's ``loss`` does."""
@@ -49,23 +48,20 @@ class StepGradients:
         return self.compute(list(batches))
 
     def compute(self, batches: list[Batch]) -> Gradients:
-        if not batches:
-            return Gradients([], self._parameters.gradient.new_tensor(math.nan), [])
-        result = put_gradients(self._model, batches)
-        self._parameters.collect()
+        result = put_flat_gradients(self._parameters, batches)
         return Gradients(batches, result.loss, result.tapes if self._traced else [])
 
-    def _recording(self, x: Tensor, labels: Tensor) -> Repeatable[Gradients] | None:
+    def _recording(self, x: Tensor, labels: Tensor) -> Replayable[Gradients] | None:
         """The recording of this place, played; ``None`` if the step cannot be recorded."""
         place = x.data_ptr(), len(labels)
         recording = self._recorded.get(place)
         if recording is None:
             try:
                 recording = self._recorded[place] = self._record(lambda: self.compute([(x, labels)]))
-            except CannotRecord:
+            except CannotCapture:
                 self._replay = False
                 return None
             for tape in recording.result.tapes:
                 tape.static = True
-        recording.play()
+        recording.replay()
         return recording

@@ -15,7 +15,6 @@ import sympy
 from sympy import KroneckerDelta
 
 from lean_mnist.chainrule.activations import Activation
-from lean_mnist.chainrule.arrays import NewArrays
 from lean_mnist.verification.sums import Expr, Index, Label, total
 
 Shape = tuple[Expr, ...]
@@ -187,7 +186,7 @@ def gradient(scalar: Expr, of: Any) -> IndexedArray:
     return IndexedArray(of.shape, lambda *i: sympy.diff(scalar, of.at(*i)))
 
 
-class _IndexedPrimitives(NewArrays):
+class _IndexedPrimitives:
     """What ``chainrule.arrays`` asks of a kind of array, for arrays of symbolic shape."""
 
     def affine(self, x_BD: IndexedArray, weight_HD: IndexedArray, bias_H: IndexedArray | None) -> IndexedArray:

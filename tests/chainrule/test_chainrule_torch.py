@@ -11,6 +11,7 @@ from lean_mnist.chainrule import losses
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.chainrule.dense import dense_backward, dense_forward
 from lean_mnist.chainrule.mlp import mlp_backward, mlp_forward, mlp_loss_backward, mlp_loss_forward
+from lean_mnist.nn.functional import loss_for
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 TORCH_ACTIVATIONS = {
@@ -62,7 +63,7 @@ def test_network_and_loss_against_torch(name, loss_name, dtype: torch.dtype) -> 
     """Values and gradients in every dtype against plain PyTorch in float64 on the same (rounded) numbers."""
     sizes, labels, upstream = (7, 5, 6, 4), torch.tensor([0, 3, 1, 1, 2]), randn(2, 5, dtype=dtype)
     x, layers = randn(1, 5, 7, dtype=dtype), random_network(sizes, dtype)
-    loss, torch_loss = LOSSES[loss_name]
+    loss, torch_loss = loss_for(dtype, LOSSES[loss_name][0]), LOSSES[loss_name][1]
     loss_B, tape = mlp_loss_forward(x, labels, layers, ACTIVATIONS[name], loss)
     gradients = mlp_loss_backward(tape, layers, ACTIVATIONS[name], loss, upstream)
 

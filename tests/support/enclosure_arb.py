@@ -14,7 +14,7 @@ import torch
 from flint import arb, ctx, fmpq
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.chainrule.arrays import NewArrays, primitives
+from lean_mnist.chainrule.arrays import primitives
 from lean_mnist.enclosure import Ball
 from tests.support.enclosure_rational import Tally, number, radius, random_ball, tame_ball
 
@@ -84,7 +84,7 @@ def _values(other: object) -> object:
     return other.values if isinstance(other, ArbArray) else other
 
 
-class ArbPrimitives(NewArrays):
+class ArbPrimitives:
     """The chain rule's primitives at 300 bits."""
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import HealthError
-from lean_mnist.nn.graphs import CudaGraph
-from lean_mnist.nn.recording import CannotRecord
+from lean_mnist.nn.capture.cuda_graph import CudaGraph
+from lean_mnist.nn.capture.kernels import CannotCapture
 from lean_mnist.training.distributed import World
 from lean_mnist.training.objectives import build
 from tests.support.training_cases import digits_config, digits_run, load, named
@@ -35,7 +35,7 @@ class Again:
             tensor.copy_(old)
         self._compute = compute
 
-    def play(self) -> None:
+    def replay(self) -> None:
         with torch.no_grad():
             self.result = self._compute()
         taken.append(len(self.result))
@@ -112,7 +112,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
 def test_what_cannot_be_captured_is_taken_step_by_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(compute: Any, restored: Any) -> Any:
         Again(compute, restored)
-        raise CannotRecord("operation not permitted when stream is capturing")
+        raise CannotCapture("operation not permitted when stream is capturing")
 
     found = []
     for capture in (refuse, None):
@@ -164,8 +164,8 @@ def test_a_graph_does_again_what_was_captured() -> None:
     graph = CudaGraph(compute, [total])
     assert float(total) == 0
     x.fill_(3)
-    graph.play()
+    graph.replay()
     assert graph.result.tolist() == [6.0] * 4
     assert float(total) == 12
-    with pytest.raises(CannotRecord):
+    with pytest.raises(CannotCapture):
         CudaGraph(lambda: float(x.sum()))

@@ -155,11 +155,11 @@ def test_sgd_is_that_of_torch_optim_bit_for_bit_and_either_continues_the_other(o
 def test_neither_the_optimizer_nor_a_recorded_step_imports_the_compiler() -> None:
     code = (
         "import sys, torch; from lean_mnist.nn import MLP, FlatParameters;"
-        "from lean_mnist.nn.recording import Recording;"
+        "from lean_mnist.nn.capture.kernels import KernelCapture;"
         "from lean_mnist.training.config import Config;"
         "from lean_mnist.training.config.optimizers import build_optimizer;"
         "m = MLP((3, 2)); flat = FlatParameters(m); optimizer = build_optimizer(Config(), [flat.vector]);"
-        "Recording(lambda: m.loss_and_gradients(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))[0]).play();"
+        "KernelCapture(lambda: m.loss_and_gradients(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))[0]).replay();"
         "optimizer.step(); optimizer.state_dict(); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -100,7 +100,7 @@ def test_in_bfloat16_the_optimizer_has_all_digits() -> None:
         assert 0 < (parameters.gradient - whole).norm() < 0.05 * whole.norm()
         with torch.no_grad():
             parameters.vector += 1e-4  # less than a rounding of most weights
-        parameters.spread()
+        parameters.vector_to_network()
         for own, rounded in zip(model.parameters(), parameters.network.parameters(), strict=True):
             assert torch.equal(own.bfloat16(), rounded)
 

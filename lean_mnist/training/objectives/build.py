@@ -8,7 +8,7 @@ import torch
 
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.nn import MLP
-from lean_mnist.nn.graphs import CudaGraph
+from lean_mnist.nn.capture.cuda_graph import CudaGraph
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.bursts import Capture
 from lean_mnist.training.config import Config

@@ -132,7 +132,7 @@ class Classification:
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
         """Take the weights of a checkpoint."""
         restore_weights(self.model, content["model"], path)
-        self.parameters.spread()
+        self.parameters.vector_to_network()
 
     def first_records(self) -> Iterator[Record]:
         """Sizes of the data, and the initial weights as pictures."""

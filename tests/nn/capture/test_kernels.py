@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lean_mnist.nn.recording import CannotRecord, Recording
+from lean_mnist.nn.capture.kernels import CannotCapture, KernelCapture
 
 
 def test_played_it_computes_with_what_stands_in_its_inputs() -> None:
@@ -17,11 +17,11 @@ def test_played_it_computes_with_what_stands_in_its_inputs() -> None:
         p = torch.softmax(h, 1).mul_(2)
         return {"z": z, "p": p, "sum": p.sum(0), "picked": p.gather(1, torch.zeros(4, 1, dtype=torch.int64))[:, 0]}
 
-    recording = Recording(compute)
+    recording = KernelCapture(compute)
     for _ in range(3):
         x.normal_()
         w.normal_()
-        recording.play()
+        recording.replay()
         for name, expected in compute().items():
             assert torch.equal(recording.result[name], expected), name
 
@@ -34,24 +34,24 @@ def test_what_is_cleared_and_written_into_is_so_at_every_play() -> None:
         torch.sum(encoded, 0, out=total)
         return encoded
 
-    recording = Recording(compute)
+    recording = KernelCapture(compute)
     labels.copy_(torch.tensor([2, 2]))
-    recording.play()
+    recording.replay()
     assert recording.result.tolist() == [[0, 0, 1], [0, 0, 1]]
     assert total.tolist() == [0, 0, 2]
 
 
 def test_several_tensors_of_one_kernel() -> None:
     x = torch.randn(5)
-    recording = Recording(lambda: torch.stack(torch._foreach_norm([x, 2 * x])))
+    recording = KernelCapture(lambda: torch.stack(torch._foreach_norm([x, 2 * x])))
     x.normal_()
-    recording.play()
+    recording.replay()
     assert torch.equal(recording.result, torch.stack([x.norm(), (2 * x).norm()]))
 
 
 def test_nan_is_played_like_any_number() -> None:
     x = torch.tensor([1.0, float("nan")])
-    assert torch.isnan(Recording(lambda: x * 2).result).tolist() == [False, True]
+    assert torch.isnan(KernelCapture(lambda: x * 2).result).tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -64,5 +64,5 @@ def test_nan_is_played_like_any_number() -> None:
 )
 def test_what_would_differ_next_time_is_refused(compute, why) -> None:
     x = torch.ones(3)
-    with pytest.raises(CannotRecord, match=why):
-        Recording(lambda: compute(x))
+    with pytest.raises(CannotCapture, match=why):
+        KernelCapture(lambda: compute(x))
