@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, LeanMnistError, RankLost
-from lean_mnist.nn.step import StepResult, put_gradients
+from lean_mnist.nn.step import StepResult, put_flat_gradients
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.run import run
@@ -90,15 +90,15 @@ def test_parts_may_be_empty_and_batches_accumulated(size: int, here: Path) -> No
 def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def wrong(model: Any, *arguments: Any) -> StepResult:
-        result = put_gradients(model, *arguments)
+    def wrong(parameters: Any, *arguments: Any) -> StepResult:
+        result = put_flat_gradients(parameters, *arguments)
         if threading.current_thread().name == "rank 1":
             calls.append(0)
             if len(calls) == STEPS_PER_EPOCH + 2:
-                model.layers[0].weight.grad[3, 5] += 1
+                parameters.network.layers[0].weight.grad[3, 5] += 1
         return result
 
-    monkeypatch.setattr("lean_mnist.training.gradients.put_gradients", wrong)
+    monkeypatch.setattr("lean_mnist.training.gradients.put_flat_gradients", wrong)
     config = digits_config(check="screen", replay=False)
     message = failure(together(2, lambda world: run(config, None, world)), GradientMismatch)
     assert message.startswith(f"rank 1: gradient check failed at step {STEPS_PER_EPOCH + 2}: layers.0.weight[3, 5]: ")
