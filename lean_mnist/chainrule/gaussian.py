@@ -1,7 +1,7 @@
-"""A Gaussian over weights with independent components: sampling, and how far it is from a prior.
+"""Independent Gaussians over the weights of a network: sampling, and KL divergence from a prior of the same form.
 
-Shapes: ``mean``, ``log_scale`` (ln σ, which keeps σ above 0 and accurate where it is small) and ``noise`` have one
-shape, any; of the prior each may also be of a shape that broadcasts to it.
+Shapes: ``mean``, ``log_scale`` (ℓ = ln σ, which keeps σ above 0 and accurate where it is small) and ``noise`` have one
+shape, any; those of the prior broadcast to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lean_mnist.errors import ArgumentError
 
 
 class SampleTape(NamedTuple):
-    """What the backward of a sample needs: ``σ ⊙ ε``, how far it is from the mean."""
+    """``σ ⊙ ε``, the sample's distance from the mean."""
 
     deviation: Array
 
@@ -21,18 +21,20 @@ class SampleTape(NamedTuple):
 # w = μ + e^ℓ ⊙ ε, ε ~ N(0, 1);  dμ = dw,  dℓ = dw ⊙ e^ℓ ⊙ ε. The reparametrisation of Kingma and Welling (2014,
 # section 2.4), for weights as in Blundell et al. (2015, section 3.2).
 def sample_forward(mean: Array, log_scale: Array, noise: Array) -> tuple[Array, SampleTape]:
+    """Draw ``w = μ + e^ℓ ⊙ ε``."""
     _check_shapes(mean, log_scale=log_scale, noise=noise)
     deviation = primitives(log_scale).exp(log_scale) * noise
     return mean + deviation, SampleTape(deviation)
 
 
 def sample_backward(tape: SampleTape, d_w: Array) -> tuple[Array, Array]:
+    """Gradients ``(dμ, dℓ)`` from ``dw``."""
     check_upstream("d_w", d_w, tape.deviation.shape)
     return d_w, d_w * tape.deviation
 
 
 class DivergenceTape(NamedTuple):
-    """What the backward of a divergence needs: ``(μ − μ₀) / σ₀²`` and ``σ² / σ₀²``."""
+    """``(μ − μ₀) / σ₀²`` and ``σ² / σ₀²``."""
 
     pull: Array
     ratio: Array
@@ -43,6 +45,7 @@ class DivergenceTape(NamedTuple):
 def divergence_forward(
     mean: Array, log_scale: Array, prior_mean: Array, prior_log_scale: Array
 ) -> tuple[Array, DivergenceTape]:
+    """``KL(posterior ‖ prior)`` in nats, a scalar."""
     _check_shapes(mean, log_scale=log_scale)
     p = primitives(mean)
     precision = p.exp(-2 * prior_log_scale)
@@ -55,6 +58,7 @@ def divergence_forward(
 
 
 def divergence_backward(tape: DivergenceTape, d_divergence: Array) -> tuple[Array, Array]:
+    """Gradients ``(dμ, dℓ)`` from the upstream gradient of the divergence, a scalar."""
     return tape.pull * d_divergence, (tape.ratio - 1) * d_divergence
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lean_mnist.command_line import parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
@@ -15,12 +15,12 @@ from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.files import config_from_dict, read_config
 from lean_mnist.training.config.presets import preset
 
-PROG = "python -m lean_mnist.train"
+Options = TypeVar("Options", bound=Any)  # a dataclass of options, each with a default
 
 
 @dataclass(frozen=True)
-class Arguments(Config):
-    __doc__ = Config.__doc__
+class Origin:
+    """Options that name a configuration to start from."""
 
     config: str | None = None
     """Repeat the run that wrote this config.json; options given beside it override it."""
@@ -28,44 +28,83 @@ class Arguments(Config):
     """Continue from last.pt of this run (its name, folder or file); alone: of --run-name, or else of the latest run."""
 
 
-def read_arguments(argv: Sequence[str]) -> tuple[Config, Path | None]:
-    """The configuration that ``argv`` asks for and, when it asks to resume, the checkpoint to continue from."""
-    # These three choose what the other options start from, so they are read first. tyro sees them only for --help.
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--preset")
-    first.add_argument("--config")
-    first.add_argument("--resume", nargs="?", const="")
-    first.add_argument("--run-name")
-    first.add_argument("--checkpoints-dir")
-    try:
-        chosen, rest = first.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{error.argument_name}: {error.message}") from None
-    given = [name for name in ("preset", "config", "resume") if getattr(chosen, name) is not None]
-    if len(given) > 1:
-        raise ConfigError(f"--{given[0]} and --{given[1]}: each names what a run starts from; expected one of them")
-    rest += [] if chosen.run_name is None else ["--run-name", chosen.run_name]
-    rest += [] if chosen.checkpoints_dir is None else ["--checkpoints-dir", chosen.checkpoints_dir]
-
-    if chosen.resume is not None:
-        folder = Path(chosen.checkpoints_dir or Config.checkpoints_dir)
-        return _resumed(find_checkpoint(chosen.resume, chosen.run_name, folder), rest)
-    base = Config()
-    if chosen.preset is not None:
-        base = preset(chosen.preset)
-    elif chosen.config is not None:
-        # A repetition is a new run: it gets a name of its own unless one is given.
-        base = dataclasses.replace(read_config(Path(chosen.config)), run_name=None)
-    return _overridden(base, rest), None
+@dataclass(frozen=True)
+class Arguments(Origin, Config):
+    __doc__ = Config.__doc__
 
 
-def _overridden(base: Config, arguments: Sequence[str]) -> Config:
-    parsed = parse(Arguments, arguments, prog=PROG, default=Arguments(**_fields(base)))
-    return Config(**_fields(parsed))
+class RunCommand(Generic[Options]):
+    """Reads the command line of a command that trains.
 
+    Args:
+        prog: the command as it is called.
+        options: the class of its configuration, with ``run_name`` and ``checkpoints_dir`` among its fields.
+        arguments: that with the fields of ``Origin``.
+        preset: a configuration by its name, where the command has presets.
+    """
 
-def _fields(config: Config) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+    def __init__(
+        self,
+        prog: str,
+        options: type[Options],
+        arguments: type[Options],
+        preset: Callable[[str], Options] | None = None,
+    ) -> None:
+        self._prog, self._options, self._arguments, self._preset = prog, options, arguments, preset
+
+    def read(self, argv: Sequence[str]) -> tuple[Options, Path | None]:
+        """The configuration that ``argv`` asks for and, when it asks to resume, the checkpoint to continue from."""
+        # These choose what the other options start from, so they are read first. tyro sees them only for --help.
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        origins = [*(["preset"] if self._preset else []), "config", "resume"]
+        for name in (*origins, "run-name", "checkpoints-dir"):
+            alone = name == "resume"
+            first.add_argument(f"--{name}", nargs="?" if alone else None, const="" if alone else None)
+        try:
+            chosen, rest = first.parse_known_args(argv)
+        except argparse.ArgumentError as error:
+            raise ConfigError(f"{error.argument_name}: {error.message}") from None
+        given = [name for name in origins if getattr(chosen, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"--{given[0]} and --{given[1]}: each names what a run starts from; expected one of them")
+        rest += [] if chosen.run_name is None else ["--run-name", chosen.run_name]
+        rest += [] if chosen.checkpoints_dir is None else ["--checkpoints-dir", chosen.checkpoints_dir]
+
+        if chosen.resume is not None:
+            folder = Path(chosen.checkpoints_dir or self._options.checkpoints_dir)
+            return self._resumed(find_checkpoint(chosen.resume, chosen.run_name, folder), rest)
+        base = self._options()
+        if self._preset is not None and chosen.preset is not None:
+            base = self._preset(chosen.preset)
+        elif chosen.config is not None:
+            # A repetition is a new run: it gets a name of its own unless one is given.
+            base = dataclasses.replace(read_config(Path(chosen.config), self._options), run_name=None)
+        return self._overridden(base, rest), None
+
+    def _overridden(self, base: Options, arguments: Sequence[str]) -> Options:
+        parsed = parse(self._arguments, arguments, prog=self._prog, default=self._arguments(**self._fields(base)))
+        return self._options(**self._fields(parsed))
+
+    def _fields(self, options: Options) -> dict[str, Any]:
+        return {field.name: getattr(options, field.name) for field in dataclasses.fields(self._options)}
+
+    def _resumed(self, path: Path, arguments: Sequence[str]) -> tuple[Options, Path]:
+        from lean_mnist.training.checkpoints import read_checkpoint
+
+        saved = config_from_dict(read_checkpoint(path)["config"], str(path), self._options)
+        wanted = self._overridden(saved, arguments)
+        for name, value in self._fields(saved).items():
+            now = getattr(wanted, name)
+            if now != value and name not in MAY_CHANGE_ON_RESUME:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: this run was started with "
+                    f"{'its default' if value is None else value}, found {now}; "
+                    f"resuming continues a run as it was, so leave the option out or start a new run"
+                )
+        if not path.parent.name:  # named from inside its own folder
+            path = path.absolute()
+        # The run goes on in its own folders, wherever they are now, and under its own name.
+        return dataclasses.replace(wanted, run_name=path.parent.name, checkpoints_dir=str(path.parent.parent)), path
 
 
 def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> Path:
@@ -86,20 +125,9 @@ def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> 
     raise CheckpointError(f"--resume {which}: expected a run with {candidates[-1]}, found none{nearest(which, known)}")
 
 
-def _resumed(path: Path, arguments: Sequence[str]) -> tuple[Config, Path]:
-    from lean_mnist.training.checkpoints import read_checkpoint
+_TRAIN = RunCommand("python -m lean_mnist.train", Config, Arguments, preset)
 
-    saved = config_from_dict(read_checkpoint(path)["config"], str(path))
-    wanted = _overridden(saved, arguments)
-    for name, value in _fields(saved).items():
-        now = getattr(wanted, name)
-        if now != value and name not in MAY_CHANGE_ON_RESUME:
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: this run was started with {'its default' if value is None else value}, "
-                f"found {now}; "
-                f"resuming continues a run as it was, so leave the option out or start a new run"
-            )
-    if not path.parent.name:  # named from inside its own folder
-        path = path.absolute()
-    # The run goes on in its own folders, wherever they are now, and under its own name.
-    return dataclasses.replace(wanted, run_name=path.parent.name, checkpoints_dir=str(path.parent.parent)), path
+
+def read_arguments(argv: Sequence[str]) -> tuple[Config, Path | None]:
+    """Configuration and checkpoint that the command line of ``python -m lean_mnist.train`` asks for."""
+    return _TRAIN.read(argv)

@@ -53,6 +53,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     for name in _MAPPINGS:
         if not isinstance(content[name], dict):
             raise CheckpointError(f"{path}: {name}: expected names and values, found {type(content[name]).__name__}")
+    if "gaussian_sizes" in content["architecture"]:
+        raise CheckpointError(f"{path}: expected one network, found a Gaussian over networks (lean_mnist.pacbayes)")
     try:
         model = network_of(content["architecture"])
     except (ArgumentError, TypeError) as error:
@@ -62,7 +64,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(
             model=model,
             normalization=Normalization.from_dict(content["normalization"]),
-            config=config_from_dict(content["config"], str(path)),
+            config=config_from_dict(content["config"], str(path), Config),
             metrics=content["metrics"],
             crosscheck=content["crosscheck"],
             data=content["data"],

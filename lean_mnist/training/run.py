@@ -16,7 +16,6 @@ from lean_mnist.torch_internals import has_bfloat16_products
 from lean_mnist.training.checkpointing import Checkpointing
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.optimizers import build_optimizer
-from lean_mnist.training.config.schedules import learning_rate_schedule
 from lean_mnist.training.distributed import World, start_of
 from lean_mnist.training.hooks import FailureKeeper, FailurePolicy
 from lean_mnist.training.interrupts import StopRequest
@@ -43,8 +42,9 @@ def run(config: Config, resume: Path | None = None, world: World | None = None) 
     return result
 
 
-def train(make: Callable[[], Objective], resume: Path | None, world: World) -> Result:
+def train(make: Callable[[], Objective], resume: Path | None = None, world: World | None = None) -> Result:
     """Train by the objective that ``make`` makes, to its end; raises as :func:`run` does."""
+    world = world or World()
     with StopRequest() as request:
         session = world.everywhere(lambda: Session(make(), resume, world))
         return session.run(lambda: bool(request.requested))
@@ -82,14 +82,7 @@ class Session:
 
     def __init__(self, objective: Objective, resume: Path | None, world: World) -> None:
         self._objective, self._world, self._resuming = objective, world, resume is not None
-        config = objective.config
-        self._steps_per_epoch = -(-objective.batches.steps_per_epoch // config.accumulate)
-        self._steps = config.epochs * self._steps_per_epoch
-        if config.warmup_steps >= self._steps:
-            raise ConfigError(
-                f"--warmup-steps: expected fewer than the run's {self._steps} steps, found {config.warmup_steps}"
-            )
-        self._optimizer = build_optimizer(config, [objective.parameters.vector])
+        self._optimizer = build_optimizer(objective.config, [objective.parameters.vector])
         self._checkpointing = Checkpointing(objective, self._optimizer, resume)
         self._state = self._checkpointing.state
         self._ended_before = bool(self._state.finished)  # there is nothing left to do but to sum it up again
@@ -97,10 +90,10 @@ class Session:
     def run(self, stop_requested: Callable[[], bool]) -> Result:
         """Train to the end, or raise ``Interrupted`` with the state saved."""
         world, state, config = self._world, self._state, self._rendezvous()
-        with self._folder.open_sinks(config, self._steps, state.step, self._resuming, world):
+        with self._folder.open_sinks(config, self._objective.steps, state.step, self._resuming, world):
             if not self._resuming:
                 world.on_writer(self._write_start)
-            world.resume_hint = again = f"python -m lean_mnist.train --resume {self._folder.checkpoints}"
+            world.resume_hint = again = f"python -m {self._objective.command} --resume {self._folder.checkpoints}"
             if not (self._ended_before or self._trainer(stop_requested).fit()):
                 where = f"interrupted at step {state.step}, epoch {state.epoch + 1}; everything is saved"
                 raise world.report_once(Interrupted(f"{where}; to go on: {again}"))
@@ -148,7 +141,7 @@ class Session:
         return Trainer(
             self._objective,
             Update(self._objective.parameters.network, self._optimizer, config.clip_norm, self._objective.parameters),
-            learning_rate_schedule(config, self._steps_per_epoch),
+            self._objective.learning_rate,
             self._objective.hooks(state, policy),
             state,
             services,

@@ -1,17 +1,24 @@
 """The Gaussian's formulas and the PAC-Bayes objectives: each backward is SymPy's derivative of its forward."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import sympy
 
 from lean_mnist.chainrule import gaussian
-from lean_mnist.chainrule.losses import squared_error
-from lean_mnist.chainrule.pac_bayes import OBJECTIVES, bounded, objective_named
+from lean_mnist.chainrule.pac_bayes import (
+    OBJECTIVES,
+    bounded_risk_backward,
+    bounded_risk_forward,
+    objective_named,
+)
 from lean_mnist.errors import ArgumentError
 from tests.chainrule.test_chainrule_symbolic import assert_equal_at, assert_identical, derivatives, symbols_of
-from tests.support.chainrule_arrays import fractions_of
 
 
 def test_sample() -> None:
@@ -42,7 +49,7 @@ def test_divergence() -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_objective(name) -> None:
+def test_objective(name: str) -> None:
     """At a rational point to 40 digits; SymPy's derivative goes through the best λ of ``lambda`` as well."""
     risk, divergence, d_bound = (symbols_of(letter, 1, positive=True) for letter in "rkg")
     bound, tape = OBJECTIVES[name].forward(risk, divergence, 1000, 6.5)
@@ -61,27 +68,33 @@ def test_every_objective_bounds_the_inverted_bound() -> None:
             assert q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)) >= (40 + 8.5) / 2000
 
 
-def test_bounded_loss_on_fractions() -> None:
-    """Below, at and above the ceiling of 2: the loss and its gradient over the ceiling; 1 and no gradient."""
-    loss, inner = bounded(squared_error(), 2.0), squared_error()
-    s, labels = fractions_of([["1/2", 0], [2, 1], [3, 2]]), np.array([0, 1, 1])
-    d_loss = fractions_of(["1/3", 1, 5])
-    found, tape = loss.forward(s, labels)
-    assert list(found) == [Fraction(1, 16), 1, 1]
-    d_s = loss.backward(tape, d_loss)
-    expected = inner.backward(inner.forward(s, labels)[1], d_loss)
-    assert d_s[0].tolist() == (expected[0] / 2).tolist()
-    assert d_s[1:].tolist() == [[0, 0], [0, 0]]
+@pytest.mark.parametrize("losses", [["1/3", "1/2"], ["1/3", 2, "7/2"], [2, 3], ["1/2"]])
+def test_bounded_risk_on_fractions(losses: list[str | int]) -> None:
+    """The mean of min(loss, 2)/2, and its gradient: that of the losses below 2; at 2 there is none."""
+    values = [Fraction(value) for value in losses]
+    below = [value for value in values if value < 2]
+    mean = np.array([sum(below, Fraction(0)) / max(1, len(below))], dtype=object)
+    risk, slope = bounded_risk_forward(mean, len(below), len(values), 2.0)
+    assert risk[0] == sum(min(value, Fraction(2)) / 2 for value in values) / len(values)
+    # Each loss below has the gradient 1 / (2 B), so that their mean has n / (2 B).
+    assert bounded_risk_backward(slope, np.array([Fraction(5)]))[0] == 5 * Fraction(len(below), 2 * len(values))
+
+
+def test_the_gradient_of_the_bounded_risk_is_a_derivative() -> None:
+    mean, d_risk = symbols_of("l", 1), symbols_of("g", 1)
+    risk, slope = bounded_risk_forward(mean, 3, 7, 2.0)
+    assert_identical(bounded_risk_backward(slope, d_risk), derivatives((risk * d_risk).sum(), mean))
 
 
 def test_impossible_arguments() -> None:
     mean = symbols_of("m", 2)
-    for call, message in (
+    calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: gaussian.sample_forward(mean, mean[:1], mean), "log_scale: expected the shape of mean, (2,), found"),
         (lambda: gaussian.divergence_forward(mean, mean, symbols_of("n", 3, 2), mean), "prior: expected a shape that"),
-        (lambda: bounded(squared_error(), 0.0), "ceiling: expected a finite number above 0, found 0.0"),
+        (lambda: bounded_risk_forward(mean, 1, 2, 0.0), "ceiling: expected a finite number above 0, found 0.0"),
         (lambda: objective_named("quadratik"), "objective: expected one of quadratic, lambda, classic, found"),
-    ):
+    ]
+    for call, message in calls:
         with pytest.raises(ArgumentError) as caught:
             call()
         assert str(caught.value).startswith(message)

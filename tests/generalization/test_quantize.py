@@ -149,7 +149,7 @@ def test_what_cannot_be_folded_is_refused(digits: Dataset) -> None:
         quantize_model(MLP((64, 4, 10)), Normalization("per-image", 0.0, 1.0), 4)
     model = MLP((64, 4, 10))
     with torch.no_grad():
-        model.layers[1].weight[0, 0] = float("nan")  # type: ignore[index]
+        model.parameter_pairs()[1][0][0, 0] = float("nan")
     with pytest.raises(ArgumentError, match=r"layers\[1\]: weights: none, infinities or NaN"):
         quantize_model(model, unit, 4)
     with pytest.raises(ArgumentError, match=r"layers\[0\].bias: 70000, expected at most 65504"):
@@ -181,7 +181,7 @@ def test_network_that_trains_is_the_one_that_is_written(digits: Dataset, bits: i
 def test_weights_midway_between_two_points_are_written_as_they_were_rounded() -> None:
     """There, float32 rounds some of them to the other side than float64 does."""
     model = QuantizedMLP((200, 50, 2), bits=3, rule="minimum-maximum", bias=False, seed=0)
-    weight = model.layers[0].weight
+    weight, _ = model.parameter_pairs()[0]
     with torch.no_grad():
         grid, ends = model.grids()[0], (weight.argmin(), weight.argmax())
         shift, scale = float(grid.shift), float(grid.scale)
@@ -203,13 +203,16 @@ def test_gradient_is_that_of_the_loss_at_the_rounded_weights(digits: Dataset, bi
     model.loss(x, labels).backward()
 
     # Autograd on torch's own functions, at the rounded weights taken as given.
-    given = [[None if t is None else t.detach().requires_grad_() for t in pair] for pair in model.weights_and_biases()]
-    hidden = torch.relu(torch.nn.functional.linear(x, *given[0]))
-    torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, *given[1]), labels).backward()
-    for layer, (weight, own_bias) in zip(model.layers, given, strict=True):
-        assert not torch.equal(layer.weight, weight)
-        assert torch.allclose(layer.weight.grad, weight.grad, rtol=1e-12, atol=1e-14)
-        assert own_bias is None or torch.allclose(layer.bias.grad, own_bias.grad, rtol=1e-12, atol=1e-14)
+    rounded = [tensor for pair in model.weights_and_biases() for tensor in pair if tensor is not None]
+    given = [tensor.detach().requires_grad_() for tensor in rounded]
+    first, second = (given[:2], given[2:]) if bias else (given[:1], given[1:])
+    hidden = torch.relu(torch.nn.functional.linear(x, *first))
+    torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, *second), labels).backward()
+    for own, reference in zip(model.parameters(), given, strict=True):
+        assert own.grad is not None
+        assert reference.grad is not None
+        assert own.dim() == 1 or not torch.equal(own, reference)
+        assert torch.allclose(own.grad, reference.grad, rtol=1e-12, atol=1e-14)
 
 
 def test_the_audit_of_a_run_accepts_it_and_can_refuse(digits: Dataset) -> None:
@@ -219,7 +222,9 @@ def test_the_audit_of_a_run_accepts_it_and_can_refuse(digits: Dataset) -> None:
     loss.backward()
     check = StepAudit(model)
     assert check.check([(x, labels)], loss.detach(), compare_gradients=True, gradcheck=True).passed
-    model.layers[0].weight.grad[3, 20] += 0.01  # type: ignore[union-attr, index]
+    gradient = model.parameter_pairs()[0][0].grad
+    assert gradient is not None
+    gradient[3, 20] += 0.01
     refused = check.check([(x, labels)], loss.detach(), compare_gradients=True, gradcheck=False)
     assert not refused.passed
     assert "layers.0.weight[3, 20]" in refused.message

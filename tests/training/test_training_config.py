@@ -119,12 +119,12 @@ VARIED = [
 def test_a_configuration_survives_being_written_down(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
-    assert read_config(path) == config
-    assert config_from_dict(config.to_dict(), "a checkpoint") == config
+    assert read_config(path, Config) == config
+    assert config_from_dict(config.to_dict(), "a checkpoint", Config) == config
 
 
 def test_fields_that_are_not_there_have_their_defaults() -> None:
-    assert config_from_dict({"epochs": 3}, "here") == Config(epochs=3)
+    assert config_from_dict({"epochs": 3}, "here", Config) == Config(epochs=3)
 
 
 WRONG: list[tuple[Any, str]] = [  # what a config.json holds, what the message names
@@ -164,7 +164,7 @@ def test_a_field_of_the_wrong_kind_is_refused_in_one_line(values: Any, message: 
     path = tmp_path / "config.json"
     path.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        read_config(path)
+        read_config(path, Config)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_configuration_is_refused_in_one_line(content: bytes |
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"config\.json: expected a config\.json that a run wrote, found ") as caught:
-        read_config(path)
+        read_config(path, Config)
     assert "\n" not in str(caught.value)
 
 

@@ -6,11 +6,12 @@ fixed texts are quoted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
@@ -32,9 +33,7 @@ from lean_mnist.generalization.pacbayes.parts import cut
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
-    from lean_mnist.generalization.pacbayes.network import GaussianMLP
-
-_Floats = npt.NDArray[np.float32]
+    from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 
 
 def certify_posterior(
@@ -47,7 +46,6 @@ def certify_posterior(
     candidates: int,
     draws: int,
     deltas: Sequence[Exact],
-    report: Callable[[int], None] | None = None,
 ) -> Certificate:
     """The PAC-Bayes certificate of a Gaussian over networks by the training examples that its prior did not see.
 
@@ -60,8 +58,8 @@ def certify_posterior(
     if candidates < 1 or draws < 1:
         raise CertificateError(f"candidates, draws: expected at least 1 of each, found {candidates} and {draws}")
     _, part = cut(dataset.train, prior_examples, split_seed)
-    means, scales, prior_means = _stored(network)
-    content = {"mean": _raw(means), "scale": _raw(scales), "prior_mean": _raw(prior_means)}
+    flat = {name: np.concatenate([tensor.ravel() for tensor in group]) for name, group in _stored(network).items()}
+    content = {name: numbers.astype("<f4").tobytes() for name, numbers in flat.items()}
     files = {name: file_entry(f"certificate.{name}", raw) for name, raw in content.items()}
     kind = "data-free" if prior_examples == 0 else "learnt"
     data, beside = split_data(dataset, "train")
@@ -72,11 +70,10 @@ def certify_posterior(
     hashes = {name: entry["sha256"] for name, entry in files.items()}
     key = bytes.fromhex(sha256(written({**fixed, "files": hashes, "draws": draws})))
     images, labels = part.images.cpu().numpy(), part.labels.cpu().numpy()
-    wrong = draw_outcomes(layers_of(network), images, labels, dataset.maximum, key, draws, report)
+    wrong = draw_outcomes(layers_of(network), images, labels, dataset.maximum, key, draws)
     errors, outcomes = int(wrong.sum()), pack(wrong)
     content["outcomes"], files["outcomes"] = outcomes, file_entry("certificate.outcomes", outcomes)
-    flat_means, flat_scales, flat_priors = (_flat(group) for group in (means, scales, prior_means))
-    divergence, m = divergence_above(flat_means, flat_scales, flat_priors, scale), len(part)
+    divergence, m = divergence_above(flat["mean"], flat["scale"], flat["prior_mean"], scale), len(part)
     claims, statement = [], []
     for delta in map(checked_delta, deltas):
         of_draws = delta * checker.MONTE_CARLO
@@ -115,33 +112,25 @@ def certify_posterior(
         "decoder": with_hash({"specification": checker.PAC_DECODER, **decoder}),
         "draws": {"specification": checker.DRAWS, "key": key.hex()},
         "files": files,
-        "parameters": len(flat_means),
+        "parameters": len(flat["mean"]),
         "data": {**data, "classes": network.sizes[-1]},
     }
     raw_files = {files[name]["file"]: raw for name, raw in content.items()}
     return Certificate(with_hash(document, "content_sha256"), {**raw_files, **beside})
 
 
-def _flat(tensors: Sequence[_Floats]) -> _Floats:
-    return np.concatenate([tensor.ravel() for tensor in tensors])
-
-
-def _raw(tensors: Sequence[_Floats]) -> bytes:
-    return _flat(tensors).astype("<f4").tobytes()
-
-
 def layers_of(network: GaussianMLP) -> list[Layer]:
     """Mean and deviation of weights and biases, layer by layer, float64: of the float32 numbers that are stored."""
-    means, scales = ([tensor.astype(np.float64) for tensor in group] for group in _stored(network)[:2])
-    flat = zip(means[::2], scales[::2], means[1::2], scales[1::2], strict=True)
-    return list(flat)
+    stored = _stored(network)
+    means, scales = ([tensor.astype(np.float64) for tensor in stored[name]] for name in ("mean", "scale"))
+    return list(zip(means[::2], scales[::2], means[1::2], scales[1::2], strict=True))
 
 
-def _stored(network: GaussianMLP) -> tuple[list[_Floats], list[_Floats], list[_Floats]]:
+def _stored(network: GaussianMLP) -> dict[str, list[npt.NDArray[np.float32]]]:
     """Means, deviations and the prior's means, as they are stored."""
+
+    def arrays(tensors: Sequence[Tensor]) -> list[npt.NDArray[np.float32]]:
+        return [tensor.detach().cpu().float().numpy() for tensor in tensors]
+
     deviations = [log_scale.detach().exp() for log_scale in network.log_scales]
-    means, scales, prior_means = (
-        [tensor.detach().cpu().float().numpy() for tensor in group]
-        for group in (network.means, deviations, network.prior_means)
-    )
-    return means, scales, prior_means
+    return {"mean": arrays(network.means), "scale": arrays(deviations), "prior_mean": arrays(network.prior_means)}

@@ -1,4 +1,4 @@
-"""``KL(posterior ‖ prior)`` of stored numbers, rounded up: no float decides.
+"""``KL(posterior ‖ prior)`` of stored numbers, rounded up by exact arithmetic.
 
     KL = ½ (Σ σ_i²/σ₀² − P + Σ (μ_i − μ₀_i)²/σ₀²) − Σ ln σ_i + P ln σ₀
 

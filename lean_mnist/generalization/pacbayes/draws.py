@@ -1,12 +1,11 @@
 """Draws of (network, example) pairs, from which the risk of a Gaussian over networks is estimated.
 
-Every draw takes an example at random and draws the weights anew for it. Then a layer's pre-activations, given what
-goes into it, are independent Gaussians, ``z_j ~ N(Σ μ_ji h_i + β_j, Σ σ_ji² h_i² + τ_j²)`` with biases of mean β and
-deviation τ, because no weight is used twice: so drawing them is drawing the weights, exactly, at the price of two
-products a layer (Kingma, Salimans and Welling, 2015, use it to train). The draws are independent, so their errors are
-binomial.
+Every draw takes an example at random and draws the weights anew for it. A layer's pre-activations, given its inputs,
+are then independent Gaussians, ``z_j ~ N(Σ μ_ji h_i + β_j, Σ σ_ji² h_i² + τ_j²)`` with biases of mean β and deviation
+τ, because no weight is used twice: drawing them is drawing the weights, exactly, at the price of two products a layer
+(Kingma, Salimans and Welling, 2015, train this way). The draws are independent, so their errors are binomial.
 
-Nobody chooses the random numbers: draw i reads the output of SHAKE-128 on a key and i, and the key is the hash of what
+The random numbers are not chosen: draw i reads the output of SHAKE-128 on a key and i, and the key is the hash of what
 is certified. The specification, by which the checker repeats any of them alone, is ``checker.DRAWS``.
 
 Shapes: ``N`` draws, ``D`` input features, ``H`` units.
@@ -15,7 +14,7 @@ Shapes: ``N`` draws, ``D`` input features, ``H`` units.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,6 @@ def draw_outcomes(
     maximum: int,
     key: bytes,
     draws: int,
-    report: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Which of the draws are errors, bool (N,); images uint8 (m, rows, columns), features ``pixel / maximum``."""
     pixels = images.reshape(len(images), -1)
@@ -53,8 +51,6 @@ def draw_outcomes(
         own_logit = z[rows, chosen].copy()
         z[rows, chosen] = -np.inf
         wrong[numbers.start : numbers.stop] = ~(own_logit - z.max(1) > MARGIN)
-        if report is not None:
-            report(numbers.stop)
     return wrong
 
 

@@ -1,4 +1,4 @@
-"""Cutting the examples that a prior may be learned from off those that the bound is evaluated on."""
+"""The two parts of a training split: for learning a prior, and for the bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lean_mnist.errors import ConfigError
 
 
 def cut(split: Split, prior_examples: int, seed: int) -> tuple[Split, Split]:
-    """``(prior part, bound part)`` of a training split, disjoint, each in the order of the file.
+    """Cut a training split into ``(prior part, bound part)``, disjoint, each in the order of the file.
 
     The examples are ranked by the SHA-256 of the text ``"{seed}:{index}"``, which needs no library to be repeated; the
     first ``prior_examples`` of them make the prior's part. Raises ``ConfigError`` unless both parts hold something or

@@ -50,7 +50,7 @@ class CrossCheckHook:
             step.batches, step.loss, compare_gradients=compare, gradcheck=gradcheck, tapes=step.tapes, past=step.past
         )
         self._policy.summary.add_comparison(step.number, result)
-        yield from _check_records(step.number, result)
+        yield from check_records(step.number, result)
         if not result.passed:
             yield from self._policy.refuse(step, result.message, result.details)
 
@@ -95,7 +95,8 @@ class ScreenHook:
         return self._randomised.check(step.number, ComputedStep.of(step.model, step.batches, step.tapes, step.loss))
 
 
-def _check_records(number: int, result: AuditResult) -> Iterator[Record]:
+def check_records(number: int, result: AuditResult) -> Iterator[Record]:
+    """Records of a comparison or gradcheck at step ``number``."""
     for divergence in result.divergences:
         yield Scalar(number, f"divergence/{divergence.name}", divergence.value)
     for bound in result.bounds:

@@ -27,14 +27,14 @@ class HealthHook:
     """Gate, every step: loss and gradients are finite. First step: the loss is near that of guessing.
 
     Args:
-        guessing: the loss of a network that knows nothing, ``ln C`` for C classes.
+        guessing: the loss of a network that knows nothing, ``ln C`` for C classes; ``None`` where there is no such.
         cause: words on which operation made a gradient of finite numbers not finite; empty if none did, so that
             training diverged.
         keep: is called with a step that has such a cause.
     """
 
     def __init__(
-        self, guessing: float, cause: Callable[[Step], str] = no_cause, keep: KeepFailure = keep_nothing
+        self, guessing: float | None, cause: Callable[[Step], str] = no_cause, keep: KeepFailure = keep_nothing
     ) -> None:
         self._guessing, self._cause, self._keep = guessing, cause, keep
 
@@ -49,10 +49,9 @@ class HealthHook:
             cause = self._cause(step) if math.isfinite(loss) else ""
             if message := not_finite(step.model, loss, step.number, cause):
                 raise HealthError(message + (self._keep(step, message) if cause else ""))
-        return self._first(loss) if step.number == 1 else ()
+        return self._first(loss, self._guessing) if step.number == 1 and self._guessing is not None else ()
 
-    def _first(self, loss: float) -> Iterator[Record]:
-        guessing = self._guessing
+    def _first(self, loss: float, guessing: float) -> Iterator[Record]:
         yield Scalar(1, "health/initial_loss_over_ln_classes", loss / guessing if guessing else 1.0)
         if not guessing / 2 <= loss <= guessing * 2:
             yield Notice(

@@ -14,12 +14,13 @@ from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
+from lean_mnist.errors import ConfigError
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.update import Update
 from lean_mnist.training.bursts import Bursts, CapturedSteps, PlayedSteps
 from lean_mnist.training.checkpoints import restore_weights
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.schedules import every
+from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 from lean_mnist.training.evaluation.pictures import first_layer_weights
@@ -54,6 +55,8 @@ class Classification:
     Raises ``ConfigError`` for a validation split that cannot be cut.
     """
 
+    command = "lean_mnist.train"
+
     def __init__(self, config: Config, dataset: Dataset, world: World) -> None:
         self.train, self.validation = split_training(
             dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
@@ -78,6 +81,13 @@ class Classification:
             stays=config.replay and config.accumulate == 1,
         )
         self._world = world
+        steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
+        self.steps = config.epochs * steps_per_epoch
+        if config.warmup_steps >= self.steps:
+            raise ConfigError(
+                f"--warmup-steps: expected fewer than the run's {self.steps} steps, found {config.warmup_steps}"
+            )
+        self.learning_rate = learning_rate_schedule(config, steps_per_epoch)
         self._gradients = StepGradients(
             self.parameters.network, self.parameters, traced=config.check != "off", replay=self.batches.stays
         )

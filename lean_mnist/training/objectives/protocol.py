@@ -32,10 +32,6 @@ class BatchSource(Protocol):
     def split(self) -> Sized:
         """The examples."""
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
-
     def chunks(self, epoch: int, start: int = 0) -> Iterable[list[Batch]]:
         """Batches of an epoch, from batch ``start`` on, some at a time; of several processes, each one's part."""
 
@@ -92,9 +88,15 @@ class Objective(Protocol):
             A parameter that is not to move has gradient 0 (and no weight decay).
         batches: of the training examples, in the order in which they are learned from.
         fingerprint: SHA-256 of the data set, by which a resumed run knows that it is the same.
+        steps: updates of the whole run.
+        command: the module that runs it, for the message that says how to go on.
     """
 
     config: Config
+    command: str
+
+    @property
+    def steps(self) -> int: ...
 
     @property
     def parameters(self) -> FlatParameters[Any]: ...
@@ -104,6 +106,9 @@ class Objective(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of step ``step``, counted from 0."""
 
     def gradients(self, batches: Sequence[Batch]) -> Gradients:
         """Put the gradient of one step into ``parameters.gradient``; returns its batches, loss (a scalar) and tapes.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 from lean_mnist.training.sinks.records import Epoch, Notice, Record, Scalar, Sink
 
@@ -54,9 +55,10 @@ class _Lines(_Notices):
         share = (record.step - self._done) / max(1, self._steps - self._done)
         elapsed = time.monotonic() - self._started
         left = elapsed * (1 / share - 1) if share else 0.0
+        values = "  ".join(f"{name} {value}" for name, value in _shown(epoch).items())
         self._say(
             f"{self._dataset}  epoch {epoch['epoch']:>{len(str(self._epochs))}}/{self._epochs}"
-            f"  loss {epoch['train_loss']:.4f}  validation {epoch['validation_accuracy']:.2%}"
+            f"  loss {epoch['train_loss']:.4f}  {values}"
             f"  divergence {epoch['divergence']:.1e}  {elapsed:.1f} s, {left:.0f} s left"
         )
 
@@ -83,7 +85,7 @@ class _Bar(_Notices):
             self._shown[key] = format(record.value, form)
         elif isinstance(record, Epoch):
             self._shown["epoch"] = f"{record.value['epoch']}/{self._epochs}"
-            self._shown["validation"] = format(record.value["validation_accuracy"], ".2%")
+            self._shown |= _shown(record.value)
         else:
             return
         self._bar.set_postfix(self._shown, refresh=False)
@@ -91,3 +93,11 @@ class _Bar(_Notices):
 
     def close(self) -> None:
         self._bar.close()
+
+
+def _shown(epoch: Mapping[str, Any]) -> dict[str, str]:
+    """Validation accuracy, where a split validates, and an objective's own quantities."""
+    if "validation_accuracy" in epoch:
+        return {"validation": format(epoch["validation_accuracy"], ".2%")}
+    own = {name: value for name, value in epoch.items() if name not in ("epoch", "train_loss", "divergence")}
+    return {name: format(value, ".4g") for name, value in own.items()}

@@ -1,0 +1,168 @@
+"""The PAC-Bayes objective: a Gaussian over networks, trained on a bound on its own risk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lean_mnist.data.batches import Batch
+from lean_mnist.data.datasets import Dataset
+from lean_mnist.data.seeding import generator_for
+from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.generalization.exact import exact
+from lean_mnist.generalization.pacbayes.parts import cut
+from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
+from lean_mnist.nn.sgd import SGD
+from lean_mnist.nn.update import Update
+from lean_mnist.training.bursts import Bursts, PlayedSteps
+from lean_mnist.training.config import Config
+from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
+from lean_mnist.training.config.schedules import every
+from lean_mnist.training.gradients import Gradients
+from lean_mnist.training.hooks import CrossCheckHook, FailurePolicy, HealthHook, Hook, LossHook, NormsHook, ScreenHook
+from lean_mnist.training.hooks.pac_bayes import DrawnNetworkHook, PosteriorCheckHook
+from lean_mnist.training.hooks.step import StepHooks
+from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
+from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
+from lean_mnist.training.objectives.protocol import RunFiles, Saved
+from lean_mnist.training.sinks.records import Record, Text
+from lean_mnist.training.state import RunState
+
+
+class PacBayes:
+    """An ``Objective``: trains the prior's means by the risk, where they are learnt, then the posterior by the bound.
+
+    No split selects: the last posterior is the result, and of several prior scales that of the least estimated bound.
+    ``candidates`` are the posteriors that are finished, one a scale, as state dicts of a ``GaussianMLP``; ``epochs``
+    and ``seconds`` those of each stage. Raises ``ConfigError`` where the options do not fit the data.
+    """
+
+    command = "lean_mnist.pacbayes"
+
+    def __init__(self, options: PacBayesConfig, dataset: Dataset) -> None:
+        self.options = options = options.resolved(dataset.name, len(dataset.train))
+        self.dataset, self.fingerprint = dataset, dataset.fingerprint()
+        prior_part, self.bound_part = cut(dataset.train, given(options.prior_examples), options.seed)
+        self.stages = stages_of(options, prior_part, self.bound_part, dataset.maximum)
+        self.config: Config = options.of_trainer(self.stages[-1].end_epoch)
+        self.steps = self.stages[-1].first_step + self.stages[-1].steps
+        self.network = self.new_network(self.stages[0].prior_scale)
+        self._step = PosteriorStep(self.network)
+        self.parameters = self._step.parameters
+        self.batches = StagedBatches(self.stages, self._enter)
+        self.candidates: list[dict[str, Tensor]] = []
+        self.epochs: list[list[dict[str, float]]] = [[] for _ in self.stages]
+        self.seconds = [0.0 for _ in self.stages]
+        self._state, self._stage = RunState(), self.stages[0]
+        self._update: Update | None = None
+        self._sums = [0.0, 0.0, 0.0]  # of objective and risk over the epoch's steps so far, and the last divergence
+
+    def new_network(self, prior_scale: str) -> GaussianMLP:
+        """The Gaussian of a scale before any training."""
+        sizes = (self.dataset.features, *given(self.options.hidden), self.dataset.classes)
+        return GaussianMLP(sizes, float(exact(prior_scale, "prior-scale")), seed=self.options.seed)
+
+    def learning_rate(self, step: int) -> float:
+        """Of the run's step ``step``, counted from 0: that of its stage."""
+        return next(stage for stage in self.stages if step < stage.first_step + stage.steps).learning_rate(step)
+
+    def gradients(self, batches: Sequence[Batch]) -> Gradients:
+        """Gradient of the stage's goal at one draw of the weights: a function of seed, step and parameters."""
+        at = self._step(self._stage.goal, *batches[0], generator_for(self.options.seed, "noise", self._state.step))
+        objective, risk, _ = self._sums
+        self._sums = [objective + float(at.value), risk + float(at.risk), float(at.divergence)]
+        return Gradients([at.batch], at.value, [])
+
+    def several(self, update: Update, stop_requested: Callable[[], bool]) -> Bursts:
+        """One step after the other."""
+        self._update = update
+        return PlayedSteps(self.gradients, update, stop_requested)
+
+    def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
+        """Those of every run; the checks that ``config.check`` names, of the drawn network's step and of the whole."""
+        self._state, config, step, log = state, self.config, self._step, every(self.config.log_every)
+        gates: list[Hook] = []
+        if config.check in ("audit", "full"):
+            starts, scheduled = [stage.first_step + 1 for stage in self.stages], every(config.check_every)
+
+            def due(number: int) -> bool:
+                return scheduled(number) or number in starts
+
+            at_draw = CrossCheckHook(step.drawn, due, every(config.gradcheck_every), policy)
+            gates += [DrawnNetworkHook(at_draw, step), PosteriorCheckHook(step, due, policy)]
+        if config.check in ("screen", "full"):
+            gates.append(DrawnNetworkHook(ScreenHook(step.drawn, log, config.seed, policy), step))
+        guessing = math.log(self.dataset.classes) if self.stages[0].name == "prior" else None
+        # A stage may leave a tensor alone, whose gradient is then 0; so no gradient is called vanishing.
+        observers: list[Hook] = [LossHook(log), NormsHook(log, math.inf, state.warned)]
+        return StepHooks(HealthHook(guessing), observers, gates, policy.summary)
+
+    def _enter(self, stage: Stage, beginning: bool) -> None:
+        """An epoch of ``stage`` begins; at the stage's beginning, put prior, posterior and optimizer at its start."""
+        before, self._stage = self.stages[max(0, self.stages.index(stage) - 1)], stage
+        self.network.prior_scale = float(exact(stage.prior_scale, "prior-scale"))
+        if not beginning:
+            return
+        if stage.name == "posterior" and before.name == "prior":
+            self.network.start_from_prior()
+        else:
+            self.network.load_state_dict(self.new_network(stage.prior_scale).state_dict())
+        assert self._update is not None
+        assert isinstance(self._update.optimizer, SGD)
+        self._update.optimizer.momentum.clear()
+
+    def evaluate(self, split: str) -> None:
+        """No split selects."""
+
+    def epoch_values(self) -> Mapping[str, float]:
+        """Mean objective and risk of the epoch, and the last divergence; keeps a posterior that is finished."""
+        stage, steps = self._stage, self._stage.batches.steps_per_epoch
+        index, epoch = self.stages.index(stage), self._state.epoch - stage.first_epoch
+        objective, risk, divergence = self._sums[0] / steps, self._sums[1] / steps, self._sums[2]
+        self._sums = [0.0, 0.0, 0.0]
+        self.epochs[index].append({"epoch": epoch, "objective": objective, "risk": risk, "divergence": divergence})
+        self.seconds[index] = self._state.seconds - sum(self.seconds[:index])
+        if stage.name == "posterior" and self._state.epoch == stage.end_epoch:
+            self.candidates.append(self._weights())
+        return {f"{stage.name}/objective": objective, f"{stage.name}/risk": risk, f"{stage.name}/kl": divergence}
+
+    def saved(self) -> Saved:
+        """Posterior and prior; and what the run has of its epochs and finished posteriors."""
+        content: dict[str, Any] = {
+            "model": self._weights(),
+            "architecture": {"gaussian_sizes": list(self.network.sizes), "prior_scale": self._stage.prior_scale},
+            "normalization": self._stage.batches.normalization.to_dict(),
+            "data": {"name": self.dataset.name, "sha256": self.fingerprint},
+        }
+        position = {"sums": self._sums, "epochs": self.epochs, "seconds": self.seconds, "candidates": self.candidates}
+        return Saved(content, position)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.contiguous().clone() for name, tensor in self.network.state_dict().items()}
+
+    def restore(self, content: Mapping[str, Any], path: Path) -> None:
+        """Take posterior, prior and what else ``saved`` gave."""
+        if content["data"]["sha256"] != self.dataset.fingerprint():
+            raise ConfigError(
+                f"{path}: the {self.dataset.name} found now is not the one this run was started on (its hash differs)"
+            )
+        position = content["training"]["position"]
+        self._sums, self.epochs, self.seconds = position["sums"], position["epochs"], position["seconds"]
+        self.candidates = position["candidates"]
+        try:
+            self.network.load_state_dict(content["model"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+
+    def first_records(self) -> Iterator[Record]:
+        """Sizes of the data."""
+        prior = f"{self.options.prior_examples} training examples for the prior, {len(self.bound_part)} for the bound"
+        yield Text(0, "run/dataset", f"{self.dataset.name}, from {self.dataset.source}: {prior}")
+
+    def finish(self, state: RunState, files: RunFiles) -> PacBayesResult:
+        """Choice among the candidates, certificate, ``best.pt``."""
+        return finish_posterior(self, state, files)
