@@ -147,16 +147,33 @@ def monte_carlo_risk(errors: int, draws: int, delta: Exact, digits: int = DIGITS
     return upper_risk("clopper-pearson", errors, draws, delta, digits)
 
 
+def _log(x: Fraction) -> float:
+    """About ln x, also where x is too small for a float."""
+    return math.log(x.numerator) - math.log(x.denominator)
+
+
+def _guess_kl(q: float, m: int, cost: float) -> float:
+    """About the p above q with ``m · kl(q ‖ p) = cost``."""
+    low, high = q, 1.0
+    for _ in range(60):
+        p = (low + high) / 2
+        if not q < p < 1:
+            break
+        kl = (q * math.log(q / p) if q else 0.0) + ((1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0)
+        low, high = (low, p) if m * kl >= cost else (p, high)
+    return high
+
+
 @dataclass(frozen=True)
 class Bound:
     """A bound by its inequality, in k (a Fraction where a rate is asked for), m, δ and p, for k/m < p < 1."""
 
     slack: Callable[[Fraction, int, Fraction, Fraction], flint.arb]
     """An enclosure of a number that is at least 0 just where the bound confirms p."""
-    guess: Callable[[float, int, Fraction], float]
-    """About the least p that is confirmed, from k, m and δ; it decides nothing."""
     equal: Callable[[int, int, Fraction, Fraction], bool] = lambda k, m, delta, p: False
     """The decision in rational numbers, for whole k, where no enclosure tells, as both sides may be equal."""
+    guess: Callable[[float, int, Fraction], float] = lambda k, m, delta: _guess_kl(k / m, m, -_log(delta))
+    """About the least p that is confirmed, from k, m and δ; it decides nothing."""
 
     def confirms(self, k: Fraction, m: int, delta: Fraction, p: Fraction) -> bool:
         """Whether the risk is at most p with failure probability δ; k/m or less is not, and 1 always is."""
@@ -204,15 +221,6 @@ def _empirical_bernstein(k: Fraction, m: int, delta: Fraction, p: Fraction) -> f
     return ball(p - k / m) - (ball(2 * variance / m) * cost).sqrt() - 7 * cost / (3 * (m - 1))
 
 
-def _log(x: Fraction) -> float:
-    """About ln x, also where x is too small for a float."""
-    return math.log(x.numerator) - math.log(x.denominator)
-
-
-def _guess_hoeffding(k: float, m: int, delta: Fraction) -> float:
-    return min(1.0, k / m + math.sqrt(-_log(delta) / (2 * m)))
-
-
 def _guess_clopper_pearson(k: float, m: int, delta: Fraction) -> float:
     if -_log(delta) >= 600 or k >= m:
         return _guess_kl(k / m, m, -_log(delta))
@@ -221,28 +229,11 @@ def _guess_clopper_pearson(k: float, m: int, delta: Fraction) -> float:
     return float(betainccinv(k + 1, m - k, float(delta)))
 
 
-def _guess_empirical_bernstein(k: float, m: int, delta: Fraction) -> float:
-    cost = math.log(2) - _log(delta)
-    return min(1.0, k / m + math.sqrt(2 * k * (m - k) / m**3 * cost) + 7 * cost / (3 * m))
-
-
-def _guess_kl(q: float, m: int, cost: float) -> float:
-    """About the p above q with ``m · kl(q ‖ p) = cost``."""
-    low, high = q, 1.0
-    for _ in range(60):
-        p = (low + high) / 2
-        if not q < p < 1:
-            break
-        kl = (q * math.log(q / p) if q else 0.0) + ((1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0)
-        low, high = (low, p) if m * kl >= cost else (p, high)
-    return high
-
-
 BOUNDS = {
-    "hoeffding": Bound(_hoeffding, _guess_hoeffding),
-    "kl": Bound(_kl, lambda k, m, delta: _guess_kl(k / m, m, -_log(delta)), _kl_equal),
-    "clopper-pearson": Bound(_clopper_pearson, _guess_clopper_pearson, _clopper_pearson_equal),
-    "empirical-bernstein": Bound(_empirical_bernstein, _guess_empirical_bernstein),
+    "hoeffding": Bound(_hoeffding),
+    "kl": Bound(_kl, _kl_equal),
+    "clopper-pearson": Bound(_clopper_pearson, _clopper_pearson_equal, _guess_clopper_pearson),
+    "empirical-bernstein": Bound(_empirical_bernstein),
 }
 
 

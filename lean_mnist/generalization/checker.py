@@ -48,6 +48,7 @@ from typing import Any, NamedTuple
 
 Fields = dict[str, Any]
 Numbers = tuple[float, ...]
+Floats = list[float]
 Rows = list[Numbers]
 Layers = list[tuple[Rows, Numbers]]  # of each layer its rows of weights, and its biases
 
@@ -75,33 +76,32 @@ class Rejected(ValueError):
 # The fixed texts. A certificate quotes them to the letter, so that it says neither more nor less than what is checked
 # below; whether they are true of what is checked is for the reader to judge.
 
-DECODER = (
-    "Features are (pixel - mean) / scale, pixels row by row; with per-image normalisation mean and scale are each "
-    "image's own mean and population standard deviation, and an image of one colour gives zeros. Each layer is "
-    "z = W h + b; the activation stands between layers (leaky-relu's slope is float64's 0.01, gelu is the exact "
-    "one); the class is that of the largest logit. An example counts as correct only if its label's logit is the "
-    "largest, by more than rounding can change, in exact arithmetic and in every evaluation whose operations have a "
-    "relative error of at most the unit below, in any order of summation, with or without fused multiply-add. Float32 "
-    "has 1/16777216 if neither TF32 nor flushing to zero is on; float64 has less than 1/68719476736. Every other "
-    "example counts as an error, also one whose outcome rounding could change."
-)
-IID = (
-    "The examples of this split and the images that the claim is about were drawn independently from one distribution "
-    "(i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, or preparation."
-)
-HASHES = (
-    "SHA-256 has no collisions, and Python computes as its manual says (whole numbers exactly, floats as IEEE 754)."
-)
+
+def _text(words: str) -> str:
+    """The words with single spaces between them, however they are broken into lines here."""
+    return " ".join(words.split())
+
+
+DECODER = _text("""Features are (pixel - mean) / scale, pixels row by row; with per-image normalisation mean and scale
+are each image's own mean and population standard deviation, and an image of one colour gives zeros. Each layer is
+z = W h + b; the activation stands between layers (leaky-relu's slope is float64's 0.01, gelu is the exact one); the
+class is that of the largest logit. An example counts as correct only if its label's logit is the largest, by more than
+rounding can change, in exact arithmetic and in every evaluation whose operations have a relative error of at most the
+unit below, in any order of summation, with or without fused multiply-add. Float32 has 1/16777216 if neither TF32 nor
+flushing to zero is on; float64 has less than 1/68719476736. Every other example counts as an error, also one whose
+outcome rounding could change.""")
+IID = _text("""The examples of this split and the images that the claim is about were drawn independently from one
+distribution (i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, or preparation.""")
+HASHES = _text("""SHA-256 has no collisions, and Python computes as its manual says (whole numbers exactly, floats
+as IEEE 754).""")
 ASSUMPTIONS = (
     IID,
-    "This split was looked at as often as the history says and not oftener; a look is any evaluation on it whose "
-    "result somebody or something could act on. Nothing else of it influenced the weights.",
+    _text("""This split was looked at as often as the history says and not oftener; a look is any evaluation on it whose
+result somebody or something could act on. Nothing else of it influenced the weights."""),
     HASHES,
 )
-SMOOTH = (
-    "The functions exp, tanh and erf, here and where the network is run, are within 16 units of rounding, counted "
-    "against 1 + |z|."
-)
+SMOOTH = _text("""The functions exp, tanh and erf, here and where the network is run, are within 16 units of rounding,
+counted against 1 + |z|.""")
 SELECTED_BY = "a validation split, cut from the training examples"
 ADAPTIVE = "Of what each look showed, nothing but its number of errors influenced what was made or looked at next."
 NOT_ADAPTIVE = "No network that was looked at was made, chosen or changed because of what an earlier look showed."
@@ -120,22 +120,16 @@ THEOREMS = {
     },
 }
 
-CODE_DECODER = (
-    "Features are pixel / denominator, pixels row by row. A weight is shift + scale * value(code), with shift and "
-    "scale float16, one pair a layer; the value of a code is the code (encoding integer) or the float16 whose bits it "
-    "is (float16). Biases are float16. Layers are z = W h + b with ReLU between them, in exact arithmetic; the class "
-    "is the smallest index of a largest logit."
-)
+CODE_DECODER = _text("""Features are pixel / denominator, pixels row by row. A weight is shift + scale * value(code),
+with shift and scale float16, one pair a layer; the value of a code is the code (encoding integer) or the float16 whose
+bits it is (float16). Biases are float16. Layers are z = W h + b with ReLU between them, in exact arithmetic; the class
+is the smallest index of a largest logit.""")
 CODE_SPECIFICATIONS = {
-    "fixed": (
-        "Layer by layer: shift and scale (16 bits each), the codes row by row (as many bits each as the network has), "
-        "the biases (16 bits each)."
-    ),
-    "enumerative": (
-        "As the fixed code, but the n codes of a layer are written as how often each of the K symbols occurs, in "
-        "ceil(log2 C(n + K - 1, K - 1)) bits, and which of the sequences with these counts they are, in "
-        "ceil(log2 (n! / prod n_k!)) bits."
-    ),
+    "fixed": _text("""Layer by layer: shift and scale (16 bits each), the codes row by row (as many bits each as the
+network has), the biases (16 bits each)."""),
+    "enumerative": _text("""As the fixed code, but the n codes of a layer are written as how often each of the K symbols
+occurs, in ceil(log2 C(n + K - 1, K - 1)) bits, and which of the sequences with these counts they are, in
+ceil(log2 (n! / prod n_k!)) bits."""),
 }
 CODE_THEOREMS = {
     "fixed": "union over a finite space of 2^length networks",
@@ -144,60 +138,53 @@ CODE_THEOREMS = {
 CODE_SHARE = "delta / candidates * 2^-length"
 CODE_ASSUMPTIONS = (
     IID,
-    "The space (sizes, bits, biases, encoding, denominator) and the code were fixed before these examples were seen, "
-    "or chosen among as many as candidates says, which pay for it. The weights may depend on the examples in any way.",
+    _text("""The space (sizes, bits, biases, encoding, denominator) and the code were fixed before these examples were
+seen, or chosen among as many as candidates says, which pay for it. The weights may depend on the examples in any way.
+"""),
     HASHES,
 )
 
-PAC_DECODER = (
-    "Features are pixel / maximum, pixels row by row. For every image all weights and biases are drawn anew, each from "
-    "its own Gaussian with the stored mean and standard deviation (scale), independently. Layers are z = W h + b with "
-    "ReLU between them; the class is that of the largest logit. The prior is the Gaussian with the means prior_mean "
-    "and one standard deviation for all. Files hold float32, little-endian: weight (row by row) and bias of each layer."
-)
-DRAWS = (
-    "Draw i reads SHAKE-128(key, i as 8 bytes, big-endian) as 64-bit words, little-endian. With the first word x it "
-    "takes the example number floor(x m / 2^64) of the m that the bound is evaluated on. Of the words after it each "
-    "pair (a, b) gives two standard normal numbers r cos(t), r sin(t), with r = sqrt(-2 ln((floor(a / 2^11) + 1/2) / "
-    "2^53)) and t = 2 pi floor(b / 2^11) / 2^53: one a unit, layer by layer. Since no weight is used twice, "
-    "z_j is Gaussian given h, so that z_j = sum mean_ji h_i + mean_j + noise_j sqrt(sum scale_ji^2 h_i^2 + scale_j^2), "
-    "in float64. The draw is an error unless its label's logit exceeds every other by more than 2^-20. The outcomes "
-    "are one bit a draw, 1 for an error, the first in the highest bit of the first byte."
-)
+PAC_DECODER = _text("""Features are pixel / maximum, pixels row by row. For every image all weights and biases are drawn
+anew, each from its own Gaussian with the stored mean and standard deviation (scale), independently. Layers are
+z = W h + b with ReLU between them; the class is that of the largest logit. The prior is the Gaussian with the means
+prior_mean and one standard deviation for all. Files hold float32, little-endian: weight (row by row) and bias of each
+layer.""")
+DRAWS = _text("""Draw i reads SHAKE-128(key, i as 8 bytes, big-endian) as 64-bit words, little-endian. With the first
+word x it takes the example number floor(x m / 2^64) of the m that the bound is evaluated on. Of the words after it each
+pair (a, b) gives two standard normal numbers r cos(t), r sin(t), with r = sqrt(-2 ln((floor(a / 2^11) + 1/2) / 2^53))
+and t = 2 pi floor(b / 2^11) / 2^53: one a unit, layer by layer. Since no weight is used twice, z_j is Gaussian given h,
+so that z_j = sum mean_ji h_i + mean_j + noise_j sqrt(sum scale_ji^2 h_i^2 + scale_j^2), in float64. The draw is an
+error unless its label's logit exceeds every other by more than 2^-20. The outcomes are one bit a draw, 1 for an error,
+the first in the highest bit of the first byte.""")
 PAC_THEOREM = {
-    "formula": (
-        "p >= q and m kl(q || p) >= KL + ln(2 sqrt(m) / share) confirm that the risk is at most p, where q bounds the "
-        "empirical risk of the posterior: the least q with P[Binomial(draws, q) <= errors] <= share_monte_carlo"
-    ),
-    "source": (
-        "Seeger, JMLR 3 (2002); Maurer, arXiv:cs/0411099 (2004); the estimate as in Langford and Caruana, NIPS (2001)"
-    ),
+    "formula": _text("""p >= q and m kl(q || p) >= KL + ln(2 sqrt(m) / share) confirm that the risk is at most p, where
+q bounds the empirical risk of the posterior: the least q with P[Binomial(draws, q) <= errors] <= share_monte_carlo"""),
+    "source": _text("""Seeger, JMLR 3 (2002); Maurer, arXiv:cs/0411099 (2004); the estimate as in Langford and Caruana,
+NIPS (2001)"""),
 }
 PAC_ASSUMPTIONS = (
-    "The examples that the bound is evaluated on and the images that the claim is about were drawn independently from "
-    "one distribution (i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, preparation.",
-    "The prior was fixed without these examples, or chosen among as many as candidates says, which pay for it. The "
-    "posterior may depend on them in any way.",
-    "SHA-256 has no collisions, SHAKE-128 gives numbers as good as random ones, and Python computes as its manual says "
-    "(whole numbers exactly, floats as IEEE 754); math.log, sin and cos are accurate to a few units of rounding.",
+    _text("""The examples that the bound is evaluated on and the images that the claim is about were drawn independently
+from one distribution (i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, preparation.
+"""),
+    _text("""The prior was fixed without these examples, or chosen among as many as candidates says, which pay for it.
+The posterior may depend on them in any way."""),
+    _text("""SHA-256 has no collisions, SHAKE-128 gives numbers as good as random ones, and Python computes as its
+manual says (whole numbers exactly, floats as IEEE 754); math.log, sin and cos are accurate to a few units of rounding.
+"""),
 )
 PRIORS = {
     "learnt": "The prior's means were learned from the examples of the prior's part alone.",
     "data-free": "The prior's means were drawn at random, without any example.",
 }
 PAC_CHECKED = {
-    "derived": (
-        "From the files: the divergence KL (exactly, then rounded up), which examples the bound is evaluated on, the "
-        "key of the draws, how many outcomes are errors, q and the risk of every claim, every sentence and hash."
-    ),
-    "recounted": (
-        "As many outcomes as the check is asked for, which it picks at random: each is drawn again and has to be as "
-        "stated. Of outcomes of which a share s is wrong, n redrawn ones find one with probability 1 - (1 - s)^n."
-    ),
-    "trusted": (
-        "The outcomes that were not drawn again; that the prior does not depend on the examples of the bound; the "
-        "number of candidates; that no other draws were made and discarded."
-    ),
+    "derived": _text("""From the files: the divergence KL (exactly, then rounded up), which examples the bound is
+evaluated on, the key of the draws, how many outcomes are errors, q and the risk of every claim, every sentence
+and hash."""),
+    "recounted": _text("""As many outcomes as the check is asked for, which it picks at random: each is drawn again and
+has to be as stated. Of outcomes of which a share s is wrong, n redrawn ones find one with probability 1 - (1 - s)^n.
+"""),
+    "trusted": _text("""The outcomes that were not drawn again; that the prior does not depend on the examples of the
+bound; the number of candidates; that no other draws were made and discarded."""),
 }
 
 
@@ -265,7 +252,7 @@ def _is_name(name: str) -> bool:
 
 
 _SIZES = rule(list, "two or more numbers from 1 to 65,000", _sizes_fit)
-_MANY, _COUNT, _WIDTH = whole(1, 10**9), whole(1, 10**7), whole(1, 65_000)
+_MANY, _COUNT, _WIDTH, _NUMBER = whole(1, 10**9), whole(1, 10**7), whole(1, 65_000), whole(0, 10**12)
 _DELTA = exact("a probability strictly between 0 and 1", lambda value: 0 < value < 1)
 _RISK = rule(str, f"a decimal from 0 to 1 with {DIGITS} digits", lambda text: _is_decimal(text, DIGITS, 1))
 _NATS = rule(str, f"a decimal with {KL_DIGITS} digits", lambda text: _is_decimal(text, KL_DIGITS, math.inf))
@@ -280,8 +267,11 @@ _CLAIM: Fields = dict(bound=one_of(*THEOREMS), delta=_DELTA, risk=_RISK, vacuous
 _THEOREM = dict(formula=str, source=str)
 _PAC_CLAIM: Fields = dict(delta=_DELTA, empirical_risk=_RISK, risk=_RISK, vacuous=bool, accuracy=str)
 _COUNTS = dict(examples=_COUNT, errors=whole(0, 10**7), correct=int)
+_EVALUATION: Fields = dict(step=_NUMBER, purpose=one_of("track", "final"), errors=_NUMBER)
 _NOT_USED = dict(learned_from=one_of(False), selected=one_of("nothing"), selected_by=one_of(SELECTED_BY))
 _NORMALIZATION = dict(kind=one_of("standard", "unit", "per-image"), mean=_MEAN, scale=_SCALE)
+_NETWORK = dict(activation=one_of(*ACTIVATIONS), bias=bool, normalization=_NORMALIZATION, unit=one_of(*UNITS.values()))
+_SPACE = dict(bits=whole(1, 16), biases=bool, encoding=one_of("integer", "float16"), denominator=whole(1, 10**6))
 _FILE: Fields = dict(file=rule(str, "the name of a file beside the certificate", _is_name), sha256=str)
 _PLACED: Fields = dict(folder=one_of(*FOLDERS), **_FILE)
 _IMAGES: Fields = dict(examples=_COUNT, rows=_WIDTH, columns=_WIDTH, images=_PLACED, labels=_PLACED)
@@ -293,16 +283,8 @@ _HOLDOUT_FORM: Fields = dict(
     assumptions=[str],
     counts=_COUNTS,
     space=dict(chosen_among=str, bits=one_of(0)),
-    history=dict(looks=whole(1, 10**6), adaptive=bool, recorded=[dict(step=int, purpose=str, errors=int)], **_NOT_USED),
-    decoder=dict(
-        specification=one_of(DECODER),
-        sizes=_SIZES,
-        activation=one_of(*ACTIVATIONS),
-        bias=bool,
-        normalization=_NORMALIZATION,
-        unit=one_of(*UNITS.values()),
-        sha256=str,
-    ),
+    history=dict(looks=whole(1, 10**6), adaptive=bool, recorded=[_EVALUATION], **_NOT_USED),
+    decoder=dict(specification=one_of(DECODER), sizes=_SIZES, **_NETWORK, sha256=str),
     weights=dict(
         file=_FILE["file"], dtype=one_of(*DTYPES), sha256=str, tensors=[dict(name=str, shape=[int])], parameters=int
     ),
@@ -316,15 +298,7 @@ _CODE_FORM: Fields = dict(
     assumptions=[str],
     counts=_COUNTS,
     code=dict(name=one_of(*CODES), specification=str, length=_MANY, candidates=_MANY, theorem=str),
-    decoder=dict(
-        specification=one_of(CODE_DECODER),
-        sizes=_SIZES,
-        bits=whole(1, 16),
-        biases=bool,
-        encoding=one_of("integer", "float16"),
-        denominator=whole(1, 10**6),
-        sha256=str,
-    ),
+    decoder=dict(specification=one_of(CODE_DECODER), sizes=_SIZES, **_SPACE, sha256=str),
     weights=_FILE,
     data=dict(dataset=str, split=_TRAIN, **_IMAGES, classes=int),
     content_sha256=str,
@@ -403,7 +377,14 @@ def _take(field: str, value: Any, form: Any) -> None:
 
 def check_document(document: Fields) -> None:
     """Raise ``Rejected``, naming the field, unless every field that follows from the others is as it follows."""
-    _require_possible(document)
+    data, counts, sizes = document["data"], document["counts"], document["decoder"]["sizes"]
+    if data["rows"] * data["columns"] != sizes[0]:
+        raise Rejected(f"data.rows: expected images of {sizes[0]} pixels, found {data['rows']} x {data['columns']}")
+    if not document["claims"]:
+        raise Rejected("claims: expected at least one, found none")
+    counted = counts.get("draws", counts["examples"])
+    if not counts["errors"] <= counted:
+        raise Rejected(f"counts.errors: expected from 0 to {counted} errors, found {counts['errors']}")
     compare(document, derive(document))
 
 
@@ -431,18 +412,6 @@ def compare(found: Any, expected: Any, field: str = "") -> None:
         raise Rejected(f"{field}: expected {str(expected)[:100]!r}, found {str(found)[:100]!r}")
 
 
-def _require_possible(document: Fields) -> None:
-    """Refuse numbers that contradict one another."""
-    data, counts, sizes = document["data"], document["counts"], document["decoder"]["sizes"]
-    if data["rows"] * data["columns"] != sizes[0]:
-        raise Rejected(f"data.rows: expected images of {sizes[0]} pixels, found {data['rows']} x {data['columns']}")
-    if not document["claims"]:
-        raise Rejected("claims: expected at least one, found none")
-    counted = "draws" if "draws" in counts else "examples"
-    if not counts["errors"] <= counts[counted]:
-        raise Rejected(f"counts.errors: expected from 0 to {counts[counted]} errors, found {counts['errors']}")
-
-
 def derive_holdout(document: Fields) -> Fields:
     """What follows in a certificate by a test split."""
     decoder, history = document["decoder"], document["history"]
@@ -452,17 +421,14 @@ def derive_holdout(document: Fields) -> Fields:
         raise Rejected("history.looks: expected at least the recorded looks, and at most 300 if they are adaptive")
     # Each look spends delta / looks; if looks could depend on answers, delta is divided by all courses of them.
     courses = ((m + 1) ** looks - 1) // m if history["adaptive"] else looks
-    counted = _derive_counted(document)
+    counted, tensors = _derive_counted(document), tensors_of(decoder["sizes"], decoder["bias"])
     for claim, derived in zip(document["claims"], counted["claims"], strict=True):
         derived["share"] = str(Fraction(claim["delta"]) / courses)
     return {
         **counted,
         "assumptions": [*ASSUMPTIONS, *smooth, ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE],
         "space": {"chosen_among": f"the networks of {looks} look(s) at this split"},
-        "weights": {
-            "tensors": tensors_of(decoder["sizes"], decoder["bias"]),
-            "parameters": parameters_of(decoder["sizes"], decoder["bias"]),
-        },
+        "weights": {"tensors": tensors, "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors)},
     }
 
 
@@ -482,7 +448,8 @@ def derive_code(document: Fields) -> Fields:
 
 def _derive_counted(document: Fields) -> Fields:
     """What follows where the errors of one network in all examples were counted."""
-    data, errors, network = document["data"], document["counts"]["errors"], _network(document)
+    data, errors = document["data"], document["counts"]["errors"]
+    network = "-".join(map(str, document["decoder"]["sizes"]))
     m, statement, claims = data["examples"], [], []
     for claim in document["claims"]:
         risk, delta, bound = Fraction(claim["risk"]), claim["delta"], claim["bound"]
@@ -493,16 +460,17 @@ def _derive_counted(document: Fields) -> Fields:
             if risk < 1
             else f"At delta = {delta} the bound {bound} is vacuous: it says nothing about unseen data."
         )
-        epsilon = str(risk - Fraction(errors, m))
-        claims.append({**_derive_claim(risk), "epsilon": epsilon, "theorem": THEOREMS[bound]})
+        derived = {"vacuous": risk >= 1, "accuracy": decimal(1 - risk), "theorem": THEOREMS[bound]}
+        claims.append({**derived, "epsilon": str(risk - Fraction(errors, m))})
     counts = {"examples": m, "correct": m - errors}
     return {"statement": statement, "claims": claims, "counts": counts}
 
 
 def derive_pac_bayes(document: Fields) -> Fields:
     """What follows in a certificate of a Gaussian over networks by examples that its prior did not see."""
-    data, prior, draws, network = document["data"], document["prior"], document["counts"]["draws"], _network(document)
-    learned_from = data["part"]["prior_examples"]
+    data, prior, draws = document["data"], document["prior"], document["counts"]["draws"]
+    sizes, learned_from = document["decoder"]["sizes"], data["part"]["prior_examples"]
+    network = "-".join(map(str, sizes))
     if (prior["kind"] == "data-free") != (learned_from == 0):
         raise Rejected(f"prior.kind: expected {' or '.join(PRIORS)}, data-free just where prior_examples is 0")
     if not learned_from < data["examples"]:
@@ -519,23 +487,16 @@ def derive_pac_bayes(document: Fields) -> Fields:
         )
         of_draws = Fraction(delta) * MONTE_CARLO
         share = str((Fraction(delta) - of_draws) / prior["candidates"])
-        claims.append({**_derive_claim(risk), "share": share, "share_monte_carlo": str(of_draws)})
+        derived = {"vacuous": risk >= 1, "accuracy": decimal(1 - risk), "share": share}
+        claims.append({**derived, "share_monte_carlo": str(of_draws)})
     return {
         "statement": statement,
         "claims": claims,
         "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
         "counts": {"examples": m},
         "draws": {"key": draws_key(document).hex()},
-        "parameters": parameters_of(document["decoder"]["sizes"], True),
+        "parameters": sum(units * (inputs + 1) for inputs, units in pairwise(sizes)),
     }
-
-
-def _derive_claim(risk: Fraction) -> Fields:
-    return {"vacuous": risk >= 1, "accuracy": decimal(1 - risk)}
-
-
-def _network(document: Fields) -> str:
-    return "-".join(map(str, document["decoder"]["sizes"]))
 
 
 def draws_key(document: Fields) -> bytes:
@@ -558,11 +519,6 @@ def tensors_of(sizes: list[int], bias: bool) -> list[Fields]:
         if bias:
             tensors.append({"name": f"layers.{layer}.bias", "shape": [units]})
     return tensors
-
-
-def parameters_of(sizes: list[int], bias: bool) -> int:
-    """How many numbers that is."""
-    return sum(units * (inputs + bias) for inputs, units in pairwise(sizes))
 
 
 def percent(value: Fraction, up: bool) -> str:
@@ -691,10 +647,8 @@ def pac_bayes_confirms(q: int, m: int, divergence: Fraction, share: Fraction, p:
     def enclosure(bits: int) -> tuple[Fraction, Fraction]:
         low, high = _relative_entropy(q, ONE, p, bits)
         root = _ln(4 * m * share.denominator**2, share.numerator**2, bits)  # twice ln(2 sqrt(m) / share)
-        paid = divergence * (1 << bits)
-        return Fraction(m * low, ONE) - paid - Fraction(root[1], 2), Fraction(m * high, ONE) - paid - Fraction(
-            root[0], 2
-        )
+        cost = [divergence * (1 << bits) + Fraction(end, 2) for end in root]
+        return Fraction(m * low, ONE) - cost[1], Fraction(m * high, ONE) - cost[0]
 
     return _decide(enclosure) is True
 
@@ -807,7 +761,7 @@ class Layer:
         self.gamma = gamma / (1 - gamma)
         self.root = math.sqrt(self.inputs)
 
-    def products(self, inputs: list[int] | bytes) -> list[float]:
+    def products(self, inputs: list[int] | bytes) -> Floats:
         """``2^shift Σ_i w_ji a_i`` for whole numbers a_i of at most ``input_bits`` bits; rounded once, to a float."""
         used = [(column, value) for column, value in zip(self.columns, inputs, strict=True) if value]
         total = sum(map(mul, [column for column, _ in used], [value for _, value in used])) + self.offset
@@ -817,7 +771,7 @@ class Layer:
             return [float(word - half) for word in words]
         return [float(((high - half) << 64) + low) for low, high in zip(words[::2], words[1::2], strict=True)]
 
-    def fresh(self, norm: float, error: float) -> list[float]:
+    def fresh(self, norm: float, error: float) -> Floats:
         """The formula at the top of this file without its first term: the rounding that this layer adds."""
         reach, floor = norm + error, 2.0**-149 * (self.root * (norm + error) + self.inputs + 1)
         g, gr = self.gamma, self.gamma * reach
@@ -838,7 +792,7 @@ class Network:
         ]
         self.classes = self.layers[-1].units
 
-    def logits(self, pixels: bytes) -> tuple[list[float], list[float]]:
+    def logits(self, pixels: bytes) -> tuple[Floats, Floats]:
         """The logits of one image and, for each, how far any evaluation's may be from it (both without slack)."""
         below = self.layers[0]
         z, fresh, error = self._first(below, pixels)
@@ -874,7 +828,7 @@ class Network:
         own, reach = z[label], errors[label]
         return [(own - v, reach + e) for j, (v, e) in enumerate(zip(z, errors, strict=True)) if j != label]
 
-    def _first(self, layer: Layer, pixels: bytes) -> tuple[list[float], list[float], float]:
+    def _first(self, layer: Layer, pixels: bytes) -> tuple[Floats, Floats, float]:
         """The first layer's z, the rounding it adds, and how far the features may be."""
         mean, scale, n = self.mean, self.scale, layer.inputs
         total, squares = sum(pixels), sum(map(mul, pixels, pixels))
@@ -895,7 +849,7 @@ class Network:
         return z, [f + own for f in layer.fresh(norm, error)], error
 
 
-def _all_below(values: list[float], limit: float) -> bool:
+def _all_below(values: Floats, limit: float) -> bool:
     return all([value < limit for value in values])  # false for NaN, which max() may pass over
 
 
@@ -919,9 +873,7 @@ _SMOOTH: dict[str, tuple[Callable[[float], float], float]] = {  # with a slope t
 }
 
 
-def activate(
-    name: str, z: list[float], errors: list[float], u: float
-) -> tuple[list[float], list[float], float, list[float]]:
+def activate(name: str, z: Floats, errors: Floats, u: float) -> tuple[Floats, Floats, float, Floats]:
     """``h = σ(z)``; how far an evaluation's h may be where its z may be as far as ``errors``; slope, rounding in it."""
     none = [0.0] * len(z)
     if name == "relu":  # an evaluation's z is at most z + e, so that its h is at most that, or 0
@@ -1117,16 +1069,14 @@ def bound_part(data: Fields) -> list[int]:
     return sorted(ranked[size:])
 
 
-def _check_divergence(
-    means: Numbers, scales: Numbers, prior_means: Numbers, prior_scale: Fraction, stated: Fraction
-) -> None:
+def _check_divergence(means: Numbers, scales: Numbers, prior_means: Numbers, s: Fraction, stated: Fraction) -> None:
     """KL = (sum scale² / s² - P + sum (mean - prior_mean)² / s²) / 2 - sum ln scale + P ln s, s the prior's scale."""
     count, ldexp = len(means), math.ldexp
     squares = 0  # in units of 2^-298: every float32 is a whole number of 2^-149
     for mean, scale, prior_mean in zip(means, scales, prior_means, strict=True):
         own, shift = int(ldexp(scale, 149)), int(ldexp(mean, 149)) - int(ldexp(prior_mean, 149))
         squares += own * own + shift * shift
-    half = (Fraction(squares, 1 << 298) / prior_scale**2 - count) / 2
+    half = (Fraction(squares, 1 << 298) / s**2 - count) / 2
     step = Fraction(1, 10**KL_DIGITS)
     bits, low, high = 384, 0, 0
     for start in range(0, count, 250):
@@ -1135,18 +1085,16 @@ def _check_divergence(
         exponent = sum(exponent for _, exponent in parts) - 24 * len(parts)
         ends = _ln(product << max(0, exponent), 1 << max(0, -exponent), bits)
         low, high = low - ends[1], high - ends[0]
-    prior = _ln(prior_scale.numerator, prior_scale.denominator, bits)
-    least = half + Fraction(low + count * prior[0], 1 << bits)
-    most = half + Fraction(high + count * prior[1], 1 << bits)
+    ln_s = _ln(s.numerator, s.denominator, bits)
+    least = half + Fraction(low + count * ln_s[0], 1 << bits)
+    most = half + Fraction(high + count * ln_s[1], 1 << bits)
     equal = stated == 0 and half == 0 and least <= 0 <= most  # posterior and prior are one
     if not equal and not (most <= stated and stated - step < least):
         found = decimal(max(most, Fraction(0)) + step, KL_DIGITS)[:40]
-        raise Rejected(
-            f"divergence: expected {found}, rounded up from the files, found {decimal(stated, KL_DIGITS)[:40]}"
-        )
+        raise Rejected(f"divergence: expected {found}, rounded up from the files, found another number")
 
 
-def random_numbers(key: bytes, number: int, units: int) -> tuple[int, list[float]]:
+def random_numbers(key: bytes, number: int, units: int) -> tuple[int, Floats]:
     """The first word of a draw, and one standard normal number a unit, as ``DRAWS`` says."""
     count = 1 + units + units % 2
     first, *words = struct.unpack(f"<{count}Q", hashlib.shake_128(key + number.to_bytes(8, "big")).digest(8 * count))
@@ -1168,7 +1116,7 @@ class PairDraws:
             self.layers.append((rows, variances, bias, [s * s for s in own]))
         self.units = sum(decoder["sizes"][1:])
 
-    def margin(self, pixels: bytes, label: int, noise: list[float]) -> float:
+    def margin(self, pixels: bytes, label: int, noise: Floats) -> float:
         """By how much the label's logit exceeds the largest other one."""
         h, at = [pixel / self.maximum for pixel in pixels], 0
         for index, (rows, variances, bias, own) in enumerate(self.layers):
@@ -1242,16 +1190,15 @@ def check(path: str, data_folders: list[str], processes: int = 1, redraw: int = 
 
 def main(arguments: list[str]) -> int:
     """``checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N]``: status 0 if it holds, 2 with one line if not."""
-    folders = [os.environ["LEAN_MNIST_DATA"]] if os.environ.get("LEAN_MNIST_DATA") else []
     options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
     well = len(arguments) % 2 == 1 and not arguments[0].startswith("-") and set(options) <= {"--data-dir", "--redraw"}
     redraw = options.get("--redraw", str(REDRAWN))
     if not well or not redraw.isdecimal():
         print("usage: python checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N]", file=sys.stderr)
         return 2
-    folders = [options["--data-dir"], *folders] if "--data-dir" in options else folders
+    folders = [folder for folder in (options.get("--data-dir"), os.environ.get("LEAN_MNIST_DATA"), "data") if folder]
     try:
-        print(check(arguments[0], [*folders, "data"], min(os.cpu_count() or 1, 16), int(redraw)))
+        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), int(redraw)))
     except Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The confidence budget: a failure probability δ, shared among hypotheses and evaluations of a test split.
+"""The confidence budget: how a failure probability δ is shared among hypotheses and evaluations of a test split.
 
 By the union bound the chance that any of several statements fails is at most the sum of theirs. So a claim about one
 of many hypotheses, all of which it was chosen from, is the claim about a single one at a *share* of δ:
@@ -16,14 +16,14 @@ The last: each evaluation answers with one of m + 1 counts, so a person who acts
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization.bounds import checked_counts, checked_delta
-from lean_mnist.generalization.exact import Exact, exact
+from lean_mnist.generalization.exact import Exact
 
 _MOST_BITS = 10**9
 
@@ -36,59 +36,6 @@ def union(delta: Exact, bits: int) -> Fraction:
     if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= _MOST_BITS:
         raise BoundError(f"bits: expected a whole number from 0 to {_MOST_BITS:,}, found {bits!r}")
     return checked_delta(delta) / 2**bits
-
-
-def evaluation_share(delta: Exact, evaluations: int, examples: int, adaptive: bool = False) -> Fraction:
-    """The share of one of so many ``evaluations`` on a split of ``examples``; see the table above.
-
-    Raises ``BoundError`` unless there is at least one evaluation and one example.
-    """
-    _, m = checked_counts(0, examples)
-    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 1:
-        raise BoundError(f"looks: expected a whole number of at least 1, found {evaluations!r}")
-    paths = ((m + 1) ** evaluations - 1) // m if adaptive else evaluations
-    return checked_delta(delta) / paths
-
-
-@dataclass
-class ConfidenceBudget:
-    """A failure probability that is spent item by item, and never more than there is.
-
-    Everything claimed with it holds together with probability at least 1 − ``delta``.
-    """
-
-    delta: Fraction
-    entries: dict[str, Fraction] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, delta: Exact) -> ConfidenceBudget:
-        """The budget ``delta``, of which nothing is spent; raises ``BoundError`` unless 0 < δ < 1."""
-        return cls(checked_delta(delta))
-
-    @property
-    def left(self) -> Fraction:
-        """What is not spent yet."""
-        return self.delta - sum(self.entries.values(), Fraction(0))
-
-    def spend(self, what: str, share: Exact) -> Fraction:
-        """Enter ``share`` for ``what`` and return it; raises ``BoundError`` if it was spent already or is not there."""
-        amount = exact(share, f"share of {what}")
-        if amount <= 0:
-            raise BoundError(f"share of {what}: expected a number above 0, found {share}")
-        if what in self.entries:
-            raise BoundError(f"{what}: has its share of delta already; every look is paid for once, and separately")
-        if amount > self.left:
-            raise BoundError(f"{what}: asks for {amount} of delta {self.delta}, of which {self.left} is left")
-        self.entries[what] = amount
-        return amount
-
-    def split(self, names: Sequence[str], weights: Mapping[str, Exact] | None = None) -> dict[str, Fraction]:
-        """Spend all that is left on ``names``, evenly or by ``weights`` that were fixed before the data were seen."""
-        if not names:
-            raise BoundError("candidates: expected at least one to split delta over, found none")
-        parts = {name: Fraction(1) if weights is None else exact(weights[name], f"weight of {name}") for name in names}
-        left, total = self.left, sum(parts.values(), Fraction(0))
-        return {name: self.spend(name, left * part / total) for name, part in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -119,9 +66,15 @@ class SplitHistory:
             )
 
     def share(self, delta: Exact, examples: int) -> Fraction:
-        """What one evaluation may spend of ``delta``; raises ``CertificateError`` if the split is no holdout."""
+        """What one evaluation on so many ``examples`` may spend of ``delta``; see the table above.
+
+        Raises ``CertificateError`` if the split is no holdout; ``BoundError`` unless there is at least one evaluation.
+        """
         self.require_holdout()
-        return evaluation_share(delta, self.evaluations, examples, self.adaptive)
+        _, m = checked_counts(0, examples)
+        if isinstance(self.evaluations, bool) or not isinstance(self.evaluations, int) or self.evaluations < 1:
+            raise BoundError(f"looks: expected a whole number of at least 1, found {self.evaluations!r}")
+        return checked_delta(delta) / (((m + 1) ** self.evaluations - 1) // m if self.adaptive else self.evaluations)
 
 
 def history_of(

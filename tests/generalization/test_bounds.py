@@ -143,7 +143,7 @@ def test_coverage_test_finds_a_bound_that_promises_too_much(monkeypatch: pytest.
         q = k / m
         return ball((p - q) ** 2 * m - Fraction(328, 100) * q * (1 - q))  # 1.81² at δ = 0.035
 
-    monkeypatch.setitem(BOUNDS, "wald", Bound(wald, lambda k, m, delta: k / m))
+    monkeypatch.setitem(BOUNDS, "wald", Bound(wald))
     assert failure("wald", 30, "0.035", Fraction(1, 50)) > Fraction(35, 1000)
 
 

@@ -1,4 +1,4 @@
-"""Who pays how much of δ, and what is no holdout."""
+"""Shares of δ, and what is no holdout."""
 
 from __future__ import annotations
 
@@ -8,42 +8,15 @@ from typing import Any
 import pytest
 
 from lean_mnist.errors import BoundError, CertificateError
-from lean_mnist.generalization.confidence import (
-    ConfidenceBudget,
-    SplitHistory,
-    evaluation_share,
-    history_of,
-    union,
-)
+from lean_mnist.generalization.confidence import SplitHistory, history_of, union
 
 
 def test_shares() -> None:
     assert union("1e-9", 3) == Fraction(1, 8 * 10**9)
-    assert evaluation_share("0.03", 3, 100) == Fraction(1, 100)
-    assert evaluation_share("0.03", 1, 100, adaptive=True) == Fraction("0.03")
+    assert SplitHistory("test", 3).share("0.03", 100) == Fraction(1, 100)
+    assert SplitHistory("test", 1, adaptive=True).share("0.03", 100) == Fraction("0.03")
     # the first look, and 101 possible second ones
-    assert evaluation_share("0.5", 2, 100, adaptive=True) == Fraction(1, 2 * 102)
-
-
-def test_a_budget_spends_what_it_has_and_no_more() -> None:
-    budget = ConfidenceBudget.of("0.05")
-    budget.spend("validation", "0.01")
-    shares = budget.split(["a", "b"], {"a": 3, "b": 1})
-    assert shares == {"a": Fraction("0.03"), "b": Fraction("0.01")}
-    assert budget.left == 0
-    with pytest.raises(BoundError, match=r"^one more: asks for 1/1000000000 of delta 1/20, of which 0 is left$"):
-        budget.spend("one more", "1e-9")
-
-
-def test_an_evaluation_is_paid_for_separately() -> None:
-    budget = ConfidenceBudget.of("0.05")
-    budget.spend("epoch 1", "0.01")
-    with pytest.raises(BoundError, match=r"^epoch 1: has its share of delta already"):
-        budget.spend("epoch 1", "0.01")
-    with pytest.raises(BoundError, match=r"^share of epoch 2: expected a number above 0, found 0$"):
-        budget.spend("epoch 2", 0)
-    with pytest.raises(BoundError, match=r"^candidates: expected at least one"):
-        budget.split([])
+    assert SplitHistory("test", 2, adaptive=True).share("0.5", 100) == Fraction(1, 2 * 102)
 
 
 def look(step: int, purpose: str) -> dict[str, Any]:
@@ -88,6 +61,6 @@ def test_evaluations_cannot_be_forgotten() -> None:
 
 def test_impossible_numbers_of_evaluations_and_bits() -> None:
     with pytest.raises(BoundError, match=r"^looks: expected a whole number of at least 1, found 0$"):
-        evaluation_share("0.05", 0, 10)
+        SplitHistory("test", 0).share("0.05", 10)
     with pytest.raises(BoundError, match=r"^bits: expected a whole number from 0"):
         union("0.05", -1)
