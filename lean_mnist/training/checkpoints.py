@@ -22,7 +22,7 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, CheckpointError, LeanMnistError
 from lean_mnist.files import write_atomically
-from lean_mnist.nn import MLP
+from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.files import config_from_dict
@@ -61,6 +61,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its architecture cannot be built: {error}") from None
     try:
         restore_weights(model, content["model"], path)
+        _lay_out_as_trained(model)
         return Checkpoint(
             model=model,
             normalization=Normalization.from_dict(content["normalization"]),
@@ -71,6 +72,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     except LeanMnistError as error:  # the hash is right, so somebody wrote it like this
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def _lay_out_as_trained(model: MLP) -> None:
+    """Put the parameters into memory as a run has them, so that products give the same bits as in the run."""
+    FlatParameters(model)
+    for parameter in model.parameters():
+        parameter.grad = None
 
 
 def restore_weights(model: MLP, weights: Mapping[str, Any], path: Path) -> None:
