@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lean_mnist.charts import BLUE, GREEN, GREY, ORANGE, Axis, Chart, Picture
+from lean_mnist import figures
+from lean_mnist.figures import BLUE, GREEN, GREY, ORANGE, Picture
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.solve import certified_risk
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BOUNDS = (("hoeffding", ORANGE), ("kl", GREEN), ("clopper-pearson", BLUE))
 _DIGITS = 5
@@ -21,69 +26,53 @@ _MOST_COUNTED = 100_000  # Clopper–Pearson sums one term an error; with more e
 
 
 def risk_by_examples(errors: int, examples: int, delta: Exact) -> Picture:
-    """The certified risk by m, at the error rate that was measured; the dot is the measured m."""
+    """Certified risk by m, at the error rate that was measured; the dot is the measured m."""
     rate = Fraction(errors, examples)
-    chart = _chart(
-        f"what more examples would show: {errors:,} errors in {examples:,}, one look, delta = {_said(delta)}",
-        Axis("examples of the holdout, m", 100, 1_000_000, logarithmic=True),
-        [upper_risk("hoeffding", -(-rate * 100 // 1), 100, delta, _DIGITS), rate],
-    )
+    title = f"what more examples would show: {errors:,} errors in {examples:,}, one look, δ = {_said(delta)}"
+    axes = _axes(title, "examples of the holdout, m", upper_risk("hoeffding", -(-rate * 100 // 1), 100, delta, _DIGITS))
     for bound, colour in _BOUNDS:
-        points = [
-            (m, float(upper_risk(bound, min(m, -(-rate * m // 1)), m, delta, _DIGITS)))
-            for m in _spaced(100, _MOST_COUNTED if bound == "clopper-pearson" else 1_000_000)
-        ]
-        chart.line(points, colour)
-        chart.explain(colour, bound)
-    chart.line([(100, float(rate)), (1_000_000, float(rate))], GREY, dashed=True)
-    chart.explain(GREY, "measured error rate")
+        sizes = _spaced(100, _MOST_COUNTED if bound == "clopper-pearson" else 1_000_000)
+        risks = [float(upper_risk(bound, min(m, -(-rate * m // 1)), m, delta, _DIGITS)) for m in sizes]
+        axes.plot(sizes, risks, color=colour, label=bound)
+    axes.axhline(float(rate), linestyle="--", color=GREY, label="measured error rate")
     if 100 <= examples <= 1_000_000:
-        chart.dot((examples, float(upper_risk("clopper-pearson", errors, examples, delta, _DIGITS))), BLUE)
-    return chart.picture()
+        axes.plot(examples, float(upper_risk("clopper-pearson", errors, examples, delta, _DIGITS)), "o", color=BLUE)
+    return figures.picture(axes)
 
 
 def risk_by_delta(errors: int, examples: int, deltas: Sequence[Exact]) -> Picture:
-    """The certified risk by δ; the dots are at ``deltas``."""
+    """Certified risk by δ; the dots are at ``deltas``."""
     powers = [Fraction(1, 10**power) for power in range(1, 13)]
-    least = powers[-1]
-    chart = _chart(
-        f"what more confidence costs: {errors:,} errors in {examples:,}, one look",
-        Axis("failure probability, delta", float(least), 0.1, logarithmic=True),
-        [upper_risk("hoeffding", errors, examples, least, _DIGITS), Fraction(errors, examples)],
-    )
+    title = f"what more confidence costs: {errors:,} errors in {examples:,}, one look"
+    axes = _axes(title, "failure probability, δ", upper_risk("hoeffding", errors, examples, powers[-1], _DIGITS))
     for bound, colour in _BOUNDS:
-        chart.line([(float(d), float(upper_risk(bound, errors, examples, d, _DIGITS))) for d in powers], colour)
-        chart.explain(colour, bound)
-    rate = errors / examples
-    chart.line([(float(least), rate), (0.1, rate)], GREY, dashed=True)
-    chart.explain(GREY, "measured error rate")
-    for delta in deltas:
-        risk = upper_risk("clopper-pearson", errors, examples, delta, _DIGITS)
-        chart.dot((float(exact(delta, "delta")), float(risk)), BLUE)
-    return chart.picture()
+        risks = [float(upper_risk(bound, errors, examples, d, _DIGITS)) for d in powers]
+        axes.plot([float(d) for d in powers], risks, color=colour, label=bound)
+    axes.axhline(errors / examples, linestyle="--", color=GREY, label="measured error rate")
+    risks = [float(upper_risk("clopper-pearson", errors, examples, delta, _DIGITS)) for delta in deltas]
+    axes.plot([float(exact(delta, "delta")) for delta in deltas], risks, "o", color=BLUE)
+    return figures.picture(axes)
 
 
 def risk_by_bits(errors: int, examples: int, delta: Exact, bits: int) -> Picture:
-    """The risk certified on the training examples, by the bits that learning could choose; dashed: this network's."""
-    chart = Chart(
-        f"certified by the {examples:,} examples it learned from: {errors:,} errors, delta = {_said(delta)}",
-        Axis("bits of the hypothesis space, B", 100, 10_000_000, logarithmic=True),
-        Axis("certified risk", 0, 1, percent=True),
-    )
+    """Risk certified on the training examples, by the bits that learning could choose; dashed: this network's."""
+    title = f"certified by the {examples:,} examples it learned from: {errors:,} errors, δ = {_said(delta)}"
+    axes = _axes(title, "bits of the hypothesis space, B", Fraction(1))
+    sizes = _spaced(100, 10**7)
     for bound, colour in _BOUNDS[:2]:
-        points, risk = [], Fraction(0)
-        for b in _spaced(100, 10**7):
-            risk = risk if risk == 1 else certified_risk(bound, errors, examples, delta, b, _DIGITS)
-            points.append((b, float(risk)))
-        chart.line(points, colour)
-        chart.explain(colour, f"{bound}, union over 2^B")
-    chart.line([(bits, 0), (bits, 1)], GREY, dashed=True)
-    chart.explain(GREY, f"this network: {bits:,} bits")
-    return chart.picture()
+        risks = [Fraction(0)]
+        for b in sizes:
+            risks.append(Fraction(1) if risks[-1] == 1 else certified_risk(bound, errors, examples, delta, b, _DIGITS))
+        axes.plot(sizes, list(map(float, risks[1:])), color=colour, label=f"{bound}, union over 2^B")
+    axes.axvline(bits, linestyle="--", color=GREY, label=f"this network: {bits:,} bits")
+    return figures.picture(axes)
 
 
-def _chart(title: str, x: Axis, risks: Sequence[Fraction]) -> Chart:
-    return Chart(title, x, Axis("certified risk", 0, min(1.0, max(0.001, 1.1 * float(max(risks)))), percent=True))
+def _axes(title: str, x_label: str, highest: Fraction) -> Axes:
+    """Certified risk, up to somewhat more than ``highest``, over a logarithmic axis."""
+    axes = figures.axes(title, x_label, "certified risk")
+    axes.set(xscale="log", ylim=(0, min(1.0, max(0.001, 1.1 * float(highest)))))
+    return axes
 
 
 def _spaced(low: int, high: int) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lean_mnist import figures
 from lean_mnist.data.download import DownloadError
 from lean_mnist.data.idx import write_idx
 from lean_mnist.data.names import DATA_VARIABLE
@@ -32,6 +33,15 @@ def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     monkeypatch.setattr("lean_mnist.data.download.probe", refuse)
+
+
+@pytest.fixture(autouse=True)
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No charts at the end of a run, whose drawing takes as long as its training; the runs that tests share have them.
+
+    Charts that are asked for are drawn.
+    """
+    monkeypatch.setattr(figures, "available", lambda: False)
 
 
 @pytest.fixture

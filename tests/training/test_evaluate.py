@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,15 @@ def test_a_folder_that_cannot_be_made(short_run: FinishedRun, tmp_path: Path) ->
     plots = str(tmp_path / "file" / "plots")
     with pytest.raises(ConfigError, match=f"--plots {plots}: expected a folder that can be written, found: Not a dir"):
         evaluate_checkpoint(EvaluateArguments(str(short_run.best), plots=plots))
+
+
+def test_without_matplotlib_pictures_are_refused_in_one_line_and_nothing_is_written(
+    short_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        ConfigError, match=r"^charts need matplotlib; to have it: pip install --editable '\.\[plots\]'$"
+    ):
+        evaluate_checkpoint(EvaluateArguments(str(short_run.best), plots=str(tmp_path / "plots")))
+    assert not (tmp_path / "plots").exists()

@@ -251,6 +251,17 @@ def test_pictures_of_confidence_are_drawn_once(events: EventAccumulator) -> None
         assert (picture.width, picture.height) == (720, 480)
 
 
+def test_a_run_without_matplotlib_goes_on_and_says_what_is_missing(tmp_path: Path) -> None:
+    finished = digits_run(tmp_path, epochs=1)  # ``no_charts``
+    assert not {"test/reliability", "test/risk_by_coverage"} & set(
+        EventAccumulator(str(finished.folder)).Reload().Tags()["images"]
+    )
+    last = str(finished.summary).splitlines()[-1]
+    assert last.endswith(
+        "none of its calibration: charts need matplotlib; to have it: pip install --editable '.[plots]'"
+    )
+
+
 def test_the_best_step_is_that_of_the_summary(events: EventAccumulator, default_run: FinishedRun) -> None:
     assert events.Scalars("checkpoint/best_step")[-1].value == default_run.summary_json["best_step"]
     assert events.Scalars("final/test_accuracy")[-1].value == pytest.approx(default_run.summary_json["test_accuracy"])

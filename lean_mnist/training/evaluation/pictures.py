@@ -1,4 +1,4 @@
-"""Pictures of a network: its first-layer weights, the digits it misreads, and what its confidence is worth."""
+"""Pictures of a network: first-layer weights, misread digits, and charts of its calibration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 import numpy as np
 import torch
 
-from lean_mnist.charts import BLUE, GREY, ORANGE, Axis, Chart, Picture
+from lean_mnist import figures
 from lean_mnist.data.datasets import Split
+from lean_mnist.figures import Picture
 from lean_mnist.nn import MLP
 from lean_mnist.training.evaluation.calibration import risk_by_coverage
 from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson
@@ -16,7 +17,6 @@ from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson
 _LARGEST_GRID = 128  # units shown
 _MISREAD = 40  # digits shown
 _GAP = 2
-_PALE_BLUE = (140, 183, 219)
 _POINTS = 600  # of a curve
 
 
@@ -53,38 +53,40 @@ def misread_digits(split: Split, evaluation: Evaluation, maximum: int) -> np.nda
 
 
 def reliability_diagram(evaluation: Evaluation) -> Picture:
-    """How often predictions of a confidence are right, with 95 % intervals; the diagonal is perfect calibration."""
+    """Accuracy by confidence, with 95 % intervals; the diagonal is perfect calibration."""
     found = evaluation.calibration
     title = f"reliability: expected calibration error {found.error:.2%} on {evaluation.examples:,} examples"
-    chart = Chart(title, Axis("confidence", 0, 1, percent=True), Axis("accuracy", 0, 1, percent=True))
-    bins = [(index, *counts) for index, counts in enumerate(zip(*(of.tolist() for of in found), strict=True))]
-    filled, width = [(index, n, k, confidence) for index, n, k, confidence in bins if n], 1 / len(bins)
-    for index, n, k, _ in filled:
-        chart.bar(index * width, (index + 1) * width, k / n, _PALE_BLUE)
-    chart.line([(0, 0), (1, 1)], GREY, dashed=True)
-    for _, n, k, confidence in filled:
-        chart.whisker(confidence, *clopper_pearson(k, n), ORANGE)
-    chart.explain(_PALE_BLUE, "accuracy by confidence")
-    chart.explain(ORANGE, "95 % interval, at the mean")
-    chart.explain(GREY, "perfect")
-    return chart.picture()
+    axes = figures.axes(title, "confidence", "accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.xaxis.set_major_formatter(figures.percentage)
+    bins = len(found.examples)
+    filled = [index for index in range(bins) if found.examples[index]]
+    examples, correct = ([int(values[index]) for index in filled] for values in (found.examples, found.correct))
+    accuracy = np.divide(correct, examples)
+    left = np.divide(filled, bins)
+    axes.bar(left, accuracy, 0.96 / bins, align="edge", color=figures.PALE_BLUE, label="accuracy by confidence")
+    axes.plot([0, 1], [0, 1], "--", color=figures.GREY, label="perfect")
+    ends = np.array([clopper_pearson(k, n) for k, n in zip(correct, examples, strict=True)]).reshape(-1, 2)
+    lengths, label = np.abs(ends - accuracy[:, None]).T, "95 % interval, at the mean"
+    means = [float(found.confidence[index]) for index in filled]
+    axes.errorbar(means, accuracy, lengths, fmt="none", ecolor=figures.ORANGE, capsize=3, label=label)
+    return figures.picture(axes)
 
 
 def risk_coverage_curve(evaluation: Evaluation) -> Picture:
-    """The error rate among the most confident predictions, by the share of examples that is answered."""
+    """Error rate among the most confident predictions, by the share of examples that is answered."""
     coverage, risk = risk_by_coverage(evaluation.confidences, evaluation.right)
     whole = 1 - evaluation.accuracy
     title = f"selective classification: {evaluation.errors} errors in {evaluation.examples:,} if all are answered"
+    x_label = "coverage: share of examples answered, most confident first"
+    axes = figures.axes(title, x_label, "risk: errors among those answered")
+    axes.xaxis.set_major_formatter(figures.percentage)
     # The first few may have any risk; the axis is for the rest.
-    highest = max(1.1 * float(risk[len(risk) // 100 :].max()), 1e-3)
-    x = Axis("coverage: share of examples answered, most confident first", 0, 1, percent=True)
-    chart = Chart(title, x, Axis("risk: errors among those answered", 0, highest, percent=True))
-    chart.line([(0, whole), (1, whole)], GREY, dashed=True)
+    axes.set(xlim=(0, 1), ylim=(0, max(1.1 * float(risk[len(risk) // 100 :].max()), 1e-3)))
+    axes.plot([0, 1], [whole, whole], "--", color=figures.GREY, label="all answered, or some chosen at random")
     shown = torch.linspace(0, len(risk) - 1, min(len(risk), _POINTS)).long()
-    chart.line(list(zip(coverage[shown].tolist(), risk[shown].tolist(), strict=True)), BLUE)
-    chart.explain(BLUE, "most confident first")
-    chart.explain(GREY, "all answered, or some chosen at random")
-    return chart.picture()
+    axes.plot(coverage[shown].numpy(), risk[shown].numpy(), color=figures.BLUE, label="most confident first")
+    return figures.picture(axes)
 
 
 def _enlarge(tile: np.ndarray, factor: int) -> np.ndarray:

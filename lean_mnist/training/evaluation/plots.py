@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from lean_mnist.charts import Picture
 from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.errors import ConfigError
+from lean_mnist.figures import Picture
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.certificates.document import DEFAULT_DELTAS
 from lean_mnist.generalization.pictures import risk_by_bits, risk_by_delta, risk_by_examples

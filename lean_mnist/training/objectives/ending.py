@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lean_mnist import figures
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
@@ -84,8 +85,9 @@ def _records(
     misread = misread_digits(dataset.test, test, dataset.maximum)
     if misread is not None:
         yield Image(state.step, "test/misread", misread)
-    yield Image(state.step, "test/reliability", reliability_diagram(test))
-    yield Image(state.step, "test/risk_by_coverage", risk_coverage_curve(test))
+    if figures.available():
+        yield Image(state.step, "test/reliability", reliability_diagram(test))
+        yield Image(state.step, "test/risk_by_coverage", risk_coverage_curve(test))
     results = {
         "final/test_accuracy": test.accuracy,
         "final/test_calibration_error": test.calibration.error,

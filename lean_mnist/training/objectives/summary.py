@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lean_mnist import figures
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize.claims import TrainingClaims
@@ -112,6 +113,8 @@ class Summary:
             f"  written    {', '.join(str(path) for path in self.files.values())}",
             f"  look       tensorboard --logdir {self.folder.parent}",
         ]
+        if not figures.available():
+            lines.append(f"  charts     none: {figures.MISSING}")
         if checks.failures:
             lines.insert(-3, f"  WARNING    {checks.failures} gradient checks failed, first at {checks.first_failure}")
             kept = self.folder / FOLDER
