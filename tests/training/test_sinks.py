@@ -257,9 +257,7 @@ def test_a_run_without_matplotlib_goes_on_and_says_what_is_missing(tmp_path: Pat
         EventAccumulator(str(finished.folder)).Reload().Tags()["images"]
     )
     last = str(finished.summary).splitlines()[-1]
-    assert last.endswith(
-        "none of its calibration: charts need matplotlib; to have it: pip install --editable '.[plots]'"
-    )
+    assert last.endswith("none: charts need matplotlib; to have it: pip install --editable '.[plots]'")
 
 
 def test_the_best_step_is_that_of_the_summary(events: EventAccumulator, default_run: FinishedRun) -> None:
