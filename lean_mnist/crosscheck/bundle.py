@@ -1,6 +1,7 @@
 """A repro bundle: all that is needed to ask the same question again, in one file that ``torch.load`` reads safely.
 
-There are two kinds: of a call of ``check_function``, written here, and of a training step (``steps.bundle``).
+There are two kinds: of a call of ``check_function``, written here, and of a training step (``lean_mnist.audit``). A
+bundle names the function that was checked, for people; nothing is imported because a file names it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lean_mnist.crosscheck.calls import one_line
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.files import write_atomically
 from lean_mnist.version import __version__
@@ -28,6 +30,7 @@ FORMAT = "lean_mnist repro bundle"
 FORMAT_VERSION = 1
 _PLAIN = (type(None), bool, int, float, str, torch.dtype)
 FUNCTION, STEP = "function", "training step"
+_OPTIONS = {"names", "probes", "replays", "vary_batch", "skip"}
 _KEYS = {
     FUNCTION: ("function", "reference", "inputs", "requires_grad", "seed", "options", "verdict", "report", "versions"),
     STEP: (
@@ -112,6 +115,30 @@ def load_bundle(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{path}: a damaged bundle, without {', '.join(missing)}")
     return content
+
+
+def printable(text: object, limit: int = 300) -> str:
+    """Text out of a file in one line that no terminal takes for a command: what is not printable is escaped."""
+    return one_line("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)), limit)
+
+
+def question_of(path: Path, content: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The inputs of a bundle of a function, and the options of ``check_function``, its seed included.
+
+    Raises ``CheckpointError`` if they are no such things.
+    """
+    inputs, needs, options, seed = (content[key] for key in ("inputs", "requires_grad", "options", "seed"))
+    lists = isinstance(inputs, list) and isinstance(needs, list) and len(inputs) == len(needs)
+    if not lists or not isinstance(options, dict) or not isinstance(seed, int) or not set(options) <= _OPTIONS:
+        raise CheckpointError(f"{path}: a damaged bundle: expected inputs, a seed and options of check_function")
+    names, skip = options.get("names", [f"input {i}" for i in range(len(inputs))]), options.get("skip", [])
+    floating = all(
+        isinstance(x, Tensor) and x.is_floating_point() for x, need in zip(inputs, needs, strict=True) if need
+    )
+    if not floating or not isinstance(names, list) or not isinstance(skip, list):
+        raise CheckpointError(f"{path}: a damaged bundle: expected floating inputs to be checked, and lists of names")
+    inputs = [x.requires_grad_() if need else x for x, need in zip(inputs, needs, strict=True)]
+    return inputs, {**options, "names": [printable(name) for name in names], "seed": seed}
 
 
 def _storable(value: Any) -> bool:

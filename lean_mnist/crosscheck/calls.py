@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,25 +16,26 @@ Upstream = Sequence["Tensor | None"]
 
 
 class CallFailed(Exception):
-    """The function under test raised, in its ``"forward"`` or its ``"backward"``."""
+    """The function under test raised ``error``, in its forward or its backward."""
 
     def __init__(self, stage: str, error: Exception) -> None:
         super().__init__(f"{stage} raised {type(error).__name__}: {one_line(error)}")
-        self.stage, self.error = stage, error
+        self.error = error
 
 
 def one_line(error: object, limit: int = 300) -> str:
+    """The text of ``error`` in one line of at most ``limit`` characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 @dataclass
 class Evaluated:
-    """One forward: the copies it was given, and its floating outputs with their graph."""
+    """One forward: the arguments given, the floating outputs with their graph, and the tensors to differentiate in."""
 
     inputs: list[Any]
     outputs: list[Tensor]
-    leaves: list[Any] = field(default_factory=list)  # what gradients are taken for; the inputs unless those are clones
+    leaves: list[Any]
 
     def vjp(
         self, checked: Sequence[int], upstream: Upstream, *, retain_graph: bool = False, create_graph: bool = False
@@ -59,10 +60,20 @@ class Evaluated:
             raise CallFailed("backward", error) from error
         return list(found)
 
+    def gradients(
+        self, checked: Sequence[int], upstream: Upstream, *, copy: bool = True, retain_graph: bool = False
+    ) -> list[Tensor]:
+        """``vjp``, detached, zeros where the backward gave none; of copies of ``upstream`` unless told not to copy."""
+        given = [None if v is None else v.detach().clone() for v in upstream] if copy else upstream
+        found = self.vjp(checked, given, retain_graph=retain_graph)
+        return [
+            torch.zeros_like(self.leaves[i]) if g is None else g.detach() for i, g in zip(checked, found, strict=True)
+        ]
+
 
 @dataclass
 class Subject:
-    """A function, by whose inputs it is checked: those at ``checked`` are the floating tensors that need a gradient."""
+    """A function at its inputs; those at ``checked`` are the floating tensors that need a gradient."""
 
     function: Callable[..., Any]
     role: str
@@ -70,6 +81,20 @@ class Subject:
     checked: tuple[int, ...]
     seed: int | None = None  # set where the function draws random numbers: every call is seeded with it
     clones: bool = False  # give it clones of leaves, because it writes into its inputs (and says so: mark_dirty)
+
+    def at(self, inputs: Sequence[Any]) -> Subject:
+        """The same function at other inputs."""
+        return replace(self, inputs=list(inputs))
+
+    def reseed(self) -> None:
+        """Put the random generators where they were before the forward, if it draws random numbers."""
+        if self.seed is not None:
+            seed_everything(self.seed)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The function's result, whatever it is, on the very tensors given (clones, where it needs them)."""
+        self.reseed()
+        return self.function(*(x.clone() if self.clones and isinstance(x, Tensor) else x for x in arguments))
 
     def call(
         self,
@@ -87,24 +112,19 @@ class Subject:
         needing = self.checked if needing is None else tuple(needing)
         given = self.inputs if inputs is None else inputs
         leaves = [_leaf(x, dtype, i in needing, copy) for i, x in enumerate(given)]
-        if self.seed is not None:
-            seed_everything(self.seed)
-        try:
-            with torch.enable_grad():
-                arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
-                result = self.function(*arguments)
-        except Exception as error:
-            raise CallFailed("forward", error) from error
-        return Evaluated(arguments, floating_outputs(result, self.role), leaves)
+        with torch.enable_grad():
+            arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
+            self.reseed()
+            return Evaluated(arguments, self._outputs(self.function, arguments), leaves)
 
     def values(self, inputs: Sequence[Any]) -> list[Tensor]:
         """Its floating outputs alone, without a graph, on the very tensors given. Raises ``CallFailed``."""
-        arguments = [x.clone() if self.clones and isinstance(x, Tensor) else x for x in inputs]
-        if self.seed is not None:
-            seed_everything(self.seed)
+        with torch.no_grad():
+            return self._outputs(self, inputs)
+
+    def _outputs(self, function: Callable[..., Any], arguments: Sequence[Any]) -> list[Tensor]:
         try:
-            with torch.no_grad():
-                result = self.function(*arguments)
+            result = function(*arguments)
         except Exception as error:
             raise CallFailed("forward", error) from error
         return floating_outputs(result, self.role)
@@ -117,16 +137,10 @@ class Subject:
         dtype: torch.dtype | None = None,
         needing: Iterable[int] | None = None,
     ) -> list[Tensor]:
-        """Fresh forward, fresh backward, for all of ``checked``; no gradient at all is a gradient of zero."""
+        """Gradients by a fresh forward and backward, for all of ``checked``; zeros where there is none."""
         evaluated = self.call(inputs, dtype=dtype, needing=needing)
-        if self.seed is not None:
-            seed_everything(self.seed)
-        wanted = [i for i in self.checked if needing is None or i in set(needing)]
-        found = evaluated.vjp(wanted, copies(upstream))
-        return [
-            torch.zeros_like(evaluated.leaves[i]) if g is None else g.detach()
-            for i, g in zip(wanted, found, strict=True)
-        ]
+        self.reseed()
+        return evaluated.gradients([i for i in self.checked if needing is None or i in set(needing)], upstream)
 
     def moved(self, generator: torch.Generator, by: float, dtype: torch.dtype | None = None) -> list[Any]:
         """Its inputs, with the checked ones (in ``dtype``) moved at random by about ``by`` of their size."""
@@ -141,16 +155,14 @@ class Subject:
 def _leaf(x: Any, dtype: torch.dtype | None, needs_gradient: bool, copy: bool) -> Any:
     if not isinstance(x, Tensor):
         return x
-    x = x.detach()
-    if copy:
-        x = x.clone()
+    x = x.detach().clone() if copy else x.detach()
     if dtype is not None and x.is_floating_point():
         x = x.to(dtype)
     return x.requires_grad_(needs_gradient)
 
 
 def floating_outputs(result: Any, role: str) -> list[Tensor]:
-    """The floating tensors among what a function returned. Raises ``ArgumentError`` for anything but tensors."""
+    """The floating tensors among the results of a function. Raises ``ArgumentError`` for anything but tensors."""
     outputs = [result] if isinstance(result, Tensor) else result
     if not isinstance(outputs, (tuple, list)):
         kind = type(result).__name__
@@ -178,10 +190,6 @@ def in_dtype(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
     return [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in detached]
 
 
-def copies(upstream: Upstream) -> list[Tensor | None]:
-    return [None if v is None else v.detach().clone() for v in upstream]
-
-
 def normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
     """Gaussian numbers in float64, the same on every device."""
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(device)
@@ -196,8 +204,15 @@ def root_mean_square(x: Tensor) -> float:
 
 
 def norm(x: Tensor) -> float:
+    """The 2-norm, in float64."""
     return float(x.detach().double().norm())
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """``Σ ⟨aᵢ, bᵢ⟩``, in float64."""
     return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; NaN is the same as NaN."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

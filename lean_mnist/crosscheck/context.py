@@ -1,20 +1,22 @@
-"""What the rules share: the function at its inputs, random upstream gradients, and what rounding does."""
+"""State of one check that its rules share: the function at its inputs, random upstream gradients, allowances."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Evaluated, Subject, Upstream, norm, normal, one_line
-from lean_mnist.crosscheck.numerics.perturbation import jittered_vjp, rounded_anew
+from lean_mnist.crosscheck.calls import Subject, Upstream, norm, normal
+from lean_mnist.crosscheck.numerics.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 
-# How much of the scatter that re-rolled rounding shows, and how many units of rounding, a difference may be.
+# How many times the scatter under ulp perturbations, and how many units of rounding, a difference may be.
 SCATTER_FACTOR = 10.0
 FLOOR_ULPS = 32.0
-SCATTER_CALLS = 3
+
+VaryBatch = bool | Sequence[int] | Callable[[int], Sequence[Any]]
 
 
 @dataclass
@@ -23,70 +25,72 @@ class Context:
 
     subject: Subject
     reference: Subject | None
-    names: list[str]
+    names: Sequence[str]
     seed: int
-    probes: int
-    replays: int
-    outputs: list[Tensor]  # of the first forward, detached
-    differentiable: list[bool]  # which of them depend on an input
-    float64: str = ""  # why the function does not take float64; empty if it does
+    probes: int = 1
+    replays: int = 1
+    vary_batch: VaryBatch = False
+    why_not_float64: str = ""  # why the function does not take float64; empty if it does
     coarsest: float = 0.0  # a unit of rounding on the way that is larger than the dtypes say (autocast, TF32)
     noise: dict[object, float] = field(default_factory=dict)  # of one output, by checked input and precision
     kinks: set[int] = field(default_factory=set)  # inputs at whose value a rule met a kink
-    generator: torch.Generator = field(default_factory=torch.Generator)
+    generator: torch.Generator = field(init=False)
+    outputs: list[Tensor] = field(init=False)  # of one forward, detached
+    differentiable: list[bool] = field(init=False)  # which of them depend on an input
 
     def __post_init__(self) -> None:
-        self.generator.manual_seed(self.seed)
+        self.generator = torch.Generator().manual_seed(self.seed)
+        outputs = self.subject.call().outputs
+        self.outputs = [y.detach() for y in outputs]
+        self.differentiable = [y.requires_grad for y in outputs]
 
     @property
     def checked(self) -> tuple[int, ...]:
+        """The indices of the inputs whose gradients are checked."""
         return self.subject.checked
 
     @property
     def dtypes(self) -> list[torch.dtype]:
-        inputs = [self.subject.inputs[i].dtype for i in self.checked]
-        return [*inputs, *(y.dtype for y in self.outputs)]
+        """The dtypes of the checked inputs and of the outputs."""
+        return [*(self.subject.inputs[i].dtype for i in self.checked), *(y.dtype for y in self.outputs)]
 
     @property
     def unit(self) -> float:
         """The unit of rounding of the coarsest dtype among inputs and outputs, or on the way."""
         return max(self.coarsest, *(torch.finfo(dtype).eps / 2 for dtype in self.dtypes))
 
-    def gaussian(self, like: Sequence[Tensor] | None = None) -> list[Tensor | None]:
+    def gaussian(self) -> list[Tensor]:
         """Upstream gradients, Gaussian, one for each output, exactly representable in its dtype."""
-        return [normal(y.shape, self.generator, y.device).to(y.dtype) for y in (like or self.outputs)]
-
-    def allowances(self, upstream: Upstream, gradients: Sequence[Tensor]) -> list[float]:
-        """For each checked input, how far (in 2-norm) rounding may move its gradient.
-
-        Measured with no reference: the gradient's scatter when every rounding on the way is drawn anew (``jitter``).
-        """
-        scatter = [0.0] * len(self.checked)
-        for _ in range(SCATTER_CALLS):
-            inputs = rounded_anew(self.subject, self.generator, self.coarsest or None)
-            moved = jittered_vjp(self.subject, upstream, inputs, self.generator)
-            scatter = [max(s, norm(a - b)) for s, a, b in zip(scatter, moved, gradients, strict=True)]
-        return [
-            SCATTER_FACTOR * s + FLOOR_ULPS * self.unit * norm(g) + torch.finfo(g.dtype).tiny
-            for s, g in zip(scatter, gradients, strict=True)
-        ]
-
-    def gradients(self, upstream: Upstream) -> list[Tensor]:
-        return self.subject.vjp(upstream)
+        return [normal(y.shape, self.generator, y.device).to(y.dtype) for y in self.outputs]
 
     def name(self, place: int) -> str:
         """The name of the ``place``-th checked input."""
         return self.names[self.checked[place]]
 
+    def allowances(self, upstream: Upstream, gradients: Sequence[Tensor]) -> list[float]:
+        """For each checked input, how far (in 2-norm) rounding may move its gradient.
 
-def takes_float64(subject: Subject, seed: int) -> str:
-    """Empty if the function and its backward run in float64; else why not, in words."""
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        evaluated: Evaluated = subject.call(dtype=torch.float64)
-        if any(y.dtype != torch.float64 for y in evaluated.outputs):
-            return f"its output is {next(y.dtype for y in evaluated.outputs if y.dtype != torch.float64)}"
-        subject.vjp([normal(y.shape, generator, y.device) for y in evaluated.outputs], dtype=torch.float64)
-    except CallFailed as failure:  # in its own precision both ran before
-        return one_line(failure.error) or type(failure.error).__name__
-    return ""
+        Measured with no reference: the gradient's scatter when every result on the way is perturbed by an ulp.
+        """
+        scatter = [0.0] * len(self.checked)
+        for _ in range(DRAWS):
+            inputs = perturbed_inputs(self.subject, self.generator, self.coarsest or None)
+            drawn = perturbed_vjp(self.subject, upstream, inputs, self.generator)
+            scatter = [max(s, norm(a - b)) for s, a, b in zip(scatter, drawn, gradients, strict=True)]
+        return [
+            SCATTER_FACTOR * s + FLOOR_ULPS * self.unit * norm(g) + torch.finfo(g.dtype).tiny
+            for s, g in zip(scatter, gradients, strict=True)
+        ]
+
+    def differing(self, found: Sequence[Tensor], expected: Sequence[Tensor], upstream: Upstream) -> list[int]:
+        """The places where two sets of gradients for ``upstream`` differ by more than rounding explains."""
+        differences = [norm(a.double() - b.double()) for a, b in zip(found, expected, strict=True)]
+        suspects = [
+            place
+            for place, (d, e) in enumerate(zip(differences, expected, strict=True))
+            if not d <= FLOOR_ULPS * self.unit * norm(e) + torch.finfo(e.dtype).tiny
+        ]
+        if not suspects:
+            return []
+        allowed = self.allowances([None if v is None else v.contiguous() for v in upstream], expected)
+        return [place for place in suspects if not differences[place] <= allowed[place]]

@@ -1,7 +1,7 @@
-"""``check_function``: is the backward of any ``torch.autograd.Function`` the derivative of its forward?
+"""``check_function``: hold the backward of any ``torch.autograd.Function`` against the derivative of its forward.
 
-The rules are in ``lean_mnist.crosscheck.rules``: four oracles, each with an error of its own instead of a chosen
-tolerance, and the contract that every Function owes. This module asks them in turn.
+The rules are in ``lean_mnist.crosscheck.rules``: oracles, each with an error of its own instead of a chosen tolerance,
+and the contract that every Function owes. This module validates the question and asks them in turn.
 """
 
 from __future__ import annotations
@@ -14,42 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundle import Question
-from lean_mnist.crosscheck.calls import CallFailed, Evaluated, Subject, norm, one_line
-from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.context import Context, takes_float64
-from lean_mnist.crosscheck.numerics import differences
+from lean_mnist.crosscheck.calls import CallFailed, Evaluated, Subject, norm, one_line, same_bits
+from lean_mnist.crosscheck.context import Context, VaryBatch
+from lean_mnist.crosscheck.numerics.differences import why_not_float64
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
 from lean_mnist.crosscheck.report import Finding, FunctionReport, failed
-from lean_mnist.crosscheck.rules import batches, low_precision
-from lean_mnist.crosscheck.rules import double_backward as higher
-from lean_mnist.crosscheck.rules import gradcheck as gradchecks
-from lean_mnist.crosscheck.rules import linearity_and_layout as contracts
-from lean_mnist.crosscheck.rules import purity_and_determinism as usage
-from lean_mnist.crosscheck.rules import reference as oracles
-from lean_mnist.crosscheck.rules.gradcheck import GRADCHECK_NUMBERS
-from lean_mnist.crosscheck.rules.purity_and_determinism import same
+from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
 from lean_mnist.errors import ArgumentError, nearest
 
-__all__ = ["GRADCHECK_NUMBERS", "RULES", "FunctionReport", "check_function"]
+__all__ = ["RULES", "FunctionReport", "check_function"]
 
-BACKWARD = "backward"
-# Rules that look at the function alone, in the order in which they are asked.
-_RULES: dict[str, Callable[[Context], list[Finding]]] = {
-    oracles.JVP: oracles.forward_mode,
-    differences.DIFFERENCES: differences.finite_differences,
-    contracts.UPSTREAM: contracts.upstream_values,
-    contracts.UPSTREAM_LAYOUT: contracts.upstream_layouts,
-    contracts.UNDEFINED: contracts.undefined_upstream,
-    contracts.INPUT_LAYOUT: contracts.input_layouts,
-    usage.MUTATION: usage.mutation,
-    usage.REPLAY: usage.replay,
-    usage.NEEDS: usage.needs_input_grad,
-    higher.DOUBLE: higher.double_backward,
-    low_precision.AUTOCAST: low_precision.autocast,
-}
-# What ``skip`` may name. The Taylor test is asked together with the finite differences.
-RULES = (oracles.GRADIENT, *_RULES, differences.TAYLOR, gradchecks.GRADCHECK, batches.BATCH)
+# Names that ``skip`` may hold.
+RULES = tuple(name for rule in rules.RULES for name in (rule.name, *rule.also))
 
 
 def check_function(
@@ -61,7 +39,7 @@ def check_function(
     seed: int | None = None,
     probes: int = 3,
     replays: int = 8,
-    vary_batch: bool | Sequence[int] | Callable[[int], Sequence[Any]] = False,
+    vary_batch: VaryBatch = False,
     skip: Collection[str] = (),
 ) -> FunctionReport:
     """Check ``function`` (say ``MyFunction.apply``) and its gradients against ``reference``, in plain PyTorch.
@@ -88,86 +66,44 @@ def check_function(
     Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
     function that raises on these inputs); a wrong gradient is not an error but a report that is not ``ok``.
     """
-    _callable("function", function)
+    _require_callable("function", function)
     if reference is not None:
-        _callable("reference", reference)
+        _require_callable("reference", reference)
     if not isinstance(inputs, (list, tuple)):
         raise ArgumentError(f"inputs: expected a list of arguments, found {type(inputs).__name__}")
     names = list(names) if names is not None else [f"input {i}" for i in range(len(inputs))]
     checked = _validated(inputs, names, probes, replays, skip)
     seed = secrets.randbits(48) if seed is None else seed
-    own = [_own(x) for x in inputs]
+    own, kept = ([x.detach().clone() if isinstance(x, Tensor) else x for x in inputs] for _ in range(2))
     options = {"names": names, "probes": probes, "replays": replays, "vary_batch": vary_batch, "skip": list(skip)}
-    needs = tuple(i in checked for i in range(len(inputs)))
-    question = Question(function, reference, tuple(_own(x) for x in inputs), needs, options)
+    question = Question(function, reference, tuple(kept), tuple(i in checked for i in range(len(inputs))), options)
     # A stochastic function is seeded on every device in use, so the generators of all are put back.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         subject = Subject(function, "function", own, checked)
         first = _first_call(subject, seed)
         other = None if reference is None else Subject(reference, "reference", own, checked, subject.seed)
         if other is not None:
-            _same_shapes(first, other)
-        ctx = Context(
-            subject,
-            other,
-            names,
-            seed,
-            probes,
-            replays,
-            [y.detach() for y in first.outputs],
-            [y.requires_grad for y in first.outputs],
-        )
-        return _ask(ctx, question, vary_batch, frozenset(skip))
+            _require_same_shapes(first, other)
+        ctx = Context(subject, other, names, seed, probes, replays, vary_batch)
+        findings = _ask(ctx, frozenset(skip))
+    worth = f"{escape_probability(probes):.1e}"
+    note = f"{probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
+    if reference is None:
+        note += "; no reference, so the forward itself was not checked"
+    return FunctionReport(tuple(findings), seed, note, question)
 
 
-def _ask(
-    ctx: Context,
-    question: Question,
-    vary_batch: bool | Sequence[int] | Callable[[int], Sequence[Any]],
-    skip: frozenset[str],
-) -> FunctionReport:
-    outputs: tuple[Divergence, ...] = ()
-    gradients: tuple[Divergence, ...] = ()
-    findings: list[Finding] = []
+def _ask(ctx: Context, skip: frozenset[str]) -> list[Finding]:
     try:
-        ctx.gradients(ctx.gaussian())
+        ctx.subject.vjp(ctx.gaussian())
     except CallFailed as failure:
-        text = f"{failure}{_named_input(failure, ctx)}"
-        finding = failed(BACKWARD, text)
-        return FunctionReport((), (), f"not run: the {failure}", ctx.seed, (finding,), _note(ctx), question)
-    ctx.float64 = takes_float64(ctx.subject, ctx.seed)
-    if not ctx.float64 and (noise := differences.noise_in_float64(ctx)) > differences.FLOAT64_NOISE:
-        ctx.float64 = f"it has noise of {noise:.0e} there: it computes in a lower precision on the way"
-    if ctx.reference is not None and oracles.GRADIENT not in skip:
-        comparison = oracles.compare_with_reference(ctx)
-        outputs, gradients, findings = comparison.outputs, comparison.gradients, comparison.findings
-    for rule, ask in _RULES.items():
-        if rule not in skip:
-            findings += _guarded(rule, ask, ctx)
-    verdict = "not run: skipped"
-    if gradchecks.GRADCHECK not in skip:
-        verdict, more = gradchecks.gradcheck(ctx)
-        findings += more
-    if batches.BATCH not in skip:
-        findings += batches.batch_sizes(ctx, vary_batch)
-    findings = [finding for finding in findings if finding.rule not in skip]
-    return FunctionReport(outputs, gradients, verdict, ctx.seed, tuple(findings), _note(ctx), question)
+        return [failed(f"{failure}{_named_input(failure, ctx)}", rule="backward")]
+    ctx.why_not_float64 = why_not_float64(ctx)
+    asked = [rule for rule in rules.RULES if rule.name not in skip]
+    return [finding for rule in asked for finding in rule.findings(ctx) if finding.rule not in skip]
 
 
-def _guarded(rule: str, ask: Callable[[Context], list[Finding]], ctx: Context) -> list[Finding]:
-    try:
-        return ask(ctx)
-    except CallFailed as failure:  # it ran before, so it does not always
-        return [failed(rule, f"its {failure}")]
-
-
-def _note(ctx: Context) -> str:
-    worth = f"{oracles.escape_probability(ctx.probes):.1e}"
-    note = f"{ctx.probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
-    return note if ctx.reference is not None else f"{note}; no reference, so the forward itself was not checked"
-
-
-def _callable(name: str, given: object) -> None:
+def _require_callable(name: str, given: object) -> None:
     if isinstance(given, type) and issubclass(given, torch.autograd.Function):
         raise ArgumentError(
             f"{name}: expected a function, found the class {given.__name__}; give {given.__name__}.apply"
@@ -179,6 +115,7 @@ def _callable(name: str, given: object) -> None:
 def _validated(
     inputs: Sequence[Any], names: Sequence[str], probes: int, replays: int, skip: Collection[str]
 ) -> tuple[int, ...]:
+    """The indices of the inputs that are checked."""
     if len(names) != len(inputs):
         raise ArgumentError(f"names: expected {len(inputs)}, one an input, found {len(names)}")
     if isinstance(skip, str):
@@ -205,23 +142,16 @@ def _validated(
     return checked
 
 
-def _own(x: Any) -> Any:
-    """A copy that shares neither memory nor graph with the caller's."""
-    return x.detach().clone() if isinstance(x, Tensor) else x
-
-
 def _first_call(subject: Subject, seed: int) -> Evaluated:
     """Call it twice: it runs, depends on an input, and repeats itself; if only with a seed, it gets one."""
     try:
         first = subject.call()
     except CallFailed as failure:
-        if "a leaf Variable that requires grad" not in str(failure):
-            raise ArgumentError(f"function: its {failure}") from failure.error
-        subject.clones = True
+        subject.clones = True  # it may write into its inputs, which autograd refuses for leaves
         try:
             first = subject.call()
-        except CallFailed as again:
-            raise ArgumentError(f"function: its {again}") from again.error
+        except CallFailed:
+            raise ArgumentError(f"function: its {failure}") from failure.error
     if not any(y.requires_grad for y in first.outputs):
         raise ArgumentError("function: expected an output that depends on an input with requires_grad, found none")
     if _repeats(subject, first):
@@ -244,29 +174,29 @@ def _repeats(subject: Subject, first: Evaluated) -> bool:
 
 def _repeated(a: Tensor, b: Tensor) -> bool:
     """On a CPU bit for bit; elsewhere sums by atomic additions may come in another order every time."""
-    if a.device.type == "cpu" or same(a, b):
-        return same(a, b)
+    if a.device.type == "cpu" or same_bits(a, b):
+        return same_bits(a, b)
     return a.shape == b.shape and norm(a.double() - b.double()) <= 1e3 * torch.finfo(a.dtype).eps * norm(a)
 
 
-def _same_shapes(first: Evaluated, reference: Subject) -> None:
+def _require_same_shapes(first: Evaluated, reference: Subject) -> None:
     try:
         outputs = reference.call().outputs
     except CallFailed:  # in this precision; float64 decides
         outputs = []
     if outputs and not any(y.requires_grad for y in outputs):
         raise ArgumentError("reference: expected an output that depends on an input with requires_grad, found none")
-    answer = reference_outputs(reference, [y.dtype for y in first.outputs])
-    if not answer.exact:
+    exact = reference_outputs(reference, [y.dtype for y in first.outputs], torch.Generator()).exact
+    if not exact:
         raise ArgumentError("reference: expected a floating output, found none")
-    if [y.shape for y in first.outputs] != [y.shape for y in answer.exact]:
-        shapes = [[tuple(y.shape) for y in result] for result in (answer.exact, first.outputs)]
+    if [y.shape for y in first.outputs] != [y.shape for y in exact]:
+        shapes = [[tuple(y.shape) for y in result] for result in (exact, first.outputs)]
         raise ArgumentError(f"function: expected outputs of the reference's shapes {shapes[0]}, found {shapes[1]}")
-    for y, exact in zip(first.outputs, answer.exact, strict=True):
-        if torch.finfo(exact.dtype).eps > torch.finfo(y.dtype).eps:
+    for y, of_reference in zip(first.outputs, exact, strict=True):
+        if torch.finfo(of_reference.dtype).eps > torch.finfo(y.dtype).eps:
             raise ArgumentError(
-                f"reference: expected one that computes in the precision of its inputs, found outputs in {exact.dtype} "
-                "from inputs in float64"
+                "reference: expected one that computes in the precision of its inputs, found outputs in "
+                f"{of_reference.dtype} from inputs in float64"
             )
 
 

@@ -7,7 +7,7 @@ One line attaches it, and the loop stays as it is::
 At scheduled forward passes it finds the ``torch.autograd.Function`` nodes in the graph and the innermost submodule
 whose call made each, keeps what is needed to make that call again (its arguments, outputs and weights, until the
 check), and listens to the nodes in the backward. When the backward has run, and before it returns (so before
-``optimizer.step``), it checks each such call: ``functions.module_check``. At all other steps it counts one call, and
+``optimizer.step``), it checks each such call: ``module_check``. At all other steps it counts one call, and
 that is all it costs.
 
 Limits. Functions called outside of the model's forward (a loss of your own) are not seen: wrap them in a module of the
@@ -23,6 +23,7 @@ runs collective operations, its replay runs them too, on every process alike.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import warnings
 from collections import deque
@@ -34,34 +35,14 @@ import torch
 from torch import Tensor, nn
 
 from lean_mnist import torch_internals
-from lean_mnist.crosscheck.module_calls import (
-    ModuleReference,
-    Recorded,
-    autocast_states,
-    floating,
-    kept,
-    mapped,
-    random_states,
-    tensors_in,
-)
-from lean_mnist.crosscheck.module_check import ModuleReport, check_recorded
+from lean_mnist.crosscheck.module_calls import ModuleReference, RecordedCall, StartedCall, floating
+from lean_mnist.crosscheck.module_check import check_recorded
 from lean_mnist.crosscheck.nodes import custom_nodes
+from lean_mnist.crosscheck.report import ModuleReport
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 KEPT_REPORTS = 10_000
 PENDING_FORWARDS = 16  # of which the backward has not come by yet; the oldest are let go
-
-
-class _Frame:
-    """A call of a submodule that has not returned yet."""
-
-    def __init__(self, path: str, module: nn.Module, arguments: tuple[Any, dict[str, Any]]) -> None:
-        self.path, self.module, self.arguments = path, module, arguments
-        given = list(tensors_in(arguments))
-        self.before = {x.grad_fn for x in given if x.grad_fn is not None}
-        self.versions = [(x, x._version) for x in given]
-        self.devices = {x.device for x in (*given, *module.parameters(), *module.buffers())}
-        self.random = random_states(self.devices)
 
 
 class GradientMonitor:
@@ -110,10 +91,10 @@ class GradientMonitor:
         self._depth = 0  # of entries inside each other
         self._number: int | None = None  # of the forward that is being recorded
         self._found_any = False
-        self._frames: list[_Frame] = []
-        self._claimed: set[Any] = set()
-        self._pending: dict[int, list[Recorded]] = {}
-        self._queued: set[int] = set()  # backwards, by the number of their graph task, at whose end a check stands
+        self._started: list[StartedCall] = []
+        self._claimed: set[Any] = set()  # custom nodes that a call inside of the present one made
+        self._pending: dict[int, list[RecordedCall]] = {}  # by forward, until the backward comes by
+        self._queued: set[int] = set()  # backwards, by their number, at whose end a check stands
         self._temporary: list[Any] = []
         self._paths = {module: path for path, module in paths.items()}
         self._handles = []
@@ -129,7 +110,7 @@ class GradientMonitor:
             handle.remove()
         self._handles, self._temporary = [], []
         self._pending.clear()
-        self._frames.clear()
+        self._started.clear()
 
     def __enter__(self) -> GradientMonitor:
         return self
@@ -157,7 +138,7 @@ class GradientMonitor:
             if part is not module:
                 self._temporary.append(part.register_forward_pre_hook(self._enter, with_kwargs=True))
                 self._temporary.append(part.register_forward_hook(self._leave, with_kwargs=True))
-        self._frames = [_Frame(self._paths.get(module, ""), module, (arguments, named))]
+        self._started = [StartedCall(self._paths.get(module, ""), module, (arguments, named))]
 
     def _after_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         self._depth = max(self._depth - 1, 0)
@@ -168,10 +149,10 @@ class GradientMonitor:
         self._temporary = []
         number = self._number
         try:
-            if result is not None and len(self._frames) == 1:
-                self._record(self._frames[0], result)
+            if result is not None and len(self._started) == 1:
+                self._record(self._started[0], result)
         finally:
-            self._frames, self._claimed, self._number = [], set(), None
+            self._started, self._claimed, self._number = [], set(), None
         if number in self._pending:
             self._found_any = True
             while len(self._pending) > PENDING_FORWARDS:
@@ -185,81 +166,57 @@ class GradientMonitor:
             )
 
     def _enter(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._frames.append(_Frame(self._paths.get(module, "?"), module, (arguments, named)))
+        self._started.append(StartedCall(self._paths.get(module, "?"), module, (arguments, named)))
 
     def _leave(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        while self._frames and self._frames[-1].module is not module:  # calls inside that raised, and were caught
-            self._frames.pop()
-        if self._frames:
-            self._record(self._frames.pop(), result)
+        while self._started and self._started[-1].module is not module:  # calls inside that raised, and were caught
+            self._started.pop()
+        if self._started:
+            self._record(self._started.pop(), result)
 
-    def _record(self, frame: _Frame, result: Any) -> None:
+    def _record(self, call: StartedCall, result: Any) -> None:
         """Keep the call if it made custom nodes that no submodule inside of it made."""
         outputs = floating(result)
-        with_graph = [y for y in outputs if y.grad_fn is not None]
-        nodes = [node for node in custom_nodes(with_graph, frame.before) if node not in self._claimed]
-        if not nodes or self._number is None or any(x._version != version for x, version in frame.versions):
+        every_node = custom_nodes(outputs, call.before)
+        own = [(k, node) for k, node in enumerate(every_node) if node not in self._claimed]
+        if not own or self._number is None or call.changed:
             return
-        every_node = custom_nodes(with_graph, frame.before)
-        self._claimed.update(nodes)
-        parameters = dict(frame.module.named_parameters())
-        recorded = Recorded(
-            step=self._number,
-            path=frame.path,
-            module=frame.module,
-            arguments=mapped(frame.arguments, kept),
-            parameters={name: kept(p) for name, p in parameters.items()},
-            buffers={name: b.detach().clone() for name, b in frame.module.named_buffers()},
-            outputs=[y.detach().clone() for y in outputs],
-            random=frame.random,
-            autocast=autocast_states(frame.devices),
-            nodes=[type(node).__name__ for node in every_node],
-        )
+        self._claimed.update(node for _, node in own)
+        recorded = call.returned(self._number, outputs, every_node)
         self._pending.setdefault(self._number, []).append(recorded)
         for k, y in enumerate(outputs):
             if y.grad_fn is not None:
-                y.register_hook(self._keep_upstream(recorded, k))
-        for k, node in enumerate(every_node):
-            if node in nodes:
-                node.register_hook(self._keep_gradients(recorded, k))
+                y.register_hook(functools.partial(self._keep_upstream, recorded, k))
+        for k, node in own:
+            node.register_hook(functools.partial(self._keep_gradients, recorded, k))
 
-    def _keep_upstream(self, recorded: Recorded, output: int) -> Callable[[Tensor], None]:
-        def keep(gradient: Tensor) -> None:
-            if recorded.step in self._pending and self._in_its_backward(recorded):
-                recorded.upstream.setdefault(output, gradient.detach().clone())
+    def _keep_upstream(self, recorded: RecordedCall, output: int, gradient: Tensor) -> None:
+        if self._in_its_backward(recorded):
+            recorded.upstream.setdefault(output, gradient.detach().clone())
 
-        return keep
+    def _keep_gradients(self, recorded: RecordedCall, node: int, gradients: tuple[Tensor | None, ...], _: Any) -> None:
+        if not self._in_its_backward(recorded):
+            return
+        recorded.node_gradients.setdefault(node, tuple(None if g is None else g.detach().clone() for g in gradients))
+        backward = torch_internals.current_backward()
+        if backward not in self._queued:
+            self._queued.add(backward)
+            # At the end of this backward, gradients accumulated, before it returns to the loop. A backward that
+            # raises has no such end; its calls are not checked, and are let go in time.
+            torch_internals.queue_after_backward(lambda: self._check_pending(backward))
 
-    def _keep_gradients(self, recorded: Recorded, node: int) -> Callable[[Any, Any], None]:
-        def keep(gradients: tuple[Tensor | None, ...], _: Any) -> None:
-            if recorded.step not in self._pending or not self._in_its_backward(recorded):
-                return
-            copies = tuple(None if g is None else g.detach().clone() for g in gradients)
-            recorded.node_gradients.setdefault(node, copies)
-            task = torch_internals.current_backward()
-            if task not in self._queued:
-                self._queued.add(task)
-                # At the end of this backward, gradients accumulated, before it returns to the loop. A backward that
-                # raises has no such end; its calls are not checked, and are let go in time.
-                torch_internals.queue_after_backward(lambda: self._check_pending(task))
+    def _in_its_backward(self, recorded: RecordedCall) -> bool:
+        """Whether ``recorded`` waits for a backward, and this is the first that came by it."""
+        if recorded.step not in self._pending:
+            return False
+        if recorded.backward is None:
+            recorded.backward = torch_internals.current_backward()
+        return recorded.backward == torch_internals.current_backward()
 
-        return keep
-
-    def _in_its_backward(self, recorded: Recorded) -> bool:
-        """Whether this is the first backward that came by ``recorded``."""
-        task = torch_internals.current_backward()
-        if recorded.task is None:
-            recorded.task = task
-        return recorded.task == task
-
-    def _check_pending(self, task: int) -> None:
+    def _check_pending(self, backward: int) -> None:
         self._queued = set()
-        ready = [
-            recorded
-            for calls in self._pending.values()
-            for recorded in calls
-            if recorded.node_gradients and recorded.task == task
-        ]
+        calls = [recorded for pending in self._pending.values() for recorded in pending]
+        ready = [recorded for recorded in calls if recorded.node_gradients and recorded.backward == backward]
         for number in {recorded.step for recorded in ready}:
             self._pending.pop(number)
         reports = [
@@ -279,17 +236,17 @@ class GradientMonitor:
             raise GradientMismatch(message)
         warnings.warn(message, stacklevel=2)
 
-    def _reference_of(self, recorded: Recorded) -> ModuleReference | None:
+    def _reference_of(self, recorded: RecordedCall) -> ModuleReference | None:
         if recorded.path in self._reference:
             return self._reference[recorded.path]
         return next((self._reference[kind] for kind in type(recorded.module).__mro__ if kind in self._reference), None)
 
 
-def _innermost(wrong: list[tuple[ModuleReport, Recorded]]) -> list[ModuleReport]:
+def _innermost(wrong: list[tuple[ModuleReport, RecordedCall]]) -> list[ModuleReport]:
     """Without the modules that are wrong only because, or at least also because, a part of them is."""
     paths = [recorded.path for _, recorded in wrong]
 
-    def holds(outer: str, inner: str) -> bool:
-        return outer != inner and (not outer or inner.startswith(f"{outer}."))
+    def holds_a_wrong_part(outer: str) -> bool:
+        return any(inner != outer and (not outer or inner.startswith(f"{outer}.")) for inner in paths)
 
-    return [report for report, recorded in wrong if not any(holds(recorded.path, inner) for inner in paths)]
+    return [report for report, recorded in wrong if not holds_a_wrong_part(recorded.path)]

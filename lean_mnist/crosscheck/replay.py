@@ -1,7 +1,8 @@
 """``python -m lean_mnist.crosscheck.replay BUNDLE``: ask the question of a repro bundle again.
 
-A bundle is one that ``check_function``'s report saved, or one that a training run left in its folder when a check of
-its gradients failed; the latter's step is computed again with the code now installed.
+A bundle is one that ``check_function``'s report saved, to be asked of ``--function module:name``, or one that a
+training run left in its folder when a check of its gradients failed, whose step is computed again with the code now
+installed. Nothing that a bundle names is imported or called.
 
 Exit status: 0 if everything passes, 3 if a gradient is wrong, 2 if the bundle or a function cannot be read.
 """
@@ -26,9 +27,9 @@ class Options:
     bundle: Annotated[Path, tyro.conf.Positional]
     """the file that report.save_bundle wrote, or a run's failures/step-N.pt"""
     function: str = ""
-    """module:name of the function, instead of the one in the bundle (say, a mended one)"""
+    """module:name of the function to check; without it nothing is called (a training step has none)"""
     reference: str = ""
-    """module:name of the reference, instead of the one in the bundle"""
+    """module:name of a reference in plain PyTorch to compare it with; without it there is no comparison"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,34 +55,38 @@ def _replay_step(path: Path, content: dict[str, Any]) -> bool:
     from lean_mnist.audit.bundle import reproduce_step
 
     found = reproduce_step(path, content)
-    print(f"recorded: {found.recorded}, with {_versions(content)}")
+    _print_recorded(found.recorded, content)
     print(found)
     return found.ok
 
 
-def _versions(content: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+def _print_recorded(verdict: str, content: dict[str, Any]) -> None:
+    from lean_mnist.crosscheck.bundle import printable
+
+    versions = content["versions"] if isinstance(content["versions"], dict) else {}
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    print(printable(f"recorded: {verdict}, with {said}", 1000))
 
 
 def _replay_function(options: Options, content: dict[str, Any]) -> bool:
-    from lean_mnist.crosscheck.bundle import resolve
+    from lean_mnist.crosscheck.bundle import printable, question_of, resolve
     from lean_mnist.crosscheck.function_check import check_function
     from lean_mnist.errors import ArgumentError
 
-    functions = {}
-    for role in ("function", "reference"):
-        path = getattr(options, role) or content[role]
-        if path is None and (role == "function" or content.get("has_reference")):
-            raise ArgumentError(f"{role}: the one that was checked has no importable name; give --{role} module:name")
-        functions[role] = None if path is None else resolve(path, role)
-    inputs = [
-        x.requires_grad_() if needs_gradient else x
-        for x, needs_gradient in zip(content["inputs"], content["requires_grad"], strict=True)
-    ]
-    function = functions["function"]
-    assert function is not None
-    print(f"recorded: {content['verdict']}, with {_versions(content)}")
-    report = check_function(function, functions["reference"], inputs, seed=content["seed"], **content["options"])
+    if not options.function:
+        raise ArgumentError(
+            f"{options.bundle} says that it is of "
+            f"{printable(content['function'] or 'a function without an importable name')}; nothing is imported or "
+            "called because a file names it: name the function yourself, --function module:name"
+        )
+    inputs, asked = question_of(options.bundle, content)
+    function = resolve(options.function, "--function")
+    reference = resolve(options.reference, "--reference") if options.reference else None
+    _print_recorded(content["verdict"], content)
+    if reference is None and content.get("has_reference", content["reference"] is not None):
+        named = printable(content["reference"] or "one without an importable name")
+        print(f"without its reference, {named}: give --reference module:name to compare with one")
+    report = check_function(function, reference, inputs, **asked)
     print(report)
     return report.ok
 

@@ -1,99 +1,143 @@
-"""What ``check_function`` found, to be printed, asked, raised or kept."""
+"""Findings, each a verdict with its words and a diagnosis, and the reports that hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.diagnosis.kinds import Diagnosis
+from lean_mnist.crosscheck.diagnosis.kinds import Diagnosis, Kind
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 if TYPE_CHECKING:
     from lean_mnist.crosscheck.bundle import Question
 
+OUTPUT, GRADIENT, GRADCHECK = "output", "gradient", "gradcheck"  # rules that reports have attributes for
+
 
 class Verdict(Enum):
-    """Of one rule on one tensor. Only ``FAILED`` says that the Function is wrong."""
+    """The verdict of one rule on one tensor, gravest first. Only ``FAILED`` says that the Function is wrong."""
 
-    PASSED = "passed"
     FAILED = "FAILED"
     KINK = "kink"  # not differentiable here: either side's slope is a right answer
+    PASSED = "passed"
     NOT_APPLICABLE = "not applicable"
 
-
-_FAILING_FIRST = {Verdict.FAILED: 0, Verdict.KINK: 1, Verdict.PASSED: 2, Verdict.NOT_APPLICABLE: 3}
+    @property
+    def rank(self) -> int:
+        """0 for the gravest."""
+        return list(Verdict).index(self)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a report: ``rule`` as in ``RULES``, the input or output it is about, and what was found."""
+    """One line of a report: what a rule found of ``subject``, the name of an input or output.
 
-    rule: str
+    ``divergence`` is set where the finding is a comparison with the reference. ``points_to`` is the class of fault that
+    the rule itself points to, whatever the wrong values look like.
+    """
+
     verdict: Verdict
     text: str
     subject: str = ""
     diagnosis: Diagnosis | None = None
+    rule: str = ""
+    divergence: Divergence | None = None
+    points_to: Kind | None = None
+
+    @property
+    def line(self) -> str:
+        """The rule, the subject and the text."""
+        if self.divergence is not None:  # it names the subject itself
+            return self.text
+        return f"{self.rule}, {self.subject}: {self.text}" if self.subject else f"{self.rule}: {self.text}"
 
     def __str__(self) -> str:
-        return f"{self.verdict.value}  {self.text}" + (f"; {self.diagnosis}" if self.diagnosis else "")
+        return f"{self.verdict.value}  {self.line}" + (f"; {self.diagnosis}" if self.diagnosis else "")
 
 
-def failing_first(findings: Iterable[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: _FAILING_FIRST[finding.verdict])
-
-
-def passed(rule: str, text: str = "", subject: str = "") -> Finding:
-    return Finding(rule, Verdict.PASSED, _line(rule, subject, text), subject)
-
-
-def failed(rule: str, text: str, subject: str = "", diagnosis: Diagnosis | None = None) -> Finding:
-    return Finding(rule, Verdict.FAILED, _line(rule, subject, text), subject, diagnosis)
-
-
-def kink(rule: str, text: str, subject: str = "") -> Finding:
-    return Finding(rule, Verdict.KINK, _line(rule, subject, text), subject)
-
-
-def not_applicable(rule: str, why: str, subject: str = "") -> Finding:
-    return Finding(rule, Verdict.NOT_APPLICABLE, _line(rule, subject, why), subject)
-
-
-def _line(rule: str, subject: str, text: str) -> str:
-    head = f"{rule}, {subject}" if subject else rule
-    return f"{head}: {text}" if text else head
+# Arguments: the text, the subject, the diagnosis.
+passed = partial(Finding, Verdict.PASSED)
+failed = partial(Finding, Verdict.FAILED)
+kink = partial(Finding, Verdict.KINK)
+not_applicable = partial(Finding, Verdict.NOT_APPLICABLE)
 
 
 @dataclass(frozen=True)
-class FunctionReport:
-    """What ``check_function`` found. ``print`` it, ask ``ok``, ``raise_if_failed()``, or ``save_bundle(path)``.
+class Report:
+    """Findings in the order of the rules, and whether anything failed."""
 
-    ``outputs`` and ``gradients`` are the comparisons with the reference (empty without one), the worst over all probes;
-    ``findings`` are the verdicts of all rules, these included.
-    """
-
-    outputs: tuple[Divergence, ...]
-    gradients: tuple[Divergence, ...]
-    gradcheck: str  # "passed", or why it failed, met a kink, or was not run
-    seed: int
-    findings: tuple[Finding, ...] = ()
-    note: str = ""  # what the probes are worth, and what was not checked
-    question: Question | None = field(default=None, repr=False, compare=False)
+    findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
         """Nothing failed. A kink is no failure, nor is a rule that does not apply."""
-        if not self.findings:
-            everything_close = all(divergence.passed for divergence in (*self.outputs, *self.gradients))
-            return everything_close and not self.gradcheck.startswith("failed")
         return not self.failures
 
     @property
     def failures(self) -> tuple[Finding, ...]:
+        """The findings that failed."""
         return tuple(finding for finding in self.findings if finding.verdict is Verdict.FAILED)
+
+    @property
+    def likely_kind(self) -> Kind | None:
+        """The class of fault that all failures together point to; ``None`` where nothing failed.
+
+        A rule that changes one thing only (the layout, a second call) says more about the cause than the values of a
+        gradient that happens to be wrong in that situation.
+        """
+        kinds = [finding.diagnosis.kind for finding in self.failures if finding.diagnosis is not None]
+        if Kind.NAN in kinds:
+            return Kind.NAN
+        for finding in self.failures:
+            if finding.points_to is not None:
+                stale = finding.diagnosis is not None and finding.diagnosis.kind is Kind.STALE_VALUE
+                return Kind.STALE_VALUE if stale else finding.points_to
+        if Kind.UPSTREAM_IGNORED in kinds:
+            return Kind.UPSTREAM_IGNORED
+        return kinds[0] if kinds else Kind.WRONG_VALUES if self.failures else None
+
+    @property
+    def _verdict(self) -> str:
+        return Verdict.PASSED.value if self.ok else Verdict.FAILED.value
+
+    def _lines(self) -> list[str]:
+        """The findings, gravest first."""
+        return [f"  {finding}" for finding in sorted(self.findings, key=lambda finding: finding.verdict.rank)]
+
+
+@dataclass(frozen=True)
+class FunctionReport(Report):
+    """The findings of ``check_function``: ``print`` it, ask ``ok``, ``raise_if_failed()``, or ``save_bundle(path)``."""
+
+    seed: int = 0
+    note: str = ""  # how much the probes are worth, and what was not checked
+    question: Question | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def outputs(self) -> tuple[Divergence, ...]:
+        """The comparison of each output with the reference's; empty without a reference."""
+        return self._divergences(OUTPUT)
+
+    @property
+    def gradients(self) -> tuple[Divergence, ...]:
+        """The comparison of each checked input's gradient with the reference's, the worst over all probes."""
+        return self._divergences(GRADIENT)
+
+    def _divergences(self, rule: str) -> tuple[Divergence, ...]:
+        return tuple(f.divergence for f in self.findings if f.rule == rule and f.divergence is not None)
+
+    @property
+    def gradcheck(self) -> str:
+        """``"passed"``, or why ``torch.autograd.gradcheck`` failed, met a kink, or was not run."""
+        words = {Verdict.FAILED: "failed", Verdict.KINK: "kink", Verdict.NOT_APPLICABLE: "not run"}
+        for finding in self.findings:
+            if finding.rule == GRADCHECK:
+                return "passed" if finding.verdict is Verdict.PASSED else f"{words[finding.verdict]}: {finding.text}"
+        return "not run"
 
     def raise_if_failed(self) -> None:
         """Raise ``GradientMismatch`` with this report as its message unless everything passed."""
@@ -112,11 +156,22 @@ class FunctionReport:
         save_bundle(Path(path), self, self.question)
 
     def __str__(self) -> str:
-        lines = [f"{'passed' if self.ok else 'FAILED'} (seed {self.seed})"]
-        if self.findings:
-            lines += [f"  {finding}" for finding in failing_first(self.findings)]
-        else:
-            for divergence in (*self.outputs, *self.gradients):
-                lines.append(f"  {'passed' if divergence.passed else 'FAILED'}  {divergence}")
-            lines.append(f"  gradcheck: {self.gradcheck}")
-        return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
+        note = [f"  {self.note}"] if self.note else []
+        return "\n".join([f"{self._verdict} (seed {self.seed})", *self._lines(), *note])
+
+
+@dataclass(frozen=True)
+class ModuleReport(Report):
+    """The findings about one call of one module, in forward number ``step``; the check took ``seconds``."""
+
+    step: int
+    module: str
+    seconds: float
+
+    @property
+    def checked(self) -> bool:
+        """Whether any rule could be applied."""
+        return any(finding.verdict is not Verdict.NOT_APPLICABLE for finding in self.findings)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.module}, forward {self.step}: {self._verdict}", *self._lines()])

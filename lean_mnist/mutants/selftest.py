@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lean_mnist.crosscheck.diagnosis import Kind
-from lean_mnist.crosscheck.diagnosis.likely import likely_kind
 from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.mutants.cases import cases
 from lean_mnist.mutants.conditions import CONDITIONS
@@ -106,7 +105,7 @@ def refused(function: Any, reference: Any, inputs: Any, seed: int) -> Refusal | 
         return Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}")
     if report.ok:
         return None
-    return Refusal(str(report.failures[0]).splitlines()[0], likely_kind(report.findings))
+    return Refusal(str(report.failures[0]).splitlines()[0], report.likely_kind)
 
 
 def _control(mutants: Sequence[Mutant], seed: int, steps: int, audit_every: int) -> tuple[list[str], int]:

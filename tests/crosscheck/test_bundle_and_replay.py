@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch.autograd import Function
 
-from lean_mnist.crosscheck import replay
+from lean_mnist.crosscheck import FunctionReport, check_function, replay
 from lean_mnist.crosscheck.bundle import import_path, load_bundle, resolve
-from lean_mnist.crosscheck.function_check import FunctionReport, check_function
 from lean_mnist.errors import ArgumentError, CheckpointError
 from tests.support.function_corpus import RIGHT, Softmax, layer_norm
 
@@ -31,6 +30,9 @@ class WrongSquare(Function):
 
 def square(x):
     return x * x
+
+
+HERE = ["--function", f"{__name__}:WrongSquare.apply", "--reference", f"{__name__}:square"]
 
 
 def bundle(tmp_path: Path, function=WrongSquare.apply, reference=square, inputs=None, **options):
@@ -55,7 +57,7 @@ def test_a_bundle_opens_with_torch_alone_and_its_safe_default(tmp_path: Path) ->
 def test_replay_prints_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report, path = bundle(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        replay.main([str(path)])
+        replay.main([str(path), *HERE])
     assert stop.value.code == 3
     recorded, replayed = capsys.readouterr().out.split("\n", 1)
     assert recorded.startswith("recorded: failed, with lean_mnist ")
@@ -65,16 +67,18 @@ def test_replay_prints_the_same_report(tmp_path: Path, capsys: pytest.CaptureFix
 def test_replay_of_a_right_function_and_of_a_mended_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     right = RIGHT["layer norm"]
     _, path = bundle(tmp_path, right.function, layer_norm, right.inputs(0))
-    replay.main([str(path)])
+    corpus = "tests.support.function_corpus"
+    replay.main([str(path), "--function", f"{corpus}:LayerNorm.apply", "--reference", f"{corpus}:layer_norm"])
     assert "passed (seed 7)" in capsys.readouterr().out
     _, path = bundle(tmp_path)
-    replay.main([str(path), "--function", "torch:square"])
+    replay.main([str(path), "--function", "torch:square", *HERE[2:]])
+    assert "without its reference" not in capsys.readouterr().out
 
 
 def test_the_command(tmp_path: Path) -> None:
     _, path = bundle(tmp_path)
     command = [sys.executable, "-m", "lean_mnist.crosscheck.replay"]
-    done = subprocess.run([*command, path], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, path, *HERE], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "FAILED  gradient of input 0" in done.stdout
     with pytest.raises(CheckpointError, match=r"none.pt: no such file") as raised:
@@ -82,23 +86,76 @@ def test_the_command(tmp_path: Path) -> None:
     assert raised.value.exit_status == 2
 
 
-def test_without_a_reference(tmp_path: Path) -> None:
+def test_without_a_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, path = bundle(tmp_path, reference=None)
     assert load_bundle(path)["reference"] is None
     with pytest.raises(SystemExit):
-        replay.main([str(path)])
+        replay.main([str(path), *HERE[:2]])
+    assert "reference" not in capsys.readouterr().out.splitlines()[1]
+    _, path = bundle(tmp_path)
+    with pytest.raises(SystemExit):
+        replay.main([str(path), *HERE[:2]])
+    said = f"without its reference, {__name__}:square: give --reference module:name to compare with one"
+    assert said in capsys.readouterr().out
 
 
 def test_what_has_no_importable_name_must_be_given(tmp_path: Path) -> None:
     _, path = bundle(tmp_path, lambda x: WrongSquare.apply(x))
     assert load_bundle(path)["function"] is None
-    with pytest.raises(
-        ArgumentError, match=r"function: the one that was checked has no importable name; give --function"
-    ):
+    with pytest.raises(ArgumentError, match="is of a function without an importable name; nothing is imported"):
         replay.main([str(path)])
     _, path = bundle(tmp_path, WrongSquare.apply, lambda x: x * x)
-    with pytest.raises(ArgumentError, match="reference: the one that was checked has no importable name"):
-        replay.main([str(path)])
+    assert load_bundle(path)["reference"] is None
+
+
+def altered(path: Path, **entries: Any) -> Path:
+    torch.save({**torch.load(path), **entries}, path)
+    return path
+
+
+def test_nothing_is_imported_or_called_because_a_bundle_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A module beside the bundle, and a function of the standard library, neither of which the user named."""
+    _, path = bundle(tmp_path)
+    (tmp_path / "trap.py").write_text("open('sprung', 'w').close()\ndef f(x):\n    return x\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("trap:f", "os:getcwd", "trap:f\x1b[2J\n\u202e"):
+        altered(path, function=name, reference=name, options={"names": ["x\x1b]0;title\x07"]})
+        with pytest.raises(ArgumentError, match=f"says that it is of {name[:6]}") as raised:
+            replay.main([str(path)])
+        assert raised.value.exit_status == 2
+        assert str(raised.value).endswith("name the function yourself, --function module:name")
+        assert str(raised.value).isprintable()
+    # The user's own function is called, with the file's words escaped, and still not the file's reference.
+    replay.main([str(path), "--function", "torch:square"])
+    said = capsys.readouterr().out
+    assert "x\\x1b]0;title\\x07" in said
+    assert "without its reference, trap:f\\x1b[2J\\n\\u202e: give" in said
+    assert all(line.isprintable() for line in said.splitlines())
+    assert not (tmp_path / "sprung").exists()
+    assert "trap" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"inputs": 3},
+        {"inputs": []},
+        {"requires_grad": [True, True]},
+        {"inputs": ["x"]},
+        {"options": {"function": "os:system"}},
+        {"options": {"names": 3}},
+        {"options": {"skip": "all"}},
+        {"seed": "1"},
+    ],
+    ids=str,
+)
+def test_bundles_that_ask_no_question(tmp_path: Path, entries: dict[str, Any]) -> None:
+    _, path = bundle(tmp_path)
+    with pytest.raises(CheckpointError, match="a damaged bundle"):
+        replay.main([str(altered(path, **entries)), *HERE])
 
 
 def test_inputs_that_cannot_be_kept(tmp_path: Path) -> None:
@@ -106,7 +163,7 @@ def test_inputs_that_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="save_bundle: input 1: expected a tensor or a plain value, found builtin"):
         report.save_bundle(tmp_path / "check.pt")
     with pytest.raises(ArgumentError, match="expected a report made by check_function"):
-        FunctionReport((), (), "passed", 0).save_bundle(tmp_path / "check.pt")
+        FunctionReport((), 0).save_bundle(tmp_path / "check.pt")
 
 
 @pytest.mark.parametrize(

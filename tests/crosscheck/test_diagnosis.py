@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from lean_mnist.crosscheck.diagnosis import Basis, Candidate, Diagnosis, Kind, Pointwise, Product, diagnose
-from lean_mnist.crosscheck.diagnosis.likely import likely_kind
 from lean_mnist.crosscheck.diagnosis.regions import region_of
-from lean_mnist.crosscheck.report import failed
+from lean_mnist.crosscheck.report import Finding, FunctionReport, failed
 
 ROWS, COLUMNS = 12, 9
 
@@ -127,19 +126,24 @@ def test_another_function_of_one_number() -> None:
 
 
 def test_the_class_that_a_report_points_to() -> None:
-    def rule(name, kind=None):
-        diagnosis = None if kind is None else Diagnosis(Kind(kind), "", "", (), 0.0, 0.0)
-        return failed(name, "", "", diagnosis)
+    def finding(kind: Kind | None = None, points_to: Kind | None = None) -> Finding:
+        diagnosis = None if kind is None else Diagnosis(kind, "", "", (), 0.0, 0.0)
+        return failed("", diagnosis=diagnosis, points_to=points_to)
 
-    gradient = rule("gradient", "wrong values")
-    assert likely_kind([]) is None
-    assert likely_kind([gradient]) == "wrong values"
-    assert likely_kind([gradient, rule("upstream layout", "layout")]) == "layout"
-    assert likely_kind([gradient, rule("replay", "constant factor")]) == "nondeterminism"
-    assert likely_kind([gradient, rule("replay", "stale value"), rule("mutation")]) == "mutation"
-    assert likely_kind([gradient, rule("replay", "stale value")]) == "stale value"
-    assert likely_kind([gradient, rule("upstream gradient", "upstream ignored")]) == "upstream ignored"
-    assert likely_kind([rule("batch size", "NaN"), rule("mutation")]) == "NaN"
+    def likely(*findings: Finding) -> Kind | None:
+        return FunctionReport(findings).likely_kind
+
+    gradient = finding(Kind.WRONG_VALUES)
+    mutation = finding(points_to=Kind.MUTATION)
+    stale = finding(Kind.STALE_VALUE, Kind.NONDETERMINISM)
+    assert likely() is None
+    assert likely(gradient) is Kind.WRONG_VALUES
+    assert likely(gradient, finding(Kind.LAYOUT, Kind.LAYOUT)) is Kind.LAYOUT
+    assert likely(gradient, finding(Kind.CONSTANT_FACTOR, Kind.NONDETERMINISM)) is Kind.NONDETERMINISM
+    assert likely(gradient, mutation, stale) is Kind.MUTATION
+    assert likely(gradient, stale) is Kind.STALE_VALUE
+    assert likely(gradient, finding(Kind.UPSTREAM_IGNORED)) is Kind.UPSTREAM_IGNORED
+    assert likely(mutation, finding(Kind.NAN)) is Kind.NAN
 
 
 def test_both_values_and_their_place() -> None:

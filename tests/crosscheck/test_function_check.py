@@ -14,7 +14,9 @@ from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.crosscheck import FunctionReport, GradientMismatch, check_function
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.function_check import GRADCHECK_NUMBERS, RULES
+from lean_mnist.crosscheck.function_check import RULES
+from lean_mnist.crosscheck.report import GRADCHECK, GRADIENT, OUTPUT, Finding, Verdict
+from lean_mnist.crosscheck.rules.gradcheck import GRADCHECK_NUMBERS
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import functional
 from tests.support.crosscheck_cases import ACTIVATIONS, plain_loss
@@ -265,13 +267,25 @@ def test_the_report_in_words() -> None:
     assert "gradient of input 2" in str(passed)
 
 
-@pytest.mark.parametrize("gradcheck", ["passed", "not run: too large", "failed: Jacobian mismatch"])
-@pytest.mark.parametrize("wrong", [None, "output", "gradient"])
-def test_ok(gradcheck, wrong) -> None:
+@pytest.mark.parametrize(
+    ("gradcheck", "words"),
+    [
+        (Finding(Verdict.PASSED, "rtol 1e-05", rule=GRADCHECK), "passed"),
+        (Finding(Verdict.NOT_APPLICABLE, "too large", rule=GRADCHECK), "not run: too large"),
+        (Finding(Verdict.FAILED, "Jacobian mismatch", rule=GRADCHECK), "failed: Jacobian mismatch"),
+    ],
+)
+@pytest.mark.parametrize("wrong", [None, OUTPUT, GRADIENT])
+def test_ok(gradcheck: Finding, words: str, wrong: str | None) -> None:
     fine, off = Divergence("fine", 0.0, 0.0, (), 0.0, 0.0), Divergence("off", 1.0, 0.1, (), 1.0, 0.0)
-    outputs, gradients = (off if wrong == "output" else fine,), (fine, off if wrong == "gradient" else fine)
-    report = FunctionReport(outputs, gradients, gradcheck, 0)
-    assert report.ok is (wrong is None and not gradcheck.startswith("failed"))
+    compared = [(rule, off if rule == wrong else fine) for rule in (OUTPUT, GRADIENT)]
+    compared.append((GRADIENT, fine))
+    findings = [
+        Finding(Verdict.PASSED if d.passed else Verdict.FAILED, str(d), rule=rule, divergence=d) for rule, d in compared
+    ]
+    report = FunctionReport((*findings, gradcheck), 0)
+    assert report.ok is (wrong is None and gradcheck.verdict is not Verdict.FAILED)
+    assert (report.gradcheck, len(report.outputs), len(report.gradients)) == (words, 1, 2)
     if report.ok:
         report.raise_if_failed()
     else:

@@ -384,7 +384,7 @@ def test_exact_zeros_before_a_relu_excuse_nothing(fault) -> None:
         for _ in range(3):
             model(torch.randn(9, 6)).sin().mean().backward()
     assert [report.ok for report in monitor.history] == [fault == "right"] * 3, "".join(map(str, monitor.history))
-    assert all("aside of" in str(report) for report in monitor.history)
+    assert all("perturbed point" in str(report) for report in monitor.history)
 
 
 @pytest.mark.parametrize("fault", ["right", "sign", "scale 1.01", "last rows"])

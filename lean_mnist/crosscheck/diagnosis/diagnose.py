@@ -6,16 +6,15 @@ person, never part of a verdict.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from lean_mnist.crosscheck.comparison import place_of_largest
 from lean_mnist.crosscheck.diagnosis.explanations import EXPLANATIONS, ULPS, Case, Pointwise, Product
 from lean_mnist.crosscheck.diagnosis.kinds import Candidate, Diagnosis, Kind
 from lean_mnist.crosscheck.diagnosis.regions import region_of
-from lean_mnist.nn.parameters import unravelled
 
 
 @torch.no_grad()
@@ -51,7 +50,7 @@ def diagnose(
     error = (a - b).abs()
     if error.numel() == 0:
         return Diagnosis(Kind.WRONG_VALUES, "nothing to compare", "nowhere", (), 0.0, 0.0)
-    index = unravelled(int(error.nan_to_num(nan=math.inf).argmax()), tuple(error.shape))
+    index = place_of_largest(error)
     values = (index, float(a[index]), float(b[index]))
     if not bool(a.isfinite().all()):
         bad = region_of(~a.isfinite())

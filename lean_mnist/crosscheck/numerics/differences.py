@@ -1,4 +1,4 @@
-"""The oracles that need no reference: adaptive finite differences and the Taylor test.
+"""Directional differences of a function as an oracle for its gradient: the slope along a line, and the Taylor test.
 
 They ask whether the backward is the derivative of the function's *own* forward. Differences are taken in float64 where
 the function takes it, for the gradient in float64 and for the gradient in the precision under test; else in its own
@@ -10,270 +10,274 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Subject, dot, in_dtype, norm, normal, root_mean_square
-from lean_mnist.crosscheck.context import FLOOR_ULPS, SCATTER_CALLS, SCATTER_FACTOR, Context
-from lean_mnist.crosscheck.numerics import step_sizes as ladders
-from lean_mnist.crosscheck.numerics.perturbation import jittered_vjp, rounded_anew
-from lean_mnist.crosscheck.report import Finding, failed, kink, not_applicable, passed
+from lean_mnist.crosscheck.calls import (
+    CallFailed,
+    Subject,
+    Upstream,
+    dot,
+    in_dtype,
+    norm,
+    normal,
+    one_line,
+    root_mean_square,
+)
+from lean_mnist.crosscheck.context import FLOOR_ULPS, SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
+from lean_mnist.crosscheck.numerics.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
+from lean_mnist.crosscheck.numerics.step_sizes import (
+    SPACINGS,
+    STEPS,
+    Line,
+    Residual,
+    Slope,
+    extrapolate,
+    noise_of,
+    residuals_along,
+    taylor_rate,
+)
+from lean_mnist.crosscheck.report import Verdict
 
-DIFFERENCES = "finite differences"
-TAYLOR = "Taylor test"
 SAFETY = 5.0  # times a difference's own error estimate
 # Above this, relative to its outputs, a function given float64 computes in a lower precision on the way.
 FLOAT64_NOISE = 1e-13
-UNTOLD = 0.1  # a tolerance above this share of the slope's size tells nothing
-MOVES, MOVE = 3, 0.02  # how often a point at a kink is moved, and by how much of its size
+INCONCLUSIVE = 0.1  # a tolerance above this share of the slope's size tells nothing
+MOVES, MOVE = 3, 0.02  # how often a point at a kink is perturbed, and by how much of its size
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Of differences along one line: what the two tests say of the gradient, each with its words."""
+class Judgement(NamedTuple):
+    """The verdict of one test on a gradient, in words. One that is inconclusive does not apply."""
 
-    slope: str  # "passed", "failed", "kink", "untold"
-    slope_text: str
-    taylor: str
-    taylor_text: str
+    verdict: Verdict
+    text: str
+
+
+class Outcome(NamedTuple):
+    """The judgements of differences along one line: of the slope, and of the rate of the Taylor remainder."""
+
+    slope: Judgement
+    taylor: Judgement
+
+    @property
+    def verdicts(self) -> tuple[Verdict, Verdict]:
+        """Both verdicts."""
+        return self.slope.verdict, self.taylor.verdict
+
+
+def line_through(
+    subject: Subject,
+    places: Sequence[int],
+    precision: torch.dtype,
+    generator: torch.Generator,
+    upstream: Upstream,
+    weights: Sequence[float] | None = None,
+    evaluate: Callable[[list[object]], list[Tensor]] | None = None,
+) -> Line:
+    """A random line along which the checked inputs at ``places`` move, each by its size times its weight.
+
+    Along it ``evaluate`` is evaluated at the inputs (``subject``'s outputs, if not given); the others are held fixed.
+    """
+    indices = [subject.checked[place] for place in places]
+    points = [subject.inputs[i].detach().to(precision) for i in indices]
+    directions = [
+        weight * root_mean_square(x) * normal(x.shape, generator, x.device)
+        for weight, x in zip(weights or [1.0] * len(points), points, strict=True)
+    ]
+    fixed = in_dtype(subject.inputs, torch.float64 if precision == torch.float64 else None)
+
+    def at(moved: Sequence[Tensor]) -> list[Tensor]:
+        inputs = list(fixed)
+        for i, x in zip(indices, moved, strict=True):
+            inputs[i] = x
+        return (evaluate or subject.values)(inputs)
+
+    return Line(at, points, directions, upstream)
+
+
+def slope_test(
+    subject: Subject,
+    places: Sequence[int],
+    upstream: Upstream,
+    gradients: Sequence[Tensor],
+    generator: torch.Generator,
+    *,
+    precision: torch.dtype,
+    unit: float,
+    noise: Callable[[Line], float],
+    dtype: torch.dtype | None = None,
+    enough: float = 0.0,
+) -> Outcome:
+    """Judge the gradients of the checked inputs at ``places`` for ``upstream``, jointly along one random line.
+
+    Args:
+        gradients: of all checked inputs, computed in ``dtype`` (their own, if ``None``) with ``unit`` of rounding.
+        precision: in which differences are taken.
+        noise: of the function, estimated along a line.
+        enough: the share of what rounding explains to which the slope need be known.
+    """
+    claimed = [gradients[place] for place in places]
+    # Each tensor has about the same weight, so that an error in the gradient of one is not lost beside another.
+    sizes = [
+        root_mean_square(subject.inputs[subject.checked[place]]) * norm(g)
+        for place, g in zip(places, claimed, strict=True)
+    ]
+    smallest = min((size for size in sizes if size > 0), default=1.0)
+    weights = [min(1.0, max(smallest / size, 1e-3)) if size > 0 else 1.0 for size in sizes]
+    line = line_through(subject, places, precision, generator, upstream, weights)
+    floor = FLOOR_ULPS * unit * sum(norm(u * g.double()) for u, g in zip(line.directions, claimed, strict=True))
+
+    def scatter() -> float:
+        largest = 0.0
+        for _ in range(DRAWS):
+            inputs = perturbed_inputs(subject, generator, unit)
+            drawn = perturbed_vjp(subject, upstream, inputs, generator, dtype)
+            shift = [drawn[place].double() - gradients[place].double() for place in places]
+            largest = max(largest, abs(dot(line.directions, shift)))
+        return largest
+
+    return judge(line, claimed, floor, scatter, noise(line), enough * floor)
 
 
 def judge(
-    line: ladders.Line,
-    gradient: Sequence[Tensor],
-    floor: float,
-    scatter: Callable[[], float],
-    exponents: tuple[int, int],
-    noise: float,
-    enough: float = 0.0,
+    line: Line, gradient: Sequence[Tensor], floor: float, scatter: Callable[[], float], noise: float, enough: float = 0
 ) -> Outcome:
-    """Hold ``⟨u, gradient⟩`` against the slope of ``φ`` along ``line``.
+    """Hold ``⟨u, gradient⟩`` against the slope along ``line``.
 
     ``floor`` is the least that rounding of ``⟨u, gradient⟩`` may be; where that does not explain a difference, how far
     it is seen to ``scatter`` is added. No more steps are taken once the slope is known to ``enough``.
     """
     if not math.isfinite(dot(line.directions, gradient)):
-        return Outcome("failed", "the gradient is not finite", "failed", "the gradient is not finite")
-    rungs = ladders.climb(line, gradient, noise, exponents, enough)
-    if ladders.extrapolate(rungs) is None:
-        return Outcome("untold", "the function is not finite around this point", "untold", "likewise")
+        return _both(Verdict.FAILED, "the gradient is not finite")
+    exponents = STEPS[line.points[0].dtype]
+    residuals = residuals_along(line, gradient, noise, exponents, enough)
+    if extrapolate(residuals) is None:
+        return _both(Verdict.NOT_APPLICABLE, "the function is not finite around this point")
 
     @functools.cache
-    def other() -> ladders.Slope | None:
-        """Once more with other steps: an estimate that was too sure of itself is unlikely to be so twice."""
-        again = ladders.Line(line.evaluate, line.points, [0.71 * u for u in line.directions], line.upstream)
-        return ladders.extrapolate(ladders.climb(again, gradient, noise, exponents))
+    def other() -> Slope | None:
+        """The slope by other steps: an estimate that was too sure of itself is unlikely to be so twice."""
+        again = Line(line.evaluate, line.points, [0.71 * u for u in line.directions], line.upstream)
+        return extrapolate(residuals_along(again, gradient, noise, exponents))
 
-    outcome = _verdict(line, gradient, rungs, floor, other)
-    if outcome.slope in ("passed", "untold") and outcome.taylor == "passed":
+    outcome = _outcome(line, gradient, residuals, floor, other)
+    if outcome.slope.verdict in (Verdict.PASSED, Verdict.NOT_APPLICABLE) and outcome.taylor.verdict is Verdict.PASSED:
         return outcome
-    return _verdict(line, gradient, rungs, floor + SCATTER_FACTOR * scatter(), other)
+    return _outcome(line, gradient, residuals, floor + SCATTER_FACTOR * scatter(), other)
 
 
-def _verdict(
-    line: ladders.Line,
+def _both(verdict: Verdict, text: str) -> Outcome:
+    return Outcome(Judgement(verdict, text), Judgement(verdict, text))
+
+
+def _outcome(
+    line: Line,
     gradient: Sequence[Tensor],
-    rungs: Sequence[ladders.Rung],
+    residuals: Sequence[Residual],
     rounding: float,
-    other: Callable[[], ladders.Slope | None],
+    other: Callable[[], Slope | None],
 ) -> Outcome:
-    slope = ladders.extrapolate(rungs)
+    slope = extrapolate(residuals)
     assert slope is not None
-    said = dot(line.directions, gradient)
+    claimed = dot(line.directions, gradient)
     size = sum(norm(u * g.double()) ** 2 for u, g in zip(line.directions, gradient, strict=True)) ** 0.5
     tolerance = SAFETY * slope.error + rounding
-    found = said + slope.residual
-    text = f"slope {found:.9g}, gradient {said:.9g} (error estimate {tolerance:.2e})"
-    verdict = "passed"
+    found = claimed + slope.residual
+    text = f"slope {found:.9g}, gradient {claimed:.9g} (error estimate {tolerance:.2e})"
+    verdict = Verdict.PASSED
     if not abs(slope.residual) <= tolerance:
         second = other()
-        denied = second is None or abs(second.residual) > SAFETY * second.error + rounding
-        verdict = "failed" if denied else "passed"
-    elif tolerance > UNTOLD * max(size, abs(found)) > 0:
-        verdict, text = "untold", f"too noisy to tell: {text}"
-    taylor, taylor_text = _taylor(rungs, rounding)
-    unexplained = slope.residual if verdict == "failed" else None
-    if "failed" in (verdict, taylor) and ladders.explained_by_kink(rungs, unexplained):
+        if second is None or abs(second.residual) > SAFETY * second.error + rounding:
+            verdict = Verdict.FAILED
+    elif tolerance > INCONCLUSIVE * max(size, abs(found)) > 0:
+        verdict, text = Verdict.NOT_APPLICABLE, f"too noisy to tell: {text}"
+    taylor = _taylor(residuals, rounding)
+    wrong = verdict is Verdict.FAILED, taylor.verdict is Verdict.FAILED
+    if any(wrong) and explained_by_kink(residuals, slope.residual if wrong[0] else None):
         text = f"the slopes on both sides differ: {text}"
-        return Outcome("kink" if verdict == "failed" else verdict, text, "kink" if taylor == "failed" else taylor, text)
-    return Outcome(verdict, text, taylor, taylor_text)
+        verdicts = (Verdict.KINK if w else v for w, v in zip(wrong, (verdict, taylor.verdict), strict=True))
+        return Outcome(*(Judgement(v, text) for v in verdicts))
+    return Outcome(Judgement(verdict, text), taylor)
 
 
-def _taylor(rungs: Sequence[ladders.Rung], rounding: float) -> tuple[str, str]:
-    rates = ladders.taylor_rate(rungs, rounding)
+def _taylor(residuals: Sequence[Residual], rounding: float) -> Judgement:
+    rates = taylor_rate(residuals, rounding)
     if rates is None:
-        return "passed", "the remainder is below the noise"
+        return Judgement(Verdict.PASSED, "the remainder is below the noise")
     text = f"the remainder falls with rate {rates[1]:.2f}"
     # A wrong gradient leaves a remainder of rate 1, and goes on doing so.
-    return ("failed", f"{text}, expected 2") if all(0.8 < rate < 1.3 for rate in rates) else ("passed", text)
+    if all(0.8 < rate < 1.3 for rate in rates):
+        return Judgement(Verdict.FAILED, f"{text}, expected 2")
+    return Judgement(Verdict.PASSED, text)
 
 
-def finite_differences(ctx: Context) -> list[Finding]:
-    """Differences of the function along random directions, one input at a time, and the Taylor test."""
-    findings: list[Finding] = []
-    in64 = not ctx.float64
-    own = ctx.dtypes[0]
-    runs = [(torch.float64, torch.float64)] if in64 else []
-    # With a reference, the comparison says more of the gradient in the precision under test.
-    if own != torch.float64 and (ctx.reference is None or not in64):
-        runs.append((own, torch.float64 if in64 and _same_in_float64(ctx) else own))
-    for precision, differences_in in runs:
-        probes = ctx.probes if precision == torch.float64 or not in64 else 1
-        for place in range(len(ctx.checked)):
-            findings += _one_input(ctx, place, precision, differences_in, probes)
-    return findings
-
-
-def _same_in_float64(ctx: Context) -> bool:
-    """Whether float64 takes the same way: a Function may choose another formula by the precision of its input."""
-    outputs = ctx.subject.call(dtype=torch.float64).outputs
-    pairs = list(zip(outputs, ctx.outputs, strict=False))
-    return len(outputs) == len(ctx.outputs) and all(
-        norm(a - b.double()) <= 1e3 * ctx.unit * (norm(a) + a.numel() ** 0.5) for a, b in pairs
-    )
-
-
-def _one_input(
-    ctx: Context, place: int, precision: torch.dtype, differences_in: torch.dtype, probes: int
-) -> list[Finding]:
-    name, i = ctx.name(place), ctx.checked[place]
-    if ctx.subject.inputs[i].numel() == 0:
-        return []
-    words = str(precision).removeprefix("torch.")
-    outcomes = []
-    for _ in range(probes):
-        outcome = along_one_input(ctx, place, precision, differences_in, ctx.subject.inputs)
-        if "kink" in (outcome.slope, outcome.taylor):
-            ctx.kinks.add(place)
-            outcome = _moved(ctx, place, precision, differences_in, outcome)
-        outcomes.append(outcome)
-        if outcome.slope == outcome.taylor == "failed":
-            break
-    rules = [(DIFFERENCES, [(o.slope, o.slope_text) for o in outcomes])]
-    if differences_in == precision:
-        rules.append((TAYLOR, [(o.taylor, o.taylor_text) for o in outcomes]))
-    findings = []
-    for rule, verdicts in rules:
-        for wanted, make in (("failed", failed), ("kink", kink), ("passed", passed), ("untold", not_applicable)):
-            texts = [text for verdict, text in verdicts if verdict == wanted]
-            if texts:
-                findings.append(make(rule, f"{texts[0]}, in {words}", name))
-                break
-    return findings
-
-
-def _moved(ctx: Context, place: int, precision: torch.dtype, differences_in: torch.dtype, first: Outcome) -> Outcome:
-    """A point at a kink is moved aside: a failure there is one, and agreement there leaves it at a kink here."""
-    for _ in range(MOVES):
-        aside = ctx.subject.moved(ctx.generator, MOVE, differences_in)
-        outcome = along_one_input(ctx, place, precision, differences_in, aside)
-        if "failed" in (outcome.slope, outcome.taylor):
-            return outcome
-        if outcome.slope == "passed":
-            text = f"{first.slope_text}; aside of it: {outcome.slope_text}"
-            return Outcome("kink", text, "kink" if first.taylor == "kink" else first.taylor, text)
-    return first
-
-
-def along_one_input(
-    ctx: Context, place: int, precision: torch.dtype, differences_in: torch.dtype, inputs: Sequence[object]
-) -> Outcome:
-    """Judge the gradient of one input, computed in ``precision``, by differences taken in ``differences_in``."""
-    subject = Subject(ctx.subject.function, "function", list(inputs), ctx.checked, ctx.subject.seed, ctx.subject.clones)
-    i = ctx.checked[place]
-    own = None if precision != torch.float64 else torch.float64
-    # What an output that is not differentiable does is not the backward's affair.
-    upstream = [
-        v.to(torch.float64) * differentiable
-        for v, differentiable in zip(ctx.gaussian(), ctx.differentiable, strict=True)
-        if v is not None
-    ]
-    try:
-        if own is None:
-            subject.inputs = [
-                x.to(y.dtype) if isinstance(x, Tensor) else x
-                for x, y in zip(subject.inputs, ctx.subject.inputs, strict=True)
-            ]
-        gradient = subject.vjp(_to(upstream, ctx, own), dtype=own)[place].detach()
-        x = subject.inputs[i].detach().to(differences_in)
-        line = ladders.Line(
-            _evaluate(subject, i, differences_in),
-            [x],
-            [root_mean_square(x) * normal(x.shape, ctx.generator, x.device)],
-            upstream,
-        )
-        weight = sum(norm(v) ** 2 for v in upstream) ** 0.5
-        key = (place, differences_in)
-        if key not in ctx.noise:
-            ctx.noise[key] = ladders.noise_of(line, ladders.SPACINGS[differences_in]) / max(weight, 1e-300)
-        unit = torch.finfo(gradient.dtype).eps / 2 if own is not None else ctx.unit
-        floor = FLOOR_ULPS * unit * norm(line.directions[0] * gradient.double())
-
-        def scatter() -> float:
-            return _scatter_along(ctx, subject, place, upstream, own, line.directions[0], gradient, unit)
-
-        noise = ctx.noise[key] * weight
-        return judge(line, [gradient], floor, scatter, ladders.STEPS[differences_in], noise)
-    except CallFailed as failure:
-        return Outcome("untold", f"around this point its {failure}", "untold", f"around this point its {failure}")
-
-
-def _scatter_along(
-    ctx: Context,
+def past_kinks(
+    judge_at: Callable[[Subject], Outcome],
     subject: Subject,
-    place: int,
-    upstream: Sequence[Tensor],
-    dtype: torch.dtype | None,
-    direction: Tensor,
-    gradient: Tensor,
-    unit: float,
-) -> float:
-    """How far ``⟨u, g⟩`` scatters when every rounding is drawn anew."""
-    scatter = 0.0
-    for _ in range(SCATTER_CALLS):
-        inputs = rounded_anew(subject, ctx.generator, unit)
-        moved = jittered_vjp(subject, _to(upstream, ctx, dtype), inputs, ctx.generator, dtype)[place]
-        scatter = max(scatter, abs(dot([direction], [moved.double() - gradient.double()])))
-    return scatter
+    generator: torch.Generator,
+    dtype: torch.dtype | None = None,
+) -> tuple[Outcome, Subject]:
+    """The outcome at the subject's point and, if that is at a kink, at perturbed points, where it excuses nothing.
+
+    A failure there is one, and is returned with the subject at that point; agreement there leaves it at a kink.
+    ``dtype`` is that of the perturbed inputs.
+    """
+    first = _judged(judge_at, subject)
+    if Verdict.KINK not in first.verdicts:
+        return first, subject
+    for _ in range(MOVES):
+        there = subject.at(subject.moved(generator, MOVE, dtype))
+        outcome = _judged(judge_at, there)
+        if Verdict.FAILED in outcome.verdicts:
+            return outcome, there
+        if outcome.slope.verdict is Verdict.PASSED:
+            text = f"{first.slope.text}; at a perturbed point: {outcome.slope.text}"
+            return Outcome(Judgement(Verdict.KINK, text), Judgement(first.taylor.verdict, text)), subject
+    return first, subject
 
 
-def _to(upstream: Sequence[Tensor], ctx: Context, dtype: torch.dtype | None) -> list[Tensor]:
-    return [v.to(dtype or y.dtype) for v, y in zip(upstream, ctx.outputs, strict=True)]
+def _judged(judge_at: Callable[[Subject], Outcome], subject: Subject) -> Outcome:
+    try:
+        return judge_at(subject)
+    except CallFailed as failure:  # it may be out of its domain
+        return _both(Verdict.NOT_APPLICABLE, f"around this point its {failure}")
 
 
-def _evaluate(subject: Subject, i: int, dtype: torch.dtype) -> ladders.Evaluate:
-    fixed = in_dtype(subject.inputs, dtype if dtype == torch.float64 else None)
-
-    def evaluate(points: Sequence[Tensor]) -> list[Tensor]:
-        return subject.values([*fixed[:i], points[0], *fixed[i + 1 :]])
-
-    return evaluate
-
-
-def noise_in_float64(ctx: Context) -> float:
-    """The rounding error of one output of the function in float64, relative to the largest (or to 1)."""
-    upstream = [v.double() for v in ctx.gaussian() if v is not None]
-    total = sum(v.numel() for v in upstream)
+def why_not_float64(ctx: Context) -> str:
+    """The reason why the function does not run in float64, or does not compute in it throughout; empty if it does."""
+    every = range(len(ctx.checked))
+    try:
+        outputs = ctx.subject.call(dtype=torch.float64).outputs
+        if any(y.dtype != torch.float64 for y in outputs):
+            return f"its output is {next(y.dtype for y in outputs if y.dtype != torch.float64)}"
+        generator = torch.Generator().manual_seed(ctx.seed)
+        upstream: list[Tensor] = [normal(y.shape, generator, y.device) for y in outputs]
+        ctx.subject.vjp(upstream, dtype=torch.float64)
+    except CallFailed as failure:  # in its own precision both ran before
+        return one_line(failure.error) or type(failure.error).__name__
+    total = sum(y.numel() for y in outputs)
     if total == 0:
-        return 0.0
-    line = joint_line(ctx, upstream)
-    noise = ladders.noise_of(line, ladders.SPACINGS[torch.float64][1:2]) / total**0.5
-    return noise / max(1.0, max(float(y.double().abs().max()) if y.numel() else 0.0 for y in ctx.outputs))
+        return ""
+    upstream = [v.double() for v in ctx.gaussian()]
+    line = line_through(ctx.subject, every, torch.float64, ctx.generator, upstream)
+    largest = max(1.0, *(float(y.detach().abs().max()) if y.numel() else 0.0 for y in outputs))
+    noise = noise_of(line, SPACINGS[torch.float64][1:2]) / total**0.5 / largest
+    return f"it has noise of {noise:.0e} there: it computes in a lower precision on the way" * (noise > FLOAT64_NOISE)
 
 
-def joint_line(ctx: Context, upstream: Sequence[Tensor]) -> ladders.Line:
-    """A random line through the point along which all checked inputs move, in float64."""
-    points = [ctx.subject.inputs[i].detach().double() for i in ctx.checked]
+def same_in_float64(ctx: Context) -> bool:
+    """Whether the function runs in float64 and gives there what it gives in its own precision.
 
-    fixed = in_dtype(ctx.subject.inputs, torch.float64)
-
-    def evaluate(at: Sequence[Tensor]) -> list[Tensor]:
-        inputs = list(fixed)
-        for i, x in zip(ctx.checked, at, strict=True):
-            inputs[i] = x
-        return ctx.subject.values(inputs)
-
-    directions = [root_mean_square(x) * normal(x.shape, ctx.generator, x.device) for x in points]
-    return ladders.Line(evaluate, points, directions, upstream)
+    A Function may choose another formula by the precision of its input.
+    """
+    try:
+        outputs = ctx.subject.values(in_dtype(ctx.subject.inputs, torch.float64))
+    except CallFailed:
+        return False
+    return len(outputs) == len(ctx.outputs) and all(
+        a.dtype == torch.float64 and not norm(a - b.double()) > 1e3 * ctx.unit * (norm(a) + a.numel() ** 0.5)
+        for a, b in zip(outputs, ctx.outputs, strict=True)
+    )

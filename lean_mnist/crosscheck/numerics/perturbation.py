@@ -1,4 +1,4 @@
-"""Monte Carlo arithmetic: the same computation with every rounding drawn anew, to see how much rounding matters.
+"""Monte Carlo arithmetic: the same computation with ulp perturbations, to see how much rounding matters.
 
 Each operation's result is moved by at most one unit in the last place, at random (D. S. Parker, *Monte Carlo
 Arithmetic*, UCLA, 1997; a rounding error proper is half of that). How far a final result then scatters says how far the
@@ -17,8 +17,10 @@ from torch import Tensor
 from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream
 from lean_mnist.torch_internals import DispatchMode, returns_a_view
 
+DRAWS = 3  # how often a computation is perturbed to see how far it scatters
 
-def nudged(x: Tensor, generator: torch.Generator, unit: float | None = None) -> Tensor:
+
+def perturbed(x: Tensor, generator: torch.Generator, unit: float | None = None) -> Tensor:
     """``x`` with every number moved up or down by one unit in its last place (or by twice ``unit``, relatively)."""
     sign = torch.randint(0, 2, x.shape, generator=generator).to(x.device) * 2 - 1
     eps = torch.finfo(x.dtype).eps if unit is None else 2 * unit
@@ -26,20 +28,15 @@ def nudged(x: Tensor, generator: torch.Generator, unit: float | None = None) -> 
     return torch.where(moved.isfinite(), moved, x)  # −inf, as masks are made of, would become NaN
 
 
-def rounded_anew(subject: Subject, generator: torch.Generator, unit: float | None = None) -> list[Any]:
-    """The inputs of ``subject``, those that are checked nudged."""
+def perturbed_inputs(subject: Subject, generator: torch.Generator, unit: float | None = None) -> list[Any]:
+    """The inputs of ``subject``, those that are checked perturbed."""
     inputs = list(subject.inputs)
     for i in subject.checked:
-        inputs[i] = nudged(inputs[i].detach(), generator, unit)
+        inputs[i] = perturbed(inputs[i].detach(), generator, unit)
     return inputs
 
 
-def upstream_anew(upstream: Upstream, generator: torch.Generator) -> list[Tensor | None]:
-    """Upstream gradients nudged: what a backward subtracts from each other rounds anew with them."""
-    return [None if v is None else nudged(v, generator) for v in upstream]
-
-
-class Jitter(DispatchMode):
+class Perturbing(DispatchMode):
     """While active, operations return new floating tensors moved by up to one unit in the last place."""
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -57,20 +54,20 @@ class Jitter(DispatchMode):
         return result
 
     def _moved(self, x: Tensor) -> Tensor:
-        return nudged(x, self._generator) if x.is_floating_point() and x.numel() else x
+        return perturbed(x, self._generator) if x.is_floating_point() and x.numel() else x
 
 
-def jittered_vjp(
+def perturbed_vjp(
     subject: Subject,
     upstream: Upstream,
     inputs: Sequence[Any],
     generator: torch.Generator,
     dtype: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """The gradients of ``subject``, inputs as given, with upstream gradients and every operation's result jittered."""
-    moved = upstream_anew(upstream, generator)
+    """Gradients of ``subject`` at ``inputs``, with upstream gradients and every operation's result perturbed."""
+    moved = [None if v is None else perturbed(v, generator) for v in upstream]
     try:
-        with Jitter(generator):
+        with Perturbing(generator):
             return subject.vjp(moved, inputs, dtype=dtype)
     except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
         return subject.vjp(moved, inputs, dtype=dtype)

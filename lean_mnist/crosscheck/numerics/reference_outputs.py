@@ -1,4 +1,4 @@
-"""What a reference says the outputs and gradients are, in float64, and how far plain PyTorch is from it."""
+"""Outputs and gradients of a reference in float64, and how far plain PyTorch is from them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream
+from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream, in_dtype
 from lean_mnist.crosscheck.comparison import BASELINE_FACTOR, MAGNITUDE_ULPS, Divergence, compare
-from lean_mnist.crosscheck.numerics.perturbation import Jitter, jittered_vjp
+from lean_mnist.crosscheck.numerics.perturbation import DRAWS, Perturbing, perturbed_vjp
 from lean_mnist.errors import ArgumentError
 
-JITTERS = 3
 # What rounds in float64 as it does in float32, rounds this much less.
 _FLOAT64_OVER_FLOAT32 = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 
+_Values = Callable[[Sequence[Any], "torch.dtype | None"], "list[Tensor]"]
+
 
 @dataclass(frozen=True)
-class Answer:
-    """Float64 values beside a baseline: the same by plain PyTorch in the precision under test."""
+class ReferenceValues:
+    """Float64 values beside a baseline: the same by plain PyTorch in the precision under test.
+
+    ``redraw`` computes the baseline again with ulp perturbations.
+    """
 
     exact: list[Tensor]
     baseline: list[Tensor]
+    redraw: Callable[[], list[Tensor]]
 
     def compare(self, place: int, name: str, ours: Tensor, magnitude: float = 0.0) -> Divergence:
+        """The divergence of ``ours`` from the ``place``-th value, with what the baseline's own error allows."""
         exact, baseline = self.exact[place], self.baseline[place]
         # Where both are infinite in the same way (a logarithm of a masked probability) there is nothing to compare.
         same = (ours == exact) & ours.isinf()
@@ -35,106 +41,79 @@ class Answer:
             ours, exact, baseline = (torch.where(same, 0, x) for x in (ours, exact, baseline))
         return compare(name, ours, exact, baseline.to(ours.dtype), magnitude)
 
+    def recheck(self, place: int, name: str, ours: Tensor) -> Divergence:
+        """The divergence, rechecked with a wider tolerance where it does not pass.
 
-def settled(answer: Answer, place: int, name: str, ours: Tensor, jittered: Callable[[], list[Tensor]]) -> Divergence:
-    """The divergence, with all that rounding explains.
+        Where larger numbers cancel, the baseline's own error can be small by luck. So before a difference counts, the
+        largest error of the perturbed baselines is allowed too.
+        """
+        divergence = self.compare(place, name, ours)
+        if divergence.passed or not bool(ours.isfinite().all()):
+            return divergence
+        error = max(float((self.redraw()[place].double() - self.exact[place]).norm()) for _ in range(DRAWS))
+        if not math.isfinite(error):
+            return divergence
+        unit = torch.finfo(ours.dtype).eps / 2
+        return self.compare(place, name, ours, BASELINE_FACTOR * error / (MAGNITUDE_ULPS * unit))
 
-    Where larger numbers cancel, the baseline's own error can be small by luck. So before a difference counts, the
-    reference is computed with its rounding drawn anew (``jittered``), and the largest error of those is allowed too.
-    """
-    divergence = answer.compare(place, name, ours)
-    if divergence.passed or not bool(ours.isfinite().all()):
-        return divergence
-    exact = answer.exact[place]
-    error = max(float((jittered()[place].double() - exact).norm()) for _ in range(JITTERS))
-    if not math.isfinite(error):
-        return divergence
-    unit = torch.finfo(ours.dtype).eps / 2
-    return answer.compare(place, name, ours, BASELINE_FACTOR * error / (MAGNITUDE_ULPS * unit))
-
-
-def settled_gradient(
-    answer: Answer,
-    place: int,
-    name: str,
-    ours: Tensor,
-    reference: Subject,
-    upstream: Upstream,
-    generator: torch.Generator,
-    dtype: torch.dtype | None = None,
-) -> Divergence:
-    """``settled`` for the gradient of a checked input, at the inputs of ``reference``."""
-
-    def jittered() -> list[Tensor]:
-        given = [None if v is None else v.to(dtype or v.dtype) for v in upstream]
-        return jittered_vjp(reference, given, reference.inputs, generator, dtype)
-
-    return settled(answer, place, name, ours, jittered)
+    def allowed_norm(self, place: int, divergence: Divergence) -> float:
+        """What ``divergence`` allows, as a 2-norm rather than relative to the ``place``-th value."""
+        scale = float(self.exact[place].double().norm())
+        return divergence.allowed * (scale if scale > 0 else torch.finfo(torch.float64).tiny)
 
 
-def settled_output(
-    answer: Answer, place: int, name: str, ours: Tensor, reference: Subject, generator: torch.Generator
-) -> Divergence:
-    """``settled`` for an output."""
+def reference_outputs(reference: Subject, dtypes: Sequence[torch.dtype], generator: torch.Generator) -> ReferenceValues:
+    """The outputs of ``reference``, for a check of outputs in ``dtypes``."""
 
-    def jittered() -> list[Tensor]:
-        with Jitter(generator):
-            return [y.detach() for y in reference.call().outputs]
+    def outputs(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Tensor]:
+        return [y.detach() for y in reference.call(inputs, dtype=dtype).outputs]
 
-    return settled(answer, place, name, ours, jittered)
+    def redraw() -> list[Tensor]:
+        with Perturbing(generator):
+            return outputs(reference.inputs, None)
 
-
-def allowed_norm(divergence: Divergence, exact: Tensor) -> float:
-    """What a divergence allows, as a 2-norm rather than relative to the reference."""
-    scale = float(exact.double().norm())
-    return divergence.allowed * (scale if scale > 0 else torch.finfo(torch.float64).tiny)
-
-
-def reference_outputs(reference: Subject, dtypes: Sequence[torch.dtype], inputs: Sequence[Any] | None = None) -> Answer:
-    """The outputs of ``reference``, whose inputs are in the precision under test."""
-
-    def outputs(of: Sequence[Any] | None, dtype: torch.dtype | None) -> list[Tensor]:
-        return [y.detach() for y in reference.call(of, dtype=dtype).outputs]
-
-    return _answer(reference, outputs, inputs, dtypes)
+    return ReferenceValues(*_values_and_baseline(outputs, reference.inputs, dtypes), redraw)
 
 
 def reference_gradients(
-    reference: Subject, upstream: Upstream, inputs: Sequence[Any] | None = None, dtype: torch.dtype | None = None
-) -> Answer:
-    """The gradients of ``reference`` for ``upstream``, as a check of ones in ``dtype`` (the inputs' own) wants them."""
+    reference: Subject, upstream: Upstream, generator: torch.Generator, dtype: torch.dtype | None = None
+) -> ReferenceValues:
+    """The gradients of ``reference`` for ``upstream``, for a check of ones in ``dtype`` (the inputs' own)."""
 
-    def gradients(of: Sequence[Any] | None, dtype: torch.dtype | None) -> list[Tensor]:
-        return reference.vjp([None if v is None else v.to(dtype or v.dtype) for v in upstream], of, dtype=dtype)
+    def of(dtype: torch.dtype | None) -> list[Tensor | None]:
+        return [None if v is None else v.to(dtype or v.dtype) for v in upstream]
 
-    given = reference.inputs if inputs is None else inputs
-    own = [given[i].dtype if dtype is None else dtype for i in reference.checked]
-    return _answer(reference, gradients, given, own)
+    def gradients(inputs: Sequence[Any], computed_in: torch.dtype | None) -> list[Tensor]:
+        return reference.vjp(of(computed_in), inputs, dtype=computed_in)
+
+    def redraw() -> list[Tensor]:
+        return perturbed_vjp(reference, of(dtype), reference.inputs, generator, dtype)
+
+    own = [reference.inputs[i].dtype if dtype is None else dtype for i in reference.checked]
+    return ReferenceValues(*_values_and_baseline(gradients, reference.inputs, own), redraw)
 
 
-def _answer(reference: Subject, values: Any, inputs: Sequence[Any] | None, dtypes: Sequence[torch.dtype]) -> Answer:
-    given = list(reference.inputs if inputs is None else inputs)
+def _values_and_baseline(
+    values: _Values, inputs: Sequence[Any], dtypes: Sequence[torch.dtype]
+) -> tuple[list[Tensor], list[Tensor]]:
     try:
-        exact = values(given, torch.float64)
+        exact = values(inputs, torch.float64)
     except CallFailed as failure:
         raise ArgumentError(f"reference: expected a function that takes float64; its {failure}") from failure.error
     if all(dtype == torch.float64 for dtype in dtypes):
-        return Answer(exact, _float64_baseline(values, given, exact))
+        return exact, _float64_baseline(values, inputs, exact)
     try:
-        baseline = values(given, None)
+        baseline = values(inputs, None)
     except CallFailed:  # not every operation has a kernel in every precision
         baseline = [x.to(dtype) for x, dtype in zip(exact, dtypes, strict=True)]
     if len(baseline) != len(exact):
         raise ArgumentError(f"reference: {len(exact)} outputs in float64, {len(baseline)} in its own precision")
-    return Answer(exact, baseline)
+    return exact, baseline
 
 
-def _float64_baseline(values: Any, inputs: list[Any], exact: list[Tensor]) -> list[Tensor]:
+def _float64_baseline(values: _Values, inputs: Sequence[Any], exact: list[Tensor]) -> list[Tensor]:
     """Where float64 is itself under test: the error that float32 makes, scaled down by the ratio of the units."""
-    in32 = [x.detach().float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
-    in32 = [
-        x.requires_grad_(y.requires_grad) if isinstance(x, Tensor) else x for x, y in zip(in32, inputs, strict=True)
-    ]
+    in32 = in_dtype(inputs, torch.float32)
     try:
         errors = [a.double() - b for a, b in zip(values(in32, None), values(in32, torch.float64), strict=True)]
     except (CallFailed, ValueError):

@@ -1,4 +1,4 @@
-"""Directional differences at a ladder of step sizes, the noise of a function, and what the two say about a slope.
+"""Directional differences at a sequence of step sizes, the noise of a function, and the slope that the two tell.
 
 With ``φ(t) = ⟨v, f(x + t u)⟩`` and ``g``, said to be ``Jᵀ v``, there are two residual slopes at each step ``h``::
 
@@ -7,7 +7,7 @@ With ``φ(t) = ⟨v, f(x + t u)⟩`` and ``g``, said to be ``Jᵀ v``, there are
 where ``x₊`` and ``x₋`` are the points actually reached in the function's precision. For a right ``g`` and smooth ``f``
 their mean falls like ``h²`` to round-off, and is extrapolated (Richardson; Ridders, *Advances in Engineering Software*
 4, 1982). ``p − m`` is the second difference ``h φ''``: where it does not fall with ``h``, the slopes on the two sides
-differ and the point is at a kink. ``h max(|p|, |m|)`` is the remainder of the Taylor test.
+differ and the point is at a kink (``kinks``). ``h max(|p|, |m|)`` is the remainder of the Taylor test.
 """
 
 from __future__ import annotations
@@ -20,17 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, dot, norm
-from lean_mnist.crosscheck.numerics.perturbation import Jitter
+from lean_mnist.crosscheck.calls import CallFailed, Upstream, dot, norm
+from lean_mnist.crosscheck.numerics.perturbation import DRAWS, Perturbing
 
 FACTOR = 4.0  # between step sizes
 # Exponents of 2 of the largest and the smallest step, in units of the input's size, by the function's precision.
-STEPS = {
-    torch.float64: (-4, -24),
-    torch.float32: (-1, -11),
-    torch.float16: (-1, -7),
-    torch.bfloat16: (0, -6),
-}
+STEPS = {torch.float64: (-4, -24), torch.float32: (-1, -11), torch.float16: (-1, -7), torch.bfloat16: (0, -6)}
 # Exponents of 2 of the spacings at which the noise is estimated. The median of the three estimates counts, or of the
 # first two the larger, where they agree.
 SPACINGS = {
@@ -39,23 +34,18 @@ SPACINGS = {
     torch.float16: (-9, -7, -5),
     torch.bfloat16: (-6, -5, -4),
 }
-# How far from the point it is estimated: a kink at the point itself would look like noise.
-ASIDE = {torch.float64: 2.0**-6, torch.float32: 2.0**-5, torch.float16: 2.0**-3, torch.bfloat16: 2.0**-2}
+# How far from the point the noise is estimated: a kink at the point itself would look like noise.
+OFFSET = {torch.float64: 2.0**-6, torch.float32: 2.0**-5, torch.float16: 2.0**-3, torch.bfloat16: 2.0**-2}
 NOISE_POINTS, NOISE_ORDER = 9, 6
 AGREEING = 4.0  # at most this factor between two estimates
-JITTERS = 3
 NOISE_MARGIN = 4.0  # times its standard deviation
 DENIAL_MARGIN = 2 * NOISE_MARGIN  # of a smaller step's entry, whose orders add the noise of several steps
-FEWEST_RUNGS = 3  # below which agreement may be luck
-TINY_STEP = 2.0**-15
-KINK_RATIO = 0.5  # of p − m at one step and the next larger: 1/4 where smooth, 1 at a kink
-
-Evaluate = Callable[[Sequence[Tensor]], "list[Tensor]"]
+FEWEST_STEPS = 3  # below which agreement may be luck
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One step size ``h``, the residual slopes ``p`` and ``m``, and the noise that is left in them."""
+class Residual:
+    """The residual slopes ``p`` and ``m`` at step size ``h``, and the noise that is left in them."""
 
     h: float
     p: float
@@ -64,14 +54,17 @@ class Rung:
 
     @property
     def centre(self) -> float:
+        """The residual of the central difference."""
         return (self.p + self.m) / 2
 
     @property
     def jump(self) -> float:
+        """By how much the slopes on the two sides differ."""
         return abs(self.p - self.m)
 
     @property
     def remainder(self) -> float:
+        """The larger of the two remainders of the Taylor test."""
         return self.h * max(abs(self.p), abs(self.m))
 
 
@@ -87,46 +80,50 @@ class Slope:
 class Line:
     """The direction ``u`` (one tensor for each point) through the points ``x``, and upstream gradients ``v``."""
 
-    evaluate: Evaluate
+    evaluate: Callable[[Sequence[Tensor]], list[Tensor]]
     points: Sequence[Tensor]
     directions: Sequence[Tensor]
-    upstream: Sequence[Tensor]
+    upstream: Upstream
 
     def at(self, t: float) -> tuple[list[Tensor], list[Tensor]]:
         """The points reached at ``t``, in their own precision, and how far (in float64) each was moved."""
         reached = [(x.double() + t * u).to(x.dtype) for x, u in zip(self.points, self.directions, strict=True)]
         return reached, [y.double() - x.double() for y, x in zip(reached, self.points, strict=True)]
 
+    def change(self, values: Sequence[Tensor], start: Sequence[Tensor]) -> float:
+        """``⟨v, values − start⟩``."""
+        pairs = zip(self.upstream, values, start, strict=True)
+        return sum(dot([v], [y.double() - y0.double()]) for v, y, y0 in pairs if v is not None)
+
 
 @torch.no_grad()
-def climb(
+def residuals_along(
     line: Line, gradient: Sequence[Tensor], noise: float, exponents: tuple[int, int], enough: float | None = None
-) -> list[Rung]:
-    """The rungs from the largest step down; those where the function leaves its domain are left out.
+) -> list[Residual]:
+    """The residual slopes from the largest step down; steps at which the function leaves its domain are left out.
 
     Given ``enough``, no more steps are taken once the slope is known to it, or as well as the noise lets smaller steps
     tell, and is that of ``gradient``. (A slope that is not is looked into with all of them: it may be that of a kink.)
     """
     start = line.evaluate(line.points)
-    rungs = []
+    residuals = []
     h = 2.0 ** exponents[0]
     while h >= 2.0 ** exponents[1]:
         slopes = []
         for sign in (1, -1):
             reached, moved = line.at(sign * h)
-            difference = [y.double() - y0.double() for y, y0 in zip(line.evaluate(reached), start, strict=True)]
-            slopes.append((dot(line.upstream, difference) - dot(moved, gradient)) / (sign * h))
+            slopes.append((line.change(line.evaluate(reached), start) - dot(moved, gradient)) / (sign * h))
         if all(map(math.isfinite, slopes)):
-            rungs.append(Rung(h, slopes[0], slopes[1], noise / h))
+            residuals.append(Residual(h, slopes[0], slopes[1], noise / h))
         h /= FACTOR
-        if enough is not None and len(rungs) > FEWEST_RUNGS and _told(rungs, enough, NOISE_MARGIN * noise / h):
+        if enough is not None and len(residuals) > FEWEST_STEPS and _known(residuals, enough, NOISE_MARGIN * noise / h):
             break
-    return rungs
+    return residuals
 
 
-def _told(rungs: Sequence[Rung], enough: float, noise: float) -> bool:
+def _known(residuals: Sequence[Residual], enough: float, noise: float) -> bool:
     """Whether the slope is that of the gradient, and known as well as is needed, or as a smaller step could tell."""
-    slope = extrapolate(rungs)
+    slope = extrapolate(residuals)
     return slope is not None and abs(slope.residual) <= slope.error + enough and slope.error <= max(enough, noise)
 
 
@@ -135,21 +132,18 @@ def noise_of(line: Line, exponents: Sequence[int]) -> float:
     """The standard deviation of the rounding errors in ``φ`` (Moré and Wild, *Estimating computational noise*, 2011).
 
     Sixth differences of equally spaced values annihilate what is smooth, and multiply independent errors of standard
-    deviation σ to ``√(12!/6!²) σ``. At least the rounding of the outputs themselves;
-    and, since errors that neighbouring values share escape the differences, the scatter when every rounding is drawn
-    anew (``jitter``).
+    deviation σ to ``√(12!/6!²) σ``. At least the rounding of the outputs themselves; and, since errors that
+    neighbouring values share escape the differences, the scatter under ulp perturbations.
     """
     start = line.evaluate(line.points)
-    aside = ASIDE[line.points[0].dtype]
+    offset = OFFSET[line.points[0].dtype]
     rounding = [y.double() * (torch.finfo(y.dtype).eps / 2) for y in start]
-    floor = math.sqrt(sum(norm(v.double() * r) ** 2 for v, r in zip(line.upstream, rounding, strict=True)))
+    pairs = zip(line.upstream, rounding, strict=True)
+    floor = math.sqrt(sum(norm(v.double() * r) ** 2 for v, r in pairs if v is not None))
     estimates = []
     for exponent in exponents:
-        values = []
-        for k in range(NOISE_POINTS):
-            reached, _ = line.at(aside + (k - NOISE_POINTS // 2) * 2.0**exponent)
-            difference = [y.double() - y0.double() for y, y0 in zip(line.evaluate(reached), start, strict=True)]
-            values.append(dot(line.upstream, difference))
+        spaced = [offset + (k - NOISE_POINTS // 2) * 2.0**exponent for k in range(NOISE_POINTS)]
+        values = [line.change(line.evaluate(line.at(t)[0]), start) for t in spaced]
         for _ in range(NOISE_ORDER):
             values = [b - a for a, b in itertools.pairwise(values)]
         variance = sum(d * d for d in values) / len(values) / math.comb(2 * NOISE_ORDER, NOISE_ORDER)
@@ -158,35 +152,30 @@ def noise_of(line: Line, exponents: Sequence[int]) -> float:
         if len(estimates) == 2 and max(estimates) <= AGREEING * min(estimates):
             break
     between = sorted(estimates)[len(estimates) // 2] if estimates else 0.0
-    return max(floor, between, _jitter_of(line, start))
+    return max(floor, between, _scatter_of(line, start))
 
 
-def _jitter_of(line: Line, start: Sequence[Tensor]) -> float:
-    generator = torch.Generator().manual_seed(0)
-    deviations = []
+def _scatter_of(line: Line, start: Sequence[Tensor]) -> float:
     try:
-        with Jitter(generator):
-            again = [line.evaluate(line.points) for _ in range(JITTERS)]
+        with Perturbing(torch.Generator().manual_seed(0)):
+            again = [line.evaluate(line.points) for _ in range(DRAWS)]
     except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
         return 0.0
-    for values in again:
-        difference = [y.double() - y0.double() for y, y0 in zip(values, start, strict=True)]
-        deviations.append(abs(dot(line.upstream, difference)))
-    largest = max(deviations)
+    largest = max(abs(line.change(values, start)) for values in again)
     return largest if math.isfinite(largest) else 0.0
 
 
-def extrapolate(rungs: Sequence[Rung]) -> Slope | None:
-    """The limit of ``(p + m)/2`` for ``h → 0``, of all entries of Richardson's table the one that is surest of itself.
+def extrapolate(residuals: Sequence[Residual]) -> Slope | None:
+    """The limit of ``(p + m)/2`` for ``h → 0``, of all entries of Richardson's table the one with the smallest error.
 
     An entry's error is how far it is from the entry of a lower order and from that of a larger step, plus the noise.
-    Entries that agree because a kink lies inside all of their steps are sure of themselves and wrong; smaller steps
+    Entries that agree because a kink lies inside all of their steps have small errors and are wrong; smaller steps
     deny them. So what an entry of the same order at a smaller step differs by, beyond the noise, is its error too.
-    ``None`` if there are fewer than two rungs.
+    ``None`` if there are fewer than two steps.
     """
     table: list[list[float]] = []
-    for rung in rungs:
-        row = [rung.centre]
+    for residual in residuals:
+        row = [residual.centre]
         for order in range(1, len(table) + 1):
             weight = FACTOR ** (2 * order)
             row.append((weight * row[-1] - table[-1][order - 1]) / (weight - 1))
@@ -197,53 +186,23 @@ def extrapolate(rungs: Sequence[Rung]) -> Slope | None:
             error = abs(value - table[number - 1][order])
             if order:
                 error = max(error, abs(value - row[order - 1]))
-            error += NOISE_MARGIN * rungs[number].noise
+            error += NOISE_MARGIN * residuals[number].noise
             for smaller in range(number + 1, len(table)):
-                denied = abs(value - table[smaller][order]) - DENIAL_MARGIN * rungs[smaller].noise
+                denied = abs(value - table[smaller][order]) - DENIAL_MARGIN * residuals[smaller].noise
                 error = max(error, denied)
             if best is None or error < best.error:
                 best = Slope(value, error)
     return best
 
 
-def explained_by_kink(rungs: Sequence[Rung], residual: float | None) -> bool:
-    """Whether the slopes on both sides differ enough to explain ``residual``, at the smallest steps that show it.
-
-    Without a ``residual``, whether they explain what the slope on one side alone is off by. A function that jumps at
-    the point, so that its difference does not fall with the step at all, is a kink as well.
-    """
-    last = rungs[-3:]
-    if len(last) == 3 and last[-1].remainder > max(0.3 * last[0].remainder, 10 * last[-1].h * last[-1].noise):
-        return True
-    usable = []
-    for larger, rung in itertools.pairwise(rungs):
-        size = max(abs(rung.p), abs(rung.m)) if residual is None else abs(residual)
-        if 5 * NOISE_MARGIN * rung.noise < size:
-            # At tiny steps a smooth function's jump falls with the step, and what stays is a kink; several kinks may
-            # cancel in it almost to nothing. At larger ones a jump must be large to count.
-            share = 0.0 if rung.h < TINY_STEP else 0.3
-            stays = rung.jump > KINK_RATIO * larger.jump and rung.jump > 5 * NOISE_MARGIN * rung.noise
-            usable.append(stays and rung.jump >= share * size)
-    return any(usable[-3:])
-
-
-def kinked(rungs: Sequence[Rung], largest: float) -> bool:
-    """Whether, at some step up to ``largest``, the slopes on both sides differ by more than a second derivative can."""
-    for larger, smaller in itertools.pairwise(rungs):
-        seen = smaller.jump > 10 * NOISE_MARGIN * smaller.noise
-        if larger.h <= largest and seen and smaller.jump > KINK_RATIO * larger.jump:
-            return True
-    return False
-
-
-def taylor_rate(rungs: Sequence[Rung], slack: float) -> tuple[float, float] | None:
+def taylor_rate(residuals: Sequence[Residual], slack: float) -> tuple[float, float] | None:
     """The rates at which ``|φ(h) − φ(0) − h ⟨u, g⟩|`` falls over the last two steps where it can be told from noise.
 
     ``slack`` is the rounding of ``⟨u, g⟩``. A rate is the exponent: 2 for a right gradient (more, where the second
     derivative vanishes), 1 for a wrong one. ``None`` if the remainder drowns in noise too soon to tell.
     """
     rates = []
-    for larger, smaller in itertools.pairwise(rungs):
+    for larger, smaller in itertools.pairwise(residuals):
         lost = 10 * smaller.h * (NOISE_MARGIN * smaller.noise + slack)
         if larger.remainder > 4 * FACTOR * lost:
             rates.append(math.log(larger.remainder / max(smaller.remainder, lost)) / math.log(FACTOR))

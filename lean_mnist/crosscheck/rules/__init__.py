@@ -1,1 +1,56 @@
-"""The rules of ``check_function``: each asks one question of a Function and answers with findings."""
+"""The rules of ``check_function``, each in the file named for it; adding one is writing a module here, and its test.
+
+A rule is a function of a ``Context`` that returns findings, registered by the decorator ``rule``. Every module of this
+package is imported, and the rules are asked in the order of their numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from lean_mnist.crosscheck.calls import CallFailed
+from lean_mnist.crosscheck.context import Context
+from lean_mnist.crosscheck.diagnosis import Kind
+from lean_mnist.crosscheck.report import Finding, failed
+
+Ask = Callable[[Context], "list[Finding]"]
+
+
+class Rule(NamedTuple):
+    """A rule; ``also`` are other names that its findings have, ``points_to`` is theirs (see ``Finding``)."""
+
+    name: str
+    order: int
+    ask: Ask
+    also: tuple[str, ...]
+    points_to: Kind | None
+
+    def findings(self, ctx: Context) -> list[Finding]:
+        """The findings, each with the rule's name unless it has another; a call that raises is one that failed."""
+        try:
+            found = self.ask(ctx)
+        except CallFailed as failure:  # it ran before, so it does not always
+            found = [failed(f"its {failure}")]
+        return [replace(finding, rule=finding.rule or self.name, points_to=self.points_to) for finding in found]
+
+
+_REGISTERED: list[Rule] = []
+
+
+def rule(name: str, *, order: int, also: tuple[str, ...] = (), points_to: Kind | None = None) -> Callable[[Ask], Ask]:
+    """Register the decorated function as the rule ``name``."""
+
+    def register(ask: Ask) -> Ask:
+        _REGISTERED.append(Rule(name, order, ask, also, points_to))
+        return ask
+
+    return register
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+RULES = tuple(sorted(_REGISTERED, key=lambda registered: registered.order))

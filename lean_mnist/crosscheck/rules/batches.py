@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,48 +12,45 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.calls import CallFailed, Subject, one_line
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.diagnosis import diagnose
-from lean_mnist.crosscheck.numerics.differences import finite_differences
-from lean_mnist.crosscheck.numerics.reference_outputs import (
-    reference_gradients,
-    reference_outputs,
-    settled_gradient,
-    settled_output,
-)
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, not_applicable, passed
+from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.rules.finite_differences import finite_differences
+from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
 from lean_mnist.errors import ArgumentError
 
-BATCH = "batch size"
 SIZES = (0, 1, 3, 17, 35)
 
-VaryBatch = "bool | Sequence[int] | Callable[[int], Sequence[Any]]"
 
-
-def batch_sizes(ctx: Context, vary: bool | Sequence[int] | Callable[[int], Sequence[Any]]) -> list[Finding]:
-    """Outputs and gradients at each of ``SIZES``: against the reference, or, without one, by finite differences.
-
-    ``vary`` is a function from a batch size to inputs; or the indices of the inputs whose dimension 0 is the batch; or
-    ``True`` for all tensors that are as long as the first checked one.
-    """
+@rule("batch size", order=140)
+def batch_sizes(ctx: Context) -> list[Finding]:
+    """Outputs and gradients at each of ``SIZES``: against the reference, or, without one, by finite differences."""
+    vary = ctx.vary_batch
     if vary is False:
-        return [not_applicable(BATCH, "vary_batch says which inputs have the batch as dimension 0, or makes others")]
+        return [not_applicable("vary_batch says which inputs have the batch as dimension 0, or makes others")]
     findings: list[Finding] = []
     refused = []
     for size in SIZES:
         inputs = _made(ctx, vary, size) if callable(vary) else _resized(ctx, vary, size)
-        at = Subject(ctx.subject.function, "function", inputs, ctx.checked, ctx.subject.seed, ctx.subject.clones)
+        words = "1 example" if size == 1 else f"{size} examples"
         try:
-            evaluated = at.call()
+            there = replace(
+                ctx,
+                subject=ctx.subject.at(inputs),
+                reference=None if ctx.reference is None else ctx.reference.at(inputs),
+                seed=ctx.seed + len(words),
+                probes=1,
+                noise={},
+                kinks=set(),
+            )
         except CallFailed as failure:
             if size and (ctx.reference is None or _runs(ctx.reference, inputs)):
-                findings.append(failed(BATCH, f"its {failure}", _words(size)))
+                findings.append(failed(f"its {failure}", words))
             else:
                 refused.append(str(size))
             continue
-        outputs = [y.detach() for y in evaluated.outputs]
-        findings += _at_size(ctx, at, outputs, _words(size))
+        findings += _failures(there, words)
     note = f"; {', '.join(refused)} refused with an error" if refused else ""
-    return findings or [passed(BATCH, f"right with {', '.join(map(str, SIZES))} examples{note}")]
+    return findings or [passed(f"right with {', '.join(map(str, SIZES))} examples{note}")]
 
 
 def _made(ctx: Context, vary: Callable[[int], Sequence[Any]], size: int) -> list[Any]:
@@ -65,10 +63,6 @@ def _made(ctx: Context, vary: Callable[[int], Sequence[Any]], size: int) -> list
         found = len(inputs) if isinstance(inputs, (list, tuple)) else type(inputs).__name__
         raise ArgumentError(f"vary_batch: expected a list of {expected} inputs for {size} examples, found {found}")
     return list(inputs)
-
-
-def _words(size: int) -> str:
-    return "1 example" if size == 1 else f"{size} examples"
 
 
 def _runs(reference: Subject, inputs: Sequence[Any]) -> bool:
@@ -99,35 +93,22 @@ def _resized(ctx: Context, vary: bool | Sequence[int], size: int) -> list[Any]:
     return inputs
 
 
-def _at_size(ctx: Context, at: Subject, outputs: list[Tensor], words: str) -> list[Finding]:
-    if ctx.reference is None:
-        there = replace(ctx, subject=at, outputs=outputs, probes=1, noise={}, seed=ctx.seed + len(words))
-        try:
-            at.vjp(ctx.gaussian(outputs))
-        except CallFailed as failure:
-            return [failed(BATCH, f"its {failure}", words)]
-        wrong = [finding for finding in finite_differences(there) if finding.verdict is Verdict.FAILED]
-        return [replace(f, rule=BATCH, text=f"{BATCH}, {words}: {f.text}", subject=words) for f in wrong]
-    reference = Subject(ctx.reference.function, "reference", at.inputs, ctx.checked, ctx.reference.seed)
+def _failures(there: Context, words: str) -> list[Finding]:
+    """The failures at one batch size. Values at which the reference is not finite are left out."""
     try:
-        expected = reference_outputs(reference, [y.dtype for y in outputs])
-        upstream = ctx.gaussian(outputs)
-        ours = at.vjp(upstream)
-        answer = reference_gradients(reference, upstream)
+        there.subject.vjp(there.gaussian())
+        reference = there.reference
+        if reference is not None:
+            shapes = [y.shape for y in reference.call(dtype=torch.float64).outputs]
+            if [y.shape for y in there.outputs] != shapes:
+                return [failed("another output shape than the reference's", words)]
+        found = finite_differences(there) if reference is None else compare_with_reference(there)
     except CallFailed as failure:
-        return [failed(BATCH, f"its {failure}", words)]
-    except ArgumentError:  # the reference does not take this size
+        return [failed(f"its {failure}", words)]
+    except ArgumentError:  # the reference does not take this size, or has no finite gradient there
         return []
-    if [y.shape for y in outputs] != [y.shape for y in expected.exact]:
-        return [failed(BATCH, "another output shape than the reference's", words)]
-    findings = []
-    for k, y in enumerate(outputs):
-        divergence = settled_output(expected, k, f"output {k}", y, reference, ctx.generator)
-        if not divergence.passed and bool(expected.exact[k].isfinite().all()):
-            findings.append(failed(BATCH, str(divergence), words, diagnose(y, expected.exact[k])))
-    for place, g in enumerate(ours):
-        name = f"gradient of {ctx.name(place)}"
-        divergence = settled_gradient(answer, place, name, g, reference, upstream, ctx.generator)
-        if not divergence.passed and bool(answer.exact[place].isfinite().all()):
-            findings.append(failed(BATCH, str(divergence), words, diagnose(g, answer.exact[place])))
-    return findings
+    return [
+        failed(f.line, words, f.diagnosis)
+        for f in found
+        if f.verdict is Verdict.FAILED and (f.divergence is None or math.isfinite(f.divergence.reference))
+    ]

@@ -8,51 +8,48 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-from lean_mnist.crosscheck.calls import one_line, seed_everything
+from lean_mnist.crosscheck.calls import floating_outputs, in_dtype, one_line
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.numerics import step_sizes as ladders
-from lean_mnist.crosscheck.numerics.differences import joint_line
-from lean_mnist.crosscheck.report import Finding, failed, kink, not_applicable, passed
+from lean_mnist.crosscheck.numerics.differences import MOVE, line_through
+from lean_mnist.crosscheck.numerics.kinks import kink_within
+from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, STEPS, noise_of, residuals_along
+from lean_mnist.crosscheck.report import GRADCHECK, Finding, failed, kink, not_applicable, passed
+from lean_mnist.crosscheck.rules import rule
 
-GRADCHECK = "gradcheck"
 # It calls the function twice an input number; beyond this many it would take minutes.
 GRADCHECK_NUMBERS = 2000
 EPS, RTOL, ATOL = 1e-6, 1e-5, 1e-7
-MOVE = 0.02  # by how much of its size a point at a kink is moved
 
 
-def gradcheck(ctx: Context) -> tuple[str, list[Finding]]:
+@rule(GRADCHECK, order=130)
+def gradcheck(ctx: Context) -> list[Finding]:
     """``torch.autograd.gradcheck`` in float64 where it suits: few numbers, of ordinary size, little noise."""
-    numbers = sum(ctx.subject.inputs[i].numel() for i in ctx.checked)
-    outputs = sum(y.numel() for y in ctx.outputs)
-    why = ""
-    if max(numbers, outputs) > GRADCHECK_NUMBERS:
-        limit = f"more than the {GRADCHECK_NUMBERS:,} that finite differences suit"
-        why = f"{max(numbers, outputs):,} numbers, {limit}"
-    elif ctx.float64:
-        why = f"the function does not take float64 ({ctx.float64})"
-    else:
-        why = _unsuitable(ctx)
+    why = _unsuitable(ctx)
     if why:
-        return f"not run: {why}", [not_applicable(GRADCHECK, why)]
-    error = _run_gradcheck(ctx, ctx.subject.inputs)
+        return [not_applicable(why)]
+    error = _refusal(ctx, ctx.subject.inputs)
     if not error:
-        return "passed", [passed(GRADCHECK, f"rtol {RTOL:g}, in float64")]
-    if _at_kink(ctx) and not _run_gradcheck(ctx, ctx.subject.moved(ctx.generator, MOVE, torch.float64)):
-        return f"kink: {error}", [kink(GRADCHECK, f"{error}; a little aside it passes")]
-    return f"failed: {error}", [failed(GRADCHECK, error)]
+        return [passed(f"rtol {RTOL:g}, in float64")]
+    if _at_kink(ctx) and not _refusal(ctx, ctx.subject.moved(ctx.generator, MOVE, torch.float64)):
+        return [kink(f"{error}; at a perturbed point it passes")]
+    return [failed(error)]
 
 
 def _unsuitable(ctx: Context) -> str:
-    for place, i in enumerate(ctx.checked):
-        x = ctx.subject.inputs[i]
-        largest = float(x.detach().abs().max()) if x.numel() else 0.0
+    """Why gradcheck does not suit the function at these inputs; empty if it does."""
+    inputs = [ctx.subject.inputs[i].detach() for i in ctx.checked]
+    numbers = max(sum(x.numel() for x in inputs), sum(y.numel() for y in ctx.outputs))
+    if numbers > GRADCHECK_NUMBERS:
+        return f"{numbers:,} numbers, more than the {GRADCHECK_NUMBERS:,} that finite differences suit"
+    if ctx.why_not_float64:
+        return f"the function does not take float64 ({ctx.why_not_float64})"
+    for place, x in enumerate(inputs):
+        largest = float(x.abs().max()) if x.numel() else 0.0
         if largest > 1e4 or 0 < largest < 1e-3:
             return f"numbers as large as {largest:.1g} in {ctx.name(place)} do not suit its fixed step of 1e-6"
     return ""
@@ -60,31 +57,21 @@ def _unsuitable(ctx: Context) -> str:
 
 def _at_kink(ctx: Context) -> bool:
     """Whether the function has a kink within gradcheck's reach of the point."""
-    upstream = [v.double() for v in ctx.gaussian() if v is not None]
-    line = joint_line(ctx, upstream)
-    gradients = [g.double() for g in ctx.subject.vjp(upstream, dtype=torch.float64)]
-    noise = ladders.noise_of(line, ladders.SPACINGS[torch.float64])
-    rungs = ladders.climb(line, gradients, noise, ladders.STEPS[torch.float64])
-    return ladders.kinked(rungs, largest=2.0**-15)
+    upstream = [v.double() for v in ctx.gaussian()]
+    line = line_through(ctx.subject, range(len(ctx.checked)), torch.float64, ctx.generator, upstream)
+    gradients = ctx.subject.vjp(upstream, dtype=torch.float64)
+    noise = noise_of(line, SPACINGS[torch.float64])
+    return kink_within(residuals_along(line, gradients, noise, STEPS[torch.float64]), largest=2.0**-15)
 
 
-def _run_gradcheck(ctx: Context, inputs: Sequence[object]) -> str:
+def _refusal(ctx: Context, inputs: Sequence[object]) -> str:
     """Why ``gradcheck`` refuses the function at ``inputs``, in a line; empty if it does not."""
-    given: Any = []
-    for i, x in enumerate(inputs):
-        if isinstance(x, Tensor):
-            x = x.detach().clone()
-            x = x.double() if x.is_floating_point() else x
-            x.requires_grad_(i in ctx.checked)
-        given.append(x)
+    given = [x.clone() if isinstance(x, Tensor) else x for x in in_dtype(inputs, torch.float64)]
+    for i in ctx.checked:
+        given[i].requires_grad_()
 
     def function(*arguments: object) -> tuple[Tensor, ...]:
-        if ctx.subject.seed is not None:
-            seed_everything(ctx.subject.seed)
-        copies = [x.clone() if ctx.subject.clones and isinstance(x, Tensor) else x for x in arguments]
-        result = ctx.subject.function(*copies)
-        every = [result] if isinstance(result, Tensor) else list(result)
-        return tuple(y for y in every if isinstance(y, Tensor) and y.is_floating_point())
+        return tuple(floating_outputs(ctx.subject(*arguments), "function"))
 
     try:
         with warnings.catch_warnings(), torch.enable_grad():

@@ -3,8 +3,8 @@
 Autocast hands matrix products and their kin bfloat16, and leaves everything else alone. So a Function of which nothing
 was computed in a lower precision, and whose outputs are the same bit for bit, owes the gradients that it gives without
 autocast, to the rounding of their own precision. Elsewhere gradients may be off by the rounding of bfloat16. How much
-that is, is measured: by how far they scatter when every rounding on the way is drawn anew (``jitter``), a computation
-in bfloat16 in bfloat16's last place.
+that is, is measured: by how far they scatter under ulp perturbations, a computation in bfloat16 in bfloat16's last
+place.
 
 Rounding errors are many and of both signs; a wrong factor is one. So beside the size of the difference, the factor by
 which the gradient is larger than without autocast is held against how far it scatters, and of many numbers it does not
@@ -21,54 +21,65 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Upstream, copies, norm, one_line
+from lean_mnist.crosscheck.calls import CallFailed, norm, one_line, same_bits
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import diagnose
-from lean_mnist.crosscheck.numerics.perturbation import Jitter, rounded_anew
+from lean_mnist.crosscheck.numerics.perturbation import Perturbing, perturbed_inputs
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
-from lean_mnist.crosscheck.rules.linearity_and_layout import different
-from lean_mnist.crosscheck.rules.purity_and_determinism import same
+from lean_mnist.crosscheck.rules import rule
 from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
 
 AUTOCAST = "autocast"
-REFUSED = "refused with an error"
 BFLOAT16_UNIT = torch.finfo(torch.bfloat16).eps / 2
 LOWERED = (torch.bfloat16, torch.float16)
 # The least that rounding explains, in units of bfloat16's rounding, and how many times what is seen to
 # scatter. A result that is moved by a unit in its last place scatters about three times as far as rounding moves it.
 FLOOR_UNITS = 2.0
 SPREAD_FACTOR = 3.0
-# So often are roundings drawn anew before a difference counts. Seldom are so many needed, but a pre-activation that
+# So often are results perturbed before a difference counts. Seldom are so many needed, but a pre-activation that
 # rounding puts on the other side of a kink, and with it much of a small gradient, does so in some of the draws only.
 DRAWS = 24
 
+_Run = Callable[..., "tuple[list[Tensor], list[Tensor]]"]
 
+
+@rule(AUTOCAST, order=120)
 def autocast(ctx: Context) -> list[Finding]:
     """Under ``torch.autocast`` in bfloat16: an error, or the gradients without it, as its precision lets them be."""
     device = ctx.subject.inputs[ctx.checked[0]].device.type
     if torch.float32 not in ctx.dtypes:
-        return [not_applicable(AUTOCAST, "it acts on float32 inputs only")]
+        return [not_applicable("it acts on float32 inputs only")]
     if not torch.amp.is_autocast_available(device):
-        return [not_applicable(AUTOCAST, f"there is none on {device}")]
+        return [not_applicable(f"there is none on {device}")]
     upstream = ctx.gaussian()
-    expected = ctx.gradients(upstream)
+    expected = ctx.subject.vjp(upstream)
+
+    def run(whole: bool, inputs: Sequence[Any] | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs and gradients with the forward, or the whole, under autocast."""
+        with torch.autocast(device, torch.bfloat16):
+            evaluated = ctx.subject.call(inputs)
+            if whole:
+                gradients = evaluated.gradients(ctx.checked, upstream)
+        if not whole:
+            gradients = evaluated.gradients(ctx.checked, upstream)
+        return [y.detach() for y in evaluated.outputs], gradients
+
     texts: list[str] = []
     for words, whole in (("the forward", False), ("forward and backward", True)):
         try:
-            outputs, found = _under_autocast(ctx, upstream, device, whole)
-            lowered = not _same_bits(outputs, ctx.outputs) or _computes_lower(ctx, upstream, device, whole)
+            outputs, found = run(whole)
+            lowered = not _same_outputs(outputs, ctx.outputs) or _computes_lower(functools.partial(run, whole))
             if lowered:
-                again = functools.partial(_again, ctx, upstream, device, whole)
-                places = unexplained(found, expected, again)
+                places = unexplained(found, expected, functools.partial(_perturbed, ctx, run, whole))
             else:
-                places = different(ctx, found, expected, upstream)
+                places = ctx.differing(found, expected, upstream)
         except CallFailed as failure:
-            texts.append(f"{REFUSED} (its {one_line(failure, 120)})")
+            texts.append(f"refused with an error (its {one_line(failure, 120)})")
             continue
-        if places:
-            return [_wrong(words, lowered, found[place], expected[place], ctx.name(place)) for place in places]
+        for place in places:
+            return [_wrong(words, lowered, found[place], expected[place], ctx.name(place))]
         texts.append("within bfloat16's precision" if lowered else "the same as without it")
-    return [passed(AUTOCAST, "; ".join(dict.fromkeys(texts)))]
+    return [passed("; ".join(dict.fromkeys(texts)))]
 
 
 def _wrong(words: str, lowered: bool, found: Tensor, expected: Tensor, name: str) -> Finding:
@@ -76,13 +87,13 @@ def _wrong(words: str, lowered: bool, found: Tensor, expected: Tensor, name: str
     tolerance = 0.05 * norm(expected) / max(expected.numel(), 1) ** 0.5 if lowered else None
     if not lowered:
         text += ", though nothing was computed in a lower precision"
-    return failed(AUTOCAST, text, name, diagnose(found, expected, tolerance=tolerance))
+    return failed(text, name, diagnose(found, expected, tolerance=tolerance))
 
 
 def unexplained(found: Sequence[Tensor], expected: Sequence[Tensor], again: Callable[[], list[Tensor]]) -> list[int]:
     """The places where rounding to bfloat16 does not explain that ``found`` is not ``expected``.
 
-    ``again`` gives ``found`` with its roundings drawn anew. Numbers that are not finite are explained by nothing.
+    ``again`` gives ``found`` with ulp perturbations. Numbers that are not finite are explained by nothing.
     """
     measures = [_measures(g, e, e) for g, e in zip(found, expected, strict=True)]
     floor = [FLOOR_UNITS * BFLOAT16_UNIT * norm(e) + torch.finfo(torch.float32).tiny for e in expected]
@@ -109,35 +120,17 @@ def _measures(a: Tensor, b: Tensor, direction: Tensor) -> tuple[float, float]:
     return norm(difference), part
 
 
-def _again(ctx: Context, upstream: Upstream, device: str, whole: bool) -> list[Tensor]:
+def _perturbed(ctx: Context, run: _Run, whole: bool) -> list[Tensor]:
     try:
-        with Jitter(ctx.generator):
-            return _under_autocast(ctx, upstream, device, whole)[1]
+        with Perturbing(ctx.generator):
+            return run(whole)[1]
     except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
-        inputs = rounded_anew(ctx.subject, ctx.generator, BFLOAT16_UNIT)
-        return _under_autocast(ctx, upstream, device, whole, inputs)[1]
+        return run(whole, perturbed_inputs(ctx.subject, ctx.generator, BFLOAT16_UNIT))[1]
 
 
-def _under_autocast(
-    ctx: Context, upstream: Upstream, device: str, whole: bool, inputs: Sequence[Any] | None = None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs and gradients with the forward, or the ``whole``, under autocast."""
-    with torch.autocast(device, torch.bfloat16):
-        evaluated = ctx.subject.call(inputs)
-        if whole:
-            found = evaluated.vjp(ctx.checked, copies(upstream))
-    if not whole:
-        found = evaluated.vjp(ctx.checked, copies(upstream))
-    gradients = [
-        torch.zeros_like(evaluated.leaves[i]) if g is None else g.detach()
-        for i, g in zip(ctx.checked, found, strict=True)
-    ]
-    return [y.detach() for y in evaluated.outputs], gradients
-
-
-def _same_bits(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def _same_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     pairs = list(zip(found, expected, strict=False))
-    return len(found) == len(expected) and all(a.dtype == b.dtype and same(a, b) for a, b in pairs)
+    return len(found) == len(expected) and all(a.dtype == b.dtype and same_bits(a, b) for a, b in pairs)
 
 
 class _Watch(DispatchMode):
@@ -149,17 +142,17 @@ class _Watch(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        results = [result] if isinstance(result, Tensor) else result if isinstance(result, (tuple, list)) else []
+        results = result if isinstance(result, (tuple, list)) else [result]
         if not returns_a_view(func) and operation_name(func) not in ("_to_copy", "clone"):
             self.lowered |= any(isinstance(x, Tensor) and x.dtype in LOWERED for x in results)
         return result
 
 
-def _computes_lower(ctx: Context, upstream: Upstream, device: str, whole: bool) -> bool:
+def _computes_lower(run: Callable[[], object]) -> bool:
     watch = _Watch()
     try:
         with watch:
-            _under_autocast(ctx, upstream, device, whole)
+            run()
     except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
         return True
     return watch.lowered

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 
-from lean_mnist.crosscheck.numerics import step_sizes as ladders
+from lean_mnist.crosscheck.numerics import step_sizes
+from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
 from lean_mnist.crosscheck.numerics.step_sizes import (
     Line,
-    Rung,
-    climb,
-    explained_by_kink,
+    Residual,
     extrapolate,
     noise_of,
+    residuals_along,
     taylor_rate,
 )
 
-STEPS = ladders.STEPS[torch.float64]
+STEPS = step_sizes.STEPS[torch.float64]
 ONE = torch.ones((), dtype=torch.float64)
 
 
@@ -40,11 +40,11 @@ FUNCTIONS = {
 def test_the_error_estimate_holds(name, x) -> None:
     function, derivative = FUNCTIONS[name]
     along = line(function, x)
-    noise = noise_of(along, ladders.SPACINGS[torch.float64])
+    noise = noise_of(along, step_sizes.SPACINGS[torch.float64])
     scale = max(abs(x), 1.0)
     for said in (0.0, derivative(x), 2.0):
-        rungs = climb(along, [torch.tensor(said, dtype=torch.float64)], noise, STEPS)
-        slope = extrapolate(rungs)
+        residuals = residuals_along(along, [torch.tensor(said, dtype=torch.float64)], noise, STEPS)
+        slope = extrapolate(residuals)
         assert abs(slope.residual / scale - (derivative(x) - said)) <= slope.error / scale
         assert slope.error <= 1e-9 * (1 + abs(derivative(x))) * scale
 
@@ -52,16 +52,16 @@ def test_the_error_estimate_holds(name, x) -> None:
 def test_the_estimate_of_a_noisy_function_is_honest() -> None:
     """One that rounds to float32 on the way, whatever it is given."""
     along = line(lambda x: torch.sin(x.float()).double(), 0.7)
-    noise = noise_of(along, ladders.SPACINGS[torch.float64])
+    noise = noise_of(along, step_sizes.SPACINGS[torch.float64])
     assert 2**-27 < noise < 2**-22
-    slope = extrapolate(climb(along, [ONE * 0], noise, STEPS))
+    slope = extrapolate(residuals_along(along, [ONE * 0], noise, STEPS))
     assert abs(slope.residual - math.cos(0.7)) <= slope.error
     assert 1e-9 < slope.error < 1e-3
 
 
 def test_noise_is_that_of_the_precision_and_a_kink_is_none() -> None:
     for function in (torch.sin, lambda x: x.abs() + x):
-        assert noise_of(line(function, 0.0), ladders.SPACINGS[torch.float64]) < 1e-14
+        assert noise_of(line(function, 0.0), step_sizes.SPACINGS[torch.float64]) < 1e-14
 
 
 @pytest.mark.parametrize(
@@ -70,49 +70,49 @@ def test_noise_is_that_of_the_precision_and_a_kink_is_none() -> None:
 def test_in_lower_precisions(dtype: torch.dtype) -> None:
     along = line(torch.sin, 0.7, dtype)
     x = float(along.points[0])
-    noise = noise_of(along, ladders.SPACINGS[dtype])
-    slope = extrapolate(climb(along, [ONE * 0], noise, ladders.STEPS[dtype]))
+    noise = noise_of(along, step_sizes.SPACINGS[dtype])
+    slope = extrapolate(residuals_along(along, [ONE * 0], noise, step_sizes.STEPS[dtype]))
     assert abs(slope.residual - math.cos(x)) <= 2 * slope.error
     assert slope.error < {torch.float32: 1e-3, torch.float16: 0.2, torch.bfloat16: 1.0}[dtype]
 
 
 def test_steps_out_of_the_domain_are_left_out() -> None:
-    rungs = climb(line(torch.log, 1e-2), [ONE * 0], 0.0, STEPS)
-    assert 0 < len(rungs) < 11
-    assert all(rung.h < 1e-2 for rung in rungs)
+    residuals = residuals_along(line(torch.log, 1e-2), [ONE * 0], 0.0, STEPS)
+    assert 0 < len(residuals) < 11
+    assert all(residual.h < 1e-2 for residual in residuals)
 
 
 def test_the_taylor_rate() -> None:
     sine = line(torch.sin, 0.7)
-    noise = noise_of(sine, ladders.SPACINGS[torch.float64])
+    noise = noise_of(sine, step_sizes.SPACINGS[torch.float64])
     right, wrong = ONE * math.cos(0.7), ONE * math.cos(0.7) * 1.01
-    assert taylor_rate(climb(sine, [right], noise, STEPS), 1e-16)[1] == pytest.approx(2, abs=0.1)
-    assert taylor_rate(climb(sine, [wrong], noise, STEPS), 1e-16)[1] == pytest.approx(1, abs=0.1)
+    assert taylor_rate(residuals_along(sine, [right], noise, STEPS), 1e-16)[1] == pytest.approx(2, abs=0.1)
+    assert taylor_rate(residuals_along(sine, [wrong], noise, STEPS), 1e-16)[1] == pytest.approx(1, abs=0.1)
     linear = line(lambda x: 3 * x, 0.7)
-    assert taylor_rate(climb(linear, [ONE * 3], 1e-16, STEPS), 1e-16) is None
+    assert taylor_rate(residuals_along(linear, [ONE * 3], 1e-16, STEPS), 1e-16) is None
 
 
 def test_a_kink_is_told_from_curvature_and_from_a_wrong_gradient() -> None:
     noise = 1e-16
-    kink = climb(line(torch.abs, 0.0), [ONE], noise, STEPS)
+    kink = residuals_along(line(torch.abs, 0.0), [ONE], noise, STEPS)
     assert extrapolate(kink).residual == pytest.approx(-1)
     assert explained_by_kink(kink, -1.0)
     for curved, wrong in ((torch.sin, 1e-8), (torch.exp, 1e-8), (lambda x: 1e3 * x * x, 1e-6), (torch.sin, 0.5)):
-        smooth = climb(line(curved, 0.7), [torch.func.grad(curved)(0.7 * ONE) + wrong], noise, STEPS)
+        smooth = residuals_along(line(curved, 0.7), [torch.func.grad(curved)(0.7 * ONE) + wrong], noise, STEPS)
         assert not explained_by_kink(smooth, -wrong)
 
 
 def test_a_jump_is_no_wrong_gradient() -> None:
-    jump = climb(line(torch.sign, 0.0), [ONE * 0], 1e-16, STEPS)
+    jump = residuals_along(line(torch.sign, 0.0), [ONE * 0], 1e-16, STEPS)
     assert explained_by_kink(jump, extrapolate(jump).residual)
 
 
 def test_enough_stops_early() -> None:
-    rungs = climb(line(torch.sin, 0.7), [ONE * math.cos(0.7)], 1e-16, STEPS, enough=1e-6)
-    assert len(rungs) < 6
-    assert extrapolate(rungs).error < 1e-6
+    residuals = residuals_along(line(torch.sin, 0.7), [ONE * math.cos(0.7)], 1e-16, STEPS, enough=1e-6)
+    assert len(residuals) < 6
+    assert extrapolate(residuals).error < 1e-6
 
 
 def test_one_step_is_not_enough_to_tell() -> None:
-    assert extrapolate([Rung(0.1, 1.0, 1.0, 0.0)]) is None
+    assert extrapolate([Residual(0.1, 1.0, 1.0, 0.0)]) is None
     assert extrapolate([]) is None

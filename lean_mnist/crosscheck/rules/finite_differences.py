@@ -1,0 +1,85 @@
+"""Adaptive finite differences of the function along random directions, one input at a time, and the Taylor test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lean_mnist.crosscheck.calls import Subject, norm
+from lean_mnist.crosscheck.context import Context
+from lean_mnist.crosscheck.numerics.differences import Judgement, Outcome, past_kinks, same_in_float64, slope_test
+from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, Line, noise_of
+from lean_mnist.crosscheck.report import Finding, Verdict
+from lean_mnist.crosscheck.rules import rule
+
+DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
+
+
+@rule(DIFFERENCES, order=30, also=(TAYLOR,))
+def finite_differences(ctx: Context) -> list[Finding]:
+    """The gradient in float64, and in the precision under test where the comparison does not say more of it."""
+    in64, own = not ctx.why_not_float64, ctx.dtypes[0]
+    runs = [(torch.float64, torch.float64)] if in64 else []
+    if own != torch.float64 and (ctx.reference is None or not in64):
+        runs.append((own, torch.float64 if in64 and same_in_float64(ctx) else own))
+    findings: list[Finding] = []
+    for precision, differences_in in runs:
+        probes = ctx.probes if precision == torch.float64 or not in64 else 1
+        for place, i in enumerate(ctx.checked):
+            if ctx.subject.inputs[i].numel():
+                findings += _one_input(ctx, place, precision, differences_in, probes)
+    return findings
+
+
+def _one_input(
+    ctx: Context, place: int, precision: torch.dtype, differences_in: torch.dtype, probes: int
+) -> list[Finding]:
+    def judge_at(subject: Subject) -> Outcome:
+        return _along_one_input(ctx, subject, place, precision, differences_in)
+
+    outcomes = []
+    for _ in range(probes):
+        outcome, at = past_kinks(judge_at, ctx.subject, ctx.generator, differences_in)
+        if Verdict.KINK in outcome.verdicts or at is not ctx.subject:
+            ctx.kinks.add(place)
+        outcomes.append(outcome)
+        if outcome.verdicts == (Verdict.FAILED, Verdict.FAILED):
+            break
+    findings = [_gravest(DIFFERENCES, [o.slope for o in outcomes], precision, ctx.name(place))]
+    if differences_in == precision:
+        findings.append(_gravest(TAYLOR, [o.taylor for o in outcomes], precision, ctx.name(place)))
+    return findings
+
+
+def _gravest(rule: str, judgements: Sequence[Judgement], precision: torch.dtype, name: str) -> Finding:
+    verdict, text = min(judgements, key=lambda judgement: judgement.verdict.rank)
+    return Finding(verdict, f"{text}, in {str(precision).removeprefix('torch.')}", name, rule=rule)
+
+
+def _along_one_input(
+    ctx: Context, subject: Subject, place: int, precision: torch.dtype, differences_in: torch.dtype
+) -> Outcome:
+    """Judge the gradient of one input, computed in ``precision``, by differences taken in ``differences_in``."""
+    dtype = torch.float64 if precision == torch.float64 else None
+    if dtype is None:  # a point perturbed in another precision
+        pairs = zip(subject.inputs, ctx.subject.inputs, strict=True)
+        subject = subject.at([x.to(y.dtype) if isinstance(x, Tensor) else x for x, y in pairs])
+    # What an output that is not differentiable does is not the backward's affair.
+    pairs = zip(ctx.gaussian(), ctx.differentiable, strict=True)
+    upstream = [v.to(dtype or v.dtype) * differentiable for v, differentiable in pairs]
+    gradients = subject.vjp(upstream, dtype=dtype)
+    weight = max(sum(norm(v) ** 2 for v in upstream) ** 0.5, 1e-300)
+
+    def noise(line: Line) -> float:
+        key = (place, differences_in)
+        if key not in ctx.noise:
+            ctx.noise[key] = noise_of(line, SPACINGS[differences_in]) / weight
+        return ctx.noise[key] * weight
+
+    unit = torch.finfo(gradients[place].dtype).eps / 2 if dtype is not None else ctx.unit
+    return slope_test(
+        subject, [place], upstream, gradients, ctx.generator,
+        precision=differences_in, unit=unit, noise=noise, dtype=dtype,
+    )  # fmt: skip
