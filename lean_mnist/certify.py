@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from lean_mnist.generalization.certificates.document import Certificate
+    from lean_mnist.generalization.imports import NetworkFile
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class CertifyArguments:
     """
 
     checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
-    """best.pt or last.pt of a run; or a quantised network (.json), certified by the examples it was learned from."""
+    """best.pt or last.pt of a run; a quantised network (.json), certified by the examples it was learned from; or a
+    network trained elsewhere: .onnx, .safetensors, a PyTorch state_dict, a pickle of MLCERT (.pkl, .pkl.gz)."""
     check: str | None = None
     """Instead, check this certificate.json: count again from raw weights and data, and derive every number again."""
     redraw: int = 500
@@ -44,7 +47,17 @@ class CertifyArguments:
     candidates: int = 1
     """Of a quantised network: how many spaces and codes this one was chosen among."""
     dataset: str = "auto"
-    """Of a quantised network: what it was learned from."""
+    """Of a network without a run: the data whose examples are counted."""
+    split: Literal["auto", "test", "train"] = "auto"
+    """Of a network without a run: count on the test split, which must have taught it nothing; or, if it is quantised,
+    on the training split, and pay for its bits. auto: train for .json and with --quantize, else test."""
+    scaling: tuple[float, float] | None = None
+    """Of a network from elsewhere: MEAN and SCALE of its features (pixel - MEAN) / SCALE, if the file states none."""
+    accuracy: str | None = None
+    """Of a network from elsewhere: as measured there on the test split. Then square weights are read either way, images
+    upright or transposed, pixels scaled to 1 or not, and the reading that has this accuracy, within 0.001, is taken."""
+    quantize: int | None = None
+    """Round the weights to so many bits, 1 to 16, before certifying, and write the result as network.json."""
     precision: Literal["auto", "float32", "float64"] = "auto"
     """How roughly the network may be run; an example whose outcome such rounding could change counts as an error. auto:
     float64 for several hidden layers or more than 512 units in one, float32 otherwise."""
@@ -64,10 +77,12 @@ def main() -> None:
     if arguments.check is not None:
         check(arguments, arguments.check)
         return
-    if str(arguments.checkpoint).endswith(".json"):
-        report(arguments, *certify_quantized(arguments, str(arguments.checkpoint)))
-        return
-    report(arguments, *certify_checkpoint(arguments, str(arguments.checkpoint)))
+    from lean_mnist.generalization.imports import NetworkFile, kind_of
+
+    kind = kind_of(str(arguments.checkpoint))
+    of_run = kind is NetworkFile.CHECKPOINT and arguments.quantize is None
+    make = certify_checkpoint if of_run else functools.partial(certify_file, kind=kind)
+    report(arguments, *make(arguments, str(arguments.checkpoint)))
 
 
 def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
@@ -104,24 +119,45 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
     )
 
 
-def certify_quantized(arguments: CertifyArguments, path: str) -> tuple[Certificate, Path]:
-    """Certify the quantised network at ``path`` by the examples it was learned from; written beside it or in ``--out``.
+def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> tuple[Certificate, Path]:
+    """Certify a network that has no run, or rounded weights of one; written beside its file or into ``--out``.
 
     Raises ``ArgumentError``, ``DataError``, ``BoundError`` or ``CertificateError``.
     """
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.code_length import certify_network
-    from lean_mnist.generalization.spaces import read_network
+    from lean_mnist.generalization.imports import NetworkFile, certify_reading, read_for
+    from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
 
-    folder = existing(arguments.out or Path(path).parent)
-    certificate = certify_network(
-        read_network(path),
-        load_dataset(arguments.dataset, arguments.data_dir or "data"),
-        code=arguments.code,
-        candidates=arguments.candidates,
-        deltas=arguments.delta,
-        bounds=arguments.bound,
+    quantize = arguments.quantize
+    training = arguments.split == "train" or (
+        arguments.split == "auto" and (kind is NetworkFile.QUANTIZED or quantize is not None)
     )
+    if kind is NetworkFile.CHECKPOINT and not (training and arguments.out):
+        raise CertificateError("--quantize: of a checkpoint expected with --out FOLDER and without --split test")
+    folder = existing(arguments.out or Path(path).parent)
+    dataset = load_dataset(arguments.dataset, arguments.data_dir or "data")
+    reading = read_for(dataset, path, kind, scaling=arguments.scaling, accuracy=arguments.accuracy, quantize=quantize)
+    network, (deltas, bounds) = reading.network, (arguments.delta, arguments.bound)
+    if not training:
+        certificate = certify_reading(
+            reading,
+            dataset,
+            deltas=deltas,
+            bounds=bounds,
+            looks=arguments.looks,
+            adaptive=arguments.adaptive,
+            precision=arguments.precision,
+        )
+    elif isinstance(network, QuantizedNetwork):
+        code, candidates = arguments.code, arguments.candidates * reading.readings
+        certificate = certify_network(network, dataset, code=code, candidates=candidates, deltas=deltas, bounds=bounds)
+    else:
+        raise CertificateError(
+            "--split: expected test, or --quantize BITS; only a quantised network has bits to pay for"
+        )
+    if quantize is not None and isinstance(network, QuantizedNetwork):
+        write_network(folder / "network.json", network)
     return certificate, certificate.write(folder)
 
 

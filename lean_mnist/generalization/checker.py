@@ -103,6 +103,7 @@ result somebody or something could act on. Nothing else of it influenced the wei
 SMOOTH = _text("""The functions exp, tanh and erf, here and where the network is run, are within 16 units of rounding,
 counted against 1 + |z|.""")
 SELECTED_BY = "a validation split, cut from the training examples"
+SELECTED_ELSEWHERE = "whoever made the network elsewhere; that it was none of this split is taken on trust"
 ADAPTIVE = "Of what each look showed, nothing but its number of errors influenced what was made or looked at next."
 NOT_ADAPTIVE = "No network that was looked at was made, chosen or changed because of what an earlier look showed."
 THEOREMS = {
@@ -268,7 +269,8 @@ _THEOREM = dict(formula=str, source=str)
 _PAC_CLAIM: Fields = dict(delta=_DELTA, empirical_risk=_RISK, risk=_RISK, vacuous=bool, accuracy=str)
 _COUNTS = dict(examples=_COUNT, errors=whole(0, 10**7), correct=int)
 _EVALUATION: Fields = dict(step=_NUMBER, purpose=one_of("track", "final"), errors=_NUMBER)
-_NOT_USED = dict(learned_from=one_of(False), selected=one_of("nothing"), selected_by=one_of(SELECTED_BY))
+_SELECTED_BY = one_of(SELECTED_BY, SELECTED_ELSEWHERE)
+_NOT_USED = dict(learned_from=one_of(False), selected=one_of("nothing"), selected_by=_SELECTED_BY)
 _NORMALIZATION = dict(kind=one_of("standard", "unit", "per-image"), mean=_MEAN, scale=_SCALE)
 _NETWORK = dict(activation=one_of(*ACTIVATIONS), bias=bool, normalization=_NORMALIZATION, unit=one_of(*UNITS.values()))
 _SPACE = dict(bits=whole(1, 16), biases=bool, encoding=one_of("integer", "float16"), denominator=whole(1, 10**6))

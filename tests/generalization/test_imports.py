@@ -1,4 +1,4 @@
-"""Networks from elsewhere: read right, verified on data, and nothing hostile is run or believed."""
+"""Networks from elsewhere: read right, verified on data, certified, and nothing hostile is run or believed."""
 
 from __future__ import annotations
 
@@ -7,33 +7,45 @@ import json
 import os
 import pickle
 import struct
+import sys
+import zipfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 import pytest
+import safetensors.numpy
 import torch
+from onnx import helper, numpy_helper
 
+from lean_mnist.certify import main as certify_command
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.errors import ArgumentError, DataError
+from lean_mnist.errors import ArgumentError, CertificateError, DataError, LeanMnistError
+from lean_mnist.generalization import checker
 from lean_mnist.generalization.imports import (
     ImportedNetwork,
+    NetworkFile,
     Scaling,
-    network_from_tensors,
-    read_arrays,
+    import_network,
+    kind_of,
     read_mlcert,
-    read_network,
-    read_onnx,
-    read_safetensors,
-    read_state_dict,
     verify_on_data,
 )
 from lean_mnist.generalization.imports import files as files_module
-from lean_mnist.generalization.quantize import fold_scaling, quantize_layers
-from lean_mnist.generalization.spaces import IntegerNetwork, code_length
+from lean_mnist.generalization.imports import onnx as onnx_module
+from lean_mnist.generalization.imports.onnx import read_onnx
+from lean_mnist.generalization.imports.pickles import read_arrays
+from lean_mnist.generalization.imports.tensors import network_from_tensors, read_safetensors, read_state_dict
+from lean_mnist.generalization.quantize import quantize_layers
+from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork, code_length
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import write_checkpoint
+
+Array = npt.NDArray[Any]
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 B16, B2 = "params-EMNIST-b16-N10-073018.pkl.gz", "params-EMNIST-b2-N10-073118.pkl.gz"
@@ -74,11 +86,11 @@ def test_networks_of_mlcert_on_mnist(shared: Path, mnist: Dataset, name: str, bi
     images, labels = mnist.test.images.numpy(), mnist.test.labels.numpy()
     assert IntegerNetwork(network).correct(images, labels) == correct
     few = slice(0, 2000)
-    accuracy = IntegerNetwork(network).correct(images[few], labels[few]) / 2000
+    accuracy = Fraction(IntegerNetwork(network).correct(images[few], labels[few]), 2000)
     verified = verify_on_data(network, images[few], labels[few], accuracy)
-    assert (verified.reading, verified.readings) == ("layers as they are, images as they are", 4)
+    assert (verified.words, verified.readings) == ("layers as they are, images as they are", 4)
     with pytest.raises(DataError, match=r"no reading of 4 has accuracy 0.96"):
-        verify_on_data(network, images[few], labels[few], 0.96)
+        verify_on_data(network, images[few], labels[few], Fraction("0.96"))
 
 
 def test_numbers_of_the_two_bit_network(shared: Path) -> None:
@@ -233,7 +245,7 @@ IMAGES = np.random.default_rng(3).integers(0, 256, (200, 3, 4)).astype(np.uint8)
 UNIT = Scaling(0.0, 255.0)
 
 
-def labels_of(model: torch.nn.Module, images: np.ndarray = IMAGES) -> np.ndarray:
+def labels_of(model: torch.nn.Module, images: Array = IMAGES) -> Array:
     with torch.no_grad():
         return model(torch.from_numpy(images).flatten(1).float() / 255).argmax(1).numpy()
 
@@ -247,27 +259,23 @@ def assert_same(network: ImportedNetwork, model: torch.nn.Sequential) -> None:
     assert np.array_equal(network.logits(IMAGES, UNIT).argmax(1), labels_of(model))
 
 
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray], **changes: Any) -> Path:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def damaged_safetensors(path: Path, tensors: dict[str, Array], **changes: Any) -> Path:
+    """A safetensors file by hand, with ``changes`` to its header: entries, text, size, tail."""
+    header: dict[str, Any] = {}
     data = b""
     for name, array in tensors.items():
-        kind = {"f": f"F{8 * array.dtype.itemsize}", "u": "BF16", "i": "I64"}[array.dtype.kind]
-        content = array.tobytes()
-        header[name] = {
-            "dtype": kind,
-            "shape": list(array.shape),
-            "data_offsets": [len(data), len(data) + len(content)],
-        }
-        data += content
+        place = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": place}
+        data += array.tobytes()
     for name, entry in changes.get("entries", {}).items():
-        header[name] = {**header.get(name, {}), **entry} if isinstance(entry, dict) else entry
-    text = json.dumps(header).encode() if "text" not in changes else changes["text"]
+        header[name] = {**header[name], **entry} if isinstance(entry, dict) else entry
+    text = changes.get("text", json.dumps(header).encode())
     path.write_bytes(struct.pack("<Q", changes.get("size", len(text))) + text + data + changes.get("tail", b""))
     return path
 
 
-def arrays_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+def arrays_of(model: torch.nn.Module) -> dict[str, Array]:
+    return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -275,9 +283,9 @@ def test_state_dicts_and_safetensors(tmp_path: Path, bias: bool) -> None:
     model = torch_network(12, 7, 5, 3, bias=bias)
     torch.save(model.state_dict(), tmp_path / "a.pt")
     torch.save({"epoch": 3, "state_dict": model.state_dict()}, tmp_path / "b.pt")
-    write_safetensors(tmp_path / "c.safetensors", arrays_of(model))
+    safetensors.numpy.save_file(arrays_of(model), tmp_path / "c.safetensors")
     for name in ("a.pt", "b.pt", "c.safetensors"):
-        network = read_network(tmp_path / name, features=12, classes=3)
+        network = imported(tmp_path / name)
         assert_same(network, model)
         assert network.known == (True, True, True)
         assert network.model().state_dict().keys() == MLP((12, 7, 5, 3), bias=bias).state_dict().keys()
@@ -285,16 +293,32 @@ def test_state_dicts_and_safetensors(tmp_path: Path, bias: bool) -> None:
     assert (IntegerNetwork(quantized).labels(IMAGES) == labels_of(model)).mean() > 0.98
 
 
+def imported(path: Path) -> ImportedNetwork:
+    network = import_network(str(path), kind_of(str(path)), features=12, classes=3)
+    assert isinstance(network, ImportedNetwork)
+    return network
+
+
+def stored(path: Path, tensors: dict[str, Array]) -> ImportedNetwork:
+    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
+    return imported(path)
+
+
 def test_our_own_checkpoint(tmp_path: Path) -> None:
     model = MLP((12, 4, 3))
-    content = {"model": model.state_dict(), "architecture": model.architecture, "normalization": {}, "config": {}}
-    content |= {"metrics": {}, "crosscheck": {}, "data": {}}
+    normalization = {"kind": "standard", "mean": 3.0, "scale": 2.0}
+    content = {"model": model.state_dict(), "architecture": model.architecture, "normalization": normalization}
+    content |= {"metrics": {}, "crosscheck": {}, "data": {}, "config": {}}
     write_checkpoint(tmp_path / "best.pt", content)
-    network = read_network(tmp_path / "best.pt", features=12, classes=3)
-    assert np.array_equal(network.layers[0][0], model.layers[0].weight.detach().double().numpy())  # type: ignore[union-attr]
+    network = imported(tmp_path / "best.pt")
+    assert network.scaling == Scaling(3.0, 2.0)
+    assert np.array_equal(network.layers[0][0], model.weights_and_biases()[0][0].detach().double().numpy())
     write_checkpoint(tmp_path / "tanh.pt", {**content, "architecture": {"activation": "tanh"}})
     with pytest.raises(DataError, match="a network with 'tanh', expected relu"):
-        read_network(tmp_path / "tanh.pt")
+        imported(tmp_path / "tanh.pt")
+    write_checkpoint(tmp_path / "own.pt", {**content, "normalization": {**normalization, "kind": "per-image"}})
+    with pytest.raises(DataError, match=r"own.pt: per-image normalisation, expected standard or unit"):
+        imported(tmp_path / "own.pt")
 
 
 def test_stored_the_other_way_round(tmp_path: Path) -> None:
@@ -302,7 +326,6 @@ def test_stored_the_other_way_round(tmp_path: Path) -> None:
     turned = {name: np.ascontiguousarray(a.T) for name, a in arrays_of(model).items()}
     network = network_from_tensors(turned, "turned", features=12, classes=3)
     assert_same(network, model)
-    assert network.transposed == (True, True)
 
 
 def test_order_is_found_by_shapes(tmp_path: Path) -> None:
@@ -312,11 +335,9 @@ def test_order_is_found_by_shapes(tmp_path: Path) -> None:
         {"0": "input", "2": "hidden", "4": "classifier"}[name.split(".")[0]] + "." + name.split(".")[1]: array
         for name, array in named.items()
     }
-    path = write_safetensors(tmp_path / "a.safetensors", dict(sorted(renamed.items())))
-    assert_same(read_network(path, features=12, classes=3), model)
+    assert_same(stored(tmp_path / "a.safetensors", dict(sorted(renamed.items()))), model)
     many = torch_network(*[12] + [4] * 11 + [3])  # layers.10 comes after layers.2
-    path = write_safetensors(tmp_path / "b.safetensors", dict(sorted(arrays_of(many).items())))
-    assert_same(read_network(path, features=12, classes=3), many)
+    assert_same(stored(tmp_path / "b.safetensors", dict(sorted(arrays_of(many).items()))), many)
     square = {f"{name}.weight": np.eye(4, dtype=np.float32) for name in ("b", "a")}
     last = {"c.weight": np.ones((3, 4), np.float32)}
     with pytest.raises(DataError, match="fit together in more than one order"):
@@ -344,7 +365,7 @@ def test_order_is_found_by_shapes(tmp_path: Path) -> None:
         ({"0.weight": np.zeros((7, 0), np.float32)}, "0.weight has shape"),
     ],
 )
-def test_tensors_that_are_no_network(change: dict[str, np.ndarray], message: str) -> None:
+def test_tensors_that_are_no_network(change: dict[str, Array], message: str) -> None:
     with pytest.raises(DataError, match=message):
         network_from_tensors({**arrays_of(torch_network(12, 7, 3)), **change}, "x", features=12, classes=3)
     with pytest.raises(DataError, match="gives 3 classes, expected 10"):
@@ -373,41 +394,62 @@ def test_hostile_and_foreign_torch_files(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "none.pt")
 
 
+def test_torch_files_that_announce_more_than_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"0.weight": torch.zeros(1, 1).expand(1 << 20, 1 << 20)}, path)
+    with pytest.raises(DataError, match=r"0.weight announces shape \(1048576, 1048576\), which its bytes do not fill"):
+        read_state_dict(path)
+    torch.save({"0.weight": torch.zeros(1000, 1000)}, path)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    monkeypatch.setattr("lean_mnist.generalization.imports.tensors.LARGEST", 1 << 20)
+    assert (tmp_path / "b.pt").stat().st_size < 1 << 14
+    with pytest.raises(DataError, match="refused"):
+        read_state_dict(tmp_path / "b.pt")
+
+
 def test_bfloat16_safetensors(tmp_path: Path) -> None:
-    exact = np.array([1.5, -2.0, 0.0078125], np.float32)
-    path = write_safetensors(tmp_path / "a.safetensors", {"x": (exact.view(np.uint32) >> 16).astype(np.uint16)})
-    assert read_safetensors(path)["x"].tolist() == exact.tolist()
+    exact = torch.tensor([1.5, -2.0, 0.0078125])
+    from safetensors.torch import save_file
+
+    save_file({"x": exact.bfloat16()}, tmp_path / "a.safetensors")
+    assert read_safetensors(tmp_path / "a.safetensors")["x"].tolist() == exact.tolist()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 1 << 40}, "a header of 1099511627776 bytes"),
-        ({"text": b"{nonsense"}, "its header is no JSON object"),
-        ({"text": b"[1]"}, "its header is a list"),
-        ({"text": b'{"a":1,"a":2}'}, "no JSON object with distinct names"),
-        ({"text": b"[" * 90_000}, "its header is no JSON object"),
-        ({"entries": {"a": 7}}, "a is 7, expected dtype, shape and two data_offsets"),
-        ({"entries": {"a": {"dtype": "I64"}}}, "a is 'I64', expected one of F64"),
-        ({"entries": {"a": {"shape": [2, -2]}}}, "a has shape"),
-        ({"entries": {"a": {"shape": [2, 3]}}}, "a lies at 0 to 16, expected 0 to 24"),
-        ({"entries": {"a": {"data_offsets": [8, 24]}}}, "a lies at 8 to 24, expected 0 to 16"),
-        ({"entries": {"a": {"data_offsets": [-1, 15]}}}, "expected dtype, shape and two data_offsets"),
-        ({"entries": {"b": {"data_offsets": [0, 8]}}}, "lies at 0 to"),
-        ({"tail": b"xy"}, "2 bytes after the last tensor"),
+        ({"size": 1 << 40}, "damaged"),
+        ({"text": b"{nonsense"}, "damaged"),
+        ({"text": b"[1]"}, "damaged"),
+        ({"text": b'{"a":1,"a":2}'}, "damaged"),
+        ({"text": b"[" * 90_000}, "damaged"),
+        ({"entries": {"a": 7}}, "damaged"),
+        ({"entries": {"a": {"dtype": "I32"}}}, "a is torch.int32, expected floating weights"),
+        ({"entries": {"a": {"dtype": "F31"}}}, "damaged"),
+        ({"entries": {"a": {"shape": [2, -2]}}}, "damaged"),
+        ({"entries": {"a": {"shape": [2, 3]}}}, "damaged"),
+        ({"entries": {"a": {"shape": [1 << 40, 1 << 40]}}}, "damaged"),
+        ({"entries": {"a": {"data_offsets": [8, 24]}}}, "damaged"),
+        ({"entries": {"a": {"data_offsets": [-1, 15]}}}, "damaged"),
+        ({"entries": {"b": {"data_offsets": [0, 8]}}}, "damaged"),
+        ({"tail": b"xy"}, "damaged"),
     ],
 )
 def test_damaged_safetensors(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     tensors = {"a": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}
     with pytest.raises(DataError, match=message):
-        read_safetensors(write_safetensors(tmp_path / "a.safetensors", tensors, **changes))
+        read_safetensors(damaged_safetensors(tmp_path / "a.safetensors", tensors, **changes))
+    assert read_safetensors(damaged_safetensors(tmp_path / "a.safetensors", tensors))["b"].tolist() == [1, 1]
     (tmp_path / "short.safetensors").write_bytes(b"1234")
-    with pytest.raises(DataError, match="holds 4 bytes"):
+    with pytest.raises(DataError, match="damaged"):
         read_safetensors(tmp_path / "short.safetensors")
 
 
 def test_altered_safetensors_raise_nothing_else(tmp_path: Path) -> None:
-    path = write_safetensors(tmp_path / "a.safetensors", arrays_of(torch_network(4, 3, 2)))
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file(arrays_of(torch_network(4, 3, 2)), path)
     content = path.read_bytes()
     print("seed 2")
     random = np.random.default_rng(2)
@@ -416,53 +458,33 @@ def test_altered_safetensors_raise_nothing_else(tmp_path: Path) -> None:
         altered[place] ^= 1 << int(random.integers(8))
         for each in (bytes(altered), content[:place]):
             path.write_bytes(each)
-            attempt(read_network, path)
+            attempt(imported, path)
 
 
-# --- ONNX, written by the few lines below
+# --- ONNX
 
 
-def varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    result = b""
-    while value > 127:
-        result, value = result + bytes([value & 127 | 128]), value >> 7
-    return result + bytes([value])
+def node(operator: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [output], name=f"node-{output}", domain=domain, **attributes)
 
 
-def message(*pairs: tuple[int, Any]) -> bytes:
-    result = b""
-    for number, value in pairs:
-        if isinstance(value, int):
-            result += varint(number << 3) + varint(value)
-        elif isinstance(value, float):
-            result += varint(number << 3 | 5) + struct.pack("<f", value)
-        else:
-            value = value.encode() if isinstance(value, str) else value
-            result += varint(number << 3 | 2) + varint(len(value)) + value
-    return result
+def model_of(
+    nodes: list[onnx.NodeProto], constants: dict[str, Array], output: str = "y", opset: int = 17
+) -> onnx.ModelProto:
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", output))
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], initializer=tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
-def tensor(name: str, array: np.ndarray, *extra: tuple[int, Any]) -> bytes:
-    kind = {"f4": 1, "i8": 7, "f2": 10, "f8": 11, "i4": 6}[array.dtype.str[1:]]
-    return message(*((1, n) for n in array.shape), (2, kind), (8, name), (9, array.tobytes()), *extra)
-
-
-def node(operator: str, inputs: list[str], output: str, *more: tuple[int, Any], **attributes: Any) -> bytes:
-    own = [(5, message((1, k), (2 if isinstance(v, float) else 3, v))) for k, v in attributes.items()]
-    return message(*((1, name) for name in inputs), (2, output), (3, f"node-{output}"), (4, operator), *own, *more)
-
-
-def onnx(path: Path, nodes: list[bytes], constants: dict[str, np.ndarray], output: str = "y", **options: Any) -> Path:
-    tensors = [(5, tensor(name, array)) for name, array in constants.items()]
-    ends = [(11, message((1, "x"))), (12, message((1, output)))]
-    graph = message(*((1, each) for each in nodes), (2, "g"), *tensors, *ends, *options.get("graph", ()))
-    path.write_bytes(message((1, 8), (7, graph), (8, message((1, ""), (2, 17)))))
+def written(path: Path, *arguments: Any) -> Path:
+    path.write_bytes(model_of(*arguments).SerializeToString())
     return path
 
 
-def parts(model: torch.nn.Sequential) -> dict[str, np.ndarray]:
-    return {name.replace(".", ""): array for name, array in arrays_of(model).items()} | {"c": np.array(255, np.float32)}
+def parts(model: torch.nn.Sequential, largest: int = 255) -> dict[str, Array]:
+    named = {name.replace(".", ""): array for name, array in arrays_of(model).items()}
+    return named | {"c": np.array(largest, np.float32)}
 
 
 GEMM = [
@@ -476,12 +498,12 @@ GEMM = [
 
 def test_graphs_of_gemm(tmp_path: Path) -> None:
     model = torch_network(12, 7, 3)
-    network = read_network(onnx(tmp_path / "a.onnx", GEMM, parts(model)), features=12, classes=3)
+    network = imported(written(tmp_path / "a.onnx", GEMM, parts(model)))
     assert_same(network, model)
     assert network.scaling == UNIT
     assert network.known == (True, True)
     unscaled = [*GEMM[:1], node("Identity", ["f"], "s"), *GEMM[2:]]
-    assert read_onnx(onnx(tmp_path / "b.onnx", unscaled, parts(model))).scaling is None
+    assert read_onnx(written(tmp_path / "b.onnx", unscaled, parts(model))).scaling is None
 
 
 def test_graphs_of_matmul(tmp_path: Path) -> None:
@@ -489,7 +511,7 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
     constants = {name: np.ascontiguousarray(a.T) for name, a in parts(model).items()}
     constants |= {"shape": np.array([0, -1]), "half": np.array([0.5], np.float32)}
     nodes = [
-        node("Constant", [], "mean", (5, message((1, "value"), (5, tensor("", np.array([3.0])))))),
+        node("Constant", [], "mean", value=numpy_helper.from_array(np.array([3.0]))),
         node("Reshape", ["x", "shape"], "f"),
         node("Sub", ["f", "mean"], "a"),
         node("Mul", ["a", "half"], "b"),
@@ -503,8 +525,8 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
         node("ArgMax", ["p"], "y", axis=-1),
     ]
     with pytest.raises(DataError, match=r"node 'node-y' \(ArgMax\): expected only after the last layer"):
-        read_onnx(onnx(tmp_path / "a.onnx", nodes, constants))
-    network = read_onnx(onnx(tmp_path / "a.onnx", nodes[:-1], constants, "p"), features=12, classes=3)
+        read_onnx(written(tmp_path / "a.onnx", nodes, constants))
+    network = read_onnx(written(tmp_path / "a.onnx", nodes[:-1], constants, "p"), features=12, classes=3)
     assert network.scaling == Scaling(3.0, 2.0)
     assert np.array_equal(network.logits(IMAGES, UNIT).argmax(1), labels_of(model))
 
@@ -514,7 +536,7 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
     [
         (3, node("Sigmoid", ["z"], "h"), r"node 'node-h' \(Sigmoid\): unsupported"),
         (3, node("Conv", ["z", "0weight"], "h"), r"node 'node-h' \(Conv\): unsupported"),
-        (3, node("Relu", ["z"], "h", (7, "com.evil")), "of the domain 'com.evil'"),
+        (3, node("Relu", ["z"], "h", "com.evil"), "of the domain 'com.evil'"),
         (3, node("Relu", ["s"], "h"), r"node 'node-h' \(Relu\): expected to be given what the node before"),
         (3, node("Identity", ["z"], "h"), r"node 'node-y' \(Gemm\): follows a dense layer without a Relu"),
         (
@@ -529,7 +551,7 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
             node("Gemm", ["s", "0weight", "2bias"], "z", transB=1),
             r"node-z.*constant of shape \(3,\), expected \(7,\)",
         ),
-        (2, node("Gemm", ["s", "0weight"], "z"), "2weight has 7 inputs, expected 12"),
+        (2, node("Gemm", ["s", "0weight"], "z"), "node-y.*has 7 inputs, expected 12, as the layer before gives"),
         (1, node("Div", ["c", "f"], "s"), "node-s.*scale or shift the input by one constant"),
         (1, node("Div", ["f", "zero"], "s"), r"node-s.*by 0"),
         (1, node("Mul", ["f", "minus"], "s"), "scales its input by -1"),
@@ -541,24 +563,23 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
         (0, node("Reshape", ["x", "halves"], "f"), "node-z.*has 12 inputs, expected 6, as the Reshape before gives"),
         (0, node("Dropout", ["x", "zero", "zero"], "f"), "node-f.*changes the shape"),
         (3, node("Relu", ["z"], "2bias"), r"node-2bias.*gives '2bias', which is there already"),
-        (3, node("Constant", [], "2bias", (5, message((1, "value"), (5, tensor("", np.zeros(3)))))), "defines '2bias'"),
+        (3, node("Constant", [], "2bias", value=numpy_helper.from_array(np.zeros(3))), "defines '2bias'"),
         (2, node("Gemm", ["s", "0weight", "0bias"], "z", transB=1, alpha=float("inf")), "0weight holds infinities"),
         (1, node("Mul", ["f", "tiny"], "s"), "scales its input by 1e-40"),
     ],
 )
-def test_graphs_that_are_refused(tmp_path: Path, place: int, replacement: bytes, complaint: str) -> None:
+def test_graphs_that_are_refused(tmp_path: Path, place: int, replacement: onnx.NodeProto, complaint: str) -> None:
     constants = parts(torch_network(12, 7, 3)) | {"zero": np.zeros(1, np.float32), "minus": -np.ones(1, np.float32)}
     constants |= {"merge": np.array([5, -1]), "halves": np.array([-1, 6]), "tiny": np.array([1e-40])}
     nodes = [replacement if index == place else each for index, each in enumerate(GEMM)]
     with pytest.raises(DataError, match=complaint) as caught:
-        read_onnx(onnx(tmp_path / "a.onnx", nodes, constants), features=12, classes=3)
+        read_onnx(written(tmp_path / "a.onnx", nodes, constants), features=12, classes=3)
     assert "\n" not in str(caught.value)
 
 
 def test_damaged_onnx_files(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
-    constants = parts(torch_network(12, 7, 3))
-    content = onnx(path, GEMM, constants).read_bytes()
+    content = written(path, GEMM, parts(torch_network(12, 7, 3))).read_bytes()
     print("seed 1")
     random = np.random.default_rng(1)
     for place in [*range(0, 250, 2), *random.integers(0, len(content), 80).tolist()]:
@@ -568,24 +589,76 @@ def test_damaged_onnx_files(tmp_path: Path) -> None:
         ):
             path.write_bytes(altered)
             attempt(read_onnx, path)
-    for extra, complaint in (
-        ((5, tensor("t", np.zeros(2, np.int32))), "tensor 't' is of data type 6"),
-        ((5, tensor("t", np.zeros(2, np.float32), (1, 3))), r"tensor 't' of shape \(2, 3\) has 8 bytes, expected 24"),
-        ((5, tensor("t", np.zeros(2, np.float32), (14, 1))), "tensor 't' lies in another file"),
-        ((15, message((1, 1))), "sparse weights"),
-        ((11, message((1, "second"))), "2 inputs and 1 outputs"),
+
+
+def add(field: str, value: Any) -> Callable[[onnx.ModelProto], None]:
+    """A change that appends ``value`` to a field of the graph."""
+    return lambda model: getattr(model.graph, field).append(value)
+
+
+def raw(kind: int, dims: list[int], content: bytes = b"") -> onnx.TensorProto:
+    return onnx.TensorProto(name="t", data_type=kind, dims=dims, raw_data=content)
+
+
+EXTERNAL = onnx.TensorProto(name="t", data_type=1, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
+ELSEWHERE = onnx.TensorProto(name="t", data_type=1, dims=[2], raw_data=bytes(8))
+ELSEWHERE.external_data.append(onnx.StringStringEntryProto(key="location", value="/etc/passwd"))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (add("initializer", raw(6, [2], bytes(8))), "tensor 't' is of data type 6"),
+        (add("initializer", raw(1, [2, 3], bytes(8))), r"tensor 't' of shape \(2, 3\) holds 2 numbers, expected 6"),
+        (add("initializer", raw(1, [1 << 40, 1 << 40])), "tensor 't' of shape .* holds 0 numbers"),
+        (add("initializer", raw(1, [-1, 2], bytes(8))), r"tensor 't' of shape \(-1, 2\)"),
+        (add("initializer", raw(1, [1] * 9, bytes(4))), "tensor 't' of shape"),
+        (add("initializer", raw(1, [2], bytes(7))), "tensor 't' of shape"),
+        (add("initializer", EXTERNAL), "tensor 't' lies in another file"),
+        (add("initializer", ELSEWHERE), "tensor 't' lies in another file"),
+        (add("initializer", numpy_helper.from_array(np.zeros(7), "0bias")), "defines '0bias', which is there already"),
+        (add("sparse_initializer", onnx.SparseTensorProto()), "sparse weights"),
+        (add("input", onnx.ValueInfoProto(name="second")), "2 inputs and 1 outputs"),
+        (lambda model: model.graph.node.extend([onnx.NodeProto()] * 1001), "more than 1,000 nodes"),
+        (lambda model: model.graph.node[0].input.extend(["x"] * 1001), "more than 1,000 inputs"),
+        (lambda model: model.functions.append(onnx.FunctionProto()), "defines operators of its own"),
+        (lambda model: model.ClearField("graph"), "holds no graph"),
+        (lambda model: model.opset_import[0].CopyFrom(helper.make_opsetid("", 6)), "operators of version 6"),
+    ],
+)
+def test_hostile_onnx_files(tmp_path: Path, change: Callable[[onnx.ModelProto], Any], complaint: str) -> None:
+    path, model = tmp_path / "a.onnx", model_of(GEMM, parts(torch_network(12, 7, 3)))
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match=complaint) as caught:
+        read_onnx(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_onnx_files_that_are_none_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.onnx"
+    for content, complaint in (
+        (b"", "holds no graph"),
+        (b"\xff\xff\xff", "damaged, expected an ONNX file"),
+        (b"\x3a\x06\x2a\x04\x42\x02\xff\xfe", "bytes that are no UTF-8"),
     ):
+        path.write_bytes(content)
         with pytest.raises(DataError, match=complaint):
-            read_onnx(onnx(path, GEMM, constants, graph=[extra]))
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match="holds no graph"):
+            read_onnx(path)
+    monkeypatch.setattr(onnx_module, "LARGEST_FILE", 1 << 20)
+    path.write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(DataError, match="more than 1 MiB, expected an ONNX file"):
         read_onnx(path)
-    path.write_bytes(message((8, message((1, ""), (2, 6)))))
-    with pytest.raises(DataError, match="operators of version 6, expected at least 7"):
-        read_onnx(path)
-    path.write_bytes(message((25, b"")))
-    with pytest.raises(DataError, match="defines operators of its own"):
-        read_onnx(path)
+
+
+@pytest.mark.parametrize(("package", "name"), [("onnx", "a.onnx"), ("safetensors.torch", "a.safetensors")])
+def test_a_missing_package_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=r"reads it; pip install 'lean_mnist\[import\]'"):
+        imported(tmp_path / name)
 
 
 # --- verified, not guessed
@@ -600,51 +673,178 @@ def square_network() -> tuple[torch.nn.Sequential, ImportedNetwork]:
     return model, network_from_tensors(arrays_of(model), "x", features=12, classes=3)
 
 
+def with_second_layer_turned(network: ImportedNetwork) -> ImportedNetwork:
+    first, (weight, bias), last = network.layers
+    return ImportedNetwork((first, (weight.T, bias), last), network.known, network.source)
+
+
+ALL = Fraction(1)
+
+
 def test_data_decide_what_shapes_leave_open() -> None:
     model, network = square_network()
     assert network.known == (True, False, True)
     labels = labels_of(model)
-    wrong = network.turned((False, True, False))
+    wrong = with_second_layer_turned(network)
     for candidate in (network, wrong):
-        verified = verify_on_data(candidate, IMAGES, labels, 1.0)
+        verified = verify_on_data(candidate, IMAGES, labels, ALL)
+        assert isinstance(verified.network, ImportedNetwork)
         assert_same(verified.network, model)
-        assert (verified.correct, verified.scaling, verified.images_transposed) == (200, UNIT, False)
-        assert verified.readings == 8
+        assert (verified.correct, verified.scaling, verified.readings) == (200, UNIT, 8)
     sideways = np.ascontiguousarray(IMAGES.transpose(0, 2, 1))
-    assert verify_on_data(wrong, sideways, labels, 1.0).images_transposed
+    turned = verify_on_data(wrong, sideways, labels, ALL)
+    assert "images transposed" in turned.words
+    assert isinstance(turned.network, ImportedNetwork)
+    assert np.array_equal(turned.network.logits(sideways, UNIT).argmax(1), labels)  # of the images as they are given
     quantized = quantize_layers(wrong.layers, 16, encoding="float16")
-    accuracy = (IntegerNetwork(quantize_layers(network.layers, 16, encoding="float16")).labels(IMAGES) == labels).mean()
-    assert verify_on_data(quantized, IMAGES, labels, float(accuracy)).reading.startswith("layers 1 transposed")
-
-
-def test_an_imported_network_becomes_one_of_integers() -> None:
-    _, network = square_network()
-    standard = Scaling(127.5, 73.9)
-    labels = network.logits(IMAGES, standard).argmax(1)
-    verified = verify_on_data(network, IMAGES, labels, 1.0, scalings=[UNIT, standard])
-    assert verified.scaling == standard
-    folded = fold_scaling(verified.network.layers, verified.scaling.mean, verified.scaling.scale)
-    quantized = quantize_layers(folded, 16, encoding="float16")
-    assert IntegerNetwork(quantized).correct(IMAGES, labels) >= 196
-    with pytest.raises(ArgumentError, match="mean, scale: 0, 0"):
-        fold_scaling(network.layers, 0, 0)
+    right = IntegerNetwork(quantize_layers(network.layers, 16, encoding="float16")).correct(IMAGES, labels)
+    assert verify_on_data(quantized, IMAGES, labels, Fraction(right, 200)).words.startswith("layers 1 transposed")
 
 
 def test_no_reading_or_more_than_one_is_an_error() -> None:
     model, network = square_network()
-    labels = labels_of(model)
+    labels, half = labels_of(model), Fraction(1, 2)
     with pytest.raises(
         DataError, match=r"no reading of 8 has accuracy 0.5 ± 0.001 on 200 examples; the best, .* has 1.0000"
     ):
-        verify_on_data(network, IMAGES, labels, 0.5)
+        verify_on_data(network, IMAGES, labels, half)
     with pytest.raises(DataError, match=r"8 of 8 readings have accuracy 0.5 ± 0.5, such as .*; expected one"):
-        verify_on_data(network, IMAGES, labels, 0.5, tolerance=0.5)
+        verify_on_data(network, IMAGES, labels, half, tolerance=half)
     many = network_from_tensors({f"{k}.weight": np.eye(12) for k in range(10)}, "x", features=12)
     with pytest.raises(DataError, match="10 square layers, expected at most 8"):
-        verify_on_data(many, IMAGES, labels, 1.0)
-    with pytest.raises(ArgumentError, match=r"accuracy, tolerance: 1.5"):
-        verify_on_data(network, IMAGES, labels, 1.5)
+        verify_on_data(many, IMAGES, labels, ALL)
+    with pytest.raises(ArgumentError, match=r"accuracy, tolerance: 3/2"):
+        verify_on_data(network, IMAGES, labels, Fraction(3, 2))
     with pytest.raises(ArgumentError, match="images, labels"):
-        verify_on_data(network, IMAGES[:0], labels[:0], 1.0)
+        verify_on_data(network, IMAGES[:0], labels[:0], ALL)
     with pytest.raises(ArgumentError, match="scaling"):
         Scaling(0.0, 0.0)
+
+
+# --- certified
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, path: Path, *options: str) -> Path:
+    """Certify ``path`` by the digits; the certificate's path, after a check of it."""
+    monkeypatch.setattr("sys.argv", ["certify", str(path), "--dataset", "digits", *options])
+    certify_command()
+    found = path.parent / "certificate.json"
+    checker.check(str(found), [])
+    return found
+
+
+def digits_network() -> tuple[torch.nn.Sequential, int]:
+    """A network that compares an image with the mean of each class, and its errors on the test split."""
+    data = load_dataset("digits", "")
+    x, labels = data.train.images.flatten(1).double() / 16, data.train.labels
+    means = torch.stack([x[labels == digit].mean(0) for digit in range(10)])
+    first, second = torch.nn.Linear(64, 10), torch.nn.Linear(10, 10)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), second).double()
+    with torch.no_grad():
+        first.weight.copy_(means.roll(1, 0))
+        first.bias.copy_(20 - means.square().sum(1).roll(1, 0) / 2)
+        second.weight.copy_(torch.eye(10).roll(1, 1))
+        second.bias.zero_()
+        predicted = model(data.test.images.flatten(1).double() / 16).argmax(1)
+    return model, int((predicted != data.test.labels).sum())
+
+
+@pytest.mark.parametrize("kind", [NetworkFile.ONNX, NetworkFile.SAFETENSORS, NetworkFile.STATE_DICT])
+def test_the_command_certifies_a_network_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: NetworkFile
+) -> None:
+    model, errors = digits_network()
+    scaling = ["--scaling", "0", "16"]
+    if kind is NetworkFile.ONNX:
+        path, scaling = written(tmp_path / "net.onnx", GEMM, parts(model, 16)), []
+    elif kind is NetworkFile.SAFETENSORS:
+        path = tmp_path / "net.safetensors"
+        safetensors.numpy.save_file(arrays_of(model), path)
+    else:
+        path = tmp_path / "net.pt"
+        torch.save(model.state_dict(), path)
+    assert kind_of(str(path)) is kind
+    document = json.loads(run_command(monkeypatch, path, *scaling, "--looks", "3").read_text())
+    assert document["counts"]["errors"] == errors < 60
+    assert document["history"]["looks"] == 3
+    assert document["history"]["selected_by"] == checker.SELECTED_ELSEWHERE
+    assert f"{errors} of 360 test examples" in capsys.readouterr().out
+    # A square matrix is read either way, if the file leaves that open, and images upright or transposed.
+    accuracy = ["--accuracy", f"{1 - errors / 360:.3f}"]
+    document = json.loads(run_command(monkeypatch, path, *scaling, *accuracy).read_text())
+    assert document["counts"]["errors"] == errors
+    assert document["history"]["looks"] == (2 if kind is NetworkFile.ONNX else 4)
+
+
+def test_the_command_rounds_a_network_and_counts_on_what_taught_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = digits_network()
+    path = tmp_path / "net.pt"
+    torch.save(model.state_dict(), path)
+    found = run_command(monkeypatch, path, "--scaling", "0", "16", "--quantize", "4", "--code", "enumerative")
+    document = json.loads(found.read_text())
+    assert document["schema"] == checker.CODE
+    assert document["data"]["split"] == "train"
+    errors = document["counts"]["errors"]
+    again = json.loads(run_command(monkeypatch, tmp_path / "network.json").read_text())
+    assert again["counts"]["errors"] == errors < 300
+    tested = json.loads(run_command(monkeypatch, tmp_path / "network.json", "--split", "test").read_text())
+    assert tested["data"]["split"] == "test"
+    network = import_network(str(tmp_path / "network.json"), NetworkFile.QUANTIZED)
+    assert isinstance(network, QuantizedNetwork)
+    data = load_dataset("digits", "").test
+    right = IntegerNetwork(network, 16).correct(data.images.numpy(), data.labels.numpy())
+    assert 360 - right <= tested["counts"]["errors"] <= 360 - right + 3  # ties count as errors
+
+
+def test_the_command_certifies_a_network_of_mlcert(
+    shared: Path, mnist: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAN_MNIST_DATA", str(shared))
+    options = ["--dataset", "mnist", "--out", str(tmp_path), "--accuracy", "0.6965"]
+    monkeypatch.setattr("sys.argv", ["certify", str(shared / "mlcert" / B16), *options])
+    certify_command()
+    document = json.loads((tmp_path / "certificate.json").read_text())
+    assert document["counts"]["errors"] == 3035
+    assert document["history"]["looks"] == 4
+    checker.check(str(tmp_path / "certificate.json"), [str(shared)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--scaling: expected MEAN SCALE for features .*, which .* does not state"),
+        (["--scaling", "0", "0"], "scaling: .*expected a finite mean and a scale above 0"),
+        (["--scaling", "0", "16", "--split", "train"], "--split: expected test, or --quantize BITS"),
+        (["--scaling", "0", "16", "--quantize", "17"], "bits: 17, expected a whole number from 1 to 16"),
+        (["--scaling", "0", "16", "--looks", "0"], "--looks: expected at least 1, found 0"),
+        (["--scaling", "0", "16", "--accuracy", "0.01"], "network: no reading of .* has accuracy 0.01"),
+        (["--scaling", "0", "16", "--accuracy", "many"], "--accuracy: expected a number"),
+        (["--scaling", "0", "16", "--out", "nowhere"], "--out: expected a folder to write into"),
+    ],
+)
+def test_wrong_questions_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(digits_network()[0].state_dict(), path)
+    with pytest.raises(LeanMnistError, match=message) as caught:
+        run_command(monkeypatch, path, *options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_quantised_or_stated_already_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "net.onnx", GEMM, parts(digits_network()[0], 16))
+    with pytest.raises(CertificateError, match=r"--scaling: expected 0 16, as .*net.onnx states"):
+        run_command(monkeypatch, path, "--scaling", "0", "255")
+    matrix = np.zeros((64, 64), np.float16), np.zeros((64, 10), np.float16)
+    path = tmp_path / "net.pkl"
+    path.write_bytes(pickle.dumps(matrix, 3))
+    with pytest.raises(CertificateError, match="--quantize: expected a network of floating weights, found a pickle"):
+        run_command(monkeypatch, path, "--quantize", "2")
+    torch.save({"format_version": 1}, tmp_path / "best.pt")
+    with pytest.raises(CertificateError, match="--quantize: of a checkpoint expected with --out FOLDER"):
+        run_command(monkeypatch, tmp_path / "best.pt", "--quantize", "2")

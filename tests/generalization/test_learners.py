@@ -291,7 +291,7 @@ def test_bad_questions() -> None:
     with pytest.raises(ArgumentError, match="x: float64"):
         Examples(np.zeros((1, 1)), np.array([True]))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="label: int64"):
-        Examples(np.zeros((1, 1), np.float32), np.array([1]))  # type: ignore[arg-type]
+        Examples(np.zeros((1, 1), np.float32), np.array([1]))
     learner = KernelPerceptron(3)
     with pytest.raises(ArgumentError, match="expected the same training set"):
         learner.learn(random_examples(5, 3, 1), 1, learner.initial(examples))

@@ -96,7 +96,10 @@ def test_encoding_is_exactly_as_long_and_comes_back(sizes: tuple[int, ...], bias
     for before, after in zip(network.layers, back.layers, strict=True):
         assert np.array_equal(before.codes, after.codes)
         assert before.shift.tobytes() + before.scale.tobytes() == after.shift.tobytes() + after.scale.tobytes()
-        assert (before.bias is None and after.bias is None) or np.array_equal(before.bias, after.bias)
+        if before.bias is None or after.bias is None:
+            assert before.bias is after.bias
+        else:
+            assert np.array_equal(before.bias, after.bias)
     assert encode(back) == content
 
 

@@ -46,6 +46,7 @@ def certify(
     deltas: Sequence[Exact] = DEFAULT_DELTAS,
     bounds: Sequence[str] = DEFAULT_BOUNDS,
     precision: str = "float32",
+    selected_by: str = checker.SELECTED_BY,
 ) -> Certificate:
     """Certify ``model`` by the test split of ``dataset``, which must have taught and chosen nothing.
 
@@ -58,6 +59,7 @@ def certify(
         deltas: failure probabilities, each of them for its own claim.
         bounds: names of bounds on counted errors, each of them at each δ.
         precision: ``float32`` or ``float64``: how roughly the network may be run for the claim still to hold.
+        selected_by: by what the network was selected instead, ``checker.SELECTED_BY`` or ``SELECTED_ELSEWHERE``.
 
     Raises:
         CertificateError: a split that is no holdout, weights or labels that cannot be, an unknown bound.
@@ -102,7 +104,7 @@ def certify(
             "recorded": [{name: look[name] for name in ("step", "purpose", "errors")} for look in recorded],
             "learned_from": history.learned,
             "selected": history.selected or "nothing",
-            "selected_by": checker.SELECTED_BY,
+            "selected_by": selected_by,
         },
         "decoder": with_hash(
             {"specification": checker.DECODER, **decoder_of(model, normalization), "unit": unit},

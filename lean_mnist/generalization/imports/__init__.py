@@ -1,25 +1,20 @@
-"""Networks trained elsewhere: read without running anything, believed as far as shapes and data bear them out."""
+"""Networks trained elsewhere: read without running anything, and certified on data."""
 
 from __future__ import annotations
 
+from lean_mnist.generalization.imports.certified import NetworkFile, certify_reading, import_network, kind_of, read_for
 from lean_mnist.generalization.imports.mlcert import read_mlcert
 from lean_mnist.generalization.imports.network import ImportedNetwork, Scaling
-from lean_mnist.generalization.imports.onnx import read_onnx
-from lean_mnist.generalization.imports.pickles import read_arrays
-from lean_mnist.generalization.imports.safetensors import read_safetensors
-from lean_mnist.generalization.imports.tensors import network_from_tensors, read_network, read_state_dict
-from lean_mnist.generalization.imports.verify import Verified, verify_on_data
+from lean_mnist.generalization.imports.verify import verify_on_data
 
 __all__ = [
     "ImportedNetwork",
+    "NetworkFile",
     "Scaling",
-    "Verified",
-    "network_from_tensors",
-    "read_arrays",
+    "certify_reading",
+    "import_network",
+    "kind_of",
+    "read_for",
     "read_mlcert",
-    "read_network",
-    "read_onnx",
-    "read_safetensors",
-    "read_state_dict",
     "verify_on_data",
 ]

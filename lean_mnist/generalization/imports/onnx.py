@@ -1,155 +1,227 @@
-"""A small reader of ONNX files: chains of dense layers with ReLU between them, and nothing else.
+"""Dense ReLU networks in ONNX files, parsed by the package ``onnx``; nothing in the file is run.
 
 Known operators: ``Gemm``, ``MatMul``, ``Add`` (a bias), ``Relu``; ``Flatten``, ``Reshape``, ``Identity``, ``Dropout``
 and ``Cast``, which change no number here; ``Sub``, ``Add``, ``Mul`` and ``Div`` of the input by one constant, which is
 how pixels are scaled; ``Softmax``, ``LogSoftmax`` and ``ArgMax`` at the end, which change no label; and ``Constant``.
-Any other node is refused by its name. Field numbers are those of ``onnx/onnx.proto``.
+Any other node is refused by its name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports import protobuf
-from lean_mnist.generalization.imports.files import read_bytes
+from lean_mnist.generalization.imports.files import one_line, optional_package, read_bytes
 from lean_mnist.generalization.imports.network import ImportedNetwork, Scaling, orient
 
-_UNCHANGED = ("Flatten", "Reshape", "Identity", "Dropout", "Cast")
-_LAST = ("Softmax", "LogSoftmax", "ArgMax")
-_AFFINE = ("Add", "Sub", "Mul", "Div")
+#: Bytes of a file: parsed, a hostile one takes up to eighty times as many (empty nodes, onnx 1.23).
+LARGEST_FILE = 1 << 26
+_MOST_NODES = 1000
 _FIRST_OPSET = 7  # before it, Add and Gemm broadcast by rules of their own
-_TYPES = {1: "<f4", 7: "<i8", 10: "<f2", 11: "<f8"}  # TensorProto.DataType: FLOAT, INT64, FLOAT16, DOUBLE
+_KEEPS_NUMBERS = ("Flatten", "Reshape", "Identity", "Dropout", "Cast")
+_KEEPS_LABELS = ("Softmax", "LogSoftmax", "ArgMax")
+_AFFINE = ("Add", "Sub", "Mul", "Div")
+_TYPES = {1: np.float32, 7: np.int64, 10: np.float16, 11: np.float64}  # TensorProto.DataType
 
 Array = npt.NDArray[Any]
 
 
-class _Node(NamedTuple):
-    where: str  # the file and the node, for messages
+class Stage(Enum):
+    """The kind of the numbers that a chain of nodes has computed so far."""
+
+    INPUT = "input"
+    PRE_ACTIVATION = "pre-activation"
+    HIDDEN = "hidden"
+    SCORES = "scores"
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """A node of the graph: its place in words, for messages, its operator, names, and numbers or tensors by name."""
+
+    where: str
     operator: str
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, Any]
 
+    def number(self, name: str, default: float) -> float:
+        """The attribute called ``name``; ``DataError`` if it is no number."""
+        value = self.attributes.get(name, default)
+        if not isinstance(value, (int, float)):
+            raise DataError(f"{self.where}: its attribute {name} is no number, expected one")
+        return value
+
 
 @dataclass
-class _Layer:
+class OnnxLayer:
+    """A dense layer: ``weight`` (D, H) and ``bias`` (H,) or ``None``, float64."""
+
     name: str
     weight_DH: Array
     bias: Array | None = None
 
 
 @dataclass
-class _Chain:
-    """What the nodes so far amount to. ``stage``: input, pre-activation, hidden, scores."""
+class LayerChain:
+    """The network that the nodes so far amount to, applied to features ``factor · pixel + offset``."""
 
-    current: str
-    stage: str = "input"
-    factor: float = 1.0  # features = factor · pixel + offset
+    constants: dict[str, Array]
+    current: str  # the name of what was computed last
+    stage: Stage = Stage.INPUT
+    factor: float = 1.0
     offset: float = 0.0
     width: int | None = None  # that a Reshape gave each row of the input
-    layers: list[_Layer] = field(default_factory=list)
+    layers: list[OnnxLayer] = field(default_factory=list)
+
+    def define(self, name: str, array: Array, where: str) -> None:
+        """Add a constant; ``DataError`` if the name is taken."""
+        if name in self.constants:
+            raise DataError(f"{where}: defines {name[:60]!r}, which is there already, expected a new name")
+        self.constants[name] = array
+
+    def follow(self, node: OnnxNode) -> None:
+        """Add one node; raises ``DataError`` if the chain with it is no dense ReLU network."""
+        operator, where = node.operator, node.where
+        if operator == "Constant":
+            value = node.attributes.get("value")
+            if not isinstance(value, np.ndarray) or len(node.outputs) != 1:
+                raise DataError(f"{where}: expected a constant tensor")
+            self.define(node.outputs[0], value, where)
+            return
+        if operator not in (*_KEEPS_NUMBERS, *_KEEPS_LABELS, *_AFFINE, "Gemm", "MatMul", "Relu"):
+            raise DataError(f"{where}: unsupported, expected a chain of Gemm, MatMul, Add and Relu")
+        if node.inputs.count(self.current) != 1 or not node.outputs:
+            raise DataError(f"{where}: expected to be given what the node before computed, once")
+        if node.outputs[0] in self.constants or node.outputs[0] == self.current:
+            raise DataError(f"{where}: gives {node.outputs[0][:60]!r}, which is there already, expected a new name")
+        others = [self._constant(name, where) for name in node.inputs if name not in (self.current, "")]
+        first = node.inputs[0] == self.current
+        if operator in _KEEPS_NUMBERS:
+            if self.stage is Stage.SCORES or not first or not self._keeps_rows(node, others):
+                raise DataError(f"{where}: changes the shape of something else than one row an image, expected that")
+        elif operator in _KEEPS_LABELS:
+            default = 0 if operator == "ArgMax" else -1
+            if self.stage is not Stage.PRE_ACTIVATION or node.number("axis", default) not in (1, -1):
+                raise DataError(f"{where}: expected only after the last layer, along the classes")
+            if node.number("select_last_index", 0):
+                raise DataError(f"{where}: gives ties to the last class, expected the first")
+            self.stage = Stage.SCORES
+        elif operator == "Relu":
+            if self.stage is not Stage.PRE_ACTIVATION:
+                raise DataError(f"{where}: expected after a dense layer")
+            self.stage = Stage.HIDDEN
+        elif operator in ("Gemm", "MatMul"):
+            self._dense(node, others, first)
+        elif self.stage is Stage.INPUT:
+            self._scale(node, others, first)
+        elif operator == "Add" and self.stage is Stage.PRE_ACTIVATION and self.layers[-1].bias is None:
+            self.layers[-1].bias = _bias(others, where, self.layers[-1].weight_DH.shape[1])
+        else:
+            raise DataError(f"{where}: unsupported here, expected a bias after a MatMul or a scaling of the input")
+        self.current = node.outputs[0]
+
+    def scaling(self, source: str) -> Scaling | None:
+        """How the graph scales pixels; ``None`` where it leaves that to its user."""
+        if not (1e-30 < self.factor < 1e30 and abs(self.offset) < 1e30):
+            raise DataError(f"{source}: scales its input by {self.factor:g}, expected a number above 0 for float32")
+        if (self.factor, self.offset) == (1.0, 0.0):
+            return None
+        return Scaling(0.0 - self.offset / self.factor, 1 / self.factor)
+
+    def _constant(self, name: str, where: str) -> Array:
+        if name not in self.constants:
+            raise DataError(f"{where}: takes {name[:60]!r}, which is no constant, expected a chain of layers")
+        return self.constants[name]
+
+    def _dense(self, node: OnnxNode, others: list[Array], first: bool) -> None:
+        where = node.where
+        if self.stage not in (Stage.INPUT, Stage.HIDDEN):
+            raise DataError(f"{where}: follows a dense layer without a Relu between them, expected one")
+        if not first or not others or others[0].ndim != 2 or node.number("transA", 0):
+            raise DataError(f"{where}: expected an input times a constant matrix")
+        weight_DH = others[0].T if node.number("transB", 0) else others[0]
+        expected = self.layers[-1].weight_DH.shape[1] if self.layers else self.width
+        if expected not in (None, len(weight_DH)):
+            before = "the layer" if self.layers else "the Reshape"
+            raise DataError(f"{where}: has {len(weight_DH)} inputs, expected {expected}, as {before} before gives")
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused with all that is not finite
+            layer = OnnxLayer(node.inputs[1], weight_DH.astype(np.float64) * node.number("alpha", 1.0))
+            if len(others) > 1:
+                layer.bias = _bias(others[1:], where, weight_DH.shape[1]) * node.number("beta", 1.0)
+        self.layers.append(layer)
+        self.stage = Stage.PRE_ACTIVATION
+
+    def _scale(self, node: OnnxNode, others: list[Array], first: bool) -> None:
+        operator, where = node.operator, node.where
+        if len(others) != 1 or others[0].size != 1 or (operator in ("Sub", "Div") and not first):
+            raise DataError(f"{where}: expected to scale or shift the input by one constant")
+        constant = float(others[0].reshape(-1)[0])
+        if operator in ("Add", "Sub"):
+            self.offset += constant if operator == "Add" else -constant
+            return
+        if constant == 0:
+            raise DataError(f"{where}: by 0, expected another number")
+        by = constant if operator == "Mul" else 1 / constant
+        self.factor, self.offset = self.factor * by, self.offset * by
+
+    def _keeps_rows(self, node: OnnxNode, others: list[Array]) -> bool:
+        """Whether a node of ``_KEEPS_NUMBERS`` leaves one row an image; notes the width that a Reshape states."""
+        if node.operator == "Flatten":
+            return node.number("axis", 1) == 1
+        if node.operator == "Reshape":  # (rows, everything else)
+            shape = others[0].reshape(-1).tolist() if len(others) == 1 else []
+            if len(shape) != 2 or self.stage is not Stage.INPUT or node.number("allowzero", 0):
+                return False
+            self.width = shape[1] if shape[1] > 0 else None
+            return (shape[0] in (0, 1) and (shape[1] == -1 or shape[1] > 0)) or (shape[0] == -1 and shape[1] > 0)
+        if node.operator == "Dropout":
+            return len(others) <= 1  # a third input would say that it is training
+        if node.operator == "Cast":
+            return node.number("to", 1) in (1, 11)  # FLOAT, DOUBLE
+        return True
 
 
 def read_onnx(path: str | Path, *, features: int | None = None, classes: int | None = None) -> ImportedNetwork:
-    """The network in an ONNX file.
+    """The network in an ONNX file of at most 64 MiB.
 
     Its graph says how each weight is used, so nothing about orientation is left open; ``scaling`` is what the graph
     does to its input, ``None`` where it leaves that to its user. Raises ``DataError``, naming the node or the tensor,
-    for every other graph.
+    for every other graph, and where the package ``onnx`` is missing.
     """
-    source = str(path)
-    constants, nodes, inputs, outputs = _graph(read_bytes(path, "an ONNX file"), source)
-    inputs = [name for name in inputs if name not in constants]
+    source, content = str(path), read_bytes(path, "an ONNX file", largest=LARGEST_FILE)
+    onnx, protobuf = (optional_package(name, path) for name in ("onnx", "google.protobuf.message"))
+    try:
+        model = onnx.load_model_from_string(content)
+    except protobuf.DecodeError:
+        raise DataError(f"{source}: damaged, expected an ONNX file") from None
+    graph, chain = _checked_graph(model, source), LayerChain({}, "")
+    for tensor in graph.initializer:
+        name = _text(tensor.name, source)
+        chain.define(name, _array(tensor, source, onnx), f"{source}: tensor {name[:60]!r}")
+    inputs, outputs = ([_text(value.name, source) for value in ends] for ends in (graph.input, graph.output))
+    inputs = [name for name in inputs if name not in chain.constants]
     if len(inputs) != 1 or len(outputs) != 1:
         raise DataError(f"{source}: {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
-    chain = _Chain(inputs[0])
-    for node in nodes:
-        _follow(chain, node, constants)
+    chain.current = inputs[0]
+    for index, node in enumerate(graph.node):
+        chain.follow(_node(node, source, index, onnx))
     if chain.current != outputs[0]:
         raise DataError(f"{source}: the output {outputs[0]!r} is not what its chain of layers ends in")
-    if chain.stage == "hidden":
+    if chain.stage is Stage.HIDDEN:
         raise DataError(f"{source}: ends with a Relu, expected logits")
-    if not (1e-30 < chain.factor < 1e30 and abs(chain.offset) < 1e30):
-        raise DataError(f"{source}: scales its input by {chain.factor:g}, expected a number above 0 that float32 holds")
-    stated = (chain.factor, chain.offset) != (1.0, 0.0)
-    scaling = Scaling(0.0 - chain.offset / chain.factor, 1 / chain.factor) if stated else None
-    pairs = [(layer.name, layer.weight_DH.T, layer.bias) for layer in chain.layers]
-    for before, after in zip(chain.layers, chain.layers[1:], strict=False):
-        if before.weight_DH.shape[1] != after.weight_DH.shape[0]:
-            raise DataError(
-                f"{source}: {after.name} has {after.weight_DH.shape[0]} inputs, expected {before.weight_DH.shape[1]}"
-            )
-    if pairs and features is not None and pairs[0][1].shape[1] != features:
-        raise DataError(f"{source}: {pairs[0][0]} takes {pairs[0][1].shape[1]} inputs, expected {features}")
-    network = orient(pairs, source, features=None, classes=classes, transposed=False, scaling=scaling)
-    return ImportedNetwork(
-        network.layers, network.transposed, (True,) * len(network.layers), network.source, network.scaling
-    )
-
-
-def _follow(chain: _Chain, node: _Node, constants: dict[str, Array]) -> None:
-    """Add one node to the chain, or raise."""
-    operator, where = node.operator, node.where
-    if operator == "Constant":
-        value = node.attributes.get("value")
-        if not isinstance(value, np.ndarray) or len(node.outputs) != 1:
-            raise DataError(f"{where}: expected a constant tensor")
-        _define(constants, node.outputs[0], value, where)
-        return
-    if operator not in (*_UNCHANGED, *_LAST, *_AFFINE, "Gemm", "MatMul", "Relu"):
-        raise DataError(f"{where}: unsupported, expected a chain of Gemm, MatMul, Add and Relu")
-    if node.inputs.count(chain.current) != 1 or not node.outputs:
-        raise DataError(f"{where}: expected to be given what the node before computed, once")
-    if node.outputs[0] in constants or node.outputs[0] == chain.current:
-        raise DataError(f"{where}: gives {node.outputs[0][:60]!r}, which is there already, expected a new name")
-    others = [_constant(constants, name, where) for name in node.inputs if name not in (chain.current, "")]
-    if operator in _UNCHANGED:
-        if chain.stage == "scores" or node.inputs[0] != chain.current or not _keeps_rows(chain, node, others):
-            raise DataError(f"{where}: changes the shape of something else than one row an image, expected that")
-    elif operator in _LAST:
-        if chain.stage != "pre" or _number(node, "axis", 0 if operator == "ArgMax" else -1) not in (1, -1):
-            raise DataError(f"{where}: expected only after the last layer, along the classes")
-        if _number(node, "select_last_index", 0):
-            raise DataError(f"{where}: gives ties to the last class, expected the first")
-        chain.stage = "scores"
-    elif operator == "Relu":
-        if chain.stage != "pre":
-            raise DataError(f"{where}: expected after a dense layer")
-        chain.stage = "hidden"
-    elif operator in ("Gemm", "MatMul"):
-        _dense(chain, node, others)
-    elif chain.stage == "input":
-        _scale(chain, node, others)
-    elif operator == "Add" and chain.stage == "pre" and chain.layers[-1].bias is None:
-        chain.layers[-1].bias = _bias(others, where, chain.layers[-1].weight_DH.shape[1])
-    else:
-        raise DataError(f"{where}: unsupported here, expected a bias after a MatMul or a scaling of the input")
-    chain.current = node.outputs[0]
-
-
-def _dense(chain: _Chain, node: _Node, others: list[Array]) -> None:
-    where = node.where
-    if chain.stage not in ("input", "hidden"):
-        raise DataError(f"{where}: follows a dense layer without a Relu between them, expected one")
-    if node.inputs[0] != chain.current or not others or others[0].ndim != 2 or _number(node, "transA", 0):
-        raise DataError(f"{where}: expected an input times a constant matrix")
-    weight_DH = others[0].T if _number(node, "transB", 0) else others[0]
-    if chain.stage == "input" and chain.width not in (None, len(weight_DH)):
-        raise DataError(f"{where}: has {len(weight_DH)} inputs, expected {chain.width}, as the Reshape before gives")
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused with everything that is not finite
-        layer = _Layer(node.inputs[1], weight_DH.astype(np.float64) * _number(node, "alpha", 1.0))
-        if len(others) > 1:
-            layer.bias = _bias(others[1:], where, weight_DH.shape[1]) * _number(node, "beta", 1.0)
-    chain.layers.append(layer)
-    chain.stage = "pre"
+    named = [(layer.name, layer.weight_DH.T, layer.bias) for layer in chain.layers]
+    if named and features not in (None, named[0][1].shape[1]):
+        raise DataError(f"{source}: {named[0][0]} takes {named[0][1].shape[1]} inputs, expected {features}")
+    network = orient(named, source, features=None, classes=classes, scaling=chain.scaling(source))
+    return replace(network, known=(True,) * len(network.layers))
 
 
 def _bias(others: list[Array], where: str, units: int) -> Array:
@@ -159,149 +231,65 @@ def _bias(others: list[Array], where: str, units: int) -> Array:
     return bias.reshape(-1).astype(np.float64)
 
 
-def _scale(chain: _Chain, node: _Node, others: list[Array]) -> None:
-    if len(others) != 1 or others[0].size != 1 or (node.operator in ("Sub", "Div") and node.inputs[0] != chain.current):
-        raise DataError(f"{node.where}: expected to scale or shift the input by one constant")
-    constant = float(others[0].reshape(-1)[0])
-    if node.operator in ("Add", "Sub"):
-        chain.offset += constant if node.operator == "Add" else -constant
-    else:
-        if constant == 0:
-            raise DataError(f"{node.where}: by 0, expected another number")
-        by = constant if node.operator == "Mul" else 1 / constant
-        chain.factor, chain.offset = chain.factor * by, chain.offset * by
-
-
-def _number(node: _Node, name: str, default: float) -> float:
-    value = node.attributes.get(name, default)
-    if not isinstance(value, (int, float)):
-        raise DataError(f"{node.where}: its attribute {name} is no number, expected one")
-    return value
-
-
-def _keeps_rows(chain: _Chain, node: _Node, others: list[Array]) -> bool:
-    """Whether a node of ``_UNCHANGED`` leaves one row an image; a width that a Reshape states is kept to be checked."""
-    if node.operator == "Flatten":
-        return _number(node, "axis", 1) == 1
-    if node.operator == "Reshape":  # (rows, everything else)
-        shape = others[0].reshape(-1).tolist() if len(others) == 1 else []
-        if len(shape) != 2 or chain.stage != "input" or _number(node, "allowzero", 0):
-            return False
-        chain.width = shape[1] if shape[1] > 0 else None
-        return (shape[0] in (0, 1) and (shape[1] == -1 or shape[1] > 0)) or (shape[0] == -1 and shape[1] > 0)
-    if node.operator == "Dropout":
-        return len(others) <= 1  # a third input would say that it is training
-    if node.operator == "Cast":
-        return _number(node, "to", 1) in (1, 11)  # FLOAT, DOUBLE
-    return True
-
-
-def _constant(constants: Mapping[str, Array], name: str, where: str) -> Array:
-    if name not in constants:
-        raise DataError(f"{where}: takes {name[:60]!r}, which is no constant, expected a chain of layers")
-    return constants[name]
-
-
-def _define(constants: dict[str, Array], name: str, array: Array, where: str) -> None:
-    if name in constants:
-        raise DataError(f"{where}: defines {name[:60]!r}, which is there already, expected a new name")
-    constants[name] = array
-
-
-def _graph(content: bytes, source: str) -> tuple[dict[str, Array], list[_Node], list[str], list[str]]:
-    graph = None
-    for number, _, value in protobuf.fields(content, source):
-        if number == 7:  # ModelProto.graph
-            graph = protobuf.raw(value, source)
-        elif number == 8:  # ModelProto.opset_import
-            opset = {n: v for n, _, v in protobuf.fields(protobuf.raw(value, source), source)}
-            version = opset.get(2, 0)
-            if opset.get(1, b"") in (b"", b"ai.onnx") and isinstance(version, int) and version < _FIRST_OPSET:
-                raise DataError(f"{source}: operators of version {version}, expected at least {_FIRST_OPSET}")
-        elif number == 25:  # ModelProto.functions
-            raise DataError(f"{source}: defines operators of its own, expected the standard ones")
-    if graph is None:
+def _checked_graph(model: Any, source: str) -> Any:
+    """The graph of a model; ``DataError`` unless it uses the standard operators and dense weights alone."""
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version < _FIRST_OPSET:
+            raise DataError(f"{source}: operators of version {opset.version}, expected at least {_FIRST_OPSET}")
+    if model.functions:
+        raise DataError(f"{source}: defines operators of its own, expected the standard ones")
+    if not model.HasField("graph"):
         raise DataError(f"{source}: holds no graph, expected an ONNX file")
-    constants: dict[str, Array] = {}
-    nodes: list[_Node] = []
-    ends: dict[int, list[str]] = {11: [], 12: []}  # GraphProto.input, output
-    for number, _, value in protobuf.fields(graph, source):
-        if number == 1:
-            nodes.append(_node(protobuf.raw(value, source), source, len(nodes)))
-        elif number == 5:
-            name, array = _tensor(protobuf.raw(value, source), source)
-            _define(constants, name, array, f"{source}: tensor {name[:60]!r}")
-        elif number in ends:
-            names = [v for n, _, v in protobuf.fields(protobuf.raw(value, source), source) if n == 1]
-            ends[number].append(protobuf.text(names[0], source) if names else "")
-        elif number == 15:
-            raise DataError(f"{source}: holds sparse weights, expected dense ones")
-    return constants, nodes, ends[11], ends[12]
+    graph = model.graph
+    if max(len(graph.node), len(graph.initializer), len(graph.input), len(graph.output)) > _MOST_NODES:
+        raise DataError(f"{source}: more than {_MOST_NODES:,} nodes or tensors, expected a chain of layers")
+    if graph.sparse_initializer:
+        raise DataError(f"{source}: holds sparse weights, expected dense ones")
+    return graph
 
 
-def _node(message: bytes, source: str, index: int) -> _Node:
-    inputs, outputs, attributes = [], [], {}
-    name = operator = domain = ""
-    for number, _, value in protobuf.fields(message, source):
-        if number == 1:
-            inputs.append(protobuf.text(value, source))
-        elif number == 2:
-            outputs.append(protobuf.text(value, source))
-        elif number == 3:
-            name = protobuf.text(value, source)
-        elif number == 4:
-            operator = protobuf.text(value, source)
-        elif number == 5:
-            key, attribute = _attribute(protobuf.raw(value, source), source)
-            attributes[key] = attribute
-        elif number == 7:
-            domain = protobuf.text(value, source)
+def _node(node: Any, source: str, index: int, onnx: Any) -> OnnxNode:
+    name, operator, domain = (_text(word, source) for word in (node.name, node.op_type, node.domain))
     where = f"{source}: node {name[:60]!r} ({operator[:40]})" if name else f"{source}: node {index} ({operator[:40]})"
     if domain not in ("", "ai.onnx"):
         raise DataError(f"{where}: of the domain {domain[:40]!r}, expected the standard operators")
-    return _Node(where, operator, inputs, outputs, attributes)
+    if max(len(node.input), len(node.output), len(node.attribute)) > _MOST_NODES:
+        raise DataError(f"{where}: more than {_MOST_NODES:,} inputs, outputs or attributes, expected few")
+    kinds, attributes = onnx.AttributeProto, {}
+    for attribute in node.attribute:
+        value: Any = None
+        if attribute.type == kinds.FLOAT:
+            value = attribute.f
+        elif attribute.type == kinds.INT:
+            value = attribute.i
+        elif attribute.type == kinds.TENSOR:
+            value = _array(attribute.t, source, onnx)
+        attributes[_text(attribute.name, source)] = value
+    inputs, outputs = ([_text(name, source) for name in names] for names in (node.input, node.output))
+    return OnnxNode(where, operator, inputs, outputs, attributes)
 
 
-def _attribute(message: bytes, source: str) -> tuple[str, Any]:
-    name = ""
-    value: Any = None
-    for number, _, found in protobuf.fields(message, source):
-        if number == 1:
-            name = protobuf.text(found, source)
-        elif number == 2:
-            value = protobuf.float32(found, source)
-        elif number == 3:
-            value = protobuf.signed(found, source)
-        elif number == 5:
-            value = _tensor(protobuf.raw(found, source), source)[1]
-    return name, value
+def _text(value: str | bytes, source: str) -> str:
+    """A string of a file, fit for one line; what is no UTF-8 comes as bytes."""
+    if isinstance(value, bytes):
+        raise DataError(f"{source}: bytes that are no UTF-8, expected a string")
+    return one_line(value)
 
 
-def _tensor(message: bytes, source: str) -> tuple[str, Array]:
-    shape: list[int] = []
-    kind, name, content, floats, longs = 0, "", None, b"", list[int]()
-    for number, wire, value in protobuf.fields(message, source):
-        if number == 1:
-            shape += protobuf.integers(value, source)
-        elif number == 2:
-            kind = protobuf.signed(value, source)
-        elif number == 8:
-            name = protobuf.text(value, source)
-        elif number == 9:
-            content = protobuf.raw(value, source)
-        elif number in (4, 10) and wire != protobuf.VARINT:  # float_data, double_data, packed or one by one
-            floats += protobuf.raw(value, source)
-        elif number == 7:
-            longs += protobuf.integers(value, source)
-        elif number in (13, 14) and value != 0:
-            raise DataError(f"{source}: tensor {name[:60]!r} lies in another file, expected it in this one")
-    where = f"{source}: tensor {name[:60]!r}"
-    if kind not in _TYPES:
-        raise DataError(f"{where} is of data type {kind}, expected float, double, float16 or int64")
-    dtype = np.dtype(_TYPES[kind])
-    if content is None:
-        content = np.array(longs, "<i8").tobytes() if kind == 7 else floats
-    expected = math.prod(shape) * dtype.itemsize
-    if any(size < 0 for size in shape) or len(shape) > 8 or len(content) != expected:
-        raise DataError(f"{where} of shape {tuple(shape)[:8]} has {len(content)} bytes, expected {expected}")
-    return name, np.frombuffer(content, dtype).reshape(shape)
+def _array(tensor: Any, source: str, onnx: Any) -> Array:
+    """The numbers of a tensor in this file, of an announced shape that they fill."""
+    where = f"{source}: tensor {_text(tensor.name, source)[:60]!r}"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise DataError(f"{where} lies in another file, expected it in this one")
+    if tensor.data_type not in _TYPES:
+        raise DataError(f"{where} is of data type {tensor.data_type}, expected float, double, float16 or int64")
+    shape, dtype = tuple(tensor.dims[:9]), np.dtype(_TYPES[tensor.data_type])
+    stored = {1: tensor.float_data, 7: tensor.int64_data, 10: tensor.int32_data, 11: tensor.double_data}
+    held = len(stored[tensor.data_type])
+    if tensor.HasField("raw_data"):
+        held, rest = divmod(len(tensor.raw_data), dtype.itemsize)
+        held = -1 if rest else held
+    if len(shape) > 8 or any(size < 0 for size in shape) or math.prod(shape) != held:
+        raise DataError(f"{where} of shape {shape[:8]} holds {held} numbers, expected {math.prod(shape)}")
+    array: Array = onnx.numpy_helper.to_array(tensor)
+    return array

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import torch
 
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports.files import one_line
+from lean_mnist.generalization.imports.files import LARGEST, one_line, optional_package, read_bytes
 from lean_mnist.generalization.imports.network import ImportedNetwork, orient
-from lean_mnist.generalization.imports.safetensors import read_safetensors
 
 _INSIDE = ("model", "state_dict", "model_state_dict")
 _MOST_LAYERS = 8  # orders of more layers are not searched
@@ -22,54 +24,72 @@ _MOST_LAYERS = 8  # orders of more layers are not searched
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def read_network(path: str | Path, *, features: int | None = None, classes: int | None = None) -> ImportedNetwork:
-    """The dense ReLU network in a ``.onnx`` or ``.safetensors`` file, or else in a file of ``torch.save``.
+def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """The floating tensors of a safetensors file by their names, float64.
 
-    ``features`` and ``classes`` are what the data have; with them the shapes decide how each weight was stored. Raises
-    ``DataError``, one line, for what is no such network.
+    Raises ``DataError`` for other dtypes, for anything that is no such file, and where the package is missing.
     """
-    suffix = Path(path).suffix
-    if suffix == ".onnx":
-        from lean_mnist.generalization.imports.onnx import read_onnx
-
-        return read_onnx(path, features=features, classes=classes)
-    named, ordered = (read_safetensors(path), False) if suffix == ".safetensors" else (read_state_dict(path), True)
-    return network_from_tensors(named, str(path), features=features, classes=classes, ordered=ordered)
+    content = read_bytes(path, "a safetensors file")
+    safetensors = optional_package("safetensors.torch", path)
+    try:
+        tensors = safetensors.load(content)
+    except Exception as error:  # SafetensorError, KeyError for a dtype that PyTorch lacks
+        reason = one_line(str(error))[:80]
+        raise DataError(
+            f"{path}: damaged or with other tensors than PyTorch's ({reason}), expected safetensors"
+        ) from None
+    return _floating(tensors, path)
 
 
 def read_state_dict(path: str | Path) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a file of ``torch.save``, in its order, by PyTorch's safe reader; nothing in the file is run.
+    """The tensors of a file of ``torch.save``, in its order, float64, by PyTorch's safe reader; nothing in it is run.
 
     It may be the ``state_dict`` itself or a dictionary that has it as ``model``, ``state_dict`` or ``model_state_dict``
     (a checkpoint of ours, too). Raises ``DataError``.
     """
-    import torch
+    content = load_safely(path)
+    architecture = content.get("architecture")
+    if isinstance(architecture, dict) and architecture.get("activation", "relu") != "relu":
+        raise DataError(f"{path}: a network with {architecture['activation']!r}, expected relu")
+    inside = (content[key] for key in _INSIDE if isinstance(content.get(key), dict))
+    named = next(inside, content)
+    if not named:
+        raise DataError(f"{path}: holds no named tensors, expected a state_dict")
+    return _floating(named, path)
 
+
+def load_safely(path: str | Path) -> dict[Any, Any]:
+    """The dictionary in a file of ``torch.save``; ``DataError`` if it is none or holds more than plain values."""
+    content = read_bytes(path, "a state_dict")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}), expected a state_dict") from None
+            if zipfile.is_zipfile(io.BytesIO(content)):
+                unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
+                assert unpacked <= LARGEST
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # damage and code show as almost any error
         raise DataError(f"{path}: refused, damaged or holds other objects than tensors and plain values") from None
-    architecture = content.get("architecture") if isinstance(content, dict) else None
-    if isinstance(architecture, dict) and architecture.get("activation", "relu") != "relu":
-        raise DataError(f"{path}: a network with {architecture['activation']!r}, expected relu")
-    for key in _INSIDE:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content:
+    if not isinstance(loaded, dict):
         raise DataError(f"{path}: holds no named tensors, expected a state_dict")
-    named = {}
-    for name, tensor in content.items():
+    return loaded
+
+
+def _floating(named: Mapping[Any, Any], path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    arrays = {}
+    for name, tensor in named.items():
         if not isinstance(tensor, torch.Tensor) or not isinstance(name, str) or tensor.layout != torch.strided:
-            raise DataError(f"{path}: {str(name)[:60]!r} is a {type(tensor).__name__}, expected a dense tensor")
+            raise DataError(
+                f"{path}: {one_line(str(name))[:60]!r} is a {type(tensor).__name__}, expected a dense tensor"
+            )
         if not tensor.is_floating_point():
             raise DataError(f"{path}: {one_line(name)} is {tensor.dtype}, expected floating weights of dense layers")
-        named[one_line(name)] = tensor.double().numpy()
-    return named
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise DataError(
+                f"{path}: {one_line(name)} announces shape {tuple(tensor.shape)}, which its bytes do not fill"
+            )
+        arrays[one_line(name)] = tensor.double().numpy()
+    return arrays
 
 
 def network_from_tensors(
@@ -92,12 +112,16 @@ def network_from_tensors(
     for stem, parts in layers.items():
         if "weight" not in parts:
             raise DataError(f"{source}: {stem}bias has no {stem}weight beside it")
-    stems = list(layers)
+
+    def chained(order: Sequence[str]) -> ImportedNetwork:
+        parts = [(f"{stem}weight", layers[stem]["weight"], layers[stem].get("bias")) for stem in order]
+        return orient(parts, source, features=features, classes=classes)
+
+    stems, refusal = list(layers), None
     numbered = sorted(stems, key=_numbers)
-    refusal = None
     if ordered or len({_pattern(stem) for stem in stems}) <= 1:
         try:
-            return _chained(stems if ordered else numbered, layers, source, features, classes)
+            return chained(stems if ordered else numbered)
         except DataError as error:
             refusal = error
     orders: list[list[str]] = []
@@ -105,22 +129,9 @@ def network_from_tensors(
         orders = list(itertools.islice(_orders(numbered, layers, features, classes), 2))
     if len(orders) > 1:
         raise DataError(f"{source}: its layers fit together in more than one order, expected one")
-    return _chained(orders[0] if orders else numbered, layers, source, features, classes, refusal)
-
-
-def _chained(
-    order: Sequence[str],
-    layers: Mapping[str, Arrays],
-    source: str,
-    features: int | None,
-    classes: int | None,
-    refusal: DataError | None = None,
-) -> ImportedNetwork:
-    pairs = [(f"{stem}weight", layers[stem]["weight"], layers[stem].get("bias")) for stem in order]
-    try:
-        return orient(pairs, source, features=features, classes=classes, transposed=False)
-    except DataError as error:
-        raise refusal or error from None
+    if not orders and refusal is not None:
+        raise refusal
+    return chained(orders[0] if orders else numbered)
 
 
 def _orders(left: Sequence[str], layers: Mapping[str, Arrays], width: int, classes: int | None) -> Iterator[list[str]]:

@@ -1,53 +1,49 @@
-"""Is an imported network read the right way? Its accuracy on data decides, where the shapes leave it open."""
+"""The reading of an imported network that has the accuracy stated for it, where the file leaves orientations open."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.generalization.imports.network import ImportedNetwork, Scaling
-from lean_mnist.generalization.spaces.integers import IntegerNetwork
-from lean_mnist.generalization.spaces.network import QuantizedNetwork
+from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork
 
-N = TypeVar("N", ImportedNetwork, QuantizedNetwork)
-
+Network = ImportedNetwork | QuantizedNetwork
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-_UNIT = Scaling(0.0, 255.0)
+#: The usual scalings of pixels: to 0 … 1, and none.
+USUAL_SCALINGS = (Scaling(0.0, 255.0), Scaling(0.0, 1.0))
 _MOST_OPEN = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Verified(Generic[N]):
-    """The one reading of a network that has the accuracy that was claimed for it."""
+class VerifiedReading:
+    """The one reading, among ``readings`` that were tried, with the stated accuracy: a network on upright images."""
 
-    network: N
+    network: Network
     scaling: Scaling
-    images_transposed: bool
     correct: int
-    examples: int
-    readings: int  # how many were tried
-    reading: str  # in words
+    readings: int
+    words: str
 
 
 def verify_on_data(
-    network: N,
+    network: Network,
     images: Images,
     labels: Labels,
-    accuracy: float,
+    accuracy: Fraction,
     *,
-    tolerance: float = 0.001,
-    scalings: Sequence[Scaling] = (_UNIT, Scaling(0.0, 1.0)),
-) -> Verified[N]:
+    tolerance: Fraction = Fraction(1, 1000),
+    scalings: Sequence[Scaling] = USUAL_SCALINGS,
+) -> VerifiedReading:
     """Find the reading of ``network`` whose accuracy on the given examples is ``accuracy``, within ``tolerance``.
 
     Tried are: square weights either way; images uint8 (m, rows, columns) upright or transposed; and, for a network with
@@ -60,71 +56,74 @@ def verify_on_data(
         )
     if not 0 <= accuracy <= 1 or not 0 <= tolerance < 1:
         raise ArgumentError(f"accuracy, tolerance: {accuracy}, {tolerance}, expected numbers from 0 to 1")
-    upright, m = images, len(images)
-    sideways = np.ascontiguousarray(images.transpose(0, 2, 1))
-    found: list[Verified[N]] = []
-    tried: list[tuple[int, str]] = []
-    for candidate, scaling, predict, words in _readings(network, scalings):
-        for transposed, shown in ((False, upright), (True, sideways)):
-            right = int((predict(shown) == labels).sum())
-            words_here = f"{words}, images {'transposed' if transposed else 'as they are'}"
-            tried.append((right, words_here))
-            if abs(Fraction(right, m) - Fraction(str(accuracy))) <= Fraction(str(tolerance)):
-                found.append(Verified(candidate, scaling, transposed, right, m, 0, words_here))
+    tried = [
+        VerifiedReading(candidate, scaling, int((_labels(candidate, images, scaling) == labels).sum()), 0, words)
+        for candidate, scaling, words in _readings(network, images.shape[1:], scalings)
+    ]
+    found = [each for each in tried if abs(Fraction(each.correct, len(images)) - accuracy) <= tolerance]
+    claimed = f"accuracy {float(accuracy):g} ± {float(tolerance):g}"
     if not found:
-        right, words = max(tried)
+        best = max(tried, key=lambda each: each.correct)
         raise DataError(
-            f"network: no reading of {len(tried)} has accuracy {accuracy} ± {tolerance} on {m} examples; "
-            f"the best, {words}, has {right / m:.4f}"
+            f"network: no reading of {len(tried)} has {claimed} on {len(images)} examples; "
+            f"the best, {best.words}, has {best.correct / len(images):.4f}"
         )
     if len(found) > 1:
         raise DataError(
-            f"network: {len(found)} of {len(tried)} readings have accuracy {accuracy} ± {tolerance}, such as "
-            f"{found[0].reading} and {found[1].reading}; expected one: more examples or fewer scalings tell them apart"
+            f"network: {len(found)} of {len(tried)} readings have {claimed}, such as {found[0].words} and "
+            f"{found[1].words}; expected one: more examples or fewer scalings tell them apart"
         )
     return replace(found[0], readings=len(tried))
 
 
-_Reading = tuple[N, Scaling, Callable[[Images], Labels], str]
-
-
-def _readings(network: N, scalings: Sequence[Scaling]) -> Iterator[_Reading[N]]:
+def _readings(
+    network: Network, shape: tuple[int, ...], scalings: Sequence[Scaling]
+) -> Iterator[tuple[Network, Scaling, str]]:
+    quantized = isinstance(network, QuantizedNetwork)
+    matrices = _matrices(network)
+    square = [matrix.shape[0] == matrix.shape[1] for matrix in matrices]
     if isinstance(network, QuantizedNetwork):
-        square = [layer.codes.shape[0] == layer.codes.shape[1] for layer in network.layers]
-        for flips in _flips(square):
-            layers = tuple(
-                replace(layer, codes=np.ascontiguousarray(layer.codes.T)) if flip else layer
-                for layer, flip in zip(network.layers, flips, strict=True)
-            )
-            turned = QuantizedNetwork(layers, network.denominator)
-            yield turned, Scaling(0.0, float(network.denominator)), IntegerNetwork(turned).labels, _words(flips)
-        return
-    used = [network.scaling] if network.scaling is not None else list(scalings)
-    if all(bias is None for _, bias in network.layers):  # a positive factor of the features changes no label
-        centred = [scaling for scaling in used if scaling.mean == 0]
-        used = centred[:1] + [scaling for scaling in used if scaling.mean != 0]
-    for flips in _flips([not known for known in network.known]):
-        if any(
-            flip and weight.shape[0] != weight.shape[1] for flip, (weight, _) in zip(flips, network.layers, strict=True)
-        ):
-            continue  # a first layer whose inputs nobody stated: turned, it would not fit the second
-        turned_network = network.turned(flips)
-        for scaling in used:
-            predict = functools.partial(_float_labels, turned_network, scaling)
-            yield turned_network, scaling, predict, f"{_words(flips)}, (pixel − {scaling.mean:g})/{scaling.scale:g}"
+        used = [Scaling(0.0, float(network.denominator))]
+    else:
+        used = [network.scaling] if network.scaling is not None else list(scalings)
+        if all(bias is None for _, bias in network.layers):  # a positive factor of the features changes no label
+            centred = [scaling for scaling in used if scaling.mean == 0]
+            used = centred[:1] + [scaling for scaling in used if scaling.mean != 0]
+        square = [each and not known for each, known in zip(square, network.known, strict=True)]
+    if sum(square) > _MOST_OPEN:
+        raise DataError(f"network: {sum(square)} square layers, expected at most {_MOST_OPEN} that data have to decide")
+    rows, columns = shape
+    # Pixel (r, c) of an upright image is number c · rows + r of the transposed one.
+    sideways = np.arange(rows * columns).reshape(columns, rows).T.ravel()
+    for flips in itertools.product(*((False, True) if each else (False,) for each in square)):
+        turned = ", ".join(str(index) for index, flip in enumerate(flips) if flip)
+        orientation = f"layers {turned} transposed" if turned else "layers as they are"
+        own = [matrix.T if flip else matrix for matrix, flip in zip(matrices, flips, strict=True)]
+        for transposed, scaling in itertools.product((False, True), used):
+            first = own[0][:, sideways] if transposed else own[0]
+            words = f"{orientation}, images {'transposed' if transposed else 'as they are'}"
+            words = words if quantized else f"{words}, (pixel − {scaling.mean:g})/{scaling.scale:g}"
+            yield _with_matrices(network, [first, *own[1:]]), scaling, words
 
 
-def _float_labels(network: ImportedNetwork, scaling: Scaling, images: Images) -> Labels:
+def _matrices(network: Network) -> list[npt.NDArray[Any]]:
+    """Codes or weights (H, D) of each layer."""
+    if isinstance(network, QuantizedNetwork):
+        return [layer.codes for layer in network.layers]
+    return [weight for weight, _ in network.layers]
+
+
+def _with_matrices(network: Network, matrices: Sequence[npt.NDArray[Any]]) -> Network:
+    matrices = [np.ascontiguousarray(matrix) for matrix in matrices]
+    if isinstance(network, QuantizedNetwork):
+        layers = tuple(replace(layer, codes=own) for layer, own in zip(network.layers, matrices, strict=True))
+        return replace(network, layers=layers)
+    pairs = tuple((own, bias) for (_, bias), own in zip(network.layers, matrices, strict=True))
+    return replace(network, layers=pairs)
+
+
+def _labels(network: Network, images: Images, scaling: Scaling) -> Labels:
+    if isinstance(network, QuantizedNetwork):
+        return IntegerNetwork(network).labels(images)
     labels: Labels = network.logits(images, scaling).argmax(1).astype(np.int64)
     return labels
-
-
-def _flips(open_: Sequence[bool]) -> Iterator[tuple[bool, ...]]:
-    if sum(open_) > _MOST_OPEN:
-        raise DataError(f"network: {sum(open_)} square layers, expected at most {_MOST_OPEN} that data have to decide")
-    return itertools.product(*((False, True) if each else (False,) for each in open_))
-
-
-def _words(flips: Sequence[bool]) -> str:
-    turned = [str(index) for index, flip in enumerate(flips) if flip]
-    return f"layers {', '.join(turned)} transposed" if turned else "layers as they are"

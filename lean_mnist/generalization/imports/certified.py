@@ -1,0 +1,193 @@
+"""Certification of networks that were trained elsewhere, or rounded to few bits after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+
+from lean_mnist.data.datasets import Dataset
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import CertificateError, DataError
+from lean_mnist.generalization import checker
+from lean_mnist.generalization.certificates.document import Certificate
+from lean_mnist.generalization.certificates.holdout import certify
+from lean_mnist.generalization.certificates.runs import precision_for
+from lean_mnist.generalization.confidence import SplitHistory
+from lean_mnist.generalization.exact import Exact, exact
+from lean_mnist.generalization.imports.mlcert import read_mlcert
+from lean_mnist.generalization.imports.network import ImportedNetwork, Scaling
+from lean_mnist.generalization.imports.onnx import read_onnx
+from lean_mnist.generalization.imports.tensors import (
+    load_safely,
+    network_from_tensors,
+    read_safetensors,
+    read_state_dict,
+)
+from lean_mnist.generalization.imports.verify import USUAL_SCALINGS, verify_on_data
+from lean_mnist.generalization.quantize import quantize_model
+from lean_mnist.generalization.spaces import QuantizedNetwork, read_network
+
+
+class NetworkFile(Enum):
+    """The kinds of files that hold a network."""
+
+    CHECKPOINT = "a checkpoint of lean_mnist"
+    QUANTIZED = "a quantised network of lean_mnist"
+    MLCERT = "a pickle of MLCERT"
+    ONNX = "an ONNX file"
+    SAFETENSORS = "a safetensors file"
+    STATE_DICT = "a state_dict of PyTorch"
+
+
+_SUFFIXES = {
+    ".json": NetworkFile.QUANTIZED,
+    ".pkl": NetworkFile.MLCERT,
+    ".pkl.gz": NetworkFile.MLCERT,
+    ".onnx": NetworkFile.ONNX,
+    ".safetensors": NetworkFile.SAFETENSORS,
+}
+
+
+def kind_of(path: str) -> NetworkFile:
+    """The kind of the file at ``path``, by the end of its name; of those of ``torch.save`` by their content.
+
+    What PyTorch's safe reader refuses counts as a checkpoint, whose reader says why.
+    """
+    for suffix, kind in _SUFFIXES.items():
+        if path.endswith(suffix):
+            return kind
+    try:
+        return NetworkFile.CHECKPOINT if "format_version" in load_safely(path) else NetworkFile.STATE_DICT
+    except DataError:
+        return NetworkFile.CHECKPOINT
+
+
+def import_network(
+    path: str, kind: NetworkFile, *, features: int | None = None, classes: int | None = None
+) -> ImportedNetwork | QuantizedNetwork:
+    """The dense ReLU network in a file; raises ``DataError``, one line, for what holds none.
+
+    ``features`` and ``classes`` are what the data have; with them the shapes decide how each weight was stored.
+    """
+    if kind is NetworkFile.QUANTIZED:
+        return read_network(path)
+    if kind is NetworkFile.MLCERT:
+        return read_mlcert(path)
+    if kind is NetworkFile.ONNX:
+        return read_onnx(path, features=features, classes=classes)
+    ordered = kind is not NetworkFile.SAFETENSORS
+    named = read_state_dict(path) if ordered else read_safetensors(path)
+    network = network_from_tensors(named, path, features=features, classes=classes, ordered=ordered)
+    if kind is not NetworkFile.CHECKPOINT:
+        return network
+    normalization = Normalization.from_dict(load_safely(path).get("normalization", {}))
+    if normalization.kind == "per-image":
+        raise DataError(f"{path}: per-image normalisation, expected standard or unit, which are one map of all pixels")
+    return replace(network, scaling=Scaling(normalization.mean, normalization.scale))
+
+
+@dataclass(frozen=True, eq=False)
+class ImportedReading:
+    """A network as it is certified, how pixels become its features, and how many readings it was chosen among."""
+
+    network: ImportedNetwork | QuantizedNetwork
+    scaling: Scaling
+    readings: int = 1
+
+
+def read_for(
+    dataset: Dataset,
+    path: str,
+    kind: NetworkFile,
+    *,
+    scaling: tuple[float, float] | None = None,
+    accuracy: Exact | None = None,
+    quantize: int | None = None,
+) -> ImportedReading:
+    """The network in a file, read for the images of ``dataset``.
+
+    Args:
+        dataset: its shapes, and with ``accuracy`` its test split, decide what the file leaves open.
+        path: the file.
+        kind: of the file.
+        scaling: mean and scale of pixels, where the file does not state them.
+        accuracy: on the test split, as measured elsewhere; then every reading is tried (:func:`verify_on_data`).
+        quantize: bits a weight to which the network is rounded, if any.
+
+    Raises ``DataError``, ``ArgumentError`` or ``CertificateError``.
+    """
+    network = import_network(path, kind, features=dataset.features, classes=dataset.classes)
+    if isinstance(network, QuantizedNetwork):
+        stated: Scaling | None = Scaling(0.0, float(network.denominator))
+    else:
+        stated = network.scaling
+    if scaling is not None:
+        given = Scaling(*scaling)
+        if stated not in (None, given):
+            raise CertificateError(f"--scaling: expected {stated.mean:g} {stated.scale:g}, as {path} states")
+        stated = given
+    readings = 1
+    if accuracy is not None:
+        images, labels = dataset.test.images.numpy(), dataset.test.labels.numpy()
+        tried = USUAL_SCALINGS if stated is None else [stated]
+        found = verify_on_data(network, images, labels, exact(accuracy, "--accuracy"), scalings=tried)
+        network, stated, readings = found.network, found.scaling, found.readings
+    if stated is None:
+        raise CertificateError(
+            f"--scaling: expected MEAN SCALE for features (pixel − MEAN) / SCALE, which {path} does not state"
+        )
+    if quantize is not None:
+        if isinstance(network, QuantizedNetwork):
+            raise CertificateError(f"--quantize: expected a network of floating weights, found {kind.value}")
+        normalization = stated.normalization(dataset.maximum)
+        network = quantize_model(network.model(), normalization, quantize, maximum=dataset.maximum)
+        stated = Scaling(0.0, float(dataset.maximum))
+    return ImportedReading(network, stated, readings)
+
+
+def certify_reading(
+    reading: ImportedReading,
+    dataset: Dataset,
+    *,
+    deltas: Sequence[Exact],
+    bounds: Sequence[str],
+    looks: int | None = None,
+    adaptive: bool = False,
+    precision: str = "auto",
+) -> Certificate:
+    """The certificate of a network by the test split of ``dataset``, which must have taught and chosen nothing of it.
+
+    ``looks`` at that split, 1 if not given, are paid for, and every reading that was tried; the other arguments are
+    those of :func:`certify`. Raises ``CertificateError`` or ``BoundError``.
+    """
+    if looks is not None and looks < 1:
+        raise CertificateError(f"--looks: expected at least 1, found {looks}")
+    network = reading.network
+    if isinstance(network, QuantizedNetwork):
+        network, precision = exact_layers(network), "float64" if precision == "auto" else precision
+    model = network.model()
+    return certify(
+        model,
+        reading.scaling.normalization(dataset.maximum),
+        dataset,
+        SplitHistory("test", (looks or 1) + reading.readings - 1, adaptive),
+        deltas=deltas,
+        bounds=bounds,
+        precision=precision_for(model) if precision == "auto" else precision,
+        selected_by=checker.SELECTED_ELSEWHERE,
+    )
+
+
+def exact_layers(network: QuantizedNetwork) -> ImportedNetwork:
+    """The layers of a quantised network in float64; ``CertificateError`` where float64 does not hold them exactly."""
+    layers = []
+    for weight, bias, exponent in (layer.integers() for layer in network.layers):
+        numbers = [weight] if bias is None else [weight, bias]
+        if max(int(np.abs(array).max()).bit_length() for array in numbers) > 53:
+            raise CertificateError("network: its weights need more than float64 holds, expected --split train for it")
+        weight_HD, *biases = (array.astype(np.float64) * 2.0**-exponent for array in numbers)
+        layers.append((weight_HD, biases[0] if biases else None))
+    return ImportedNetwork(tuple(layers), (True,) * len(layers), "network", Scaling(0.0, float(network.denominator)))
