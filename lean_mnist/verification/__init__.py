@@ -3,17 +3,21 @@
 An :class:`Obligation` says what is claimed, how it is established, for which sizes, and on what that rests; its
 ``check()`` runs the code of ``chainrule``, ``nn`` and ``training`` itself, never a copy of a formula kept for checking.
 ``python -m lean_mnist.verify`` prints the table. SymPy is needed, and imported only when obligations are loaded.
+
+The statements are in ``statements``, one module a group; the ways to establish them in ``methods``.
 """
 
-from lean_mnist.verification.model import Obligation, ObligationFailed, Outcome, Vacuous
-from lean_mnist.verification.report import Report, verify
+from lean_mnist.verification.model import Method, Obligation, ObligationFailed, ObligationResult, Truth, Vacuous
+from lean_mnist.verification.report import ObligationReport, verify
 from lean_mnist.verification.table import obligations, select, vacuous_statements
 
 __all__ = [
+    "Method",
     "Obligation",
     "ObligationFailed",
-    "Outcome",
-    "Report",
+    "ObligationReport",
+    "ObligationResult",
+    "Truth",
     "Vacuous",
     "obligations",
     "select",

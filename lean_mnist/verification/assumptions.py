@@ -1,7 +1,7 @@
-"""What verdicts rest on. Each obligation names its own; the report lists those in use once, at its end."""
+"""Assumptions of verdicts. Each obligation names its own; the report lists those in use once, at its end."""
 
 SYMPY = "SymPy differentiates, substitutes and simplifies soundly"
-SUMS = "every step of the normal form of sums (crosscheck/obligations/sums.py) replaces an expression by an equal one"
+SUMS = "every step of the normal form of sums (verification/methods/sums.py) replaces an expression by an equal one"
 REALS = "proofs are about real numbers and sizes of at least 1; that tensors follow is checked in the group tensors"
 PAIRS = "the activation is differentiable at every pre-activation; where ReLU is not, its convention is used"
 CALCULUS = "textbook calculus: the chain rule, Taylor's theorem, the mean value inequality, monotonicity of exp and log"
@@ -24,3 +24,8 @@ NOISE = "the stochastic gradient has mean ∇f(θ) and variance at most σ², in
 SMOOTH = "an L-smooth f has f(θ−αg) ≤ f(θ) − α⟨∇f(θ), g⟩ + α²L/2 ‖g‖² (Nesterov, 2018, Lemma 1.2.3)"
 STEP = "plain SGD steps by θ − αg; checked exactly, on quadratics, by convergence.sgd-enumerated and gd-quadratic"
 LIBM = "math.exp and math.log round as the C library that Lean's Float.exp and Float.log call"
+
+SYMBOLIC = (SYMPY, SUMS, REALS)
+"""Of every proof for all sizes."""
+ANY = (*SYMBOLIC, PAIRS)
+"""Of a proof for any activation."""

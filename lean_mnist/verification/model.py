@@ -1,26 +1,41 @@
-"""What an obligation is, and what checking it can find."""
+"""The form of an obligation, and the results of checking one."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum
 
 from lean_mnist.errors import LeanMnistError
+from lean_mnist.verification import assumptions
 
-How = Literal["symbolic", "exact rational", "gradcheck", "property test", "enclosure"]
-Verdict = Literal["holds", "refuted", "error"]
+Check = Callable[[], str]
+"""Runs the code and returns what there is to say about it; raises ``Refuted`` with a counterexample."""
 
-# What may be said of a statement that was established in each way. Only a symbolic identity, which covers every value
-# of its variables, is called proved; everything else is called checked, and on what.
-WORDING: dict[How, str] = {
-    "symbolic": "proved",
-    "exact rational": "checked exactly",
-    "gradcheck": "checked by gradcheck",
-    "property test": "checked",
-    "enclosure": "enclosed",
-}
+
+class Method(Enum):
+    """How a statement is established, and the word for it, of one statement and of several.
+
+    Only a symbolic identity, which covers every value of its variables, is called proved; everything else is called
+    checked, and on what.
+    """
+
+    SYMBOLIC = ("symbolic", "proved", "proved")
+    EXACT = ("exact rational", "checked exactly", "checked exactly")
+    GRADCHECK = ("gradcheck", "checked by gradcheck", "checked by gradcheck")
+    CASES = ("property test", "checked", "checked on cases")
+
+    def __init__(self, label: str, word: str, plural: str) -> None:
+        self.label, self.word, self.plural = label, word, plural
+
+
+class Truth(Enum):
+    """Result of checking a statement; ``ERROR`` is an exception of the code under test."""
+
+    HOLDS = "holds"
+    REFUTED = "refuted"
+    ERROR = "error"
 
 
 class ObligationFailed(LeanMnistError):
@@ -49,58 +64,59 @@ class Obligation:
         id: ``group.name``, unique.
         statement: plain mathematics.
         source: the theorem or axiom of LEAN_mnist that it answers, or where else it comes from.
-        how: the method; ``WORDING`` says what may be claimed of it.
         scope: the sizes and cases for which it is established, to be read after the method's word.
+        run: checks the code.
+        method: how it is established.
         assumptions: what the verdict rests on.
-        run: checks the code and returns what there is to say about it; raises ``Refuted`` with a counterexample.
-        expected: ``refuted`` for a false statement of the original, which must be found false.
+        expected: ``REFUTED`` for a false statement of the original, which must be found false.
     """
 
     id: str
     statement: str
     source: str
-    how: How
     scope: str
-    assumptions: tuple[str, ...]
-    run: Callable[[], str]
-    expected: Verdict = "holds"
+    run: Check
+    method: Method = Method.SYMBOLIC
+    assumptions: tuple[str, ...] = assumptions.SYMBOLIC
+    expected: Truth = Truth.HOLDS
 
     @property
     def group(self) -> str:
+        """The part of the id before its first dot."""
         return self.id.partition(".")[0]
 
     @property
     def established(self) -> str:
         """How and for what, in words that do not claim more than was done."""
-        return self.scope if self.expected == "refuted" else f"{WORDING[self.how]} {self.scope}"
+        return self.scope if self.expected is Truth.REFUTED else f"{self.method.word} {self.scope}"
 
-    def check(self) -> Outcome:
+    def check(self) -> ObligationResult:
         """Run the check; an exception of the code under test is a verdict, too."""
         started = time.perf_counter()
-        verdict: Verdict = "holds"
-        counterexample = ""
+        verdict, counterexample = Truth.HOLDS, ""
         try:
             detail = self.run()
         except Refuted as found:
-            verdict, detail, counterexample = "refuted", found.detail, found.counterexample
+            verdict, detail, counterexample = Truth.REFUTED, found.detail, found.counterexample
         except Exception as error:  # whatever broken code under test may raise
-            verdict, detail = "error", f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Outcome(self, verdict, detail, counterexample, time.perf_counter() - started)
+            verdict, detail = Truth.ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return ObligationResult(self, verdict, detail, counterexample, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What checking one obligation found. ``counterexample`` is empty unless the verdict is ``refuted``."""
+class ObligationResult:
+    """Result of checking one obligation. ``counterexample`` is empty unless the verdict is ``REFUTED``."""
 
     obligation: Obligation
-    verdict: Verdict
+    verdict: Truth
     detail: str
     counterexample: str
     seconds: float
 
     @property
     def as_expected(self) -> bool:
-        return self.verdict == self.obligation.expected
+        """Whether a true statement holds, or a false one is refuted."""
+        return self.verdict is self.obligation.expected
 
 
 @dataclass(frozen=True)
@@ -110,3 +126,35 @@ class Vacuous:
     source: str
     says: str
     established_by: tuple[str, ...]
+
+
+class Statements(list[Obligation]):
+    """Obligations of one group, in the order of the table; calling it gives a decorator of a check, which adds one."""
+
+    def __init__(self, group: str, title: str, *rests_on: str) -> None:
+        super().__init__()
+        self.group, self.title, self._rests_on = group, title, rests_on or assumptions.SYMBOLIC
+
+    def __call__(
+        self,
+        source: str,
+        scope: str,
+        method: Method = Method.SYMBOLIC,
+        *,
+        rests_on: tuple[str, ...] = (),
+        expected: Truth = Truth.HOLDS,
+        name: str = "",
+        statement: str = "",
+    ) -> Callable[[Check], Check]:
+        """Decorator of a check; the arguments are those of :class:`Obligation`.
+
+        Unless they are given, the name is that of the function, and the statement the first line of its docstring.
+        """
+
+        def add(run: Check) -> Check:
+            called = f"{self.group}.{name or run.__name__.replace('_', '-')}"
+            said = statement or (run.__doc__ or "").partition("\n")[0].rstrip(".")
+            self.append(Obligation(called, said, source, scope, run, method, rests_on or self._rests_on, expected))
+            return run
+
+        return add

@@ -1,50 +1,29 @@
-"""The table of obligations: which there are, and how some of them are picked."""
+"""The table of obligations, and the selection of some of them."""
 
 from __future__ import annotations
 
 import fnmatch
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from lean_mnist.errors import ConfigError, nearest
 from lean_mnist.verification.model import Obligation, Vacuous
 
-# In the order of the table; a group is the part of an id before its first dot.
-_MODULES = (
-    "gradients",
-    "network",
-    "linear_algebra",
-    "layers",
-    "loss_properties",
-    "shapes",
-    "convergence",
-    "tensors",
-    "originals",
-)
-TITLES = {
-    "gradient": "Gradient correctness",
-    "linear-algebra": "Linear algebra",
-    "layer": "Layer properties",
-    "loss": "Loss properties",
-    "types": "Types",
-    "convergence": "Convergence",
-    "tensors": "From formulas to tensors",
-    "original": "False statements of the original",
-}
-
 
 def obligations() -> list[Obligation]:
     """All obligations, in the order of the table; raises ``ConfigError`` where SymPy is missing."""
-    _need_sympy()
-    modules = (importlib.import_module(f"{__package__}.{name}") for name in _MODULES)
-    return [obligation for module in modules for obligation in module.obligations()]
+    return [obligation for group in _statements().GROUPS for obligation in group]
 
 
 def vacuous_statements() -> list[Vacuous]:
     """Statements of the original that say less than their names; raises ``ConfigError`` where SymPy is missing."""
-    _need_sympy()
-    found: list[Vacuous] = importlib.import_module(f"{__package__}.originals").vacuous_statements()
-    return found
+    return list(_statements().VACUOUS)
+
+
+def titles() -> dict[str, str]:
+    """Title of each group, in the order of the table; raises ``ConfigError`` where SymPy is missing."""
+    return {group.group: group.title for group in _statements().GROUPS}
 
 
 def select(everything: Sequence[Obligation], pattern: str) -> list[Obligation]:
@@ -60,10 +39,14 @@ def select(everything: Sequence[Obligation], pattern: str) -> list[Obligation]:
     return chosen
 
 
-def _need_sympy() -> None:
+def _statements() -> Any:
+    """The statements, imported when they are needed, since SymPy takes a while."""
     try:
         importlib.import_module("sympy")
     except ImportError:
         raise ConfigError(
             "python -m lean_mnist.verify proves with SymPy, which is missing: pip install sympy"
         ) from None
+    from lean_mnist.verification import statements
+
+    return statements

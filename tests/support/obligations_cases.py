@@ -1,15 +1,15 @@
-"""What tests of the obligations share: obligations that come out as told, and the result of a call of the command."""
+"""Obligations that come out as told, and the result of a call of the command."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lean_mnist.verification import Obligation
-from lean_mnist.verification.model import Refuted
+from lean_mnist.verification import Obligation, Truth
+from lean_mnist.verification.model import Check, Refuted
 
 
 class Call(NamedTuple):
-    """What a call of the command came to."""
+    """Result of a call of the command."""
 
     status: int
     out: str
@@ -17,27 +17,22 @@ class Call(NamedTuple):
 
 
 def holds() -> str:
+    """A check that passes."""
     return "because"
 
 
 def is_false() -> str:
+    """A check that refutes."""
     raise Refuted("it is not so", "2 instead of 3 at x = 1")
 
 
 def breaks() -> str:
+    """A check under which the code breaks."""
     raise ZeroDivisionError("in the code\nunder test")
 
 
-def an_obligation(run: Any, expected: Any = "holds", name: str = "loss.some", **fields: Any) -> Obligation:
+def an_obligation(run: Check, expected: Truth = Truth.HOLDS, name: str = "loss.some") -> Obligation:
     """An obligation whose check is ``run``."""
-    values = {
-        "id": name,
-        "statement": "1 + 1 = 2",
-        "source": "arithmetic",
-        "how": "symbolic",
-        "scope": "for all n",
-        "assumptions": ("counting works",),
-        "run": run,
-        "expected": expected,
-    }
-    return Obligation(**{**values, **fields})
+    return Obligation(
+        name, "1 + 1 = 2", "arithmetic", "for all n", run, assumptions=("counting works",), expected=expected
+    )

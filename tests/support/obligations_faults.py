@@ -5,39 +5,39 @@ They replace functions of ``chainrule``, ``nn`` and ``training``; the checks the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import torch
 
-from lean_mnist.chainrule import activations, arrays, dense, losses, mlp
+from lean_mnist.chainrule import activations, dense, losses, mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation
 from lean_mnist.chainrule.arrays import primitives
+from lean_mnist.mutants import planting
 from lean_mnist.nn import functions, parameters
-from lean_mnist.training.config import optimizers
 
-Patch = pytest.MonkeyPatch
+Replacements = dict[str, Any]  # target and replacement, as of ``planting``
 
 
-def _dense(change: Callable[[Any, Any, dense.DenseGradients], dense.DenseGradients]) -> Callable[[Patch], None]:
+def _dense(change: Callable[[Any, Any, dense.DenseGradients], dense.DenseGradients]) -> Replacements:
     original = dense.dense_backward
 
     def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True)) -> dense.DenseGradients:
         return change(tape, d_z, original(tape, d_z, (True, True, True)))
 
-    return lambda patch: patch.setattr(dense, "dense_backward", wrong)
+    return {"chainrule.dense.dense_backward": wrong}
 
 
-def _activation(name: str, backward: Callable[[Any, Any], Any], forward: Any = None) -> Callable[[Patch], None]:
-    right = ACTIVATIONS[name]
-    return lambda patch: patch.setitem(ACTIVATIONS, name, Activation(name, forward or right.forward, backward))
+def _activation(name: str, backward: Callable[[Any, Any], Any], forward: Any = None) -> Replacements:
+    faulty = Activation(name, forward or ACTIVATIONS[name].forward, backward)
+    return {f"chainrule.activations.ACTIVATIONS.{name}": faulty}
 
 
 def _cross_entropy(
     backward: Callable[[Any, Any, Any], Any] | None = None, forward: Any = None, penalty_factor: float = 1.0
-) -> Callable[[Patch], None]:
+) -> Replacements:
     original = losses.softmax_cross_entropy
 
     def wrong(label_smoothing: float = 0.0, logit_penalty: float = 0.0) -> losses.Loss:
@@ -49,11 +49,11 @@ def _cross_entropy(
 
         return losses.Loss(right.name, forward(right) if forward else penalised.forward, wrong_backward)
 
-    return lambda patch: patch.setattr(losses, "softmax_cross_entropy", wrong)
+    return {"chainrule.losses.softmax_cross_entropy": wrong}
 
 
-def _torch(name: str, method: Callable[..., Any]) -> Callable[[Patch], None]:
-    return lambda patch: patch.setattr(arrays._TorchPrimitives, name, method)
+def _torch(name: str, method: Callable[..., Any]) -> Replacements:
+    return {f"chainrule.arrays._TorchPrimitives.{name}": method}
 
 
 def _gelu_without_density(z: Any, d_h: Any) -> Any:
@@ -65,13 +65,13 @@ def _greater_or_equal(z: Any, d_h: Any) -> Any:
 
 
 def _relu_that_saves_its_input(z: Any) -> tuple[Any, Any]:
-    return ACTIVATIONS_RELU.forward(z)[0], z
+    return _RELU.forward(z)[0], z
 
 
-ACTIVATIONS_RELU = ACTIVATIONS["relu"]
+_RELU = ACTIVATIONS["relu"]
 
 
-def _first_weight_lost(patch: Patch) -> None:
+def _first_weight_lost() -> Replacements:
     original = mlp.mlp_backward
 
     def wrong(*arguments: Any) -> mlp.MLPGradients:
@@ -79,17 +79,14 @@ def _first_weight_lost(patch: Patch) -> None:
         (weight, bias), *others = found.layers
         return found._replace(layers=((None if weight is None else weight * 0, bias), *others))
 
-    patch.setattr(mlp, "mlp_backward", wrong)
+    return {"chainrule.mlp.mlp_backward": wrong}
 
 
-def _columns_first(patch: Patch) -> None:
-    def wrong(model: torch.nn.Module) -> torch.Tensor:
-        return torch.cat([p.detach().T.reshape(-1) if p.ndim == 2 else p.detach() for p in model.parameters()])
-
-    patch.setattr(parameters, "flatten_parameters", wrong)
+def _columns_first(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().T.reshape(-1) if p.ndim == 2 else p.detach() for p in model.parameters()])
 
 
-def _biases_first(patch: Patch) -> None:
+def _biases_first() -> Replacements:
     original = parameters.unflatten_parameters
 
     def wrong(vector: torch.Tensor, model: torch.nn.Module) -> None:
@@ -98,35 +95,39 @@ def _biases_first(patch: Patch) -> None:
     def right_back(model: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).roll(-1)
 
-    patch.setattr(parameters, "unflatten_parameters", wrong)
-    patch.setattr(parameters, "flatten_parameters", right_back)
+    return {"nn.parameters.unflatten_parameters": wrong, "nn.parameters.flatten_parameters": right_back}
 
 
-def _momentum(patch: Patch) -> None:
-    def wrong(config: Any, chosen: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD(list(chosen), lr=config.learning_rate, momentum=0.5)
-
-    patch.setattr(optimizers, "build_optimizer", wrong)
+def _momentum(config: Any, chosen: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(list(chosen), lr=config.learning_rate, momentum=0.5)
 
 
-def _node(function: type, scale: float) -> Callable[[Patch], None]:
+def _node(function: type, scale: float) -> Replacements:
     original = function.backward  # type: ignore[attr-defined]
 
     def wrong(ctx: Any, *upstream: torch.Tensor) -> Any:
         found = original(ctx, *upstream)
         return tuple(None if g is None else g * scale for g in (found if isinstance(found, tuple) else (found,)))
 
-    return lambda patch: patch.setattr(function, "backward", staticmethod(wrong))
+    return {f"nn.functions.{function.__name__}.backward": wrong}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, how it is planted, the obligations that must fail with it, and some that must still hold."""
+    """A fault, what it replaces, the obligations that must fail with it, and some that must still hold."""
 
     name: str
-    plant: Callable[[Patch], None]
+    replacements: Replacements
     fails: tuple[str, ...]
     holds: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        """Plant it for the length of a ``with``."""
+        with contextlib.ExitStack() as stack:
+            for target, replacement in self.replacements.items():
+                stack.enter_context(planting(target, replacement))
+            yield
 
 
 FAULTS = [
@@ -213,19 +214,19 @@ FAULTS = [
     ),
     Fault(
         "softmax's backward is its diagonal",
-        lambda patch: patch.setattr(losses, "softmax_backward", lambda p, d_p: p * (1 - p) * d_p),
+        {"chainrule.losses.softmax_backward": lambda p, d_p: p * (1 - p) * d_p},
         ("gradient.softmax", "tensors.gradcheck"),
         ("gradient.cross-entropy",),
     ),
     Fault(
         "the mean's backward forgets 1/B",
-        lambda patch: patch.setattr(losses, "mean_backward", lambda loss, d: primitives(loss).spread(d, loss)),
+        {"chainrule.losses.mean_backward": lambda loss, d: primitives(loss).spread(d, loss)},
         ("gradient.mean", "convergence.batch-variance", "gradient.network-full-size"),
         ("gradient.dense",),
     ),
     Fault(
         "the gradient of the first weight is lost",
-        _first_weight_lost,
+        _first_weight_lost(),
         ("gradient.network", "gradient.network-exact", "gradient.network-gradcheck", "gradient.chain-rule"),
         ("gradient.dense", "gradient.layer"),
     ),
@@ -267,31 +268,31 @@ FAULTS = [
     ),
     Fault(
         "parameters are flattened column by column",
-        _columns_first,
+        {"nn.parameters.flatten_parameters": _columns_first},
         ("types.round-trip",),
         ("types.wrong-shapes", "types.layout"),
     ),
     Fault(
         "the vector is stored one place further on, consistently",
-        _biases_first,
+        _biases_first(),
         ("types.layout",),
         ("types.round-trip",),
     ),
     Fault(
         "a layer's shapes are not checked",
-        lambda patch: patch.setattr(dense, "check_dense_shapes", lambda *arguments: None),
+        {"chainrule.dense.check_dense_shapes": lambda *arguments: None},
         ("types.wrong-shapes",),
         ("types.wrong-upstream",),
     ),
     Fault(
         "upstream gradients may broadcast",
-        lambda patch: patch.setattr(losses, "check_upstream", lambda *arguments: None),
+        {"chainrule.arrays.check_upstream": lambda *arguments: None},
         ("types.wrong-upstream",),
         ("types.wrong-shapes",),
     ),
     Fault(
         "plain SGD has momentum",
-        _momentum,
+        {"training.config.optimizers.build_optimizer": _momentum},
         ("convergence.sgd-enumerated", "convergence.gd-quadratic", "convergence.running-mean"),
         ("convergence.batch-variance",),
     ),

@@ -12,7 +12,7 @@ import torch
 
 from lean_mnist import verify as command
 from lean_mnist.command_line import run_command
-from lean_mnist.verification import Obligation, Report, obligations, verify
+from lean_mnist.verification import Obligation, ObligationReport, obligations, verify
 from tests.support.obligations_cases import Call
 
 # The arrays are small, and threads that compete for cores with other programs stall.
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def full_report() -> Report:
+def full_report() -> ObligationReport:
     """The whole table, checked once."""
     return verify()
 

@@ -14,7 +14,7 @@ import pytest
 
 from lean_mnist import verify as command
 from lean_mnist.errors import LeanMnistError
-from lean_mnist.verification import ObligationFailed, report, verify
+from lean_mnist.verification import ObligationFailed, Truth, report, verify
 from tests.support.obligations_cases import Call, an_obligation, breaks, holds, is_false
 
 Run = Callable[..., Call]
@@ -78,7 +78,9 @@ def test_a_false_statement_that_is_not_refuted_fails(
     call: Run, monkeypatch: pytest.MonkeyPatch, run: Callable[[], str]
 ) -> None:
     _pretend(
-        monkeypatch, an_obligation(is_false, "refuted", "original.one"), an_obligation(run, "refuted", "original.two")
+        monkeypatch,
+        an_obligation(is_false, Truth.REFUTED, "original.one"),
+        an_obligation(run, Truth.REFUTED, "original.two"),
     )
     found = call()
     assert found.status == 3
@@ -183,4 +185,4 @@ def test_seconds_are_those_of_the_check(monkeypatch: pytest.MonkeyPatch) -> None
 
     _pretend(monkeypatch, an_obligation(slow))
     found = verify()
-    assert found.seconds >= found.outcomes[0].seconds >= 0.01
+    assert found.seconds >= found.results[0].seconds >= 0.01

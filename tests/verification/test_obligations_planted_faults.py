@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from lean_mnist.verification import Obligation, network
+from lean_mnist.verification import Obligation, Truth
+from lean_mnist.verification.statements import network
 from tests.support.obligations_faults import FAULTS, Fault
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_found(fault: Fault, by_id: dict[str, Obligation], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "DEPTHS", (2,))  # one network of symbols is enough here
-    fault.plant(monkeypatch)
-    found = {name: by_id[name].check() for name in (*fault.fails, *fault.holds)}
+    with fault.planted():
+        found = {name: by_id[name].check() for name in (*fault.fails, *fault.holds)}
     for name in fault.fails:
         assert not found[name].as_expected, f"{name} still {found[name].verdict}"
     for name in fault.holds:
         assert found[name].as_expected, f"{name}: {found[name].detail} {found[name].counterexample}"
-    refuted = [outcome for outcome in found.values() if outcome.verdict == "refuted"]
+    refuted = [outcome for outcome in found.values() if outcome.verdict is Truth.REFUTED]
     assert all(outcome.counterexample for outcome in refuted), "whoever refutes says with what"
 
 
@@ -25,14 +26,12 @@ def test_the_faults_reach_every_group_and_every_method(by_id: dict[str, Obligati
     failing = {name for fault in FAULTS for name in fault.fails}
     groups = {obligation.group for obligation in by_id.values()}
     assert {by_id[name].group for name in failing} == groups
-    assert {by_id[name].how for name in failing} == {obligation.how for obligation in by_id.values()}
+    assert {by_id[name].method for name in failing} == {obligation.method for obligation in by_id.values()}
 
 
 @pytest.mark.parametrize("fault", FAULTS[:3], ids=lambda fault: fault.name)
-def test_a_refutation_gives_numbers(
-    fault: Fault, by_id: dict[str, Obligation], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fault.plant(monkeypatch)
-    outcome = by_id[fault.fails[0]].check()
-    assert outcome.verdict == "refuted"
+def test_a_refutation_gives_numbers(fault: Fault, by_id: dict[str, Obligation]) -> None:
+    with fault.planted():
+        outcome = by_id[fault.fails[0]].check()
+    assert outcome.verdict is Truth.REFUTED
     assert " instead of " in outcome.counterexample

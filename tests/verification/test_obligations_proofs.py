@@ -10,8 +10,7 @@ from sympy import KroneckerDelta
 
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import ArgumentError
-from lean_mnist.verification.exact import Network, derivatives_by_differences
-from lean_mnist.verification.indexed import (
+from lean_mnist.verification.methods.indexed import (
     ANY_ACTIVATION,
     AnyFunction,
     IndexedArray,
@@ -21,9 +20,10 @@ from lean_mnist.verification.indexed import (
     inner,
     variable,
 )
+from lean_mnist.verification.methods.networks import RationalNetwork, derivatives_by_differences
+from lean_mnist.verification.methods.proofs import Instance, prove_equal, prove_nonnegative, prove_zero
+from lean_mnist.verification.methods.sums import Index, normal, simplifies_to_zero, size_symbol, total
 from lean_mnist.verification.model import NotEstablished, Refuted
-from lean_mnist.verification.proofs import Instance, prove_equal, prove_nonnegative, prove_zero
-from lean_mnist.verification.sums import Index, normal, simplifies_to_zero, size_symbol, total
 
 B, D, H = (size_symbol(name) for name in "BDH")
 
@@ -190,7 +190,7 @@ def test_any_activation_is_a_function_and_its_derivative() -> None:
 
 
 def test_the_exact_differences_refuse_a_kink() -> None:
-    network = Network.random(1, (2, 3, 2), "relu", 1)
+    network = RationalNetwork.random(1, (2, 3, 2), "relu", 1)
     network.layers[0][0][:] = 0 * network.layers[0][0]
     network.layers[0][1][:] = 0 * network.layers[0][1]
     with pytest.raises(NotEstablished, match="kink"):
@@ -198,7 +198,7 @@ def test_the_exact_differences_refuse_a_kink() -> None:
 
 
 def test_the_exact_differences_leave_the_network_as_it_was() -> None:
-    network = Network.random(1, (2, 3, 2), "relu", 2)
+    network = RationalNetwork.random(1, (2, 3, 2), "relu", 2)
     before = network.x.tolist()
     derivatives_by_differences(network, network.x)
     assert network.x.tolist() == before

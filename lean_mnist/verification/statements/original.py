@@ -6,7 +6,7 @@ Its formulas are reproduced here in a few lines because it is they that are refu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import sympy
@@ -14,8 +14,11 @@ import torch
 
 from lean_mnist.chainrule import activations, losses
 from lean_mnist.verification import assumptions as rests_on
-from lean_mnist.verification.gradients import LEAN
-from lean_mnist.verification.model import How, NotEstablished, Obligation, Refuted, Vacuous
+from lean_mnist.verification.model import Method, NotEstablished, Refuted, Statements, Truth, Vacuous
+from lean_mnist.verification.statements.gradients import LEAN
+
+OBLIGATIONS = false = Statements("original", "False statements of the original", rests_on.LIBM, rests_on.TORCH)
+SCOPE = "by counterexample"
 
 
 def their_log_sum_exp(x: Sequence[float]) -> float:
@@ -46,7 +49,9 @@ def _our_loss(logits: Sequence[float], target: int) -> float:
     return found
 
 
-def _negative_loss() -> str:
+@false("float_crossEntropy_preserves_nonneg", SCOPE, Method.CASES, expected=Truth.REFUTED)
+def loss_nonnegative() -> str:
+    """in floating point, their crossEntropyLoss ≥ 0 (axiom)."""
     logits, target = (61.0, -29.0, -57.0), 0
     theirs, ours = their_loss(logits, target), _our_loss(logits, target)
     if theirs < 0:
@@ -54,7 +59,9 @@ def _negative_loss() -> str:
     return f"their loss is {theirs}"
 
 
-def _overflow() -> str:
+@false("logSumExp", SCOPE, Method.CASES, expected=Truth.REFUTED)
+def log_sum_exp_stable() -> str:
+    """their logSumExp does not overflow."""
     logits = (2000.0, 0.0, 0.0)
     theirs, ours = their_loss(logits, 0), _our_loss(logits, 0)
     if not math.isfinite(theirs):
@@ -62,7 +69,9 @@ def _overflow() -> str:
     return f"their loss is {theirs}"
 
 
-def _softmax_twice() -> str:
+@false(f"{LEAN}: training log", SCOPE, Method.CASES, expected=Truth.REFUTED)
+def reported_loss() -> str:
+    """the loss they report is the one they minimise, whose infimum is 0."""
     classes = 10
     logits = [1000.0, *[0.0] * (classes - 1)]
     probabilities, _ = losses.softmax_forward(torch.tensor([logits], dtype=torch.float64))
@@ -78,7 +87,9 @@ def _softmax_twice() -> str:
     return f"reported {reported}, minimised {minimised}"
 
 
-def _differentiable() -> str:
+@false("network_gradient_correct", SCOPE, rests_on=(rests_on.SYMPY,), expected=Truth.REFUTED)
+def covers_relu() -> str:
+    """their network theorem, for σ differentiable everywhere, covers the ReLU network they train."""
     above, below = sympy.Symbol("t", positive=True), sympy.Symbol("t", negative=True)
     h, _ = activations.ACTIVATIONS["relu"].forward(np.array([above, below, sympy.Integer(0)], dtype=object))
     right, left = ((value - h[2]) / t for value, t in ((h[0], above), (h[1], below)))
@@ -87,64 +98,50 @@ def _differentiable() -> str:
     return "both slopes agree"
 
 
-def obligations() -> list[Obligation]:
-    """The false statements; each is expected to be refuted."""
-    floats = (rests_on.LIBM, rests_on.TORCH)
-    rows: list[tuple[str, str, str, How, tuple[str, ...], Callable[[], str]]] = [
-        ("loss-nonnegative", "in floating point, their crossEntropyLoss ≥ 0 (axiom)",
-         "float_crossEntropy_preserves_nonneg", "property test", floats, _negative_loss),
-        ("log-sum-exp-stable", "their logSumExp does not overflow", "logSumExp", "property test", floats, _overflow),
-        ("reported-loss", "the loss they report is the one they minimise, whose infimum is 0", f"{LEAN}: training log",
-         "property test", floats, _softmax_twice),
-        ("covers-relu", "their network theorem, for σ differentiable everywhere, covers the ReLU network they train",
-         "network_gradient_correct", "symbolic", (rests_on.SYMPY,), _differentiable),
-    ]  # fmt: skip
-    return [
-        Obligation(f"original.{name}", statement, source, how, "by counterexample", rests, run, "refuted")
-        for name, statement, source, how, rests, run in rows
-    ]
-
-
-def vacuous_statements() -> list[Vacuous]:
-    """Theorems and axioms whose conclusion says less than their names, and what says it here."""
-    dimensions = ("layer.forward-dimension", "layer.batch-dimension", "layer.composition-dimension")
-    return [
-        Vacuous(
+_DIMENSIONS = ("layer.forward-dimension", "layer.batch-dimension", "layer.composition-dimension")
+VACUOUS = tuple(
+    Vacuous(*row)
+    for row in (
+        (
             "type_guarantees_dimension, vector_type_correct, matrix_type_correct, batch_type_correct",
-            "conclude True", ("types.wrong-shapes", *dimensions),
+            "conclude True",
+            ("types.wrong-shapes", *_DIMENSIONS),
         ),
-        Vacuous(
+        (
             "matvec_output_dimension, vadd_output_dimension, …, mlp_output_dimension, flatten_params_type_correct",
-            "∃ r, r = f(x): true of every function", ("types.wrong-shapes", "types.wrong-upstream", *dimensions),
+            "∃ r, r = f(x): true of every function",
+            ("types.wrong-shapes", "types.wrong-upstream", *_DIMENSIONS),
         ),
-        Vacuous(
+        (
             "forward_dimension_typesafe, forwardBatch_dimension_typesafe, composition_dimension_typesafe, …",
-            "f(x) = f(x)", dimensions,
+            "f(x) = f(x)",
+            _DIMENSIONS,
         ),
-        Vacuous(
-            "flatten_unflatten_left_inverse, unflatten_flatten_right_inverse", "rest on axioms and sorry",
+        (
+            "flatten_unflatten_left_inverse, unflatten_flatten_right_inverse",
+            "rest on axioms and sorry",
             ("types.round-trip", "types.layout"),
         ),
-        Vacuous(
-            "sgd_converges_strongly_convex", "an axiom that concludes True",
-            ("convergence.sgd-strongly-convex", "convergence.sgd-enumerated"),
+        *(
+            (source, "an axiom that concludes True", tuple(f"convergence.{name}" for name in names))
+            for source, names in (
+                ("sgd_converges_strongly_convex", ("sgd-strongly-convex", "sgd-enumerated")),
+                ("sgd_converges_convex", ("sgd-convex", "gd-convex")),
+                ("sgd_finds_stationary_point_nonconvex", ("sgd-stationary",)),
+                ("batch_size_reduces_variance", ("batch-variance",)),
+            )
         ),
-        Vacuous(
-            "sgd_converges_convex", "an axiom that concludes True", ("convergence.sgd-convex", "convergence.gd-convex")
-        ),
-        Vacuous(
-            "sgd_finds_stationary_point_nonconvex", "an axiom that concludes True", ("convergence.sgd-stationary",)
-        ),
-        Vacuous("batch_size_reduces_variance", "an axiom that concludes True", ("convergence.batch-variance",)),
-        Vacuous(
+        (
             "cross_entropy_softmax_gradient_correct",
             "the loss is differentiable; not that its gradient is p − onehot(y)",
             ("gradient.cross-entropy", "tensors.loss"),
         ),
-        Vacuous(
+        (
             "network_gradient_correct",
             "the loss is differentiable in the input, for σ differentiable everywhere: nothing of parameters, "
             "of the gradient's value, of ReLU or of the manual backward",
             ("gradient.network", "gradient.network-exact", "gradient.network-gradcheck", "gradient.network-full-size"),
         ),
-    ]  # fmt: skip
+    )
+)
+"""Theorems and axioms whose conclusion says less than their names, and the obligations that say it here."""

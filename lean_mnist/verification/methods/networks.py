@@ -1,4 +1,4 @@
-"""Exact derivatives of small networks in fractions, found without any chain rule.
+"""Small networks of symbols and of fractions, and exact derivatives of the latter without any chain rule.
 
 A network of ReLU, leaky ReLU or identity units is affine in any *one* of its parameters and inputs as long as no unit
 crosses its kink, so its squared error is a parabola in that number, and the central difference of a parabola is its
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,9 +19,29 @@ import numpy as np
 
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.verification.methods.indexed import variable
+from lean_mnist.verification.methods.sums import Expr, size_symbol
 from lean_mnist.verification.model import NotEstablished
 
+B, D, H, H2, C, M, N = (size_symbol(name) for name in ("B", "D", "H", "H2", "C", "m", "n"))
 _HALVINGS = 60
+
+
+def symbolic_layers(*sizes: Expr) -> list[mlp.Layer]:
+    """Layers of variables for the given sizes."""
+    return [
+        (variable(f"W{n}", after, before), variable(f"b{n}", after))
+        for n, (before, after) in enumerate(itertools.pairwise(sizes))
+    ]
+
+
+def named_gradients(x: Any, layers: Sequence[mlp.Layer], found: mlp.MLPGradients) -> Iterator[tuple[str, Any, Any]]:
+    """Name, variable and gradient of the input and of every weight and bias, first layer first."""
+    yield "x", x, found.x_BD
+    for n, (layer, gradients) in enumerate(zip(layers, found.layers, strict=True)):
+        for name, parameter, gradient in zip(("weight", "bias"), layer, gradients, strict=True):
+            if parameter is not None:
+                yield f"layers[{n}].{name}", parameter, gradient
 
 
 def random_fractions(rng: random.Random, *shape: int) -> Any:
@@ -33,7 +53,7 @@ def random_fractions(rng: random.Random, *shape: int) -> Any:
 
 
 @dataclass
-class Network:
+class RationalNetwork:
     """A network of fractions and a batch for it; the loss is ``Σ_B upstream_B · loss_B`` with the squared error."""
 
     sizes: tuple[int, ...]
@@ -44,7 +64,8 @@ class Network:
     upstream: Any
 
     @classmethod
-    def random(cls, seed: int, sizes: Sequence[int], activation: str, batch: int, bias: bool = True) -> Network:
+    def random(cls, seed: int, sizes: Sequence[int], activation: str, batch: int, bias: bool = True) -> RationalNetwork:
+        """A network of these layer sizes, and a batch, drawn from ``seed``."""
         rng = random.Random(seed)
         layers = [
             (random_fractions(rng, after, before), random_fractions(rng, after) if bias else None)
@@ -59,15 +80,10 @@ class Network:
         loss, activation = losses.squared_error(), activation_named(self.activation)
         _, tape = mlp.mlp_loss_forward(self.x, self.labels, self.layers, activation, loss)
         found = mlp.mlp_loss_backward(tape, self.layers, activation, loss, self.upstream)
-        result = [("x", self.x, found.x_BD)]
-        for n, ((weight, bias), (d_weight, d_bias)) in enumerate(zip(self.layers, found.layers, strict=True)):
-            result.append((f"layers[{n}].weight", weight, d_weight))
-            if bias is not None:
-                result.append((f"layers[{n}].bias", bias, d_bias))
-        return result
+        return list(named_gradients(self.x, self.layers, found))
 
     def loss_and_signs(self) -> tuple[Fraction, tuple[int, ...]]:
-        """The loss, and on which side of its kink every hidden unit stands."""
+        """The loss, and the side of its kink on which every hidden unit stands: −1, 0 or 1."""
         h, signs = self.x, list[int]()
         for weight, bias in self.layers[:-1]:
             z, _ = dense.dense_forward(h, weight, bias)
@@ -78,7 +94,7 @@ class Network:
         return (loss_B * self.upstream).sum(), tuple(signs)
 
 
-def derivatives_by_differences(network: Network, container: Any) -> Any:
+def derivatives_by_differences(network: RationalNetwork, container: Any) -> Any:
     """``∂loss/∂container``, exactly, one entry at a time; ``container`` is the input or a parameter of ``network``."""
     result = np.empty(container.shape, dtype=object)
     for index in np.ndindex(container.shape):
@@ -86,7 +102,7 @@ def derivatives_by_differences(network: Network, container: Any) -> Any:
     return result
 
 
-def _derivative(network: Network, container: Any, index: tuple[int, ...]) -> Fraction:
+def _derivative(network: RationalNetwork, container: Any, index: tuple[int, ...]) -> Fraction:
     value, step = container[index], Fraction(1, 8)
     _, here = network.loss_and_signs()
     if 0 in here:

@@ -8,7 +8,7 @@ fractions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -21,10 +21,16 @@ from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.nn.update import Optimizer, set_learning_rate
 from lean_mnist.training.config import Config, optimizers
 from lean_mnist.verification import assumptions as rests_on
-from lean_mnist.verification.exact import Network
-from lean_mnist.verification.gradients import LEAN
-from lean_mnist.verification.model import How, NotEstablished, Obligation, Refuted
+from lean_mnist.verification.methods.networks import RationalNetwork
+from lean_mnist.verification.methods.sums import Expr
+from lean_mnist.verification.model import Method, NotEstablished, Refuted, Statements
+from lean_mnist.verification.statements.gradients import LEAN
 
+OBLIGATIONS = Statements("convergence", "Convergence")
+PROOF, OPTIMIZER = (
+    (rests_on.SYMPY, rests_on.CALCULUS, rests_on.STEP),
+    (rests_on.FRACTIONS, rests_on.IEEE, rests_on.CASES, rests_on.TORCH),
+)
 ALPHA, MU, L, SIGMA2 = sympy.symbols("alpha mu L sigma2", positive=True)
 R, G2, INNER, GAP = sympy.symbols("r g2 c gap", real=True)  # ‖θ−θ*‖², ‖∇f‖², ⟨∇f, θ−θ*⟩, f(θ) − f*
 T = sympy.Symbol("t", integer=True, nonnegative=True)
@@ -32,12 +38,18 @@ T = sympy.Symbol("t", integer=True, nonnegative=True)
 NEXT = R - 2 * ALPHA * INNER + ALPHA**2 * (G2 + SIGMA2)
 
 
-def _identity(what: str, one: sympy.Expr, other: sympy.Expr) -> None:
+def _identity(what: str, one: Expr, other: Expr) -> None:
     if sympy.simplify(one - other) != 0:
         raise NotEstablished(f"{what}: the two sides were not shown to be equal")
 
 
-def _strongly_convex() -> str:
+@OBLIGATIONS(
+    "sgd_converges_strongly_convex",
+    "for all μ ≤ L, 0 < α ≤ 2/(μ + L) and t",
+    rests_on=(*PROOF, rests_on.STRONG, rests_on.NOISE),
+)
+def sgd_strongly_convex() -> str:
+    """E‖θ_t − θ*‖² ≤ (1 − αμ)^t ‖θ₀ − θ*‖² + ασ²/μ."""
     slack = INNER - MU * L / (MU + L) * R - G2 / (MU + L)  # at least 0, by assumption, as is the next
     steep = G2 - MU**2 * R
     rest = 2 * ALPHA * slack + ALPHA * (2 / (MU + L) - ALPHA) * steep
@@ -52,14 +64,15 @@ def _strongly_convex() -> str:
     return "E r' = (1 − αμ)² r + α²σ² − [terms that are at least 0], then induction on t"
 
 
-def _convex() -> str:
-    # One step without noise: f(θ') ≤ f(θ) − α(1 − αL/2)‖∇f‖² and f(θ) − f* ≤ ⟨∇f, θ−θ*⟩.
+@OBLIGATIONS(f"{LEAN}: Convergence", "for all L, 0 < α ≤ 1/L and t ≥ 1", rests_on=(*PROOF, rests_on.CONVEX))
+def gd_convex() -> str:
+    """f(θ_t) − f* ≤ ‖θ₀ − θ*‖² / 2αt, which is O(1/t)."""
     after = R - 2 * ALPHA * INNER + ALPHA**2 * G2
     bound = INNER - ALPHA * (1 - ALPHA * L / 2) * G2
     _identity("one step", (R - after) / (2 * ALPHA) - bound, ALPHA * (1 - ALPHA * L) * G2 / 2)
     r = sympy.Function("r")
 
-    def telescoped(t: sympy.Expr) -> sympy.Expr:
+    def telescoped(t: Expr) -> Expr:
         return r(0) - r(t)
 
     _identity("the empty sum", telescoped(sympy.Integer(0)), sympy.Integer(0))
@@ -67,8 +80,11 @@ def _convex() -> str:
     return "f(θ') − f* ≤ (r − r') / 2α for α ≤ 1/L; the sum over t steps telescopes, and f does not increase"
 
 
-def _convex_sgd() -> str:
-    # ⟨∇f, θ−θ*⟩ ≥ gap and ‖∇f‖² ≤ 2L gap: for α ≤ 1/2L, α gap ≤ r − E r' + α²σ².
+@OBLIGATIONS(
+    "sgd_converges_convex", "for all L, 0 < α ≤ 1/2L and t ≥ 1", rests_on=(*PROOF, rests_on.CONVEX, rests_on.NOISE)
+)
+def sgd_convex() -> str:
+    """the mean of E f(θ_k) − f* over t steps is O(1/√t)."""
     rest = 2 * ALPHA * (INNER - GAP) + ALPHA**2 * (2 * L * GAP - G2) + ALPHA * GAP * (1 - 2 * ALPHA * L)
     _identity("one step", R - NEXT + ALPHA**2 * SIGMA2 - ALPHA * GAP, rest)
     scale, first = sympy.symbols("a r0", positive=True)
@@ -79,8 +95,13 @@ def _convex_sgd() -> str:
     return "the mean gap over t steps is at most r₀/(αt) + ασ², which is O(1/√t) for α = a/√t"
 
 
-def _stationary() -> str:
-    # f(θ') ≤ f(θ) − α⟨∇f, g⟩ + α²L/2 ‖g‖² in expectation over g = ∇f + noise.
+@OBLIGATIONS(
+    "sgd_finds_stationary_point_nonconvex",
+    "for all L, 0 < α ≤ 1/L and T ≥ 1",
+    rests_on=(*PROOF, rests_on.SMOOTH, rests_on.NOISE),
+)
+def sgd_stationary() -> str:
+    """min E‖∇f(θ_t)‖² ≤ 2(f(θ₀) − f_min)/(αT) + 2αLσ²."""
     decrease = ALPHA * G2 - ALPHA**2 * L / 2 * (G2 + SIGMA2)
     _identity("one step", decrease - (ALPHA / 2 * G2 - ALPHA**2 * L / 2 * SIGMA2), ALPHA * (1 - ALPHA * L) * G2 / 2)
     first, steps = sympy.symbols("gap0 T", positive=True)
@@ -96,59 +117,65 @@ def _optimizer(parameter: torch.nn.Parameter, lr: float) -> Optimizer:
 
 
 Vector = tuple[Fraction, ...]
-# f(θ) = ½ Σ a_i θ_i², so θ* = 0, μ = min a, L = max a. All numbers are halves, quarters, …: float64 holds them exactly.
-CURVATURES: tuple[Vector, ...] = (
-    (Fraction(1, 2), Fraction(4)),
-    (Fraction(1), Fraction(1)),
-)
-RATES = (Fraction(1, 8), Fraction(1, 4))
-NOISES: tuple[Vector, ...] = tuple(itertools.product((Fraction(-1, 2), Fraction(1, 2)), repeat=2))
-SGD_STEPS = 4
-START: Vector = (Fraction(3, 2), Fraction(-5, 4))
 
 
-def _run_sgd(curvature: Vector, rate: Fraction, steps: int, noises: Sequence[Vector]) -> list[torch.Tensor]:
-    """``θ_0 … θ_steps`` for every sequence of noises at once: ``(paths, 2)``, one optimizer for them all."""
-    paths = list(itertools.product(range(len(noises)), repeat=steps))
-    table = torch.tensor([[float(value) for value in noise] for noise in noises], dtype=torch.float64)
-    start = torch.tensor([float(value) for value in START], dtype=torch.float64)
-    theta = torch.nn.Parameter(start.expand(len(paths), len(START)).clone())
-    a = torch.tensor([float(value) for value in curvature], dtype=torch.float64)
-    optimizer, iterates = _optimizer(theta, float(rate)), [theta.detach().clone()]
+def _iterates(
+    curvature: Vector, rate: Fraction, start: Vector, noises: Sequence[Vector], steps: int
+) -> list[list[Vector]]:
+    """``θ_0 … θ_steps`` of the optimizer on ``f(θ) = ½ Σ a_i θ_i²``, for every sequence of ``noises`` at once.
+
+    All numbers must be halves, quarters, …: float64 holds them exactly. Raises ``Refuted`` unless each iterate equals
+    that of the exact recursion.
+    """
+
+    def tensor(vectors: Sequence[Vector]) -> torch.Tensor:
+        return torch.tensor([[float(value) for value in vector] for vector in vectors], dtype=torch.float64)
+
+    paths = list(itertools.product(noises, repeat=steps))
+    exact = [start] * len(paths)
+    theta, a, iterates = torch.nn.Parameter(tensor(exact)), tensor([curvature]), [exact]
+    optimizer = _optimizer(theta, float(rate))
     for step in range(steps):
-        chosen = torch.tensor([path[step] for path in paths])
-        theta.grad = a * theta.detach() + table[chosen]
+        theta.grad = a * theta.detach() + tensor([path[step] for path in paths])
         optimizer.step()
-        iterates.append(theta.detach().clone())
+        exact = [
+            tuple(x - rate * (c * x + e) for c, x, e in zip(curvature, at, path[step], strict=True))
+            for at, path in zip(exact, paths, strict=True)
+        ]
+        for row, right in zip(theta.tolist(), exact, strict=True):
+            if tuple(map(Fraction, row)) != right:
+                raise Refuted("the optimizer's step is not θ − αg", f"{row} instead of {right} after {step + 1} steps")
+        iterates.append(exact)
     return iterates
-
-
-def _exact_path(curvature: Vector, rate: Fraction, noises: Sequence[Vector]) -> list[Vector]:
-    theta, path = START, [START]
-    for noise in noises:
-        gradient = (a * x + e for a, x, e in zip(curvature, theta, noise, strict=True))
-        theta = tuple(x - rate * g for x, g in zip(theta, gradient, strict=True))
-        path.append(theta)
-    return path
 
 
 def _norm2(v: Sequence[Fraction]) -> Fraction:
     return sum((x * x for x in v), Fraction(0))
 
 
-def _sgd_enumerated() -> str:
+# θ* = 0, μ = min a, L = max a.
+CURVATURES: tuple[Vector, ...] = ((Fraction(1, 2), Fraction(4)), (Fraction(1), Fraction(1)))
+RATES = (Fraction(1, 8), Fraction(1, 4))
+NOISES: tuple[Vector, ...] = tuple(itertools.product((Fraction(-1, 2), Fraction(1, 2)), repeat=2))
+SGD_STEPS = 4
+START: Vector = (Fraction(3, 2), Fraction(-5, 4))
+
+
+@OBLIGATIONS(
+    "sgd_converges_strongly_convex",
+    f"on {len(CURVATURES) * len(RATES)} quadratics in 2 variables, t ≤ {SGD_STEPS}, all {len(NOISES) ** SGD_STEPS} "
+    "sequences of noise",
+    Method.EXACT,
+    rests_on=OPTIMIZER,
+)
+def sgd_enumerated() -> str:
+    """the same for the optimizer that trains, on quadratics."""
     tightest = Fraction(10**9)
     variance = sum(map(_norm2, NOISES), Fraction(0)) / len(NOISES)
     for curvature, rate in itertools.product(CURVATURES, RATES):
         mu = min(curvature)
-        iterates = _run_sgd(curvature, rate, SGD_STEPS, NOISES)
-        exact = [_exact_path(curvature, rate, path) for path in itertools.product(NOISES, repeat=SGD_STEPS)]
-        for t, theta in enumerate(iterates):
-            found = [tuple(map(Fraction, row)) for row in theta.tolist()]
-            for row, path in zip(found, exact, strict=True):
-                if row != path[t]:
-                    raise Refuted("the optimizer's step is not θ − αg", f"{row} instead of {path[t]} after {t} steps")
-            mean = sum(map(_norm2, found), Fraction(0)) / len(found)
+        for t, theta in enumerate(_iterates(curvature, rate, START, NOISES, SGD_STEPS)):
+            mean = sum(map(_norm2, theta), Fraction(0)) / len(theta)
             bound = (1 - rate * mu) ** t * _norm2(START) + rate * variance / mu
             if mean > bound:
                 raise Refuted("the bound is exceeded", f"{mean} > {bound}, a = {curvature}, α = {rate}, t = {t}")
@@ -159,25 +186,18 @@ def _sgd_enumerated() -> str:
 
 
 GD_CURVATURES: Vector = (Fraction(0), Fraction(1, 8), Fraction(1, 2), Fraction(1))
+GD_START: Vector = (Fraction(1), Fraction(2), Fraction(-1), Fraction(3))
 GD_STEPS = 12
 
 
-def _gd_quadratic() -> str:
-    rate = Fraction(1)  # 1/L
-    start: Vector = (Fraction(1), Fraction(2), Fraction(-1), Fraction(3))
-    theta = torch.nn.Parameter(torch.tensor([float(x) for x in start], dtype=torch.float64))
-    a = torch.tensor([float(x) for x in GD_CURVATURES], dtype=torch.float64)
-    optimizer, exact = _optimizer(theta, float(rate)), start
-    distance2 = _norm2(start[1:])  # to the nearest minimizer: the first coordinate is free
-    for t in range(1, GD_STEPS + 1):
-        theta.grad = a * theta.detach()
-        optimizer.step()
-        exact = tuple(x - rate * c * x for c, x in zip(GD_CURVATURES, exact, strict=True))
-        found = tuple(map(Fraction, theta.tolist()))
-        if found != exact:
-            raise Refuted("the optimizer's step is not θ − α∇f", f"{found} instead of {exact} after {t} steps")
-        gap = sum((c * x * x / 2 for c, x in zip(GD_CURVATURES, found, strict=True)), Fraction(0))
-        if gap > distance2 / (2 * rate * t):
+@OBLIGATIONS(f"{LEAN}: Convergence", f"on 1 quadratic in 4 variables, t ≤ {GD_STEPS}", Method.EXACT, rests_on=OPTIMIZER)
+def gd_quadratic() -> str:
+    """the same for the optimizer that trains, on a quadratic with a flat direction."""
+    rate, silence = Fraction(1), (Fraction(0),) * len(GD_START)  # 1/L, and no noise
+    distance2 = _norm2(GD_START[1:])  # to the nearest minimizer: the first coordinate is free
+    for t, (theta,) in enumerate(_iterates(GD_CURVATURES, rate, GD_START, [silence], GD_STEPS)):
+        gap = sum((c * x * x / 2 for c, x in zip(GD_CURVATURES, theta, strict=True)), Fraction(0))
+        if t and gap > distance2 / (2 * rate * t):
             raise Refuted("the bound is exceeded", f"f − f* = {gap} > {distance2 / (2 * rate * t)} at t = {t}")
     return "f(θ_t) − f* ≤ ‖θ₀ − θ*‖² / 2αt with α = 1/L; the iterates equal the exact recursion with =="
 
@@ -185,8 +205,16 @@ def _gd_quadratic() -> str:
 VARIANCE_EXAMPLES, VARIANCE_BATCHES = 4, (1, 2, 3)
 
 
-def _batch_variance() -> str:
-    example = Network.random(3, (2, 3, 2), "relu", VARIANCE_EXAMPLES)
+@OBLIGATIONS(
+    "batch_size_reduces_variance",
+    f"on all batches of b = {', '.join(map(str, VARIANCE_BATCHES))} of {VARIANCE_EXAMPLES} examples, "
+    "our gradients of a 2-3-2 ReLU network",
+    Method.EXACT,
+    rests_on=(rests_on.FRACTIONS, rests_on.CASES),
+)
+def batch_variance() -> str:
+    """the variance of a batch gradient is Var/b."""
+    example = RationalNetwork.random(3, (2, 3, 2), "relu", VARIANCE_EXAMPLES)
     m = VARIANCE_EXAMPLES
     full, single = _batch_gradient(example, range(m)), Fraction(0)
     for b in VARIANCE_BATCHES:
@@ -205,7 +233,7 @@ def _batch_variance() -> str:
     return "Var/b exactly with replacement; as the trainer draws, without, it is smaller by (m − b)/(m − 1)"
 
 
-def _batch_gradient(example: Network, rows: Sequence[int]) -> Any:
+def _batch_gradient(example: RationalNetwork, rows: Sequence[int]) -> Any:
     """The gradient of the mean loss of some examples in all parameters, as one vector of fractions."""
     chosen, loss, activation = list(rows), losses.squared_error(), activation_named(example.activation)
     x, labels = example.x[chosen], example.labels[chosen]
@@ -216,7 +244,9 @@ def _batch_gradient(example: Network, rows: Sequence[int]) -> Any:
     return np.concatenate([gradient.reshape(-1) for gradient in flat])
 
 
-def _robbins_monro() -> str:
+@OBLIGATIONS("one_over_t_plus_one_satisfies_robbins_monro", "for the infinite series", rests_on=(rests_on.SYMPY,))
+def robbins_monro() -> str:
+    """Σ 1/(t+1) diverges, Σ 1/(t+1)² converges."""
     t = sympy.Symbol("t", integer=True, nonnegative=True)
     if sympy.Sum(1 / (t + 1), (t, 0, sympy.oo)).is_convergent() is not sympy.false:
         raise NotEstablished("Σ 1/(t+1) was not found to diverge")
@@ -230,7 +260,14 @@ def _robbins_monro() -> str:
 AVERAGED = 200
 
 
-def _running_mean() -> str:
+@OBLIGATIONS(
+    f"{LEAN}: Convergence",
+    f"on {AVERAGED} steps of ½(θ − x_t)²",
+    Method.CASES,
+    rests_on=(rests_on.TORCH, rests_on.CASES),
+)
+def running_mean() -> str:
+    """with α_t = 1/(t+1) the optimizer averages its noise away."""
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(AVERAGED, generator=generator, dtype=torch.float64)
     theta = torch.nn.Parameter(torch.full((1,), 7.0, dtype=torch.float64))
@@ -243,40 +280,3 @@ def _running_mean() -> str:
         if not difference <= 1e-12:
             raise Refuted("θ is not the mean of the examples so far", f"off by {difference:.1e} after {t + 1} steps")
     return "θ_t is the mean of x_1 … x_t, whose variance σ²/t tends to 0; equal to within 1e-12"
-
-
-def obligations() -> list[Obligation]:
-    """The obligations of this module, in the order of the table."""
-    symbolic, exact = (
-        (rests_on.SYMPY, rests_on.CALCULUS, rests_on.STEP),
-        (rests_on.FRACTIONS, rests_on.IEEE, rests_on.CASES),
-    )
-    paths = len(NOISES) ** SGD_STEPS
-    rules: list[tuple[str, str, str, How, str, tuple[str, ...], Callable[[], str]]] = [
-        ("sgd-strongly-convex", "E‖θ_t − θ*‖² ≤ (1 − αμ)^t ‖θ₀ − θ*‖² + ασ²/μ", "sgd_converges_strongly_convex",
-         "symbolic", "for all μ ≤ L, 0 < α ≤ 2/(μ + L) and t", (*symbolic, rests_on.STRONG, rests_on.NOISE),
-         _strongly_convex),
-        ("sgd-enumerated", "the same for the optimizer that trains, on quadratics", "sgd_converges_strongly_convex",
-         "exact rational", f"on {len(CURVATURES) * len(RATES)} quadratics in 2 variables, t ≤ {SGD_STEPS}, all {paths} "
-         "sequences of noise", (*exact, rests_on.TORCH), _sgd_enumerated),
-        ("gd-convex", "f(θ_t) − f* ≤ ‖θ₀ − θ*‖² / 2αt, which is O(1/t)", f"{LEAN}: Convergence", "symbolic",
-         "for all L, 0 < α ≤ 1/L and t ≥ 1", (*symbolic, rests_on.CONVEX), _convex),
-        ("gd-quadratic", "the same for the optimizer that trains, on a quadratic with a flat direction",
-         f"{LEAN}: Convergence", "exact rational", f"on 1 quadratic in 4 variables, t ≤ {GD_STEPS}",
-         (*exact, rests_on.TORCH), _gd_quadratic),
-        ("sgd-convex", "the mean of E f(θ_k) − f* over t steps is O(1/√t)", "sgd_converges_convex", "symbolic",
-         "for all L, 0 < α ≤ 1/2L and t ≥ 1", (*symbolic, rests_on.CONVEX, rests_on.NOISE), _convex_sgd),
-        ("sgd-stationary", "min E‖∇f(θ_t)‖² ≤ 2(f(θ₀) − f_min)/(αT) + 2αLσ²", "sgd_finds_stationary_point_nonconvex",
-         "symbolic", "for all L, 0 < α ≤ 1/L and T ≥ 1", (*symbolic, rests_on.SMOOTH, rests_on.NOISE), _stationary),
-        ("batch-variance", "the variance of a batch gradient is Var/b", "batch_size_reduces_variance", "exact rational",
-         f"on all batches of b = {', '.join(map(str, VARIANCE_BATCHES))} of {VARIANCE_EXAMPLES} examples, "
-         "our gradients of a 2-3-2 ReLU network", (rests_on.FRACTIONS, rests_on.CASES), _batch_variance),
-        ("robbins-monro", "Σ 1/(t+1) diverges, Σ 1/(t+1)² converges", "one_over_t_plus_one_satisfies_robbins_monro",
-         "symbolic", "for the infinite series", (rests_on.SYMPY,), _robbins_monro),
-        ("running-mean", "with α_t = 1/(t+1) the optimizer averages its noise away", f"{LEAN}: Convergence",
-         "property test", f"on {AVERAGED} steps of ½(θ − x_t)²", (rests_on.TORCH, rests_on.CASES), _running_mean),
-    ]  # fmt: skip
-    return [
-        Obligation(f"convergence.{name}", statement, source, how, scope, rests, run)
-        for name, statement, source, how, scope, rests, run in rules
-    ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
 from sympy import KroneckerDelta
 
-from lean_mnist.verification.indexed import GENERIC, IndexedArray
+from lean_mnist.verification.methods.indexed import GENERIC, IndexedArray, gradient, inner
+from lean_mnist.verification.methods.sums import Expr, Index, Label, normal, simplifies_to_zero
 from lean_mnist.verification.model import NotEstablished, Refuted
-from lean_mnist.verification.sums import Expr, Index, Label, normal, simplifies_to_zero
 
 # Small sizes that differ, so that a mix-up of two axes shows; sizes that come later in the alphabet reuse them.
 _SIZES = (2, 3, 4)
@@ -26,6 +27,16 @@ def prove_equal(what: str, found: IndexedArray | None, expected: IndexedArray | 
         raise Refuted(f"{what} has the wrong shape", f"{found.shape} instead of {expected.shape}")
     places = found.indices()
     prove_zero(what, found.at(*places), expected.at(*places))
+
+
+def prove_vjp(output: IndexedArray, upstream: IndexedArray, found: Iterable[tuple[IndexedArray, Any]]) -> None:
+    """Raise unless each gradient is proved to be SymPy's derivative of ``⟨output, upstream⟩``.
+
+    ``found`` are pairs of a variable, which ``output`` depends on, and the gradient that the backward gives for it.
+    """
+    objective = inner(output, upstream)
+    for of, gradient_of in found:
+        prove_equal(f"the VJP in {of.name}", gradient_of, gradient(objective, of))
 
 
 def prove_zero(what: str, found: Expr, expected: Expr = 0) -> None:

@@ -7,6 +7,7 @@ An :class:`IndexedArray` knows its shape, whose sizes may be symbols, and its en
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -15,10 +16,29 @@ import sympy
 from sympy import KroneckerDelta
 
 from lean_mnist.chainrule.activations import Activation
-from lean_mnist.verification.sums import Expr, Index, Label, total
+from lean_mnist.verification.methods.sums import Expr, Index, Label, total
 
 Shape = tuple[Expr, ...]
 _SCALARS = (int, Fraction, sympy.Expr)
+
+
+def _elementwise(operation: Callable[[Expr, Expr], Expr], *, reflected: bool = False) -> Callable[..., Any]:
+    """The operator method for ``operation`` of two arrays, which broadcast, or of an array and a scalar."""
+
+    def method(self: IndexedArray, other: Any) -> Any:
+        if isinstance(other, _SCALARS):
+            scalar = sympy.sympify(other)
+            return self.map(lambda value: operation(scalar, value) if reflected else operation(value, scalar))
+        if not isinstance(other, IndexedArray):
+            return NotImplemented
+        own, others = len(self.shape), len(other.shape)
+        rank = max(own, others)
+        one, two = ((1,) * (rank - len(shape)) + shape for shape in (self.shape, other.shape))
+        shape = tuple(b if a == 1 else a for a, b in zip(one, two, strict=True))
+        assert all(1 in (a, b) or a == b for a, b in zip(one, two, strict=True)), f"{self.shape}, {other.shape}"
+        return IndexedArray(shape, lambda *i: operation(self.at(*i[rank - own :]), other.at(*i[rank - others :])))
+
+    return method
 
 
 class IndexedArray:
@@ -26,8 +46,8 @@ class IndexedArray:
 
     __primitives__: _IndexedPrimitives
 
-    def __init__(self, shape: Shape, entry: Callable[..., Expr]) -> None:
-        self.shape, self._entry = shape, entry
+    def __init__(self, shape: Shape, entry: Callable[..., Expr], name: str = "") -> None:
+        self.shape, self._entry, self.name = shape, entry, name
 
     def at(self, *indices: Expr) -> Expr:
         """The entry at ``indices``; along an axis of size 1 any index means 0, as in broadcasting."""
@@ -39,46 +59,16 @@ class IndexedArray:
         return tuple(Index(f"{name}{axis}", size) for axis, size in enumerate(self.shape))
 
     def map(self, function: Callable[[Expr], Expr]) -> IndexedArray:
+        """The array of ``function`` of every entry."""
         return IndexedArray(self.shape, lambda *i: function(self.at(*i)))
 
-    def _combine(self, other: Any, operation: Callable[[Expr, Expr], Expr]) -> Any:
-        if isinstance(other, _SCALARS):
-            return self.map(lambda value: operation(value, sympy.sympify(other)))
-        if not isinstance(other, IndexedArray):
-            return NotImplemented
-        rank = max(len(self.shape), len(other.shape))
-        one, two = ((1,) * (rank - len(shape)) + shape for shape in (self.shape, other.shape))
-        shape = tuple(b if a == 1 else a for a, b in zip(one, two, strict=True))
-        assert all(1 in (a, b) or a == b for a, b in zip(one, two, strict=True)), f"{self.shape}, {other.shape}"
-        own, others = len(self.shape), len(other.shape)
-        return IndexedArray(shape, lambda *i: operation(self.at(*i[rank - own :]), other.at(*i[rank - others :])))
-
-    def __add__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: a + b)
-
-    def __radd__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: b + a)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: a - b)
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: b - a)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: a * b)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: b * a)
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: a / b)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._combine(other, lambda a, b: b / a)
+    __add__ = __radd__ = _elementwise(operator.add)
+    __mul__ = __rmul__ = _elementwise(operator.mul)
+    __sub__, __rsub__ = _elementwise(operator.sub), _elementwise(operator.sub, reflected=True)
+    __truediv__, __rtruediv__ = _elementwise(operator.truediv), _elementwise(operator.truediv, reflected=True)
 
     def __neg__(self) -> IndexedArray:
-        return self.map(lambda value: -value)
+        return self.map(operator.neg)
 
     def __matmul__(self, other: IndexedArray) -> IndexedArray:
         (rows, size), (size_again, columns) = self.shape, other.shape
@@ -92,17 +82,18 @@ class IndexedArray:
 
     @property
     def T(self) -> IndexedArray:  # noqa: N802  # as on every kind of array
+        """The transposed matrix."""
         rows, columns = self.shape
         return IndexedArray((columns, rows), lambda i, j: self.at(j, i))
 
     def sum(self, axis: int) -> IndexedArray:
-        shape = self.shape[:axis] + self.shape[axis + 1 :]
+        """The sums along one axis."""
 
         def entry(*i: Expr) -> Expr:
             k = Index("k", self.shape[axis])
             return total(self.at(*i[:axis], k, *i[axis:]), k)
 
-        return IndexedArray(shape, entry)
+        return IndexedArray(self.shape[:axis] + self.shape[axis + 1 :], entry)
 
     def __getitem__(self, key: Any) -> IndexedArray:
         assert key == (slice(None), 0)
@@ -113,18 +104,17 @@ class IndexedArray:
 def variable(name: str, *shape: Expr) -> IndexedArray:
     """An array of real variables ``name[i, j, …]``; without a shape, one real variable."""
     base = sympy.IndexedBase(name, real=True)
-    return IndexedArray(shape, lambda *i: base[i] if i else sympy.Symbol(name, real=True))
+    return IndexedArray(shape, lambda *i: base[i] if i else sympy.Symbol(name, real=True), name)
+
+
+def constant(value: Expr, *shape: Expr) -> IndexedArray:
+    """An array with ``value`` everywhere."""
+    return IndexedArray(shape, lambda *_: sympy.sympify(value))
 
 
 def identity(size: Expr) -> IndexedArray:
     """The unit matrix."""
     return IndexedArray((size, size), lambda i, j: KroneckerDelta(i, j))
-
-
-def diagonal(vector: IndexedArray) -> IndexedArray:
-    """The matrix with ``vector (n,)`` on its diagonal."""
-    (size,) = vector.shape
-    return IndexedArray((size, size), lambda i, j: vector.at(j) * KroneckerDelta(i, j))
 
 
 def row(vector: IndexedArray) -> IndexedArray:
@@ -149,6 +139,7 @@ class Slope(sympy.Function):  # type: ignore[misc]  # SymPy is untyped
 
     @staticmethod
     def example(z: Expr) -> Expr:
+        """Its value where a number is needed."""
         return 1 - sympy.tanh(z) ** 2
 
 
@@ -158,10 +149,12 @@ class AnyFunction(sympy.Function):  # type: ignore[misc]  # SymPy is untyped
     is_real = True
 
     def fdiff(self, argindex: int = 1) -> Expr:
+        """The derivative, as SymPy asks for it."""
         return Slope(self.args[0])
 
     @staticmethod
     def example(z: Expr) -> Expr:
+        """Its value where a number is needed."""
         return sympy.tanh(z)
 
 
@@ -186,8 +179,15 @@ def gradient(scalar: Expr, of: Any) -> IndexedArray:
     return IndexedArray(of.shape, lambda *i: sympy.diff(scalar, of.at(*i)))
 
 
+def _mapped(function: Callable[[Expr], Expr]) -> Any:
+    return staticmethod(lambda x: x.map(function))
+
+
 class _IndexedPrimitives:
-    """What ``chainrule.arrays`` asks of a kind of array, for arrays of symbolic shape."""
+    """The primitives of ``chainrule.arrays`` for arrays of symbolic shape."""
+
+    exp, log, tanh, erf = (_mapped(function) for function in (sympy.exp, sympy.log, sympy.tanh, sympy.erf))
+    column = staticmethod(column)
 
     def affine(self, x_BD: IndexedArray, weight_HD: IndexedArray, bias_H: IndexedArray | None) -> IndexedArray:
         z_BH = x_BD @ weight_HD.T
@@ -200,20 +200,8 @@ class _IndexedPrimitives:
 
         return IndexedArray(condition.shape, entry)
 
-    def exp(self, x: IndexedArray) -> IndexedArray:
-        return x.map(sympy.exp)
-
-    def log(self, x: IndexedArray) -> IndexedArray:
-        return x.map(sympy.log)
-
-    def tanh(self, x: IndexedArray) -> IndexedArray:
-        return x.map(sympy.tanh)
-
     def sigmoid(self, x: IndexedArray) -> IndexedArray:
         return 1 / (1 + self.exp(-x))
-
-    def erf(self, x: IndexedArray) -> IndexedArray:
-        return x.map(sympy.erf)
 
     # On tensors the largest logit. Here any numbers whatever, so that what is proved holds for every choice.
     def row_shift(self, x_BC: IndexedArray) -> IndexedArray:
@@ -222,11 +210,8 @@ class _IndexedPrimitives:
     def row_sum(self, x_BC: IndexedArray) -> IndexedArray:
         return column(x_BC.sum(1))
 
-    def column(self, x_B: IndexedArray) -> IndexedArray:
-        return column(x_B)
-
     def spread(self, value: Any, like_B: IndexedArray) -> IndexedArray:
-        return IndexedArray(like_B.shape, lambda *_: value.at() if isinstance(value, IndexedArray) else value)
+        return constant(value.at() if isinstance(value, IndexedArray) else value, *like_B.shape)
 
     def divide(self, value: Any, by: Expr) -> Any:
         return value / by

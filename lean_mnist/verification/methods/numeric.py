@@ -1,0 +1,68 @@
+"""Comparisons of what tensors give: with SymPy numbers of many digits, and by ``gradcheck``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch.autograd.gradcheck import GradcheckError, gradcheck
+
+from lean_mnist.verification.model import Refuted
+
+DIGITS = 60
+TINY = 2.2250738585072014e-308  # the smallest normal float64
+# Tighter than its defaults, with which a gradient that is 0.1 % too large passes.
+GRADCHECK_OPTIONS: dict[str, Any] = {"eps": 1e-6, "atol": 1e-7, "rtol": 1e-6}
+
+
+def precise(values: Any) -> np.ndarray:
+    """The same numbers, exactly, as SymPy numbers of many digits, on which the chain rule's formulas can run."""
+    array = np.asarray(values, dtype=object)
+    result = np.empty(array.shape, dtype=object)
+    for index in np.ndindex(array.shape):
+        result[index] = sympy.Float(float(array[index]), DIGITS)
+    return result
+
+
+def worst_ulps(
+    what: str,
+    function: Callable[[Any], Any],
+    values: Sequence[Any],
+    scale: Callable[[Any, float], float],
+    allowed: float,
+) -> float:
+    """Largest error of ``function`` in float64, in units of rounding of numbers of size ``scale(value, exact)``.
+
+    ``function`` runs on the tensor of ``values``, and on the same numbers with many digits; a row gives a row. Raises
+    ``Refuted``, with the place, if the error is more than ``allowed``.
+    """
+    largest = 0.0
+    found = function(torch.tensor(values, dtype=torch.float64)).tolist()
+    with np.errstate(all="ignore"):  # NumPy looks at flags that mpmath's own arithmetic may leave set
+        exact = function(precise(values))
+    for value, one_row, exact_row in zip(values, found, exact, strict=True):
+        for one, other in zip(np.atleast_1d(one_row), np.atleast_1d(exact_row), strict=True):
+            unit = math.ulp(max(scale(value, float(other)), TINY))
+            error = float(abs(sympy.Float(float(one), DIGITS) - sympy.N(other, DIGITS)) / unit)
+            if not error <= allowed:
+                place = f"{float(one)!r} instead of {float(other)!r} at {value!r}, {error:.1f} units"
+                raise Refuted(f"{what} is off", place)
+            largest = max(largest, error)
+    return largest
+
+
+def passes_gradcheck(name: str, function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+    """Raise ``Refuted`` unless ``gradcheck`` passes ``function`` at ``inputs``."""
+    try:
+        gradcheck(function, inputs, **GRADCHECK_OPTIONS)
+    except GradcheckError as error:
+        raise Refuted("gradcheck failed", f"{name}: {' '.join(str(error).split())}") from None
+
+
+def normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Random numbers in float64."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)

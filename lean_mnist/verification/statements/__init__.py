@@ -1,0 +1,21 @@
+"""The obligations of every group, in the order of the table; SymPy is imported with them."""
+
+from lean_mnist.verification.statements import (
+    convergence,
+    gradients,
+    layers,
+    linear_algebra,
+    loss,
+    network,
+    original,
+    tensors,
+    types,
+)
+from lean_mnist.verification.statements.original import VACUOUS
+
+GROUPS = tuple(
+    module.OBLIGATIONS
+    for module in (gradients, network, linear_algebra, layers, loss, types, convergence, tensors, original)
+)
+
+__all__ = ["GROUPS", "VACUOUS"]

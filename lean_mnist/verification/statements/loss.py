@@ -1,0 +1,187 @@
+"""Properties of softmax cross-entropy, for every number of classes: those LEAN_mnist proves, and those it planned.
+
+Every inequality is proved by writing its two sides' difference as a sum of products that cannot be negative, an
+identity that is checked symbolically on what ``losses.softmax_cross_entropy`` computes. With ``p = softmax(s)``::
+
+    e^loss − 1            = Σ_(k≠y) e^(s_k − s_y)
+    vᵀ H v                = ½ Σ_jk p_j p_k (v_j − v_k)²                                        H: derivative of ∇loss
+    ½ ‖v‖² − vᵀ H v       = 2 Σ_k (½ − p_k)² v_k² + ½ Σ_(j≠k) p_j p_k (v_j + v_k)²
+    2 − ‖∇loss‖²          = 2 p_y + Σ_(j≠k) p_j p_k
+    1 − ∂loss/∂s_k        = Σ_(j≠k) p_j + onehot(y)_k         1 + ∂loss/∂s_k = p_k + (1 − onehot(y)_k)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import sympy
+from sympy import KroneckerDelta
+
+from lean_mnist.chainrule import losses
+from lean_mnist.verification import assumptions as rests_on
+from lean_mnist.verification.methods.indexed import IndexedArray, any_labels, constant, variable
+from lean_mnist.verification.methods.networks import B, C
+from lean_mnist.verification.methods.proofs import prove_nonnegative, prove_vjp, prove_zero
+from lean_mnist.verification.methods.sums import Expr, Index, total
+from lean_mnist.verification.model import NotEstablished, Statements
+
+LIMIT_CLASSES = (2, 3, 4)
+SIZES, LIMITS = "for all B, C", f"for all B and C ≥ 2, limits for C = {', '.join(map(str, LIMIT_CLASSES))}"
+OBLIGATIONS = proved = Statements("loss", "Loss properties", *rests_on.SYMBOLIC, rests_on.CALCULUS)
+
+
+class _Example(NamedTuple):
+    """Any example of any batch, as the chain rule gives it; ``s``, ``p`` and ``d_s`` are functions of the class."""
+
+    y: Expr  # label
+    loss: Expr
+    s: Callable[[Expr], Expr]  # logits
+    p: Callable[[Expr], Expr]  # probabilities
+    d_s: Callable[[Expr], Expr]  # gradient
+
+
+_B = Index("b", B)  # the example
+
+
+def _example(s: IndexedArray | None = None) -> _Example:
+    s = variable("s", B, C) if s is None else s
+    labels, cross_entropy = any_labels(B, C), losses.softmax_cross_entropy()
+    loss_B, tape = cross_entropy.forward(s, labels)
+    probabilities, _ = losses.softmax_forward(s)
+    at = (partial(array.at, _B) for array in (s, probabilities, cross_entropy.backward(tape, constant(1, B))))
+    return _Example(labels.at(_B), loss_B.at(_B), *at)
+
+
+def _sum(term: Callable[[Index], Expr]) -> Expr:
+    k = Index("k", C)
+    return total(term(k), k)
+
+
+def _others(y: Expr, term: Callable[[Index], Expr]) -> Expr:
+    """``Σ_(k≠y) term(k)``."""
+    return _sum(lambda k: (1 - KroneckerDelta(k, y)) * term(k))
+
+
+def _at_least_zero(what: str, difference: Expr, *parts: Expr) -> None:
+    """``difference`` is the sum of ``parts``, none of which can be negative."""
+    prove_zero(what, difference, sympy.Add(*parts))
+    for part in parts:
+        prove_nonnegative(what, part)
+
+
+def _exponentials(e: _Example, without: Expr, relative_to: Expr) -> Expr:
+    """``Σ_(k≠without) e^(s_k − relative_to)``, written with the shift ``m`` that the loss is computed with."""
+    m = variable("m", B, sympy.Integer(1)).at(_B, sympy.Integer(0))
+    return sympy.exp(m - relative_to) * _others(without, lambda k: sympy.exp(e.s(k) - m))
+
+
+@proved("Real.logSumExp_ge_component", SIZES)
+def log_sum_exp() -> str:
+    """log Σ e^(s_k) ≥ s_j for every j."""
+    e = _example()
+    s_y = e.s(e.y)
+    rest = _exponentials(e, e.y, sympy.Integer(0))
+    _at_least_zero("e^LSE − e^(s_y)", sympy.exp(e.loss + s_y) - sympy.exp(s_y), rest)
+    return "LSE is our loss plus s_y, and y is any class; e^LSE − e^(s_y) = Σ_(k≠y) e^(s_k) ≥ 0"
+
+
+@proved("loss_nonneg_real", SIZES)
+def nonnegative() -> str:
+    """loss ≥ 0."""
+    e = _example()
+    _at_least_zero("e^loss − 1", sympy.exp(e.loss) - 1, _exponentials(e, e.y, e.s(e.y)))
+    return "e^loss − 1 = Σ_(k≠y) e^(s_k − s_y) ≥ 0"
+
+
+@proved("wanted: loss_zero_iff_perfect", LIMITS)
+def zero() -> str:
+    """loss > 0, and → 0 exactly where p_y → 1."""
+    e = _example()
+    # Of the sum's C − 1 terms each is positive, so the loss is above 0 where C ≥ 2.
+    prove_zero("e^loss − 1", sympy.exp(e.loss) - 1, _exponentials(e, e.y, e.s(e.y)))
+    prove_zero("e^−loss", sympy.exp(-e.loss), e.p(e.y))  # so loss → 0 exactly where p_y → 1
+    _limits(sympy.oo, 0)
+    return "loss > 0 where C ≥ 2, since e^loss − 1 has a positive term; e^−loss = p_y, so loss → 0 where p_y → 1"
+
+
+def _limits(towards: Expr, expected: Expr) -> None:
+    """The loss of one example, its label 0, tends to ``expected`` where the logit of the label does ``towards``."""
+    for classes in LIMIT_CLASSES:
+        s = [sympy.Symbol(f"s{k}", real=True) for k in range(classes)]
+        loss_B, _ = losses.softmax_cross_entropy().forward(np.array([s], dtype=object), np.array([0]))
+        if sympy.limit(loss_B[0], s[0], towards) != expected:
+            raise NotEstablished(f"the limit for s_y → {towards} with {classes} classes was not found: {expected}")
+
+
+@proved("wanted: loss_unbounded_above", LIMITS)
+def unbounded() -> str:
+    """loss has no upper bound."""
+    e = _example()
+    k = Index("k", C)  # any class
+    s_k, s_y = e.s(k), e.s(e.y)
+    excess = sympy.exp(e.loss) - sympy.exp(s_k - s_y)
+    _at_least_zero("e^loss − e^(s_k − s_y)", excess, _exponentials(e, k, s_y))
+    _limits(-sympy.oo, sympy.oo)
+    return "loss ≥ s_k − s_y for every class k, and s_k − s_y may be any number where C ≥ 2"
+
+
+def _curvature() -> tuple[_Example, Callable[[Expr], Expr], Expr]:
+    """``vᵀ H v`` for any ``v``, where ``H v`` is the derivative of our gradient along ``v``."""
+    t, direction = sympy.Symbol("t", real=True), variable("v", B, C)
+    e, moved, v = _example(), _example(variable("s", B, C) + direction * t), partial(direction.at, _B)
+    return e, v, _sum(lambda k: v(k) * sympy.diff(moved.d_s(k), t).subs(t, 0))
+
+
+@proved("wanted: loss_convex", SIZES)
+def convex() -> str:
+    """loss is convex in the logits."""
+    e, v, curvature = _curvature()
+    squares = _sum(lambda j: _sum(lambda k: e.p(j) * e.p(k) * (v(j) - v(k)) ** 2 / 2))
+    _at_least_zero("vᵀHv", curvature, squares)
+    s, labels, cross_entropy = variable("s", B, C), any_labels(B, C), losses.softmax_cross_entropy()
+    loss_B, tape = cross_entropy.forward(s, labels)
+    prove_vjp(loss_B, constant(1, B), [(s, cross_entropy.backward(tape, constant(1, B)))])
+    return "vᵀHv = ½ Σ_jk p_j p_k (v_j − v_k)² ≥ 0 for every v, H the derivative of our gradient"
+
+
+@proved("wanted: loss_lipschitz", SIZES)
+def lipschitz() -> str:
+    """‖p − onehot(y)‖ ≤ √2: loss is √2-Lipschitz."""
+    e = _example()
+    squared_norm = _sum(lambda k: e.d_s(k) ** 2)
+    pairs = _sum(lambda j: _others(j, lambda k: e.p(j) * e.p(k)))
+    _at_least_zero("2 − ‖∇loss‖²", 2 - squared_norm, 2 * e.p(e.y), pairs)
+    return "2 − ‖p − onehot(y)‖² = 2 p_y + Σ_(j≠k) p_j p_k ≥ 0"
+
+
+@proved("wanted: gradient_sum_zero", SIZES)
+def gradient_sum() -> str:
+    """Σ_k ∂loss/∂s_k = 0."""
+    e = _example()
+    prove_zero("Σ ∂loss/∂s_k", _sum(lambda k: e.d_s(k)))
+    return "what the backward gives, summed over the classes"
+
+
+@proved("wanted: gradient_bounded", SIZES)
+def gradient_bounded() -> str:
+    """−1 ≤ ∂loss/∂s_k ≤ 1."""
+    e = _example()
+    k = Index("k", C)
+    is_label = KroneckerDelta(k, e.y)
+    _at_least_zero("1 − ∂loss/∂s_k", 1 - e.d_s(k), _others(k, lambda j: e.p(j)), is_label)
+    _at_least_zero("1 + ∂loss/∂s_k", 1 + e.d_s(k), e.p(k), 1 - is_label)
+    return "1 ∓ ∂loss/∂s_k written as sums of terms that are at least 0"
+
+
+@proved("wanted: gradient_lipschitz", SIZES)
+def gradient_lipschitz() -> str:
+    """∇loss is ½-Lipschitz in the logits."""
+    e, v, curvature = _curvature()
+    squared_norm = _sum(lambda k: v(k) ** 2)
+    diagonal = _sum(lambda k: 2 * (sympy.Rational(1, 2) - e.p(k)) ** 2 * v(k) ** 2)
+    pairs = _sum(lambda j: _others(j, lambda k: e.p(j) * e.p(k) * (v(j) + v(k)) ** 2 / 2))
+    _at_least_zero("½‖v‖² − vᵀHv", squared_norm / 2 - curvature, diagonal, pairs)
+    return "½‖v‖² − vᵀHv = 2 Σ (½ − p_k)² v_k² + ½ Σ_(j≠k) p_j p_k (v_j + v_k)² ≥ 0, and H ⪰ 0"

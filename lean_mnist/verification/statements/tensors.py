@@ -1,0 +1,231 @@
+"""From formulas to tensors: the primitives that PyTorch provides mean what the formulas mean.
+
+The functions of ``chainrule`` run here twice on the same numbers: on tensors, and either on fractions, where whole
+numbers let both be compared with ``==``, or on SymPy numbers of 60 digits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from lean_mnist.chainrule import losses, mlp
+from lean_mnist.chainrule.activations import ACTIVATIONS, Activation, activation_named
+from lean_mnist.chainrule.arrays import primitives
+from lean_mnist.nn import functional
+from lean_mnist.verification import assumptions as rests_on
+from lean_mnist.verification.methods.networks import RationalNetwork, named_gradients
+from lean_mnist.verification.methods.numeric import normal, passes_gradcheck, worst_ulps
+from lean_mnist.verification.model import Method, Refuted, Statements
+from lean_mnist.verification.statements.gradients import OURS
+
+OBLIGATIONS = checked = Statements(
+    "tensors", "From formulas to tensors", rests_on.MPMATH, rests_on.TORCH, rests_on.CASES
+)
+POINTS = [
+    *(sign * x for x in (1e-300, 1e-20, 1e-8, 0.1, 0.5, 1.0, 2.0, 3.7, 6.0, 9.0, 20.0, 40.0) for sign in (1.0, -1.0)),
+    0.0,
+]
+RANDOM_POINTS = 100
+ELEMENTARY, ELEMENTARY_ULPS, ACTIVATION_ULPS, LOSS_ULPS = ("exp", "tanh", "sigmoid", "erf", "log"), 4.0, 8.0, 8.0
+
+
+def _primitive(name: str, x: Any) -> Any:
+    return getattr(primitives(x), name)(x)
+
+
+def _labels_for(s: Any, labels: list[int]) -> Any:
+    return torch.tensor(labels) if isinstance(s, torch.Tensor) else np.array(labels)
+
+
+def _points() -> list[float]:
+    rng = random.Random(0)
+    return [*POINTS, *(rng.gauss(0, 4) for _ in range(RANDOM_POINTS))]
+
+
+@checked(
+    OURS,
+    f"on {len(POINTS) + RANDOM_POINTS} points each, from −40 to 40",
+    Method.CASES,
+    statement=f"exp, log, tanh, sigmoid and erf are within {ELEMENTARY_ULPS:.0f} ulp in float64",
+)
+def elementary() -> str:
+    largest = {}
+    for name in ELEMENTARY:
+        points = [p for p in _points() if p > 0 or name != "log"]
+        function = partial(_primitive, name)
+        largest[name] = worst_ulps(name, function, points, lambda x, exact: abs(exact), ELEMENTARY_ULPS)
+    return "largest error, units in the last place: " + ", ".join(f"{n} {e:.2f}" for n, e in largest.items())
+
+
+@checked(
+    OURS,
+    f"on {len(POINTS) + RANDOM_POINTS} points, from −40 to 40, to {ACTIVATION_ULPS:.0f} ulp of max(1, |z|)",
+    Method.CASES,
+)
+def activations() -> str:
+    """each activation and its derivative, on float64 tensors, are the formulas."""
+
+    def value(activation: Activation, z: Any) -> Any:
+        return activation.forward(z)[0]
+
+    def derivative(activation: Activation, z: Any) -> Any:
+        return activation.backward(activation.forward(z)[1], z * 0 + 3)
+
+    largest = 0.0
+    for activation, part in itertools.product(ACTIVATIONS.values(), (value, derivative)):
+        # GELU's tail is a difference of numbers near |z|, and rounding is relative to them.
+        what, scale = f"the {part.__name__} of {activation.name}", lambda z, exact: max(abs(exact), 1.0, abs(z))
+        largest = max(largest, worst_ulps(what, partial(part, activation), _points(), scale, ACTIVATION_ULPS))
+    return f"largest error {largest:.2f} units in the last place of max(1, |z|)"
+
+
+CROSS_ENTROPY_LOGITS = [
+    *((61.0, -29.0, -57.0), (2000.0, 0.0, 0.0), (-2000.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1e-300, 0.0, -1e-300)),
+    *((700.0, 699.0, -700.0), (36.0, 0.0, -36.0), (1e6, -1e6, 0.0)),
+]
+RANDOM_ROWS = 40
+
+
+@checked(
+    OURS,
+    f"on {3 * (RANDOM_ROWS + len(CROSS_ENTROPY_LOGITS))} rows, logits up to 1e6, to {LOSS_ULPS:.0f} ulp "
+    "of the largest logit",
+    Method.CASES,
+)
+def loss() -> str:
+    """cross-entropy and its gradient, on float64 tensors, are the formulas."""
+    rng, cross_entropy, largest = random.Random(1), losses.softmax_cross_entropy(), 0.0
+    rows = [*CROSS_ENTROPY_LOGITS, *(tuple(rng.gauss(0, 6) for _ in range(3)) for _ in range(RANDOM_ROWS))]
+
+    def value(labels: list[int], s: Any) -> Any:
+        return cross_entropy.forward(s, _labels_for(s, labels))[0]
+
+    def gradient(labels: list[int], s: Any) -> Any:
+        loss_B, tape = cross_entropy.forward(s, _labels_for(s, labels))
+        return cross_entropy.backward(tape, loss_B * 0 + 1)
+
+    for label, part in itertools.product(range(3), (value, gradient)):
+        function = partial(part, [label] * len(rows))
+        what, scale = f"the {part.__name__} with label {label}", lambda row, exact: max(1.0, *map(abs, row))
+        largest = max(largest, worst_ulps(what, function, rows, scale, LOSS_ULPS))  # a difference of logits
+    return f"largest error {largest:.2f} units in the last place of the largest logit, (2000, 0, 0) among the cases"
+
+
+BOUND_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+BOUND_SCALES, BOUND_CLASSES, BOUND_ROWS = (0.0, 1e-6, 1.0, 30.0, 1e4), (1, 2, 10), 500
+BOUND_CASES = len(BOUND_DTYPES) * len(BOUND_SCALES) * len(BOUND_CLASSES) * BOUND_ROWS + len(CROSS_ENTROPY_LOGITS) * 3
+
+
+def _bound_batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    for dtype, scale, classes in itertools.product(BOUND_DTYPES, BOUND_SCALES, BOUND_CLASSES):
+        s = scale * normal(generator, BOUND_ROWS, classes)
+        yield s.to(dtype), torch.randint(classes, (BOUND_ROWS,), generator=generator)
+    for label in range(3):
+        s = torch.tensor(CROSS_ENTROPY_LOGITS, dtype=torch.float64)
+        yield s, torch.full((len(s),), label)
+
+
+@checked(
+    "loss_nonneg, loss_lower_bound",
+    f"on {BOUND_CASES:,} rows in float64, float32 and bfloat16, logits up to about 4e4 and 1e6",
+    Method.CASES,
+    rests_on=(rests_on.TORCH, rests_on.CASES),
+)
+def loss_bounds() -> str:
+    """loss ≥ 0, |∂loss/∂s_k| ≤ 1, Σ_k ∂loss/∂s_k = 0, ‖∇loss‖ ≤ √2 in floating point."""
+    loss = losses.softmax_cross_entropy()
+    for s, labels in _bound_batches():
+        loss_B, tape = loss.forward(s, labels)
+        d_s = loss.backward(tape, torch.ones(len(s), dtype=s.dtype))
+        unit = torch.finfo(s.dtype).eps
+        sums, norms = d_s.double().sum(1).abs(), d_s.double().norm(dim=1)
+        for what, good in (
+            ("loss ≥ 0", loss_B >= 0),
+            ("|∂loss/∂s_k| ≤ 1", (d_s.abs() <= 1).all(1)),
+            ("Σ_k ∂loss/∂s_k = 0 up to rounding", sums <= 2 * unit * s.shape[1]),
+            ("‖∇loss‖ ≤ √2 up to rounding", norms <= math.sqrt(2) * (1 + unit)),
+        ):
+            if not good.all():
+                at = int((~good).nonzero()[0, 0])
+                raise Refuted(f"{what} fails in {s.dtype}", f"logits {s[at].tolist()}, label {int(labels[at])}")
+    return "loss ≥ 0 and every component in [−1, 1] without any tolerance; sum and norm up to rounding"
+
+
+WHOLE_NUMBERS = list(
+    itertools.product(((3, 4, 2), (5, 4, 3, 3)), ("relu", "identity"), (torch.float64, torch.float32), range(5))
+)
+
+
+@checked(
+    OURS,
+    f"on {len(WHOLE_NUMBERS)} networks of whole numbers, float64 and float32",
+    Method.EXACT,
+    rests_on=(rests_on.FRACTIONS, rests_on.IEEE, rests_on.CASES),
+)
+def whole_numbers() -> str:
+    """a network's loss and gradients on tensors are those on fractions."""
+    for sizes, name, dtype, seed in WHOLE_NUMBERS:
+        network = RationalNetwork.random(seed, sizes, name, 4)
+        for array in (network.x, network.upstream, *(p for layer in network.layers for p in layer)):
+            for index in np.ndindex(array.shape):  # −2 … 2, with 0, so that units stand on their kink, too
+                array[index] = Fraction(math.floor(array[index]))
+        tensors = [(_tensor(weight, dtype), _tensor(bias, dtype)) for weight, bias in network.layers]
+        activation, loss = activation_named(name), losses.squared_error()
+        x, labels = _tensor(network.x, dtype), torch.from_numpy(network.labels)
+        loss_B, tape = mlp.mlp_loss_forward(x, labels, tensors, activation, loss)
+        found = mlp.mlp_loss_backward(tape, tensors, activation, loss, _tensor(network.upstream, dtype))
+        exact_loss, _ = mlp.mlp_loss_forward(network.x, network.labels, network.layers, activation, loss)
+        pairs = [("loss", loss_B, exact_loss)]
+        for (what, _, one), (_, _, other) in zip(named_gradients(x, tensors, found), network.gradients(), strict=True):
+            pairs.append((what, one, other))
+        for what, one, other in pairs:
+            if one.tolist() != other.astype(float).tolist():
+                raise Refuted(f"{what} on tensors is not that on fractions", f"{sizes}, {name}, {dtype}, seed {seed}")
+    return "forward and every gradient, equal with =="
+
+
+def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor(array.astype(float), dtype=dtype)
+
+
+def _nodes() -> dict[str, tuple[Callable[..., torch.Tensor], list[torch.Tensor]]]:
+    generator, labels = torch.Generator().manual_seed(0), torch.tensor([0, 2, 1, 1])
+    away = torch.tensor([[-2.0, -0.3, 0.2], [0.7, 1.5, -1.0]], dtype=torch.float64).requires_grad_()
+
+    def inputs(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+        return [normal(generator, *shape).requires_grad_() for shape in shapes]
+
+    return {
+        "dense": (functional.dense, inputs((4, 3), (5, 3), (5,))),
+        "dense without a bias": (functional.dense, inputs((4, 3), (5, 3))),
+        "softmax": (functional.softmax, inputs((4, 3))),
+        "cross-entropy": (lambda s: functional.cross_entropy(s, labels, reduction="none"), inputs((4, 3))),
+        "mlp": (
+            lambda x, w, b, v, c: functional.mlp(x, [(w, b), (v, c)], "gelu"),
+            inputs((4, 3), (5, 3), (5,), (2, 5), (2,)),
+        ),
+        **{name: (partial(functional.activate, activation=name), [away]) for name in ACTIVATIONS},
+    }
+
+
+@checked(
+    OURS,
+    f"on {len(_nodes())} nodes of 6 to 25 numbers",
+    Method.GRADCHECK,
+    rests_on=(rests_on.GRADCHECK, rests_on.TORCH),
+)
+def gradcheck() -> str:
+    """every autograd node's backward is the derivative of its forward."""
+    for name, (function, inputs) in _nodes().items():
+        passes_gradcheck(name, function, inputs)
+    return "every entry of every Jacobian"
