@@ -131,7 +131,7 @@ Replacements = Iterator[tuple[str, Any]]  # target and replacement, as of `plant
 
 
 def _of_function(module: Any, name: str) -> Callable[[Mutant, Plant], Replacements]:
-    """A function of the chain rule; a fault gives new tensors, whatever was named to write the gradients ``into``."""
+    """A function of the chain rule, which a fault is given all arguments of, those left out included."""
 
     def replacements(mutant: Mutant, plant: Plant) -> Replacements:
         original = getattr(module, name)
@@ -142,7 +142,7 @@ def _of_function(module: Any, name: str) -> Callable[[Mutant, Plant], Replacemen
         def with_all_arguments(*given: Any, **named: Any) -> Any:
             bound = signature.bind(*given, **named)
             bound.apply_defaults()
-            return faulty(*(value for name, value in bound.arguments.items() if name != "into"))
+            return faulty(*bound.arguments.values())
 
         yield f"{module.__name__.partition('.')[2]}.{name}", with_all_arguments
 
