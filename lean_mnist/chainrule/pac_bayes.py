@@ -25,7 +25,7 @@ Slopes = tuple[Array, Array]
 def bounded_risk_forward(mean_below: Array, below: int, examples: int, ceiling: float) -> tuple[Array, Array]:
     """Mean of ``min(loss, ceiling) / ceiling`` over ``examples`` B, and its derivative by ``mean_below``.
 
-    ``mean_below`` is the mean loss ℓ̄ of the ``below`` examples whose loss lies below the ceiling (any value if none
+    ``mean_below`` is the mean loss ℓ̄ of the ``below`` examples whose loss lies below the ceiling (any number if none
     does). Raises ``ArgumentError`` unless the ceiling is a finite number above 0.
     """
     if not 0 < ceiling < math.inf:
@@ -33,7 +33,7 @@ def bounded_risk_forward(mean_below: Array, below: int, examples: int, ceiling: 
     p = primitives(mean_below)
     unit, top = mean_below * 0 + 1, p.constant(ceiling, mean_below)
     slope = unit * below / (examples * top)
-    return (mean_below * slope if below else 0 * unit) + unit * (examples - below) / examples, slope
+    return mean_below * slope + unit * (examples - below) / examples, slope
 
 
 def bounded_risk_backward(slope: Array, d_risk: Array) -> Array:

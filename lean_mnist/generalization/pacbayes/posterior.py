@@ -16,7 +16,7 @@ from lean_mnist.chainrule import gaussian
 from lean_mnist.chainrule.pac_bayes import bounded_risk_backward, bounded_risk_forward, objective_named
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.step import Batch, StepResult, put_gradients
+from lean_mnist.nn.step import Batch, StepResult, put_flat_gradients
 
 
 class Goal(NamedTuple):
@@ -138,7 +138,7 @@ class PosteriorStep:
         w, sample_tape = gaussian.sample_forward(self._mean, self._log_scale, noise)
         self._drawn.vector.data.copy_(w)
         batch = (x_BD, labels_B)
-        batches, result = [batch], put_gradients(self.drawn, [batch])
+        batches, result = [batch], put_flat_gradients(self._drawn, [batch])
         losses = result.tapes[0].loss_B
         assert losses is not None
         below = ~(losses >= goal.ceiling)  # NaN is handed on, not hidden behind the ceiling
@@ -149,8 +149,11 @@ class PosteriorStep:
             self._d_log_scale.zero_()
             return StepAtDraw(goal, batch, losses, below, batches, result, risk, risk, divergence)
         if not below.all():
-            batches, result = self._step_of(x_BD[below], labels_B[below])
-        risk, slope = bounded_risk_forward(result.loss, int(below.sum()), len(below), goal.ceiling)
+            batches = [(x_BD[below], labels_B[below])] if below.any() else []
+            self._drawn.gradient.zero_()
+            result = put_flat_gradients(self._drawn, batches)
+        mean_below = result.loss if batches else torch.zeros(())
+        risk, slope = bounded_risk_forward(mean_below, int(below.sum()), len(below), goal.ceiling)
         prior = self._prior.vector.data, self.network.prior_log_scale
         divergence, tape = gaussian.divergence_forward(self._mean, self._log_scale, *prior)
         objective, weight = objective_named(goal.objective), goal.divergence_weight
@@ -162,10 +165,3 @@ class PosteriorStep:
         torch.add(by_sample[0], by_divergence[0], out=self._d_mean)
         torch.add(by_sample[1], by_divergence[1], out=self._d_log_scale)
         return StepAtDraw(goal, batch, losses, below, batches, result, value, risk, divergence)
-
-    def _step_of(self, x_BD: Tensor, labels_B: Tensor) -> tuple[list[Batch], StepResult]:
-        """The drawn network's step on these examples, of which there may be none."""
-        if len(labels_B):
-            return [(x_BD, labels_B)], put_gradients(self.drawn, [(x_BD, labels_B)])
-        self._drawn.gradient.zero_()
-        return [], StepResult(torch.zeros(()), [], [])
