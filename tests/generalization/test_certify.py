@@ -224,14 +224,14 @@ def test_real_mnist_is_certified_by_its_own_files(tmp_path: Path, monkeypatch: p
     weights.write_bytes(raw)
     with pytest.raises(checker.Rejected, match=r"^data\.images\.file: t10k-images-idx3-ubyte was not found in "):
         checker.check(path, [])
-    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    beside = tmp_path / "t10k-labels-idx1-ubyte"
     for bit in (0, 64, 80_000):  # what lies beside the certificate is read first
         altered = bytearray(struct.pack(">II", 0x801, 10_000) + bytes(mnist.test.labels.tolist()))
         altered[bit // 8] ^= 1 << bit % 8
-        labels.write_bytes(bytes(altered))
+        beside.write_bytes(bytes(altered))
         with pytest.raises(checker.Rejected, match=r"^data\.labels\.sha256: "):
             checker.check(path, [root])
-    labels.unlink()
+    beside.unlink()
     assert checker.check(path, [root]).errors == certificate.errors < 5000
 
 

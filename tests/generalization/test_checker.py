@@ -20,8 +20,11 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization import checker
+from lean_mnist.generalization.certificates import code_length, counting, document, holdout
 from lean_mnist.generalization.certificates.holdout import certify
 from lean_mnist.generalization.confidence import SplitHistory
+from lean_mnist.generalization.exact import decimal_text
+from lean_mnist.generalization.pacbayes import certificate as posterior
 from tests.support.certificate_cases import (
     CLASSES,
     decoder_fields,
@@ -309,8 +312,39 @@ def test_the_checker_imports_the_standard_library_only() -> None:
     assert names <= set(sys.stdlib_module_names)
 
 
+def test_makers_take_nothing_from_the_checker_but_its_fixed_texts() -> None:
+    """What the checker writes again must have been written by somebody else, or it could not be found wrong."""
+    for module in (code_length, counting, document, holdout, posterior):
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "checker":
+                assert node.attr.isupper(), f"{module.__name__}: checker.{node.attr}"
+            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").endswith("checker"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("percent", lambda value, up: f"{float(value):.2%}", "statement[0]: expected 'With confidence 1 - 7/200"),
+        ("network_name", lambda sizes: "20-3", "statement[0]: expected 'With confidence 1 - 7/200"),
+        ("risk_text", lambda risk: decimal_text(risk, 12, up=True)[:-1] + "7", "claims[0].accuracy: "),
+        ("sha256", lambda content: "0" * 64, "decoder.sha256: expected "),
+        ("written", lambda value: json.dumps(value), "decoder.sha256: expected "),
+    ],
+)
+def test_a_maker_that_writes_something_wrong_is_found(name: str, wrong: Any, message: str, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (document, holdout):
+            patch.setattr(module, name, wrong, raising=False)
+        made = small_certificate(4)
+    (tmp_path / FILES[0]).write_bytes(checker.canonical(made.document))
+    for file, content in made.files.items():
+        (tmp_path / file).write_bytes(content)
+    assert message in rejection(str(tmp_path / FILES[0]))
+
+
 def test_processes_share_the_count() -> None:
-    layers = [([(1.0, -1.0), (0.5, 0.25)], (0.0, 0.0))]
+    layers: checker.Layers = [([(1.0, -1.0), (0.5, 0.25)], (0.0, 0.0))]
     decoder = decoder_fields("relu")
     images, labels = [bytes([n, 255 - n]) for n in range(60)], bytes([1] * 60)
     one, two = (checker.count_all(layers, decoder, images, labels, processes) for processes in (1, 2))

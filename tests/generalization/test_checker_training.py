@@ -64,7 +64,7 @@ def test_it_accepts_what_is_made(options: dict[str, Any], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("code", checker.CODES)
 @pytest.mark.parametrize(("bits", "biases"), [(1, False), (3, True)])
-def test_it_counts_networks_of_few_bits_again(bits: int, biases: bool, code: str, tmp_path: Path) -> None:
+def test_it_counts_quantised_networks_again(bits: int, biases: bool, code: str, tmp_path: Path) -> None:
     certificate = code_length(bits, biases, code=code, bounds=("kl", "clopper-pearson", "hoeffding"), candidates=2)
     found = checker.check(str(certificate.write(tmp_path)), [])
     assert 0 < found.errors < found.examples == 2000
@@ -253,13 +253,14 @@ def test_the_command_certifies_a_quantised_network(
 
 
 def test_what_no_certificate_is_made_of() -> None:
-    for make, error, message in (
+    cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (lambda: pac_bayes(candidates=0), CertificateError, "candidates, draws: expected at least 1 of each"),
         (lambda: pac_bayes(prior_scale=0.1), BoundError, "prior-scale: expected an exact number"),
         (lambda: code_length(code="huffman"), CertificateError, "--code: expected one of fixed, enumerative, found"),
         (lambda: code_length(bounds=("wald",)), CertificateError, "--bound: expected one of clopper-pearson, kl, hoe"),
         (lambda: code_length(candidates=0), CertificateError, "--candidates: expected at least 1, found 0"),
-    ):
+    ]
+    for make, error, message in cases:
         with pytest.raises(error) as caught:
             make()
         assert str(caught.value).startswith(message)

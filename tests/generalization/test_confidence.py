@@ -54,7 +54,8 @@ def test_evaluations_cannot_be_forgotten() -> None:
     metrics = {"test_looks": [look(3, "track"), look(6, "final")], "best": BEST, "test": {}}
     with pytest.raises(CertificateError, match=r"^--looks: expected at least 2, as many as the run's record tells"):
         history_of("test", metrics, tracked=True, looks=1)
-    for record in ({}, {"test_looks": None}, {"test_looks": []}):
+    records: list[dict[str, Any]] = [{}, {"test_looks": None}, {"test_looks": []}]
+    for record in records:
         with pytest.raises(CertificateError, match=r"^test_looks: expected the record of every look"):
             history_of("test", record, tracked=True)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,12 +53,13 @@ def test_float32_stays_within_its_bounds(activation: str, hidden: tuple[int, ...
         with torch.no_grad():
             found = model(normalization.apply(data.test.images)).double().numpy()
         ratio = max(ratio, float((np.abs(found - z) / e).max()))
-        for first, second in zip(model.layers, model.layers[1:], strict=False):  # hidden units in another order
-            order = torch.randperm(len(first.weight), generator=generator)
+        for (weight, bias), (following, _) in pairwise(model.weights_and_biases()):  # hidden units in another order
+            assert bias is not None
+            order = torch.randperm(len(weight), generator=generator)
             with torch.no_grad():
-                first.weight.copy_(first.weight[order])
-                first.bias.copy_(first.bias[order])
-                second.weight.copy_(second.weight[:, order])
+                weight.copy_(weight[order])
+                bias.copy_(bias[order])
+                following.copy_(following[:, order])
     assert 0 < ratio < 1
 
 
@@ -102,7 +105,7 @@ def test_an_example_too_near_to_call_is_an_error() -> None:
     for bias, errors in ((0.0, 1), (1e-7, 1), (1e-3, 0)):
         layers = [(weight, np.array([bias, 0.0, 0.0]))]
         assert count_errors(layers, "relu", ("unit", 0.0, 255.0), images, labels) == errors
-        raw = [([tuple(row) for row in weight.tolist()], (bias, 0.0, 0.0))]
+        raw: checker.Layers = [([tuple(row) for row in weight.tolist()], (bias, 0.0, 0.0))]
         assert checker.count(raw, decoder_fields("relu"), [bytes([200] * 4)], b"\0") == (errors, errors)
 
 
@@ -113,7 +116,7 @@ def test_overflow_is_an_error() -> None:
     images, labels = np.full((1, 2, 2), 200, dtype=np.uint8), np.zeros(1, dtype=np.int64)
     layers = [(weight, None), (hidden, None)]
     assert count_errors(layers, "relu", ("unit", 0.0, 255.0), images, labels) == 1
-    raw = [([tuple(row) for row in w.tolist()], (0.0, 0.0)) for w, _ in layers]
+    raw: checker.Layers = [([tuple(row) for row in w.tolist()], (0.0, 0.0)) for w, _ in layers]
     assert checker.count(raw, decoder_fields("relu"), [bytes([200] * 4)], b"\0") == (1, 1)
 
 
@@ -123,14 +126,15 @@ def test_an_image_of_one_colour_and_dead_weights() -> None:
     images[1] = 7
     layers = [(np.zeros((3, 4)), None)]
     assert count_errors(layers, "relu", ("per-image", 0.0, 1.0), images, labels) == 2
-    raw, decoder = [([(0.0,) * 4] * 3, (0.0,) * 3)], decoder_fields("relu", "per-image", 0.0, 1.0)
+    raw: checker.Layers = [([(0.0,) * 4] * 3, (0.0,) * 3)]
+    decoder = decoder_fields("relu", "per-image", 0.0, 1.0)
     assert checker.count(raw, decoder, [bytes(4), bytes([7] * 4)], bytes(2)) == (2, 2)
 
 
 def test_what_cannot_be_counted() -> None:
     images, labels = np.zeros((2, 2, 2), dtype=np.uint8), np.array([0, 3])
     good = np.ones((3, 4))
-    cases = [
+    cases: list[tuple[Any, Any, Any, str]] = [
         ([(np.full((3, 4), np.nan), None)], images, labels, "layers.0.weight: expected finite weights"),
         ([(good, np.array([0, np.inf, 0]))], images, labels, "layers.0.bias: expected finite weights"),
         ([(good, None)], images, labels, "labels: 3 at index 1, expected 0 to 2"),
