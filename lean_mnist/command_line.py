@@ -1,36 +1,127 @@
-"""What the commands share: reading arguments with tyro, one line an error, and the exit status."""
+"""Command lines: a frozen dataclass a command, one line an error, and the exit status.
+
+Options are read by ``argparse``, whose errors name the option; ``--help`` is drawn by ``tyro``, which finds the text of
+each option below its field.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import argparse
+import dataclasses
 import io
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lean_mnist.errors import ConfigError, Interrupted, LeanMnistError, nearest
 
 T = TypeVar("T")
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    str: (str, "a text"), Path: (Path, "a path"), int: (int, "a whole number"), float: (float, "a number"),
+}  # fmt: skip
 
 
 def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None) -> T:
     """``arguments`` as an instance of the dataclass ``cls``, with the fields of ``default`` where they say nothing.
 
-    Raises ``ConfigError``, one line with the nearest match, where tyro would print a box; ``--help`` prints and exits.
+    A field is an option, ``--batch-size`` for ``batch_size``, or an argument where its type is marked with
+    ``tyro.conf.Positional``. Types: bool, int, float, str, Path, Literal of strings, tuples of any number of these, and
+    each of them or ``None``. Raises ``ConfigError``, one line with the nearest option or choice; ``--help`` prints and
+    exits.
     """
-    import tyro
+    if {"-h", "--help"} & set(arguments):
+        import tyro
 
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    box = io.StringIO()
+        options: dict[str, Any] = {} if default is None else {"default": default}
+        tyro.cli(cls, args=["--help"], prog=prog, **options)
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {field.name: _Kind.of(hints[field.name]) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given, unknown = _read(fields, arguments)
+    if unknown:
+        option = unknown[0].partition("=")[0]
+        if not option.startswith("-"):
+            raise ConfigError(f"{option!r}: unexpected argument; --help lists the options")
+        raise ConfigError(f"{option}: no such option{nearest(option, map(_option, fields))}; --help lists them")
+    if default is not None:
+        return dataclasses.replace(default, **given)  # type: ignore[type-var]
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.name not in given:
+            raise ConfigError(f"{field.name}: expected, found none; --help says more")
+    return cls(**given)
+
+
+class _Kind(NamedTuple):
+    """How the texts behind an option become the value of its field."""
+
+    type: Any  # of the value, or of each value of a tuple
+    several: bool = False
+    optional: bool = False
+    positional: bool = False
+
+    @classmethod
+    def of(cls, hint: Any) -> _Kind:
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            import tyro
+
+            inner = cls.of(arguments[0])
+            return inner._replace(positional=inner.positional or tyro.conf.Positional in arguments)
+        if origin in (Union, types.UnionType):
+            (inner,) = (cls.of(argument) for argument in arguments if argument is not type(None))
+            return inner._replace(optional=True)
+        return cls.of(arguments[0])._replace(several=True) if origin is tuple else cls(hint)
+
+    def read(self, text: str) -> Any:
+        """One value; raises ``argparse.ArgumentTypeError``."""
+        if self.optional and text == "None":
+            return None
+        if get_origin(self.type) is Literal:
+            choices = get_args(self.type)
+            if text not in choices:
+                expected = f"expected one of {', '.join(choices)}"
+                raise argparse.ArgumentTypeError(f"{expected}, found {text!r}{nearest(text, choices)}")
+            return text
+        read, what = _READERS[self.type]
+        try:
+            return read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}") from None
+
+
+def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The fields that ``arguments`` give, and the arguments that mean nothing."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
+    )
+    for name, kind in fields.items():
+        if kind.positional:
+            parser.add_argument(name, type=kind.read, nargs="?")
+        elif kind.type is bool:
+            parser.add_argument(_option(name), dest=name, action=argparse.BooleanOptionalAction)
+        else:
+            parser.add_argument(_option(name), dest=name, type=kind.read, nargs="*" if kind.several else None)
     try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(cls, args=list(arguments), prog=prog, **options)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise ConfigError(_one_line(box.getvalue(), cls)) from None
+        found, unknown = parser.parse_known_args([_with_hyphens(argument) for argument in arguments])
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error.argument_name}: {error.message}") from None
+    values = vars(found)
+    for name, kind in fields.items():
+        if kind.several and name in values:
+            values[name] = None if values[name] == [None] else tuple(values[name])
+    return values, unknown
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _with_hyphens(argument: str) -> str:
+    """``--batch_size=8`` as ``--batch-size=8``."""
+    name, equals, value = argument.partition("=")
+    return (name.replace("_", "-") if name.startswith("--") else name) + equals + value
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -56,32 +147,3 @@ def run_command(main: Callable[[], None]) -> None:
 def _fail(message: str, status: int) -> None:
     sys.stderr.write(f"{'' if status == Interrupted.exit_status else 'error: '}{message}\n")
     sys.exit(status)
-
-
-def _one_line(box: str, cls: type) -> str:
-    """The message inside tyro's box, with the nearest match for a misspelt option or choice."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    # The title stands in the box's upper edge, or, where the encoding lacks box characters, above a rule of its own.
-    lines = [line.strip("│ ").strip() for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
-    blocks = re.split(r"^[─-]+$", "\n".join(lines), flags=re.MULTILINE)
-    message = " ".join(blocks[0 if plain.startswith("╭") else min(1, len(blocks) - 1)].split())
-    if unknown := re.match(r"Unrecognized options: (\S+?)(,|$)", message):
-        option = unknown[1].split("=")[0]
-        if not option.startswith("-"):
-            return f"{option!r}: unexpected argument; --help lists the options"
-        known = ["--" + name.replace("_", "-") for name in getattr(cls, "__dataclass_fields__", {})]
-        return f"{option}: no such option{nearest(option, known)}; --help lists them"
-    if choice := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", message):
-        choices = re.findall(r"'([^']*)'", choice[3])
-        return f"{choice[2]}: expected one of {', '.join(choices)}, found {choice[1]!r}{nearest(choice[1], choices)}"
-    if value := re.match(r"Error parsing (\S+): (.*)", message):
-        reason = value[2].split("Got errors:")[0].strip()
-        reason = re.sub(
-            r"no type matching (.*) could be instantiated from \[(.*)\]\.", r"expected \1, found \2", reason
-        )
-        reason = re.sub(r"Could not find valid parse for arguments: \[(.*)\]", r"cannot read \1", reason)
-        # A dataclass that refuses its fields names the option itself.
-        return f"{value[1]}: {reason}" if value[1].startswith("-") else reason
-    if missing := re.match(r"Missing .*: ([A-Z]+|--\S+)", message):
-        return f"{missing[1].lower()}: expected, found none; --help says more"
-    return message or "the arguments could not be read"
