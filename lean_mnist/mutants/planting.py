@@ -42,20 +42,20 @@ class Plant:
 
 
 @contextlib.contextmanager
-def planting(target: str, replacement: Any) -> Iterator[None]:
+def planting(target: str, replacement: Any, *, everywhere: bool = True) -> Iterator[None]:
     """Replace what ``target`` names inside this package; whatever happens inside, it is as before afterwards.
 
     Args:
         target: dotted path within ``lean_mnist``: a function, ``"chainrule.dense.dense_backward"``; an attribute of a
             class, ``"nn.functions.DenseFunction.backward"``; an entry of a dictionary,
-            ``"chainrule.activations.ACTIVATIONS.relu"``. A function is replaced wherever a module of the package has
-            a name for it.
+            ``"chainrule.activations.ACTIVATIONS.relu"``.
         replacement: what stands there meanwhile.
+        everywhere: replace a function wherever a module of the package has a name for it, not only at ``target``.
     """
     path, _, name = target.rpartition(".")
     owner = pkgutil.resolve_name(f"lean_mnist.{path}")
     places: list[tuple[Any, str]] = [(owner, name)]
-    if inspect.ismodule(owner):
+    if everywhere and inspect.ismodule(owner):
         original = getattr(owner, name)
         ours = [module for key, module in list(sys.modules.items()) if key.partition(".")[0] == "lean_mnist"]
         places = [(module, alias) for module in ours for alias, value in vars(module).items() if value is original]

@@ -11,6 +11,7 @@ from lean_mnist.audit.gradcheck_piece import KINK_MARGIN, GradcheckResult, Gradc
 from lean_mnist.chainrule import activations, dense, losses
 from lean_mnist.chainrule.activations import ACTIVATIONS as RULES
 from tests.support.crosscheck_cases import ACTIVATIONS, layers_of, loss_of, random_batch, random_model
+from tests.support.planting import Plant
 
 KINKED = [name for name, activation in REFERENCE_ACTIVATIONS.items() if activation.below_kink is not None]
 SIZES = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10), 4: (20, 9, 16, 12, 10)}
@@ -224,9 +225,9 @@ def shown(result):
 
 
 @pytest.mark.parametrize("bug", DENSE_BUGS)
-def test_a_wrong_dense_layer_is_named(bug, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_dense_layer_is_named(bug, plant: Plant) -> None:
     changes, name = DENSE_BUGS[bug]
-    monkeypatch.setattr(dense, "dense_backward", wrong_dense(**changes))
+    plant("chainrule.dense.dense_backward", wrong_dense(**changes))
     for seed in range(3):
         found, analytical, numerical = shown(gradcheck_piece(*the_step(seed, SIZES[2])))
         assert found == name, f"seed {seed}"
@@ -234,15 +235,15 @@ def test_a_wrong_dense_layer_is_named(bug, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("scale", [1.01, 1.001, 1.0001])
-def test_the_two_numbers_are_those_that_differ(scale, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "dense_backward", wrong_dense(weight_HD=lambda g, *_: g * scale))
+def test_the_two_numbers_are_those_that_differ(scale, plant: Plant) -> None:
+    plant("chainrule.dense.dense_backward", wrong_dense(weight_HD=lambda g, *_: g * scale))
     for seed in range(3):
         _, analytical, numerical = shown(gradcheck_piece(*the_step(seed, SIZES[2])))
         assert analytical / numerical == pytest.approx(scale, rel=(scale - 1) / 20), f"seed {seed}"
 
 
-def test_a_gradient_that_is_not_a_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "dense_backward", wrong_dense(weight_HD=lambda g, *_: g * torch.nan))
+def test_a_gradient_that_is_not_a_number_is_named(plant: Plant) -> None:
+    plant("chainrule.dense.dense_backward", wrong_dense(weight_HD=lambda g, *_: g * torch.nan))
     result = gradcheck_piece(*the_step(0, SIZES[2]))
     assert result.verdict is GradcheckVerdict.FAILED
     assert "layers.0.weight" in result.message
@@ -262,24 +263,24 @@ ACTIVATION_BUGS = {
 
 
 @pytest.mark.parametrize("case", ACTIVATION_BUGS, ids="-".join)
-def test_a_wrong_activation_fails(case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_activation_fails(case, plant: Plant) -> None:
     name = case[0]
     rule = activations.Activation(name, RULES[name].forward, ACTIVATION_BUGS[case])
-    monkeypatch.setitem(RULES, name, rule)
+    plant(f"chainrule.activations.ACTIVATIONS.{name}", rule)
     for seed in range(3):
         found, analytical, numerical = shown(gradcheck_piece(*the_step(seed, SIZES[2], name)))
         assert found == "x"  # the first tensor that the activation's gradient reaches
         assert analytical != numerical
 
 
-def wrong_loss(monkeypatch: pytest.MonkeyPatch, wrong) -> None:
+def wrong_loss(plant: Plant, wrong) -> None:
     right = module.softmax_cross_entropy
 
     def planted(*options):
         rule = right(*options)
         return rule._replace(backward=lambda tape, d_loss_B: wrong(rule.backward, tape, d_loss_B, *options))
 
-    monkeypatch.setattr(module, "softmax_cross_entropy", planted)
+    plant("audit.gradcheck_piece.softmax_cross_entropy", planted, everywhere=False)
 
 
 def one_hot_missing(backward, tape, d_loss_B, *options):
@@ -301,23 +302,23 @@ def smoothing_left_out(backward, tape, d_loss_B, *options):
 @pytest.mark.parametrize(
     "wrong", [one_hot_missing, wrong_class, upstream_ignored, smoothing_left_out], ids=lambda f: f.__name__
 )
-def test_a_wrong_loss_fails(wrong, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong_loss(monkeypatch, wrong)
+def test_a_wrong_loss_fails(wrong, plant: Plant) -> None:
+    wrong_loss(plant, wrong)
     for seed in range(3):
         name, analytical, numerical = shown(gradcheck_piece(*the_step(seed, SIZES[2], label_smoothing=0.1)))
         assert name == "x"
         assert analytical != numerical
 
 
-def test_a_mean_that_ignores_its_upstream_gradient_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mean_that_ignores_its_upstream_gradient_fails(plant: Plant) -> None:
     """With an upstream gradient of 1 this bug cannot be seen; of 0 it gets the right gradient, as gradcheck tests."""
     right = losses.mean_backward
-    monkeypatch.setattr(losses, "mean_backward", lambda loss_B, d_mean: right(loss_B, d_mean.sign()))
+    plant("chainrule.losses.mean_backward", lambda loss_B, d_mean: right(loss_B, d_mean.sign()))
     step = the_step(0, SIZES[2])
     name, analytical, numerical = shown(gradcheck_piece(*step))
     assert name == "x"
     assert numerical / analytical == pytest.approx(1.7, rel=1e-2)
-    monkeypatch.setattr(module, "UPSTREAM", 1.0)
+    plant("audit.gradcheck_piece.UPSTREAM", 1.0, everywhere=False)
     assert gradcheck_piece(*step).verdict is GradcheckVerdict.PASSED
 
 

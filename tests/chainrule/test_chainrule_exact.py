@@ -21,6 +21,7 @@ from lean_mnist.chainrule.dense import dense_backward, dense_forward
 from lean_mnist.chainrule.mlp import mlp_forward, mlp_loss_backward, mlp_loss_forward
 from lean_mnist.errors import ArgumentError
 from tests.support.chainrule_arrays import fractions_of, random_fractions, random_layers
+from tests.support.planting import Plant
 
 SCALARS = {
     "relu": lambda z: z if z > 0 else Fraction(0),
@@ -116,7 +117,7 @@ def test_the_examples_switch_units_off() -> None:
 
 
 @pytest.mark.parametrize("mistake", ["mask dropped", "scaled by 1.001", "bias gradient of one example"])
-def test_the_exact_check_finds_a_wrong_backward(mistake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exact_check_finds_a_wrong_backward(mistake, plant: Plant) -> None:
     rng = random.Random(5)
     sizes, activation = (3, 4, 3, 2), ACTIVATIONS["relu"]
     x, layers, labels = random_fractions(rng, 2, 3), random_layers(rng, sizes), np.array([0, 1])
@@ -130,7 +131,7 @@ def test_the_exact_check_finds_a_wrong_backward(mistake, monkeypatch: pytest.Mon
                 return right._replace(weight_HD=right.weight_HD * Fraction(1001, 1000))
             return right._replace(bias_H=d_z[0] * 1)
 
-        monkeypatch.setattr("lean_mnist.chainrule.dense.dense_backward", wrong)
+        plant("chainrule.dense.dense_backward", wrong)
     different, _ = disagreements(x, labels, layers, activation, random_fractions(rng, 2))
     assert different != []
 

@@ -8,6 +8,7 @@ import torch
 from lean_mnist.chainrule import dense as dense_rule
 from lean_mnist.nn import MLP, functional
 from tests.support.nn_cases import CASES, SHAPES, labels_for, randn
+from tests.support.planting import Plant
 
 SEED = 1234
 CLOSE = {"rtol": 1e-11, "atol": 1e-12, "equal_nan": True}
@@ -35,14 +36,14 @@ def test_values_and_gradients_are_those_of_torch(name, shape, layout) -> None:
     assert all(torch.equal(now, then) for now, then in zip((*leaves, upstream), before, strict=True)), "mutated"
 
 
-def test_the_comparison_finds_an_error_of_a_part_in_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_finds_an_error_of_a_part_in_a_thousand(plant: Plant) -> None:
     original = dense_rule.dense_backward
 
     def wrong(*arguments):
         gradients = original(*arguments)
         return gradients._replace(weight_HD=gradients.weight_HD * 1.001)
 
-    monkeypatch.setattr(dense_rule, "dense_backward", wrong)
+    plant("chainrule.dense.dense_backward", wrong)
     for name in ("dense", "mlp, relu", "mlp loss mean"):
         with pytest.raises(AssertionError, match="not close"):
             test_values_and_gradients_are_those_of_torch(name, (5, 4, 3), "contiguous")

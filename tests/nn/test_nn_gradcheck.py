@@ -6,6 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from lean_mnist.nn import functional, functions
 from tests.support.nn_cases import ACTIVATIONS, CASES, labels_for, plain_mlp, randn
+from tests.support.planting import Plant
 
 SEED = 99
 STRICT = {"rtol": 1e-5, "atol": 1e-7}  # gradcheck's own tolerance lets an error of a part in a thousand pass
@@ -101,14 +102,14 @@ def test_gradgradcheck_finds_a_node_that_forgets_its_graph(name, monkeypatch: py
         gradgradcheck(case.ours, leaves, (upstream,), **STRICT)
 
 
-def test_gradcheck_finds_a_derivative_wrong_by_a_part_in_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradcheck_finds_a_derivative_wrong_by_a_part_in_a_thousand(plant: Plant) -> None:
     original = functions.dense.dense_backward
 
     def wrong(*arguments):
         gradients = original(*arguments)
         return gradients._replace(bias_H=gradients.bias_H * 1.001)
 
-    monkeypatch.setattr(functions.dense, "dense_backward", wrong)
+    plant("chainrule.dense.dense_backward", wrong)
     for name in ("dense", "mlp, tanh", "mlp loss none"):
         with pytest.raises(RuntimeError, match="Jacobian mismatch"):
             gradcheck(CASES[name].ours, leaves_for(CASES[name], (2, 3, 4)), **STRICT)

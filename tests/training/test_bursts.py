@@ -19,6 +19,7 @@ from lean_mnist.nn.capture.cuda_graph import CudaGraph
 from lean_mnist.nn.capture.kernels import CannotCapture
 from lean_mnist.training.distributed import World
 from lean_mnist.training.objectives import build
+from tests.support.planting import Plant
 from tests.support.training_cases import digits_config, digits_run, load, named
 
 taken: list[int] = []
@@ -71,7 +72,7 @@ def test_the_run_is_the_same(bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.parametrize("diverging", [True, False])
 def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
-    bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, diverging: bool
+    bursts: None, monkeypatch: pytest.MonkeyPatch, plant: Plant, tmp_path: Path, diverging: bool
 ) -> None:
     # Weights that decay by more than twice themselves grow, twofold a step.
     options = {**OPTIONS, "check": "off", "schedule": "constant", "momentum": 0.0, "lr": 0.05}
@@ -87,7 +88,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
                 found.bias_H.add_(torch.where(row == bad, torch.inf, 0.0))
         return found
 
-    monkeypatch.setattr(dense, "dense_backward", backward)
+    plant("chainrule.dense.dense_backward", backward)
     monkeypatch.setattr(build, "build_model", lambda *arguments: made.append(make(*arguments)) or made[-1])
     monkeypatch.setattr(build, "capture_for", lambda config, world: None)
     bad: Tensor | None = None

@@ -21,6 +21,7 @@ from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.run import run
 from lean_mnist.training.state import CheckSummary
 from tests.support.distributed_cases import together
+from tests.support.planting import Plant
 from tests.support.training_cases import (
     NAME,
     REPOSITORY,
@@ -87,7 +88,7 @@ def test_parts_may_be_empty_and_batches_accumulated(size: int, here: Path) -> No
     }
 
 
-def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, plant: Plant) -> None:
     calls: list[int] = []
 
     def wrong(parameters: Any, *arguments: Any) -> StepResult:
@@ -98,7 +99,7 @@ def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, m
                 parameters.network.layers[0].weight.grad[3, 5] += 1
         return result
 
-    monkeypatch.setattr("lean_mnist.training.gradients.put_flat_gradients", wrong)
+    plant("training.gradients.put_flat_gradients", wrong)
     config = digits_config(check="screen", replay=False)
     message = failure(together(2, lambda world: run(config, None, world)), GradientMismatch)
     assert message.startswith(f"rank 1: gradient check failed at step {STEPS_PER_EPOCH + 2}: layers.0.weight[3, 5]: ")

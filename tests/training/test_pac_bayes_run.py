@@ -18,6 +18,7 @@ from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.pacbayes import run
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from tests.support.certificate_cases import rejection
+from tests.support.planting import Plant
 from tests.support.training_cases import call, identical, interrupted_at, load, named, records_in, without
 
 # Of 1,437 digits, 718 for the prior: 6 batches of 128; 719 for the bound: 3 of 250.
@@ -138,10 +139,11 @@ def test_a_wrong_gradient_never_reaches_the_weights(
     name: str,
     wrong: Callable[..., Any],
     here: Path,
+    plant: Plant,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(gaussian, name, wrong)
+    plant(f"chainrule.gaussian.{name}", wrong)
     options = "--prior data-free --dataset digits --hidden 8 --epochs 1 --run-name one --quiet"
     found = call(pacbayes.main, options.split(), monkeypatch, capsys)
     assert found.status == 3

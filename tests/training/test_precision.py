@@ -11,6 +11,7 @@ import torch
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import GradientMismatch
 from lean_mnist.training.run import run
+from tests.support.planting import Plant
 from tests.support.training_cases import digits_config, digits_run, load, named
 
 OPTIONS: dict[str, Any] = {"precision": "bfloat16", "check": "full", "check_every": 10}
@@ -29,9 +30,7 @@ def test_a_run_learns_passes_its_checks_and_saves_float32(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("check", ["audit", "screen"])
-def test_a_gradient_that_is_wrong_beyond_its_rounding_is_caught(
-    here: Path, monkeypatch: pytest.MonkeyPatch, check: str
-) -> None:
+def test_a_gradient_that_is_wrong_beyond_its_rounding_is_caught(here: Path, plant: Plant, check: str) -> None:
     right = dense.dense_backward
 
     def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True), *into: Any) -> Any:
@@ -40,7 +39,7 @@ def test_a_gradient_that_is_wrong_beyond_its_rounding_is_caught(
             return found
         return found._replace(weight_HD=1.1 * found.weight_HD)
 
-    monkeypatch.setattr(dense, "dense_backward", wrong)
+    plant("chainrule.dense.dense_backward", wrong)
     with pytest.raises(
         GradientMismatch, match=r"step 1: likely constant factor in layers\.0\.weight, dW = Σ dzᵀ h: 1\.\d+ times"
     ):

@@ -20,6 +20,7 @@ from lean_mnist.generalization import checker
 from lean_mnist.generalization.quantize import quantized_network, training_claims
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces import IntegerNetwork, code_length, read_network
+from lean_mnist.mutants import planting
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import load_checkpoint, read_checkpoint, write_checkpoint
@@ -159,13 +160,12 @@ FAULTS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
 
 @pytest.mark.parametrize("check", ["audit", "screen"])
 @pytest.mark.parametrize("fault", list(FAULTS))
-def test_a_planted_bug_in_the_straight_through_gradient_is_caught(
-    fault: str, check: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("lean_mnist.nn.quantized.quantize_backward", FAULTS[fault])
-        with pytest.raises(GradientMismatch, match=r"gradient check failed at step \d+: .*layers\.[01]\.weight"):
-            run(digits_config(**{**OPTIONS, "check": check, "epochs": 1}))
+def test_a_planted_bug_in_the_straight_through_gradient_is_caught(fault: str, check: str, here: Path) -> None:
+    with (
+        planting("nn.quantized.quantize_backward", FAULTS[fault]),
+        pytest.raises(GradientMismatch, match=r"gradient check failed at step \d+: .*layers\.[01]\.weight"),
+    ):
+        run(digits_config(**{**OPTIONS, "check": check, "epochs": 1}))
     (bundle,) = (here / "runs" / "a-run" / "failures").iterdir()
     mended = reproduce_step(bundle, load_bundle(bundle))
     assert mended.ok, mended

@@ -12,6 +12,7 @@ from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
 from lean_mnist.nn.step import RING_DEPTH
 from lean_mnist.training.gradients import StepGradients
+from tests.support.planting import Plant
 
 SIZES = (7, 5, 4, 3)
 
@@ -70,7 +71,7 @@ def test_several_batches_are_averaged_by_their_sizes() -> None:
         assert torch.allclose(parameter.grad, expected, atol=1e-7)
 
 
-def test_a_backward_that_gives_its_own_tensors_is_recorded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backward_that_gives_its_own_tensors_is_recorded_as_it_is(plant: Plant) -> None:
     right = dense.dense_backward
 
     def doubled(tape: Any, d_z: Any, needs: Any, *into: Any) -> Any:
@@ -79,7 +80,7 @@ def test_a_backward_that_gives_its_own_tensors_is_recorded_as_it_is(monkeypatch:
 
     model, batches = MLP(SIZES), _batches(3)
     expected = [_by_autograd(model, batch)[0] for batch in batches]
-    monkeypatch.setattr(dense, "dense_backward", doubled)
+    plant("chainrule.dense.dense_backward", doubled)
     parameters = FlatParameters(model)
     gradients = StepGradients(model, parameters, traced=False, replay=True)
     for batch, weight in zip(batches, expected, strict=True):

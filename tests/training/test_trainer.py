@@ -28,6 +28,7 @@ from lean_mnist.training.sinks.records import Epoch, Record, Scalar
 from lean_mnist.training.state import CheckSummary, RunState, Verdict
 from lean_mnist.training.steps import Services
 from lean_mnist.training.trainer import Trainer
+from tests.support.planting import Plant
 from tests.support.training_cases import (
     NAME,
     STEPS_PER_EPOCH,
@@ -269,7 +270,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
-    layer: int, value: float, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    layer: int, value: float, watched: Watched, plant: Plant
 ) -> None:
     calls = []
     right = dense.dense_backward
@@ -283,7 +284,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
                 found.bias_H[1] = value
         return found
 
-    monkeypatch.setattr(dense, "dense_backward", wrong)
+    plant("chainrule.dense.dense_backward", wrong)
     expected = (
         rf"step 3: the gradient of layers\.{layer}\.bias is not finite: likely NaN in layers\.{layer}\.bias, "
         rf"db = Σ dz: 1 of {(128, 10)[layer]} values .*; the weights are as they were before this step; to ask again: "

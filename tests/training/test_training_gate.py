@@ -17,6 +17,7 @@ from lean_mnist.errors import GradientMismatch, LeanMnistError
 from lean_mnist.nn import MLP
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
+from tests.support.planting import Plant
 from tests.support.training_cases import (
     NAME,
     STEPS_PER_EPOCH,
@@ -28,13 +29,11 @@ from tests.support.training_cases import (
     records_in,
 )
 
-Plant = Callable[[pytest.MonkeyPatch], None]
 
-
-def _first_layer(change: Callable[[torch.Tensor], torch.Tensor], after: int = 0) -> Plant:
+def _first_layer(change: Callable[[torch.Tensor], torch.Tensor], after: int = 0) -> Callable[[Plant], None]:
     """Changes the first layer's weight gradient, from the backward pass after the first ``after`` on."""
 
-    def plant(patch: pytest.MonkeyPatch) -> None:
+    def put(plant: Plant) -> None:
         passes = []
         right = dense.dense_backward
 
@@ -46,13 +45,13 @@ def _first_layer(change: Callable[[torch.Tensor], torch.Tensor], after: int = 0)
             passes.append(1)
             return found._replace(weight_HD=change(found.weight_HD)) if len(passes) > after else found
 
-        patch.setattr(dense, "dense_backward", wrong)
+        plant("chainrule.dense.dense_backward", wrong)
 
-    return plant
+    return put
 
 
-def _no_mask(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(ACTIVATIONS, "relu", ACTIVATIONS["relu"]._replace(backward=lambda h, d_h: d_h))
+def _no_mask(plant: Plant) -> None:
+    plant("chainrule.activations.ACTIVATIONS.relu", ACTIVATIONS["relu"]._replace(backward=lambda h, d_h: d_h))
 
 
 def _one_entry(gradient: torch.Tensor) -> torch.Tensor:
@@ -69,7 +68,7 @@ def _nan(gradient: torch.Tensor) -> torch.Tensor:
     return torch.full_like(gradient, torch.nan)
 
 
-BUGS: dict[str, Plant] = {
+BUGS: dict[str, Callable[[Plant], None]] = {
     "dW1 times 1.001": _first_layer(_scaled),
     "one entry of dW1": _first_layer(_one_entry),
     "no ReLU mask": _no_mask,
@@ -96,9 +95,9 @@ def initial(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[MLP, list
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_wrong_gradient_stops_a_default_run_at_its_first_step(
     bug: str, initial: list[tuple[MLP, list[torch.Tensor]]],
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    BUGS[bug](monkeypatch)
+    BUGS[bug](plant)
     arguments = ["--dataset", "digits", "--run-name", NAME, "--quiet"]
     status, out, err = call(train.main, arguments, monkeypatch, capsys)
     assert (status, out) == (3, "")
@@ -115,8 +114,8 @@ def test_a_wrong_gradient_stops_a_default_run_at_its_first_step(
     assert not Path("runs", NAME, "summary.json").exists()
 
 
-def test_the_message_names_the_tensor_the_place_and_both_values(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _first_layer(_one_entry)(monkeypatch)
+def test_the_message_names_the_tensor_the_place_and_both_values(here: Path, plant: Plant) -> None:
+    _first_layer(_one_entry)(plant)
     with pytest.raises(GradientMismatch) as caught:
         run(digits_config())
     message = str(caught.value)
@@ -133,22 +132,22 @@ def test_the_message_names_the_tensor_the_place_and_both_values(here: Path, monk
     assert named(records, "divergence/layers.1.weight")[0] < 1e-5
 
 
-def test_a_wrong_gradient_is_found_in_accumulated_batches_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _first_layer(_scaled)(monkeypatch)
+def test_a_wrong_gradient_is_found_in_accumulated_batches_too(here: Path, plant: Plant) -> None:
+    _first_layer(_scaled)(plant)
     with pytest.raises(GradientMismatch, match=r"layers\.0\.weight"):
         run(digits_config(accumulate=4))
 
 
-def test_nothing_planted_nothing_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _first_layer(lambda gradient: gradient)(monkeypatch)
+def test_nothing_planted_nothing_found(here: Path, plant: Plant) -> None:
+    _first_layer(lambda gradient: gradient)(plant)
     assert run(digits_config()).state.checks.verdict == "passed"
 
 
 @pytest.mark.parametrize("bug", ["dW1 times 1.001", "no ReLU mask"])
 def test_with_warn_the_run_goes_on_and_is_marked(
-    bug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bug: str, tmp_path: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    BUGS[bug](monkeypatch)
+    BUGS[bug](plant)
     finished = digits_run(tmp_path, on_divergence="warn", check="audit", check_every=10)
     assert finished.summary.state.step == 2 * STEPS_PER_EPOCH
     assert not finished.best.exists()
@@ -169,9 +168,9 @@ def test_with_warn_the_run_goes_on_and_is_marked(
 
 
 def test_a_nan_gradient_is_not_applied_even_with_warn(
-    initial: list[tuple[MLP, list[torch.Tensor]]], monkeypatch: pytest.MonkeyPatch
+    initial: list[tuple[MLP, list[torch.Tensor]]], plant: Plant
 ) -> None:
-    BUGS["dW1 NaN"](monkeypatch)
+    BUGS["dW1 NaN"](plant)
     with pytest.raises(LeanMnistError, match=r"layers\.0\.weight") as caught:
         run(digits_config(on_divergence="warn"))
     assert caught.value.exit_status == 3
@@ -185,10 +184,8 @@ LATE = _first_layer(_scaled, after=12)
 
 # The audit finds it when it is next due, the screen at the very step.
 @pytest.mark.parametrize(("check", "found"), [("audit", 15), ("screen", 13), ("full", 13)])
-def test_a_failure_that_begins_later_keeps_the_earlier_best(
-    here: Path, monkeypatch: pytest.MonkeyPatch, check: str, found: int
-) -> None:
-    LATE(monkeypatch)
+def test_a_failure_that_begins_later_keeps_the_earlier_best(here: Path, plant: Plant, check: str, found: int) -> None:
+    LATE(plant)
     with pytest.raises(GradientMismatch, match=f"step {found}"):
         run(digits_config(epochs=3, check_every=5, check=check, replay=False))
     for which in ("best", "last"):
@@ -197,10 +194,8 @@ def test_a_failure_that_begins_later_keeps_the_earlier_best(
         assert content["crosscheck"]["verdict"] == "passed"
 
 
-def test_with_warn_a_later_failure_keeps_the_earlier_best_and_marks_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    LATE(monkeypatch)
+def test_with_warn_a_later_failure_keeps_the_earlier_best_and_marks_the_run(tmp_path: Path, plant: Plant) -> None:
+    LATE(plant)
     finished = digits_run(tmp_path, epochs=3, check_every=5, on_divergence="warn", replay=False)
     best, last = load(finished.best), load(finished.last)
     assert (best["metrics"]["step"], best["crosscheck"]["verdict"]) == (STEPS_PER_EPOCH, "passed")
