@@ -11,7 +11,7 @@ import torch
 from lean_mnist import figures
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.certificates.document import Certificate
-from lean_mnist.generalization.quantize.claims import TrainingClaims
+from lean_mnist.generalization.quantize import TrainingClaims
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.failures import FOLDER, MOST
@@ -31,7 +31,7 @@ class Summary:
     checkpoints: Path
     training_examples: int
     certificate: Certificate  # written in ``folder``
-    quantized: TrainingClaims | None = None  # of a network of few bits, which is then written in ``folder``, too
+    quantized: TrainingClaims | None = None  # of a quantised network, which is then written in ``folder``, too
 
     @property
     def checking_share(self) -> float:
