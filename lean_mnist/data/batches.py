@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.datasets import Split
@@ -16,12 +18,22 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import ArgumentError, ConfigError
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # x (B, D) and y (B,)
+Batch = tuple[Tensor, Tensor]  # x (B, D) and y (B,)
 
-KEPT = 2  # batches that come after one that stays in its place before it is written over
-# How much is gathered and normalised together: in places, of which there should be few, fewer examples; on a GPU as
-# many batches as are worth a graph of their steps.
-_AT_ONCE, _IN_PLACE, _ON_GPU = 1024, 256, 8
+_AT_ONCE = 1024  # examples that are gathered and normalised together: few, so that they stay in the processor's cache
+
+
+class BatchMemory(Protocol):
+    """Memory that chunks of batches are written into, where they are not to be new tensors every time."""
+
+    def batches_at_once(self, batch_size: int) -> int:
+        """Batches of ``batch_size`` examples in a chunk."""
+
+    def take(self, sizes: Sequence[int], new: Callable[[int], Batch]) -> tuple[Tensor, Tensor, list[Batch]]:
+        """Memory for batches of these ``sizes``: of all their features (m, D), all their labels (m,), and each batch.
+
+        ``new`` makes tensors for so many examples.
+        """
 
 
 class Batches:
@@ -35,9 +47,8 @@ class Batches:
     Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
     ``shuffle`` false keeps the order of the split and copies nothing; ``augmentation`` deforms every image anew in
     every epoch. ``part`` says which rows of a batch of so many examples are handed out, where several processes share
-    every batch; without it, all of them are. With ``stays`` batches are handed out in the same few places in memory
-    again and again: each holds until more than ``KEPT`` have been handed out after it, by whatever iterator.
-    Raises :class:`ConfigError` for a batch size below 1.
+    every batch; without it, all of them are. ``memory`` is where batches are written, by all iterators; without it each
+    is a new tensor. Raises :class:`ConfigError` for a batch size below 1.
     """
 
     def __init__(
@@ -51,7 +62,7 @@ class Batches:
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
         part: Callable[[int], slice] | None = None,
-        stays: bool = False,
+        memory: BatchMemory | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
@@ -63,10 +74,9 @@ class Batches:
         self.shuffle = shuffle
         self.augmentation = augmentation
         self.part = part
-        self.stays = stays
-        together = max(1, (_IN_PLACE if stays else _AT_ONCE) // batch_size)
-        self._at_once = batch_size * (_ON_GPU if stays and self.split.labels.is_cuda else together)
-        self._places = itertools.cycle([self._new_place() for _ in range(1 + KEPT)]) if stays else None
+        self._memory = memory
+        together = max(1, _AT_ONCE // batch_size) if memory is None else memory.batches_at_once(batch_size)
+        self._at_once = batch_size * together
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,20 +93,20 @@ class Batches:
         Where they are shared by several processes, the part of each that is this one's, which may be empty.
 
         Equal to the tail of ``epoch(epoch)``; ``start = steps_per_epoch`` gives none. Iterators are independent of
-        each other, unless their batches stay in the same places. Raises :class:`ArgumentError`, at once, for a
+        each other, unless they share ``memory``. Raises :class:`ArgumentError`, at once, for a
         negative epoch or a start outside the epoch.
         """
         return itertools.chain.from_iterable(self.chunks(epoch, start))
 
     def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-        """The same, some batches at a time, all of which hold until the next ones are asked for."""
+        """The same, some batches at a time; those of a chunk hold until the next one is asked for, or longer."""
         if epoch < 0:
             raise ArgumentError(f"epoch: {epoch}, expected 0 or more")
         if not 0 <= start <= self.steps_per_epoch:
             raise ArgumentError(f"start: {start}, expected 0 to {self.steps_per_epoch}, the batches of an epoch")
         return self._chunks(epoch, start)
 
-    def _order(self, epoch: int) -> torch.Tensor:
+    def _order(self, epoch: int) -> Tensor:
         # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
         return torch.randperm(len(self.split), generator=generator_for(self.seed, "epoch", epoch))
 
@@ -124,35 +134,15 @@ class Batches:
                     parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
                     chosen, sizes = torch.cat(parts), [len(part) for part in parts]
                 some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
-            if self._places is None:
+            if self._memory is None:
                 x = self.normalization.apply(some, self.dtype)
                 yield list(zip(x.split(sizes), their_labels.split(sizes), strict=True))
             else:
-                x, y, batches = next(self._places).views(sizes)
+                x, y, batches = self._memory.take(sizes, self._new)
                 self.normalization.apply(some, self.dtype, x)
                 y.copy_(their_labels)
                 yield batches
 
-    def _new_place(self) -> _Place:
-        rows = min(self._at_once, len(self.split))
+    def _new(self, examples: int) -> Batch:
         images, labels = self.split.images, self.split.labels
-        return _Place(images.new_empty((rows, images[0].numel()), dtype=self.dtype), labels.new_empty(rows))
-
-
-class _Place:
-    """Memory for some batches, features ``x`` and labels ``y``."""
-
-    def __init__(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        self._x, self._y = x, y
-        self._views: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor, list[Batch]]] = {}
-
-    def views(self, sizes: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, list[Batch]]:
-        """As many rows as batches of these ``sizes`` have together, and these batches of them.
-
-        The same tensors every time: to make a view takes as long as a small kernel.
-        """
-        key = tuple(sizes)
-        if key not in self._views:
-            x, y = self._x[: sum(key)], self._y[: sum(key)]
-            self._views[key] = x, y, list(zip(x.split(list(key)), y.split(list(key)), strict=True))
-        return self._views[key]
+        return images.new_empty((examples, images[0].numel()), dtype=self.dtype), labels.new_empty(examples)

@@ -124,8 +124,6 @@ class MLP(nn.Module):
         label_smoothing, logit_penalty: of :meth:`loss`; see ``chainrule.losses``.
     """
 
-    same_kernels = True  # whether a step is the same kernels every time, so that it can be recorded
-
     def __init__(
         self,
         sizes: Sequence[int] = (784, 128, 10),

@@ -60,8 +60,6 @@ class QuantizedMLP(MLP):
     :meth:`weights_and_biases` gives, so that it can be checked like any other.
     """
 
-    same_kernels = False  # each step's grid is found in NumPy
-
     def __init__(
         self,
         sizes: Sequence[int] = (784, 10, 10),

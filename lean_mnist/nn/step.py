@@ -9,14 +9,15 @@ Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` cla
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
+from lean_mnist.nn.update import Update
 
 Batch = tuple[Tensor, Tensor]  # features (B, D) and labels (B,) int64
 Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
@@ -137,3 +138,69 @@ def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
     rounding them (straight-through).
     """
     return [(weight.grad, None if bias is None else bias.grad) for weight, bias in model.parameter_pairs()]
+
+
+class StepChunk(NamedTuple):
+    """Steps that were taken in a row, updates included: the loss of each, its tapes, and whether to stop after them."""
+
+    losses: list[float]
+    tapes: list[list[StepTape]]
+    stopped: bool
+
+
+class StepEngine(Protocol):
+    """Computes the steps of a training run.
+
+    An engine may reuse memory. The batches and the tape of a step hold until ``RING_DEPTH`` more steps have been
+    computed, or longer where the engine says so; the gradient (``.grad``, the flat gradient) until the next step.
+    """
+
+    def step(self, batches: Sequence[Batch]) -> StepResult:
+        """Put the gradient of one step into the flat gradient; the weights stay as they are.
+
+        The loss is a tensor, which may still be being computed on its device.
+        """
+
+    def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
+        """Take one step a batch, with these learning rates, at none of which anybody looks before its update.
+
+        Ends before the first step whose loss or gradient is not finite, with the weights as they were before it; or
+        after a step after which the run is asked to stop.
+        """
+
+
+class EagerEngine:
+    """A ``StepEngine`` that computes each step as it is written, in memory of its own: tapes hold forever.
+
+    Args:
+        compute: puts the gradient of a step into the flat gradient; :func:`put_flat_gradients` for an MLP.
+        update: moves the parameters.
+        stop_requested: asked after every step of a chunk.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Batch]], StepResult],
+        update: Update,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self._compute, self._update, self._stop_requested = compute, update, stop_requested
+
+    def step(self, batches: Sequence[Batch]) -> StepResult:
+        """Put the gradient of one step into the flat gradient."""
+        return self._compute(batches)
+
+    def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
+        """Take one step after the other."""
+        losses, tapes, stopped = [], [], False
+        for batch, rate in zip(batches, rates, strict=True):
+            result = self._compute([batch])
+            loss = float(result.loss)
+            if not self._update.is_finite(loss):
+                break
+            self._update.apply(rate)
+            losses.append(loss)
+            tapes.append(result.tapes)
+            if stopped := self._stop_requested():
+                break
+        return StepChunk(losses, tapes, stopped)

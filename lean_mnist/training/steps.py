@@ -62,7 +62,8 @@ class Steps:
     ) -> None:
         self._objective, self._update, self._learning_rate = objective, update, learning_rate
         self._hooks, self._state, self._services, self._world = hooks, state, services, world
-        self._several = objective.several(update, services.stop_requested)
+        self._engine = objective.engine(update, services.stop_requested)
+        self._keeps_tapes = objective.config.check != "off"
         # For the diagnosis of a step that fails: they are there anyway, and kept for longer.
         self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
 
@@ -74,23 +75,33 @@ class Steps:
         state = self._state
         if not any(map(self._hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
             rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
-            burst = self._several(batches, rates)
-            for batch, loss in zip(batches, burst.losses, strict=False):
+            chunk = self._engine.chunk(batches, rates)
+            for batch, loss in zip(batches, chunk.losses, strict=False):
                 state.count(1, len(batch[1]), loss)
-            for tapes in burst.traces[-RING_DEPTH:]:
+            for tapes in chunk.tapes[-RING_DEPTH:] if self._keeps_tapes else ():
                 self._past.extend(tapes)
-            if burst.stop:
+            if chunk.stopped:
                 return True
-            batches = batches[len(burst.losses) :]  # the first of them is not finite, and the gates will say why
+            batches = batches[len(chunk.losses) :]  # the first of them is not finite, and the gates will say why
         return any(self.take([batch]) for batch in batches)
 
     def take(self, batches: list[Batch]) -> bool:
         """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it."""
         state, alone = self._state, self._world.size == 1
         rate, examples = self._learning_rate(state.step), self._examples(batches)
-        used, loss, tapes = self._objective.gradients(batches if alone else [b for b in batches if len(b[1])])
-        parameters = self._objective.parameters
-        step = Step(state.step + 1, parameters.network, used, loss, parameters.gradient, rate, tapes, tuple(self._past))
+        used = batches if alone else [batch for batch in batches if len(batch[1])]
+        result = self._engine.step(used)
+        tapes, parameters = result.tapes if self._keeps_tapes else [], self._objective.parameters
+        step = Step(
+            state.step + 1,
+            parameters.network,
+            used,
+            result.loss,
+            parameters.gradient,
+            rate,
+            tapes,
+            tuple(self._past),
+        )
         if alone:
             self._look((*self._hooks.observers, self._hooks.health, *self._hooks.gates), step)
             stop = self._services.stop_requested()

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from lean_mnist.data.augmentation import Augmentation
-from lean_mnist.data.batches import KEPT, Batches
+from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError, ConfigError
+from lean_mnist.nn.capture.ring import BatchRing
 from lean_mnist.nn.step import RING_DEPTH
 
 UNIT = Normalization("unit", 0.0, 1.0)
@@ -92,20 +93,22 @@ def test_parts_put_together_are_the_batches(shuffle: bool, kind: str) -> None:
 @pytest.mark.parametrize("size", [1, 64, 100, 700])
 @pytest.mark.parametrize("examples", [3, 64, 256])
 @pytest.mark.parametrize("kind", ["standard", "per-image"])
-def test_batches_that_stay_are_the_same_and_hold_while_others_come(size: int, examples: int, kind: str) -> None:
+def test_batches_in_a_ring_are_the_same_and_hold_while_others_come(size: int, examples: int, kind: str) -> None:
     split, normalization = numbered(examples), Normalization(kind, 3.0, 2.0)
-    elsewhere = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16)
-    staying = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16, stays=True)
-    places, latest = set(), deque[tuple[Any, Any]](maxlen=1 + KEPT)
+    anew = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16)
+    ring = BatchRing()
+    static = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16, memory=ring)
+    places, latest = set(), deque[tuple[Any, Any]](maxlen=1 + RING_DEPTH)
     for epoch in range(4):
-        for expected, batch in zip(elsewhere.epoch(epoch), staying.epoch(epoch), strict=True):
+        for expected, batch in zip(anew.epoch(epoch), static.epoch(epoch), strict=True):
+            assert ring.holds(batch)
+            assert not ring.holds(expected)
             latest.append((expected, batch))
             places.add((batch[0].data_ptr(), len(batch[1])))
             for (x, y), (our_x, our_y) in latest:
                 assert torch.equal(our_x, x)
                 assert torch.equal(our_y, y)
-    assert len(places) <= (1 + KEPT) * (1 + min(-(-256 // size), elsewhere.steps_per_epoch))
-    assert KEPT >= RING_DEPTH  # steps of the past that a diagnosis may look at
+    assert len(places) <= (1 + RING_DEPTH) * (1 + min(-(-256 // size), anew.steps_per_epoch))
 
 
 def test_iterators_are_independent() -> None:

@@ -99,7 +99,7 @@ def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, p
                 parameters.network.layers[0].weight.grad[3, 5] += 1
         return result
 
-    plant("training.gradients.put_flat_gradients", wrong)
+    plant("training.objectives.classification.put_flat_gradients", wrong)
     config = digits_config(check="screen", replay=False)
     message = failure(together(2, lambda world: run(config, None, world)), GradientMismatch)
     assert message.startswith(f"rank 1: gradient check failed at step {STEPS_PER_EPOCH + 2}: layers.0.weight[3, 5]: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -16,11 +17,10 @@ from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.sgd import SGD
+from lean_mnist.nn.step import EagerEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
-from lean_mnist.training.bursts import PlayedSteps
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
-from lean_mnist.training.gradients import StepGradients
 from lean_mnist.training.hooks import HealthHook, StepHooks
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
@@ -125,13 +125,12 @@ class OneBatch:
     def __init__(self, config: Config) -> None:
         self.config, self.batches = config, self
         self.parameters = FlatParameters(MLP((2, 3, 2)))
-        self.gradients = StepGradients(self.parameters.network, self.parameters, traced=False, replay=False)
 
     def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         yield [(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))]
 
-    def several(self, update: Update, stop_requested: Callable[[], bool]) -> PlayedSteps:
-        return PlayedSteps(self.gradients, update, stop_requested)
+    def engine(self, update: Update, stop_requested: Callable[[], bool]) -> EagerEngine:
+        return EagerEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
 
     def epoch_values(self) -> dict[str, float]:
         return {}

@@ -9,8 +9,8 @@ import torch
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.nn import MLP
 from lean_mnist.nn.capture.cuda_graph import CudaGraph
+from lean_mnist.nn.capture.engine import ChunkCapture
 from lean_mnist.nn.quantized import network_of
-from lean_mnist.training.bursts import Capture
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import World
 
@@ -47,11 +47,18 @@ def build_augmentation(config: Config) -> Augmentation | None:
     )
 
 
-def capture_for(config: Config, world: World) -> Capture | None:
-    """How several steps become one graph: on one CUDA device, where their kernels are always the same.
+def captures_steps(config: Config) -> bool:
+    """Whether steps are captured: those of one batch, whose kernels are the same every time.
+
+    A quantised network's are not: it finds the grid of its weights in NumPy.
+    """
+    return config.replay and config.accumulate == 1 and config.quantize is None
+
+
+def chunk_capture(config: Config, world: World) -> ChunkCapture | None:
+    """The capture of several steps with their updates: a graph, on one CUDA device, with our ``SGD``.
 
     Not in float64, as a learning rate on the device is a float32 there.
     """
-    same = config.replay and config.accumulate == 1 and config.optimizer == "sgd" and config.quantize is None
-    suited = config.device == "cuda" and config.precision != "float64" and world.size == 1
-    return CudaGraph if same and suited else None
+    suited = config.device == "cuda" and config.optimizer == "sgd" and config.precision != "float64"
+    return CudaGraph if captures_steps(config) and suited and world.size == 1 else None

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lean_mnist.data.batches import Batch, Batches
+from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError
 from lean_mnist.nn import FlatParameters
+from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.capture.ring import BatchRing
+from lean_mnist.nn.step import EagerEngine, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
-from lean_mnist.training.bursts import Bursts, CapturedSteps, PlayedSteps
 from lean_mnist.training.checkpoints import restore_weights
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 from lean_mnist.training.evaluation.pictures import first_layer_weights
-from lean_mnist.training.gradients import Gradients, StepGradients
 from lean_mnist.training.hooks import (
     CrossCheckHook,
     FailurePolicy,
@@ -69,6 +71,7 @@ class Classification:
         self.model = build.build_model(config, dataset.features, dataset.classes)
         dtype = build.STEP_DTYPES[config.precision]
         self.parameters = FlatParameters(self.model, dtype)
+        self._ring = BatchRing(on_gpu=config.device == "cuda") if build.captures_steps(config) else None
         self.batches = Batches(
             self.train,
             self.normalization,
@@ -78,7 +81,7 @@ class Classification:
             config.device,
             augmentation=build.build_augmentation(config),
             part=None if world.size == 1 else lambda examples: world.share(examples).rows,
-            stays=config.replay and config.accumulate == 1,
+            memory=self._ring,
         )
         self._world = world
         steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
@@ -88,20 +91,14 @@ class Classification:
                 f"--warmup-steps: expected fewer than the run's {self.steps} steps, found {config.warmup_steps}"
             )
         self.learning_rate = learning_rate_schedule(config, steps_per_epoch)
-        self._gradients = StepGradients(
-            self.parameters.network, self.parameters, traced=config.check != "off", replay=self.batches.stays
-        )
 
-    def gradients(self, batches: Sequence[Batch]) -> Gradients:
-        """Gradient of the mean loss over all examples of ``batches``."""
-        return self._gradients(batches)
-
-    def several(self, update: Update, stop_requested: Callable[[], bool]) -> Bursts:
-        """One captured graph of all steps where that can be; else one step after the other."""
-        capture = build.capture_for(self.config, self._world)
-        if capture is None:
-            return PlayedSteps(self._gradients, update, stop_requested)
-        return CapturedSteps(self._gradients, update, stop_requested, capture)
+    def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
+        """The captured steps of batches in the ring; as written where steps are not to be captured."""
+        if self._ring is None:
+            compute = functools.partial(put_flat_gradients, self.parameters)
+            return EagerEngine(compute, update, stop_requested)
+        chunk_capture = build.chunk_capture(self.config, self._world)
+        return CaptureEngine(self.parameters, update, stop_requested, self._ring, chunk_capture)
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Finite and near guessing; loss and norms; the checks that ``config.check`` names."""

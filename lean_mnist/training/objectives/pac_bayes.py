@@ -17,12 +17,11 @@ from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
 from lean_mnist.nn.sgd import SGD
+from lean_mnist.nn.step import EagerEngine, StepEngine, StepResult
 from lean_mnist.nn.update import Update
-from lean_mnist.training.bursts import Bursts, PlayedSteps
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import every
-from lean_mnist.training.gradients import Gradients
 from lean_mnist.training.hooks import CrossCheckHook, FailurePolicy, HealthHook, Hook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.hooks.pac_bayes import DrawnNetworkHook, PosteriorCheckHook
 from lean_mnist.training.hooks.step import StepHooks
@@ -70,17 +69,17 @@ class PacBayes:
         """Of the run's step ``step``, counted from 0: that of its stage."""
         return next(stage for stage in self.stages if step < stage.first_step + stage.steps).learning_rate(step)
 
-    def gradients(self, batches: Sequence[Batch]) -> Gradients:
+    def _gradients(self, batches: Sequence[Batch]) -> StepResult:
         """Gradient of the stage's goal at one draw of the weights: a function of seed, step and parameters."""
         at = self._step(self._stage.goal, *batches[0], generator_for(self.options.seed, "noise", self._state.step))
         objective, risk, _ = self._sums
         self._sums = [objective + float(at.value), risk + float(at.risk), float(at.divergence)]
-        return Gradients([at.batch], at.value, [])
+        return StepResult(at.value, [], [])
 
-    def several(self, update: Update, stop_requested: Callable[[], bool]) -> Bursts:
+    def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
         """One step after the other."""
         self._update = update
-        return PlayedSteps(self.gradients, update, stop_requested)
+        return EagerEngine(self._gradients, update, stop_requested)
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Those of every run; the checks that ``config.check`` names, of the drawn network's step and of the whole."""

@@ -7,18 +7,17 @@ rates, records and sinks, checkpoints, resuming, interrupts, several processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from lean_mnist.data.batches import Batch
 from lean_mnist.nn import FlatParameters
+from lean_mnist.nn.step import StepEngine
 from lean_mnist.nn.update import Update
-from lean_mnist.training.bursts import Bursts
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
-from lean_mnist.training.gradients import Gradients
 from lean_mnist.training.hooks.failures import FailurePolicy
 from lean_mnist.training.hooks.step import StepHooks
 from lean_mnist.training.sinks.records import Record
@@ -110,20 +109,16 @@ class Objective(Protocol):
     def learning_rate(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""
 
-    def gradients(self, batches: Sequence[Batch]) -> Gradients:
-        """Put the gradient of one step into ``parameters.gradient``; returns its batches, loss (a scalar) and tapes.
+    def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
+        """The engine that computes the run's steps, and takes a chunk of them where no scheduled hook is due at any.
 
-        Called once a step with the batches of that step (several where ``config.accumulate`` > 1), in order. Random
-        numbers come from a generator of the objective's own, whose state is in ``saved().position``, so that a resumed
-        run draws what an uninterrupted one would. ``tapes`` may be empty; what gates of the objective need besides,
-        such as the noise of the step, the objective remembers for them. Raises ``ConfigError`` at construction, not
-        here, where several processes cannot share a step because the objective is no mean over examples.
-        """
-
-    def several(self, update: Update, stop_requested: Callable[[], bool]) -> Bursts:
-        """Takes a chunk of steps in a row, at none of which a scheduled hook is due.
-
-        ``PlayedSteps(self.gradients, update, stop_requested)`` does for every objective.
+        ``EagerEngine(compute, update, stop_requested)`` does for every objective, where ``compute`` puts the gradient
+        of a step into ``parameters.gradient``. It is called once a step with the batches of that step (several where
+        ``config.accumulate`` > 1), in order. Random numbers are to come from a generator of the objective's own, whose
+        state is in ``saved().position``, so that a resumed run draws what an uninterrupted one would. A step may have
+        no tape; what gates of the objective need besides, such as the noise of the step, the objective remembers for
+        them. Raises ``ConfigError`` at construction, not here, where several processes cannot share a step because the
+        objective is no mean over examples.
         """
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:

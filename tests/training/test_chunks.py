@@ -1,6 +1,6 @@
-"""Several steps taken in one: the same run, stopped where it would have been stopped.
+"""Chunks of steps captured as one: the same run, stopped where it would have been stopped.
 
-What CUDA makes a graph of is done here by calling it again, which differs in nothing but speed.
+A stand-in for a CUDA graph computes again what the graph would launch, which differs in nothing but speed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ taken: list[int] = []
 
 
 class Again:
-    """As ``CudaGraph``: computes once more at every ``play``."""
+    """As ``CudaGraph``: computes once more at every ``replay``."""
 
     def __init__(self, compute: Callable[[], Any], restored: Sequence[Tensor] = ()) -> None:
         before = [tensor.clone() for tensor in restored]
@@ -43,9 +43,9 @@ class Again:
 
 
 @pytest.fixture
-def bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+def captured(monkeypatch: pytest.MonkeyPatch) -> None:
     taken.clear()
-    monkeypatch.setattr(build, "capture_for", lambda config, world: Again)
+    monkeypatch.setattr(build, "chunk_capture", lambda config, world: Again)
 
 
 OPTIONS: dict[str, Any] = {"batch_size": 32, "log_every": 40, "epochs": 3, "check_every": 80, "gradcheck_every": 500}
@@ -54,12 +54,12 @@ OPTIONS: dict[str, Any] = {"batch_size": 32, "log_every": 40, "epochs": 3, "chec
 @pytest.mark.parametrize("options", [
     {}, {"clip_norm": 0.5, "check": "off"}, {"momentum": 0.0, "schedule": "one-cycle"}, {"precision": "bfloat16"},
 ], ids=str)  # fmt: skip
-def test_the_run_is_the_same(bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: Any) -> None:
+def test_the_run_is_the_same(captured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: Any) -> None:
     for folder in ("together", "alone"):
         (tmp_path / folder).mkdir()
     together = digits_run(tmp_path / "together", **OPTIONS, **options)
     assert sum(taken) > together.summary.state.step / 3
-    monkeypatch.setattr(build, "capture_for", lambda config, world: None)
+    monkeypatch.setattr(build, "chunk_capture", lambda config, world: None)
     alone = digits_run(tmp_path / "alone", **OPTIONS, **options)
     for name, value in load(alone.last)["model"].items():
         # Learning rates are float32 on the device.
@@ -72,7 +72,7 @@ def test_the_run_is_the_same(bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.parametrize("diverging", [True, False])
 def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
-    bursts: None, monkeypatch: pytest.MonkeyPatch, plant: Plant, tmp_path: Path, diverging: bool
+    captured: None, monkeypatch: pytest.MonkeyPatch, plant: Plant, tmp_path: Path, diverging: bool
 ) -> None:
     # Weights that decay by more than twice themselves grow, twofold a step.
     options = {**OPTIONS, "check": "off", "schedule": "constant", "momentum": 0.0, "lr": 0.05}
@@ -90,14 +90,14 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
 
     plant("chainrule.dense.dense_backward", backward)
     monkeypatch.setattr(build, "build_model", lambda *arguments: made.append(make(*arguments)) or made[-1])
-    monkeypatch.setattr(build, "capture_for", lambda config, world: None)
+    monkeypatch.setattr(build, "chunk_capture", lambda config, world: None)
     bad: Tensor | None = None
     if not diverging:
         digits_run(tmp_path, **{**options, "replay": False})
         bad = first_rows[69]
     messages = []
     for capture in (None, Again):
-        monkeypatch.setattr(build, "capture_for", lambda config, world, chosen=capture: chosen)
+        monkeypatch.setattr(build, "chunk_capture", lambda config, world, chosen=capture: chosen)
         (folder := tmp_path / f"{capture}").mkdir()
         with pytest.raises(HealthError) as raised:
             digits_run(folder, **options)
@@ -117,7 +117,7 @@ def test_what_cannot_be_captured_is_taken_step_by_step(monkeypatch: pytest.Monke
 
     found = []
     for capture in (refuse, None):
-        monkeypatch.setattr(build, "capture_for", lambda config, world, chosen=capture: chosen)
+        monkeypatch.setattr(build, "chunk_capture", lambda config, world, chosen=capture: chosen)
         (folder := tmp_path / f"{capture is None}").mkdir()
         found.append(load(digits_run(folder, **OPTIONS, precision="bfloat16", check="off").last)["model"])
     for name, value in found[1].items():
@@ -125,7 +125,7 @@ def test_what_cannot_be_captured_is_taken_step_by_step(monkeypatch: pytest.Monke
 
 
 def test_no_step_that_a_hook_is_to_look_at_is_one_of_several(
-    bursts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    captured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     digits_run(tmp_path, **{**OPTIONS, "epochs": 1, "check": "screen"})
     assert not taken
@@ -133,13 +133,13 @@ def test_no_step_that_a_hook_is_to_look_at_is_one_of_several(
 
 def test_when_steps_are_captured() -> None:
     suited = {"device": "cuda"}
-    assert build.capture_for(digits_config(**suited), World()) is CudaGraph
+    assert build.chunk_capture(digits_config(**suited), World()) is CudaGraph
     others: list[dict[str, Any]] = [
         {"device": "cpu"}, {"replay": False}, {"accumulate": 2}, {"optimizer": "adam"}, {"precision": "float64"},
         {"quantize": 4, "normalization": "unit"},
     ]  # fmt: skip
     for other in others:
-        assert build.capture_for(digits_config(**{**suited, **other}), World()) is None
+        assert build.chunk_capture(digits_config(**{**suited, **other}), World()) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
