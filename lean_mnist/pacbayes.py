@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arguments(Origin, PacBayesConfig):
-    __doc__ = PacBayesConfig.__doc__
+    """Train a Gaussian over networks on a PAC-Bayes bound with hand-written gradients, and certify its risk.
+
+    The weights of the certified network are drawn anew for every image. Options that are not given follow --prior.
+    """
 
 
 def run(options: PacBayesConfig, resume: Path | None = None) -> PacBayesResult:

@@ -114,9 +114,8 @@ class TrainingClaim:
     risk: Fraction
 
     def __str__(self) -> str:
-        risk = percent(self.risk, up=True)
-        said = "nothing (vacuous)" if risk == "100.00 %" else f"at most {risk}"
-        return f"{said} by {self.share} and {self.bound}"
+        at_most = "nothing (vacuous)" if self.risk == 1 else f"at most {percent(self.risk, up=True)}"
+        return f"{at_most} by {self.share} and {self.bound}"
 
 
 @dataclass(frozen=True)
@@ -138,10 +137,10 @@ class TrainingClaims:
     def __str__(self) -> str:
         coded = "" if self.code_length is None else f", {self.code_length:,} in an enumerative code"
         least = min(claim.delta for claim in self.claims)
-        said = "; ".join(str(claim) for claim in self.claims if claim.delta == least)
+        risks = "; ".join(str(claim) for claim in self.claims if claim.delta == least)
         return (
             f"{self.bits_a_weight} bits a weight, {self.bits:,} in all{coded}; {self.errors:,} errors in the "
-            f"{self.examples:,} it could learn from; risk at δ = {float(least):g} {said}"
+            f"{self.examples:,} it could learn from; risk at δ = {float(least):g} {risks}"
         )
 
 

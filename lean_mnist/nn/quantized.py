@@ -1,4 +1,4 @@
-"""A multilayer perceptron that computes with weights of few bits and learns by the straight-through gradient."""
+"""Multilayer perceptron with weights of few bits, trained by the straight-through gradient."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ class StraightThrough(Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, rounded: Tensor) -> Tensor:
+        """A copy of ``rounded``."""
         ctx.tape = QuantizeTape(tuple(w.shape))
         return rounded.clone()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of ``w``, and none of ``rounded``."""
         return quantize_backward(ctx.tape, upstream[0]), None
 
 

@@ -38,9 +38,9 @@ def given(value: T | None) -> T:
 
 @dataclass(frozen=True)
 class PacBayesConfig:
-    """Train a Gaussian over networks on a PAC-Bayes bound with hand-written gradients, and certify its risk.
+    """Options of a PAC-Bayes run; :meth:`resolved` fills in those that are not given, as ``prior`` has them.
 
-    The weights of the certified network are drawn anew for every image. Options that are not given follow --prior.
+    Raises ``ConfigError`` or ``BoundError`` for values that cannot be.
     """
 
     prior: Literal["learnt", "data-free"] = "learnt"
@@ -99,7 +99,6 @@ class PacBayesConfig:
     """Print the summary as one JSON document."""
 
     def __post_init__(self) -> None:
-        """Raises ``ConfigError`` or ``BoundError`` for values that cannot be."""
         scales, tried = self.prior_scale, len(self.prior_scale or [None])
         if scales is not None and (not scales or any(exact(scale, "prior-scale") <= 0 for scale in scales)):
             raise ConfigError(f"prior-scale: expected one or more numbers above 0, found {' '.join(scales) or 'none'}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.seeding import generator_for
-from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.errors import CheckpointError
 from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
@@ -130,7 +130,7 @@ class PacBayes:
         return {f"{stage.name}/objective": objective, f"{stage.name}/risk": risk, f"{stage.name}/kl": divergence}
 
     def saved(self) -> Saved:
-        """Posterior and prior; and what the run has of its epochs and finished posteriors."""
+        """Posterior and prior; sums, epochs, seconds and finished posteriors so far."""
         content: dict[str, Any] = {
             "model": self._weights(),
             "architecture": {"gaussian_sizes": list(self.network.sizes), "prior_scale": self._stage.prior_scale},
@@ -144,11 +144,7 @@ class PacBayes:
         return {name: tensor.contiguous().clone() for name, tensor in self.network.state_dict().items()}
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
-        """Take posterior, prior and what else ``saved`` gave."""
-        if content["data"]["sha256"] != self.dataset.fingerprint():
-            raise ConfigError(
-                f"{path}: the {self.dataset.name} found now is not the one this run was started on (its hash differs)"
-            )
+        """The inverse of ``saved``."""
         position = content["training"]["position"]
         self._sums, self.epochs, self.seconds = position["sums"], position["epochs"], position["seconds"]
         self.candidates = position["candidates"]

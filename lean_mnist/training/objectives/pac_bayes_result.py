@@ -46,8 +46,8 @@ class PacBayesResult:
         ]
         for claim in v["claims"]:
             risk = Fraction(claim["risk"])
-            said = "vacuous: it says nothing" if risk >= 1 else f"at most {percent(risk, up=True)}"
-            lines.append(f"  certified  risk {said}, with confidence 1 - {claim['delta']}")
+            bound = "vacuous: it says nothing" if risk >= 1 else f"at most {percent(risk, up=True)}"
+            lines.append(f"  certified  risk {bound}, with confidence 1 - {claim['delta']}")
         checks, path = v["checks"], v["certificate"]
         failed = f"{checks['failures']} failed, largest divergence {checks['largest_divergence']:.1e}"
         lines.append(f"  checks     {checks['screens']:,} steps screened, {checks['comparisons']} audits, {failed}")
