@@ -61,7 +61,7 @@ def checked_risk(risk: Exact, name: str = "risk") -> Fraction:
 
 
 def confirms(bound: str, errors: int, examples: int, delta: Exact, risk: Exact) -> bool:
-    """Whether ``bound`` shows, with confidence 1 − δ, that the risk is at most ``risk``.
+    """Decide whether ``bound`` shows, with confidence 1 − δ, that the risk is at most ``risk``.
 
     Raises ``BoundError`` for an unknown bound and for impossible numbers. A risk of 1 is always confirmed.
     """
@@ -176,7 +176,7 @@ class Bound:
     """About the least p that is confirmed, from k, m and δ; it decides nothing."""
 
     def confirms(self, k: Fraction, m: int, delta: Fraction, p: Fraction) -> bool:
-        """Whether the risk is at most p with failure probability δ; k/m or less is not, and 1 always is."""
+        """Decide whether the risk is at most p with failure probability δ; k/m or less is not, and 1 always is."""
         if p == 1 or p * m <= k:
             return p == 1
         answer = decide(lambda: self.slack(k, m, delta, p))

@@ -415,7 +415,7 @@ def compare(found: Any, expected: Any, field: str = "") -> None:
 
 
 def derive_holdout(document: Fields) -> Fields:
-    """What follows in a certificate by a test split."""
+    """Derived fields of a certificate by a test split."""
     decoder, history = document["decoder"], document["history"]
     smooth = [SMOOTH] if decoder["activation"] in _SMOOTH else []
     looks, m = history["looks"], document["data"]["examples"]
@@ -435,7 +435,7 @@ def derive_holdout(document: Fields) -> Fields:
 
 
 def derive_code(document: Fields) -> Fields:
-    """What follows in a certificate of a quantised network by the examples it was learned from."""
+    """Derived fields of a certificate of a quantised network by the examples it was learned from."""
     space, name = document["decoder"], document["code"]["name"]
     if space["encoding"] == "float16" and space["bits"] != 16:
         raise Rejected(f"decoder.bits: expected 16 for the encoding float16, found {space['bits']}")
@@ -449,7 +449,7 @@ def derive_code(document: Fields) -> Fields:
 
 
 def _derive_counted(document: Fields) -> Fields:
-    """What follows where the errors of one network in all examples were counted."""
+    """Derived fields where the errors of one network in all examples were counted."""
     data, errors = document["data"], document["counts"]["errors"]
     network = "-".join(map(str, document["decoder"]["sizes"]))
     m, statement, claims = data["examples"], [], []
@@ -469,7 +469,7 @@ def _derive_counted(document: Fields) -> Fields:
 
 
 def derive_pac_bayes(document: Fields) -> Fields:
-    """What follows in a certificate of a Gaussian over networks by examples that its prior did not see."""
+    """Derived fields of a certificate of a Gaussian over networks by examples that its prior did not see."""
     data, prior, draws = document["data"], document["prior"], document["counts"]["draws"]
     sizes, learned_from = document["decoder"]["sizes"], data["part"]["prior_examples"]
     network = "-".join(map(str, sizes))
@@ -533,7 +533,7 @@ def percent(value: Fraction, up: bool) -> str:
 
 
 class Files(NamedTuple):
-    """Where a certificate lies, and the data folders that are searched besides."""
+    """The folder of a certificate, and the data folders that are searched besides."""
 
     folder: str
     data_folders: list[str]
@@ -587,7 +587,7 @@ def _content(path: str, named: dict[str, str], field: str, packed: bool = False)
 
 
 def _numbers(raw: bytes, dtype: str, count: int, field: str) -> Numbers:
-    """So many little-endian floats; raises ``Rejected`` where there are others, or numbers that cannot be."""
+    """Parse ``count`` little-endian floats; raises ``Rejected`` where there are others, or numbers that cannot be."""
     code, width = DTYPES[dtype]
     if len(raw) != width * count:
         raise Rejected(f"{field}: expected {width * count} bytes, found {len(raw)}")
@@ -622,7 +622,7 @@ def check_risk(field: str, stated: str, confirmed: Callable[[int], bool]) -> Non
 
 
 def confirms(bound: str, k: int, m: int, share: Fraction, n: int) -> bool:
-    """Whether the bound shows, with failure probability ``share``, that the risk is at most n / 10^12."""
+    """Decide whether the bound shows, with failure probability ``share``, that the risk is at most n / 10^12."""
     if n >= ONE or n * m <= k * ONE:
         return n >= ONE
     gain = {"clopper-pearson": _tail, "kl": _relative_entropy, "hoeffding": _square}[bound]
@@ -642,7 +642,7 @@ def confirms(bound: str, k: int, m: int, share: Fraction, n: int) -> bool:
 
 
 def pac_bayes_confirms(q: int, m: int, divergence: Fraction, share: Fraction, p: int) -> bool:
-    """Whether ``m kl(q || p) >= KL + ln(2 sqrt(m) / share)``, with q and p in units of 10^-12."""
+    """Decide whether ``m kl(q || p) >= KL + ln(2 sqrt(m) / share)``, with q and p in units of 10^-12."""
     if p >= ONE or p <= q:
         return p >= ONE
 
@@ -656,7 +656,7 @@ def pac_bayes_confirms(q: int, m: int, divergence: Fraction, share: Fraction, p:
 
 
 def _decide(enclosure: Callable[[int], tuple[int | Fraction, int | Fraction]]) -> bool | None:
-    """Whether the number in ``enclosure(bits)`` is at least 0; ``None`` if a thousand bits do not tell."""
+    """Decide whether the number in ``enclosure(bits)`` is at least 0; ``None`` if a thousand bits do not tell."""
     for bits in (128, 384, 1152):
         low, high = enclosure(bits)
         if low >= 0 or high < 0:
@@ -695,7 +695,7 @@ def _relative_entropy(a: int, b: int, p: int, bits: int) -> tuple[int, int]:
 
 
 def _ln(n: int, d: int, bits: int) -> tuple[int, int]:
-    """Whole numbers ``low ≤ 2^bits ln(n/d) ≤ high``: ``n/d = 2^s y``, ``ln y = 2 artanh((y − 1)/(y + 1))``."""
+    """Integers ``low ≤ 2^bits ln(n/d) ≤ high``: ``n/d = 2^s y``, ``ln y = 2 artanh((y − 1)/(y + 1))``."""
     work = bits + 64
     s = n.bit_length() - d.bit_length()
     n, d = n << max(0, -s), d << max(0, s)
@@ -825,7 +825,7 @@ class Network:
         return (z, errors) if _all_below(errors, _OVERFLOW) else ([0.0] * self.classes, [math.inf] * self.classes)
 
     def gaps(self, pixels: bytes, label: int) -> list[tuple[float, float]]:
-        """By how much the label's logit exceeds each other one, and how far any evaluation may be from that."""
+        """The label's logit minus each other one, and a bound on the error of any evaluation in that."""
         z, errors = self.logits(pixels)
         own, reach = z[label], errors[label]
         return [(own - v, reach + e) for j, (v, e) in enumerate(zip(z, errors, strict=True)) if j != label]
@@ -1065,7 +1065,7 @@ def check_pac_bayes(document: Fields, files: Files, redraw: int) -> None:
 
 
 def bound_part(data: Fields) -> list[int]:
-    """Which examples the bound is evaluated on: all but those ranked first by the SHA-256 of "seed:index"."""
+    """The examples that the bound is evaluated on: all but those ranked first by the SHA-256 of "seed:index"."""
     seed, size = data["part"]["seed"], data["part"]["prior_examples"]
     ranked = sorted(range(data["examples"]), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
     return sorted(ranked[size:])
@@ -1108,7 +1108,7 @@ def random_numbers(key: bytes, number: int, units: int) -> tuple[int, Floats]:
 
 
 class PairDraws:
-    """The margin of one image whose weights are drawn for it alone."""
+    """Draws of a network and an image: the weights are drawn for that image alone."""
 
     def __init__(self, decoder: dict[str, Any], means: Numbers, scales: Numbers) -> None:
         self.maximum, self.layers = decoder["maximum"], []
@@ -1119,7 +1119,7 @@ class PairDraws:
         self.units = sum(decoder["sizes"][1:])
 
     def margin(self, pixels: bytes, label: int, noise: Floats) -> float:
-        """By how much the label's logit exceeds the largest other one."""
+        """The label's logit minus the largest other one, for given normal numbers, one a unit."""
         h, at = [pixel / self.maximum for pixel in pixels], 0
         for index, (rows, variances, bias, own) in enumerate(self.layers):
             h = [max(0.0, z) for z in h] if index else h

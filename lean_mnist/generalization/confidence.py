@@ -40,17 +40,17 @@ def union(delta: Exact, bits: int) -> Fraction:
 
 @dataclass(frozen=True)
 class SplitHistory:
-    """What happened to a split before a claim is made on it."""
+    """The history of a split before a claim is made on it."""
 
     split: str
     evaluations: int
     """Times that any candidate was evaluated on it, this claim's own evaluation included."""
     adaptive: bool = False
-    """Whether what was evaluated may have depended on what earlier evaluations showed."""
+    """True if what was evaluated may have depended on what earlier evaluations showed."""
     learned: bool = False
-    """Whether weights were fitted to it."""
+    """True if weights were fitted to it."""
     selected: str = ""
-    """What was chosen by it, in words; empty if nothing."""
+    """Description of whatever was chosen by it; empty if nothing."""
 
     def require_holdout(self) -> None:
         """Raise ``CertificateError`` unless nothing was learned from this split or chosen by it."""
@@ -66,7 +66,7 @@ class SplitHistory:
             )
 
     def share(self, delta: Exact, examples: int) -> Fraction:
-        """What one evaluation on so many ``examples`` may spend of ``delta``; see the table above.
+        """The share of ``delta`` for one evaluation on so many ``examples``; see the table above.
 
         Raises ``CertificateError`` if the split is no holdout; ``BoundError`` unless there is at least one evaluation.
         """

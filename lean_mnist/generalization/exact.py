@@ -46,7 +46,7 @@ def ball(value: Fraction | int) -> flint.arb:
 
 
 def decide(number: Callable[[], flint.arb]) -> bool | None:
-    """Whether the real number that ``number()`` encloses, at the precision that is set, is at least 0.
+    """Decide whether the real number that ``number()`` encloses, at the precision that is set, is at least 0.
 
     ``None`` if more than a thousand bits do not tell, as where it is exactly 0 in a way that no enclosure can see.
     """

@@ -1,4 +1,4 @@
-"""Any of ε, δ, m, B and the accuracy, given the others: for planning how much data, or how many bits, a claim takes.
+"""Solving a bound for ε, δ, m, B or the accuracy, given the others: to plan how much data or how many bits it takes.
 
 All of them ask :func:`lean_mnist.generalization.bounds.confirms` of the same claim: with k errors in m examples, a
 hypothesis out of 2^B chosen on those examples, and failure probability δ, the risk is at most ``k/m + ε``. B = 0 is a

@@ -1,4 +1,4 @@
-"""Code-length certificates: what the errors of a quantised network prove, counted on what it was learned from.
+"""Code-length certificates: a bound on the risk of a quantised network from the examples it was learned from.
 
 Of every network that can be written in B bits each gets the share ``δ 2^−B`` of the failure probability (a union over
 a finite space, MLCERT's bound), or of the words of a prefix code each ``δ 2^−length`` (Occam's razor). The count is by

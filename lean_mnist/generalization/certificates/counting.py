@@ -1,4 +1,4 @@
-"""How many examples a network gets right in every evaluation that rounds no worse than stated, whatever the order.
+"""Count errors so that the count holds for every evaluation that rounds no worse than stated, in any order of sums.
 
 The exact logits ``z`` are computed in float64; around each stands a bound ``e`` on what rounding can do. The recursion,
 from Higham (Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1) and the inequality of Cauchy and

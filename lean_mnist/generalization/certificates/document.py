@@ -1,4 +1,4 @@
-"""What certificates of every kind share: the document with its raw files, its claims and sentences, its data.
+"""Parts that certificates of every kind share: the document with its raw files, its claims and sentences, its data.
 
 A maker writes every field from what it counted itself; of the checker it quotes the fixed texts alone. So whatever the
 checker derives and compares was written by somebody else.
@@ -65,7 +65,7 @@ class Certificate:
         return folder / FILE
 
     def summary(self) -> dict[str, Any]:
-        """What ``summary.json`` says of a certificate by a test split: plain values."""
+        """The entry of ``summary.json`` for a certificate by a test split: plain values."""
         names = ("bound", "delta", "risk", "accuracy", "vacuous")
         counts = self.document["counts"]
         return {

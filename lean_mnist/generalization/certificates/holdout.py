@@ -1,4 +1,4 @@
-"""Holdout certificates: what the errors of a network prove, counted on a test split that taught and chose nothing.
+"""Holdout certificates: a bound on the risk of a network by a test split that taught and chose nothing.
 
 What a certificate says and does not say: ``docs/certificates.md``. The count and the bounds are computed by other means
 than the checker's.
@@ -122,7 +122,7 @@ def certify(
 
 
 def decoder_of(model: MLP, normalization: Normalization) -> dict[str, Any]:
-    """What a network is besides its weights: sizes, activation, biases or none, and the normalisation, exactly."""
+    """The decoder besides its weights: sizes, activation, biases or none, and the normalisation, exactly."""
     return {
         "sizes": list(model.sizes),
         "activation": model.activation,
