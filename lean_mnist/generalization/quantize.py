@@ -114,7 +114,8 @@ class TrainingClaim:
     risk: Fraction
 
     def __str__(self) -> str:
-        at_most = "nothing (vacuous)" if self.risk == 1 else f"at most {percent(self.risk, up=True)}"
+        vacuous = self.risk > Fraction(9999, 10_000)  # 100.00 %, as it would be printed
+        at_most = "nothing (vacuous)" if vacuous else f"at most {percent(self.risk, up=True)}"
         return f"{at_most} by {self.share} and {self.bound}"
 
 
