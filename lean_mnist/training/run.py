@@ -24,7 +24,7 @@ from lean_mnist.training.objectives.protocol import Objective, Result, RunFiles
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Notice, Text
-from lean_mnist.training.steps import Services
+from lean_mnist.training.steps import Loop
 from lean_mnist.training.trainer import Trainer
 
 
@@ -132,21 +132,18 @@ class Session:
             stop=config.on_divergence == "stop",
             keep=FailureKeeper(self._folder.folder, config, None if alone else world.rank),
         )
-        services = Services(
+        flat = self._objective.parameters
+        loop = Loop(
+            objective=self._objective,
+            update=Update(flat.network, self._optimizer, config.clip_norm, flat),
+            hooks=self._objective.hooks(state, policy),
+            state=state,
             emit=self._folder.emit,
-            evaluate=lambda split: world.on_writer(lambda: self._objective.evaluate(split)),
             save=lambda which: world.on_writer(lambda: self._save(which)),
             stop_requested=stop_requested,
+            world=world,
         )
-        return Trainer(
-            self._objective,
-            Update(self._objective.parameters.network, self._optimizer, config.clip_norm, self._objective.parameters),
-            self._objective.learning_rate,
-            self._objective.hooks(state, policy),
-            state,
-            services,
-            world,
-        )
+        return Trainer(loop)
 
     def _save(self, which: str) -> None:
         self._folder.flush()  # records of steps that a checkpoint has behind it are never written again

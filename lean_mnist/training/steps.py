@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lean_mnist.data.batches import Batch
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn.step import RING_DEPTH, StepTape
 from lean_mnist.nn.update import Update
-from lean_mnist.training.config.schedules import LearningRate
 from lean_mnist.training.distributed import Share, World
-from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks import Hook, Step, StepHooks
 from lean_mnist.training.objectives.protocol import Objective
 from lean_mnist.training.sinks.records import Notice, Record
@@ -21,49 +19,37 @@ from lean_mnist.training.state import RunState
 
 
 @dataclass(frozen=True)
-class Services:
-    """What a run does for its loop.
+class Loop:
+    """What a training loop works with.
 
     Attributes:
-        emit: takes records.
-        evaluate: ``Objective.evaluate`` on the writer, its result on every process.
-        save: writes the present state as ``"best"`` or ``"last"``.
-        stop_requested: whether somebody asked the run to stop; asked after every step.
-    """
-
-    emit: Callable[[Record], None]
-    evaluate: Callable[[str], Evaluation | None]
-    save: Callable[[str], None]
-    stop_requested: Callable[[], bool]
-
-
-class Steps:
-    """Makes the updates of a run, each in the order gradients → observers → gates → update.
-
-    Args:
-        objective: computes loss and gradient.
-        update: moves the parameters.
-        learning_rate: of each step.
+        objective: computes steps, evaluates.
+        update: moves the objective's parameters.
         hooks: look at the steps.
-        state: position of the run; counts the updates.
-        services: of the run.
+        state: position of the run; goes along.
+        emit: takes records.
+        save: writes the present state as ``"best"`` or ``"last"``, on the writer.
+        stop_requested: whether somebody asked the run to stop; asked after every step.
         world: the processes that train together.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        update: Update,
-        learning_rate: LearningRate,
-        hooks: StepHooks,
-        state: RunState,
-        services: Services,
-        world: World,
-    ) -> None:
-        self._objective, self._update, self._learning_rate = objective, update, learning_rate
-        self._hooks, self._state, self._services, self._world = hooks, state, services, world
-        self._engine = objective.engine(update, services.stop_requested)
-        self._keeps_tapes = objective.config.check != "off"
+    objective: Objective
+    update: Update
+    hooks: StepHooks
+    state: RunState
+    emit: Callable[[Record], None]
+    save: Callable[[str], None]
+    stop_requested: Callable[[], bool]
+    world: World = field(default_factory=World)
+
+
+class Steps:
+    """Makes the updates of a run, each in the order gradients → observers → gates → update."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._engine = loop.objective.engine(loop.update, loop.stop_requested)
+        self._keeps_tapes = loop.objective.config.check != "off"
         # For the diagnosis of a step that fails: they are there anyway, and kept for longer.
         self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
 
@@ -72,9 +58,9 @@ class Steps:
 
         Returns whether somebody asked to stop after the last update that was made.
         """
-        state = self._state
-        if not any(map(self._hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
-            rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
+        state = self._loop.state
+        if not any(map(self._loop.hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
+            rates = [self._loop.objective.learning_rate(state.step + i) for i in range(len(batches))]
             chunk = self._engine.chunk(batches, rates)
             for batch, loss in zip(batches, chunk.losses, strict=False):
                 state.count(1, len(batch[1]), loss)
@@ -87,37 +73,29 @@ class Steps:
 
     def take(self, batches: list[Batch]) -> bool:
         """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it."""
-        state, alone = self._state, self._world.size == 1
-        rate, examples = self._learning_rate(state.step), self._examples(batches)
+        state, alone = self._loop.state, self._loop.world.size == 1
+        rate, examples = self._loop.objective.learning_rate(state.step), self._examples(batches)
         used = batches if alone else [batch for batch in batches if len(batch[1])]
         result = self._engine.step(used)
-        tapes, parameters = result.tapes if self._keeps_tapes else [], self._objective.parameters
-        step = Step(
-            state.step + 1,
-            parameters.network,
-            used,
-            result.loss,
-            parameters.gradient,
-            rate,
-            tapes,
-            tuple(self._past),
-        )
+        tapes, flat = result.tapes if self._keeps_tapes else [], self._loop.objective.parameters
+        past = tuple(self._past)
+        step = Step(state.step + 1, flat.network, used, result.loss, flat.gradient, rate, tapes, past)
         if alone:
-            self._look((*self._hooks.observers, self._hooks.health, *self._hooks.gates), step)
-            stop = self._services.stop_requested()
+            self._look((*self._loop.hooks.observers, self._loop.hooks.health, *self._loop.hooks.gates), step)
+            stop = self._loop.stop_requested()
         else:
             step, stop = self._reduce(step, Share(0, sum(len(labels) for _, labels in batches), examples))
-        self._update.apply(rate)
+        self._loop.update.apply(rate)
         self._past.extend(tapes)
         state.count(len(batches), examples, step.loss_value)
         return stop
 
     def _examples(self, batches: list[Batch]) -> int:
         """Examples of this step that all processes have together."""
-        if self._world.size == 1:
+        if self._loop.world.size == 1:
             return sum(len(labels) for _, labels in batches)
-        first = self._state.batch
-        return sum(map(self._objective.batches.examples_in, range(first, first + len(batches))))
+        first = self._loop.state.batch
+        return sum(map(self._loop.objective.batches.examples_in, range(first, first + len(batches))))
 
     def _look(self, hooks: Sequence[Hook], step: Step, prefix: str = "") -> None:
         for hook in hooks:
@@ -125,23 +103,23 @@ class Steps:
                 for record in hook.on_gradients(step):
                     if prefix and isinstance(record, Notice):
                         record = dataclasses.replace(record, value=prefix + record.value)
-                    self._services.emit(record)
+                    self._loop.emit(record)
 
     def _reduce(self, step: Step, share: Share) -> tuple[Step, bool]:
         """With several processes: each checks its own gradient, then all replace it by the mean of all.
 
         Returns the step with the loss of all, and whether any process was asked to stop.
         """
-        world, refusal = self._world, None
+        world, refusal = self._loop.world, None
         world.snapshot(step.gradient, step.number)
         if share.examples:
             try:
-                self._look((self._hooks.health, *self._hooks.gates), step, f"rank {world.rank}: ")
+                self._look((self._loop.hooks.health, *self._loop.hooks.gates), step, f"rank {world.rank}: ")
             except LeanMnistError as error:
                 refusal = error
-        stop = self._services.stop_requested()
+        stop = self._loop.stop_requested()
         loss, stop = world.reduce(step.gradient, step.loss, share, step=step.number, refusal=refusal, stop=stop)
         step = dataclasses.replace(step, loss=loss)
         if world.is_writer:
-            self._look(self._hooks.observers, step)
+            self._look(self._loop.hooks.observers, step)
         return step, stop

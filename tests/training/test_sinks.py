@@ -37,7 +37,7 @@ def epoch(number: int, step: int, accuracy: float = 0.5) -> Epoch:
 PICTURE = Image(1, "a/picture", np.zeros((4, 6, 3), dtype=np.uint8))
 EVERY_KIND: list[Record] = [
     Scalar(1, "a/scalar", 0.1), Text(1, "a/text", "a × b\nc"), Notice(1, "a/notice", "look"), PICTURE, epoch(1, 1),
-    Outcome(1, "run/outcome", {"hidden": [3], "lr": 0.1, "name": None, "bias": True}, {"final/accuracy": 0.9}),
+    Outcome(1, "run/outcome", {"final/accuracy": 0.9}, {"hidden": [3], "lr": 0.1, "name": None, "bias": True}),
 ]  # fmt: skip
 
 # -- JSON lines -------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_numbers_that_json_lacks_are_strings(tmp_path: Path) -> None:
     records = [
         *(Scalar(1, "x", value) for value in (NAN, INF, -INF, 1e308, 5e-324)),
         Epoch(1, "epoch", {"loss": NAN, "nested": [1.0, {"deep": -INF}]}),
-        Outcome(2, "run/outcome", {"lr": INF}, {"final": NAN}),
+        Outcome(2, "run/outcome", {"final": NAN}, {"lr": INF}),
     ]
     lines = written(tmp_path / "metrics.jsonl", *records)
     assert [line["value"] for line in lines[:5]] == ["nan", "inf", "-inf", 1e308, 5e-324]

@@ -26,7 +26,7 @@ from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
 from lean_mnist.training.sinks.records import Epoch, Record, Scalar
 from lean_mnist.training.state import CheckSummary, RunState, Verdict
-from lean_mnist.training.steps import Services
+from lean_mnist.training.steps import Loop
 from lean_mnist.training.trainer import Trainer
 from tests.support.planting import Plant
 from tests.support.training_cases import (
@@ -118,12 +118,12 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(short_run: Fi
 
 
 class OneBatch:
-    """An objective and its batches: a small network, one batch an epoch."""
+    """An objective and its batches: a small network, one batch an epoch, (correct of 100, loss) of each given."""
 
     fingerprint = ""
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.batches = config, self
+    def __init__(self, config: Config, evaluations: list[tuple[int, float]]) -> None:
+        self.config, self.batches, self._evaluations = config, self, iter(evaluations)
         self.parameters = FlatParameters(MLP((2, 3, 2)))
 
     def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
@@ -132,6 +132,14 @@ class OneBatch:
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> EagerEngine:
         return EagerEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
 
+    def learning_rate(self, step: int) -> float:
+        return 0.1
+
+    def evaluate(self, split: str) -> Evaluation:
+        correct, loss = next(self._evaluations)
+        confusion, right = torch.tensor([[correct, 100 - correct], [0, 0]]), torch.arange(100) < correct
+        return Evaluation(loss, confusion, torch.zeros(100, dtype=torch.int64), torch.ones(100), right)
+
     def epoch_values(self) -> dict[str, float]:
         return {}
 
@@ -139,24 +147,19 @@ class OneBatch:
 def _trained_on(evaluations: list[tuple[int, float]], **options: Any) -> tuple[RunState, list[str], list[Record]]:
     """The state after training with these (correct of 100, loss) as the validation split, what was saved, records."""
     state, saved, records = RunState(), [], []
-    found = iter(evaluations)
-    objective = OneBatch(digits_config(epochs=len(evaluations), **options))
+    objective = OneBatch(digits_config(epochs=len(evaluations), **options), evaluations)
 
-    def evaluate(split: str) -> Evaluation:
-        correct, loss = next(found)
-        confusion, right = torch.tensor([[correct, 100 - correct], [0, 0]]), torch.arange(100) < correct
-        return Evaluation(loss, confusion, torch.zeros(100, dtype=torch.int64), torch.ones(100), right)
-
-    services = Services(
+    flat = objective.parameters
+    loop = Loop(
+        objective=objective,
+        update=Update(flat.network, torch.optim.SGD([flat.vector], lr=0.1), flat=flat),
+        hooks=StepHooks(HealthHook(math.log(2)), [], [], state.checks),
+        state=state,
         emit=records.append,
-        evaluate=evaluate,
         save=lambda which: saved.append(f"{which} {state.epoch}"),
         stop_requested=lambda: False,
     )
-    flat = objective.parameters
-    update = Update(flat.network, torch.optim.SGD([flat.vector], lr=0.1), flat=flat)
-    hooks = StepHooks(HealthHook(math.log(2)), [], [], state.checks)
-    trainer = Trainer(objective, update, lambda step: 0.1, hooks, state, services)
+    trainer = Trainer(loop)
     assert trainer.fit()
     return state, saved, records
 

@@ -98,4 +98,4 @@ def _records(
     # For comparing runs: what they learnt with, not where they wrote it.
     config = objective.config
     settings = {name: value for name, value in config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
-    yield Outcome(state.step, "run/outcome", {**settings, "lr": config.learning_rate}, results)
+    yield Outcome(state.step, "run/outcome", results, {**settings, "lr": config.learning_rate})

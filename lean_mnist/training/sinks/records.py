@@ -9,65 +9,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 
 @dataclass(frozen=True)
-class Scalar:
+class Record:
+    """Something about a step of a run; its subclasses say of which kind ``value`` is."""
+
+    step: int
+    name: str
+    value: Any
+
+
+class Scalar(Record):
     """One number."""
 
-    step: int
-    name: str
-    value: float
 
-
-@dataclass(frozen=True)
-class Text:
+class Text(Record):
     """A text, in Markdown."""
 
-    step: int
-    name: str
-    value: str
+
+class Notice(Record):
+    """A text about something that a person should know while the run goes on."""
 
 
-@dataclass(frozen=True)
-class Notice:
-    """Something a person should know about while the run goes on."""
-
-    step: int
-    name: str
-    value: str
-
-
-@dataclass(frozen=True)
-class Image:
+class Image(Record):
     """A picture: uint8, ``(height, width, 3)``."""
 
-    step: int
-    name: str
-    value: np.ndarray
+
+class Epoch(Record):
+    """Figures of an epoch by name, for a line that a person reads: its number, training loss, validation accuracy …"""
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What an epoch came to, for a line a person reads: its number, training loss, validation accuracy and so on."""
+class Outcome(Record):
+    """Figures of a finished run by name, and its settings, for comparing runs."""
 
-    step: int
-    name: str
-    value: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The run's settings and what they led to, for comparing runs."""
-
-    step: int
-    name: str
     settings: Mapping[str, Any]
-    value: Mapping[str, float]
-
-
-Record = Scalar | Text | Notice | Image | Epoch | Outcome
 
 
 class Sink(Protocol):
