@@ -193,7 +193,7 @@ class StepChecks:
             if audited.gradcheck is not None and not audited.gradcheck.passed:
                 checks.append("gradcheck")
             if audited.fault is not None and checks in ([], ["screen"]):
-                checks.append("links")
+                checks.append("local checks")
             messages += [audited.message] if audited.message else []
         kind = None if audited.fault is None else audited.fault.diagnosis.kind
         return CheckFailure(number, tuple(checks), messages[0], kind) if checks else None

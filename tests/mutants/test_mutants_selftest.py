@@ -80,10 +80,10 @@ def test_deterministic_mutants_fall_at_the_first_step_and_others_at_the_first_th
 ) -> None:
     found = {outcome.mutant.name: outcome for outcome in report.results}
     assert found["weight-scale-1.0001"].caught_at == 1
-    assert found["mask-without-bias"].caught_at == found["mask-without-bias"].shown_at > 1
+    assert found["mask-without-bias"].caught_at == found["mask-without-bias"].shown_at != 1
     for name in ("bias-wrong-axis", "mask-at-zero", "mask-saturates", "first-batch-only", "converged-skipped"):
         outcome = found[name]
-        assert outcome.caught_at == outcome.shown_at > 1, name
+        assert outcome.caught_at == outcome.shown_at not in (None, 1), name
         assert outcome.checks[0] == "screen"
     assert found["frozen-bias-takes-weight"].checks == ("check_function",)
 

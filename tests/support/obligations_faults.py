@@ -21,7 +21,7 @@ from lean_mnist.nn import functions, parameters
 Replacements = dict[str, Any]  # target and replacement, as of ``planting``
 
 
-def _dense(change: Callable[[Any, Any, dense.DenseGradients], dense.DenseGradients]) -> Replacements:
+def _dense(change: Callable[[Any, Any, Any], dense.DenseGradients]) -> Replacements:
     original = dense.dense_backward
 
     def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True)) -> dense.DenseGradients:

@@ -70,17 +70,11 @@ def _own_normalizer(original: Any, tape: tuple[Tensor, ...], d_loss_B: Tensor) -
 formula("probabilities-clamped", Kind.CLIPPING, "p is clamped to 0.001 … 0.999", "late in training")(
     lambda p, y, s: p.clamp(1e-3, 1 - 1e-3) - y
 )
-loss(
-    "confident-skipped",
-    (Kind.MASK, Kind.ZERO),
-    "examples that are 99.9 % right get no gradient",
-    "late in training",
-)(lambda original, tape, d_loss: original(tape, d_loss) * (tape[0].gather(1, tape[1][:, None]) < 0.999))
+loss("confident-skipped", (Kind.MASK, Kind.ZERO), "examples that are 99.9 % right get no gradient", "late in training")(
+    lambda original, tape, d_loss: original(tape, d_loss) * (tape[0].gather(1, tape[1][:, None]) < 0.999)
+)
 mean(
-    "sum-for-mean",
-    Kind.CONSTANT_FACTOR,
-    "the gradient of a sum where the loss is a mean",
-    equivalent_when=ONE_EXAMPLE,
+    "sum-for-mean", Kind.CONSTANT_FACTOR, "the gradient of a sum where the loss is a mean", equivalent_when=ONE_EXAMPLE
 )(lambda original, loss_B, d_mean: original(loss_B, d_mean) * len(loss_B))
 mean("mean-twice", Kind.CONSTANT_FACTOR, "divided by the batch size twice", equivalent_when=ONE_EXAMPLE)(
     lambda original, loss_B, d_mean: original(loss_B, d_mean) / max(1, len(loss_B))

@@ -44,12 +44,7 @@ GROUP(
     remembers=True,
 )(_stale_saved)
 GROUP(
-    LOSS,
-    "loss-stale",
-    Kind.STALE_VALUE,
-    "probabilities and labels are the last call's",
-    "second call",
-    remembers=True,
+    LOSS, "loss-stale", Kind.STALE_VALUE, "probabilities and labels are the last call's", "second call", remembers=True
 )(_stale_saved)
 
 
@@ -83,8 +78,5 @@ def _noise(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> Tenso
 
 
 weight(
-    "weight-after-200-calls",
-    Kind.CONSTANT_FACTOR,
-    "dW is 0.1 % too large after the first 200 calls",
-    "after 200 calls",
+    "weight-after-200-calls", Kind.CONSTANT_FACTOR, "dW is 0.1 % too large after the first 200 calls", "after 200 calls"
 )(lambda memory, right, tape, d_z: right if memory.count() <= 200 else right * 1.001)

@@ -30,6 +30,7 @@ class Index(sympy.Dummy):  # type: ignore[misc]  # SymPy is untyped
     size: Expr
 
     def __new__(cls, name: str, size: Expr) -> Index:
+        """An index of that name, different from all others."""
         index: Index = sympy.Dummy.__new__(cls, name, integer=True, nonnegative=True)
         index.size = sympy.sympify(size)
         return index
