@@ -1,8 +1,8 @@
 """The one independent table of activations: what every check of a step compares the chain rule's with.
 
 Values are PyTorch's own, slopes are formulas of their own; nothing here is imported from ``chainrule``. The reference,
-the local checks (exact, probed and batched), the magnitudes of gradients and gradcheck's piece all read this table, so
-that an activation is added to all of them by one entry.
+the local checks (exact, probed and batched), the magnitudes of gradients, gradcheck's piece and the rigorous count of
+a certificate all read this table, so that an activation is added to all of them by one entry.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class ReferenceActivation(NamedTuple):
     slope_terms: (
         Elementwise  # bound on the magnitude of the terms that σ'(z) is a sum of: its rounding is relative to it
     )
+    steepest: float  # a bound on |σ'(z)|
     below_kink: float | None = None
     exact: bool = False
     own_backward: Callable[[Tensor, Tensor], Tensor] | None = None  # a kernel for ``backward``, where there is one
@@ -60,32 +61,36 @@ REFERENCE_ACTIVATIONS: dict[str, ReferenceActivation] = {
         torch.relu,
         _step(0.0),
         _step(0.0),
+        1.0,
         below_kink=0.0,
         exact=True,
         own_backward=lambda z, d_h: torch.ops.aten.threshold_backward(d_h, z, 0),
     ),
     "leaky-relu": ReferenceActivation(
-        lambda z: F.leaky_relu(z, _LEAKY), _step(_LEAKY), _step(_LEAKY), below_kink=_LEAKY
+        lambda z: F.leaky_relu(z, _LEAKY), _step(_LEAKY), _step(_LEAKY), 1.0, below_kink=_LEAKY
     ),
     # σ'(z) = σ(z) σ(−z)
     "sigmoid": ReferenceActivation(
         torch.sigmoid,
         lambda z: torch.sigmoid(z) * torch.sigmoid(-z),
         lambda z: torch.sigmoid(z) * (1 + torch.sigmoid(z)),
+        0.25,
     ),
     # tanh'(z) = 1 / cosh² z
     "tanh": ReferenceActivation(
         torch.tanh,
         lambda z: torch.cosh(z).reciprocal().square(),
         lambda z: 1 + torch.tanh(z).square(),
+        1.0,
     ),
     # GELU'(z) = Φ(z) + z φ(z)
     "gelu": ReferenceActivation(
         F.gelu,
         lambda z: torch.special.ndtr(z) + z * _normal_density(z),
         lambda z: 1 + z.abs() * _normal_density(z),
+        1.13,
     ),
     "identity": ReferenceActivation(
-        lambda z: z, torch.ones_like, torch.ones_like, exact=True, own_backward=lambda z, d_h: d_h
+        lambda z: z, torch.ones_like, torch.ones_like, 1.0, exact=True, own_backward=lambda z, d_h: d_h
     ),
 }

@@ -29,8 +29,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import erf, expit
+import torch
 
+from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.errors import CertificateError
 
 Array = npt.NDArray[np.float64]
@@ -145,16 +146,11 @@ def _activate(name: str, z: Array, e: Array, u: float) -> tuple[Array, Array, fl
         h = np.where(z > 0, z, 0.01 * z)
         own = 3 * u * (np.abs(h) + e)
         return h, e + own, 1.0, own
-    if name == "sigmoid":
-        h, slope = expit(z), 0.25
-    elif name == "tanh":
-        h, slope = np.tanh(z), 1.0
-    elif name == "gelu":
-        h, slope = z * (1 + erf(z / np.sqrt(2))) / 2, 1.13
-    else:
+    if name not in REFERENCE_ACTIVATIONS:
         raise CertificateError(f"activation: {name!r} has no bound on its rounding here, so it cannot be certified")
-    own = 16 * u * (1 + np.abs(z) + e)
-    return h, slope * e + own, slope, own
+    smooth, own = REFERENCE_ACTIVATIONS[name], 16 * u * (1 + np.abs(z) + e)
+    h = smooth.value(torch.from_numpy(z)).numpy()
+    return h, smooth.steepest * e + own, smooth.steepest, own
 
 
 def _check(

@@ -8,9 +8,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lean_mnist.errors import ConfigError
+from lean_mnist.generalization.checker import ACTIVATIONS
+
+if TYPE_CHECKING:
+    ActivationName = str
+else:
+    ActivationName = Literal[ACTIVATIONS]  # a run ends with a certificate, so it has an activation that can be checked
 
 DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 
@@ -54,7 +60,7 @@ class Config:
     # The network and its loss
     hidden: tuple[int, ...] = (128,)
     """Widths of the hidden layers."""
-    activation: Literal["relu", "leaky-relu", "sigmoid", "tanh", "gelu", "identity"] = "relu"
+    activation: ActivationName = "relu"
     """Between the layers."""
     bias: bool = True
     """Whether the layers have biases."""
