@@ -17,7 +17,7 @@ from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from lean_mnist.generalization.certificates.document import Certificate
-    from lean_mnist.generalization.imports import NetworkFile
+    from lean_mnist.generalization.imports.certified import NetworkFile
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def main() -> None:
     if arguments.check is not None:
         check(arguments, arguments.check)
         return
-    from lean_mnist.generalization.imports import NetworkFile, kind_of
+    from lean_mnist.generalization.imports.certified import NetworkFile, kind_of
 
     kind = kind_of(str(arguments.checkpoint))
     of_run = kind is NetworkFile.CHECKPOINT and arguments.quantize is None
@@ -126,7 +126,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     """
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.code_length import certify_network
-    from lean_mnist.generalization.imports import NetworkFile, certify_reading, read_for
+    from lean_mnist.generalization.imports.certified import NetworkFile, certify_reading, read_for
     from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
 
     quantize = arguments.quantize

@@ -24,22 +24,18 @@ from onnx import helper, numpy_helper
 
 from lean_mnist.certify import main as certify_command
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.errors import ArgumentError, CertificateError, DataError, LeanMnistError
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import ArgumentError, CertificateError, CheckpointError, DataError, LeanMnistError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.imports import (
-    ImportedNetwork,
-    NetworkFile,
-    Scaling,
-    import_network,
-    kind_of,
-    read_mlcert,
-    verify_on_data,
-)
 from lean_mnist.generalization.imports import files as files_module
 from lean_mnist.generalization.imports import onnx as onnx_module
+from lean_mnist.generalization.imports.certified import NetworkFile, import_network, kind_of
+from lean_mnist.generalization.imports.mlcert import read_mlcert
+from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
 from lean_mnist.generalization.imports.onnx import read_onnx
 from lean_mnist.generalization.imports.pickles import read_arrays
 from lean_mnist.generalization.imports.tensors import network_from_tensors, read_safetensors, read_state_dict
+from lean_mnist.generalization.imports.verify import verify_on_data
 from lean_mnist.generalization.quantize import quantize_layers
 from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork, code_length
 from lean_mnist.nn import MLP
@@ -242,12 +238,20 @@ def torch_network(*sizes: int, bias: bool = True) -> torch.nn.Sequential:
 
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (200, 3, 4)).astype(np.uint8)
-UNIT = Scaling(0.0, 255.0)
+UNIT = scaling_of(0.0, 255.0)
 
 
 def labels_of(model: torch.nn.Module, images: Array = IMAGES) -> Array:
     with torch.no_grad():
         return model(torch.from_numpy(images).flatten(1).float() / 255).argmax(1).numpy()
+
+
+def read_as(network: ImportedNetwork, images: Array = IMAGES, scaling: Normalization = UNIT) -> Array:
+    with torch.no_grad():
+        labels: Array = (
+            network.model().double()(scaling.apply(torch.from_numpy(images), torch.float64)).argmax(1).numpy()
+        )
+    return labels
 
 
 def assert_same(network: ImportedNetwork, model: torch.nn.Sequential) -> None:
@@ -256,7 +260,7 @@ def assert_same(network: ImportedNetwork, model: torch.nn.Sequential) -> None:
         assert np.array_equal(weight, expected.detach().double().numpy())
         assert (bias is None) == (expected_bias is None)
         assert bias is None or np.array_equal(bias, expected_bias.detach().double().numpy())
-    assert np.array_equal(network.logits(IMAGES, UNIT).argmax(1), labels_of(model))
+    assert np.array_equal(read_as(network), labels_of(model))
 
 
 def damaged_safetensors(path: Path, tensors: dict[str, Array], **changes: Any) -> Path:
@@ -311,7 +315,7 @@ def test_our_own_checkpoint(tmp_path: Path) -> None:
     content |= {"metrics": {}, "crosscheck": {}, "data": {}, "config": {}}
     write_checkpoint(tmp_path / "best.pt", content)
     network = imported(tmp_path / "best.pt")
-    assert network.scaling == Scaling(3.0, 2.0)
+    assert network.scaling == scaling_of(3.0, 2.0)
     assert np.array_equal(network.layers[0][0], model.weights_and_biases()[0][0].detach().double().numpy())
     write_checkpoint(tmp_path / "tanh.pt", {**content, "architecture": {"activation": "tanh"}})
     with pytest.raises(DataError, match="a network with 'tanh', expected relu"):
@@ -344,7 +348,7 @@ def test_order_is_found_by_shapes(tmp_path: Path) -> None:
         network_from_tensors({**last, **square}, "x", features=4, classes=3)
     with pytest.raises(DataError, match="fit together in more than one order"):  # no order of its own: a, b or b, a?
         network_from_tensors({**square, **last}, "x", features=4, classes=3, ordered=False)
-    assert network_from_tensors({**square, **last}, "x", features=4, classes=3).sizes == (4, 4, 4, 3)
+    assert network_from_tensors({**square, **last}, "x", features=4, classes=3).model().sizes == (4, 4, 4, 3)
     numbered = {f"fc{k}.weight": np.full((4, 4), k, np.float32) for k in (10, 9, 2)}
     network = network_from_tensors(
         {**numbered, "a.weight": last["c.weight"]}, "x", features=4, classes=3, ordered=False
@@ -527,8 +531,8 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"node 'node-y' \(ArgMax\): expected only after the last layer"):
         read_onnx(written(tmp_path / "a.onnx", nodes, constants))
     network = read_onnx(written(tmp_path / "a.onnx", nodes[:-1], constants, "p"), features=12, classes=3)
-    assert network.scaling == Scaling(3.0, 2.0)
-    assert np.array_equal(network.logits(IMAGES, UNIT).argmax(1), labels_of(model))
+    assert network.scaling == scaling_of(3.0, 2.0)
+    assert np.array_equal(read_as(network), labels_of(model))
 
 
 @pytest.mark.parametrize(
@@ -675,7 +679,7 @@ def square_network() -> tuple[torch.nn.Sequential, ImportedNetwork]:
 
 def with_second_layer_turned(network: ImportedNetwork) -> ImportedNetwork:
     first, (weight, bias), last = network.layers
-    return ImportedNetwork((first, (weight.T, bias), last), network.known, network.source)
+    return ImportedNetwork((first, (weight.T, bias), last), network.known)
 
 
 ALL = Fraction(1)
@@ -690,12 +694,12 @@ def test_data_decide_what_shapes_leave_open() -> None:
         verified = verify_on_data(candidate, IMAGES, labels, ALL)
         assert isinstance(verified.network, ImportedNetwork)
         assert_same(verified.network, model)
-        assert (verified.correct, verified.scaling, verified.readings) == (200, UNIT, 8)
+        assert (verified.scaling, verified.readings) == (UNIT, 8)
     sideways = np.ascontiguousarray(IMAGES.transpose(0, 2, 1))
     turned = verify_on_data(wrong, sideways, labels, ALL)
     assert "images transposed" in turned.words
     assert isinstance(turned.network, ImportedNetwork)
-    assert np.array_equal(turned.network.logits(sideways, UNIT).argmax(1), labels)  # of the images as they are given
+    assert np.array_equal(read_as(turned.network, sideways), labels)  # of the images as they are given
     quantized = quantize_layers(wrong.layers, 16, encoding="float16")
     right = IntegerNetwork(quantize_layers(network.layers, 16, encoding="float16")).correct(IMAGES, labels)
     assert verify_on_data(quantized, IMAGES, labels, Fraction(right, 200)).words.startswith("layers 1 transposed")
@@ -717,8 +721,8 @@ def test_no_reading_or_more_than_one_is_an_error() -> None:
         verify_on_data(network, IMAGES, labels, Fraction(3, 2))
     with pytest.raises(ArgumentError, match="images, labels"):
         verify_on_data(network, IMAGES[:0], labels[:0], ALL)
-    with pytest.raises(ArgumentError, match="scaling"):
-        Scaling(0.0, 0.0)
+    with pytest.raises(CheckpointError, match=r"normalization.scale: 0.0, expected a finite number above 0"):
+        scaling_of(0.0, 0.0)
 
 
 # --- certified
@@ -815,7 +819,7 @@ def test_the_command_certifies_a_network_of_mlcert(
     ("options", "message"),
     [
         ([], "--scaling: expected MEAN SCALE for features .*, which .* does not state"),
-        (["--scaling", "0", "0"], "scaling: .*expected a finite mean and a scale above 0"),
+        (["--scaling", "0", "0"], "normalization.scale: 0.0, expected a finite number above 0"),
         (["--scaling", "0", "16", "--split", "train"], "--split: expected test, or --quantize BITS"),
         (["--scaling", "0", "16", "--quantize", "17"], "bits: 17, expected a whole number from 1 to 16"),
         (["--scaling", "0", "16", "--looks", "0"], "--looks: expected at least 1, found 0"),

@@ -13,22 +13,26 @@ import numpy as np
 import pytest
 
 from lean_mnist.errors import ArgumentError, BoundError, ConfigError, DataError
-from lean_mnist.generalization.learners import (
+from lean_mnist.generalization.learners.base import Examples, Learner, correct
+from lean_mnist.generalization.learners.experiments import (
     LEARNERS,
     MLCERT,
+    PUBLISHED,
+    LearnerSettings,
+    certify_learner,
+    learn_and_count,
+    results_table,
+    union_risk,
+)
+from lean_mnist.generalization.learners.files import read_examples
+from lean_mnist.generalization.learners.perceptrons import (
     BudgetKernelPerceptron,
     DescriptionKernelPerceptron,
-    Examples,
     KernelPerceptron,
-    Learner,
-    LearnerSettings,
+    LinearParameters,
     Perceptron,
-    certify_learner,
-    correct,
-    read_examples,
 )
-from lean_mnist.generalization.learners.experiments import PUBLISHED, learn_and_count, results_table, union_risk
-from lean_mnist.generalization.learners.sums import linear_kernel, ordered_dot, ordered_sum, quadratic_kernel
+from lean_mnist.generalization.learners.sums import linear_kernel, ordered_sum, quadratic_kernel
 from lean_mnist.learners import main
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -137,11 +141,14 @@ def test_sums_run_in_order() -> None:
     assert ordered_sum(terms[:0]).tolist() == [0.0]
     random = np.random.default_rng(0)
     w, x = random.normal(0, 1, 50).astype(np.float32), random.normal(0, 1, (6, 50)).astype(np.float32)
-    for row, got in zip(x, ordered_dot(w, x), strict=True):
+    just_below = Perceptron(50, theta=0.25)
+    for row in x:
         total = np.float32(0)
         for a, b in zip(w, row, strict=True):
             total = np.float32(np.float32(a * b) + total)
-        assert got == total
+        for b in (np.float32(0.25) - total, np.nextafter(np.float32(0.25) - total, np.float32(9))):
+            said = just_below.predict(LinearParameters(w, b), row[None])[0]
+            assert said == (total + b > np.float32(0.25))
         assert linear_kernel(w[None], row[None])[0, 0] == total
         assert quadratic_kernel(w[None], row[None])[0, 0] == np.float32(total * total)
 

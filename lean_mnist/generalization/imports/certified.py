@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
@@ -18,7 +18,7 @@ from lean_mnist.generalization.certificates.runs import precision_for
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.imports.mlcert import read_mlcert
-from lean_mnist.generalization.imports.network import ImportedNetwork, Scaling
+from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
 from lean_mnist.generalization.imports.onnx import read_onnx
 from lean_mnist.generalization.imports.tensors import (
     load_safely,
@@ -26,7 +26,7 @@ from lean_mnist.generalization.imports.tensors import (
     read_safetensors,
     read_state_dict,
 )
-from lean_mnist.generalization.imports.verify import USUAL_SCALINGS, verify_on_data
+from lean_mnist.generalization.imports.verify import USUAL_SCALINGS, NetworkReading, verify_on_data
 from lean_mnist.generalization.quantize import quantize_model
 from lean_mnist.generalization.spaces import QuantizedNetwork, read_network
 
@@ -86,16 +86,7 @@ def import_network(
     normalization = Normalization.from_dict(load_safely(path).get("normalization", {}))
     if normalization.kind == "per-image":
         raise DataError(f"{path}: per-image normalisation, expected standard or unit, which are one map of all pixels")
-    return replace(network, scaling=Scaling(normalization.mean, normalization.scale))
-
-
-@dataclass(frozen=True, eq=False)
-class ImportedReading:
-    """A network as it is certified, how pixels become its features, and how many readings it was chosen among."""
-
-    network: ImportedNetwork | QuantizedNetwork
-    scaling: Scaling
-    readings: int = 1
+    return replace(network, scaling=normalization)
 
 
 def read_for(
@@ -106,7 +97,7 @@ def read_for(
     scaling: tuple[float, float] | None = None,
     accuracy: Exact | None = None,
     quantize: int | None = None,
-) -> ImportedReading:
+) -> NetworkReading:
     """The network in a file, read for the images of ``dataset``.
 
     Args:
@@ -120,13 +111,10 @@ def read_for(
     Raises ``DataError``, ``ArgumentError`` or ``CertificateError``.
     """
     network = import_network(path, kind, features=dataset.features, classes=dataset.classes)
-    if isinstance(network, QuantizedNetwork):
-        stated: Scaling | None = Scaling(0.0, float(network.denominator))
-    else:
-        stated = network.scaling
+    stated = network.scaling if isinstance(network, ImportedNetwork) else scaling_of(0.0, float(network.denominator))
     if scaling is not None:
-        given = Scaling(*scaling)
-        if stated not in (None, given):
+        given = scaling_of(*scaling)
+        if stated is not None and (stated.mean, stated.scale) != scaling:
             raise CertificateError(f"--scaling: expected {stated.mean:g} {stated.scale:g}, as {path} states")
         stated = given
     readings = 1
@@ -142,14 +130,13 @@ def read_for(
     if quantize is not None:
         if isinstance(network, QuantizedNetwork):
             raise CertificateError(f"--quantize: expected a network of floating weights, found {kind.value}")
-        normalization = stated.normalization(dataset.maximum)
-        network = quantize_model(network.model(), normalization, quantize, maximum=dataset.maximum)
-        stated = Scaling(0.0, float(dataset.maximum))
-    return ImportedReading(network, stated, readings)
+        network = quantize_model(network.model(), stated, quantize, maximum=dataset.maximum)
+        stated = scaling_of(0.0, float(dataset.maximum))
+    return NetworkReading(network, stated, readings)
 
 
 def certify_reading(
-    reading: ImportedReading,
+    reading: NetworkReading,
     dataset: Dataset,
     *,
     deltas: Sequence[Exact],
@@ -171,7 +158,7 @@ def certify_reading(
     model = network.model()
     return certify(
         model,
-        reading.scaling.normalization(dataset.maximum),
+        reading.scaling,
         dataset,
         SplitHistory("test", (looks or 1) + reading.readings - 1, adaptive),
         deltas=deltas,
@@ -190,4 +177,4 @@ def exact_layers(network: QuantizedNetwork) -> ImportedNetwork:
             raise CertificateError("network: its weights need more than float64 holds, expected --split train for it")
         weight_HD, *biases = (array.astype(np.float64) * 2.0**-exponent for array in numbers)
         layers.append((weight_HD, biases[0] if biases else None))
-    return ImportedNetwork(tuple(layers), (True,) * len(layers), "network", Scaling(0.0, float(network.denominator)))
+    return ImportedNetwork(tuple(layers), (True,) * len(layers))

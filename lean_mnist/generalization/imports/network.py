@@ -11,28 +11,12 @@ import numpy.typing as npt
 import torch
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, DataError
+from lean_mnist.errors import DataError
 from lean_mnist.nn import MLP
 
 Doubles = npt.NDArray[np.float64]
 NamedLayer = tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]
 """Name, weight, and bias or ``None``."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Features are ``(pixel − mean) / scale``; raises ``ArgumentError`` unless both are finite and scale above 0."""
-
-    mean: float
-    scale: float
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.mean) and np.isfinite(self.scale) and self.scale > 0):
-            raise ArgumentError(f"scaling: ({self.mean}, {self.scale}), expected a finite mean and a scale above 0")
-
-    def normalization(self, maximum: int) -> Normalization:
-        """The same as a :class:`Normalization` of pixels up to ``maximum``."""
-        return Normalization("unit" if (self.mean, self.scale) == (0, maximum) else "standard", self.mean, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,31 +30,16 @@ class ImportedNetwork:
 
     layers: tuple[tuple[Doubles, Doubles | None], ...]
     known: tuple[bool, ...]
-    source: str
-    scaling: Scaling | None = None
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Features, hidden widths, classes."""
-        return (self.layers[0][0].shape[1], *(weight.shape[0] for weight, _ in self.layers))
-
-    def logits(self, images: npt.NDArray[np.uint8], scaling: Scaling) -> Doubles:
-        """Logits float64 (B, C), rounded, of images uint8 (B, rows, columns)."""
-        h = (images.reshape(len(images), -1).astype(np.float64) - scaling.mean) / scaling.scale
-        if h.shape[1] != self.sizes[0]:
-            raise ArgumentError(f"images: {h.shape[1]} pixels each, expected {self.sizes[0]}")
-        for index, (weight, bias) in enumerate(self.layers):
-            h = (np.maximum(h, 0) if index else h) @ weight.T
-            h = h if bias is None else h + bias
-        return h
+    scaling: Normalization | None = None
 
     def model(self) -> MLP:
         """As an ``MLP``, in float32 if that holds every number, else float64; with biases if any layer has one."""
-        biased = any(bias is not None for _, bias in self.layers)
+        sizes = (self.layers[0][0].shape[1], *(len(weight) for weight, _ in self.layers))
         numbers = [array for pair in self.layers for array in pair if array is not None]
         with np.errstate(over="ignore"):
             narrow = all(np.array_equal(array.astype(np.float32), array) for array in numbers)
-        model = MLP(self.sizes, "relu", bias=biased, dtype=torch.float32 if narrow else torch.float64)
+        biased = any(bias is not None for _, bias in self.layers)
+        model = MLP(sizes, "relu", bias=biased, dtype=torch.float32 if narrow else torch.float64)
         with torch.no_grad():
             for (own_weight, own_bias), (weight, bias) in zip(model.parameter_pairs(), self.layers, strict=True):
                 own_weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
@@ -79,13 +48,18 @@ class ImportedNetwork:
         return model
 
 
+def scaling_of(mean: float, scale: float) -> Normalization:
+    """Features ``(pixel − mean) / scale``; ``CheckpointError`` unless both are finite and ``scale`` is above 0."""
+    return Normalization.from_dict({"kind": "standard", "mean": mean, "scale": scale})
+
+
 def orient(
     named: Sequence[NamedLayer],
     source: str,
     *,
     features: int | None,
     classes: int | None,
-    scaling: Scaling | None = None,
+    scaling: Normalization | None = None,
 ) -> ImportedNetwork:
     """Put each weight the way its neighbours' shapes demand; ``DataError``, naming the tensor, where none fits.
 
@@ -111,7 +85,7 @@ def orient(
         raise DataError(f"{source}: holds no layer, expected at least one")
     if classes is not None and width != classes:
         raise DataError(f"{source}: {named[-1][0]} gives {width} classes, expected {classes}")
-    return ImportedNetwork(tuple(layers), tuple(known), source, scaling)
+    return ImportedNetwork(tuple(layers), tuple(known), scaling)
 
 
 def _checked(array: npt.NDArray[Any], dimensions: int, name: str, source: str) -> Doubles:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports.files import one_line, optional_package, read_bytes
-from lean_mnist.generalization.imports.network import ImportedNetwork, Scaling, orient
+from lean_mnist.generalization.imports.network import ImportedNetwork, orient, scaling_of
 
 #: Bytes of a file: parsed, a hostile one takes up to eighty times as many (empty nodes, onnx 1.23).
 LARGEST_FILE = 1 << 26
@@ -128,13 +129,13 @@ class LayerChain:
             raise DataError(f"{where}: unsupported here, expected a bias after a MatMul or a scaling of the input")
         self.current = node.outputs[0]
 
-    def scaling(self, source: str) -> Scaling | None:
+    def scaling(self, source: str) -> Normalization | None:
         """How the graph scales pixels; ``None`` where it leaves that to its user."""
         if not (1e-30 < self.factor < 1e30 and abs(self.offset) < 1e30):
             raise DataError(f"{source}: scales its input by {self.factor:g}, expected a number above 0 for float32")
         if (self.factor, self.offset) == (1.0, 0.0):
             return None
-        return Scaling(0.0 - self.offset / self.factor, 1 / self.factor)
+        return scaling_of(0.0 - self.offset / self.factor, 1 / self.factor)
 
     def _constant(self, name: str, where: str) -> Array:
         if name not in self.constants:

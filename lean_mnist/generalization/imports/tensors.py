@@ -7,7 +7,7 @@ import itertools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +117,16 @@ def network_from_tensors(
         parts = [(f"{stem}weight", layers[stem]["weight"], layers[stem].get("bias")) for stem in order]
         return orient(parts, source, features=features, classes=classes)
 
-    stems, refusal = list(layers), None
-    numbered = sorted(stems, key=_numbers)
-    if ordered or len({_pattern(stem) for stem in stems}) <= 1:
+    numbered, refusal = sorted(layers, key=_numbers), None
+    if ordered or len({_pattern(stem) for stem in layers}) <= 1:
         try:
-            return chained(stems if ordered else numbered)
+            return chained(list(layers) if ordered else numbered)
         except DataError as error:
             refusal = error
-    orders: list[list[str]] = []
-    if features is not None and len(stems) <= _MOST_LAYERS:
-        orders = list(itertools.islice(_orders(numbered, layers, features, classes), 2))
+    orders = []
+    if features is not None and len(layers) <= _MOST_LAYERS:
+        alike = [(a, b) for a, b in itertools.combinations(numbered, 2) if _pattern(a) == _pattern(b)]
+        orders = [order for order in itertools.permutations(numbered) if _fits(order, layers, alike, features, classes)]
     if len(orders) > 1:
         raise DataError(f"{source}: its layers fit together in more than one order, expected one")
     if not orders and refusal is not None:
@@ -134,24 +134,22 @@ def network_from_tensors(
     return chained(orders[0] if orders else numbered)
 
 
-def _orders(left: Sequence[str], layers: Mapping[str, Arrays], width: int, classes: int | None) -> Iterator[list[str]]:
-    """The orders in which each layer fits the one before; names alike but for numbers stay in their order."""
-    if not left:
-        if classes in (None, width):
-            yield []
-        return
-    patterns: set[str] = set()
-    for stem in left:
-        pattern, shape, bias = _pattern(stem), layers[stem]["weight"].shape, layers[stem].get("bias")
-        if pattern in patterns and re.search(r"\d", stem):
-            continue
-        patterns.add(pattern)
+def _fits(
+    order: Sequence[str],
+    layers: Mapping[str, Arrays],
+    alike: Sequence[tuple[str, str]],
+    width: int,
+    classes: int | None,
+) -> bool:
+    """Whether each layer takes what the one before gives, and pairs ``alike`` but for numbers keep their order."""
+    for stem in order:
+        shape, bias = layers[stem]["weight"].shape, layers[stem].get("bias")
         if width not in shape:
-            continue
-        units = shape[0] if shape[1] == width else shape[1]
-        if bias is None or len(bias) == units:
-            for rest in _orders([other for other in left if other != stem], layers, units, classes):
-                yield [stem, *rest]
+            return False
+        width = shape[0] if shape[1] == width else shape[1]
+        if bias is not None and len(bias) != width:
+            return False
+    return classes in (None, width) and all(order.index(a) < order.index(b) for a, b in alike)
 
 
 def _pattern(name: str) -> str:

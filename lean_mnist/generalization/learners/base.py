@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.learners.sums import Floats
 
-P = TypeVar("P")
+P = TypeVar("P", bound=tuple[Any, ...])
 
 Booleans = npt.NDArray[np.bool_]
 
@@ -74,9 +74,9 @@ class Learner(ABC, Generic[P]):
     def bits(self, m: int) -> int:
         """The size of the parameters learnt from ``m`` examples: there are at most 2^bits of them."""
 
-    @abstractmethod
     def state(self, parameters: P) -> bytes:
-        """The parameters as bytes; equal where the parameters are."""
+        """The parameters, a tuple of arrays, as bytes that are equal where the parameters are."""
+        return b"".join(np.asarray(part).tobytes() for part in parameters)
 
     def update(self, parameters: P, examples: Examples, index: int) -> P:
         """The parameters after example number ``index``: unchanged if it is predicted rightly."""
@@ -145,8 +145,3 @@ class Learner(ABC, Generic[P]):
 def correct(learner: Learner[P], parameters: P, examples: Examples) -> int:
     """The number of ``examples`` that are predicted rightly."""
     return int((learner.predict(parameters, examples.x) == examples.label).sum())
-
-
-def signs(label: Booleans) -> Floats:
-    """+1 where true, −1 where false, float32."""
-    return np.where(label, np.float32(1), np.float32(-1))

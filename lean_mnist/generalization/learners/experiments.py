@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,12 +10,15 @@ from typing import Any
 
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.bounds import upper_risk
-from lean_mnist.generalization.exact import Exact
+from lean_mnist.generalization.exact import Exact, percent
 from lean_mnist.generalization.learners.base import Examples, Learner, correct
 from lean_mnist.generalization.learners.files import read_examples
-from lean_mnist.generalization.learners.kernel import KernelPerceptron
-from lean_mnist.generalization.learners.linear import Perceptron
-from lean_mnist.generalization.learners.support import BudgetKernelPerceptron, DescriptionKernelPerceptron
+from lean_mnist.generalization.learners.perceptrons import (
+    BudgetKernelPerceptron,
+    DescriptionKernelPerceptron,
+    KernelPerceptron,
+    Perceptron,
+)
 from lean_mnist.generalization.solve import certified_risk
 
 LEARNERS = ("perceptron", "kernel", "budget", "description")
@@ -170,12 +172,11 @@ def results_table(results: Sequence[CertifiedLearner]) -> str:
         epochs, risks = f"{result.epochs_computed:,} of {result.epochs:,}", (result.union_risk, result.holdout_risk)
         lines.append(
             _COLUMNS.format(
-                result.data, result.learner, *counts, published, f"{result.bits:,}", epochs, *map(_percent, risks)
+                result.data, result.learner, *counts, published, f"{result.bits:,}", epochs, *map(_said, risks)
             ).rstrip()
         )
     return "\n".join(lines)
 
 
-def _percent(risk: Fraction | None) -> str:
-    rounded = 10_000 if risk is None else math.ceil(risk * 10_000)
-    return "says nothing" if rounded == 10_000 else f"≤ {rounded // 100}.{rounded % 100:02} %"
+def _said(risk: Fraction | None) -> str:
+    return "says nothing" if risk is None or risk > Fraction(9999, 10_000) else f"≤ {percent(risk, up=True)}"

@@ -26,11 +26,6 @@ def ordered_sum(terms_SB: Floats) -> Floats:
     return total_B
 
 
-def ordered_dot(w_n: Floats, x_Bn: Floats) -> Floats:
-    """``((w_1 x_1 + w_2 x_2) + …) + w_n x_n`` for each row of ``x (B, n)``: ``(B,)``."""
-    return ordered_sum(w_n[:, None] * x_Bn.T)
-
-
 def linear_kernel(x_Sn: Floats, z_Bn: Floats) -> Floats:
     """``K(x, z) = x·z`` of every pair of rows, features added in order: float32 ``(S, B)``."""
     total_SB = np.zeros((len(x_Sn), len(z_Bn)), np.float32)

@@ -1,0 +1,193 @@
+"""The perceptron (Rosenblatt, 1958) and kernel perceptrons (Aizerman, Braverman and Rozonoer, 1964) of MLCERT.
+
+Shapes: ``m`` training examples, ``n`` features, ``B`` examples to predict, ``S`` support vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lean_mnist.errors import ArgumentError
+from lean_mnist.generalization.learners.base import Booleans, Examples, Learner
+from lean_mnist.generalization.learners.sums import Floats, kernel_named, ordered_sum
+
+_LARGEST_TABLE = 1 << 26
+
+
+class LinearParameters(NamedTuple):
+    """``w`` float32 (n,) and ``b``."""
+
+    w: Floats
+    b: np.float32
+
+
+class Perceptron(Learner[LinearParameters]):
+    """Predicts ``w·x + b > θ``; on a mistake ``w ← w + (α y) x`` and ``b ← b + y``, with y = ±1."""
+
+    def __init__(self, features: int, alpha: float = 1.0, theta: float = 0.0) -> None:
+        self.features, self.alpha, self.theta = features, np.float32(alpha), np.float32(theta)
+
+    def initial(self, examples: Examples) -> LinearParameters:
+        """Zeros."""
+        return LinearParameters(np.zeros(self.features, np.float32), np.float32(0))
+
+    def predict(self, parameters: LinearParameters, x_Bn: Floats) -> Booleans:
+        """``((w_1 x_1 + w_2 x_2) + …) + b > θ``, labels (B,)."""
+        self.check(x_Bn)
+        return ordered_sum(parameters.w[:, None] * x_Bn.T) + parameters.b > self.theta
+
+    def mistaken(self, parameters: LinearParameters, examples: Examples, index: int) -> LinearParameters:
+        """``w + (α y) x`` and ``b + y``."""
+        y = np.float32(1 if examples.label[index] else -1)
+        return LinearParameters(parameters.w + (self.alpha * y) * examples.x[index], np.float32(parameters.b + y))
+
+    def bits(self, m: int) -> int:
+        """``32 n + 32``."""
+        return 32 * self.features + 32
+
+
+class SupportParameters(NamedTuple):
+    """Support vectors: ``x`` float32 (S, n), ``label`` bool (S,), ``weight`` float32 (S,); and ``mistakes`` so far."""
+
+    x: Floats
+    label: Booleans
+    weight: Floats
+    mistakes: np.float32 = np.float32(0)
+
+
+class _KernelLearner(Learner[SupportParameters]):
+    """Predicts ``Σ_i (y_i a_i) K(x_i, x) > 0`` over its support vectors, in their order."""
+
+    def __init__(self, features: int, kernel: str) -> None:
+        self.features, self.kernel = features, kernel_named(kernel)
+
+    def predict(self, parameters: SupportParameters, x_Bn: Floats) -> Booleans:
+        """``Σ_i (y_i a_i) K(x_i, x) > 0``, labels (B,)."""
+        self.check(x_Bn)
+        active = np.flatnonzero(parameters.weight)  # a term that is 0 changes no sum
+        signed_S = np.where(parameters.label[active], parameters.weight[active], -parameters.weight[active])
+        return ordered_sum(signed_S[:, None] * self.kernel(parameters.x[active], x_Bn)) > 0
+
+
+class KernelPerceptron(_KernelLearner):
+    """The training set supports; on a mistake the weight of the example grows by 1.
+
+    The training set is a parameter, so that the union bound is vacuous for every m.
+    """
+
+    def __init__(self, features: int, kernel: str = "linear") -> None:
+        super().__init__(features, kernel)
+
+    def initial(self, examples: Examples) -> SupportParameters:
+        """The training set with weights 0."""
+        return SupportParameters(examples.x, examples.label, np.zeros(len(examples), np.float32))
+
+    def block_predictor(self, examples: Examples) -> Callable[[SupportParameters, int, int], Booleans]:
+        """As of any learner, from a table of the kernel of every pair of examples if 2^26 numbers hold it."""
+        if len(examples) ** 2 > _LARGEST_TABLE:
+            return super().block_predictor(examples)
+        table, y_m = self.kernel(examples.x, examples.x), np.where(examples.label, np.float32(1), np.float32(-1))
+
+        def predict(parameters: SupportParameters, start: int, stop: int) -> Booleans:
+            _require_same(parameters, examples)
+            active = np.flatnonzero(parameters.weight)
+            signed_S = y_m[active] * parameters.weight[active]
+            return ordered_sum(signed_S[:, None] * table[active, start:stop]) > 0
+
+        return predict
+
+    def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
+        """One more mistake on this example."""
+        _require_same(parameters, examples)
+        weight = parameters.weight.copy()
+        weight[index] += 1
+        return SupportParameters(parameters.x, parameters.label, weight)
+
+    def bits(self, m: int) -> int:
+        """``32 m n + 32 m``."""
+        return 32 * m * self.features + 32 * m
+
+    def state(self, parameters: SupportParameters) -> bytes:
+        """The bytes of the weights, which alone change."""
+        return parameters.weight.tobytes()
+
+
+class _BoundedKernelLearner(_KernelLearner):
+    """A fixed number of places for support vectors, the newest first; the oldest is dropped.
+
+    It begins with vectors of zeros labelled false, which add nothing to a linear or quadratic kernel.
+    """
+
+    def __init__(self, features: int, others: int, kernel: str) -> None:
+        super().__init__(features, kernel)
+        self.places = others + 1
+
+    def initial(self, examples: Examples) -> SupportParameters:
+        """Vectors of zeros with weight 0."""
+        S = self.places
+        return SupportParameters(
+            np.zeros((S, self.features), np.float32), np.zeros(S, np.bool_), np.zeros(S, np.float32)
+        )
+
+    def entered(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
+        """Example number ``index`` in the first place, with weight 1."""
+        x_Sn, label_S, weight_S, mistakes = parameters
+        one = slice(index, index + 1)
+        return SupportParameters(
+            np.concatenate((examples.x[one], x_Sn[:-1])),
+            np.concatenate((examples.label[one], label_S[:-1])),
+            np.concatenate((np.ones(1, np.float32), weight_S[:-1])),
+            mistakes,
+        )
+
+
+class BudgetKernelPerceptron(_BoundedKernelLearner):
+    """On a mistake: where x is a support vector already its weight grows by 1, else (x, y) enters with weight 1."""
+
+    def __init__(self, features: int, budget: int, kernel: str = "linear") -> None:
+        if budget < 0:
+            raise ArgumentError(f"budget: {budget}, expected at least 0")
+        super().__init__(features, budget, kernel)
+
+    def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
+        """One more weight on the support vector, or a new one."""
+        same_S = (parameters.x == examples.x[index]).all(1)
+        if same_S.any():
+            return parameters._replace(weight=parameters.weight + same_S.astype(np.float32))
+        return self.entered(parameters, examples, index)
+
+    def bits(self, m: int) -> int:
+        """``(budget + 1)(33 + 32 n)``."""
+        return self.places * (33 + 32 * self.features)
+
+
+class DescriptionKernelPerceptron(_BoundedKernelLearner):
+    """On a mistake: nothing once ``limit`` mistakes were counted, else the count grows and (x, y) enters.
+
+    Weights are 1 and no parameters.
+    """
+
+    def __init__(self, features: int, description: int, limit: float, kernel: str = "linear") -> None:
+        if description < 0:
+            raise ArgumentError(f"description: {description}, expected at least 0")
+        super().__init__(features, description, kernel)
+        self.limit = np.float32(limit)
+
+    def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
+        """A new support vector, unless the limit is reached."""
+        if parameters.mistakes == self.limit:
+            return parameters
+        return self.entered(parameters, examples, index)._replace(mistakes=parameters.mistakes + np.float32(1))
+
+    def bits(self, m: int) -> int:
+        """``32 + (1 + 32 n)(description + 1)``."""
+        return 32 + (1 + 32 * self.features) * self.places
+
+
+def _require_same(parameters: SupportParameters, examples: Examples) -> None:
+    same_x = parameters.x is examples.x or np.array_equal(parameters.x, examples.x)
+    if not same_x or not (parameters.label is examples.label or np.array_equal(parameters.label, examples.label)):
+        raise ArgumentError("examples: others than those in the parameters, expected the same training set")
