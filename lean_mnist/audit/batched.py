@@ -16,7 +16,7 @@ check         residual of a row                              size of a row
 ============  =============================================  ====================================================
 forward       ``z v − h (Wᵀ v)``                             its root mean square over the batch, and the value's
 backward      ``dh u − dz (W u)``                            its root mean square over the batch
-gradients     ``dW u − dzᵀ (h u)``                           ``‖dz_j‖ ‖h‖``, ``‖h‖`` the root mean square of ‖h_b‖
+gradients     ``dW u − dzᵀ (h u)``                           ``‖dz_j‖`` times the root mean square of ``‖h_b‖``
 ============  =============================================  ====================================================
 
 A bias is the weight of a feature that is always 1: ``W`` and ``dW`` end in a column that is the bias, ``h`` in one of
@@ -33,16 +33,20 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS, ReferenceActivation
+from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.local_checks import (
     Arithmetic,
     ComputedStep,
     ElementwiseCheck,
     Identity,
+    LogitsTerms,
     ProductCheck,
     local_checks,
+    loss_size,
 )
-from lean_mnist.audit.rounding import underflow_of, unit_of
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.rounding import ELEMENTWISE_ULPS, underflow_of, unit_of
+from lean_mnist.nn.step import StepTape
 
 # Largest residual of a product's rows, and of a gradient's; and the root mean square over a gradient's rows.
 ORDINARY, ORDINARY_GRADIENT, TOGETHER = 8.0, 4.0, 1.5
@@ -50,7 +54,7 @@ ORDINARY, ORDINARY_GRADIENT, TOGETHER = 8.0, 4.0, 1.5
 ROUNDINGS_16 = 3.0
 
 
-class _Layer(NamedTuple):
+class _LayerChecks(NamedTuple):
     """Local checks of one layer of a step of one batch."""
 
     forward: ProductCheck
@@ -60,41 +64,35 @@ class _Layer(NamedTuple):
     derivative: ElementwiseCheck | None  # of the activation after it
 
 
+_IDENTITIES = (Identity.FORWARD, Identity.WEIGHT, Identity.BIAS, Identity.BACKWARD, Identity.DERIVATIVE)
+
+
 class BatchChecks(NamedTuple):
     """Local checks of a step of one batch, in the arrangement in which they are run together."""
 
-    activation: ReferenceActivation
-    layers: list[_Layer]
+    rule: NetworkLoss
+    tape: StepTape
+    loss: Tensor
+    layers: list[_LayerChecks]
     logits: ElementwiseCheck
-    loss: ElementwiseCheck
 
     @classmethod
     def of(cls, step: ComputedStep) -> BatchChecks | None:
         """The checks of ``step``; ``None`` where it has several batches, no examples, or gradients that are missing."""
-        if len(step.tapes) != 1 or not len(step.tapes[0].labels_B):
+        if len(step.tapes) != 1 or not len(step.tapes[0].labels_B) or step.loss is None:
             return None
         found = {(check.identity, check.layer): check for check in local_checks(step)}
-        if any(pair[0] is None or (pair[1] is None) != (layer[1] is None)
-               for pair, layer in zip(step.gradients, step.layers, strict=True)):  # fmt: skip
-            return None
-        layers = [
-            _Layer(*(found.get((identity, i)) for identity in _LAYER_ORDER))  # type: ignore[arg-type]
-            for i in range(len(step.layers))
-        ]
-        if any(layer.forward is None or not isinstance(layer.weight, ProductCheck) for layer in layers):
-            return None
-        if any(layer.backward is None or layers[i].derivative is None for i, layer in enumerate(layers[1:])):
-            return None
-        last = len(layers) - 1
-        return cls(
-            REFERENCE_ACTIVATIONS[step.rule.activation],
-            layers,
-            cast("ElementwiseCheck", found[Identity.LOGITS, last]),
-            cast("ElementwiseCheck", found[Identity.LOSS, last]),
-        )
-
-
-_LAYER_ORDER = (Identity.FORWARD, Identity.WEIGHT, Identity.BIAS, Identity.BACKWARD, Identity.DERIVATIVE)
+        layers = []
+        for i, (_, bias) in enumerate(step.layers):
+            checks = [found.get((identity, i)) for identity in _IDENTITIES]
+            gradients = [checks[1]] if bias is None else checks[1:3]
+            if any(not isinstance(check, ProductCheck) or check.missing for check in gradients):
+                return None
+            if (i and checks[3] is None) or (i + 1 < len(step.layers) and checks[4] is None):
+                return None
+            layers.append(_LayerChecks(*checks))  # type: ignore[arg-type]
+        logits = found[Identity.LOGITS, len(layers) - 1]
+        return cls(step.rule, step.tapes[0], step.loss, layers, cast("ElementwiseCheck", logits))
 
 
 class _Buffers(NamedTuple):
@@ -116,80 +114,83 @@ class BatchedCheck:
 
     def __init__(self, checks: BatchChecks) -> None:
         """``checks``: of one of these steps."""
-        logits, loss, layers = checks.layers[-1].forward.ours, checks.loss.ours, checks.layers
-        self._examples, count = len(logits), len(layers)
-        self._shapes = [(layer.weight.ours.shape[0], layer.weight.ours.shape[1]) for layer in layers]
-        self._bias = [layer.bias is not None for layer in layers]
-        units = [h for h, _ in self._shapes]
-        wide = [d + 1 for _, d in self._shapes]
+        logits, loss, layers = checks.layers[-1].forward.ours, checks.loss, checks.layers
+        (examples, classes), count = logits.shape, len(layers)
+        shapes = [(layer.weight.ours.shape[0], layer.weight.ours.shape[1]) for layer in layers]
+        units, wide = [h for h, _ in shapes], [d + 1 for _, d in shapes]
+        self._examples, self._penalty = examples, checks.rule.logit_penalty
+        self._sample = min(examples, max(16, examples // 4))  # examples whose ‖h_b‖ tell the usual one
+        self._rows_of = [
+            _Ordinary.of(h, d, layer.bias is not None, examples, logits)
+            for (h, d), layer in zip(shapes, layers, strict=True)
+        ]
+        self._underflow, self._loss_ulps = underflow_of(logits), ELEMENTWISE_ULPS * unit_of(loss)
+
         vectors = logits.new_zeros(2 * sum(wide) + sum(units))
         self.probes = vectors[sum(wide) :]  # where a step's probes are to be put: as ``Probes.vector``
         pairs = vectors[: 2 * sum(wide)].view(2, -1).split(wide, dim=1)
         v_parts = vectors[2 * sum(wide) :].split(units)
-
-        # Rows of the table: both products of h for each layer, and W u; then residuals.
-        self._first_residual = 3 * count
-        table = logits.new_zeros(6 * count, max(self._examples, *units))
+        # Rows of the table: both products of h for each layer, and W u; residuals of products; the logits, class by
+        # class, and the shares of their gradient.
+        table = logits.new_zeros(6 * count + 2 * classes, max(examples, *units))
         self._table, self._magnitudes = table, torch.zeros_like(table, dtype=loss.dtype)
         self._gradients = table[4 * count : 5 * count]
+        self._logits_CB, self._shares_CB = table[6 * count :, :examples].split(classes)
         tiny = torch.finfo(logits.dtype).tiny
         self._d_squares = torch.full_like(self._gradients, tiny)
         self._inverses = torch.empty_like(self._d_squares)
-        self._tiny, self._ones_B = logits.new_full((max(units),), tiny), logits.new_ones(self._examples)
+        self._tiny, self._ones_B = logits.new_full((max(units),), tiny), logits.new_ones(examples)
         self._ones = loss.new_ones(table.shape[1])
         self._layers = [
             _Buffers(
-                v, pair[1, :-1], pair if bias else pair[:, :-1],
-                table[2 * i : 2 * i + 2, : self._examples], table[2 * count + i, : len(v)],
-                table[3 * count + i, : self._examples], table[4 * count + i, : len(v)],
-                table[5 * count + i, : self._examples], self._d_squares[i, : len(v)],
+                v, pair[1, :-1], pair if layer.bias is not None else pair[:, :-1],
+                table[2 * i : 2 * i + 2, :examples], table[2 * count + i, : len(v)],
+                table[3 * count + i, :examples], table[4 * count + i, : len(v)],
+                table[5 * count + i, :examples], self._d_squares[i, : len(v)],
             )
-            for i, (v, pair, bias) in enumerate(zip(v_parts, pairs, self._bias, strict=True))
+            for i, (v, pair, layer) in enumerate(zip(v_parts, pairs, layers, strict=True))
         ]  # fmt: skip
 
-        elementwise = 1 + sum(layer.derivative is not None and not layer.derivative.exact for layer in layers)
-        # Of each row of residuals the largest magnitude, of each row its squared norm; ‖dz‖², ‖h‖² and ‖Wᵀ v‖ of each
-        # layer; the largest shares of elementwise checks; the mean loss and what it may be off.
-        self._sizes = [3 * count, 6 * count, count, count, count, elementwise, 2]
+        # Largest magnitudes of the rows from the first residual on; squared norms of the rows up to the last residual;
+        # ‖dz‖², ‖h‖² of the sample and ‖Wᵀ v‖² of each layer; the largest shares of derivatives; the log-likelihood.
+        derivatives = sum(layer.derivative is not None and not layer.derivative.exact for layer in layers)
+        self._sizes = [len(table) - 3 * count, 6 * count, count, count, count, derivatives, 1]
         self._numbers = loss.new_zeros(sum(self._sizes))
-        self._largest, self._squares, self._d_norms, self._h_norms, self._along_norms, self._elementwise, self._loss = (
-            self._numbers.split(self._sizes)
-        )
-        self._unit, self._underflow, self._narrow = (
-            unit_of(logits),
-            underflow_of(logits),
-            torch.finfo(logits.dtype).bits <= 16,
-        )
+        parts = self._numbers.split(self._sizes)
+        self._largest, self._squares, self._d_sums, self._h_squares, self._along_squares = parts[:5]
+        self._derivatives, self._likelihood = parts[5:]
 
     def run(self, checks: BatchChecks) -> None:
         """Compute all residuals and their norms. Kernels only, no number is looked at."""
         self._run_elementwise(checks)
         self._run_products(checks)
-        torch.sum(self._d_squares, 1, dtype=self._d_norms.dtype, out=self._d_norms)
+        torch.sum(self._d_squares, 1, dtype=self._d_sums.dtype, out=self._d_sums)
         torch.rsqrt(self._d_squares, out=self._inverses)
         self._gradients.mul_(self._inverses)
         torch.abs(self._table.to(self._magnitudes.dtype), out=self._magnitudes)
-        torch.amax(self._magnitudes[self._first_residual :], 1, out=self._largest)
-        self._magnitudes.mul_(self._magnitudes)
-        torch.mv(self._magnitudes, self._ones, out=self._squares)
+        torch.amax(self._magnitudes[-len(self._largest) :], 1, out=self._largest)
+        products = self._magnitudes[: len(self._squares)]
+        torch.mv(products.mul_(products), self._ones, out=self._squares)
 
     def _run_elementwise(self, checks: BatchChecks) -> None:
         """The loss, the gradient of the logits, and derivatives that round."""
         wide = self._numbers.dtype  # a loss of 16-bit logits is computed in 32
         # Logits stand class by class, which is the quicker layout.
-        by_class = Arithmetic(lambda x: x.t().to(wide).contiguous() if x.dim() == 2 else x, classes=0)
-        value, size = checks.loss.expected(by_class)
-        torch.stack([value, checks.loss.allowed(size)], out=self._loss)
-        shares = [checks.logits.largest_share(by_class)]
-        for layer in checks.layers:
-            if layer.derivative is not None and not layer.derivative.exact:
-                shares.append(layer.derivative.largest_share(Arithmetic(lambda x: x.to(wide))))
-        torch.stack(shares, out=self._elementwise)
+        logits_BC = checks.layers[-1].forward.ours
+        by_class = Arithmetic(
+            lambda x: (self._logits_CB.copy_(x.t()) if x is logits_BC else x.t()).to(wide), classes=0, known={}
+        )
+        terms = LogitsTerms.of(checks.rule, logits_BC, checks.tape.labels_B, checks.tape.upstream, by_class)
+        self._likelihood.copy_(terms.likelihood())
+        checks.logits.shares(by_class, self._shares_CB)
+        rounding = [layer.derivative for layer in checks.layers if layer.derivative and not layer.derivative.exact]
+        for derivative, largest in zip(rounding, self._derivatives.unbind(), strict=True):
+            largest.copy_(derivative.shares(Arithmetic(lambda x: x.to(wide))).abs_().amax())
 
     def _run_products(self, checks: BatchChecks) -> None:
-        activation, h_BD = checks.activation, checks.layers[0].forward.parts[0][0]
+        activation, h_BD = REFERENCE_ACTIVATIONS[checks.rule.activation], checks.layers[0].forward.parts[0][0]
         for index, (own, layer) in enumerate(zip(self._layers, checks.layers, strict=True)):
-            z_BH, d_z_BH, features = layer.forward.ours, layer.weight.parts[0][0].t(), self._shapes[index][1]
+            z_BH, d_z_BH, features = layer.forward.ours, layer.weight.parts[0][0].t(), self._rows_of[index].features
             weight_HD = layer.forward.parts[0][1].t()
             torch.mv(with_bias(weight_HD, layer.forward.plus).t(), own.v, out=own.pair[0])
             if layer.bias is None:
@@ -197,8 +198,8 @@ class BatchedCheck:
             else:
                 torch.addmm(own.pair[:, features:], own.pair[:, :features], h_BD.t(), out=own.h_pair)
             torch.addmv(own.h_pair[0], z_BH, own.v, alpha=-1, out=own.forward)
-            torch.linalg.vector_norm(h_BD, dtype=self._h_norms.dtype, out=self._h_norms[index])
-            torch.linalg.vector_norm(own.pair[0], dtype=self._h_norms.dtype, out=self._along_norms[index])
+            _square(h_BD[: self._sample], self._h_squares[index : index + 1])
+            _square(own.pair[0], self._along_squares[index : index + 1])
             if layer.backward is not None:
                 torch.mv(weight_HD, own.u, out=own.below)
                 torch.mv(d_z_BH, own.below, out=own.backward)
@@ -226,25 +227,54 @@ class BatchedCheck:
         for width in self._sizes:
             parts.append(numbers[start : start + width])
             start += width
-        largest, squares, d_squares, h_norms, along_norms, shares, (mean, allowed) = parts
-        shares.append(abs(mean - loss) / allowed)
-        count, examples = len(self._shapes), self._examples
-        for i, ((units, features), bias) in enumerate(zip(self._shapes, self._bias, strict=True)):
-            h_square = h_norms[i] ** 2 / examples  # the mean of ‖h_b‖²
-            walk = (h_square + bias) * along_norms[i] ** 2 / (features + bias)
+        largest, squares, d_squares, h_squares, along_squares, shares, (likelihood,) = parts
+        count, examples, underflow = len(self._layers), self._examples, self._underflow
+        classes = (len(largest) - 3 * count) // 2
+        shares += largest[-classes:]
+        logit = max(1.0, *largest[-2 * classes : -classes])
+        shares.append(abs(loss + likelihood / examples) / (self._loss_ulps * loss_size(logit, self._penalty)))
+        for i, (forward, gradient, together, backward, units, features, bias) in enumerate(self._rows_of):
+            h_square = h_squares[i] / self._sample  # the mean of ‖h_b‖²
+            walk = (h_square + bias) * along_squares[i] / (features + bias)
             size = math.sqrt(squares[2 * i] / examples + walk)
-            shares.append(largest[i] / self._ordinary(ORDINARY, features, size))
-            size, terms = math.sqrt(h_square + bias * features), examples + features
-            shares.append(largest[count + i] / self._ordinary(ORDINARY_GRADIENT, terms, size))
-            rows = math.sqrt(squares[4 * count + i] / units)
-            shares.append(rows / self._ordinary(TOGETHER, terms, size))
+            shares.append(largest[i] / (forward * size + underflow))
+            size = math.sqrt(h_square + bias * features)
+            shares.append(largest[count + i] / (gradient * size + underflow))
+            shares.append(math.sqrt(squares[4 * count + i] / units) / (together * size + underflow))
             size = math.sqrt(d_squares[i] / examples * squares[2 * count + i] / units)
-            shares.append(largest[2 * count + i] / self._ordinary(ORDINARY, units + features, size))
+            shares.append(largest[2 * count + i] / (backward * size + underflow))
         return max(shares)
 
-    def _ordinary(self, factor: float, terms: int, size: float) -> float:
-        """Residual of a row that is ordinary, of so many terms; sums that end in 16 bits are formed in 32."""
-        return factor * (ROUNDINGS_16 if self._narrow else math.sqrt(terms)) * self._unit * size + self._underflow
+
+class _Ordinary(NamedTuple):
+    """Residuals of one layer's products that are ordinary, relative to the sizes of their rows."""
+
+    forward: float
+    gradient: float
+    together: float
+    backward: float
+    units: int
+    features: int
+    bias: bool
+
+    @classmethod
+    def of(cls, units: int, features: int, bias: bool, examples: int, like: Tensor) -> _Ordinary:
+        """Of a layer with a weight ``(units, features)``."""
+        narrow, unit = torch.finfo(like.dtype).bits <= 16, unit_of(like)
+
+        def roundings(terms: int) -> float:
+            return unit * (ROUNDINGS_16 if narrow else math.sqrt(terms))
+
+        return cls(
+            ORDINARY * roundings(features), ORDINARY_GRADIENT * roundings(examples + features),
+            TOGETHER * roundings(examples + features), ORDINARY * roundings(units + features), units, features, bias,
+        )  # fmt: skip
+
+
+def _square(x: Tensor, out: Tensor) -> None:
+    """``‖x‖²`` into ``out`` (1,)."""
+    flat = x.reshape(-1).to(out.dtype)
+    torch.mv(flat.view(1, -1), flat, out=out)
 
 
 def with_bias(weight_HD: Tensor, bias_H: Tensor | None) -> Tensor:

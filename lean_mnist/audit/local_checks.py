@@ -20,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ from lean_mnist.nn.step import (
     names_of,
 )
 
+Number = TypeVar("Number", float, Tensor)
 Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
 
 
@@ -149,18 +150,21 @@ class ProductCheck(LocalCheck):
 class Arithmetic(NamedTuple):
     """The arithmetic in which an elementwise check is computed: ``cast`` brings its operands there.
 
-    ``classes`` is the dimension along which classes stand in a cast tensor of logits.
+    ``classes`` is the dimension along which classes stand in a cast tensor of logits; ``known`` keeps the terms of one
+    batch's logits for the checks that share them.
     """
 
     cast: Callable[[Tensor], Tensor]
     classes: int = 1
+    known: dict[int, LogitsTerms] | None = None
 
 
 class Expected(NamedTuple):
-    """Value of an elementwise identity, and the magnitudes that its rounding is relative to."""
+    """``scale · value`` is what an elementwise identity gives; its rounding is relative to ``scale · size``."""
 
     value: Tensor
     size: Tensor
+    scale: float = 1.0
 
 
 EXACT = Arithmetic(torch.Tensor.double)
@@ -176,20 +180,23 @@ class ElementwiseCheck(LocalCheck):
     expected: Callable[[Arithmetic], Expected]
     exact: bool = False
 
-    def allowed(self, size: Tensor) -> Tensor:
-        """How far rounding may put ``ours`` off, given the magnitudes that it is relative to."""
-        return size * (ELEMENTWISE_ULPS * unit_of(self.ours)) + underflow_of(self.ours)
+    def allowed(self, expected: Expected) -> Tensor:
+        """How far rounding may put ``ours`` off."""
+        units = ELEMENTWISE_ULPS * unit_of(self.ours) * abs(expected.scale)
+        return torch.add(expected.size.new_full((), underflow_of(self.ours)), expected.size, alpha=units)
 
     def residual(self) -> Residual:
-        value, size = self.expected(EXACT)
+        found = self.expected(EXACT)
+        value = found.value * found.scale
         if self.exact:
             return Residual(self.ours, value, torch.full_like(value, torch.finfo(value.dtype).tiny))
-        return Residual(self.ours, value, self.allowed(size))
+        return Residual(self.ours, value, self.allowed(found))
 
-    def largest_share(self, arithmetic: Arithmetic) -> Tensor:
-        """The largest error as a share of what is allowed, a number of the arithmetic, without looking at it."""
-        value, size = self.expected(arithmetic)
-        return ((value - arithmetic.cast(self.ours)).abs_() / self.allowed(size)).amax()
+    def shares(self, arithmetic: Arithmetic, out: Tensor | None = None) -> Tensor:
+        """Errors in this arithmetic as shares of what is allowed, with their signs; into ``out`` where given."""
+        found = self.expected(arithmetic)
+        error = torch.sub(arithmetic.cast(self.ours), found.value, alpha=found.scale)
+        return torch.div(error, self.allowed(found), out=out)
 
     def row_shares(self, probes: Sequence[Probe]) -> Tensor:
         found = self.residual()
@@ -318,21 +325,41 @@ class LogitsTerms(NamedTuple):
         cls, rule: NetworkLoss, logits: Tensor, labels_B: Tensor, upstream: float, arithmetic: Arithmetic = EXACT
     ) -> LogitsTerms:
         """Terms of a batch's logits ``(B, C)``, in this arithmetic."""
+        known = None if arithmetic.known is None else arithmetic.known.get(id(logits))
+        if known is not None:
+            return known
         s, dim = arithmetic.cast(logits), arithmetic.classes
         log_p = torch.log_softmax(s, dim)
         targets = target_distributions(rule.label_smoothing, logits.shape[1], s.dtype, s.device)
         q = targets.index_select(1 - dim, labels_B)
-        return cls(log_p.exp(), log_p, q, s, rule.logit_penalty, upstream / max(1, len(labels_B)))
+        terms = cls(log_p.exp(), log_p, q, s, rule.logit_penalty, upstream / max(1, len(labels_B)))
+        if arithmetic.known is not None:
+            arithmetic.known[id(logits)] = terms
+        return terms
 
     def gradient(self, p: Tensor | None = None, q: Tensor | None = None, s: Tensor | None = None) -> Tensor:
         """The gradient of the logits, with any of its terms replaced."""
         p, q, s = self.p if p is None else p, self.q if q is None else q, self.s if s is None else s
-        return ((p - q) + self.penalty * s if self.penalty else p - q) * self.scale
+        return self.scale * (p - q + self.penalty * s)
 
-    def size(self) -> Tensor:
-        """Magnitudes that its rounding is relative to: a probability is off by ``|log p|`` units and more."""
-        terms = torch.addcmul(self.q, self.p, 2 - self.log_p)
-        return (terms + self.penalty * self.s.abs() if self.penalty else terms) * abs(self.scale)
+    def expected(self) -> Expected:
+        """The gradient of the logits; ``size`` is ``p (2 − log p) + q``, as p is off by ``|log p|`` units and more."""
+        value = self.p - self.q
+        size = torch.addcmul(torch.add(self.q, self.p, alpha=2), self.p, self.log_p, value=-1)
+        if self.penalty:
+            value = torch.add(value, self.s, alpha=self.penalty)
+            size = torch.add(size, self.s.abs(), alpha=self.penalty)
+        return Expected(value, size, self.scale)
+
+    def likelihood(self) -> Tensor:
+        """``Σ (q log p − λ/2 s²)``, minus the sum of the batch's losses; ``(1,)``."""
+        found = torch.mv(self.log_p.reshape(1, -1), self.q.reshape(-1))
+        return torch.sub(found, self.s.square().sum(), alpha=self.penalty / 2) if self.penalty else found
+
+
+def loss_size(largest: Number, penalty: float) -> Number:
+    """Magnitude that the rounding of a mean loss is relative to, from its largest logit, which is at least 1."""
+    return 1 + largest + penalty * largest * largest
 
 
 @functools.cache
@@ -343,8 +370,7 @@ def target_distributions(smoothing: float, classes: int, dtype: torch.dtype, dev
 
 def _logits_gradient(rule: NetworkLoss, tape: StepTape) -> Callable[[Arithmetic], Expected]:
     def expected(arithmetic: Arithmetic) -> Expected:
-        terms = LogitsTerms.of(rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic)
-        return Expected(terms.gradient(), terms.size())
+        return LogitsTerms.of(rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic).expected()
 
     return expected
 
@@ -353,17 +379,13 @@ def _mean_loss(step: ComputedStep) -> Callable[[Arithmetic], Expected]:
     """Mean loss over all examples; its rounding is relative to the largest logit."""
 
     def expected(arithmetic: Arithmetic) -> Expected:
-        means, largest = [], []
-        for tape in step.tapes:
-            terms = LogitsTerms.of(step.rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic)
-            loss = -(terms.log_p * terms.q).sum()
-            if terms.penalty:
-                loss = loss + terms.penalty / 2 * terms.s.square().sum()
-            means.append(loss * terms.scale)
-            largest.append(terms.s.abs().amax() if terms.s.numel() else loss)
-        magnitude = total(largest) if len(largest) == 1 else torch.stack(largest).amax()
-        size = 1 + magnitude.clamp_min(1)
-        return Expected(total(means), size + step.rule.logit_penalty * magnitude.square() if terms.penalty else size)
+        terms = [
+            LogitsTerms.of(step.rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic)
+            for tape in step.tapes
+        ]
+        mean = total([-batch.scale * batch.likelihood() for batch in terms]).reshape(())
+        largest = torch.stack([batch.s.abs().amax() if batch.s.numel() else mean for batch in terms]).amax()
+        return Expected(mean, loss_size(largest.clamp_min(1), step.rule.logit_penalty))
 
     return expected
 
