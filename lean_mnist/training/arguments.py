@@ -30,7 +30,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Arguments(Origin, Config):
-    __doc__ = Config.__doc__
+    """Train a multilayer perceptron whose backward pass is written by hand, and check its gradients while it trains."""
 
 
 class RunCommand(Generic[Options]):

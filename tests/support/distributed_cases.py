@@ -22,7 +22,7 @@ from lean_mnist.errors import HealthError, LeanMnistError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.parameters import flatten_parameters, parameter_layout, unflatten_parameters
 from lean_mnist.training.distributed import Group, Share, World
-from lean_mnist.training.distributed.transport import ContactLost, TorchTransport
+from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 Plant = Callable[[int, int, Tensor], None]  # (rank, how many all-reduces before, vector)
 
@@ -48,7 +48,7 @@ class Room:
         return values
 
 
-class ThreadTransport:
+class ThreadTransport(Transport):
     """A ``Transport`` between threads; ``sent`` may change what a rank sends, ``received`` what it gets."""
 
     def __init__(self, room: Room, rank: int, sent: Plant, received: Plant) -> None:
@@ -184,7 +184,7 @@ def scenarios(world: World) -> list[Any]:
 
 def join(store: str, rank: int) -> Group:
     """One of two processes."""
-    return Group(TorchTransport(FileStore(store, 2), rank, 2, torch.device("cpu"), timedelta(seconds=30)))
+    return Group(Transport(FileStore(store, 2), rank, 2, torch.device("cpu"), timedelta(seconds=30)))
 
 
 if __name__ == "__main__":

@@ -216,10 +216,10 @@ def test_ranks_started_differently_are_told_how() -> None:
 
 def test_the_writer_acts_for_all() -> None:
     def act(world: World) -> Any:
-        return world.on_writer(lambda: f"by {world.rank}"), world.any(world.rank == 1), world.gather(world.rank)
+        return world.on_writer(lambda: f"by {world.rank}"), world.gather(world.rank)
 
-    assert together(2, act) == [(("by 0", True, [0, 1]), None)] * 2
-    assert (World().on_writer(lambda: 3), World().any(False), World().gather(4)) == (3, False, [4])
+    assert together(2, act) == [(("by 0", [0, 1]), None)] * 2
+    assert (World().on_writer(lambda: 3), World().gather(4)) == (3, [4])
 
     def fail() -> None:
         raise DataError("no such file")

@@ -1,4 +1,4 @@
-"""One run in many processes, under ``torchrun``; begin with ``world``."""
+"""A run in many processes, under ``torchrun``; begin with ``world``."""
 
 from lean_mnist.training.distributed.group import Group
 from lean_mnist.training.distributed.start import start_of

@@ -1,4 +1,4 @@
-"""Where a reduction went wrong: whose gradient did not arrive as it was declared, or who received another sum.
+"""Where a reduction went wrong: whose gradient did not arrive as it was sent, or who received another sum.
 
 Asked only after a check of a step has failed. The ranks do the same collective operations again, one sender at a time.
 """
@@ -23,7 +23,7 @@ class Evidence(NamedTuple):
     """What one rank holds after a reduction whose checks failed."""
 
     messages: list[Message]  # the same on every rank
-    own_P: Tensor  # its gradient, weighted, as it was declared
+    own_P: Tensor  # its gradient, weighted, as it was sent
     reduced_P: Tensor  # what it got
     layout: Sequence[ParameterSlot]
 
@@ -73,7 +73,7 @@ def _wrong_everywhere(transport: Transport, digests: Digests, evidence: Evidence
         arrived = digests.of(arrived_P, message.step).tolist()
         allowed = tolerance(len(arrived_P), arrived_P.dtype, transport.size, message.weight * message.norm)
         right = not message.examples or all(
-            abs(arrived[k] - message.weight * message.declared[k]) <= allowed for k in range(PROJECTIONS)
+            abs(arrived[k] - message.weight * message.own_digests[k]) <= allowed for k in range(PROJECTIONS)
         )
         answers = transport.all_gather_object((right, place))
         if not all(right for right, _ in answers):

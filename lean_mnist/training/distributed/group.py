@@ -1,7 +1,7 @@
 """Several processes that train one network: each step's gradient is summed, and the sum is checked before it is used.
 
 A step is two collective operations: the all-reduce of the flat gradient, and a gather of one small message a rank with
-the verdict of its own checks and digests of what it declared and of what it got (``message``, ``digest``). Whatever is
+the verdict of its own checks and digests of its gradient and of the sum it got (``message``, ``digest``). Whatever is
 found, all ranks find it, from the same messages, and stop at the same step with the same words.
 """
 
@@ -39,10 +39,12 @@ class Group(World):
         self._transport.close()
 
     def report_once(self, error: E) -> E:
+        """As of ``World``."""
         error.reported_elsewhere = not self.is_writer
         return error
 
     def assert_consistent(self, what: Mapping[str, str]) -> None:
+        """As of ``World``."""
         with self._contact():
             given = self._transport.all_gather_object(dict(what))
         fields = list(dict.fromkeys(name for values in given for name in values))
@@ -53,6 +55,7 @@ class Group(World):
             raise self.report_once(ConfigError(f"the processes were started differently: {said}{more}"))
 
     def same_weights(self, vector_P: Tensor, step: int) -> None:
+        """As of ``World``."""
         found = self.gather(content_hash(vector_P))
         usual = max(found, key=found.count)
         odd = [rank for rank, value in enumerate(found) if value != usual]
@@ -66,11 +69,13 @@ class Group(World):
             )
 
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
+        """As of ``World``."""
         self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device)
         self._sent_P = torch.zeros_like(like_P)
 
     def snapshot(self, gradient_P: Tensor, step: int) -> None:
-        self._step, self._declared = step, self._digests.of(gradient_P, step)
+        """As of ``World``."""
+        self._step, self._own_digests = step, self._digests.of(gradient_P, step)
         self._sent_P.copy_(gradient_P)
 
     def reduce(
@@ -83,6 +88,7 @@ class Group(World):
         refusal: LeanMnistError | None = None,
         stop: bool = False,
     ) -> Reduced:
+        """As of ``World``."""
         assert step == self._step, "snapshot comes before reduce"
         reduced_P = self._sent_P
         place = difference(self._layout, reduced_P, gradient_P, "it was", "it is") if share.examples else ""
@@ -100,7 +106,7 @@ class Group(World):
             self._transport.all_reduce(reduced_P)
             integers = [step, share.examples, share.total, refusal is not None, stop]
             digest = self._digests.of(reduced_P, step)
-            row = pack(integers, bits_of(reduced_P), loss, self._declared, digest)
+            row = pack(integers, bits_of(reduced_P), loss, self._own_digests, digest)
             messages = unpack(self._transport.all_gather(row))
             if any(message.refused for message in messages):
                 raise self.report_once(self._refused(refusal)) from refusal
@@ -112,14 +118,13 @@ class Group(World):
         gradient_P.copy_(reduced_P)
         return Reduced(loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages))
 
-    def any(self, flag: bool) -> bool:
-        return any(self.gather(flag))
-
     def gather(self, value: T) -> list[T]:
+        """As of ``World``."""
         with self._contact():
             return self._transport.all_gather_object(value)
 
     def on_writer(self, action: Callable[[], T]) -> T:
+        """As of ``World``."""
         result: T | None = None
         failure: LeanMnistError | None = None
         if self.is_writer:
@@ -135,6 +140,7 @@ class Group(World):
         return result  # type: ignore[return-value]
 
     def everywhere(self, action: Callable[[], T]) -> T:
+        """As of ``World``."""
         result: T | None = None
         failure: LeanMnistError | None = None
         try:

@@ -1,4 +1,4 @@
-"""What every rank tells the others about a step, in one small message, and what follows from all of them together.
+"""The message in which every rank tells the others about a step, and the verdict that follows from all of them.
 
 The functions here are pure, and every rank calls them with the same messages, so all ranks come to the same verdict.
 """
@@ -20,7 +20,7 @@ _ROW = struct.Struct(f"=6q{1 + 2 * _DIGEST}d")
 
 
 class Message(NamedTuple):
-    """One rank's account of a step: its part of the batch, its gradient as declared, the sum as it came."""
+    """One rank's account of a step: its part of the batch, digests of its gradient and of the sum that it got."""
 
     step: int
     examples: int  # in its part
@@ -29,8 +29,8 @@ class Message(NamedTuple):
     stop: bool  # it was asked to stop
     bits: int  # of the reduced gradient
     loss: float
-    declared: list[float]  # digests of its own gradient, then its norm
-    reduced: list[float]  # digests of the reduced gradient, then its norm
+    own_digests: list[float]  # of its own gradient, then its norm
+    reduced_digests: list[float]  # of the reduced gradient, then its norm
 
     @property
     def weight(self) -> float:
@@ -40,12 +40,12 @@ class Message(NamedTuple):
     @property
     def norm(self) -> float:
         """Of its own gradient."""
-        return self.declared[PROJECTIONS]
+        return self.own_digests[PROJECTIONS]
 
 
-def pack(integers: Sequence[int], bits: Tensor, loss: Tensor, declared: Tensor, reduced: Tensor) -> Tensor:
+def pack(integers: Sequence[int], bits: Tensor, loss: Tensor, own_digests: Tensor, reduced_digests: Tensor) -> Tensor:
     """The row that is sent: int64, on the CPU, floats by their bits. ``integers`` are the first five of ``Message``."""
-    floats = torch.cat([loss.detach().double().reshape(1), declared, reduced]).tolist()
+    floats = torch.cat([loss.detach().double().reshape(1), own_digests, reduced_digests]).tolist()
     return torch.frombuffer(bytearray(_ROW.pack(*integers, int(bits), *floats)), dtype=torch.int64)
 
 
@@ -75,14 +75,14 @@ def misfit(messages: Sequence[Message]) -> str:
 
 
 def wrong_sums(messages: Sequence[Message], size: int, dtype: torch.dtype) -> list[int]:
-    """The ranks whose reduced gradient is not the weighted sum of the declared ones, by its digests."""
+    """The ranks whose reduced gradient is not the weighted sum of the ranks' own, by its digests."""
     taking_part = [message for message in messages if message.examples]
-    expected = [math.fsum(m.weight * m.declared[k] for m in taking_part) for k in range(PROJECTIONS)]
+    expected = [math.fsum(m.weight * m.own_digests[k] for m in taking_part) for k in range(PROJECTIONS)]
     allowed = tolerance(size, dtype, len(messages), math.fsum(m.weight * m.norm for m in taking_part))
     return [
         rank
         for rank, message in enumerate(messages)
-        if not all(abs(message.reduced[k] - expected[k]) <= allowed for k in range(PROJECTIONS))  # NaN is wrong
+        if not all(abs(message.reduced_digests[k] - expected[k]) <= allowed for k in range(PROJECTIONS))  # NaN is wrong
     ]
 
 

@@ -1,4 +1,4 @@
-"""What has to be the same on every rank before the first step, for ``World.assert_consistent``."""
+"""Options, data and state that have to be the same on every rank before the first step."""
 
 from __future__ import annotations
 

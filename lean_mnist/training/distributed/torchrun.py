@@ -10,7 +10,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from lean_mnist.errors import ConfigError, RankLost
 from lean_mnist.training.distributed.group import Group
-from lean_mnist.training.distributed.transport import ContactLost, TorchTransport
+from lean_mnist.training.distributed.transport import ContactLost, Transport
 from lean_mnist.training.distributed.world import World
 
 # A process that says nothing for so long counts as dead. One that died is noticed at once: its connections close.
@@ -38,7 +38,7 @@ def from_environment(device: str, timeout: timedelta = TIMEOUT) -> World:
         torch.cuda.set_device(local)
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-        return Group(TorchTransport(store, rank, size, torch.device(device), timeout))
+        return Group(Transport(store, rank, size, torch.device(device), timeout))
     except (ContactLost, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RankLost(f"rank {rank} could not join the other {size - 1} processes of the run: {reason}") from None

@@ -1,4 +1,4 @@
-"""What a group of processes exchanges messages with: PyTorch's collectives, with errors that are for people."""
+"""PyTorch's collective operations, with errors that are for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,32 +22,11 @@ class ContactLost(Exception):
     """A collective operation failed; the group can do nothing more."""
 
 
-class Transport(Protocol):
-    """Collective operations: every rank calls the same ones in the same order. They raise ``ContactLost``."""
+class Transport:
+    """Collective operations of ``torch.distributed``: gloo between CPUs and for messages, NCCL between GPUs.
 
-    rank: int
-    size: int
-
-    def all_reduce(self, vector: Tensor) -> None:
-        """Replace ``vector`` by the sum of all ranks' vectors."""
-
-    def all_gather(self, row_F: Tensor) -> Tensor:
-        """All ranks' rows, (N, F); ``row_F`` is on the CPU."""
-
-    def all_gather_object(self, value: Any) -> list[Any]:
-        """All ranks' values."""
-
-    def missing(self) -> list[int]:
-        """After ``ContactLost``: the ranks that did not say within seconds that they lost contact as well."""
-
-    def close(self) -> None:
-        """Leave the group."""
-
-
-class TorchTransport:
-    """``torch.distributed``: gloo between CPUs and for messages, NCCL between GPUs.
-
-    Raises ``ContactLost`` if not all ``size`` processes come within ``timeout``.
+    Every rank calls the same ones in the same order. They raise ``ContactLost``; so does the constructor if not all
+    ``size`` processes come within ``timeout``.
     """
 
     def __init__(self, store: Store, rank: int, size: int, device: torch.device, timeout: timedelta) -> None:
@@ -59,22 +38,26 @@ class TorchTransport:
             )
 
     def all_reduce(self, vector: Tensor) -> None:
+        """Replace ``vector`` by the sum of all ranks' vectors."""
         with _contact():
             dist.all_reduce(vector)
 
     def all_gather(self, row_F: Tensor) -> Tensor:
+        """All ranks' rows, (N, F); ``row_F`` is on the CPU."""
         table_NF = row_F.new_empty(self.size, len(row_F))
         with _contact():
             dist.all_gather(list(table_NF), row_F)  # whose name is the same from 2.6 to 2.14
         return table_NF
 
     def all_gather_object(self, value: Any) -> list[Any]:
+        """All ranks' values."""
         values: list[Any] = [None] * self.size
         with _contact():
             dist.all_gather_object(values, value)
         return values
 
     def missing(self) -> list[int]:
+        """After ``ContactLost``: the ranks that did not say within seconds that they lost contact as well."""
         self.close()  # so that those who wait for this process find out as well
         try:
             self._store.set(f"alive/{self.rank}", "")
@@ -87,6 +70,7 @@ class TorchTransport:
         return absent
 
     def close(self) -> None:
+        """Leave the group."""
         # A group that has lost somebody may be unable even to end.
         with contextlib.suppress(RuntimeError):
             if dist.is_initialized():

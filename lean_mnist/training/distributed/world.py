@@ -1,4 +1,4 @@
-"""The processes of a run, as the trainer sees them. ``World`` is the one process of a run without ``torchrun``.
+"""Processes of a run, as the trainer sees them. ``World`` is the one process of a run without ``torchrun``.
 
 Every process (*rank*) has all of the data, draws the same batches, and takes its own contiguous part of each. A step is
 
@@ -31,6 +31,7 @@ class Share(NamedTuple):
 
     @property
     def examples(self) -> int:
+        """Number of them."""
         return self.end - self.begin
 
     @property
@@ -87,7 +88,7 @@ class World:
             raise self.report_once(ConfigError(f"the training split: {least} {examples}"))
 
     def report_once(self, error: E) -> E:
-        """``error``, which every rank is about to raise, marked so that the command line of one of them prints it."""
+        """Mark ``error``, which every rank is about to raise, so that the command line of one of them prints it."""
         return error
 
     def assert_consistent(self, what: Mapping[str, str]) -> None:
@@ -100,7 +101,7 @@ class World:
         """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
 
     def snapshot(self, gradient_P: Tensor, step: int) -> None:
-        """Remember the own gradient before it is checked, so that what is checked is what is sent."""
+        """Copy the own gradient before it is checked, so that what is checked is what is sent."""
 
     def reduce(
         self,
@@ -122,15 +123,11 @@ class World:
             stop: whether this process was asked to stop.
 
         Raises ``refusal``, on every rank and naming whose it is; with several processes also ``GradientMismatch`` where
-        the reduced gradient is not the sum of the declared ones, and ``RankLost``.
+        the reduced gradient is not the sum of the ranks' own, and ``RankLost``.
         """
         if refusal is not None:
             raise refusal
         return Reduced(loss, stop)
-
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is true on any rank."""
-        return flag
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, in their order. For small things, now and then."""

@@ -1,4 +1,4 @@
-"""What a network's own confidence is worth: calibration, and the risk that is left where it may decline to answer.
+"""Calibration of a network's confidence, and its risk where it may decline to answer.
 
 The *confidence* of a prediction is its softmax probability, ``max_k p_k``. Shapes: ``m`` examples, ``K`` bins.
 """

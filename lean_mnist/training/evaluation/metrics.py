@@ -1,4 +1,4 @@
-"""How good a network is on a split: counts first, everything else derived from them."""
+"""Evaluation of a network on a split: counts first, everything else derived from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 5000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network did on a split. ``confusion[y][k]`` counts the examples of class y that were called k."""
+    """Counts, predictions and loss on a split; ``confusion[y][k]`` counts examples of class y that were called k."""
 
     loss: float  # mean cross-entropy, without smoothing or penalty
     confusion: Tensor  # int64, (C, C)
@@ -31,18 +31,22 @@ class Evaluation:
 
     @property
     def examples(self) -> int:
+        """Number of examples, m."""
         return int(self.confusion.sum())
 
     @property
     def correct(self) -> int:
+        """Number of right predictions."""
         return int(self.confusion.diagonal().sum())
 
     @property
     def errors(self) -> int:
+        """Number of wrong predictions."""
         return self.examples - self.correct
 
     @property
     def accuracy(self) -> float:
+        """Share of right predictions."""
         return self.correct / self.examples
 
     @property
@@ -63,7 +67,7 @@ class Evaluation:
 
     @property
     def calibration(self) -> Calibration:
-        """What the confidences are worth."""
+        """Confidences against the share of right predictions."""
         return calibration(self.confidences, self.right)
 
     def to_dict(self) -> dict[str, Any]:

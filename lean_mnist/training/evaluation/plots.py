@@ -27,10 +27,10 @@ from lean_mnist.training.evaluation.pictures import (
 def write_plots(
     folder: str, checkpoint: Checkpoint, dataset: Dataset, split: Split, found: Evaluation, learned: Split | None
 ) -> list[Path]:
-    """Draw what ``found`` on ``split`` shows, into ``folder``, which is made if it is not there; returns the files.
+    """Draw the evaluation ``found`` of ``split`` into ``folder``, which is made if need be; returns the files.
 
     ``learned``: the examples that the network learned from, where they are known; for the bound by bits. Raises
-    ``ConfigError`` where the folder cannot be made.
+    ``ConfigError`` where the folder cannot be made or matplotlib is missing.
     """
     delta = DEFAULT_DELTAS[0]
     pictures: dict[str, Picture | None] = {
@@ -54,7 +54,7 @@ def write_plots(
 
 
 def _bits(model: MLP) -> int:
-    """What it takes to write the network down, in the precision it has or in its few bits."""
+    """Bits that write the network down, in the precision it has or as a quantised network."""
     if isinstance(model, QuantizedMLP):
         return quantized_network(model).space.size_in_bits
     return sum(8 * tensor.element_size() * tensor.numel() for tensor in model.parameters())

@@ -36,7 +36,7 @@ class EvaluateArguments:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation and what was evaluated."""
+    """An evaluation of a checkpoint; ``str(report)`` is for people."""
 
     checkpoint: str
     dataset: str
@@ -47,6 +47,7 @@ class Report:
     plots: tuple[str, ...]  # files
 
     def to_json(self) -> str:
+        """One JSON document."""
         about = {"checkpoint": self.checkpoint, "dataset": self.dataset, "split": self.split}
         certificate = None if self.certificate is None else self.certificate.to_dict()
         values: dict[str, Any] = {**about, "crosscheck": self.verdict, **self.evaluation.to_dict()}

@@ -78,33 +78,30 @@ class Result(Protocol):
 
 
 class Objective(Protocol):
-    """What a run trains. Made from configuration and data, before anything is written.
+    """What a run trains. Made from configuration and data, before anything is written."""
 
-    Attributes:
-        config: with everything chosen that was left to be chosen (data set, device, size of the validation split).
-        parameters: all trained numbers as one vector, and their gradient as another. The run's optimizer moves
-            ``parameters.vector``; ``parameters.network`` is the module whose parameters and ``.grad`` hooks look at.
-            A parameter that is not to move has gradient 0 (and no weight decay).
-        batches: of the training examples, in the order in which they are learned from.
-        fingerprint: SHA-256 of the data set, by which a resumed run knows that it is the same.
-        steps: updates of the whole run.
-        command: the module that runs it, for the message that says how to go on.
-    """
-
-    config: Config
-    command: str
+    config: Config  # with everything chosen that was left to be chosen (data set, device, size of the validation split)
+    command: str  # the module that runs it, for the message that says how to go on
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Updates of the whole run."""
 
     @property
-    def parameters(self) -> FlatParameters[Any]: ...
+    def parameters(self) -> FlatParameters[Any]:
+        """All trained numbers as one vector, which the run's optimizer moves, and their gradient as another.
+
+        ``parameters.network`` is the module whose parameters and ``.grad`` hooks look at. A parameter that is not to
+        move has gradient 0 and no weight decay.
+        """
 
     @property
-    def batches(self) -> BatchSource: ...
+    def batches(self) -> BatchSource:
+        """Training examples, in the order in which they are learned from."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """SHA-256 of the data set, by which a resumed run knows that it is the same."""
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""

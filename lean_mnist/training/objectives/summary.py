@@ -1,4 +1,4 @@
-"""What a run came to: for ``summary.json``, and for the person who waited for it."""
+"""Summary of a run of classification, for ``summary.json`` and for people."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lean_mnist.generalization.quantize import TrainingClaims
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.failures import FOLDER, MOST
-from lean_mnist.training.state import RunState
+from lean_mnist.training.state import RunState, Verdict
 
 NETWORK = "network.json"  # a quantised network's exact numbers
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished run. ``test`` is of the weights in ``best.pt`` (``last.pt`` where none was selected)."""
+    """Summary of a finished run; ``test`` is of the weights in ``best.pt``, or ``last.pt`` where none was selected."""
 
     config: Config
     state: RunState
@@ -35,11 +35,12 @@ class Summary:
 
     @property
     def checking_share(self) -> float:
-        """The part of the training time that was spent on checks."""
+        """Share of the training time spent on checks."""
         return self.state.checks.seconds / self.state.seconds if self.state.seconds else 0.0
 
     @property
     def examples_per_second(self) -> float:
+        """Training examples a second, checks and evaluations included."""
         return self.state.examples / self.state.seconds if self.state.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Summary:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Where everything was written."""
+        """Everything that was written, by name."""
         best = {} if self.state.best is None else {"best": self.checkpoints / "best.pt"}
         last = self.checkpoints / "last.pt"
         network = {} if self.quantized is None else {"network": self.folder / NETWORK}
@@ -90,7 +91,7 @@ class Summary:
         else:
             chosen = f"epoch {best.epoch} of {state.epoch}, by validation accuracy {best.accuracy:.2%}"
         checked = "none were due"
-        if checks.verdict != "unchecked":
+        if checks.verdict is not Verdict.UNCHECKED:
             checked = (
                 f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
                 f"{checks.failures} failed; {self.checking_share:.1%} of the time"

@@ -23,6 +23,7 @@ class JsonLinesSink:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Record) -> None:
+        """Append a line; no picture."""
         if isinstance(record, Image):
             return
         line: dict[str, Any] = {"step": record.step, "name": record.name, "value": plain(record.value)}
@@ -31,6 +32,7 @@ class JsonLinesSink:
         self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
+        """Make sure that the lines are on disk."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -39,6 +41,7 @@ class JsonLinesSink:
             raise
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 

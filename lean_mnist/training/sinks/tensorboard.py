@@ -57,6 +57,7 @@ class TensorBoardSink:
             self._writer.add_custom_scalars(LAYOUT)
 
     def write(self, record: Record) -> None:
+        """Add an event."""
         if isinstance(record, Scalar):
             self._writer.add_scalar(record.name, record.value, record.step)
         elif isinstance(record, (Text, Notice)):
@@ -78,10 +79,12 @@ class TensorBoardSink:
             self._writer.add_scalar(name, value, record.step)
 
     def flush(self) -> None:
+        """Write what is queued."""
         with self._named_errors():
             self._writer.flush()
 
     def close(self) -> None:
+        """Write what is queued, and end the writer's thread."""
         threading.excepthook = self._excepthook
         with self._named_errors():
             self._writer.close()
