@@ -22,11 +22,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-
-import flint
+from typing import TYPE_CHECKING
 
 from lean_mnist.errors import BoundError, nearest
 from lean_mnist.generalization.exact import Exact, ball, decide, exact, least
+
+if TYPE_CHECKING:
+    import flint
 
 DIGITS = 12
 """After the point, of every bound that is returned, unless asked for otherwise."""
@@ -188,7 +190,7 @@ class Bound:
 def relative_entropy(q: Fraction, p: Fraction) -> flint.arb:
     """An enclosure of ``kl(q ‖ p)``, with 0 ln 0 = 0, for 0 < p < 1."""
     terms = [ball(a) * ball(a / b).log() for a, b in ((q, p), (1 - q, 1 - p)) if a]
-    return sum(terms, flint.arb(0))
+    return sum(terms, ball(0))
 
 
 def _hoeffding(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
@@ -207,7 +209,7 @@ def _kl_equal(k: int, m: int, delta: Fraction, p: Fraction) -> bool:  # both sid
 def _clopper_pearson(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
     """δ − P[Binomial(m, p) ≤ k], which is a regularised incomplete beta function."""
     assert k.denominator == 1
-    return ball(delta) - flint.arb.beta_lower(ball(1 - p), ball(m - k), ball(k + 1), regularized=True)
+    return ball(delta) - ball(1 - p).beta_lower(ball(m - k), ball(k + 1), regularized=True)
 
 
 def _clopper_pearson_equal(k: int, m: int, delta: Fraction, p: Fraction) -> bool:
@@ -216,7 +218,7 @@ def _clopper_pearson_equal(k: int, m: int, delta: Fraction, p: Fraction) -> bool
 
 def _empirical_bernstein(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
     if m < 2:
-        return flint.arb(-1)
+        return ball(-1)
     variance, cost = k * (m - k) / (m * (m - 1)), ball(2 / delta).log()
     return ball(p - k / m) - (ball(2 * variance / m) * cost).sqrt() - 7 * cost / (3 * (m - 1))
 

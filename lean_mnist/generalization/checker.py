@@ -423,7 +423,7 @@ def derive_holdout(document: Fields) -> Fields:
         raise Rejected("history.looks: expected at least the recorded looks, and at most 300 if they are adaptive")
     # Each look spends delta / looks; if looks could depend on answers, delta is divided by all courses of them.
     courses = ((m + 1) ** looks - 1) // m if history["adaptive"] else looks
-    counted, tensors = _derive_counted(document), tensors_of(decoder["sizes"], decoder["bias"])
+    counted, tensors = _derive_counted(document), _tensors(decoder["sizes"], decoder["bias"])
     for claim, derived in zip(document["claims"], counted["claims"], strict=True):
         derived["share"] = str(Fraction(claim["delta"]) / courses)
     return {
@@ -432,6 +432,16 @@ def derive_holdout(document: Fields) -> Fields:
         "space": {"chosen_among": f"the networks of {looks} look(s) at this split"},
         "weights": {"tensors": tensors, "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors)},
     }
+
+
+def _tensors(sizes: list[int], bias: bool) -> list[Fields]:
+    """Names and shapes of the raw weights, in the order in which they stand in the file, each row by row."""
+    return [
+        {"name": f"layers.{layer}.{name}", "shape": shape}
+        for layer, (inputs, units) in enumerate(pairwise(sizes))
+        for name, shape in (("weight", [units, inputs]), ("bias", [units]))
+        if bias or name == "weight"
+    ]
 
 
 def derive_code(document: Fields) -> Fields:
@@ -491,36 +501,21 @@ def derive_pac_bayes(document: Fields) -> Fields:
         share = str((Fraction(delta) - of_draws) / prior["candidates"])
         derived = {"vacuous": risk >= 1, "accuracy": decimal(1 - risk), "share": share}
         claims.append({**derived, "share_monte_carlo": str(of_draws)})
+    fixed = {  # before the first draw: what its random numbers are made of
+        "decoder": {name: document["decoder"][name] for name in ("sizes", "maximum")},
+        "prior": prior,
+        "data": {name: value for name, value in data.items() if name != "classes"},
+        "files": {name: document["files"][name]["sha256"] for name in PAC_FILES[:3]},
+        "draws": draws,
+    }
     return {
         "statement": statement,
         "claims": claims,
         "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
         "counts": {"examples": m},
-        "draws": {"key": draws_key(document).hex()},
+        "draws": {"key": hashlib.sha256(canonical(fixed)).hexdigest()},
         "parameters": sum(units * (inputs + 1) for inputs, units in pairwise(sizes)),
     }
-
-
-def draws_key(document: Fields) -> bytes:
-    """The key of the draws: the hash of everything that was fixed before the first of them."""
-    fixed = {
-        "decoder": {name: document["decoder"][name] for name in ("sizes", "maximum")},
-        "prior": document["prior"],
-        "data": {name: value for name, value in document["data"].items() if name != "classes"},
-        "files": {name: document["files"][name]["sha256"] for name in PAC_FILES[:3]},
-        "draws": document["counts"]["draws"],
-    }
-    return hashlib.sha256(canonical(fixed)).digest()
-
-
-def tensors_of(sizes: list[int], bias: bool) -> list[Fields]:
-    """Names and shapes of the raw weights, in the order in which they stand in the file, each row by row."""
-    tensors = []
-    for layer, (inputs, units) in enumerate(pairwise(sizes)):
-        tensors.append({"name": f"layers.{layer}.weight", "shape": [units, inputs]})
-        if bias:
-            tensors.append({"name": f"layers.{layer}.bias", "shape": [units]})
-    return tensors
 
 
 def percent(value: Fraction, up: bool) -> str:
@@ -759,8 +754,7 @@ class Layer:
             for column in zip(*scaled, strict=True)
         ]
         self.inner, self.stretch = inner, spectral(rows) if inner else math.inf
-        gamma = (self.inputs + 3) * u
-        self.gamma = gamma / (1 - gamma)
+        self.gamma = (self.inputs + 3) * u / (1 - (self.inputs + 3) * u)
         self.root = math.sqrt(self.inputs)
 
     def products(self, inputs: list[int] | bytes) -> Floats:
@@ -810,8 +804,7 @@ class Network:
             shift = self.input_bits - math.frexp(largest)[1]
             whole = [round(math.ldexp(value, shift)) for value in h]
             norm = math.hypot(*h) * (1 + _OWN)
-            back = -shift - layer.shift
-            unit = math.ldexp(1.0, back)
+            unit = math.ldexp(1.0, -shift - layer.shift)
             z = [unit * v + b for v, b in zip(layer.products(whole), layer.bias, strict=True)]
             # What rounding h and the weights to whole numbers did, and the last two operations.
             coarse = math.ldexp(1.0, -layer.shift) * layer.inputs * largest
@@ -1053,7 +1046,7 @@ def check_pac_bayes(document: Fields, files: Files, redraw: int) -> None:
         confirmed = partial(pac_bayes_confirms, int(Fraction(q) * ONE), m, stated, share)
         check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
     images, labels = files.examples(document)
-    chosen, key = bound_part(document["data"]), draws_key(document)
+    chosen, key = bound_part(document["data"]), bytes.fromhex(document["draws"]["key"])
     pairs = PairDraws(decoder, means, scales)
     for number in random.SystemRandom().sample(range(draws), min(redraw, draws)):
         word, noise = random_numbers(key, number, pairs.units)
@@ -1185,9 +1178,8 @@ def check(path: str, data_folders: list[str], processes: int = 1, redraw: int = 
     files, counts = Files(os.path.dirname(os.path.abspath(path)), data_folders), document["counts"]
     drawn = document["schema"] == PAC_BAYES
     KINDS[document["schema"]].check(document, files, redraw if drawn else processes)
-    seconds = time.perf_counter() - begun
     counted, redrawn = (counts["draws"], min(redraw, counts["draws"])) if drawn else (counts["examples"], None)
-    return Checked(path, counted, counts["errors"], document["statement"], seconds, redrawn)
+    return Checked(path, counted, counts["errors"], document["statement"], time.perf_counter() - begun, redrawn)
 
 
 def main(arguments: list[str]) -> int:

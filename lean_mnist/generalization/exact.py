@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-
-import flint
+from typing import TYPE_CHECKING
 
 from lean_mnist.errors import BoundError
+
+if TYPE_CHECKING:
+    import flint
 
 Exact = int | Fraction | Decimal | str
 
@@ -42,6 +44,8 @@ def exact(value: Exact, name: str) -> Fraction:
 
 def ball(value: Fraction | int) -> flint.arb:
     """The smallest ball around ``value`` at the precision that is set."""
+    import flint  # here, because a program that decides nothing does without
+
     return flint.arb(flint.fmpq(value.numerator, value.denominator))
 
 
@@ -50,6 +54,8 @@ def decide(number: Callable[[], flint.arb]) -> bool | None:
 
     ``None`` if more than a thousand bits do not tell, as where it is exactly 0 in a way that no enclosure can see.
     """
+    import flint
+
     for bits in _BITS:
         with flint.ctx.workprec(bits):
             enclosure = number()
