@@ -25,8 +25,8 @@ from lean_mnist.generalization.learners.experiments import (
     PUBLISHED,
     LearnerSettings,
     learn_and_count,
+    mlcert_folder,
 )
-from lean_mnist.learners import mlcert_folder
 
 
 @dataclass(frozen=True)

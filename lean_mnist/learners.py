@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lean_mnist.command_line import parse, run_command
-from lean_mnist.data.names import DATA_VARIABLE
-from lean_mnist.errors import ConfigError, DataError
+from lean_mnist.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -56,38 +54,27 @@ class LearnersArguments:
 def main() -> None:
     """Read the command line, train, certify, print the table or the document."""
     arguments = parse(LearnersArguments, sys.argv[1:], prog="python -m lean_mnist.learners")
-    from lean_mnist.generalization.learners.experiments import MLCERT, LearnerSettings, certify_learner, results_table
+    from lean_mnist.generalization.learners import experiments
 
     if (arguments.train is None) != (arguments.test is None) or (arguments.train and arguments.folder):
         raise ConfigError("--train: expected both --train FILE and --test FILE, or a FOLDER, or none of them")
-    folder, settings = Path(), list(MLCERT)
+    folder, settings = Path(), list(experiments.MLCERT)
     if arguments.train is None or arguments.test is None:
-        folder = mlcert_folder(arguments.folder)
+        folder = experiments.mlcert_folder(arguments.folder)
     else:
         name, sizes = Path(arguments.train).stem, (arguments.budget, arguments.description, arguments.limit)
-        own = LearnerSettings(name, arguments.train, arguments.test, arguments.epochs, *sizes, arguments.kernel)
+        own = experiments.LearnerSettings(
+            name, arguments.train, arguments.test, arguments.epochs, *sizes, arguments.kernel
+        )
         settings = [own]
     results = []
     for each in settings:
         train, test = each.read(folder)
-        results += [certify_learner(kind, each, train, test, arguments.delta) for kind in arguments.learner]
+        results += [experiments.certify_learner(kind, each, train, test, arguments.delta) for kind in arguments.learner]
     if arguments.json:
         print(json.dumps([result.to_dict() for result in results], indent=2))
     else:
-        print(results_table(results))
-
-
-def mlcert_folder(given: str | None) -> Path:
-    """The folder of MLCERT's perceptron data, the ``given`` one or that below LEAN_MNIST_DATA; raises ``DataError``."""
-    root = os.environ.get(DATA_VARIABLE, "")
-    folder = Path(given) if given is not None else Path(root, "mlcert", "kernel_perceptron")
-    if given is None and not root:
-        raise DataError(
-            f"FOLDER: none given and {DATA_VARIABLE} is not set, expected where out1train.dat and others are"
-        )
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, expected one that holds out1train.dat and MLCERT's other files")
-    return folder
+        print(experiments.results_table(results))
 
 
 if __name__ == "__main__":

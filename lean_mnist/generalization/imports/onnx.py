@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports.files import one_line, optional_package, read_bytes
-from lean_mnist.generalization.imports.network import ImportedNetwork, orient, scaling_of
+from lean_mnist.generalization.imports.network import ImportedNetwork, NamedLayer, orient, scaling_of
 
 #: Bytes of a file: parsed, a hostile one takes up to eighty times as many (empty nodes, onnx 1.23).
 LARGEST_FILE = 1 << 26
@@ -62,25 +62,16 @@ class OnnxNode:
 
 
 @dataclass
-class OnnxLayer:
-    """A dense layer: ``weight`` (D, H) and ``bias`` (H,) or ``None``, float64."""
-
-    name: str
-    weight_DH: Array
-    bias: Array | None = None
-
-
-@dataclass
 class LayerChain:
     """The network that the nodes so far amount to, applied to features ``factor · pixel + offset``."""
 
     constants: dict[str, Array]
-    current: str  # the name of what was computed last
+    current: str = ""  # the name of what was computed last
     stage: Stage = Stage.INPUT
     factor: float = 1.0
     offset: float = 0.0
-    width: int | None = None  # that a Reshape gave each row of the input
-    layers: list[OnnxLayer] = field(default_factory=list)
+    width: int | None = None  # of each row: what a Reshape of the input or the last layer gives
+    layers: list[NamedLayer] = field(default_factory=list)
 
     def define(self, name: str, array: Array, where: str) -> None:
         """Add a constant; ``DataError`` if the name is taken."""
@@ -103,28 +94,31 @@ class LayerChain:
             raise DataError(f"{where}: expected to be given what the node before computed, once")
         if node.outputs[0] in self.constants or node.outputs[0] == self.current:
             raise DataError(f"{where}: gives {node.outputs[0][:60]!r}, which is there already, expected a new name")
-        others = [self._constant(name, where) for name in node.inputs if name not in (self.current, "")]
-        first = node.inputs[0] == self.current
+        names = [name for name in node.inputs if name not in (self.current, "")]
+        if unknown := [name for name in names if name not in self.constants]:
+            raise DataError(f"{where}: takes {unknown[0][:60]!r}, which is no constant, expected a chain of layers")
+        others, first = [self.constants[name] for name in names], node.inputs[0] == self.current
+        after_layer = self.stage is Stage.PRE_ACTIVATION
         if operator in _KEEPS_NUMBERS:
             if self.stage is Stage.SCORES or not first or not self._keeps_rows(node, others):
                 raise DataError(f"{where}: changes the shape of something else than one row an image, expected that")
         elif operator in _KEEPS_LABELS:
-            default = 0 if operator == "ArgMax" else -1
-            if self.stage is not Stage.PRE_ACTIVATION or node.number("axis", default) not in (1, -1):
+            if not after_layer or node.number("axis", 0 if operator == "ArgMax" else -1) not in (1, -1):
                 raise DataError(f"{where}: expected only after the last layer, along the classes")
             if node.number("select_last_index", 0):
                 raise DataError(f"{where}: gives ties to the last class, expected the first")
             self.stage = Stage.SCORES
         elif operator == "Relu":
-            if self.stage is not Stage.PRE_ACTIVATION:
+            if not after_layer:
                 raise DataError(f"{where}: expected after a dense layer")
             self.stage = Stage.HIDDEN
         elif operator in ("Gemm", "MatMul"):
             self._dense(node, others, first)
         elif self.stage is Stage.INPUT:
             self._scale(node, others, first)
-        elif operator == "Add" and self.stage is Stage.PRE_ACTIVATION and self.layers[-1].bias is None:
-            self.layers[-1].bias = _bias(others, where, self.layers[-1].weight_DH.shape[1])
+        elif operator == "Add" and after_layer and self.layers[-1][2] is None:
+            name, weight_HD, _ = self.layers[-1]
+            self.layers[-1] = name, weight_HD, _bias(others, where, len(weight_HD))
         else:
             raise DataError(f"{where}: unsupported here, expected a bias after a MatMul or a scaling of the input")
         self.current = node.outputs[0]
@@ -137,28 +131,22 @@ class LayerChain:
             return None
         return scaling_of(0.0 - self.offset / self.factor, 1 / self.factor)
 
-    def _constant(self, name: str, where: str) -> Array:
-        if name not in self.constants:
-            raise DataError(f"{where}: takes {name[:60]!r}, which is no constant, expected a chain of layers")
-        return self.constants[name]
-
     def _dense(self, node: OnnxNode, others: list[Array], first: bool) -> None:
         where = node.where
         if self.stage not in (Stage.INPUT, Stage.HIDDEN):
             raise DataError(f"{where}: follows a dense layer without a Relu between them, expected one")
         if not first or not others or others[0].ndim != 2 or node.number("transA", 0):
             raise DataError(f"{where}: expected an input times a constant matrix")
-        weight_DH = others[0].T if node.number("transB", 0) else others[0]
-        expected = self.layers[-1].weight_DH.shape[1] if self.layers else self.width
-        if expected not in (None, len(weight_DH)):
+        weight_HD, bias = others[0] if node.number("transB", 0) else others[0].T, None
+        units, inputs = weight_HD.shape
+        if self.width not in (None, inputs):
             before = "the layer" if self.layers else "the Reshape"
-            raise DataError(f"{where}: has {len(weight_DH)} inputs, expected {expected}, as {before} before gives")
+            raise DataError(f"{where}: has {inputs} inputs, expected {self.width}, as {before} before gives")
         with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused with all that is not finite
-            layer = OnnxLayer(node.inputs[1], weight_DH.astype(np.float64) * node.number("alpha", 1.0))
             if len(others) > 1:
-                layer.bias = _bias(others[1:], where, weight_DH.shape[1]) * node.number("beta", 1.0)
-        self.layers.append(layer)
-        self.stage = Stage.PRE_ACTIVATION
+                bias = _bias(others[1:], where, units) * node.number("beta", 1.0)
+            self.layers.append((node.inputs[1], weight_HD.astype(np.float64) * node.number("alpha", 1.0), bias))
+        self.stage, self.width = Stage.PRE_ACTIVATION, units
 
     def _scale(self, node: OnnxNode, others: list[Array], first: bool) -> None:
         operator, where = node.operator, node.where
@@ -203,12 +191,12 @@ def read_onnx(path: str | Path, *, features: int | None = None, classes: int | N
         model = onnx.load_model_from_string(content)
     except protobuf.DecodeError:
         raise DataError(f"{source}: damaged, expected an ONNX file") from None
-    graph, chain = _checked_graph(model, source), LayerChain({}, "")
+    graph, chain = _checked_graph(model, source), LayerChain({})
     for tensor in graph.initializer:
         name = _text(tensor.name, source)
         chain.define(name, _array(tensor, source, onnx), f"{source}: tensor {name[:60]!r}")
     inputs, outputs = ([_text(value.name, source) for value in ends] for ends in (graph.input, graph.output))
-    inputs = [name for name in inputs if name not in chain.constants]
+    inputs = [name for name in inputs if name not in chain.constants]  # older files list constants there as well
     if len(inputs) != 1 or len(outputs) != 1:
         raise DataError(f"{source}: {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
     chain.current = inputs[0]
@@ -218,10 +206,10 @@ def read_onnx(path: str | Path, *, features: int | None = None, classes: int | N
         raise DataError(f"{source}: the output {outputs[0]!r} is not what its chain of layers ends in")
     if chain.stage is Stage.HIDDEN:
         raise DataError(f"{source}: ends with a Relu, expected logits")
-    named = [(layer.name, layer.weight_DH.T, layer.bias) for layer in chain.layers]
-    if named and features not in (None, named[0][1].shape[1]):
-        raise DataError(f"{source}: {named[0][0]} takes {named[0][1].shape[1]} inputs, expected {features}")
-    network = orient(named, source, features=None, classes=classes, scaling=chain.scaling(source))
+    if chain.layers and features not in (None, chain.layers[0][1].shape[1]):
+        name, weight_HD, _ = chain.layers[0]
+        raise DataError(f"{source}: {name} takes {weight_HD.shape[1]} inputs, expected {features}")
+    network = orient(chain.layers, source, features=None, classes=classes, scaling=chain.scaling(source))
     return replace(network, known=(True,) * len(network.layers))
 
 

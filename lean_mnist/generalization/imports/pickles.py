@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,15 @@ class _Refused(Exception):
     """Why a pickle was refused."""
 
 
+@dataclass
 class _DType:
     """A dtype that was named but not built: ``f2``, ``f4``, ``f8`` or ``U1`` … ``U16``, and its byte order."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.order = name, "<"
-
-    def numpy(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.name)
+    name: str
+    order: str = "<"
 
 
+@dataclass
 class _Array:
     """An array that was announced and perhaps filled."""
 
@@ -155,7 +155,7 @@ def _fill(array: _Array, shape: Any, dtype: Any, content: Any) -> None:
     plain = isinstance(shape, tuple) and len(shape) <= 2 and all(type(n) is int and 0 <= n < 1 << 31 for n in shape)
     if not plain or not isinstance(dtype, _DType) or not isinstance(content, bytes):
         raise _Refused("it holds something else than an array of numbers or strings")
-    own = dtype.numpy()
+    own = np.dtype(dtype.order + dtype.name)
     expected = int(np.prod(shape, dtype=object)) * own.itemsize
     if len(content) != expected:
         raise _Refused(f"an array of {shape} {own} has {len(content)} bytes and not {expected}")

@@ -89,7 +89,7 @@ class Learner(ABC, Generic[P]):
     ) -> P:
         """The parameters after ``epochs`` passes over ``examples``, from ``parameters`` or :meth:`initial`.
 
-        ``report`` is told the number of passes that were computed rather than known from an earlier one. Raises
+        ``report`` is called with the number of passes that were computed rather than known from an earlier one. Raises
         ``ArgumentError`` for fewer than 0 epochs or examples with another number of features.
         """
         if epochs < 0:

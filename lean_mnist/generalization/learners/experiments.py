@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.errors import ArgumentError
+from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.exact import Exact, percent
 from lean_mnist.generalization.learners.base import Examples, Learner, correct
@@ -77,6 +79,19 @@ PUBLISHED = {
     ("description", "iris 50"): (77, 73),
     ("description", "iris 75"): (113, 37),
 }
+
+
+def mlcert_folder(given: str | None) -> Path:
+    """The folder of MLCERT's perceptron data, the ``given`` one or that below LEAN_MNIST_DATA; raises ``DataError``."""
+    root = os.environ.get(DATA_VARIABLE, "")
+    folder = Path(given) if given is not None else Path(root, "mlcert", "kernel_perceptron")
+    if given is None and not root:
+        raise DataError(
+            f"FOLDER: none given and {DATA_VARIABLE} is not set, expected where out1train.dat and others are"
+        )
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, expected one that holds out1train.dat and MLCERT's other files")
+    return folder
 
 
 @dataclass(frozen=True)
