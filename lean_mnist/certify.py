@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class CertifyArguments:
     """Write a certificate of a checkpoint into its run's folder; or, with --check, check one, trusting nothing in it.
 
-    The certificate bounds the risk on unseen data by the test split, which pays for every look at it.
+    The certificate bounds the risk on unseen data by the test split, and pays for every evaluation on it.
     """
 
     checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
@@ -39,9 +39,9 @@ class CertifyArguments:
     bound: tuple[Annotated[str, tyro.conf.arg(metavar="BOUND")], ...] = ("clopper-pearson",)
     """clopper-pearson (the exact binomial tail), kl (the binomial relative entropy, Chernoff) or hoeffding."""
     looks: int | None = None
-    """All looks at this test split, other runs' included; those that the run recorded if not given."""
+    """All evaluations on this test split, other runs' included; those that the run recorded if not given."""
     adaptive: bool = False
-    """Pay for looks that may have influenced what was looked at next."""
+    """Pay for evaluations that may have influenced what was evaluated next."""
     code: Literal["fixed", "enumerative"] = "fixed"
     """Of a quantised network: its bits as they are, or an enumerative code, by whose length it pays."""
     candidates: int = 1

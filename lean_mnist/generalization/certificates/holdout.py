@@ -101,7 +101,7 @@ def certify(
         "history": {
             "looks": evaluations,
             "adaptive": history.adaptive,
-            "recorded": [{name: look[name] for name in ("step", "purpose", "errors")} for look in recorded],
+            "recorded": [{name: entry[name] for name in ("step", "purpose", "errors")} for entry in recorded],
             "learned_from": history.learned,
             "selected": history.selected or "nothing",
             "selected_by": selected_by,
