@@ -158,7 +158,7 @@ PROTOCOLS: dict[str, tuple[str, Callable[[Subject], bool]]] = {
 
 
 def refused(protocol: str, network: NetworkSpec, seed: int) -> bool:
-    """Whether ``protocol`` refuses the loss or the logits; a backward that raises counts as refused."""
+    """True if ``protocol`` refuses the loss or the logits; a backward that raises counts as refused."""
     wanted, refuses = PROTOCOLS[protocol]
     for size, subject in subjects(network, seed):
         if size != wanted:

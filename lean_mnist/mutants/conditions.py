@@ -35,7 +35,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Condition:
-    """When a fault shows. ``network`` is trained in the self-test; ``training`` is false for what no step shows."""
+    """Condition for a fault to show: ``network`` is trained in the self-test; ``training`` is false if no step shows it."""
 
     name: str
     network: NetworkSpec = NetworkSpec()

@@ -60,7 +60,7 @@ class Mutant:
 
     @property
     def generic(self) -> bool:
-        """Whether it can be planted in any ``autograd.Function``, not only in the chain rule."""
+        """True if it can be planted in any ``autograd.Function``, not only in the chain rule."""
         return self.site == "node"
 
 

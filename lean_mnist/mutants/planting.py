@@ -117,7 +117,7 @@ def _wrap(original: Callable[..., Any], fault: Fault, plant: Plant) -> Callable[
 
 
 def _other_arithmetic(argument: Any) -> bool:
-    """Whether the chain rule is run on anything but tensors: on balls, fractions or expressions.
+    """True if the chain rule is run on anything but tensors: on balls, fractions or expressions.
 
     A mutant stands for faulty code that runs on tensors. The enclosure keeps the right formula; the self-test gives it
     no credit for that, since a fault in the formula itself would be in the enclosure too.

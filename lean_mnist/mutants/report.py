@@ -59,7 +59,7 @@ class MutantResult:
 
     @property
     def named_rightly(self) -> bool:
-        """Whether the diagnosis made at the first catch gives the fault its true class."""
+        """True if the diagnosis made at the first catch gives the fault its true class."""
         return self.kind in self.mutant.kinds
 
     @property
@@ -106,7 +106,7 @@ class SelftestReport:
 
     @property
     def diagnosed(self) -> tuple[int, int]:
-        """How many of the mutants that were refused were given their true class, and of how many."""
+        """Number of mutants given their true class, and of those refused."""
         refused = [result for result in self.shown if result.refused]
         return sum(result.named_rightly for result in refused), len(refused)
 

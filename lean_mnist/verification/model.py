@@ -15,7 +15,7 @@ Check = Callable[[], str]
 
 
 class Method(Enum):
-    """How a statement is established, and the word for it, of one statement and of several.
+    """Method by which a statement is established, and the word for it, of one statement and of several.
 
     Only a symbolic identity, which covers every value of its variables, is called proved; everything else is called
     checked, and on what.
@@ -87,7 +87,7 @@ class Obligation:
 
     @property
     def established(self) -> str:
-        """How and for what, in words that do not claim more than was done."""
+        """The method and the scope, in words that do not claim more than was done."""
         return self.scope if self.expected is Truth.REFUTED else f"{self.method.word} {self.scope}"
 
     def check(self) -> ObligationResult:
@@ -115,7 +115,7 @@ class ObligationResult:
 
     @property
     def as_expected(self) -> bool:
-        """Whether a true statement holds, or a false one is refuted."""
+        """True if a true statement holds, or a false one is refuted."""
         return self.verdict is self.obligation.expected
 
 
@@ -128,12 +128,20 @@ class Vacuous:
     established_by: tuple[str, ...]
 
 
+_USUALLY = {
+    Method.SYMBOLIC: assumptions.SYMBOLIC,
+    Method.EXACT: (assumptions.FRACTIONS, assumptions.CASES),
+    Method.GRADCHECK: (assumptions.GRADCHECK, assumptions.TORCH),
+    Method.CASES: (assumptions.TORCH, assumptions.CASES),
+}
+
+
 class Statements(list[Obligation]):
     """Obligations of one group, in the order of the table; calling it gives a decorator of a check, which adds one."""
 
     def __init__(self, group: str, title: str, *rests_on: str) -> None:
         super().__init__()
-        self.group, self.title, self._rests_on = group, title, rests_on or assumptions.SYMBOLIC
+        self.group, self.title, self._rests_on = group, title, rests_on
 
     def __call__(
         self,
@@ -148,13 +156,18 @@ class Statements(list[Obligation]):
     ) -> Callable[[Check], Check]:
         """Decorator of a check; the arguments are those of :class:`Obligation`.
 
-        Unless they are given, the name is that of the function, and the statement the first line of its docstring.
+        Unless they are given, the name is that of the function, the statement the first line of its docstring, and the
+        assumptions those of the group or, if it has none, of the method.
         """
 
         def add(run: Check) -> Check:
             called = f"{self.group}.{name or run.__name__.replace('_', '-')}"
             said = statement or (run.__doc__ or "").partition("\n")[0].rstrip(".")
-            self.append(Obligation(called, said, source, scope, run, method, rests_on or self._rests_on, expected))
+            self.append(
+                Obligation(
+                    called, said, source, scope, run, method, rests_on or self._rests_on or _USUALLY[method], expected
+                )
+            )
             return run
 
         return add

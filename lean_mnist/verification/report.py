@@ -37,7 +37,7 @@ class ObligationReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every result is as expected."""
+        """True if every result is as expected."""
         return not self.failed
 
     @property

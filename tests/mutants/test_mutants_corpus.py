@@ -30,12 +30,12 @@ Clean = Callable[[str, bool], list[Tensor]]
 
 @pytest.fixture(scope="module")
 def clean() -> Clean:
-    """What each situation shows with nothing planted, computed once."""
+    """Observations of each situation with nothing planted, computed once."""
     return functools.cache(lambda condition, holds: in_situation(condition, holds))
 
 
 def in_situation(condition: str, holds: bool = True) -> list[Tensor]:
-    """What the situation shows in which a condition holds, or that in which it does not."""
+    """Observations of the situation in which a condition holds, or of that in which it does not."""
     situation = SITUATIONS[condition][0 if holds else 1]
     assert situation is not None
     return observe(situation)

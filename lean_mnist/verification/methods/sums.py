@@ -68,7 +68,7 @@ def normal(expression: Expr) -> Expr:
 
 
 def simplifies_to_zero(form: Expr) -> bool:
-    """Whether SymPy brings a normal form to 0, its sums taken for arbitrary numbers."""
+    """True if SymPy brings a normal form to 0, its sums taken for arbitrary numbers."""
     if form == 0:
         return True
     sums = sorted(form.atoms(sympy.Sum), key=_height, reverse=True)
@@ -112,7 +112,7 @@ def _contract(factors: list[Expr], bound: list[Index]) -> tuple[list[Expr], list
 
 
 def _range(place: Expr) -> Expr | None:
-    """How many values an index expression can take, from 0 up; ``None`` if that is not known."""
+    """Number of values, from 0 up, that an index expression can take; ``None`` if that is not known."""
     if isinstance(place, Index):
         return place.size
     return place.args[1] if isinstance(place, Label) else None
@@ -157,5 +157,5 @@ def _standard_index(height: int, place: int, size: Expr) -> Index:
 
 
 def _height(expression: Expr) -> int:
-    """How deep sums are nested in a sum, itself included: its index must differ from those within."""
+    """Depth to which sums are nested in a sum, itself included: its index must differ from those within."""
     return 1 + max((_height(inner) for inner in expression.function.atoms(sympy.Sum)), default=0)

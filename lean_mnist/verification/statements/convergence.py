@@ -210,7 +210,6 @@ VARIANCE_EXAMPLES, VARIANCE_BATCHES = 4, (1, 2, 3)
     f"on all batches of b = {', '.join(map(str, VARIANCE_BATCHES))} of {VARIANCE_EXAMPLES} examples, "
     "our gradients of a 2-3-2 ReLU network",
     Method.EXACT,
-    rests_on=(rests_on.FRACTIONS, rests_on.CASES),
 )
 def batch_variance() -> str:
     """the variance of a batch gradient is Var/b."""
@@ -260,12 +259,7 @@ def robbins_monro() -> str:
 AVERAGED = 200
 
 
-@OBLIGATIONS(
-    f"{LEAN}: Convergence",
-    f"on {AVERAGED} steps of ½(θ − x_t)²",
-    Method.CASES,
-    rests_on=(rests_on.TORCH, rests_on.CASES),
-)
+@OBLIGATIONS(f"{LEAN}: Convergence", f"on {AVERAGED} steps of ½(θ − x_t)²", Method.CASES)
 def running_mean() -> str:
     """with α_t = 1/(t+1) the optimizer averages its noise away."""
     generator = torch.Generator().manual_seed(0)

@@ -79,7 +79,6 @@ EXACT_DERIVATIVES = sum(
     SOURCE,
     f"on {len(EXACT)} networks of up to 4 layers with the squared error, {EXACT_DERIVATIVES} derivatives",
     Method.EXACT,
-    rests_on=(rests_on.FRACTIONS, rests_on.CASES),
 )
 def network_exact() -> str:
     """the same with ReLU, leaky ReLU and identity, whose kinks the proof leaves out."""
@@ -105,7 +104,6 @@ GRADCHECK_SIZES, GRADCHECK_BATCH = (5, 4, 3, 3), 4
     f"on {'-'.join(map(str, GRADCHECK_SIZES))}, batch {GRADCHECK_BATCH}: {len(activations.ACTIVATIONS)} activations, "
     "with and without smoothing and penalty",
     Method.GRADCHECK,
-    rests_on=(rests_on.GRADCHECK, rests_on.TORCH),
 )
 def network_gradcheck() -> str:
     """the same on tensors, through the autograd node that trains."""
@@ -206,12 +204,7 @@ def _odd(what: str, along: Callable[[Expr], Expr], slope: Expr) -> None:
 ORDER_NETWORKS = 8
 
 
-@OBLIGATIONS(
-    OURS,
-    f"on {ORDER_NETWORKS} tanh networks 5-4-3, along random directions (measured order)",
-    Method.CASES,
-    rests_on=(rests_on.CASES, rests_on.TORCH),
-)
+@OBLIGATIONS(OURS, f"on {ORDER_NETWORKS} tanh networks 5-4-3, along random directions (measured order)", Method.CASES)
 def central_difference_network() -> str:
     """the same for the loss of a whole network.
 

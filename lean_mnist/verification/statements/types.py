@@ -20,7 +20,7 @@ from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.model import Method, Refuted, Statements
 from lean_mnist.verification.statements.gradients import LEAN
 
-OBLIGATIONS = checked = Statements("types", "Types", rests_on.TORCH, rests_on.CASES)
+OBLIGATIONS = checked = Statements("types", "Types")
 # Every shape of up to three axes with these sizes; 2, 3, 5 and 4 are the sizes that fit, 1 is what would broadcast.
 SIZES, RANKS = (1, 2, 3, 4, 5), (0, 1, 2, 3)
 SHAPES = [shape for rank in RANKS for shape in itertools.product(SIZES, repeat=rank)]
@@ -62,7 +62,7 @@ def _arguments(call: Callable[..., Any], changed: str = "", shape: tuple[int, ..
 
 
 def _fits(names: dict[str, Any], argument: str, shape: tuple[int, ...]) -> bool:
-    """Whether ``argument`` of that shape fits the right shapes of all the others."""
+    """True if ``argument`` of that shape fits the right shapes of all the others."""
     if argument == "logits":  # any number of classes; any batch, where there are no labels
         return len(shape) == 2 and ("labels" not in names or shape[0] == RIGHT["labels"][0])
     if argument == "x" and "labels" not in names:  # any batch
