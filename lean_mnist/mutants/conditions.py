@@ -35,7 +35,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Condition:
-    """Condition for a fault to show: ``network`` is trained in the self-test; ``training`` is false if no step shows it."""
+    """Condition for a fault to show: ``network`` is trained in the self-test, unless no step shows it (``training``)."""
 
     name: str
     network: NetworkSpec = NetworkSpec()
