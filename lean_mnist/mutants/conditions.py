@@ -35,7 +35,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Condition:
-    """Condition for a fault to show: ``network`` is trained in the self-test, unless no step shows it (``training``)."""
+    """Condition for a fault to show: ``network`` is trained in the self-test, if ``training`` can show it."""
 
     name: str
     network: NetworkSpec = NetworkSpec()
