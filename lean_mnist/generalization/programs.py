@@ -201,7 +201,7 @@ class EnumeratedClaim:
     probability: Fraction
     allowed: float
     holds: bool
-    theorem: bool  # false for a claim that nobody proved, shown for contrast
+    theorem: bool = True  # false for a claim that nobody proved, shown for contrast
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the exact probability as text."""
@@ -219,22 +219,17 @@ def enumerate_theorems(
 
     ``m`` examples to learn from, ``n`` fresh ones. Raises ``ArgumentError``: impossible numbers, too many outcomes.
     """
-    learnt = experiment.main(m, epsilon).probability()
-    cases = [
-        (f"fixed hypothesis, measured on {m}", experiment.fixed((1,) * inputs, m, epsilon).probability(), m, 0, True),
-        (f"learnt from {m} and measured on them, union over 2^{inputs}", learnt, m, inputs, True),
-        (f"learnt from {m} and measured on them, without the union", learnt, m, 0, False),
-        (f"learnt from {m}, measured on {n} fresh ones", experiment.holdout(m, n, epsilon).probability(), n, 0, True),
-    ]
+
+    def claim(words: str, probability: Fraction, size: int, bits: int = 0, theorem: bool = True) -> EnumeratedClaim:
+        allowed = 2**bits * math.exp(-2 * float(epsilon) ** 2 * size)
+        return EnumeratedClaim(words, probability, allowed, chernoff_holds(probability, size, epsilon, bits), theorem)
+
+    fixed, learnt = experiment.fixed((1,) * inputs, m, epsilon), experiment.main(m, epsilon).probability()
     return [
-        EnumeratedClaim(
-            claim,
-            probability,
-            2**bits * math.exp(-2 * float(epsilon) ** 2 * size),
-            chernoff_holds(probability, size, epsilon, bits),
-            theorem,
-        )
-        for claim, probability, size, bits, theorem in cases
+        claim(f"fixed hypothesis, measured on {m}", fixed.probability(), m),
+        claim(f"learnt from {m} and measured on them, union over 2^{inputs}", learnt, m, inputs),
+        claim(f"learnt from {m} and measured on them, without the union", learnt, m, theorem=False),
+        claim(f"learnt from {m}, measured on {n} fresh ones", experiment.holdout(m, n, epsilon).probability(), n),
     ]
 
 
@@ -244,13 +239,6 @@ def enumerate_bounds(m: int, delta: Exact) -> list[EnumeratedClaim]:
     for bound in BOUNDS:
         table = [upper_risk(bound, k, m, delta) for k in range(m + 1)]
         worst = max(miscoverage(table.__getitem__, m, risk) for risk in risks)
-        claims.append(
-            EnumeratedClaim(
-                f"risk above the {bound} bound from {m}, at worst",
-                worst,
-                float(Fraction(delta)),
-                worst <= Fraction(delta),
-                True,
-            )
-        )
+        claim, allowed = f"risk above the {bound} bound from {m}, at worst", Fraction(delta)
+        claims.append(EnumeratedClaim(claim, worst, float(allowed), worst <= allowed))
     return claims

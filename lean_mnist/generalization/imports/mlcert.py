@@ -25,13 +25,13 @@ def read_mlcert(path: str | Path) -> QuantizedNetwork:
     ``scale = (max − min)/(2^b − 1)``, both rounded to float16. Raises ``DataError`` for anything else.
     """
     arrays = read_arrays(path)
+    kinds = [array.dtype.kind for array in arrays]
     try:
-        if len(arrays) == 2 and all(array.dtype.kind == "f" and array.dtype.itemsize == 2 for array in arrays):
-            return QuantizedNetwork(tuple(_float16_layer(array, index, path) for index, array in enumerate(arrays)))
-        if len(arrays) == 6 and all(array.dtype.kind == "U" for array in arrays[:2]):
+        if kinds == ["f", "f"] and all(array.dtype.itemsize == 2 for array in arrays):
+            return QuantizedNetwork(tuple(_float16_layer(matrix) for matrix in arrays))
+        if kinds == ["U", "U", "f", "f", "f", "f"]:
             bounds = [_number(array, path) for array in arrays[2:]]
-            layers = (_coded_layer(arrays[0], bounds[:2], 0, path), _coded_layer(arrays[1], bounds[2:], 1, path))
-            return QuantizedNetwork(layers)
+            return QuantizedNetwork((_coded_layer(arrays[0], *bounds[:2]), _coded_layer(arrays[1], *bounds[2:])))
     except ArgumentError as error:
         raise DataError(f"{path}: {error}") from None
     found = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
@@ -40,33 +40,25 @@ def read_mlcert(path: str | Path) -> QuantizedNetwork:
     )
 
 
-def _float16_layer(matrix_DH: npt.NDArray[Any], index: int, path: str | Path) -> QuantizedLayer:
-    _check_matrix(matrix_DH, index, path)
+def _float16_layer(matrix_DH: npt.NDArray[Any]) -> QuantizedLayer:
     codes = np.ascontiguousarray(matrix_DH.T.astype(np.float16)).view(np.uint16)
     return QuantizedLayer(codes, FLOAT16_BITS, np.float16(0), np.float16(1), None, "float16")
 
 
-def _coded_layer(words_DH: npt.NDArray[Any], bounds: list[np.float32], index: int, path: str | Path) -> QuantizedLayer:
-    _check_matrix(words_DH, index, path)
+def _coded_layer(words_DH: npt.NDArray[Any], low: np.float32, high: np.float32) -> QuantizedLayer:
     width = words_DH.dtype.itemsize // 4
-    low, high = bounds
     if not low < high:
-        raise DataError(f"{path}: bounds {low} and {high} of matrix {index}, expected the first to be smaller")
+        raise ArgumentError(f"bounds {low} and {high}, expected the first to be smaller")
     codes = np.zeros(words_DH.T.shape, np.uint16)
     for place, word in np.ndenumerate(words_DH.T):
         if not word or set(word) - {"0", "1"}:
-            raise DataError(f"{path}: {str(word)[:16]!r} in matrix {index}, expected up to {width} binary digits")
+            raise ArgumentError(f"{str(word)[:16]!r} in a matrix, expected up to {width} binary digits")
         codes[place] = int(word, 2)
     scale = (high - low) / np.float32(2**width - 1)
     return QuantizedLayer(codes, width, np.float16(low), np.float16(scale))
 
 
-def _check_matrix(matrix: npt.NDArray[Any], index: int, path: str | Path) -> None:
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise DataError(f"{path}: matrix {index} has shape {matrix.shape}, expected two dimensions")
-
-
 def _number(array: npt.NDArray[Any], path: str | Path) -> np.float32:
-    if array.shape != () or array.dtype.kind != "f" or not np.isfinite(array):
+    if array.shape != () or not np.isfinite(array):
         raise DataError(f"{path}: bound {array!r}, expected a finite number")
     return np.float32(array)

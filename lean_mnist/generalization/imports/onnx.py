@@ -34,7 +34,7 @@ _TYPES = {1: np.float32, 7: np.int64, 10: np.float16, 11: np.float64}  # TensorP
 Array = npt.NDArray[Any]
 
 
-class Stage(Enum):
+class ChainStage(Enum):
     """The kind of the numbers that a chain of nodes has computed so far."""
 
     INPUT = "input"
@@ -67,7 +67,7 @@ class LayerChain:
 
     constants: dict[str, Array]
     current: str = ""  # the name of what was computed last
-    stage: Stage = Stage.INPUT
+    stage: ChainStage = ChainStage.INPUT
     factor: float = 1.0
     offset: float = 0.0
     width: int | None = None  # of each row: what a Reshape of the input or the last layer gives
@@ -98,23 +98,23 @@ class LayerChain:
         if unknown := [name for name in names if name not in self.constants]:
             raise DataError(f"{where}: takes {unknown[0][:60]!r}, which is no constant, expected a chain of layers")
         others, first = [self.constants[name] for name in names], node.inputs[0] == self.current
-        after_layer = self.stage is Stage.PRE_ACTIVATION
+        after_layer = self.stage is ChainStage.PRE_ACTIVATION
         if operator in _KEEPS_NUMBERS:
-            if self.stage is Stage.SCORES or not first or not self._keeps_rows(node, others):
+            if self.stage is ChainStage.SCORES or not first or not self._keeps_rows(node, others):
                 raise DataError(f"{where}: changes the shape of something else than one row an image, expected that")
         elif operator in _KEEPS_LABELS:
             if not after_layer or node.number("axis", 0 if operator == "ArgMax" else -1) not in (1, -1):
                 raise DataError(f"{where}: expected only after the last layer, along the classes")
             if node.number("select_last_index", 0):
                 raise DataError(f"{where}: gives ties to the last class, expected the first")
-            self.stage = Stage.SCORES
+            self.stage = ChainStage.SCORES
         elif operator == "Relu":
             if not after_layer:
                 raise DataError(f"{where}: expected after a dense layer")
-            self.stage = Stage.HIDDEN
+            self.stage = ChainStage.HIDDEN
         elif operator in ("Gemm", "MatMul"):
             self._dense(node, others, first)
-        elif self.stage is Stage.INPUT:
+        elif self.stage is ChainStage.INPUT:
             self._scale(node, others, first)
         elif operator == "Add" and after_layer and self.layers[-1][2] is None:
             name, weight_HD, _ = self.layers[-1]
@@ -133,7 +133,7 @@ class LayerChain:
 
     def _dense(self, node: OnnxNode, others: list[Array], first: bool) -> None:
         where = node.where
-        if self.stage not in (Stage.INPUT, Stage.HIDDEN):
+        if self.stage not in (ChainStage.INPUT, ChainStage.HIDDEN):
             raise DataError(f"{where}: follows a dense layer without a Relu between them, expected one")
         if not first or not others or others[0].ndim != 2 or node.number("transA", 0):
             raise DataError(f"{where}: expected an input times a constant matrix")
@@ -146,7 +146,7 @@ class LayerChain:
             if len(others) > 1:
                 bias = _bias(others[1:], where, units) * node.number("beta", 1.0)
             self.layers.append((node.inputs[1], weight_HD.astype(np.float64) * node.number("alpha", 1.0), bias))
-        self.stage, self.width = Stage.PRE_ACTIVATION, units
+        self.stage, self.width = ChainStage.PRE_ACTIVATION, units
 
     def _scale(self, node: OnnxNode, others: list[Array], first: bool) -> None:
         operator, where = node.operator, node.where
@@ -167,7 +167,7 @@ class LayerChain:
             return node.number("axis", 1) == 1
         if node.operator == "Reshape":  # (rows, everything else)
             shape = others[0].reshape(-1).tolist() if len(others) == 1 else []
-            if len(shape) != 2 or self.stage is not Stage.INPUT or node.number("allowzero", 0):
+            if len(shape) != 2 or self.stage is not ChainStage.INPUT or node.number("allowzero", 0):
                 return False
             self.width = shape[1] if shape[1] > 0 else None
             return (shape[0] in (0, 1) and (shape[1] == -1 or shape[1] > 0)) or (shape[0] == -1 and shape[1] > 0)
@@ -204,7 +204,7 @@ def read_onnx(path: str | Path, *, features: int | None = None, classes: int | N
         chain.follow(_node(node, source, index, onnx))
     if chain.current != outputs[0]:
         raise DataError(f"{source}: the output {outputs[0]!r} is not what its chain of layers ends in")
-    if chain.stage is Stage.HIDDEN:
+    if chain.stage is ChainStage.HIDDEN:
         raise DataError(f"{source}: ends with a Relu, expected logits")
     if chain.layers and features not in (None, chain.layers[0][1].shape[1]):
         name, weight_HD, _ = chain.layers[0]

@@ -128,13 +128,7 @@ class NetworkSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, from which ``NetworkSpace(**values)`` makes an equal space."""
-        return {
-            "sizes": list(self.sizes),
-            "bits": self.bits,
-            "biases": self.biases,
-            "encoding": self.encoding,
-            "denominator": self.denominator,
-        }
+        return {**vars(self), "sizes": list(self.sizes)}
 
 
 @dataclass(frozen=True, eq=False)
