@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lean_mnist.audit.candidates import explanations
 from lean_mnist.audit.gradcheck_piece import UPSTREAM, cut_piece
-from lean_mnist.audit.local_checks import ComputedStep, Identity, LocalCheck, LogitsTerms, MissingCheck, local_checks
+from lean_mnist.audit.local_checks import ComputedStep, Identity, LocalCheck, ProductCheck, local_checks
+from lean_mnist.audit.logits import LogitsTerms
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.rounding import Residual
 from lean_mnist.chainrule.losses import softmax_cross_entropy
@@ -55,7 +56,7 @@ def first_fault(step: ComputedStep) -> StepFault | None:
 
 
 def _explain(step: ComputedStep, place: int, check: LocalCheck, residual: Residual) -> Diagnosis:
-    if isinstance(check, MissingCheck):
+    if isinstance(check, ProductCheck) and not check.parts:
         return Diagnosis(Kind.ZERO, "there is no gradient", "everywhere", (), 0.0, torch.nan)
     options: Mapping[str, Any] = explanations(check, step)
     examples = [len(tape.labels_B) for tape in (*step.tapes, *step.past)]

@@ -15,17 +15,17 @@ Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` cla
 from __future__ import annotations
 
 import enum
-import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
+from lean_mnist.audit.logits import EXACT, Arithmetic, Expected, LogitsTerms, loss_size
 from lean_mnist.audit.probes import Probe
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.audit.rounding import (
@@ -51,7 +51,6 @@ from lean_mnist.nn.step import (
     names_of,
 )
 
-Number = TypeVar("Number", float, Tensor)
 Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
 
 
@@ -123,11 +122,15 @@ class LocalCheck(ABC):
 
 @dataclass(frozen=True)
 class ProductCheck(LocalCheck):
-    """``ours = Σ left @ right + plus``, summed over ``parts``; a bias gradient is the product with a column of ones."""
+    """``ours = Σ left @ right + plus``, summed over ``parts``; a bias gradient is the product with a column of ones.
+
+    ``missing`` says that there is no such gradient though there should be; ``ours`` is then zeros, and there are no
+    ``parts`` where the backward has not even gone so far.
+    """
 
     parts: Sequence[tuple[Tensor, Tensor]]
     plus: Tensor | None = None
-    missing: bool = False  # whether there is no such gradient though there should be; ``ours`` is then zeros
+    missing: bool = False
 
     def operands(self) -> tuple[Tensor, Tensor]:
         """Both factors, with the parts side by side: ``left (rows, n)`` and ``right (n, columns)``."""
@@ -136,38 +139,19 @@ class ProductCheck(LocalCheck):
         return torch.cat([left for left, _ in self.parts], 1), torch.cat([right for _, right in self.parts])
 
     def residual(self) -> Residual:
+        """The product computed in float64."""
+        if not self.parts:
+            return Residual(self.ours, torch.full_like(self.ours, torch.inf), torch.ones_like(self.ours))
         return product_residual(self.ours, *self.operands(), self.plus)
 
     def row_shares(self, probes: Sequence[Probe]) -> Tensor:
+        """Rows along their probe (Freivalds); a bias gradient is one column, and summed in float64."""
         if self.missing:
             return self.ours.new_full((1,), torch.inf)
         if self.identity is Identity.BIAS:
             return summed_product_shares(self.ours, list(self.parts))
         probe = probes[self.layer].v if self.identity is Identity.FORWARD else probes[self.layer].u
         return probed_product_shares(self.ours, list(self.parts), self.plus, probe)
-
-
-class Arithmetic(NamedTuple):
-    """The arithmetic in which an elementwise check is computed: ``cast`` brings its operands there.
-
-    ``classes`` is the dimension along which classes stand in a cast tensor of logits; ``known`` keeps the terms of one
-    batch's logits for the checks that share them.
-    """
-
-    cast: Callable[[Tensor], Tensor]
-    classes: int = 1
-    known: dict[int, LogitsTerms] | None = None
-
-
-class Expected(NamedTuple):
-    """``scale · value`` is what an elementwise identity gives; its rounding is relative to ``scale · size``."""
-
-    value: Tensor
-    size: Tensor
-    scale: float = 1.0
-
-
-EXACT = Arithmetic(torch.Tensor.double)
 
 
 @dataclass(frozen=True)
@@ -186,6 +170,7 @@ class ElementwiseCheck(LocalCheck):
         return torch.add(expected.size.new_full((), underflow_of(self.ours)), expected.size, alpha=units)
 
     def residual(self) -> Residual:
+        """The function computed in float64."""
         found = self.expected(EXACT)
         value = found.value * found.scale
         if self.exact:
@@ -199,20 +184,10 @@ class ElementwiseCheck(LocalCheck):
         return torch.div(error, self.allowed(found), out=out)
 
     def row_shares(self, probes: Sequence[Probe]) -> Tensor:
+        """The largest share of each row, exactly: there is no product to be probed."""
         found = self.residual()
         shares = (found.exact - found.ours).abs_() / found.allowed
         return shares.reshape(len(shares) if shares.dim() else 1, -1).amax(1) if shares.numel() else shares
-
-
-@dataclass(frozen=True)
-class MissingCheck(LocalCheck):
-    """A gradient that the backward has not gone far enough for; ``ours`` is zeros of its shape. It never holds."""
-
-    def residual(self) -> Residual:
-        return Residual(self.ours, torch.full_like(self.ours, torch.inf), torch.ones_like(self.ours))
-
-    def row_shares(self, probes: Sequence[Probe]) -> Tensor:
-        return self.ours.new_full((1,), torch.inf)
 
 
 def local_checks(step: ComputedStep) -> Iterator[LocalCheck]:
@@ -276,16 +251,13 @@ def _gradient_checks(step: ComputedStep, index: int) -> Iterator[LocalCheck]:
         if parameter is None or (gradient is None and not parameter.requires_grad):
             continue
         ours = torch.zeros_like(parameter) if gradient is None else gradient
-        if not complete:
-            if parameter.requires_grad:
-                yield MissingCheck(identity, str(name), index, 0, ours.detach())
-            continue
-        rights = [
-            tape.inputs[index] if identity is Identity.WEIGHT else d_z.new_ones(len(d_z), 1)
-            for tape, d_z in zip(step.tapes, d_zs, strict=True)
+        parts = [
+            (d_z.T, tape.inputs[index] if identity is Identity.WEIGHT else d_z.new_ones(len(d_z), 1))
+            for tape, d_z in zip(step.tapes, d_zs, strict=complete)
         ]
-        parts = [(d_z.T, right) for d_z, right in zip(d_zs, rights, strict=True)]
-        yield ProductCheck(identity, str(name), index, 0, ours.detach(), parts, missing=gradient is None)
+        if complete or parameter.requires_grad:
+            missing = gradient is None or not complete
+            yield ProductCheck(identity, str(name), index, 0, ours.detach(), parts if complete else (), missing=missing)
 
 
 def _backward_checks(step: ComputedStep, tape: StepTape, number: int, index: int) -> Iterator[LocalCheck]:
@@ -308,64 +280,6 @@ def _backward_checks(step: ComputedStep, tape: StepTape, number: int, index: int
 
     tensor = f"the gradient of the output of layer {index - 1}{words}"
     yield ElementwiseCheck(Identity.DERIVATIVE, tensor, index - 1, number, below, derived, activation.exact)
-
-
-class LogitsTerms(NamedTuple):
-    """Terms of the gradient of a batch's logits ``s``, ``scale (p − q + λs)``, of one shape; scale is upstream / N."""
-
-    p: Tensor  # softmax(s)
-    log_p: Tensor
-    q: Tensor  # target distribution
-    s: Tensor  # logits
-    penalty: float
-    scale: float
-
-    @classmethod
-    def of(
-        cls, rule: NetworkLoss, logits: Tensor, labels_B: Tensor, upstream: float, arithmetic: Arithmetic = EXACT
-    ) -> LogitsTerms:
-        """Terms of a batch's logits ``(B, C)``, in this arithmetic."""
-        known = None if arithmetic.known is None else arithmetic.known.get(id(logits))
-        if known is not None:
-            return known
-        s, dim = arithmetic.cast(logits), arithmetic.classes
-        log_p = torch.log_softmax(s, dim)
-        targets = target_distributions(rule.label_smoothing, logits.shape[1], s.dtype, s.device)
-        q = targets.index_select(1 - dim, labels_B)
-        terms = cls(log_p.exp(), log_p, q, s, rule.logit_penalty, upstream / max(1, len(labels_B)))
-        if arithmetic.known is not None:
-            arithmetic.known[id(logits)] = terms
-        return terms
-
-    def gradient(self, p: Tensor | None = None, q: Tensor | None = None, s: Tensor | None = None) -> Tensor:
-        """The gradient of the logits, with any of its terms replaced."""
-        p, q, s = self.p if p is None else p, self.q if q is None else q, self.s if s is None else s
-        return self.scale * (p - q + self.penalty * s)
-
-    def expected(self) -> Expected:
-        """The gradient of the logits; ``size`` is ``p (2 − log p) + q``, as p is off by ``|log p|`` units and more."""
-        value = self.p - self.q
-        size = torch.addcmul(torch.add(self.q, self.p, alpha=2), self.p, self.log_p, value=-1)
-        if self.penalty:
-            value = torch.add(value, self.s, alpha=self.penalty)
-            size = torch.add(size, self.s.abs(), alpha=self.penalty)
-        return Expected(value, size, self.scale)
-
-    def likelihood(self) -> Tensor:
-        """``Σ (q log p − λ/2 s²)``, minus the sum of the batch's losses; ``(1,)``."""
-        found = torch.mv(self.log_p.reshape(1, -1), self.q.reshape(-1))
-        return torch.sub(found, self.s.square().sum(), alpha=self.penalty / 2) if self.penalty else found
-
-
-def loss_size(largest: Number, penalty: float) -> Number:
-    """Magnitude that the rounding of a mean loss is relative to, from its largest logit, which is at least 1."""
-    return 1 + largest + penalty * largest * largest
-
-
-@functools.cache
-def target_distributions(smoothing: float, classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``(C, C)``: for each label the target, one-hot mixed with the uniform distribution; symmetric."""
-    return torch.eye(classes, dtype=dtype, device=device) * (1 - smoothing) + smoothing / classes
 
 
 def _logits_gradient(rule: NetworkLoss, tape: StepTape) -> Callable[[Arithmetic], Expected]:

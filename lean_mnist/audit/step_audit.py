@@ -204,9 +204,8 @@ class StepAudit:
 
     def _enclose(self, x_BD: Tensor, labels_B: Tensor, sides: Sequence[Tensor] | None) -> tuple[GradientBound, ...]:
         """Bounds on ``|computed − exact|``, where the exact gradient is that of the piece the step was on."""
-        enclosure = enclose_model_gradients(self._model, x_BD, labels_B, sides=sides)
         gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
-        return tuple(enclosure.bound(name, gradient) for name, gradient in gradients.items())
+        return enclose_model_gradients(self._model, x_BD, labels_B, sides=sides).bounds(gradients)
 
     @torch.no_grad()
     def _sides(self, layers: Layers, x_BD: Tensor, tapes: Sequence[StepTape]) -> list[Tensor] | None:

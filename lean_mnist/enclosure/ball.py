@@ -86,10 +86,12 @@ class Ball:
 
     @property
     def shape(self) -> torch.Size:
+        """Shape of the real arrays inside."""
         return self.mid.shape
 
     @property
     def T(self) -> Ball:  # noqa: N802 — the name every kind of array has
+        """The transpose."""
         return Ball(self.mid.T, self.rad.T, self.floor)
 
     @property

@@ -39,21 +39,6 @@ class GradientBound:
     radius: float
     index: tuple[int, ...]
 
-    def within(self, limit: float) -> bool:
-        """Whether the relative error is proved to be at most ``limit``."""
-        return self.relative.upper <= limit
-
-    def beyond(self, limit: float) -> bool:
-        """Whether the relative error is proved to be larger than ``limit``. (If neither is proved, both are false.)"""
-        return self.relative.lower > limit
-
-    @property
-    def sharpness(self) -> float:
-        """At most how many times the bound ``largest.upper`` exceeds the actual largest error."""
-        if self.largest.upper == 0:
-            return 1.0
-        return _over(self.largest.upper, self.largest.lower, math.inf)
-
     def __str__(self) -> str:
         place = f"[{', '.join(map(str, self.index))}]" if self.index else ""
         return (

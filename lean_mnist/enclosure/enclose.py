@@ -23,7 +23,6 @@ from lean_mnist.enclosure.rounding import check_gradual_underflow
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP
 
-KINKED = ("relu", "leaky-relu")
 # How many units of rounding a step may have moved a pre-activation, as a multiple of the sum of its terms' magnitudes.
 # It decides only whose side of the kink is taken where ``sides`` are given, never how wide a ball is.
 KINK_ULPS = 32.0
@@ -54,11 +53,6 @@ class Enclosure:
         if missing:
             raise ArgumentError(f"enclosure: expected a gradient of {', '.join(missing)}, found none")
         return tuple(self.bound(name, computed[name]) for name in self.gradients)
-
-    @property
-    def radius(self) -> float:
-        """The largest relative radius ``‖rad‖₂ / ‖mid‖₂`` of a gradient, rounded up."""
-        return max(self.bound(name, ball.mid).radius for name, ball in self.gradients.items())
 
 
 def enclose_model_gradients(
@@ -104,7 +98,7 @@ def enclose_gradients(
     with counting_kinks() as forward:
         loss_B, tape = mlp.mlp_loss_forward(Ball.exact(x_BD), labels_B, balls, rule, criterion)
     sided = 0
-    if sides is not None and rule.name in KINKED:
+    if sides is not None:
         network, sided = _take_sides(tape.network, balls, sides, kink_ulps * torch.finfo(x_BD.dtype).eps / 2)
         tape = mlp.MLPLossTape(network, tape.loss)
     d_loss_B = losses.mean_backward(loss_B, Ball.of_number(upstream, loss_B))

@@ -46,11 +46,12 @@ class BallPrimitives:
     """What ``chainrule.arrays.Primitives`` asks for. Labels are plain int64 tensors."""
 
     def affine(self, x_BD: Ball, weight_HD: Ball, bias_H: Ball | None) -> Ball:
+        """``x Wᵀ + b``, the product enclosed as sharply as its operands allow."""
         z_BH = accurate_product(x_BD, weight_HD.T)
         return z_BH if bias_H is None else z_BH + bias_H
 
-    # Where the condition's ball holds numbers of both kinds, either branch may be the exact one: enclose both.
     def where_nonpositive(self, condition: Ball, then: Ball | int, otherwise: Ball) -> Ball:
+        """``then`` where the condition is at most 0, else ``otherwise``; where its ball leaves it open, around both."""
         if not isinstance(then, Ball):
             then = Ball.of_number(then, otherwise)
         nonpositive, positive = condition.is_nonpositive, condition.is_positive
@@ -67,68 +68,75 @@ class BallPrimitives:
                 counter.count += undecided
         return Ball(mid, rad)
 
-    # |e^X − e^a| ≤ e^a (e^r − 1)
     def exp(self, x: Ball) -> Ball:
+        """``e^X``: ``|e^X − e^a| ≤ e^a (e^r − 1)``."""
         mid = torch.exp(x.mid)
         # e^(a + r) is an upper bound as well, and the better one where r is large
         change = torch.minimum(_above(mid) * _above(torch.expm1(x.rad)), _above(torch.exp(_next(x.mid + x.rad))))
         return _around(mid, torch.where(x.rad == 0, 0, change))
 
-    # |log X − log a| ≤ r / (a − r), where all of the ball is positive
     def log(self, x: Ball) -> Ball:
+        """``log X``: ``|log X − log a| ≤ r / (a − r)``, where all of the ball is positive."""
         smallest = torch.where(x.is_positive, x.mignitude, 0)
         inside = x.mid.where(smallest > 0, 1)
         known = _around(torch.log(inside), torch.where(x.rad == 0, 0, x.rad / smallest))
         return Ball(known.mid, known.rad.where(smallest > 0, torch.inf))
 
-    # tanh' = 4 e^(−2|x|) / (1 + e^(−2|x|))², largest where |x| is smallest; values differ by at most 2
     def tanh(self, x: Ball) -> Ball:
+        """``tanh X``: its slope ``4 e^(−2|x|) / (1 + e^(−2|x|))²`` is largest at the smallest ``|x|``, its range 2."""
         change = _bounded_change(x, 4 * _logistic_slope(2 * x.mignitude), 2)
         return _around(torch.tanh(x.mid), change)
 
-    # σ' = e^(−|x|) / (1 + e^(−|x|))², largest where |x| is smallest; values differ by at most 1
     def sigmoid(self, x: Ball) -> Ball:
+        """``σ(X)``: its slope ``e^(−|x|) / (1 + e^(−|x|))²`` is largest at the smallest ``|x|``, its range 1."""
         return _around(torch.sigmoid(x.mid), _bounded_change(x, _logistic_slope(x.mignitude), 1))
 
-    # erf' = (2/√π) e^(−x²), largest where |x| is smallest; values differ by at most 2;  2/√π = 1.12837…
     def erf(self, x: Ball) -> Ball:
+        """``erf X``: its slope ``(2/√π) e^(−x²)`` is largest at the smallest ``|x|``, its range 2; 2/√π = 1.12837…"""
         square = torch.nextafter(x.mignitude.square(), x.mid.new_zeros(()))
         return _around(torch.erf(x.mid), _bounded_change(x, 1.13 * _above(torch.exp(-square)), 2))
 
-    # Any real number may be the shift: it cancels out of every formula it is used in. So it is taken to be exact.
     def row_shift(self, x_BC: Ball) -> Ball:
+        """A shift of each row, near its largest number; exact, since it cancels out of every formula it is used in."""
         return Ball.exact(x_BC.mid.amax(dim=1, keepdim=True))
 
     def row_sum(self, x_BC: Ball) -> Ball:
+        """Sum of each row, ``(B, 1)``."""
         return x_BC.sum(1, keepdim=True)
 
     def column(self, x_B: Ball) -> Ball:
+        """``x`` as a column, ``(B, 1)``."""
         return x_B[:, None]
 
     def spread(self, value: Ball, like_B: Ball) -> Ball:
+        """A number for each entry of ``like``."""
         return Ball(value.mid.expand(like_B.shape), value.rad.expand(like_B.shape))
 
     def divide(self, value: Ball, by: int) -> Ball:
+        """``value / by``."""
         return value / by
 
     def take_label(self, x_BC: Ball, labels_B: Tensor) -> Ball:
+        """Each row's entry at its label, ``(B,)``."""
         column = labels_B.unsqueeze(1)
         return Ball(x_BC.mid.gather(1, column).squeeze(1), x_BC.rad.gather(1, column).squeeze(1))
 
     def one_hot(self, labels_B: Tensor, like_BC: Ball) -> Ball:
+        """1 at each row's label, else 0; exact."""
         return Ball.exact(torch.zeros_like(like_BC.mid).scatter_(1, labels_B.unsqueeze(1), 1))
 
-    # The decimal the caller wrote (0.01), not the binary number nearest to it, is what a formula means.
     def constant(self, value: float, like: Ball) -> Ball:
+        """The decimal that the caller wrote (0.01), which a formula means, not the binary number nearest to it."""
         return Ball.of_number(Fraction(repr(float(value))), like)
 
     def sqrt_of(self, value: int, like: Ball) -> Ball:
+        """``√value`` of a whole number."""
         if value < 0:
             raise ArgumentError(f"sqrt_of: expected a number of at least 0, found {value}")
         return Ball.of_number(value, like) ** 0.5
 
-    # π lies between math.pi and the next number up: π − math.pi = 1.22…·10⁻¹⁶, a unit is 4.44…·10⁻¹⁶.
     def pi(self, like: Ball) -> Ball:
+        """``π``, between ``math.pi`` and the next number up: ``π − math.pi`` is 1.22…·10⁻¹⁶, a unit 4.44…·10⁻¹⁶."""
         return Ball(like.mid.new_tensor(math.pi), like.mid.new_tensor(1.2246467991473533e-16))
 
 
