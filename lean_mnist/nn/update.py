@@ -122,8 +122,10 @@ def not_finite(model: nn.Module, loss: float, step: int, cause: str = "") -> str
 
 def clip_gradient(parameters: Sequence[nn.Parameter], longest: float | None) -> None:
     """Scale the gradient of all ``parameters`` down to the norm ``longest``, if that is given and it is longer."""
+    if longest is None:
+        return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if longest is None or not gradients:
+    if not gradients:
         return
     norm = torch.linalg.vector_norm(gradients[0]) if len(gradients) == 1 else get_total_norm(gradients)
     clip_grads_with_norm_(parameters, longest, norm)

@@ -1,6 +1,7 @@
 """What the chain rule computes when only some gradients are asked for, and what it refuses before computing."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,17 +22,18 @@ class Counter:
     """Counts the arguments of every call of the dense and activation backwards."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.dense, self.activation = [], 0
+        self.dense: list[Any] = []
+        self.activation = 0
         original = dense.dense_backward
 
-        def counted(tape, d_z, needs=(True, True, True)):
+        def counted(tape: Any, d_z: Any, needs: Any = (True, True, True)) -> Any:
             self.dense.append(tuple(needs))
             return original(tape, d_z, needs)
 
         monkeypatch.setattr(dense, "dense_backward", counted)
 
-    def relu(self):
-        def backward(h, d_h):
+    def relu(self) -> Any:
+        def backward(h: Any, d_h: Any) -> Any:
             self.activation += 1
             return relu_backward(h, d_h)
 
@@ -54,7 +56,9 @@ NEEDS = [  # needs, what each dense_backward call (last layer first) is asked fo
 
 
 @pytest.mark.parametrize(("needs", "calls", "activations"), NEEDS)
-def test_only_what_is_asked_for_is_computed(needs, calls, activations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_asked_for_is_computed(
+    needs: Any, calls: Any, activations: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(1)
     x, layers, labels = random_fractions(rng, 2, 3), random_layers(rng, SIZES), np.array([0, 1])
     upstream, counter = random_fractions(rng, 2), Counter(monkeypatch)
@@ -68,7 +72,7 @@ def test_only_what_is_asked_for_is_computed(needs, calls, activations, monkeypat
         assert counter.dense == calls
     assert counter.activation == activations
     needs_x, needs_layers = needs or (True, (BOTH,) * 3)
-    pairs = [(needs_x, found.x_BD, everything.x_BD)]
+    pairs: list[Any] = [(needs_x, found.x_BD, everything.x_BD)]
     for asked, some, all_of_them in zip(needs_layers, found.layers, everything.layers, strict=True):
         pairs += zip(asked, some, all_of_them, strict=True)
     for asked, value, right in pairs:
@@ -84,29 +88,29 @@ def test_a_layer_without_a_bias_has_no_bias_gradient() -> None:
 
 
 @pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True), (False,) * 3])
-def test_dense_backward_computes_only_what_is_asked_for(needs) -> None:
+def test_dense_backward_computes_only_what_is_asked_for(needs: Any) -> None:
     x, weight = torch.randn(2, 3), torch.randn(4, 3)
     _, tape = dense.dense_forward(x, weight, torch.randn(4))
     gradients = dense.dense_backward(tape, torch.randn(2, 4), needs)
     assert tuple(gradient is not None for gradient in gradients) == needs
 
 
-def t(*shape):
+def t(*shape: int) -> Any:
     return torch.zeros(shape)
 
 
-def labels_of(*shape):
+def labels_of(*shape: int) -> Any:
     return torch.zeros(shape, dtype=torch.int64)
 
 
-def network(*shapes):
+def network(*shapes: Any) -> Any:
     return [(t(*weight), None if bias is None else t(*bias)) for weight, bias in shapes]
 
 
 GOOD = network(((4, 3), (4,)), ((2, 4), (2,)))
 RELU = ACTIVATIONS["relu"]
 DENSE, MLP, MLP_LOSS = dense.dense_forward, mlp.mlp_forward, mlp.mlp_loss_forward
-WRONG_SHAPES = {
+WRONG_SHAPES: dict[str, Any] = {
     "dense: x of one dimension": ("x: expected shape (B, D)", DENSE, t(3), t(4, 3)),
     "dense: x of three dimensions": ("x: expected shape (B, D)", DENSE, t(1, 2, 3), t(4, 3)),
     "dense: weight of one dimension": ("weight: expected shape (H, D)", DENSE, t(2, 3), t(3)),
@@ -149,7 +153,7 @@ WRONG_SHAPES = {
 
 
 @pytest.mark.parametrize("case", WRONG_SHAPES)
-def test_wrong_shapes_raise_before_any_arithmetic_and_name_the_argument(case) -> None:
+def test_wrong_shapes_raise_before_any_arithmetic_and_name_the_argument(case: Any) -> None:
     message, function, *arguments = WRONG_SHAPES[case]
     with NoArithmetic(), pytest.raises(ArgumentError) as caught:
         function(*arguments)
@@ -173,7 +177,8 @@ WRONG_UPSTREAM = {  # tape, backward, a shape that would broadcast to a wrong va
 
 
 @pytest.mark.parametrize("case", WRONG_UPSTREAM)
-def test_an_upstream_gradient_of_another_shape_is_refused(case) -> None:
+def test_an_upstream_gradient_of_another_shape_is_refused(case: Any) -> None:
+    backward: Any
     tape, backward, upstream = WRONG_UPSTREAM[case]
     with pytest.raises(ArgumentError, match=r"^d_\w+: expected shape"):
         backward(tape, upstream)
@@ -199,7 +204,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_unknown_kinds_of_array_are_refused(function, kind) -> None:
+def test_unknown_kinds_of_array_are_refused(function: Any, kind: str) -> None:
     x, named = UNKNOWN[kind]
     with pytest.raises(ArgumentError, match=rf"the chain rule runs on .*, not on {named}$"):
         FUNCTIONS[function](x)
@@ -207,7 +212,7 @@ def test_unknown_kinds_of_array_are_refused(function, kind) -> None:
 
 @pytest.mark.parametrize("which", ["weight", "bias"])
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_float_array_among_fractions_is_refused(which, number) -> None:
+def test_a_float_array_among_fractions_is_refused(which: Any, number: Any) -> None:
     """NumPy would compute on, in floating point: an "exact" result that is not."""
     rng = random.Random(3)
     x, layers = random_fractions(rng, 2, 3), random_layers(rng, (3, 3, 3))
@@ -221,7 +226,7 @@ class Interval:
     """A kind of array that brings its own primitives."""
 
     class _Primitives:
-        def tanh(self, x):
+        def tanh(self, x: Any) -> Any:
             return f"tanh of {x.name}"
 
     __primitives__ = _Primitives()
@@ -251,7 +256,7 @@ def test_activations_by_name() -> None:
         ((0, float("nan")), "logit_penalty"),
     ],
 )
-def test_impossible_loss_options_are_refused(options, named) -> None:
+def test_impossible_loss_options_are_refused(options: Any, named: Any) -> None:
     with pytest.raises(
         ArgumentError, match=f"^{named}: expected a number .*, found {options[named == 'logit_penalty']}$"
     ):
@@ -262,6 +267,6 @@ def test_impossible_loss_options_are_refused(options, named) -> None:
 @pytest.mark.parametrize(
     "loss", [SQUARED, CROSS_ENTROPY, losses.softmax_cross_entropy(0.1)], ids=lambda loss: loss.name
 )
-def test_labels_out_of_range_give_no_value(loss, label) -> None:
+def test_labels_out_of_range_give_no_value(loss: Any, label: Any) -> None:
     with pytest.raises((ArgumentError, RuntimeError, IndexError)):
         loss.forward(t(2, 3), torch.tensor([0, label]))

@@ -11,6 +11,7 @@ import random
 from fractions import Fraction
 from itertools import pairwise
 from numbers import Rational
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,14 +24,14 @@ from lean_mnist.errors import ArgumentError
 from tests.support.chainrule_arrays import fractions_of, random_fractions, random_layers
 from tests.support.planting import Plant
 
-SCALARS = {
+SCALARS: dict[str, Any] = {
     "relu": lambda z: z if z > 0 else Fraction(0),
     "leaky-relu": lambda z: z if z > 0 else z / 100,
     "identity": lambda z: z,
 }
 
 
-def plain_loss(x, labels, layers, name, weights):
+def plain_loss(x: Any, labels: Any, layers: Any, name: str, weights: Any) -> Any:
     """Σ_B weight_B · ½‖s − onehot(y)‖², and the signs of all pre-activations below the logits."""
     total, signs = Fraction(0), []
     for row, label, weight in zip(x, labels, weights, strict=True):
@@ -46,7 +47,7 @@ def plain_loss(x, labels, layers, name, weights):
     return total, signs
 
 
-def exact_derivative(x, labels, layers, name, weights, container, index):
+def exact_derivative(x: Any, labels: Any, layers: Any, name: str, weights: Any, container: Any, index: Any) -> Any:
     """d loss / d container[index]; ``container`` is ``x``, a weight or a bias, and is left as it was."""
     value, step = container[index], Fraction(1, 8)
     _, here = plain_loss(x, labels, layers, name, weights)
@@ -65,11 +66,11 @@ def exact_derivative(x, labels, layers, name, weights, container, index):
     raise AssertionError("no step avoids the kinks")
 
 
-def disagreements(x, labels, layers, activation, weights):
+def disagreements(x: Any, labels: Any, layers: Any, activation: Activation, weights: Any) -> Any:
     """Names of all entries at which ``mlp_loss_backward`` differs from the oracle, and the number compared."""
     loss = losses.squared_error()
     _, tape = mlp_loss_forward(x, labels, layers, activation, loss)
-    gradients = mlp_loss_backward(tape, layers, activation, loss, weights)
+    gradients: Any = mlp_loss_backward(tape, layers, activation, loss, weights)
     pairs = [("x", x, gradients.x_BD)]
     for number, ((weight, bias), (d_weight, d_bias)) in enumerate(zip(layers, gradients.layers, strict=True)):
         pairs.append((f"W{number}", weight, d_weight))
@@ -95,7 +96,9 @@ def disagreements(x, labels, layers, activation, weights):
     [((3, 4, 2), True, 3, 1), ((3, 4, 3, 2), True, 2, 5), ((3, 4, 2), False, 1, 4), ((3, 2), True, 2, 2)],
     ids=["3-4-2", "3-4-3-2", "3-4-2 without biases, one example", "3-2"],
 )
-def test_every_gradient_of_a_network_is_exact(name, sizes, bias, batch, seed: int) -> None:
+def test_every_gradient_of_a_network_is_exact(
+    name: str, sizes: tuple[int, ...], bias: bool, batch: int, seed: int
+) -> None:
     rng = random.Random(seed)
     x, layers = random_fractions(rng, batch, sizes[0]), random_layers(rng, sizes, bias)
     labels = np.array([rng.randrange(sizes[-1]) for _ in range(batch)])
@@ -117,7 +120,7 @@ def test_the_examples_switch_units_off() -> None:
 
 
 @pytest.mark.parametrize("mistake", ["mask dropped", "scaled by 1.001", "bias gradient of one example"])
-def test_the_exact_check_finds_a_wrong_backward(mistake, plant: Plant) -> None:
+def test_the_exact_check_finds_a_wrong_backward(mistake: Any, plant: Plant) -> None:
     rng = random.Random(5)
     sizes, activation = (3, 4, 3, 2), ACTIVATIONS["relu"]
     x, layers, labels = random_fractions(rng, 2, 3), random_layers(rng, sizes), np.array([0, 1])
@@ -125,8 +128,8 @@ def test_the_exact_check_finds_a_wrong_backward(mistake, plant: Plant) -> None:
         activation = Activation("relu", relu_forward, identity_backward)
     else:
 
-        def wrong(tape, d_z, needs=(True, True, True)):
-            right = dense_backward(tape, d_z, needs)
+        def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True)) -> Any:
+            right: Any = dense_backward(tape, d_z, needs)
             if mistake == "scaled by 1.001":
                 return right._replace(weight_HD=right.weight_HD * Fraction(1001, 1000))
             return right._replace(bias_H=d_z[0] * 1)
@@ -172,7 +175,9 @@ def test_integers_count_as_fractions() -> None:
     x, weight = np.array([[1, -2], [3, 4]], dtype=object), np.array([[2, 1], [-1, 1]], dtype=object)
     loss, activation, labels = losses.squared_error(), ACTIVATIONS["leaky-relu"], np.array([0, 1])
     loss_B, tape = mlp_loss_forward(x, labels, [(weight, None), (weight, None)], activation, loss)
-    gradients = mlp_loss_backward(tape, [(weight, None), (weight, None)], activation, loss, np.array([1, 1], object))
+    gradients: Any = mlp_loss_backward(
+        tape, [(weight, None), (weight, None)], activation, loss, np.array([1, 1], object)
+    )
     # By hand for the first example: z = (0, -3), h = (0, -3/100), s = (-3/100, -3/100), residual (-103/100, -3/100).
     assert loss_B[0] == (Fraction(103, 100) ** 2 + Fraction(3, 100) ** 2) / 2
     assert all(isinstance(value, Rational) for value in (*gradients.x_BD.flat, *gradients.layers[0][0].flat))
@@ -186,7 +191,7 @@ def test_a_layer_preserves_affine_combinations(seed: int) -> None:
     for sizes in ((3, 4), (3, 4, 2)):
         layers = random_layers(rng, sizes)
 
-        def network(batch, layers=layers):
+        def network(batch: int, layers: Any = layers) -> Any:
             return mlp_forward(batch, layers, ACTIVATIONS["identity"])[0]
 
         mixed = network(alpha * x + (1 - alpha) * y)
@@ -213,7 +218,7 @@ def test_dense_backward_is_the_adjoint_of_its_forward() -> None:
     assert (g * forward_mode).sum() == adjoint
 
 
-TRANSCENDENTAL = {
+TRANSCENDENTAL: dict[str, Any] = {
     "sigmoid": lambda x: ACTIVATIONS["sigmoid"].forward(x),
     "tanh": lambda x: ACTIVATIONS["tanh"].forward(x),
     "gelu": lambda x: ACTIVATIONS["gelu"].forward(x),
@@ -224,7 +229,7 @@ TRANSCENDENTAL = {
 
 
 @pytest.mark.parametrize("operation", TRANSCENDENTAL)
-def test_what_is_not_rational_refuses_fractions_in_one_line(operation) -> None:
+def test_what_is_not_rational_refuses_fractions_in_one_line(operation: Any) -> None:
     x = random_fractions(random.Random(9), 2, 3)
     with pytest.raises(ArgumentError, match="is not rational, so fractions cannot hold it: use ReLU") as caught:
         TRANSCENDENTAL[operation](x)
@@ -232,7 +237,7 @@ def test_what_is_not_rational_refuses_fractions_in_one_line(operation) -> None:
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range_are_refused(label) -> None:
+def test_labels_out_of_range_are_refused(label: Any) -> None:
     """NumPy's −1 is the last element: a silent wrong value unless it is refused."""
     with pytest.raises((ArgumentError, IndexError)):
         losses.squared_error().forward(random_fractions(random.Random(10), 2, 3), np.array([0, label]))

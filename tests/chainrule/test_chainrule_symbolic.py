@@ -1,5 +1,7 @@
 """The chain rule on SymPy expressions: each backward is the derivative that SymPy finds of the forward."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import sympy
@@ -11,7 +13,7 @@ from lean_mnist.chainrule.mlp import mlp_loss_backward, mlp_loss_forward
 from lean_mnist.errors import ArgumentError
 
 
-def symbols_of(name, *shape, **assumptions):
+def symbols_of(name: str, *shape: int, **assumptions: Any) -> Any:
     """An object array of fresh symbols ``name_0_0``, … of the given shape."""
     result = np.empty(shape, dtype=object)
     for index in np.ndindex(shape):
@@ -19,7 +21,7 @@ def symbols_of(name, *shape, **assumptions):
     return result
 
 
-def derivatives(expression, symbols):
+def derivatives(expression: Any, symbols: Any) -> Any:
     """SymPy's derivative of one expression by each symbol of an array."""
     result = np.empty(symbols.shape, dtype=object)
     for index in np.ndindex(symbols.shape):
@@ -27,14 +29,14 @@ def derivatives(expression, symbols):
     return result
 
 
-def assert_identical(found, expected, name="") -> None:
+def assert_identical(found: Any, expected: Any, name: str = "") -> None:
     """Every difference simplifies to 0."""
     assert found.shape == expected.shape, name
     for index in np.ndindex(found.shape):
         assert sympy.simplify(found[index] - expected[index]) == 0, f"{name}{index}: {found[index]}, {expected[index]}"
 
 
-def assert_equal_at(point, found, expected, name="") -> None:
+def assert_equal_at(point: Any, found: Any, expected: Any, name: str = "") -> None:
     """Equal to 40 digits at a rational point, evaluated with 60: for expressions too large to simplify."""
     for index in np.ndindex(found.shape):
         one, other = (sympy.sympify(array[index]).evalf(60, subs=point) for array in (found, expected))
@@ -50,7 +52,7 @@ SMOOTH = {
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_smooth_activation(name) -> None:
+def test_smooth_activation(name: str) -> None:
     z, d_h = symbols_of("z", 1, 2), symbols_of("g", 1, 2)
     h, saved = ACTIVATIONS[name].forward(z)
     assert_identical(h, np.vectorize(SMOOTH[name], otypes=[object])(z), "forward")
@@ -59,7 +61,7 @@ def test_smooth_activation(name) -> None:
 
 
 @pytest.mark.parametrize(("name", "slope"), [("relu", sympy.Integer(0)), ("leaky-relu", sympy.Rational(1, 100))])
-def test_activation_with_a_kink(name, slope) -> None:
+def test_activation_with_a_kink(name: str, slope: float) -> None:
     """On either side SymPy's derivative; at 0 the convention: the slope from the left."""
     positive, negative = sympy.Symbol("p", positive=True), sympy.Symbol("n", negative=True)
     g = symbols_of("g", 3)
@@ -73,7 +75,7 @@ def test_activation_with_a_kink(name, slope) -> None:
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky-relu"])
-def test_activation_with_a_kink_of_a_symbol_of_unknown_sign(name) -> None:
+def test_activation_with_a_kink_of_a_symbol_of_unknown_sign(name: str) -> None:
     """The result is piecewise, and its pieces are SymPy's derivative away from 0."""
     z, g = symbols_of("z", 1), symbols_of("g", 1)
     h, saved = ACTIVATIONS[name].forward(z)
@@ -100,7 +102,7 @@ def test_softmax() -> None:
 
 @pytest.mark.parametrize("label", [0, 2])
 @pytest.mark.parametrize(("smoothing", "penalty"), [(0, 0), (0.1, 0), (0, 0.25), (0.1, 0.25), (1, 0)])
-def test_softmax_cross_entropy(label, smoothing, penalty) -> None:
+def test_softmax_cross_entropy(label: Any, smoothing: float, penalty: float) -> None:
     s, d_loss = symbols_of("s", 1, 3), symbols_of("g", 1)
     loss = losses.softmax_cross_entropy(smoothing, penalty)
     loss_B, tape = loss.forward(s, np.array([label]))
@@ -113,7 +115,7 @@ def test_softmax_cross_entropy(label, smoothing, penalty) -> None:
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_labels_out_of_range_are_refused(label) -> None:
+def test_labels_out_of_range_are_refused(label: Any) -> None:
     with pytest.raises((ArgumentError, IndexError)):
         losses.softmax_cross_entropy().forward(symbols_of("s", 1, 3), np.array([label]))
 
@@ -127,7 +129,7 @@ def test_squared_error() -> None:
 
 
 @pytest.mark.parametrize("make_loss", [losses.squared_error, losses.softmax_cross_entropy])
-def test_tiny_tanh_network(make_loss) -> None:
+def test_tiny_tanh_network(make_loss: Any) -> None:
     """2-2-2, every weight, bias and input a symbol; compared to 40 digits at a rational point."""
     x, labels, d_loss = symbols_of("x", 1, 2), np.array([1]), symbols_of("g", 1)
     layers = [(symbols_of(f"w{n}", 2, 2), symbols_of(f"b{n}", 2)) for n in range(2)]

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lean_mnist.chainrule.mlp import mlp_backward, mlp_forward, mlp_loss_backwar
 from lean_mnist.nn.functional import loss_for
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-TORCH_ACTIVATIONS = {
+TORCH_ACTIVATIONS: dict[str, Any] = {
     "relu": F.relu,
     "leaky-relu": lambda z: F.leaky_relu(z, 0.01),
     "sigmoid": torch.sigmoid,
@@ -25,28 +26,28 @@ TORCH_ACTIVATIONS = {
 INF, NAN = math.inf, math.nan
 
 
-def randn(seed, *shape, dtype=torch.float64):
+def randn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Any:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def random_network(sizes, dtype=torch.float64):
+def random_network(sizes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Any:
     return [
         (randn(10 + n, after, before, dtype=dtype) / before**0.5, randn(20 + n, after, dtype=dtype))
         for n, (before, after) in enumerate(pairwise(sizes))
     ]
 
 
-def torch_logits(x, layers, name):
+def torch_logits(x: Any, layers: Any, name: str) -> Any:
     for weight, bias in layers[:-1]:
         x = TORCH_ACTIVATIONS[name](F.linear(x, weight, bias))
     return F.linear(x, *layers[-1])
 
 
-def torch_squared_error(s, y):
+def torch_squared_error(s: Any, y: Any) -> Any:
     return (s - F.one_hot(y, s.shape[1])).square().sum(1) / 2
 
 
-LOSSES = {
+LOSSES: dict[str, Any] = {
     "cross-entropy": (losses.softmax_cross_entropy(), lambda s, y: F.cross_entropy(s, y, reduction="none")),
     "smoothed": (
         losses.softmax_cross_entropy(0.1, 0.3),
@@ -59,19 +60,19 @@ LOSSES = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("loss_name", LOSSES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_network_and_loss_against_torch(name, loss_name, dtype: torch.dtype) -> None:
+def test_network_and_loss_against_torch(name: str, loss_name: str, dtype: torch.dtype) -> None:
     """Values and gradients in every dtype against plain PyTorch in float64 on the same (rounded) numbers."""
     sizes, labels, upstream = (7, 5, 6, 4), torch.tensor([0, 3, 1, 1, 2]), randn(2, 5, dtype=dtype)
     x, layers = randn(1, 5, 7, dtype=dtype), random_network(sizes, dtype)
     loss, torch_loss = loss_for(dtype, LOSSES[loss_name][0]), LOSSES[loss_name][1]
     loss_B, tape = mlp_loss_forward(x, labels, layers, ACTIVATIONS[name], loss)
-    gradients = mlp_loss_backward(tape, layers, ACTIVATIONS[name], loss, upstream)
+    gradients: Any = mlp_loss_backward(tape, layers, ACTIVATIONS[name], loss, upstream)
 
     leaves = [tensor.double().requires_grad_() for tensor in (x, *(t for layer in layers for t in layer))]
     pairs = list(zip(leaves[1::2], leaves[2::2], strict=True))
     expected = torch_loss(torch_logits(leaves[0], pairs, name), labels)
     found = [gradients.x_BD, *(t for layer in gradients.layers for t in layer)]
-    tolerance = {"rtol": DTYPES[dtype], "atol": 4 * DTYPES[dtype]}
+    tolerance: dict[str, Any] = {"rtol": DTYPES[dtype], "atol": 4 * DTYPES[dtype]}
     assert loss_B.dtype == (dtype if dtype == torch.float64 else torch.float32)  # 16 bits are too few for a loss
     torch.testing.assert_close(loss_B.double(), expected.detach(), **tolerance)
     for gradient, right in zip(found, torch.autograd.grad(expected, leaves, upstream.double()), strict=True):
@@ -80,7 +81,7 @@ def test_network_and_loss_against_torch(name, loss_name, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
-def test_softmax_against_torch(batch) -> None:
+def test_softmax_against_torch(batch: int) -> None:
     s, d_p = randn(3, batch, 17).requires_grad_(), randn(4, batch, 17)
     p, saved = losses.softmax_forward(s.detach())
     expected = torch.softmax(s, 1)
@@ -90,14 +91,14 @@ def test_softmax_against_torch(batch) -> None:
 
 @pytest.mark.parametrize(("name", "slope"), [("relu", 0.0), ("leaky-relu", 0.01)])
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_derivative_at_the_kink(name, slope, zero) -> None:
+def test_derivative_at_the_kink(name: str, slope: float, zero: float) -> None:
     _, saved = ACTIVATIONS[name].forward(torch.tensor([zero]))
     assert ACTIVATIONS[name].backward(saved, torch.tensor([3.0])).tolist() == pytest.approx([3 * slope])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "slope"), [("relu", 0.0), ("leaky-relu", 0.01)])
-def test_derivative_at_the_smallest_numbers(name, slope, dtype: torch.dtype) -> None:
+def test_derivative_at_the_smallest_numbers(name: str, slope: float, dtype: torch.dtype) -> None:
     """A leaky unit's output may round to −0 below; its derivative must not."""
     tiny = torch.finfo(dtype).smallest_normal
     _, saved = ACTIVATIONS[name].forward(torch.tensor([-tiny, tiny], dtype=dtype))
@@ -106,7 +107,7 @@ def test_derivative_at_the_smallest_numbers(name, slope, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_nan_is_handed_on(name) -> None:
+def test_nan_is_handed_on(name: str) -> None:
     h, saved = ACTIVATIONS[name].forward(torch.tensor([NAN, 1.0]))
     assert h.isnan().tolist() == [True, False]
     assert ACTIVATIONS[name].backward(saved, torch.tensor([1.0, NAN])).isnan().tolist()[1]
@@ -122,14 +123,14 @@ INFINITIES = [
 
 
 @pytest.mark.parametrize(("name", "values", "slopes"), INFINITIES)
-def test_infinities(name, values, slopes) -> None:
+def test_infinities(name: str, values: Any, slopes: Any) -> None:
     h, saved = ACTIVATIONS[name].forward(torch.tensor([-INF, INF], dtype=torch.float64))
     assert h.tolist() == values
     assert ACTIVATIONS[name].backward(saved, torch.ones(2, dtype=torch.float64)).tolist() == pytest.approx(slopes)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_huge_finite_numbers(name) -> None:
+def test_huge_finite_numbers(name: str) -> None:
     """Where e^z, z² or erf leave the range of float32 on the way, value and derivative still are the limits."""
     z = torch.tensor([-1e30, -100.0, 100.0, 1e30], requires_grad=True)
     h, saved = ACTIVATIONS[name].forward(z.detach())
@@ -154,7 +155,7 @@ EXTREME_LOGITS = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("logits", "label", "expected"), EXTREME_LOGITS)
-def test_cross_entropy_of_extreme_logits(logits, label, expected, dtype: torch.dtype) -> None:
+def test_cross_entropy_of_extreme_logits(logits: Any, label: Any, expected: Any, dtype: torch.dtype) -> None:
     loss = losses.softmax_cross_entropy()
     s = torch.tensor([logits], dtype=dtype)
     loss_B, tape = loss.forward(s, torch.tensor([label]))
@@ -169,7 +170,7 @@ def test_cross_entropy_of_extreme_logits(logits, label, expected, dtype: torch.d
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scale", [0.1, 3, 60])
 @pytest.mark.parametrize("smoothing", [0, 0.1, 1])
-def test_loss_is_not_negative_and_its_gradient_is_bounded(dtype: torch.dtype, scale, smoothing) -> None:
+def test_loss_is_not_negative_and_its_gradient_is_bounded(dtype: torch.dtype, scale: Any, smoothing: float) -> None:
     seed, loss = 5, losses.softmax_cross_entropy(smoothing)
     s, labels = (scale * randn(seed, 64, 10)).to(dtype), torch.arange(64) % 10
     loss_B, tape = loss.forward(s, labels)
@@ -223,12 +224,12 @@ def test_cross_entropy_shrinks_towards_a_perfect_prediction_and_grows_without_bo
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "gelu"])
-def test_central_differences_tend_to_the_derivative_with_order_two(name) -> None:
+def test_central_differences_tend_to_the_derivative_with_order_two(name: str) -> None:
     z = torch.linspace(-2, 2, 9, dtype=torch.float64)
     _, saved = ACTIVATIONS[name].forward(z)
     derivative = ACTIVATIONS[name].backward(saved, torch.ones_like(z))
 
-    def error(step):
+    def error(step: Any) -> Any:
         above, below = (ACTIVATIONS[name].forward(z + sign * step)[0] for sign in (1, -1))
         return ((above - below) / (2 * step) - derivative).abs().max()
 
@@ -236,11 +237,11 @@ def test_central_differences_tend_to_the_derivative_with_order_two(name) -> None
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
-def test_batch_sizes(batch) -> None:
+def test_batch_sizes(batch: int) -> None:
     x, labels, layers = randn(1, batch, 7), torch.zeros(batch, dtype=torch.int64), random_network((7, 4, 3))
     loss, activation = losses.softmax_cross_entropy(0.1, 0.1), ACTIVATIONS["tanh"]
     loss_B, tape = mlp_loss_forward(x, labels, layers, activation, loss)
-    gradients = mlp_loss_backward(tape, layers, activation, loss, losses.mean_backward(loss_B, torch.tensor(1.0)))
+    gradients: Any = mlp_loss_backward(tape, layers, activation, loss, losses.mean_backward(loss_B, torch.tensor(1.0)))
     assert loss_B.shape == (batch,)
     assert gradients.x_BD.shape == x.shape
     for (weight, bias), (d_weight, d_bias) in zip(layers, gradients.layers, strict=True):
@@ -255,7 +256,7 @@ def test_a_batch_is_its_examples_one_by_one() -> None:
     x, labels, layers, upstream = randn(1, 4, 7), torch.tensor([2, 0, 1, 1]), random_network((7, 5, 3)), randn(2, 4)
     loss, activation = losses.softmax_cross_entropy(), ACTIVATIONS["relu"]
 
-    def gradients_of(rows):
+    def gradients_of(rows: slice) -> Any:
         _, tape = mlp_loss_forward(x[rows], labels[rows], layers, activation, loss)
         return mlp_loss_backward(tape, layers, activation, loss, upstream[rows])
 
@@ -292,7 +293,7 @@ def test_mlp_backward_is_the_vjp_of_its_forward() -> None:
     v_x, v_layers = randn(3, 3, 7), [(randn(4, *w.shape), randn(5, *b.shape)) for w, b in layers]
     activation = ACTIVATIONS["gelu"]
 
-    def moved(t):
+    def moved(t: Any) -> Any:
         shifted = [(w + t * v, b + t * u) for (w, b), (v, u) in zip(layers, v_layers, strict=True)]
         return mlp_forward(x + t * v_x, shifted, activation)[0]
 

@@ -1,5 +1,7 @@
 """What the functions and modules refuse, before any arithmetic, in one line that names the argument."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,18 +10,18 @@ from lean_mnist.nn import MLP, Dense, SoftmaxCrossEntropy, functional
 from tests.support.nn_cases import NoArithmetic
 
 
-def t(*shape, dtype=torch.float32, device="cpu"):
+def t(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def y(*shape, dtype=torch.int64, device="cpu"):
+def y(*shape: int, dtype: torch.dtype = torch.int64, device: str = "cpu") -> Any:
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
 F64, META = torch.float64, "meta"
 DENSE, MLP_, LOSS, CE = functional.dense, functional.mlp, functional.mlp_loss, functional.cross_entropy
 GOOD = [(t(4, 3), t(4)), (t(2, 4), None)]
-ARGUMENTS = {
+ARGUMENTS: dict[str, Any] = {
     # dtypes
     "dense: int x": ("x: expected a floating dtype, found torch.int64", DENSE, y(2, 3), t(4, 3)),
     "dense: uint8 x": ("x: expected a floating dtype, found torch.uint8", DENSE, y(2, 3, dtype=torch.uint8), t(4, 3)),
@@ -116,7 +118,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
-def test_refused_before_any_arithmetic_in_one_line(case) -> None:
+def test_refused_before_any_arithmetic_in_one_line(case: Any) -> None:
     message, function, *arguments = ARGUMENTS[case]
     with NoArithmetic(), pytest.raises(ArgumentError) as caught:
         function(*arguments)
@@ -146,7 +148,7 @@ def test_a_negative_scale_is_refused() -> None:
 @pytest.mark.parametrize("label", [-1, -100, 3, 2**40])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("face", ["cross-entropy", "loss"])
-def test_labels_out_of_range_give_no_value(face, smoothing, label) -> None:
+def test_labels_out_of_range_give_no_value(face: str, smoothing: float, label: Any) -> None:
     """−100 too, which PyTorch's own cross-entropy would silently leave out."""
     labels, model = torch.tensor([0, label]), MLP((4, 3), label_smoothing=smoothing)
     with pytest.raises((ArgumentError, RuntimeError, IndexError)):

@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lean_mnist.nn.initialization import INITIALIZATIONS, initialize_weight_
 from tests.support.nn_cases import labels_for
 
 
-def randn(*shape, seed=0):
+def randn(*shape: int, seed: int = 0) -> Any:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -29,7 +30,7 @@ FACES = {
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_activation_modules(name) -> None:
+def test_activation_modules(name: str) -> None:
     ours, theirs = FACES[name]
     z, upstream = randn(5, 7).requires_grad_(), randn(5, 7, seed=1)
     torch.testing.assert_close(ours(z), theirs(z))
@@ -40,7 +41,7 @@ def test_activation_modules(name) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_dense_module(bias) -> None:
+def test_dense_module(bias: bool) -> None:
     ours, theirs = lean.Dense(7, 4, bias=bias), torch.nn.Linear(7, 4, bias=bias)
     theirs.load_state_dict(ours.state_dict())
     x, upstream = randn(5, 7).requires_grad_(), randn(5, 4, seed=1)
@@ -55,7 +56,7 @@ def test_dense_module(bias) -> None:
 
 
 @pytest.mark.parametrize("reduction", functional.REDUCTIONS)
-def test_loss_module(reduction) -> None:
+def test_loss_module(reduction: str) -> None:
     ours = lean.SoftmaxCrossEntropy(0.1, reduction=reduction)
     theirs = torch.nn.CrossEntropyLoss(label_smoothing=0.1, reduction=reduction)
     logits, labels = randn(5, 7), labels_for(5, 7)
@@ -68,7 +69,7 @@ def test_loss_module(reduction) -> None:
 
 
 def test_a_network_composed_of_modules_is_the_mlp() -> None:
-    model = lean.MLP((7, 5, 4, 3), "tanh")
+    model: Any = lean.MLP((7, 5, 4, 3), "tanh")
     composed = torch.nn.Sequential(model.layers[0], lean.Tanh(), model.layers[1], lean.Tanh(), model.layers[2])
     x, labels = randn(5, 7), labels_for(5, 3)
     torch.testing.assert_close(composed(x), model(x))
@@ -81,7 +82,7 @@ def test_a_network_composed_of_modules_is_the_mlp() -> None:
 
 
 def test_mlp_names_sizes_and_text() -> None:
-    model = lean.MLP()
+    model: Any = lean.MLP()
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == {
         "layers.0.weight": (128, 784),
         "layers.0.bias": (128,),
@@ -102,8 +103,8 @@ def test_mlp_names_sizes_and_text() -> None:
         {"sizes": [7, 5, 3], "activation": "gelu", "bias": False},
     ],
 )
-def test_architecture_builds_a_network_of_the_same_form(options) -> None:
-    model = lean.MLP(**options, seed=1)
+def test_architecture_builds_a_network_of_the_same_form(options: dict[str, Any]) -> None:
+    model: Any = lean.MLP(**options, seed=1)
     other = lean.MLP(**model.architecture)
     other.load_state_dict(model.state_dict())
     assert other.architecture == model.architecture
@@ -112,7 +113,7 @@ def test_architecture_builds_a_network_of_the_same_form(options) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_mlp_of_another_dtype(dtype: torch.dtype) -> None:
-    model = lean.MLP((7, 5, 3), dtype=dtype)
+    model: Any = lean.MLP((7, 5, 3), dtype=dtype)
     x = randn(5, 7).to(dtype)
     assert model(x).dtype == dtype
     model.loss(x, labels_for(5, 3)).backward()
@@ -121,7 +122,7 @@ def test_mlp_of_another_dtype(dtype: torch.dtype) -> None:
     assert converted(x).dtype == dtype
 
 
-def copied_by_state_dict(model):
+def copied_by_state_dict(model: Any) -> Any:
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
@@ -130,7 +131,7 @@ def copied_by_state_dict(model):
     return other
 
 
-COPIES = {
+COPIES: dict[str, Any] = {
     "deepcopy": copy.deepcopy,
     "state_dict": copied_by_state_dict,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
@@ -138,8 +139,8 @@ COPIES = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_a_copy_is_equal_and_independent(way) -> None:
-    model = lean.MLP((7, 5, 3), "tanh", seed=4, label_smoothing=0.1, logit_penalty=0.2)
+def test_a_copy_is_equal_and_independent(way: Any) -> None:
+    model: Any = lean.MLP((7, 5, 3), "tanh", seed=4, label_smoothing=0.1, logit_penalty=0.2)
     x, labels = randn(5, 7), labels_for(5, 3)
     other = COPIES[way](model)
     assert torch.equal(other(x), model(x))
@@ -160,9 +161,9 @@ def test_loss_module_can_be_copied() -> None:
 
 
 @pytest.mark.parametrize("initialization", INITIALIZATIONS)
-def test_the_seed_decides_the_weights(initialization) -> None:
-    def weights(seed):
-        model = lean.MLP((20, 9, 3), initialization=initialization, seed=seed)
+def test_the_seed_decides_the_weights(initialization: str) -> None:
+    def weights(seed: int) -> Any:
+        model: Any = lean.MLP((20, 9, 3), initialization=initialization, seed=seed)
         return torch.cat([layer.weight.detach().flatten() for layer in model.layers])
 
     torch.manual_seed(1)
@@ -182,7 +183,8 @@ def test_building_a_network_leaves_the_global_generator_alone() -> None:
 
 
 def test_layers_are_drawn_one_after_the_other() -> None:
-    first, second = lean.MLP((9, 9, 9)).layers
+    layers: Any = lean.MLP((9, 9, 9)).layers
+    first, second = layers
     assert (first.weight != second.weight).all()
     generator = torch.Generator().manual_seed(0)
     assert torch.equal(lean.Dense(9, 9, generator=generator).weight, first.weight)
@@ -190,8 +192,8 @@ def test_layers_are_drawn_one_after_the_other() -> None:
 
 
 @pytest.mark.parametrize("initialization", INITIALIZATIONS)
-def test_biases_start_at_zero(initialization) -> None:
-    model = lean.MLP((20, 9, 3), initialization=initialization)
+def test_biases_start_at_zero(initialization: str) -> None:
+    model: Any = lean.MLP((20, 9, 3), initialization=initialization)
     assert all((layer.bias == 0).all() for layer in model.layers)
 
 
@@ -206,7 +208,7 @@ DEVIATIONS = [
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("initialization", "options", "deviation"), DEVIATIONS)
-def test_statistics_of_initial_weights(initialization, options, deviation, seed: int) -> None:
+def test_statistics_of_initial_weights(initialization: str, options: dict[str, Any], deviation: Any, seed: int) -> None:
     """100,352 draws: the sample's deviation is within 1 % (over 4 of its standard errors), its mean within 4.5."""
     weight = torch.empty(128, 784, dtype=torch.float64)
     filled = initialize_weight_(weight, initialization, torch.Generator().manual_seed(seed), **options)
@@ -232,7 +234,7 @@ def test_xavier_bound_is_reached_and_never_exceeded(dtype: torch.dtype, seed: in
 
 def test_the_initial_loss_is_near_that_of_a_guess() -> None:
     x = torch.rand(200, 784, generator=torch.Generator().manual_seed(0))
-    model = lean.MLP(initialization="scale", scale=0.001)
+    model: Any = lean.MLP(initialization="scale", scale=0.001)
     assert model.loss(x, labels_for(200, 10)).item() == pytest.approx(math.log(10), abs=1e-2)
 
 

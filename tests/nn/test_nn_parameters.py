@@ -2,6 +2,7 @@
 
 import struct
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -18,15 +19,15 @@ AWKWARD = [  # float32: −0, the smallest denormals, the largest, infinities, q
 ]
 
 
-def bits(tensor):
+def bits(tensor: Any) -> Any:
     return tensor.detach().contiguous().view(BITS[tensor.dtype])
 
 
-def vector_of_bits(patterns):
+def vector_of_bits(patterns: Any) -> Any:
     return torch.frombuffer(bytearray(struct.pack(f"<{len(patterns)}I", *patterns)), dtype=torch.float32)
 
 
-def random_bits(count, dtype, seed):
+def random_bits(count: Any, dtype: torch.dtype, seed: int) -> Any:
     """Every bit pattern is as likely as every other, so NaN and denormals of every kind are among them."""
     width = torch.iinfo(BITS[dtype])
     generator = torch.Generator().manual_seed(seed)
@@ -34,7 +35,7 @@ def random_bits(count, dtype, seed):
 
 
 def test_layout_of_784_128_10() -> None:
-    model = MLP((784, 128, 10))
+    model: Any = MLP((784, 128, 10))
     assert parameter_layout(model) == [
         ("layers.0.weight", 0, (128, 784)),
         ("layers.0.bias", 100352, (128,)),
@@ -45,7 +46,7 @@ def test_layout_of_784_128_10() -> None:
 
 
 def test_each_parameter_stands_where_the_layout_says_row_by_row() -> None:
-    model = MLP((5, 4, 3), seed=3)
+    model: Any = MLP((5, 4, 3), seed=3)
     vector = flatten_parameters(model)
     for (name, offset, shape), (expected, parameter) in zip(
         parameter_layout(model), model.named_parameters(), strict=True
@@ -58,7 +59,7 @@ def test_each_parameter_stands_where_the_layout_says_row_by_row() -> None:
 
 
 def test_each_gradient_stands_where_the_layout_of_flat_parameters_says() -> None:
-    model = MLP((5, 4, 3), seed=3)
+    model: Any = MLP((5, 4, 3), seed=3)
     parameters = FlatParameters(model)
     parameters.gradient.copy_(torch.arange(39.0))
     named = dict(model.named_parameters())
@@ -70,7 +71,7 @@ def test_each_gradient_stands_where_the_layout_of_flat_parameters_says() -> None
 
 
 def test_awkward_numbers_survive_both_ways() -> None:
-    model = MLP((2, 3, 1))  # 6 + 3 + 3 + 1 = 13
+    model: Any = MLP((2, 3, 1))  # 6 + 3 + 3 + 1 = 13
     vector = vector_of_bits([*AWKWARD, 0x3F800000])
     unflatten_parameters(vector, model)
     assert torch.equal(bits(flatten_parameters(model)), bits(vector))
@@ -82,7 +83,7 @@ def test_awkward_numbers_survive_both_ways() -> None:
 @pytest.mark.parametrize("dtype", BITS, ids=str)
 @pytest.mark.parametrize("seed", range(2))
 def test_any_bits_survive_in_every_dtype(dtype: torch.dtype, seed: int) -> None:
-    model = MLP((784, 128, 10), dtype=dtype)
+    model: Any = MLP((784, 128, 10), dtype=dtype)
     vector = random_bits(101770, dtype, seed)
     unflatten_parameters(vector, model)
     assert torch.equal(bits(flatten_parameters(model)), bits(vector))
@@ -95,7 +96,7 @@ def test_any_bits_survive_in_every_dtype(dtype: torch.dtype, seed: int) -> None:
     dtype=st.sampled_from(list(BITS)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_round_trips(sizes, bias, dtype: torch.dtype, seed: int) -> None:
+def test_round_trips(sizes: tuple[int, ...], bias: bool, dtype: torch.dtype, seed: int) -> None:
     model, other = MLP(sizes, bias=bias, dtype=dtype, seed=seed), MLP(sizes, bias=bias, dtype=dtype, seed=seed + 1)
     total = sum((before + bias) * after for before, after in pairwise(sizes))
     vector = flatten_parameters(model)
@@ -116,9 +117,9 @@ def test_round_trips(sizes, bias, dtype: torch.dtype, seed: int) -> None:
 
 @pytest.mark.parametrize("sizes", [(3, 2), (5, 4, 3)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_vector_is_a_copy(sizes, bias) -> None:
+def test_the_vector_is_a_copy(sizes: tuple[int, ...], bias: bool) -> None:
     """Also for a single parameter, whose flattening could be a view of it."""
-    model = MLP(sizes, bias=bias)
+    model: Any = MLP(sizes, bias=bias)
     vector = flatten_parameters(model)
     before = vector.clone()
     assert not vector.requires_grad
@@ -133,7 +134,7 @@ def test_the_vector_is_a_copy(sizes, bias) -> None:
 
 def test_unflatten_keeps_the_parameters_themselves() -> None:
     """Optimizers hold on to the parameters, so they are filled, not replaced; gradients and requires_grad stay."""
-    model = MLP((3, 2))
+    model: Any = MLP((3, 2))
     model.loss(torch.ones(1, 3), torch.tensor([1])).backward()
     model.layers[0].bias.requires_grad_(False)
     parameters, gradients = list(model.parameters()), [parameter.grad for parameter in model.parameters()]
@@ -152,7 +153,7 @@ def test_a_strided_or_differentiable_vector_can_be_unflattened() -> None:
 
 
 def test_transposed_parameters_are_flattened_row_by_row() -> None:
-    model = MLP((3, 2), bias=False)
+    model: Any = MLP((3, 2), bias=False)
     model.layers[0].weight.data = torch.arange(6.0).view(3, 2).T
     assert flatten_parameters(model).tolist() == [0, 2, 4, 1, 3, 5]
     unflatten_parameters(torch.arange(6.0), model)
@@ -173,8 +174,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("vector", "message"), WRONG, ids=lambda value: "" if torch.is_tensor(value) else value)
-def test_a_wrong_vector_is_refused_and_changes_nothing(vector, message) -> None:
-    model = MLP((3, 2))
+def test_a_wrong_vector_is_refused_and_changes_nothing(vector: Any, message: str) -> None:
+    model: Any = MLP((3, 2))
     before = flatten_parameters(model)
     with pytest.raises(ArgumentError, match=f"^{message}$"):
         unflatten_parameters(vector, model)
@@ -182,7 +183,7 @@ def test_a_wrong_vector_is_refused_and_changes_nothing(vector, message) -> None:
 
 
 def test_mixed_dtypes_are_refused_both_ways() -> None:
-    model = MLP((3, 4, 2))
+    model: Any = MLP((3, 4, 2))
     model.layers[1].double()
     with pytest.raises(ArgumentError, match=r"model: expected parameters of one dtype, found .*float32.*float64"):
         flatten_parameters(model)

@@ -3,12 +3,14 @@
 import itertools
 import random
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from lean_mnist.torch_internals import DispatchMode
 
 
-def fractions_of(values):
+def fractions_of(values: Any) -> Any:
     """A NumPy object array of fractions from nested lists of numbers or strings such as ``"1/3"``."""
     array = np.array(values, dtype=object)
     result = np.empty(array.shape, dtype=object)
@@ -17,7 +19,7 @@ def fractions_of(values):
     return result
 
 
-def random_fractions(rng: random.Random, *shape: int):
+def random_fractions(rng: random.Random, *shape: int) -> Any:
     """Fractions between −2 and 2 with small denominators; never 0, so that no unit sits on a kink by construction."""
     result = np.empty(shape, dtype=object)
     for index in np.ndindex(shape):
@@ -25,7 +27,7 @@ def random_fractions(rng: random.Random, *shape: int):
     return result
 
 
-def random_layers(rng: random.Random, sizes, bias=True):
+def random_layers(rng: random.Random, sizes: tuple[int, ...], bias: bool = True) -> Any:
     """Layers (weight, bias or ``None``) of fractions for the given sizes."""
     return [
         (random_fractions(rng, after, before), random_fractions(rng, after) if bias else None)
@@ -33,8 +35,8 @@ def random_layers(rng: random.Random, sizes, bias=True):
     ]
 
 
-class NoArithmetic(TorchDispatchMode):
+class NoArithmetic(DispatchMode):
     """Inside this context any operation on a tensor is an error; reading a shape, dtype or device is not."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> None:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> None:
         raise AssertionError(f"{func} ran before the arguments were checked")

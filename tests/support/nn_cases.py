@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lean_mnist.chainrule.losses import softmax_cross_entropy, squared_error
 from lean_mnist.nn import functional
+from lean_mnist.torch_internals import DispatchMode
 
 LAYOUTS = ("contiguous", "transposed", "strided", "expanded")
 SHAPES = {  # (batch, features, units or classes): the layouts to try
@@ -22,7 +22,7 @@ SHAPES = {  # (batch, features, units or classes): the layouts to try
     (0, 4, 3): ("contiguous", "transposed"),
 }
 REDUCTIONS = ("mean", "sum", "none")
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     "relu": F.relu,
     "leaky-relu": partial(F.leaky_relu, negative_slope=0.01),
     "sigmoid": torch.sigmoid,
@@ -38,10 +38,12 @@ class Case(NamedTuple):
     shapes: Any  # (B, D, H) -> the shapes of the tensors that get gradients
 
 
-def randn(generator, shape, layout="contiguous", dtype=torch.float64):
+def randn(
+    generator: torch.Generator, shape: tuple[int, ...], layout: str = "contiguous", dtype: torch.dtype = torch.float64
+) -> Any:
     """Normal numbers in the given memory layout."""
 
-    def normal(*size):
+    def normal(*size: int) -> Any:
         return torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
 
     if not shape or layout == "contiguous":
@@ -53,65 +55,74 @@ def randn(generator, shape, layout="contiguous", dtype=torch.float64):
     return normal(1, *shape[1:]).expand(*shape)
 
 
-def labels_for(batch, classes):
+def labels_for(batch: int, classes: int) -> Any:
     return torch.arange(batch) * 7 % classes
 
 
-def plain_mlp(x, parameters, name="relu", bias=True):
+def plain_mlp(x: Any, parameters: Any, name: str = "relu", bias: bool = True) -> Any:
     layers = list(zip(parameters[::2], parameters[1::2], strict=True)) if bias else [(w, None) for w in parameters]
     for weight, b in layers[:-1]:
         x = ACTIVATIONS[name](F.linear(x, weight, b))
     return F.linear(x, *layers[-1])
 
 
-def _layers(parameters, bias):
+def _layers(parameters: Any, bias: bool) -> Any:
     return list(zip(parameters[::2], parameters[1::2], strict=True)) if bias else [(w, None) for w in parameters]
 
 
-def _widths(shape, depth):
+def _widths(shape: tuple[int, ...], depth: int) -> Any:
     _, features, classes = shape
     return [features, *(6 - n for n in range(depth - 1)), classes]
 
 
-def _mlp_shapes(shape, depth=2, bias=True):
+def _mlp_shapes(shape: tuple[int, ...], depth: int = 2, bias: bool = True) -> Any:
     shapes = [shape[:2]]
     for before, after in pairwise(_widths(shape, depth)):
         shapes += [(after, before), (after,)] if bias else [(after, before)]
     return shapes
 
 
-def _our_mlp(x, *parameters, name="relu", bias=True):
+def _our_mlp(x: Any, *parameters: Any, name: str = "relu", bias: bool = True) -> Any:
     return functional.mlp(x, _layers(parameters, bias), name)
 
 
-def _torch_mlp(x, *parameters, name="relu", bias=True):
+def _torch_mlp(x: Any, *parameters: Any, name: str = "relu", bias: bool = True) -> Any:
     return plain_mlp(x, parameters, name, bias)
 
 
-def _our_loss(x, *parameters, name="relu", bias=True, reduction="mean", loss=None):
+def _our_loss(
+    x: Any, *parameters: Any, name: str = "relu", bias: bool = True, reduction: str = "mean", loss: Any = None
+) -> Any:
     labels = labels_for(len(x), parameters[-2 if bias else -1].shape[0])
     options = {} if loss is None else {"loss": loss}
     return functional.mlp_loss(x, labels, _layers(parameters, bias), name, reduction=reduction, **options)
 
 
-def plain_cross_entropy(s, smoothing=0.0, penalty=0.0, reduction="mean"):
+def plain_cross_entropy(s: Any, smoothing: float = 0.0, penalty: float = 0.0, reduction: str = "mean") -> Any:
     losses = F.cross_entropy(s, labels_for(*s.shape), reduction="none", label_smoothing=smoothing)
     return plain_reduce(losses + penalty / 2 * s.square().sum(1), reduction)
 
 
-def plain_squared_error(s, reduction="mean"):
+def plain_squared_error(s: Any, reduction: str = "mean") -> Any:
     return plain_reduce((s - F.one_hot(labels_for(*s.shape), s.shape[1])).square().sum(1) / 2, reduction)
 
 
-def plain_reduce(losses, reduction):
+def plain_reduce(losses: Any, reduction: str) -> Any:
     return {"mean": losses.mean, "sum": losses.sum, "none": lambda: losses}[reduction]()
 
 
-def _torch_loss(x, *parameters, name="relu", bias=True, reduction="mean", outer=plain_cross_entropy):
+def _torch_loss(
+    x: Any,
+    *parameters: Any,
+    name: str = "relu",
+    bias: bool = True,
+    reduction: str = "mean",
+    outer: Any = plain_cross_entropy,
+) -> Any:
     return outer(plain_mlp(x, parameters, name, bias), reduction=reduction)
 
 
-def _our_cross_entropy(s, smoothing=0.0, penalty=0.0, reduction="mean"):
+def _our_cross_entropy(s: Any, smoothing: float = 0.0, penalty: float = 0.0, reduction: str = "mean") -> Any:
     return functional.cross_entropy(s, labels_for(*s.shape), smoothing, penalty, reduction)
 
 
@@ -126,7 +137,7 @@ for _name, _activation in ACTIVATIONS.items():
     CASES[f"mlp loss, {_name}"] = Case(partial(_our_loss, name=_name), partial(_torch_loss, name=_name), _mlp_shapes)
 for _reduction in REDUCTIONS:
     for _smoothing, _penalty in ((0.0, 0.0), (0.1, 0.0), (0.3, 0.2), (1.0, 0.0)):
-        _options = {"smoothing": _smoothing, "penalty": _penalty, "reduction": _reduction}
+        _options: dict[str, Any] = {"smoothing": _smoothing, "penalty": _penalty, "reduction": _reduction}
         CASES[f"cross-entropy {_smoothing} {_penalty} {_reduction}"] = Case(
             partial(_our_cross_entropy, **_options),
             partial(plain_cross_entropy, **_options),
@@ -159,8 +170,8 @@ for _depth in (1, 3, 4):
         CASES[f"mlp loss, {_key}"] = Case(partial(_our_loss, bias=_bias), partial(_torch_loss, bias=_bias), _shapes)
 
 
-class NoArithmetic(TorchDispatchMode):
+class NoArithmetic(DispatchMode):
     """Inside this context any operation on a tensor is an error; reading a shape, dtype or device is not."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> None:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> None:
         raise AssertionError(f"{func} ran before the arguments were checked")

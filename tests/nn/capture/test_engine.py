@@ -75,7 +75,7 @@ def test_they_are_those_of_the_module_bit_for_bit(activation: str, capture: bool
             assert torch.equal(found.tapes[0].inputs[0], batch[0])
             assert found.tapes[0].static == capture
             with torch.no_grad():
-                steps.parameters.vector -= 0.1 * steps.parameters.gradient
+                steps.parameters.vector.sub_(0.1 * steps.parameters.gradient)
 
 
 @pytest.mark.parametrize("sizes", [(7, 32, 16, 3), (7, 5, 4, 3), (7, 1, 3), (7, 3)])
@@ -153,7 +153,7 @@ def test_several_batches_are_averaged_by_their_sizes(capture: bool) -> None:
 
 
 def test_a_backward_that_gives_its_own_tensors_is_captured_as_it_is(plant: Plant) -> None:
-    right = dense.dense_backward
+    right: Any = dense.dense_backward
 
     def doubled(tape: Any, d_z: Any, needs: Any) -> Any:
         found = right(tape, d_z, needs)
@@ -178,7 +178,7 @@ def test_a_backward_that_gives_its_own_tensors_is_captured_as_it_is(plant: Plant
     lambda found: found._replace(bias_H=found.bias_H.add_(1)),
 ], ids=["by rows", "shared memory", "changed in place"])  # fmt: skip
 def test_gradients_in_any_memory_are_gathered(plant: Plant, change: Any) -> None:
-    right = dense.dense_backward
+    right: Any = dense.dense_backward
     plant("chainrule.dense.dense_backward", lambda *arguments: change(right(*arguments)))
     captured, eager = (Steps(MLP((7, 32, 3)), capture=capture) for capture in (True, False))
     for _ in range(2):
@@ -207,7 +207,7 @@ def test_in_bfloat16_the_optimizer_has_all_digits() -> None:
         whole = torch.cat([g.T.reshape(-1) if g.dim() == 2 else g for g in expected])
         assert 0 < (parameters.gradient - whole).norm() < 0.05 * whole.norm()
         with torch.no_grad():
-            parameters.vector += 1e-4  # less than a rounding of most weights
+            parameters.vector.add_(1e-4)  # less than a rounding of most weights
         parameters.vector_to_network()
         for own, rounded in zip(model.parameters(), parameters.network.parameters(), strict=True):
             assert torch.equal(own.bfloat16(), rounded)

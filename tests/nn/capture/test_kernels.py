@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -62,7 +64,7 @@ def test_nan_is_played_like_any_number() -> None:
         (lambda x: x.add_(1), "gave other numbers"),
     ],
 )
-def test_what_would_differ_next_time_is_refused(compute, why) -> None:
+def test_what_would_differ_next_time_is_refused(compute: Any, why: Any) -> None:
     x = torch.ones(3)
     with pytest.raises(CannotCapture, match=why):
         KernelCapture(lambda: compute(x))
