@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import FileStore
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # public, though its module does not list it
 
 from lean_mnist.errors import HealthError, LeanMnistError
 from lean_mnist.nn import MLP

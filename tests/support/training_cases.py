@@ -50,7 +50,8 @@ class FinishedRun(NamedTuple):
 
     @property
     def summary_json(self) -> dict[str, Any]:
-        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        return values
 
 
 def digits_config(**changes: Any) -> Config:
@@ -68,7 +69,8 @@ def digits_run(root: Path, **changes: Any) -> FinishedRun:
 
 def load(path: Path) -> dict[str, Any]:
     """What PyTorch reads from a checkpoint, without our checks."""
-    return torch.load(path, weights_only=True)
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
 
 
 def records_in(folder: Path) -> list[dict[str, Any]]:

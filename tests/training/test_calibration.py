@@ -88,6 +88,7 @@ def test_pictures_of_few_or_no_errors(right: int) -> None:
     other = Evaluation(0.0, confusion, torch.zeros(5), confidences, torch.arange(5) >= right)
     for draw in (reliability_diagram, risk_coverage_curve):
         picture = draw(found)
-        assert (picture.dtype, picture.shape) == (np.uint8, (480, 720, 3))
+        assert picture.dtype == np.uint8
+        assert picture.shape == (480, 720, 3)
         assert picture.min() < 50 < 250 < picture.max()
         assert not np.array_equal(picture, draw(other))

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import lean_mnist
-from lean_mnist import MLP, files, load_checkpoint
+from lean_mnist import MLP, load_checkpoint
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.errors import CheckpointError
 from lean_mnist.files import write_atomically
@@ -137,7 +137,7 @@ def test_whatever_fails_the_old_file_is_intact_and_nothing_is_left(
     write_checkpoint(path, {"model": torch.zeros(3)})
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, function, fault)
+        patch.setattr(os, function, fault)
         with pytest.raises((OSError, KeyboardInterrupt)) as caught:
             write_checkpoint(path, {"model": torch.ones(3)})
     if isinstance(caught.value, OSError):
@@ -164,9 +164,12 @@ def test_content_reaches_the_disk_before_the_name_does(tmp_path: Path, monkeypat
     done: list[str] = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(
-            files.os, name, lambda *arguments, name=name, real=real: (done.append(name), real(*arguments))
-        )
+
+        def noted(*arguments: Any, name: str = name, real: Any = real) -> Any:
+            done.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, noted)
     write_atomically(tmp_path / "file", b"content")
     assert done == ["fsync", "replace", "fsync"]
 
@@ -439,4 +442,4 @@ def test_the_package_offers_what_it_says() -> None:
     assert lean_mnist.load_checkpoint is load_checkpoint
     assert lean_mnist.MLP is MLP
     with pytest.raises(AttributeError, match="has no attribute 'load_checkpoints'"):
-        _ = lean_mnist.load_checkpoints  # type: ignore[attr-defined]
+        _ = lean_mnist.load_checkpoints

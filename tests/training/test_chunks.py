@@ -80,7 +80,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
     right, make, first_rows, made = dense.dense_backward, build.build_model, [], []
 
     def backward(tape: Any, *arguments: Any) -> Any:
-        found = right(tape, *arguments)
+        found: Any = right(tape, *arguments)
         if tape.x_BD.shape[1] == 64:
             row = tape.x_BD[0].sum()
             first_rows.append(row.clone())
@@ -89,7 +89,12 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
         return found
 
     plant("chainrule.dense.dense_backward", backward)
-    monkeypatch.setattr(build, "build_model", lambda *arguments: made.append(make(*arguments)) or made[-1])
+
+    def build_model(*arguments: Any) -> Any:
+        made.append(make(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(build, "build_model", build_model)
     monkeypatch.setattr(build, "chunk_capture", lambda config, world: None)
     bad: Tensor | None = None
     if not diverging:

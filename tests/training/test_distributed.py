@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def test_parts_tile_every_batch() -> None:
 
 def test_more_processes_than_examples() -> None:
     for batch_size, examples, what in ((2, 100, "--batch-size"), (128, 2, "the training split")):
-        message = said(together(3, lambda world, b=batch_size, m=examples: world.require_examples(b, m)), ConfigError)
+        require = operator.methodcaller("require_examples", batch_size, examples)
+        message = said(together(3, require), ConfigError)
         assert message == f"{what}: expected at least one example for each of the 3 processes, found 2"
     assert together(3, lambda world: world.require_examples(3, 3)) == [(None, None)] * 3
     World().require_examples(1, 1)

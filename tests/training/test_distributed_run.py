@@ -121,7 +121,7 @@ def test_a_rank_that_dies_leaves_a_run_that_one_process_goes_on_with(here: Path,
         if rank == 1 and call == STEPS_PER_EPOCH + 3:
             sys.exit()
 
-    outcomes = together(2, lambda world: run(digits_config(check="off"), None, world), sent=sent)
+    outcomes: list[Any] = together(2, lambda world: run(digits_config(check="off"), None, world), sent=sent)
     assert outcomes[1] is None
     (_, lost), _ = outcomes
     assert isinstance(lost, RankLost)

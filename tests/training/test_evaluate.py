@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from PIL import Image
@@ -120,10 +120,11 @@ def test_data_that_are_not_those_trained_on(here: Path, tiny_mnist: Callable[...
     best = str(summary.checkpoints / "best.pt")
     assert evaluate_checkpoint(EvaluateArguments(best)).evaluation.errors == summary.test.errors
     assert evaluate_checkpoint(EvaluateArguments(best, data_dir="data-1")).evaluation.examples == 20
-    for split in ("validation", "train"):
-        assert evaluate_checkpoint(EvaluateArguments(best, split=split)).split == split  # type: ignore[arg-type]
+    splits: list[Literal["validation", "train"]] = ["validation", "train"]
+    for split in splits:
+        assert evaluate_checkpoint(EvaluateArguments(best, split=split)).split == split
         with pytest.raises(ConfigError, match=f"--split {split}: the mnist found here is not what the checkpoint"):
-            evaluate_checkpoint(EvaluateArguments(best, split=split, data_dir="data-1"))  # type: ignore[arg-type]
+            evaluate_checkpoint(EvaluateArguments(best, split=split, data_dir="data-1"))
 
 
 def test_pictures_are_written_and_named(called: Call, short_run: FinishedRun, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from lean_mnist import files, train
-from lean_mnist.audit.bundle import reproduce_step
+from lean_mnist import train
+from lean_mnist.audit.bundle import reproduce_step, save_step_bundle
 from lean_mnist.crosscheck import replay
 from lean_mnist.crosscheck.bundle import load_bundle
 from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
@@ -161,11 +161,11 @@ def test_on_a_full_disk_nothing_is_half_written_and_the_failure_is_still_told(
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    write = failures.save_step_bundle
+    write = save_step_bundle
 
     def write_to_a_full_disk(*arguments: Any, **options: Any) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, function, full)
+            patch.setattr(os, function, full)
             write(*arguments, **options)
 
     if function == "mkdir":

@@ -136,7 +136,7 @@ def test_sgd_is_that_of_torch_optim_bit_for_bit_and_either_continues_the_other(o
     config = Config(**options)
     vectors = [nn.Parameter(torch.linspace(-1, 1, 50)) for _ in range(2)]
     vectors[0].grad = vectors[1].grad = gradient = torch.zeros(50)
-    rule = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0}
+    rule: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.nesterov and config.momentum > 0}
     ours: Any = build_optimizer(config, vectors[:1])
     theirs: Any = optim.SGD(vectors[1:], lr=0.1, weight_decay=config.weight_decay, fused=True, **rule)
     for step in range(6):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.training.arguments import read_arguments
+from lean_mnist.training.checkpoints import write_checkpoint
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.summary import Summary
@@ -109,7 +111,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     at = 0
     for session, count in enumerate(steps):
         at += count
-        interrupted_at(count, lambda s=session: resume(NAME) if s else run(digits_config(**COMMON, **KINDS[kind])))
+        begin = functools.partial(run, digits_config(**COMMON, **KINDS[kind]))
+        interrupted_at(count, functools.partial(resume, NAME) if session else begin)
         assert load(Path("checkpoints", NAME, "last.pt"))["metrics"]["step"] == at
         assert not Path("runs", NAME, "summary.json").exists()
     assert_same(FinishedRun(here, resume(NAME)), uninterrupted(kind))
@@ -130,12 +133,10 @@ def test_a_run_killed_at_its_first_step_can_be_resumed(
 def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(
     when: str, here: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Callable[[str], FinishedRun]
 ) -> None:
-    from lean_mnist.training import checkpointing as module
-
     class Killed(BaseException):
         pass
 
-    write, finish = module.write_checkpoint, Classification.finish
+    write, finish = write_checkpoint, Classification.finish
 
     def dying(path: Path, content: dict[str, Any]) -> None:
         now = content["metrics"]["epoch"] == 2
@@ -151,7 +152,7 @@ def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(
         return finish(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_checkpoint", dying)
+        patch.setattr("lean_mnist.training.checkpointing.write_checkpoint", dying)
         patch.setattr(Classification, "finish", ending)
         with pytest.raises(Killed):
             run(digits_config(**COMMON))

@@ -354,7 +354,7 @@ def test_tensorboard_takes_every_kind_of_record(tmp_path: Path) -> None:
 def test_a_weight_is_red_where_it_pulls_up_and_blue_where_down() -> None:
     model = MLP((4, 1, 2))
     with torch.no_grad():
-        model.layers[0].weight.copy_(torch.tensor([[2.0, -2.0, 0.0, 1.0]]))
+        model.weights_and_biases()[0][0].copy_(torch.tensor([[2.0, -2.0, 0.0, 1.0]]))
     picture = first_layer_weights(model, (2, 2))
     assert picture.dtype == np.uint8
     tile = picture[2:58, 2:58]
@@ -372,7 +372,7 @@ def test_weights_of_any_number_of_units_make_one_grid(units: int) -> None:
 def test_weights_that_are_all_zero_are_white() -> None:
     model = MLP((4, 2, 2))
     with torch.no_grad():
-        model.layers[0].weight.zero_()
+        model.weights_and_biases()[0][0].zero_()
     assert (first_layer_weights(model, (2, 2))[2:58, 2:58] == 255).all()
 
 
@@ -385,5 +385,6 @@ def test_misread_digits_are_pictured(wrong: int) -> None:
     picture = misread_digits(test, Evaluation(0.0, torch.zeros(10, 10), predictions, torch.ones(360), right), 16)
     assert (picture is None) == (wrong == 0)
     if picture is not None:
-        assert (picture.dtype, picture.shape[2]) == (np.uint8, 3)
+        assert picture.dtype == np.uint8
+        assert picture.shape[2] == 3
         assert picture[2:82, 2:82].min() < 100  # ink

@@ -146,8 +146,10 @@ class OneBatch:
 
 def _trained_on(evaluations: list[tuple[int, float]], **options: Any) -> tuple[RunState, list[str], list[Record]]:
     """The state after training with these (correct of 100, loss) as the validation split, what was saved, records."""
-    state, saved, records = RunState(), [], []
-    objective = OneBatch(digits_config(epochs=len(evaluations), **options), evaluations)
+    state = RunState()
+    saved: list[str] = []
+    records: list[Record] = []
+    objective: Any = OneBatch(digits_config(epochs=len(evaluations), **options), evaluations)
 
     flat = objective.parameters
     loop = Loop(
@@ -227,8 +229,8 @@ def watched(here: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     seen: Watched = {"steps": 0, "before": []}
 
     def build(*arguments: Any) -> MLP:
-        seen["model"] = build_model(*arguments)
-        return seen["model"]
+        seen["model"] = model = build_model(*arguments)
+        return model
 
     step = SGD.step
 
@@ -278,7 +280,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
     right = dense.dense_backward
 
     def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True), *into: Any) -> Any:
-        found = right(tape, d_z, needs, *into)
+        found: Any = right(tape, d_z, needs, *into)
         # Only the step's own calls count: the enclosure runs the same formula, on balls.
         if isinstance(d_z, torch.Tensor) and tape.weight_HD.shape[1] == (64, 128)[layer]:
             calls.append(layer)

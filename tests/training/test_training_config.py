@@ -97,7 +97,9 @@ CHOICES = [
 @pytest.mark.parametrize(
     ("cls", "field", "expected"), CHOICES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_the_choices_of_an_option_are_those_of_the_code_behind_it(cls: type, field: str, expected: tuple) -> None:
+def test_the_choices_of_an_option_are_those_of_the_code_behind_it(
+    cls: type, field: str, expected: tuple[str, ...]
+) -> None:
     assert set(get_args(get_type_hints(cls)[field])) == set(expected)
 
 
@@ -209,7 +211,7 @@ def test_the_best_small_network_has_one_hidden_layer_of_128() -> None:
 
 
 def test_only_elastic_augmentation_is_elastic() -> None:
-    strengths = {"augment_shift": 3.0, "augment_rotation": 4.0, "augment_scale": 0.5}
+    strengths: dict[str, Any] = {"augment_shift": 3.0, "augment_rotation": 4.0, "augment_scale": 0.5}
     affine = {"shift": 3.0, "rotation": 4.0, "scale": 0.5, "smoothness": 8.0}
     strengths |= {"augment_elastic": 7.0, "augment_smoothness": 8.0}
     assert build_augmentation(Config(**strengths)) is None

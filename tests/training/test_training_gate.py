@@ -38,7 +38,7 @@ def _first_layer(change: Callable[[torch.Tensor], torch.Tensor], after: int = 0)
         right = dense.dense_backward
 
         def wrong(tape: Any, d_z: Any, needs: Any = (True, True, True), *into: Any) -> Any:
-            found = right(tape, d_z, needs, *into)
+            found: Any = right(tape, d_z, needs, *into)
             # Only the step's own calls count: the enclosure runs the same formula, on balls.
             if tape.weight_HD.shape != (128, 64) or not isinstance(d_z, torch.Tensor):
                 return found

@@ -22,7 +22,7 @@ def echo(classes: int = 4) -> MLP:
     """A network whose logits are its inputs."""
     model = MLP((classes, classes))
     with torch.no_grad():
-        model.layers[0].weight.copy_(torch.eye(classes))
+        model.weights_and_biases()[0][0].copy_(torch.eye(classes))
     return model
 
 
@@ -77,7 +77,7 @@ def test_the_result_does_not_depend_on_the_chunks(chunk: int, monkeypatch: pytes
 def test_outputs_that_are_not_finite_are_no_predictions() -> None:
     model = echo()
     with torch.no_grad():
-        model.layers[0].weight[2, 2] = float("inf")
+        model.weights_and_biases()[0][0][2, 2] = float("inf")
     with pytest.raises(HealthError, match="outputs are not finite on examples 0 to 4"):
         evaluate(model, EXAMPLES, AS_THEY_ARE)
 

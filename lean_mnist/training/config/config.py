@@ -109,7 +109,7 @@ class Config:
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     """Of weights, activations and gradients; with bfloat16 the optimizer keeps the weights in float32."""
     replay: bool = True
-    """Record the kernels of the first step and play them at the others, without running the Python in between."""
+    """Capture the kernels of a step once and replay them at the others, without running the Python in between."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is cuda where there is one."""
 
