@@ -44,7 +44,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train 784-10-10 networks of few bits a weight on MNIST and print what is certified of each."""
+    """Train quantised 784-10-10 networks on MNIST and print what is certified of each."""
 
     bits: tuple[int, ...] = (1, 2, 3, 4, 8, 16)
     """A network for each."""

@@ -1,7 +1,7 @@
 """One update of a network's parameters: gradient → finite? → clip → learning rate → optimizer.
 
 Everything that trains moves its parameters by :class:`Update`: the trainer, steps taken several at a time, PAC-Bayes,
-networks of few bits and the self-test of the checks.
+quantised networks and the self-test of the checks.
 """
 
 from __future__ import annotations
