@@ -16,7 +16,7 @@ from lean_mnist.command_line import parse, run_command
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from lean_mnist.generalization.certificates.document import Certificate
+    from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
     from lean_mnist.generalization.imports.certified import NetworkFile
 
 
@@ -111,11 +111,7 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
         loaded.metrics,
         folder,
         tracked=config.track_test,
-        deltas=arguments.delta,
-        bounds=arguments.bound,
-        looks=arguments.looks,
-        adaptive=arguments.adaptive,
-        precision=arguments.precision,
+        options=options_of(arguments),
     )
 
 
@@ -140,15 +136,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     reading = read_for(dataset, path, kind, scaling=arguments.scaling, accuracy=arguments.accuracy, quantize=quantize)
     network, (deltas, bounds) = reading.network, (arguments.delta, arguments.bound)
     if not training:
-        certificate = certify_reading(
-            reading,
-            dataset,
-            deltas=deltas,
-            bounds=bounds,
-            looks=arguments.looks,
-            adaptive=arguments.adaptive,
-            precision=arguments.precision,
-        )
+        certificate = certify_reading(reading, dataset, options_of(arguments))
     elif isinstance(network, QuantizedNetwork):
         code, candidates = arguments.code, arguments.candidates * reading.readings
         certificate = certify_network(network, dataset, code=code, candidates=candidates, deltas=deltas, bounds=bounds)
@@ -159,6 +147,14 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     if quantize is not None and isinstance(network, QuantizedNetwork):
         write_network(folder / "network.json", network)
     return certificate, certificate.write(folder)
+
+
+def options_of(arguments: CertifyArguments) -> ClaimOptions:
+    """The options of the claims by a test split."""
+    from lean_mnist.generalization.certificates.document import ClaimOptions
+
+    given = (arguments.delta, arguments.bound, arguments.looks, arguments.adaptive, arguments.precision)
+    return ClaimOptions(*given)
 
 
 def existing(folder: str | Path) -> Path:

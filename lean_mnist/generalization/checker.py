@@ -58,7 +58,12 @@ PAC_BAYES = "lean_mnist PAC-Bayes certificate"
 VERSION = 1
 DIGITS = 12  # of every bound
 ONE = 10**DIGITS
-ACTIVATIONS = ("relu", "leaky-relu", "identity", "sigmoid", "tanh", "gelu")
+SMOOTH_ACTIVATIONS: dict[str, tuple[Callable[[float], float], float]] = {  # with a slope that is nowhere exceeded
+    "sigmoid": (lambda v: 1 / (1 + math.exp(-v)) if v > -700 else 0.0, 0.25),
+    "tanh": (math.tanh, 1.0),
+    "gelu": (lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2, 1.13),
+}
+ACTIVATIONS = ("relu", "leaky-relu", "identity", *SMOOTH_ACTIVATIONS)
 DTYPES = {"float16": ("e", 2), "float32": ("f", 4), "float64": ("d", 8)}
 UNITS = {"float32": "1/16777216", "float64": "1/68719476736"}  # 2^-24; 2^-36, which is far above float64's 2^-53
 CODES = ("fixed", "enumerative")
@@ -417,7 +422,7 @@ def compare(found: Any, expected: Any, field: str = "") -> None:
 def derive_holdout(document: Fields) -> Fields:
     """Derived fields of a certificate by a test split."""
     decoder, history = document["decoder"], document["history"]
-    smooth = [SMOOTH] if decoder["activation"] in _SMOOTH else []
+    smooth = [SMOOTH] if decoder["activation"] in SMOOTH_ACTIVATIONS else []
     looks, m = history["looks"], document["data"]["examples"]
     if not len(history["recorded"]) <= looks <= (300 if history["adaptive"] else 10**6):
         raise Rejected("history.looks: expected at least the recorded looks, and at most 300 if they are adaptive")
@@ -861,13 +866,6 @@ def spectral(rows: Rows) -> float:
     return math.sqrt(max(sums)) * (1 + 2.0**-20)  # far more than rounding takes from so few sums
 
 
-_SMOOTH: dict[str, tuple[Callable[[float], float], float]] = {  # with a slope that is nowhere exceeded
-    "sigmoid": (lambda v: 1 / (1 + math.exp(-v)) if v > -700 else 0.0, 0.25),
-    "tanh": (math.tanh, 1.0),
-    "gelu": (lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2, 1.13),
-}
-
-
 def activate(name: str, z: Floats, errors: Floats, u: float) -> tuple[Floats, Floats, float, Floats]:
     """``h = σ(z)``; how far an evaluation's h may be where its z may be as far as ``errors``; slope, rounding in it."""
     none = [0.0] * len(z)
@@ -879,7 +877,7 @@ def activate(name: str, z: Floats, errors: Floats, u: float) -> tuple[Floats, Fl
         h, slope = [v if v > 0 else 0.01 * v for v in z], 1.0
         own = [3 * u * (abs(v) + e) for v, e in zip(h, errors, strict=True)]
     else:
-        function, slope = _SMOOTH[name]
+        function, slope = SMOOTH_ACTIVATIONS[name]
         h, own = list(map(function, z)), [16 * u * (1 + abs(v) + e) for v, e in zip(z, errors, strict=True)]
     return h, [slope * e + r for e, r in zip(errors, own, strict=True)], slope, own
 

@@ -21,6 +21,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates import code_length, counting, document, holdout
+from lean_mnist.generalization.certificates.document import ClaimOptions
 from lean_mnist.generalization.certificates.holdout import certify
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.generalization.exact import decimal_text
@@ -70,7 +71,7 @@ def test_it_accepts_what_looks_pay(looks: int, adaptive: bool, tmp_path: Path) -
     normalization = Normalization.fit("standard", data.train.images, 255)
     history = SplitHistory("test", looks, adaptive)
     bounds, deltas = ("clopper-pearson", "kl", "hoeffding"), ("0.2", "1e-6")
-    certificate = certify(model, normalization, data, history, bounds=bounds, deltas=deltas)
+    certificate = certify(model, normalization, data, history, ClaimOptions(deltas, bounds))
     assert len(certificate.risks) == 6
     assert rejection(written(certificate, tmp_path)) == ""
 
@@ -79,7 +80,7 @@ def test_an_empty_promise_is_said_in_words(tmp_path: Path) -> None:
     """Every label wrong: the certificate says that it says nothing, and holds."""
     model, data = random_network(3), random_data(3, 3)
     normalization = Normalization.fit("standard", data.train.images, 255)
-    certificate = certify(model, normalization, data, SplitHistory("test", 1), bounds=("hoeffding",), deltas=("1e-9",))
+    certificate = certify(model, normalization, data, SplitHistory("test", 1), ClaimOptions(("1e-9",), ("hoeffding",)))
     (sentence,) = certificate.document["statement"]
     assert sentence == "At delta = 1/1000000000 the bound hoeffding is vacuous: it says nothing about unseen data."
     assert "%" not in certificate.text().split("\n")[1]
@@ -362,13 +363,20 @@ def test_nan_never_passes(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_no_certificate_is_made_of() -> None:
     model, data = random_network(0), random_data(0)
     normalization = Normalization.fit("standard", data.train.images, 255)
-    for history, options, error, message in (
-        (SplitHistory("validation", 1, selected="the best checkpoint"), {}, CertificateError, "split: the validation"),
-        (SplitHistory("train", 1, learned=True), {}, CertificateError, "split: the weights were learned from the tra"),
-        (SplitHistory("extra", 1), {}, CertificateError, "split: expected test, found extra"),
-        (SplitHistory("test", 1), {"deltas": ("0",)}, BoundError, "delta: expected a probability strictly between"),
-        (SplitHistory("test", 1), {"bounds": ("wald",)}, CertificateError, "--bound: expected one of clopper-pearson"),
-    ):
+    usual, test = ClaimOptions(), SplitHistory("test", 1)
+    cases: list[tuple[SplitHistory, ClaimOptions, type[Exception], str]] = [
+        (SplitHistory("validation", 1, selected="the best checkpoint"), usual, CertificateError, "split: the validat"),
+        (
+            SplitHistory("train", 1, learned=True),
+            usual,
+            CertificateError,
+            "split: the weights were learned from the tr",
+        ),
+        (SplitHistory("extra", 1), usual, CertificateError, "split: expected test, found extra"),
+        (test, ClaimOptions(deltas=("0",)), BoundError, "delta: expected a probability strictly between"),
+        (test, ClaimOptions(bounds=("wald",)), CertificateError, "--bound: expected one of clopper-pearson"),
+    ]
+    for history, options, error, message in cases:
         with pytest.raises(error) as caught:
-            certify(model, normalization, data, history, **options)  # type: ignore[arg-type]
+            certify(model, normalization, data, history, options)
         assert str(caught.value).startswith(message)

@@ -16,7 +16,7 @@ import torch
 from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.document import Certificate
+from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
 from lean_mnist.generalization.certificates.holdout import certify
 from lean_mnist.generalization.certificates.runs import FoundCertificate, certificate_places, find_certificate
 from lean_mnist.generalization.confidence import SplitHistory
@@ -50,7 +50,7 @@ def small_certificate(seed: int = 0, kind: str = "standard", **options: Any) -> 
     """A certificate of a random network by random data."""
     model, data = random_network(seed, **options), random_data(seed)
     normalization = Normalization.fit(kind, data.train.images, 255)
-    return certify(model, normalization, data, SplitHistory("test", 1))
+    return certify(model, normalization, data, SplitHistory("test", 1), ClaimOptions(precision="float32"))
 
 
 def written(certificate: Certificate, folder: Path) -> str:

@@ -21,7 +21,7 @@ from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.exact import decimal_text, percent
+from lean_mnist.generalization.exact import Exact, decimal_text, percent
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
@@ -132,6 +132,22 @@ def require_known_bounds(bounds: Sequence[str]) -> None:
     for bound in bounds:
         if bound not in checker.THEOREMS:
             raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {bound!r}")
+
+
+@dataclass(frozen=True)
+class ClaimOptions:
+    """Options of the claims in a certificate by a test split."""
+
+    deltas: Sequence[Exact] = DEFAULT_DELTAS
+    """Failure probabilities, each of them for its own claim."""
+    bounds: Sequence[str] = DEFAULT_BOUNDS
+    """Names of bounds on counted errors, each of them at each δ."""
+    looks: int | None = None
+    """All evaluations on this test split; those that are known of if ``None``."""
+    adaptive: bool = False
+    """True to pay for evaluations that may have depended on earlier ones."""
+    precision: str = "auto"
+    """``float32`` or ``float64``: how roughly the network may be run; ``auto``: see :func:`~.holdout.precision_for`."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import checked_delta, upper_risk
 from lean_mnist.generalization.certificates.counting import count_errors
 from lean_mnist.generalization.certificates.document import (
-    DEFAULT_BOUNDS,
-    DEFAULT_DELTAS,
     Certificate,
+    ClaimOptions,
     CountedClaim,
     require_known_bounds,
     sha256,
@@ -25,13 +24,13 @@ from lean_mnist.generalization.certificates.document import (
     with_hash,
 )
 from lean_mnist.generalization.confidence import SplitHistory
-from lean_mnist.generalization.exact import Exact
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
     from lean_mnist.data.normalization import Normalization
     from lean_mnist.nn import MLP
 
+DEFAULT_OPTIONS = ClaimOptions()
 _WEIGHTS = "certificate.weights"
 _PIECEWISE_LINEAR = ("relu", "leaky-relu", "identity")  # which ask no function of a library, that may err
 
@@ -41,11 +40,9 @@ def certify(
     normalization: Normalization,
     dataset: Dataset,
     history: SplitHistory,
+    options: ClaimOptions = DEFAULT_OPTIONS,
     *,
     recorded: Sequence[dict[str, Any]] = (),
-    deltas: Sequence[Exact] = DEFAULT_DELTAS,
-    bounds: Sequence[str] = DEFAULT_BOUNDS,
-    precision: str = "float32",
     selected_by: str = checker.SELECTED_BY,
 ) -> Certificate:
     """Certify ``model`` by the test split of ``dataset``, which must have taught and chosen nothing.
@@ -55,10 +52,8 @@ def certify(
         normalization: how pixels become its features.
         dataset: its test split is counted.
         history: of that split, which says what share of δ the claim gets (:mod:`~.generalization.confidence`).
+        options: which claims; of ``looks`` and ``adaptive`` the history speaks.
         recorded: evaluations on the test split that the run recorded, for the record.
-        deltas: failure probabilities, each of them for its own claim.
-        bounds: names of bounds on counted errors, each of them at each δ.
-        precision: ``float32`` or ``float64``: how roughly the network may be run for the claim still to hold.
         selected_by: by what the network was selected instead, ``checker.SELECTED_BY`` or ``SELECTED_ELSEWHERE``.
 
     Raises:
@@ -68,19 +63,19 @@ def certify(
     history.require_holdout()
     if history.split != "test":
         raise CertificateError(f"split: expected test, found {history.split}; only the test split teaches nothing")
-    require_known_bounds(bounds)
+    require_known_bounds(options.bounds)
     layers = [
         (weight.detach().cpu().double().numpy(), None if bias is None else bias.detach().cpu().double().numpy())
         for weight, bias in model.weights_and_biases()
     ]
     images, labels = dataset.test.images.cpu().numpy(), dataset.test.labels.cpu().numpy()
     scaling = (normalization.kind, normalization.mean, normalization.scale)
-    unit = checker.UNITS[precision]
+    unit = checker.UNITS[precision_for(model) if options.precision == "auto" else options.precision]
     errors = count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)))
     examples, sizes, evaluations = len(labels), model.sizes, history.evaluations
     claims, shares = [], []
-    for bound in bounds:
-        for delta in map(checked_delta, deltas):
+    for bound in options.bounds:
+        for delta in map(checked_delta, options.deltas):
             shares.append(history.share(delta, examples))
             claims.append(CountedClaim(bound, delta, upper_risk(bound, errors, examples, shares[-1]), errors, examples))
     raw, dtype = _raw_weights(model)
@@ -119,6 +114,16 @@ def certify(
         "data": {**data, "classes": sizes[-1]},
     }
     return Certificate(with_hash(document, "content_sha256"), {_WEIGHTS: raw, **beside})
+
+
+def precision_for(model: MLP) -> str:
+    """``float32`` for at most one hidden layer of at most 512 units, else ``float64``.
+
+    What rounding may do in the worst order of sums grows with width and depth, until in float32 every example is too
+    near to call. The form of the network decides, and nothing of the data.
+    """
+    hidden = model.sizes[1:-1]
+    return "float32" if len(hidden) <= 1 and max(hidden, default=0) <= 512 else "float64"
 
 
 def decoder_of(model: MLP, normalization: Normalization) -> dict[str, Any]:

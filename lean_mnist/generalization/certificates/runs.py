@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.document import DEFAULT_BOUNDS, DEFAULT_DELTAS, FILE, Certificate
-from lean_mnist.generalization.certificates.holdout import certify, decoder_of, weights_hash
+from lean_mnist.generalization.certificates.document import FILE, Certificate, ClaimOptions
+from lean_mnist.generalization.certificates.holdout import DEFAULT_OPTIONS, certify, decoder_of, weights_hash
 from lean_mnist.generalization.confidence import history_of
-from lean_mnist.generalization.exact import Exact
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
 
@@ -27,54 +26,29 @@ def certify_run(
     folder: Path,
     *,
     tracked: bool,
-    deltas: Sequence[Exact] = DEFAULT_DELTAS,
-    bounds: Sequence[str] = DEFAULT_BOUNDS,
-    looks: int | None = None,
-    adaptive: bool = False,
-    precision: str = "auto",
+    options: ClaimOptions = DEFAULT_OPTIONS,
 ) -> tuple[Certificate, Path]:
     """Certify the network of a run, write the certificate into ``folder``, and return it with its path.
 
     Args:
-        model: the run's network; of a quantised one its exact weights are certified.
+        model: the run's network; of a quantised one its exact weights are certified, which can be run exactly, so that
+            ``auto`` precision gives nothing away for rounding.
         normalization: how pixels become its features.
         dataset: the run's data; its test split is counted.
         metrics: of the run's checkpoint, with the record of evaluations on the test split.
         folder: where the certificate is written.
         tracked: whether the run evaluated the test split after every epoch.
-        deltas: failure probabilities, each of them for its own claim.
-        bounds: names of bounds on counted errors, each of them at each δ.
-        looks: all evaluations on this test split, other runs' included; those recorded if ``None``.
-        adaptive: pay for evaluations that may have depended on earlier ones.
-        precision: ``float32``, ``float64``, or ``auto``: see :func:`precision_for`.
+        options: which claims.
 
     Raises:
         BoundError, CertificateError: as :func:`~.holdout.certify`; fewer ``looks`` than were recorded.
     """
-    certificate = certify(
-        exact_network(model),
-        normalization,
-        dataset,
-        history_of("test", metrics, tracked=tracked, looks=looks, adaptive=adaptive),
-        recorded=list(metrics["test_looks"]),
-        deltas=deltas,
-        bounds=bounds,
-        precision=precision_for(model) if precision == "auto" else precision,
-    )
+    if isinstance(model, QuantizedMLP) and options.precision == "auto":
+        options = replace(options, precision="float64")
+    history = history_of("test", metrics, tracked=tracked, looks=options.looks, adaptive=options.adaptive)
+    exact, recorded = exact_network(model), list(metrics["test_looks"])
+    certificate = certify(exact, normalization, dataset, history, options, recorded=recorded)
     return certificate, certificate.write(folder)
-
-
-def precision_for(model: MLP) -> str:
-    """``float64`` for quantised networks, several hidden layers or more than 512 units in one; else ``float32``.
-
-    A quantised network can be run exactly, so that nothing is given away for rounding. What rounding may do in the
-    worst order of sums grows with width and depth, until in float32 every example is too near to call. The form of the
-    network decides, and nothing of the data.
-    """
-    hidden = model.sizes[1:-1]
-    if isinstance(model, QuantizedMLP):
-        return "float64"
-    return "float32" if len(hidden) <= 1 and max(hidden, default=0) <= 512 else "float64"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -12,9 +11,8 @@ from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError, DataError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.document import Certificate
+from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
 from lean_mnist.generalization.certificates.holdout import certify
-from lean_mnist.generalization.certificates.runs import precision_for
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.imports.mlcert import read_mlcert
@@ -135,37 +133,22 @@ def read_for(
     return NetworkReading(network, stated, readings)
 
 
-def certify_reading(
-    reading: NetworkReading,
-    dataset: Dataset,
-    *,
-    deltas: Sequence[Exact],
-    bounds: Sequence[str],
-    looks: int | None = None,
-    adaptive: bool = False,
-    precision: str = "auto",
-) -> Certificate:
+def certify_reading(reading: NetworkReading, dataset: Dataset, options: ClaimOptions) -> Certificate:
     """The certificate of a network by the test split of ``dataset``, which must have taught and chosen nothing of it.
 
-    ``looks`` at that split, 1 if not given, are paid for, and every reading that was tried; the other arguments are
-    those of :func:`certify`. Raises ``CertificateError`` or ``BoundError``.
+    Its ``looks`` at that split, 1 if not given, are paid for, and every reading that was tried. Raises
+    ``CertificateError`` or ``BoundError``.
     """
-    if looks is not None and looks < 1:
+    looks = 1 if options.looks is None else options.looks
+    if looks < 1:
         raise CertificateError(f"--looks: expected at least 1, found {looks}")
     network = reading.network
     if isinstance(network, QuantizedNetwork):
-        network, precision = exact_layers(network), "float64" if precision == "auto" else precision
-    model = network.model()
-    return certify(
-        model,
-        reading.scaling,
-        dataset,
-        SplitHistory("test", (looks or 1) + reading.readings - 1, adaptive),
-        deltas=deltas,
-        bounds=bounds,
-        precision=precision_for(model) if precision == "auto" else precision,
-        selected_by=checker.SELECTED_ELSEWHERE,
-    )
+        network = exact_layers(network)
+        options = replace(options, precision="float64") if options.precision == "auto" else options
+    history = SplitHistory("test", looks + reading.readings - 1, options.adaptive)
+    selected_by = checker.SELECTED_ELSEWHERE
+    return certify(network.model(), reading.scaling, dataset, history, options, selected_by=selected_by)
 
 
 def exact_layers(network: QuantizedNetwork) -> ImportedNetwork:
