@@ -150,24 +150,14 @@ def _storable(value: Any) -> bool:
 
 
 def import_path(function: Callable[..., Any]) -> str | None:
-    """``"module:qualified.name"`` under which ``function`` can be imported again; ``None`` if there is no such name."""
+    """``"module:qualified.name"`` of ``function``, for people; ``None`` where it has no name outside of its program."""
     owner = getattr(function, "__self__", None)
-    name = getattr(function, "__name__", "")
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<unnamed>")
     if isinstance(owner, type):
-        candidates = [(owner.__module__, f"{owner.__qualname__}.{name}")]
-    else:
-        modules = [getattr(function, "__module__", None), "torch", "torch.nn.functional"]
-        candidates = [(module, getattr(function, "__qualname__", name)) for module in modules if module]
-        candidates += [(module, name) for module in modules if module]
-    for module, qualified in candidates:
-        if module == "__main__":  # which is another program when the bundle is replayed
-            continue
-        try:
-            if resolve(f"{module}:{qualified}", "function") == function:
-                return f"{module}:{qualified}"
-        except ArgumentError:
-            continue
-    return None
+        module, name = owner.__module__, f"{owner.__qualname__}.{name.rpartition('.')[2]}"
+    elif module is None:  # of PyTorch's built-in functions
+        module, name = "torch", name.rpartition(".")[2]
+    return None if module == "__main__" or "<" in name else f"{module}:{name}"
 
 
 def resolve(path: str, what: str) -> Callable[..., Any]:

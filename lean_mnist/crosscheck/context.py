@@ -30,6 +30,7 @@ class Context:
     probes: int = 1
     replays: int = 1
     vary_batch: VaryBatch = False
+    fixed_upstream: Upstream | None = None  # to compare gradients for, instead of random ones
     why_not_float64: str = ""  # why the function does not take float64; empty if it does
     coarsest: float = 0.0  # a unit of rounding on the way that is larger than the dtypes say (autocast, TF32)
     noise: dict[object, float] = field(default_factory=dict)  # of one output, by checked input and precision

@@ -23,13 +23,12 @@ from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.module_calls import ModuleReference, RecordedCall, WithReference, copy_of
 from lean_mnist.crosscheck.nodes import ancestors, custom_nodes
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
-from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.perturbation import perturbed_inputs, perturbed_vjp
-from lean_mnist.crosscheck.numerics.reference_outputs import reference_gradients
 from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, noise_of
-from lean_mnist.crosscheck.report import Finding, ModuleReport, Verdict, failed, kink, not_applicable, passed
+from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, unexplained
+from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
 from lean_mnist.errors import LeanMnistError
 
 REPLAY, REFERENCE = "replay", "reference"
@@ -89,7 +88,7 @@ def _check(recorded: RecordedCall, reference: ModuleReference | None, seed: int)
     else:
         findings += _along_one_line(ctx, upstream, gradients)
     if reference is not None:
-        findings += _against_reference(ctx, recorded, WithReference(copied, reference), upstream, gradients)
+        findings += _against_reference(ctx, recorded, WithReference(copied, reference), upstream)
     return findings
 
 
@@ -192,26 +191,13 @@ def _under_autocast(ctx: Context, upstream: Upstream, gradients: Sequence[Tensor
     return passed("the gradients of float32, within its precision", rule=AUTOCAST)
 
 
-def _against_reference(
-    ctx: Context, recorded: RecordedCall, referee: nn.Module, upstream: Upstream, gradients: list[Tensor]
-) -> list[Finding]:
+def _against_reference(ctx: Context, recorded: RecordedCall, referee: nn.Module, upstream: Upstream) -> list[Finding]:
+    ctx.fixed_upstream = upstream
     ctx.reference = recorded.as_function(referee, prefix="module.")
     expected = ctx.reference.call(dtype=torch.float64).outputs
     if [y.shape for y in expected] != [y.shape for y in ctx.outputs]:
         shapes = [[tuple(y.shape) for y in outputs] for outputs in (ctx.outputs, expected)]
         text = f"the module's outputs have shapes {shapes[0]}, the reference's {shapes[1]}"
         return [failed(text, rule=REFERENCE)]
-    values = reference_gradients(ctx.reference, upstream, ctx.generator)
-    findings = []
-    for place, g in enumerate(gradients):
-        divergence = values.recheck(place, f"gradient of {ctx.name(place)}", g)
-        if divergence.passed:
-            finding = passed(str(divergence))
-        elif at_a_kink(ctx, place, upstream, norm(g.double() - values.exact[place])):
-            finding = kink(str(divergence))
-        elif ctx.coarsest and place not in ctx.differing(gradients, values.exact, upstream):
-            finding = passed(f"{divergence}, within the precision of autocast or TF32")
-        else:
-            finding = failed(str(divergence), diagnosis=diagnose(g, values.exact[place]))
-        findings.append(replace(finding, rule=REFERENCE))
-    return findings
+    findings = [finding for finding in compare_with_reference(ctx) if finding.rule == GRADIENT]
+    return [replace(finding, rule=REFERENCE, subject="", divergence=None) for finding in findings]

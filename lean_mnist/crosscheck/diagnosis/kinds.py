@@ -34,9 +34,6 @@ class Kind(str, Enum):
     def __str__(self) -> str:
         return str(self.value)
 
-    def __format__(self, spec: str) -> str:
-        return format(str(self.value), spec)
-
 
 class Basis(Enum):
     """How much a diagnosis rests on."""

@@ -195,14 +195,3 @@ def other_function(ours: Tensor, reference: Tensor, at: Tensor, upstream: Tensor
         return None
     worst = int(off.argmax()) + 1
     return float(places[worst]), float(found[worst]), float(expected[worst])
-
-
-def projected(ours: Tensor, left: Tensor) -> Tensor | None:
-    """``ours`` as far as it is ``left`` times some matrix; ``None`` where it always is."""
-    if ours.dim() != 2 or left.shape[0] != ours.shape[0]:
-        return None
-    basis, sizes, _ = torch.linalg.svd(left.double(), full_matrices=False)
-    basis = basis[:, sizes > 1e-5 * sizes[0]]
-    if basis.shape[1] * 2 > ours.shape[0]:  # so many columns span almost everything
-        return None
-    return basis @ (basis.T @ ours)

@@ -9,7 +9,6 @@ error in the derivative of spectral norm σ stays below a tolerance τ in all of
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,32 +40,23 @@ def compare_with_reference(ctx: Context) -> list[Finding]:
         d = values.recheck(k, f"output {k}", y)
         verdict, diagnosis = (Verdict.PASSED, None) if d.passed else (Verdict.FAILED, diagnose(y, values.exact[k]))
         findings.append(Finding(verdict, str(d), f"output {k}", diagnosis, OUTPUT, d))
-    worst: dict[int, _Compared] = {}
+    worst: dict[int, Finding] = {}
     for _ in range(ctx.probes):
-        upstream = ctx.gaussian()
+        upstream = ctx.fixed_upstream or ctx.gaussian()
         evaluated = ctx.subject.call()
-        found = evaluated.vjp(ctx.checked, [v.clone() for v in upstream])
+        found = evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
         values = reference_gradients(ctx.reference, upstream, ctx.generator)
         _refuse_infinite(ctx, values)
-        for place, g in enumerate(found):
-            before = worst.get(place)
-            if before is not None and not before.divergence.passed:
+        leaves = [evaluated.leaves[i] for i in ctx.checked]
+        ours = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip(leaves, found, strict=True)]
+        for place, g in enumerate(ours):
+            before = worst[place].divergence if place in worst else None
+            if before is not None and not before.passed:
                 continue  # one probe that fails is enough
-            ours = torch.zeros_like(evaluated.leaves[ctx.checked[place]]) if g is None else g.detach()
-            divergence = values.recheck(place, f"gradient of {ctx.name(place)}", ours)
-            if before is None or not divergence.share <= before.divergence.share:
-                worst[place] = _Compared(divergence, ours, g is None, values, upstream)
-    return findings + [_finding(ctx, place, worst[place]) for place in sorted(worst)]
-
-
-class _Compared(NamedTuple):
-    """The gradient of one input for one probe: ours (``none`` if the backward gave ``None``) and the reference's."""
-
-    divergence: Divergence
-    ours: Tensor
-    none: bool
-    values: ReferenceValues
-    upstream: Upstream
+            divergence = values.recheck(place, f"gradient of {ctx.name(place)}", g)
+            if before is None or not divergence.share <= before.share:
+                worst[place] = _finding(ctx, place, divergence, ours, values, upstream, found[place] is None)
+    return findings + [worst[place] for place in sorted(worst)]
 
 
 def _refuse_infinite(ctx: Context, values: ReferenceValues) -> None:
@@ -78,34 +68,43 @@ def _refuse_infinite(ctx: Context, values: ReferenceValues) -> None:
             )
 
 
-def _finding(ctx: Context, place: int, compared: _Compared) -> Finding:
-    divergence, text, verdict = compared.divergence, str(compared.divergence), Verdict.PASSED
-    diagnosis = None
-    if not divergence.passed:
-        error = norm(compared.ours.double() - compared.values.exact[place])
-        if not compared.none and at_a_kink(ctx, place, compared.upstream, error):
-            ctx.kinks.add(place)
-            verdict, text = Verdict.KINK, f"{text}; the reference's own gradient jumps within rounding"
-        else:
-            verdict, diagnosis = Verdict.FAILED, _diagnose(ctx, place, compared)
-            text += "; the backward returned None for it" if compared.none else ""
+def _finding(
+    ctx: Context,
+    place: int,
+    divergence: Divergence,
+    gradients: list[Tensor],
+    values: ReferenceValues,
+    upstream: Upstream,
+    none: bool,
+) -> Finding:
+    """The verdict on one gradient; ``none`` if the backward gave ``None`` for it."""
+    text, verdict, diagnosis, ours = str(divergence), Verdict.PASSED, None, gradients[place]
+    if divergence.passed:
+        pass
+    elif not none and at_a_kink(ctx, place, upstream, norm(ours.double() - values.exact[place])):
+        ctx.kinks.add(place)
+        verdict, text = Verdict.KINK, f"{text}; the reference's own gradient jumps within rounding"
+    elif ctx.coarsest and place not in ctx.differing(gradients, values.exact, upstream):
+        text += ", within the precision of autocast or TF32"
+    else:
+        verdict, diagnosis = Verdict.FAILED, _diagnose(ctx, place, divergence, ours, values, upstream)
+        text += "; the backward returned None for it" * none
     return Finding(verdict, text, ctx.name(place), diagnosis, GRADIENT, divergence)
 
 
-def _diagnose(ctx: Context, place: int, compared: _Compared) -> Diagnosis:
+def _diagnose(
+    ctx: Context, place: int, divergence: Divergence, ours: Tensor, values: ReferenceValues, upstream: Upstream
+) -> Diagnosis:
     assert ctx.reference is not None
-    exact, upstream = compared.values.exact[place], compared.upstream
+    exact, words = values.exact[place], "this is the gradient for an upstream gradient of ones"
     ones = ctx.reference.vjp([None if v is None else torch.ones_like(v) for v in upstream], dtype=torch.float64)
     tensors = [x for x in ctx.subject.inputs if isinstance(x, Tensor)]
-    allowed = compared.values.allowed_norm(place, compared.divergence)
     return diagnose(
-        compared.ours,
+        ours,
         exact,
         upstream[0] if len(upstream) == 1 else None,
-        tolerance=3 * allowed / math.sqrt(max(exact.numel(), 1)),
-        candidates=[
-            Candidate(Kind.UPSTREAM_IGNORED, "this is the gradient for an upstream gradient of ones", ones[place])
-        ],
+        tolerance=3 * values.allowed_norm(place, divergence) / math.sqrt(max(exact.numel(), 1)),
+        candidates=[Candidate(Kind.UPSTREAM_IGNORED, words, ones[place])],
         terms={ctx.name(place): ctx.subject.inputs[ctx.checked[place]]},
         sizes=[*(n for x in tensors for n in x.shape), *(x.numel() for x in tensors)],
     )
