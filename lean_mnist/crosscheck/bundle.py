@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -155,8 +156,8 @@ def import_path(function: Callable[..., Any]) -> str | None:
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<unnamed>")
     if isinstance(owner, type):
         module, name = owner.__module__, f"{owner.__qualname__}.{name.rpartition('.')[2]}"
-    elif module is None:  # of PyTorch's built-in functions
-        module, name = "torch", name.rpartition(".")[2]
+    elif isinstance(function, BuiltinFunctionType):  # as most of PyTorch's, whose class is of no interest
+        module, name = module or "torch", name.rpartition(".")[2]
     return None if module == "__main__" or "<" in name else f"{module}:{name}"
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.crosscheck.function_check import check_function
@@ -11,11 +12,11 @@ from lean_mnist.errors import ArgumentError
 from tests.support.planted_faults import linear, made
 
 
-def leaf(*shape, dtype=torch.float32):
+def leaf(*shape: Any, dtype: torch.dtype = torch.float32) -> Any:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=dtype).requires_grad_()
 
 
-def asked(function, reference=torch.sin, inputs=None, **options):
+def asked(function: Any, reference: Any = torch.sin, inputs: Any = None, **options: Any) -> Any:
     with pytest.raises(ArgumentError) as raised:
         check_function(function, reference, [leaf(4, 3)] if inputs is None else inputs, **options)
     message = str(raised.value)
@@ -24,7 +25,7 @@ def asked(function, reference=torch.sin, inputs=None, **options):
 
 
 def test_a_function_or_reference_that_raises() -> None:
-    def raises(x) -> None:
+    def raises(x: Any) -> None:
         raise IndexError("no such\nrow")
 
     assert asked(raises) == "function: its forward raised IndexError: no such row"
@@ -40,7 +41,7 @@ def test_a_reference_with_other_outputs() -> None:
 
 
 @pytest.mark.parametrize("result", [None, 3.0, {"y": 1}, "y"])
-def test_results_that_are_no_tensors(result) -> None:
+def test_results_that_are_no_tensors(result: Any) -> None:
     assert "function: expected a tensor or a tuple of tensors as its result, found" in asked(lambda x: result)
     assert "reference: expected a tensor or a tuple of tensors" in asked(torch.sin, lambda x: result)
 
@@ -80,7 +81,7 @@ def test_tensors_without_numbers() -> None:
         ((5,), "expected inputs with at least one example, found input 5"),
     ],
 )
-def test_batches_that_make_no_sense(vary, message) -> None:
+def test_batches_that_make_no_sense(vary: Any, message: str) -> None:
     assert asked(vary_batch=vary, function=torch.sin) == f"vary_batch: {message}"
 
 
@@ -121,11 +122,11 @@ def test_a_forward_that_cannot_be_repeated() -> None:
         ({"names": ["x", "y"]}, "names: expected 1, one an input, found 2"),
     ],
 )
-def test_options(options, message) -> None:
+def test_options(options: Any, message: str) -> None:
     assert asked(torch.sin, **options) == message
 
 
-def verdict(function, reference, inputs, names):
+def verdict(function: Any, reference: Any, inputs: Any, names: Any) -> Any:
     report = check_function(function, reference, inputs, names=names, seed=1)
     assert not report.ok
     return str(report)
@@ -145,7 +146,7 @@ def test_a_gradient_of_a_wrong_shape_names_the_input() -> None:
 
 
 def test_a_backward_that_raises() -> None:
-    def backward(ctx: Any, saved, g) -> None:
+    def backward(ctx: Any, saved: Any, g: Any) -> None:
         raise KeyError("mask")
 
     text = verdict(made(torch.sin, backward), torch.sin, [leaf(4, 3)], ["x"])
@@ -168,12 +169,12 @@ def test_nan_and_infinity_in_a_gradient() -> None:
 def test_mixed_precisions() -> None:
     class Mixed(Function):
         @staticmethod
-        def forward(ctx: Any, x, w):
+        def forward(ctx: Any, x: Tensor, w: Tensor) -> Any:
             ctx.save_for_backward(x, w)
             return (x * w.to(x.dtype)).to(x.dtype)
 
         @staticmethod
-        def backward(ctx: Any, g):
+        def backward(ctx: Any, g: Tensor) -> Any:
             x, w = ctx.saved_tensors
             return g * w.to(g.dtype), (g * x).to(w.dtype)
 
@@ -187,17 +188,17 @@ def test_infinite_outputs_that_the_reference_has_too() -> None:
 
     class MaskedLogSoftmax(Function):
         @staticmethod
-        def forward(ctx: Any, s):
+        def forward(ctx: Any, s: Tensor) -> Any:
             y = torch.log_softmax(s + mask.to(s), 1)
             ctx.save_for_backward(y)
             return y
 
         @staticmethod
-        def backward(ctx: Any, g):
+        def backward(ctx: Any, g: Tensor) -> Any:
             g = torch.where(mask == 0, g, 0)
             return g - ctx.saved_tensors[0].exp() * g.sum(1, keepdim=True)
 
-    def reference(s):
+    def reference(s: Any) -> Any:
         return torch.log_softmax(s + mask.to(s), 1)
 
     report = check_function(MaskedLogSoftmax.apply, reference, [leaf(4, 3)], seed=1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.crosscheck import FunctionReport, check_function, replay
@@ -19,23 +20,25 @@ REPOSITORY = Path(__file__).parents[2]
 
 class WrongSquare(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.save_for_backward(x)
         return x * x
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g * ctx.saved_tensors[0]
 
 
-def square(x):
+def square(x: Any) -> Any:
     return x * x
 
 
 HERE = ["--function", f"{__name__}:WrongSquare.apply", "--reference", f"{__name__}:square"]
 
 
-def bundle(tmp_path: Path, function=WrongSquare.apply, reference=square, inputs=None, **options):
+def bundle(
+    tmp_path: Path, function: Any = WrongSquare.apply, reference: Any = square, inputs: Any = None, **options: Any
+) -> Any:
     inputs = [torch.randn(4, 3, requires_grad=True)] if inputs is None else inputs
     report = check_function(function, reference, inputs, seed=7, **options)
     report.save_bundle(tmp_path / "check.pt")
@@ -176,7 +179,7 @@ def test_inputs_that_cannot_be_kept(tmp_path: Path) -> None:
         ({"format": "lean_mnist repro bundle", "format_version": 1}, "a damaged bundle, without function, reference"),
     ],
 )
-def test_files_that_are_no_bundles(tmp_path: Path, content, message) -> None:
+def test_files_that_are_no_bundles(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "file.pt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(CheckpointError, match=message):

@@ -1,6 +1,7 @@
 """What ``compare`` forgives, what it does not, and what it says."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ SEEDS = range(5)
 SHAPES = ((128, 784), (17, 5), (10,), (1, 1), ())
 
 
-def exact_and_baseline(seed, shape, dtype=torch.float32, scale=1.0):
+def exact_and_baseline(seed: int, shape: Any, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Any:
     exact = scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return exact, exact.to(dtype)
 
 
-def rounded_differently(baseline, seed):
+def rounded_differently(baseline: Any, seed: int) -> Any:
     """``baseline`` with every element moved by up to two units in the last place."""
     generator = torch.Generator().manual_seed(seed + 1000)
     moves = torch.randint(-2, 3, baseline.shape, generator=generator).to(baseline.dtype)
@@ -26,7 +27,7 @@ def rounded_differently(baseline, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
-def test_accepts_rounding(shape, dtype: torch.dtype, scale) -> None:
+def test_accepts_rounding(shape: Any, dtype: torch.dtype, scale: float) -> None:
     for seed in SEEDS:
         exact, baseline = exact_and_baseline(seed, shape, dtype, scale)
         divergence = compare("w", rounded_differently(baseline, seed), exact, baseline)
@@ -34,8 +35,8 @@ def test_accepts_rounding(shape, dtype: torch.dtype, scale) -> None:
         assert divergence.share <= 1
 
 
-def element(value):
-    def change(ours):
+def element(value: Any) -> Any:
+    def change(ours: Any) -> Any:
         # neither the largest nor the smallest: the one in the middle
         middle = ours.abs().flatten().argsort()[ours.numel() // 2]
         ours.view(-1)[middle] = value
@@ -44,7 +45,7 @@ def element(value):
     return change
 
 
-def one_row(ours):
+def one_row(ours: Any) -> Any:
     ours[-1] *= 1.01
     return ours
 
@@ -68,7 +69,7 @@ FAULTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(128, 784), (17, 5), (10,)])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_refuses(fault, shape, dtype: torch.dtype) -> None:
+def test_refuses(fault: Any, shape: Any, dtype: torch.dtype) -> None:
     for seed in SEEDS:
         exact, baseline = exact_and_baseline(seed, shape, dtype)
         divergence = compare("w", FAULTS[fault](rounded_differently(baseline, seed)), exact, baseline)
@@ -77,7 +78,7 @@ def test_refuses(fault, shape, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("fault", ["sign", "zero", "shifted by one", "one element NaN", "one element inf"])
-def test_refuses_in_bfloat16(fault) -> None:
+def test_refuses_in_bfloat16(fault: Any) -> None:
     exact, baseline = exact_and_baseline(0, (17, 5), torch.bfloat16)
     assert not compare("w", FAULTS[fault](rounded_differently(baseline, 0)), exact, baseline).passed
 
@@ -120,7 +121,7 @@ def test_names_the_place_and_both_values() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_names_the_place_that_is_not_finite(value) -> None:
+def test_names_the_place_that_is_not_finite(value: Any) -> None:
     exact, baseline = exact_and_baseline(4, (4, 3))
     ours = baseline.clone()
     ours[0, 0] += 1000
@@ -137,7 +138,7 @@ def test_a_scalar_has_no_index() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0)])
-def test_nothing_is_equal_to_nothing(shape) -> None:
+def test_nothing_is_equal_to_nothing(shape: Any) -> None:
     divergence = compare("w", torch.empty(shape), torch.empty(shape, dtype=torch.float64), torch.empty(shape))
     assert divergence == Divergence("w", 0.0, 0.0, (), 0.0, 0.0)
     assert divergence.passed

@@ -1,7 +1,11 @@
 """The likely class of a fault and its place, from the two tensors alone."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from lean_mnist.crosscheck.diagnosis import Basis, Candidate, Diagnosis, Kind, Pointwise, Product, diagnose
 from lean_mnist.crosscheck.diagnosis.regions import region_of
@@ -10,11 +14,11 @@ from lean_mnist.crosscheck.report import Finding, FunctionReport, failed
 ROWS, COLUMNS = 12, 9
 
 
-def reference(*shape, seed=0):
+def reference(*shape: Any, seed: int = 0) -> Any:
     return torch.randn(shape or (ROWS, COLUMNS), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def place(values, rows, columns, change):
+def place(values: Any, rows: Any, columns: Any, change: Any) -> Any:
     changed = values.clone()
     changed[rows, columns] = change(changed[rows, columns])
     return changed
@@ -22,7 +26,7 @@ def place(values, rows, columns, change):
 
 EVERY = slice(None)
 RELU = reference() * (reference(seed=1) > 0)
-CHANGES = {
+CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "sign": (lambda r: -r, "sign", "everywhere"),
     "sign of some rows": (lambda r: place(r, slice(5, 8), EVERY, torch.neg), "sign", "rows 5..7"),
     "factor": (lambda r: 3 * r, "constant factor", "3 times"),
@@ -59,7 +63,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_classes(name, dtype: torch.dtype) -> None:
+def test_classes(name: str, dtype: torch.dtype) -> None:
     change, kind, words = CHANGES[name]
     right = reference()
     found = diagnose(change(right).to(dtype), right)
@@ -107,7 +111,7 @@ def test_slices_that_are_alike_may_change_places_too() -> None:
 
 
 @pytest.mark.parametrize("count", [8, 40])  # fewer examples than rows, so that weights are determined, and more
-def test_parts_of_a_sum(count) -> None:
+def test_parts_of_a_sum(count: int) -> None:
     left, right = reference(ROWS, count, seed=1), reference(count, COLUMNS, seed=2)
     product = Product(left, right, "example")
     lost = diagnose(left[:, :-3] @ right[:-3], left @ right, product=product)
@@ -154,7 +158,7 @@ def test_both_values_and_their_place() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (5,), (2, 3, 4)])
-def test_any_shape(shape) -> None:
+def test_any_shape(shape: Any) -> None:
     right = reference(*shape) if shape else torch.tensor(2.0, dtype=torch.float64)
     for ours in (-right, 0 * right, right + 1, right):
         assert diagnose(ours, right).kind in Kind
@@ -180,7 +184,7 @@ def test_any_shape(shape) -> None:
         ((8, 4), ([0, 3, 5, 7], [1, 0, 3, 2]), "4 of 32 elements, scattered"),
     ],
 )
-def test_places_in_words(shape, where, words) -> None:
+def test_places_in_words(shape: Any, where: Any, words: str) -> None:
     wrong = torch.zeros(shape, dtype=torch.bool)
     wrong[where] = True
     assert str(region_of(wrong)) == words

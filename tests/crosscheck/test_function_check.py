@@ -2,12 +2,14 @@
 
 import math
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.audit.reference import NetworkLoss
@@ -25,7 +27,7 @@ SEED = 5
 NAMES = ("x", "weight", "bias")
 
 
-def leaves(*shapes, seed=SEED, dtype=torch.float32):
+def leaves(*shapes: Any, seed: int = SEED, dtype: torch.dtype = torch.float32) -> Any:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
@@ -33,11 +35,11 @@ def leaves(*shapes, seed=SEED, dtype=torch.float32):
 LABELS = torch.tensor([3, 0, 1, 1, 2])
 
 
-def nested(flat):
+def nested(flat: Any) -> Any:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def faces():
+def faces() -> Iterator[Any]:
     """Every function of ``lean_mnist.nn.functional`` beside plain PyTorch, and the shapes of what they take."""
     network = ((5, 6), (7, 6), (7,), (4, 7), (4,))
     yield "dense", functional.dense, F.linear, ((5, 6), (4, 6), (4,))
@@ -57,7 +59,7 @@ def faces():
         )
     for name in ACTIVATIONS:
 
-        def plain(x, *flat, name=name):
+        def plain(x: Any, *flat: Any, name: str = name) -> Any:
             (w1, b1), (w2, b2) = nested(flat)
             return F.linear(ACTIVATIONS[name](F.linear(x, w1, b1)), w2, b2)
 
@@ -75,7 +77,7 @@ FACES = {name: rest for name, *rest in faces()}
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FACES)
-def test_our_own_functions_pass(name, dtype: torch.dtype) -> None:
+def test_our_own_functions_pass(name: str, dtype: torch.dtype) -> None:
     function, reference, shapes = FACES[name]
     report = check_function(function, reference, leaves(*shapes, dtype=dtype), seed=SEED)
     assert report.ok, report
@@ -86,36 +88,36 @@ def test_our_own_functions_pass(name, dtype: torch.dtype) -> None:
 # A user's fused Function, with bugs planted in its backward.
 
 
-def right(x, weight, h, g):
+def right(x: Any, weight: Any, h: Any, g: Any) -> Any:
     dz = g * (h > 0)
     return dz @ weight, dz.T @ x, dz.sum(0)
 
 
-def fused(backward_of, **options):
+def fused(backward_of: Any, **options: Any) -> Any:
     """``relu(x Wᵀ + b)`` with ``backward_of(x, weight, h, upstream)`` as its backward."""
 
     class FusedLinearReLU(Function):
         @staticmethod
-        def forward(ctx: Any, x, weight, bias):
+        def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Any:
             h = torch.addmm(bias, x, weight.T).clamp(min=0)
             ctx.save_for_backward(x, weight, h)
             return h
 
         @staticmethod
-        def backward(ctx: Any, g):
+        def backward(ctx: Any, g: Tensor) -> Any:
             return tuple(backward_of(*ctx.saved_tensors, g))
 
     return FusedLinearReLU.apply
 
 
-def plain_linear_relu(x, weight, bias):
+def plain_linear_relu(x: Any, weight: Any, bias: Any) -> Any:
     return F.relu(F.linear(x, weight, bias))
 
 
-def only(index, change):
+def only(index: Any, change: Any) -> Any:
     """A bug in one of the three gradients."""
 
-    def backward_of(x, weight, h, g):
+    def backward_of(x: Any, weight: Any, h: Any, g: Any) -> Any:
         gradients = list(right(x, weight, h, g))
         gradients[index] = change(gradients[index], x, weight, h, g)
         return gradients
@@ -123,22 +125,22 @@ def only(index, change):
     return backward_of
 
 
-def masked(mask_of):
-    def backward_of(x, weight, h, g):
+def masked(mask_of: Any) -> Any:
+    def backward_of(x: Any, weight: Any, h: Any, g: Any) -> Any:
         return right(x, weight, mask_of(x, weight, h, g), g)
 
     return backward_of
 
 
-def upstream(change):
+def upstream(change: Any) -> Any:
     return lambda x, weight, h, g: right(x, weight, h, change(g))
 
 
-def zero_last_row(v, *_):
+def zero_last_row(v: Any, *_: Any) -> Any:
     return torch.cat([v[:-1], torch.zeros_like(v[-1:])])
 
 
-def special_branch_for_ones(x, weight, h, g):
+def special_branch_for_ones(x: Any, weight: Any, h: Any, g: Any) -> Any:
     """Right wherever tests call ``.sum().backward()``."""
     return right(x, weight, h, g if bool((g == 1).all()) else g.abs())
 
@@ -183,14 +185,14 @@ BUGS = {  # the backward, and the inputs whose gradients are wrong
 SHAPES = {"rectangular": ((7, 3), (6, 3), (6,)), "large": ((33, 50), (45, 50), (45,))}
 
 
-def wrong_inputs(report):
+def wrong_inputs(report: Any) -> Any:
     """The names of the inputs that a report says have a wrong gradient."""
     return {divergence.name.removeprefix("gradient of ") for divergence in report.gradients if not divergence.passed}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_right_function_passes(shape, dtype: torch.dtype) -> None:
+def test_a_right_function_passes(shape: Any, dtype: torch.dtype) -> None:
     for seed in range(2):
         inputs = leaves(*SHAPES[shape], seed=seed, dtype=dtype)
         report = check_function(fused(right), plain_linear_relu, inputs, names=NAMES, seed=seed)
@@ -200,7 +202,7 @@ def test_a_right_function_passes(shape, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_found_and_the_input_named(bug, shape) -> None:
+def test_planted_bugs_are_found_and_the_input_named(bug: str, shape: Any) -> None:
     backward_of, wrong = BUGS[bug]
     skip = [rule for rule in RULES if rule != "gradient"] if shape == "large" else []  # the others ask at one shape
     inputs = leaves(*SHAPES[shape])
@@ -213,7 +215,7 @@ def test_planted_bugs_are_found_and_the_input_named(bug, shape) -> None:
 
 
 @pytest.mark.parametrize("bug", ["only the sign of the upstream gradient", "special branch for ones"])
-def test_an_upstream_gradient_of_ones_would_not_show_it(bug) -> None:
+def test_an_upstream_gradient_of_ones_would_not_show_it(bug: str) -> None:
     """The control: these two are why upstream gradients are random."""
     function, inputs = fused(BUGS[bug][0]), leaves(*SHAPES["rectangular"])
     found = torch.autograd.grad(function(*inputs).sum(), inputs)
@@ -302,13 +304,13 @@ def test_ok(gradcheck: Finding, words: str, wrong: str | None) -> None:
     [[], [1.0, "a"], [torch.ones(7, 3)], [torch.arange(3), None]],
     ids=["none", "no tensors", "no requires_grad", "integers"],
 )
-def test_some_input_must_require_a_gradient(inputs) -> None:
+def test_some_input_must_require_a_gradient(inputs: Any) -> None:
     with pytest.raises(ArgumentError, match=r"inputs: expected at least one floating tensor with requires_grad"):
         check_function(lambda *_: torch.ones(()), lambda *_: torch.ones(()), inputs, seed=SEED)
 
 
 @pytest.mark.parametrize("names", [(), ("x",), ("x", "weight", "bias", "more")])
-def test_one_name_an_input(names) -> None:
+def test_one_name_an_input(names: Any) -> None:
     with pytest.raises(ArgumentError, match=rf"names: expected 3, one an input, found {len(names)}"):
         check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), names=names, seed=SEED)
 
@@ -318,7 +320,7 @@ def test_one_name_an_input(names) -> None:
     [lambda x: x.sum(0), lambda x: x.T * 1, lambda x: (x * 1, x * 2), lambda x: (x * 2)[:, :, None]],
     ids=["summed", "transposed", "one output more", "one dimension more"],
 )
-def test_outputs_must_have_the_references_shapes(other) -> None:
+def test_outputs_must_have_the_references_shapes(other: Any) -> None:
     with pytest.raises(
         ArgumentError, match=r"function: expected outputs of the reference's shapes \[\(7, 3\)\], found"
     ):
@@ -339,25 +341,25 @@ def test_some_output_must_depend_on_an_input() -> None:
 
 class SinCos(Function):
     @staticmethod
-    def forward(ctx: Any, x, times):
+    def forward(ctx: Any, x: Tensor, times: Any) -> Any:
         ctx.save_for_backward(x)
         ctx.times = times
         return torch.sin(times * x), torch.cos(times * x)
 
     @staticmethod
-    def backward(ctx: Any, d_sin, d_cos):
+    def backward(ctx: Any, d_sin: Any, d_cos: Any) -> Any:
         (x,) = ctx.saved_tensors
         return ctx.times * (d_sin * torch.cos(ctx.times * x) - d_cos * torch.sin(ctx.times * x)), None
 
 
 class SinCosWithoutFanOut(SinCos):
     @staticmethod
-    def backward(ctx: Any, d_sin, d_cos):
+    def backward(ctx: Any, d_sin: Any, d_cos: Any) -> Any:
         (x,) = ctx.saved_tensors
         return ctx.times * d_sin * torch.cos(ctx.times * x), None
 
 
-def sin_cos(x, times):
+def sin_cos(x: Any, times: Any) -> Any:
     return torch.sin(times * x), torch.cos(times * x)
 
 
@@ -408,7 +410,7 @@ def test_outputs_that_are_lists_or_hold_integers() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (1, 1), (2, 3, 4)])
-def test_shapes(shape) -> None:
+def test_shapes(shape: Any) -> None:
     assert check_function(functional.tanh, torch.tanh, leaves(shape), seed=SEED).ok
 
 
@@ -426,9 +428,9 @@ def test_within_no_grad() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError])
-def test_a_function_that_refuses_float64_is_still_compared(error) -> None:
-    def single_only(backward_of):
-        def function(x, weight, bias):
+def test_a_function_that_refuses_float64_is_still_compared(error: Any) -> None:
+    def single_only(backward_of: Any) -> Any:
+        def function(x: Any, weight: Any, bias: Any) -> Any:
             if x.dtype != torch.float32:
                 raise error("this kernel takes\nfloat32")
             return fused(backward_of)(x, weight, bias)
@@ -445,7 +447,7 @@ def test_a_function_that_refuses_float64_is_still_compared(error) -> None:
 def test_a_function_that_computes_in_float32_whatever_it_is_given() -> None:
     """As many kernels do. Finite differences of it are noise, which says nothing about its gradient."""
 
-    def kernel(backward_of):
+    def kernel(backward_of: Any) -> Any:
         return lambda x, weight, bias: fused(backward_of)(x.float(), weight.float(), bias.float()).to(x.dtype)
 
     inputs = leaves(*SHAPES["rectangular"])
@@ -464,7 +466,7 @@ def test_a_right_function_at_its_kink() -> None:
 
 
 def test_a_backward_that_raises_is_not_taken_for_one_that_refuses_float64() -> None:
-    def raises_without_upstream(x, weight, h, g):
+    def raises_without_upstream(x: Any, weight: Any, h: Any, g: Any) -> Any:
         if not bool(g.any()):  # gradcheck tries an upstream gradient of zero
             raise RuntimeError("the upstream gradient must not be zero")
         return right(x, weight, h, g)
@@ -476,7 +478,7 @@ def test_a_backward_that_raises_is_not_taken_for_one_that_refuses_float64() -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_upstream_gradient_that_is_overwritten_does_not_spoil_the_reference(dtype: torch.dtype) -> None:
-    def overwrites(x, weight, h, g):
+    def overwrites(x: Any, weight: Any, h: Any, g: Any) -> Any:
         gradients = right(x, weight, h, g.clone())
         g.mul_(2)
         return gradients
@@ -490,10 +492,10 @@ def test_an_upstream_gradient_that_is_overwritten_does_not_spoil_the_reference(d
 
 
 @pytest.mark.parametrize(("numbers", "run"), [(GRADCHECK_NUMBERS, True), (GRADCHECK_NUMBERS + 1, False)])
-def test_gradcheck_is_not_run_beyond_the_limit(numbers, run) -> None:
+def test_gradcheck_is_not_run_beyond_the_limit(numbers: Any, run: Any) -> None:
     calls = []
 
-    def function(x):
+    def function(x: Any) -> Any:
         calls.append(1)
         return 2 * x.sum()
 
@@ -530,7 +532,7 @@ def test_the_callers_tensors_are_left_alone() -> None:
         tensor.grad = torch.full_like(tensor, 7.0)
     before = [(t.detach().clone(), t.grad.clone()) for t in inputs]
 
-    def scribbles(x, weight, bias):
+    def scribbles(x: Any, weight: Any, bias: Any) -> Any:
         result = plain_linear_relu(x, weight, bias)
         with torch.no_grad():
             (x * 1).mul_(0)
@@ -545,7 +547,7 @@ def test_the_callers_tensors_are_left_alone() -> None:
 
 
 def test_a_function_that_writes_into_its_inputs_cannot_reach_the_callers() -> None:
-    def writes(x):
+    def writes(x: Any) -> Any:
         result = torch.tanh(x)
         x.data.zero_()
         return result
@@ -567,7 +569,7 @@ def test_the_same_seed_gives_the_same_report() -> None:
 
 def test_without_a_seed_a_fresh_one_that_the_report_tells() -> None:
     inputs = leaves(*SHAPES["rectangular"])
-    options = {"skip": [rule for rule in RULES if rule != "gradient"]}
+    options: dict[str, Any] = {"skip": [rule for rule in RULES if rule != "gradient"]}
     wrong = fused(BUGS["scale 1.001"][0])
     reports = [check_function(wrong, plain_linear_relu, inputs, **options) for _ in range(3)]
     assert len({report.seed for report in reports}) == 3

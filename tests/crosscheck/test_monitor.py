@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import Function
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
@@ -17,47 +17,47 @@ WIDTH, TOKENS = 8, 7
 
 
 class Norm(nn.Module):
-    def __init__(self, width, function=RMSNorm) -> None:
+    def __init__(self, width: int, function: Any = RMSNorm) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(0.5, 1.5, width))
         self.function = function
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.function.apply(x, self.weight)
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, width, function=Attention) -> None:
+    def __init__(self, width: int, function: Any = Attention) -> None:
         super().__init__()
         self.qkv, self.function = nn.Linear(width, 3 * width), function
 
-    def forward(self, x, *, scale=1.0):
+    def forward(self, x: Any, *, scale: float = 1.0) -> Any:
         return scale * self.function.apply(*self.qkv(x).chunk(3, -1))
 
 
 class FeedForward(nn.Module):
-    def __init__(self, width, function=SwiGLU) -> None:
+    def __init__(self, width: int, function: Any = SwiGLU) -> None:
         super().__init__()
         self.up, self.down, self.function = nn.Linear(width, 4 * width), nn.Linear(2 * width, width), function
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.down(self.function.apply(*self.up(x).chunk(2, -1)))
 
 
 class Block(nn.Module):
-    def __init__(self, norm=RMSNorm, attention=Attention, swiglu=SwiGLU) -> None:
+    def __init__(self, norm: Any = RMSNorm, attention: Any = Attention, swiglu: Any = SwiGLU) -> None:
         super().__init__()
         self.norm = Norm(WIDTH, norm)
         self.attention = SelfAttention(WIDTH, attention)
         self.dropout = nn.Dropout(0.2)
         self.feed = FeedForward(WIDTH, swiglu)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = x + self.dropout(self.attention(self.norm(x), scale=0.5))
         return x + self.feed(x)
 
 
-def language_model(**functions):
+def language_model(**functions: Any) -> Any:
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(TOKENS, WIDTH), Block(), Block(**functions), nn.Linear(WIDTH, TOKENS))
 
@@ -65,12 +65,12 @@ def language_model(**functions):
 class Loop:
     """Somebody else's training loop. ``steps`` counts what the optimizer was allowed to do."""
 
-    def __init__(self, model, seed=0, accumulate=1) -> None:
+    def __init__(self, model: Any, seed: int = 0, accumulate: int = 1) -> None:
         self.model, self.accumulate, self.steps = model, accumulate, 0
         self.optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def run(self, steps):
+    def run(self, steps: int) -> Any:
         for _ in range(steps):
             self.optimizer.zero_grad()
             for _ in range(self.accumulate):
@@ -81,20 +81,20 @@ class Loop:
         return self
 
 
-def spoilt(function, backward):
+def spoilt(function: Any, backward: Any) -> Any:
     """``function`` with ``backward(ctx, gradients)`` after its own."""
 
-    class Spoilt(function):
+    class Spoilt(function):  # type: ignore[misc]
         @staticmethod
-        def backward(ctx: Any, g):
+        def backward(ctx: Any, g: Tensor) -> Any:
             gradients = function.backward(ctx, g)
             return tuple(backward(ctx, [gradients] if isinstance(gradients, torch.Tensor) else list(gradients)))
 
     return Spoilt
 
 
-def at(index, change):
-    def backward(ctx: Any, gradients):
+def at(index: Any, change: Any) -> Any:
+    def backward(ctx: Any, gradients: Any) -> Any:
         gradients[index] = change(gradients[index])
         return gradients
 
@@ -102,7 +102,7 @@ def at(index, change):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_right_model_trains_as_if_nobody_were_looking(accumulate) -> None:
+def test_a_right_model_trains_as_if_nobody_were_looking(accumulate: int) -> None:
     alone, watched = language_model(), language_model()
     torch.manual_seed(1)
     Loop(alone, accumulate=accumulate).run(6)
@@ -135,7 +135,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_named_before_the_optimizer_steps(name) -> None:
+def test_a_fault_is_named_before_the_optimizer_steps(name: str) -> None:
     functions, path, tensor = FAULTS[name]
     model = language_model(**functions)
     before = [p.detach().clone() for p in model.parameters()]
@@ -168,7 +168,7 @@ class Late(RMSNorm):
     calls = 0
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         Late.calls += 1
         dx, dw = RMSNorm.backward(ctx, g)
         return dx, dw * (0.5 if Late.calls > 6 else 1.0)
@@ -188,16 +188,16 @@ def test_a_fault_that_comes_later_is_found_at_the_next_scheduled_step() -> None:
 class Stale(Function):
     """Keeps its input on the class: wrong as soon as two forwards come before a backward."""
 
-    kept = None
+    kept: Any = None
 
     @staticmethod
-    def forward(ctx: Any, x, w):
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Any:
         Stale.kept = x.detach()
         ctx.save_for_backward(w)
         return x * w
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g * ctx.saved_tensors[0], (g * Stale.kept).flatten(0, -2).sum(0)
 
 
@@ -217,7 +217,7 @@ def test_what_a_replay_does_not_give_again_is_stale() -> None:
 
 def test_a_reference_adds_the_last_digits() -> None:
     model = language_model()
-    reference = {Norm: lambda norm, x: rms_norm(x, norm.weight)}
+    reference: dict[str | type[nn.Module], Any] = {Norm: lambda norm, x: rms_norm(x, norm.weight)}
     with GradientMonitor(model, reference=reference) as monitor:
         Loop(model).run(1)
     assert sum("reference: gradient of weight" in str(report) for report in monitor.history) == 2
@@ -239,7 +239,7 @@ def test_warn_or_call_instead_of_raising() -> None:
     model = language_model(norm=spoilt(RMSNorm, at(1, torch.neg)))
     with GradientMonitor(model, on_mismatch="warn"), pytest.warns(UserWarning, match=r"2.norm \(Norm\)"):
         assert Loop(model).run(1).steps == 1
-    seen = []
+    seen: list[Any] = []
     with GradientMonitor(model, on_mismatch=seen.append):
         Loop(model).run(1)
     assert [report.module for report in seen] == ["2.norm (Norm)"]
@@ -292,15 +292,20 @@ def test_backwards_that_never_come_are_let_go() -> None:
 class Fused(nn.Module):
     """A ReLU inside of the Function, batch normalisation, dropout and a buffer around it."""
 
-    def __init__(self, function=LinearReLU) -> None:
+    def __init__(self, function: Any = LinearReLU) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(12, 6)), nn.Parameter(torch.zeros(12))
         self.norm, self.dropout = nn.BatchNorm1d(12), nn.Dropout(0.3)
         self.register_buffer("shift", torch.ones(6))
         self.function = function
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.norm(self.dropout(self.function.apply(x - self.shift, self.weight, self.bias)))
+
+
+def running_mean(model: Fused) -> Any:
+    assert model.norm.running_mean is not None
+    return model.norm.running_mean.clone()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -310,13 +315,13 @@ def test_kinks_dropout_and_batch_normalisation(seed: int) -> None:
     with GradientMonitor(model, every=1, seed=seed) as monitor:
         for _ in range(3):
             x = torch.randn(16, 6).round()
-            running = model.norm.running_mean.clone()
+            running = running_mean(model)
             loss = model(x).square().mean() + model(x).sin().mean()
-            state, mean = torch.get_rng_state(), model.norm.running_mean.clone()
+            state, mean = torch.get_rng_state(), running_mean(model)
             assert not torch.equal(mean, running)
             loss.backward()
             assert torch.equal(torch.get_rng_state(), state)
-            assert torch.equal(model.norm.running_mean, mean)
+            assert torch.equal(running_mean(model), mean)
     assert len(monitor.history) == 6
     assert all(report.ok for report in monitor.history), list(map(str, monitor.history))
     assert all(report.checked for report in monitor.history)
@@ -333,12 +338,12 @@ def test_a_wrong_gradient_beside_kinks_and_dropout() -> None:
 
 class ReLU(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.save_for_backward(x)
         return x.clamp(min=0)
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g * (ctx.saved_tensors[0] > 0)
 
 
@@ -346,22 +351,22 @@ class MaskedAttention(Function):
     """Causal, by a mask of minus infinity, where no rounding can be drawn anew."""
 
     @staticmethod
-    def forward(ctx: Any, q, k, v):
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Any:
         scores = q @ k.mT * q.shape[-1] ** -0.5
         later = torch.ones(scores.shape[-2:]).triu(1).bool()
         p = torch.softmax(scores.masked_fill(later, -torch.inf), -1)
         ctx.save_for_backward(q, k, v, p)
         return p @ v
 
-    backward = Attention.backward
+    backward = Attention.backward  # type: ignore[assignment]
 
 
 class Applies(nn.Module):
-    def __init__(self, function, *weights) -> None:
+    def __init__(self, function: Any, *weights: Any) -> None:
         super().__init__()
         self.function, self.weights = function, nn.ParameterList(weights)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.function.apply(*(x * weight for weight in self.weights))
 
 
@@ -376,7 +381,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("fault", SPOILT)
-def test_exact_zeros_before_a_relu_excuse_nothing(fault) -> None:
+def test_exact_zeros_before_a_relu_excuse_nothing(fault: Any) -> None:
     function = spoilt(ReLU, at(0, SPOILT[fault])) if SPOILT[fault] else ReLU
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, WIDTH), nn.Dropout(0.3), Applies(function, torch.linspace(0.5, 1.5, WIDTH)))
@@ -388,7 +393,7 @@ def test_exact_zeros_before_a_relu_excuse_nothing(fault) -> None:
 
 
 @pytest.mark.parametrize("fault", ["right", "sign", "scale 1.01", "last rows"])
-def test_masks_of_minus_infinity_and_gradients_that_nearly_cancel(fault) -> None:
+def test_masks_of_minus_infinity_and_gradients_that_nearly_cancel(fault: Any) -> None:
     function = spoilt(MaskedAttention, at(1, SPOILT[fault])) if SPOILT[fault] else MaskedAttention
     torch.manual_seed(2)
     weights = [torch.linspace(0.5, 1.5, WIDTH) for _ in range(3)]
@@ -400,7 +405,7 @@ def test_masks_of_minus_infinity_and_gradients_that_nearly_cancel(fault) -> None
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_under_autocast(wrong) -> None:
+def test_under_autocast(wrong: bool) -> None:
     model = language_model(swiglu=spoilt(SwiGLU, at(1, torch.neg)) if wrong else SwiGLU)
     tokens = torch.arange(6)[None] % TOKENS
     with GradientMonitor(model, on_mismatch=lambda report: None, seed=0) as monitor:
@@ -413,11 +418,11 @@ def test_under_autocast(wrong) -> None:
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_a_function_that_takes_float32_alone(wrong) -> None:
+def test_a_function_that_takes_float32_alone(wrong: bool) -> None:
     function = spoilt(Float32Only, lambda ctx, g: [1.1 * g[0]]) if wrong else Float32Only
 
     class Activation(nn.Module):
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return function.apply(x)
 
     model = nn.Sequential(nn.Linear(5, 6), Activation(), nn.Linear(6, 1))
@@ -433,7 +438,7 @@ def test_custom_nodes_of_the_parents_own_forward() -> None:
             super().__init__()
             self.inner = Norm(WIDTH)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.inner(wrong.apply(x, torch.ones(WIDTH)))
 
     wrong = spoilt(RMSNorm, at(0, torch.neg))
@@ -462,7 +467,7 @@ class Generates(nn.Module):
         super().__init__()
         self.inner, self.calls = Norm(WIDTH), 0
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         self.calls += 1
         return RMSNorm.apply(x * self.calls, torch.ones(WIDTH)) * self.calls
 
@@ -506,7 +511,7 @@ def test_a_model_without_custom_functions_is_warned_of_once() -> None:
         ({"entries": [nn.Linear(1, 1)]}, "entries: Linear is no part of the model"),
     ],
 )
-def test_options(options, message) -> None:
+def test_options(options: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         GradientMonitor(**{"model": nn.Sequential(nn.Linear(2, 2)), **options})
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
 from lean_mnist.errors import GradientMismatch
@@ -15,12 +15,12 @@ from tests.support.function_corpus import RMSNorm
 class Direct(nn.Module):
     """Calls its Function itself, and returns ``outputs(loss, logits)``."""
 
-    def __init__(self, outputs, function=RMSNorm) -> None:
+    def __init__(self, outputs: Any, function: Any = RMSNorm) -> None:
         super().__init__()
         self.linear, self.weight = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.linspace(0.5, 1.5, WIDTH))
         self.outputs, self.function = outputs, function
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         logits = self.function.apply(self.linear(x), self.weight)
         return self.outputs(logits.sin().mean(), logits)
 
@@ -36,7 +36,7 @@ RETURNED = {
 
 @pytest.mark.parametrize("name", RETURNED)
 @pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
-def test_outputs_made_of_other_outputs(name, used) -> None:
+def test_outputs_made_of_other_outputs(name: str, used: Any) -> None:
     for function, right in ((RMSNorm, True), (WRONG, False)):
         torch.manual_seed(0)
         model = Direct(RETURNED[name], function)
@@ -52,11 +52,11 @@ class FailsOnce(torch.autograd.Function):
     failed = False
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         if not FailsOnce.failed:
             FailsOnce.failed = True
             raise RuntimeError("out of memory")
@@ -95,7 +95,7 @@ def test_a_loss_scale_too_large_is_no_fault() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("inside", [False, True])
-def test_the_backward_inside_of_autocast(dtype: torch.dtype, inside) -> None:
+def test_the_backward_inside_of_autocast(dtype: torch.dtype, inside: bool) -> None:
     for function, right in ((RMSNorm, True), (WRONG, False)):
         torch.manual_seed(0)
         model = nn.Sequential(Direct(lambda loss, logits: logits, function))

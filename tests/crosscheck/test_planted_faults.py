@@ -1,5 +1,7 @@
 """Each rule is seen to fail on a Function that breaks it, and the diagnosis names the fault."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,18 +12,18 @@ from tests.support.function_corpus import RIGHT
 from tests.support.planted_faults import LINEAR, OTHER, WRONG_VALUES, linear, made, square, zero_tail
 
 
-def check(fault, reference=True, **options):
+def check(fault: Any, reference: Any = True, **options: Any) -> Any:
     return check_function(
         fault.function, fault.reference if reference else None, fault.inputs(), vary_batch=fault.vary_batch, **options
     )
 
 
-def findings(report, fault):
+def findings(report: Any, fault: Any) -> Any:
     return [f for f in report.failures if f.rule == fault.rule and fault.subject in (f.subject, "")]
 
 
 @pytest.mark.parametrize("name", WRONG_VALUES)
-def test_wrong_values_are_found_named_and_diagnosed(name) -> None:
+def test_wrong_values_are_found_named_and_diagnosed(name: str) -> None:
     fault = WRONG_VALUES[name]
     report = check(fault, seed=3)
     found = findings(report, fault)
@@ -38,7 +40,7 @@ def test_wrong_values_are_found_named_and_diagnosed(name) -> None:
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_broken_contracts_are_found_by_the_rule_that_is_there_for_it(name) -> None:
+def test_broken_contracts_are_found_by_the_rule_that_is_there_for_it(name: str) -> None:
     fault = OTHER[name]
     report = check(fault, seed=3)
     found = findings(report, fault)
@@ -56,7 +58,7 @@ SEEN_BY_NOTHING_ELSE = {
 @pytest.mark.parametrize(
     ("rule", "name"), [(rule, name) for rule, names in SEEN_BY_NOTHING_ELSE.items() for name in names]
 )
-def test_what_one_rule_alone_is_there_for(rule, name) -> None:
+def test_what_one_rule_alone_is_there_for(rule: str, name: str) -> None:
     report = check(OTHER[name], seed=6)
     assert {f.rule for f in report.failures} == {rule}, report
 
@@ -68,7 +70,7 @@ WITHOUT_A_REFERENCE = (
 
 
 @pytest.mark.parametrize("name", WITHOUT_A_REFERENCE)
-def test_wrong_values_are_found_without_a_reference(name) -> None:
+def test_wrong_values_are_found_without_a_reference(name: str) -> None:
     fault = WRONG_VALUES[name]
     report = check(fault, reference=False, seed=4)
     wrong = {f.subject for f in report.failures if f.rule in ("finite differences", "gradcheck", "Taylor test")}
@@ -82,7 +84,7 @@ ASK_ELSE = ("double backward", "autocast", "batch size")
 
 
 @pytest.mark.parametrize("name", [name for name, fault in OTHER.items() if fault.rule in ASK_ELSE])
-def test_broken_contracts_are_found_without_a_reference(name) -> None:
+def test_broken_contracts_are_found_without_a_reference(name: str) -> None:
     fault = OTHER[name]
     report = check(fault, reference=False, seed=4)
     assert findings(report, fault), report
@@ -90,7 +92,7 @@ def test_broken_contracts_are_found_without_a_reference(name) -> None:
 
 @pytest.mark.parametrize("rule", ["finite differences", "Taylor test", "JVP-VJP product", "gradcheck"])
 @pytest.mark.parametrize("name", ["sign", "factor 2", "rows swapped", "one element"])
-def test_every_oracle_sees_a_wrong_gradient_by_itself(rule, name) -> None:
+def test_every_oracle_sees_a_wrong_gradient_by_itself(rule: str, name: str) -> None:
     report = check(WRONG_VALUES[name], seed=5, skip=[other for other in RULES if other != rule and other != "output"])
     if rule == "Taylor test":  # asked together with the differences
         report = check(WRONG_VALUES[name], seed=5, skip=[r for r in RULES if r not in (rule, "finite differences")])
@@ -125,7 +127,7 @@ def test_a_fault_of_one_dtype_is_seen_without_a_reference() -> None:
 
 
 @pytest.mark.parametrize("rule", ["upstream layout", "double backward", "gradcheck"])
-def test_skip_leaves_a_rule_out(rule) -> None:
+def test_skip_leaves_a_rule_out(rule: str) -> None:
     names = {"upstream layout": "views it", "double backward": "second derivative silently zero"}
     fault = OTHER.get(names.get(rule, ""), WRONG_VALUES["sign"])
     report = check(fault, seed=1, skip=[rule])
@@ -154,13 +156,13 @@ def test_more_probes_more_confidence() -> None:
 # Kinks are a verdict of their own.
 
 
-def at_zero(slope):
+def at_zero(slope: float) -> Any:
     return made(lambda x: x.clamp(min=0), lambda ctx, saved, g: g * ((saved[0] > 0) + slope * (saved[0] == 0)))
 
 
 @pytest.mark.parametrize("reference", [torch.relu, None])
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
-def test_any_slope_at_a_kink_is_a_kink_and_no_failure(slope, reference) -> None:
+def test_any_slope_at_a_kink_is_a_kink_and_no_failure(slope: float, reference: Any) -> None:
     x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     x[2, 3] = x[4, 1] = 0.0
     report = check_function(at_zero(slope), reference, [x.requires_grad_()], seed=1)
@@ -169,7 +171,7 @@ def test_any_slope_at_a_kink_is_a_kink_and_no_failure(slope, reference) -> None:
 
 
 @pytest.mark.parametrize("reference", [torch.relu, None])
-def test_a_kink_excuses_nothing_else(reference) -> None:
+def test_a_kink_excuses_nothing_else(reference: Any) -> None:
     function = made(lambda x: x.clamp(min=0), lambda ctx, saved, g: zero_tail(g * (saved[0] > 0), 1))
     x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     x[2, 3] = x[4, 1] = 0.0
@@ -205,5 +207,5 @@ def test_linear_is_not_changed_by_the_check() -> None:
     assert report.ok, report
 
 
-def OTHER_INPUTS():  # noqa: N802
+def OTHER_INPUTS() -> Any:  # noqa: N802
     return WRONG_VALUES["sign"].inputs()

@@ -1,5 +1,7 @@
 """No false alarms: right Functions of many kinds, in every precision, with and without a reference."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ CASES = [(name, dtype) for name, right in RIGHT.items() for dtype in right.dtype
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_a_right_function_passes(name, dtype: torch.dtype) -> None:
+def test_a_right_function_passes(name: str, dtype: torch.dtype) -> None:
     right = RIGHT[name]
     seed = CASES.index((name, dtype))
     both = (right.reference, None)
@@ -23,7 +25,7 @@ def test_a_right_function_passes(name, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 20.0])
 @pytest.mark.parametrize("name", ["softmax", "softmax of one row", "cross-entropies", "attention", "layer norm"])
-def test_saturated_and_tiny_inputs(name, scale) -> None:
+def test_saturated_and_tiny_inputs(name: str, scale: float) -> None:
     """Where larger numbers cancel, rounding is most of what is left."""
     right = RIGHT[name]
     for dtype in (torch.float32, torch.float64):
@@ -34,7 +36,7 @@ def test_saturated_and_tiny_inputs(name, scale) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["linear relu", "absolute value", "largest of each row", "unmaterialized"])
-def test_ties_and_zeros(name, value) -> None:
+def test_ties_and_zeros(name: str, value: Any) -> None:
     right = RIGHT[name]
     for seed, reference in enumerate((right.reference, None)):
         inputs = right.inputs(seed)
@@ -46,7 +48,7 @@ def test_ties_and_zeros(name, value) -> None:
 
 
 @pytest.mark.parametrize("name", ["layer norm", "linear relu", "rms norm", "swiglu", "softmax", "absolute value"])
-def test_other_batch_sizes(name) -> None:
+def test_other_batch_sizes(name: str) -> None:
     right = RIGHT[name]
     for reference in (right.reference, None):
         batched = (0,) if name != "swiglu" else (0, 1)

@@ -3,6 +3,7 @@
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ RIGHT = MODEL.replace(
 ).replace("(r,) =", "r, x =").replace("save_for_backward(r)", "save_for_backward(r, x)")  # fmt: skip
 
 
-def block(containing):
+def block(containing: Any) -> Any:
     (found,) = [b for b in BLOCKS if containing in b]
     return found
 
@@ -43,7 +44,7 @@ LOOPS = {
 )
 @pytest.mark.parametrize("right", [False, True])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_the_loops(loop, right, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loops(loop: Any, right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, package, message = LOOPS[loop]
     if package is not None:
         with warnings.catch_warnings():
@@ -51,7 +52,7 @@ def test_the_loops(loop, right, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)  # the trainers write logs
     assert RIGHT != MODEL
-    names = {"__name__": "documentation"}
+    names: dict[str, Any] = {"__name__": "documentation"}
     exec(RIGHT if right else MODEL, names)
     if right:
         exec(code, names)
@@ -60,8 +61,8 @@ def test_the_loops(loop, right, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             exec(code, names)
 
 
-def test_the_fixture(gradient_check) -> None:
-    names = {}
+def test_the_fixture(gradient_check: Any) -> None:
+    names: dict[str, Any] = {}
     exec(MODEL + block("def test_backward"), names)
     with pytest.raises(pytest.fail.Exception, match="FAILED  finite differences, input 0"):
         names["test_backward"](gradient_check)

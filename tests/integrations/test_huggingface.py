@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lean_mnist.errors import GradientMismatch
-from tests.support.integrations_models import SwitchedRMSNorm, checked_steps, equal, examples, hooks, network, weights
+from tests.support.integrations_models import (
+    SwitchedRMSNorm,
+    checked_steps,
+    equal,
+    examples,
+    hooks,
+    monitor_of,
+    network,
+    weights,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what a package says of its own imports is not about us
@@ -24,11 +34,11 @@ STEPS, BATCH = 6, 4
 class Net(nn.Module):
     """Gives its loss, as the trainer expects. Its norm's backward is right for the first ``right_for`` batches."""
 
-    def __init__(self, right_for=100) -> None:
+    def __init__(self, right_for: Any = 100) -> None:
         super().__init__()
         self.body, self.right_for, self.batches = network(), right_for, 0
 
-    def forward(self, x, labels=None):
+    def forward(self, x: Any, labels: Any = None) -> Any:
         if self.training:
             SwitchedRMSNorm.wrong = self.batches >= self.right_for
             self.batches += 1
@@ -36,22 +46,22 @@ class Net(nn.Module):
         return {"loss": cross_entropy(logits, labels), "logits": logits}
 
 
-class Examples(torch.utils.data.Dataset):
-    def __init__(self, number) -> None:
+class Examples(torch.utils.data.Dataset[Any]):
+    def __init__(self, number: Any) -> None:
         self.x, self.labels = examples(number)
 
-    def __len__(self):
+    def __len__(self) -> Any:
         return len(self.x)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         return {"x": self.x[i], "labels": self.labels[i]}
 
 
 @pytest.fixture
-def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", False)
 
-    def make(net, *callbacks, **options):
+    def make(net: Any, *callbacks: Any, **options: Any) -> Any:
         arguments = transformers.TrainingArguments(
             str(tmp_path),
             use_cpu=True,
@@ -68,7 +78,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return make
 
 
-def test_a_right_backward_trains_on_unhindered(trainer) -> None:
+def test_a_right_backward_trains_on_unhindered(trainer: Any) -> None:
     alone, watched, callback = Net(), Net(), GradientMonitorCallback(every=2)
     trainer(alone).train()
     watching = trainer(watched, callback)
@@ -76,30 +86,30 @@ def test_a_right_backward_trains_on_unhindered(trainer) -> None:
     assert watching.state.global_step == STEPS
     assert equal(weights(alone), weights(watched))
     assert checked_steps(callback.monitor) == [0, 2, 4]
-    assert {report.module for report in callback.monitor.history} == {"body.1 (Norm)"}
+    assert {report.module for report in monitor_of(callback).history} == {"body.1 (Norm)"}
     assert hooks(watched) == 0
 
 
 @pytest.mark.parametrize("right_for", [0, 4])
-def test_a_wrong_backward_stops_before_the_optimizer(trainer, right_for) -> None:
+def test_a_wrong_backward_stops_before_the_optimizer(trainer: Any, right_for: Any) -> None:
     net, callback = Net(right_for), GradientMonitorCallback(every=4)
-    before = []
+    before: list[Any] = []
 
-    class Before(transformers.TrainerCallback):
-        def on_step_begin(self, *arguments, model, **others) -> None:
+    class Before(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
+        def on_step_begin(self, *arguments: Any, model: Any, **others: Any) -> None:
             before[:] = weights(model)
 
     stopped = trainer(net, callback, Before())
     with pytest.raises(GradientMismatch, match=rf"^body\.1 \(Norm\), forward {right_for}: FAILED"):
         stopped.train()
     assert stopped.state.global_step == right_for
-    assert [report.ok for report in callback.monitor.history] == ([True, False] if right_for else [False])
+    assert [report.ok for report in monitor_of(callback).history] == ([True, False] if right_for else [False])
     assert equal(before, weights(net))
     assert hooks(net) == 0
 
 
 @pytest.mark.parametrize("right_for", [100, 3])
-def test_accumulated_gradients(trainer, right_for) -> None:
+def test_accumulated_gradients(trainer: Any, right_for: Any) -> None:
     alone, watched, callback = Net(), Net(right_for), GradientMonitorCallback(every=3)
     watching = trainer(watched, callback, gradient_accumulation_steps=2)
     if right_for == 3:  # the second half of the second step
@@ -113,26 +123,26 @@ def test_accumulated_gradients(trainer, right_for) -> None:
         assert equal(weights(alone), weights(watched))
 
 
-def test_evaluation_does_not_count(trainer) -> None:
+def test_evaluation_does_not_count(trainer: Any) -> None:
     callback = GradientMonitorCallback(every=2)
     watching = trainer(Net(), callback, eval_strategy="steps", eval_steps=1)
     watching.train()
     assert checked_steps(callback.monitor) == [0, 2, 4]
-    assert callback.monitor.forwards == STEPS
+    assert monitor_of(callback).forwards == STEPS
 
 
-def test_mixed_precision(trainer) -> None:
+def test_mixed_precision(trainer: Any) -> None:
     callback = GradientMonitorCallback(every=3)
     trainer(Net(), callback, bf16=True).train()
     assert checked_steps(callback.monitor) == [0, 3]
-    assert {finding.rule for report in callback.monitor.history for finding in report.findings} >= {"autocast"}
+    assert {finding.rule for report in monitor_of(callback).history for finding in report.findings} >= {"autocast"}
     with pytest.raises(GradientMismatch, match=r"^body\.1 \(Norm\)"):
         trainer(Net(right_for=0), GradientMonitorCallback(), bf16=True).train()
 
 
-def test_after_another_exception_it_is_for_the_caller_to_detach(trainer) -> None:
-    class Interrupted(transformers.TrainerCallback):
-        def on_step_end(self, *arguments, **others) -> None:
+def test_after_another_exception_it_is_for_the_caller_to_detach(trainer: Any) -> None:
+    class Interrupted(transformers.TrainerCallback):  # type: ignore[name-defined, misc]
+        def on_step_end(self, *arguments: Any, **others: Any) -> None:
             raise KeyboardInterrupt
 
     net, callback = Net(), GradientMonitorCallback()
@@ -143,7 +153,7 @@ def test_after_another_exception_it_is_for_the_caller_to_detach(trainer) -> None
     assert hooks(net) == 0
 
 
-def test_a_second_training_begins_anew(trainer) -> None:
+def test_a_second_training_begins_anew(trainer: Any) -> None:
     net, callback = Net(), GradientMonitorCallback(every=4)
     again = trainer(net, callback)
     again.train()

@@ -1,6 +1,7 @@
 """``GradientMonitorCallback`` inside Lightning's own trainer."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tests.support.integrations_models import (
     equal,
     examples,
     hooks,
+    monitor_of,
     network,
     weights,
 )
@@ -34,15 +36,15 @@ pytestmark = [
 BATCHES, BATCH = 6, 4
 
 
-class Net(L.LightningModule):
+class Net(L.LightningModule):  # type: ignore[name-defined, misc]
     """Its norm's backward is right for the first ``right_for`` batches."""
 
-    def __init__(self, right_for=100, manual=False) -> None:
+    def __init__(self, right_for: Any = 100, manual: Any = False) -> None:
         super().__init__()
         self.body, self.right_for = network(), right_for
         self.automatic_optimization = not manual
 
-    def training_step(self, batch, number):
+    def training_step(self, batch: Any, number: Any) -> Any:
         SwitchedRMSNorm.wrong = number >= self.right_for
         x, y = batch
         loss = cross_entropy(self.body(x), y)
@@ -53,15 +55,15 @@ class Net(L.LightningModule):
             optimizer.step()
         return loss
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def batches(number=BATCHES):
+def batches(number: Any = BATCHES) -> Any:
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*examples(number * BATCH)), batch_size=BATCH)
 
 
-def fit(net, *callbacks, validation=None, **options):
+def fit(net: Any, *callbacks: Any, validation: Any = None, **options: Any) -> Any:
     options = {"max_steps": BATCHES, **options}
     trainer = L.Trainer(
         accelerator="cpu",
@@ -82,31 +84,31 @@ def right_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("manual", [False, True])
-def test_a_right_backward_trains_on_unhindered(manual) -> None:
+def test_a_right_backward_trains_on_unhindered(manual: Any) -> None:
     alone, watched, callback = Net(manual=manual), Net(manual=manual), GradientMonitorCallback(every=2)
     fit(alone)
     assert fit(watched, callback).global_step == BATCHES
     assert equal(weights(alone), weights(watched))
     assert checked_steps(callback.monitor) == [0, 2, 4]
-    assert {report.module for report in callback.monitor.history} == {"body.1 (Norm)"}
+    assert {report.module for report in monitor_of(callback).history} == {"body.1 (Norm)"}
     assert hooks(watched) == 0
 
 
 @pytest.mark.parametrize("manual", [False, True])
 @pytest.mark.parametrize("right_for", [0, 4])
-def test_a_wrong_backward_stops_before_the_optimizer(manual, right_for) -> None:
+def test_a_wrong_backward_stops_before_the_optimizer(manual: Any, right_for: Any) -> None:
     alone, watched = Net(manual=manual), Net(right_for, manual)
     fit(alone, max_steps=right_for)
     callback = GradientMonitorCallback(every=4)
     with pytest.raises(GradientMismatch, match=rf"^body\.1 \(Norm\), forward {right_for}: FAILED"):
         fit(watched, callback)
-    assert [report.ok for report in callback.monitor.history] == ([True, False] if right_for else [False])
+    assert [report.ok for report in monitor_of(callback).history] == ([True, False] if right_for else [False])
     assert equal(weights(alone), weights(watched))
     assert hooks(watched) == 0
 
 
 @pytest.mark.parametrize("right_for", [100, 3])
-def test_accumulated_gradients(right_for) -> None:
+def test_accumulated_gradients(right_for: Any) -> None:
     alone, watched, callback = Net(), Net(right_for), GradientMonitorCallback(every=3)
     if right_for == 3:  # the second half of the second step
         fit(alone, max_steps=1, accumulate_grad_batches=2)
@@ -124,7 +126,7 @@ class TwoParts(Net):
         super().__init__()
         self.head = nn.Sequential(nn.Linear(CLASSES, WIDTH), Norm(), nn.Linear(WIDTH, CLASSES))
 
-    def training_step(self, batch, number):
+    def training_step(self, batch: Any, number: Any) -> Any:
         x, y = batch
         return cross_entropy(self.head(self.body(x)), y)
 
@@ -133,11 +135,11 @@ def test_every_counts_batches_whatever_parts_are_called() -> None:
     net, callback = TwoParts(), GradientMonitorCallback(every=2)
     fit(net, callback)
     checked_steps(callback.monitor)
-    assert [report.module for report in callback.monitor.history] == ["body.1 (Norm)", "head.1 (Norm)"] * 3
+    assert [report.module for report in monitor_of(callback).history] == ["body.1 (Norm)", "head.1 (Norm)"] * 3
 
 
 class Validated(Net):
-    def validation_step(self, batch, number) -> None:
+    def validation_step(self, batch: Any, number: Any) -> None:
         with torch.inference_mode(False), torch.enable_grad():  # as where the prediction is a force, a gradient itself
             x, y = batch
             cross_entropy(self.body(x.clone()), y).backward()
@@ -148,31 +150,31 @@ def test_validation_does_not_count() -> None:
     net, callback = Validated(), GradientMonitorCallback(every=2)
     fit(net, callback, validation=batches(2), val_check_interval=2)
     assert len(checked_steps(callback.monitor)) == 3
-    assert callback.monitor.forwards == BATCHES + 2 * 3 + 2  # and two of the sanity check
+    assert monitor_of(callback).forwards == BATCHES + 2 * 3 + 2  # and two of the sanity check
 
 
 def test_mixed_precision() -> None:
     net, callback = Net(), GradientMonitorCallback(every=3)
     fit(net, callback, precision="bf16-mixed")
     assert checked_steps(callback.monitor) == [0, 3]
-    assert {finding.rule for report in callback.monitor.history for finding in report.findings} >= {"autocast"}
+    assert {finding.rule for report in monitor_of(callback).history for finding in report.findings} >= {"autocast"}
     with pytest.raises(GradientMismatch, match=r"^body\.1 \(Norm\)"):
         fit(Net(right_for=0), GradientMonitorCallback(), precision="bf16-mixed")
 
 
 class Interrupted(Net):
-    def __init__(self, error) -> None:
+    def __init__(self, error: Any) -> None:
         super().__init__()
         self.error = error
 
-    def training_step(self, batch, number):
+    def training_step(self, batch: Any, number: Any) -> Any:
         if number == 1:
             raise self.error
         return super().training_step(batch, number)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_it_detaches_when_something_else_goes_wrong(error) -> None:
+def test_it_detaches_when_something_else_goes_wrong(error: Any) -> None:
     net, callback = Interrupted(error), GradientMonitorCallback()
     with pytest.raises((ValueError, SystemExit)):  # Lightning's way to end at Ctrl-C
         fit(net, callback)

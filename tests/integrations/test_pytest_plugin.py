@@ -5,6 +5,7 @@ Nothing of it runs in a pytest inside of this process, which on its way out unlo
 
 import importlib.util
 from importlib.metadata import distributions
+from typing import Any
 
 import pytest
 import torch
@@ -44,12 +45,12 @@ def test_wrong(gradient_check, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_the_fixture(gradient_check, monkeypatch: pytest.MonkeyPatch, wrong) -> None:
+def test_the_fixture(gradient_check: Any, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", wrong)
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(shape, generator=generator, requires_grad=True) for shape in ((5, WIDTH), (WIDTH,)))
 
-    def check():
+    def check() -> Any:
         return gradient_check(SwitchedRMSNorm.apply, None, [x, weight], names=["x", "weight"], seed=5)
 
     if wrong:
@@ -85,6 +86,8 @@ def test_it_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
 def test_it_can_be_imported_again() -> None:
     """pytest imported it before coverage was measured."""
     spec = importlib.util.find_spec(PLUGIN)
+    assert spec is not None
+    assert spec.loader is not None
     again = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(again)
     assert again.gradient_check.name == "gradient_check"

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ def right(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wrong(monkeypatch: pytest.MonkeyPatch, right) -> None:
+def wrong(monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
     monkeypatch.setattr(SwitchedRMSNorm, "wrong", True)
 
 
-def imported(monkeypatch: pytest.MonkeyPatch, name, packages):
+def imported(monkeypatch: pytest.MonkeyPatch, name: str, packages: Any) -> Any:
     """``lean_mnist.integrations.NAME`` as it is where ``packages`` are installed, or are not (``None``)."""
     for package, module in packages.items():
         monkeypatch.setitem(sys.modules, package, module)
@@ -35,7 +36,7 @@ def imported(monkeypatch: pytest.MonkeyPatch, name, packages):
     return module
 
 
-def batches():
+def batches() -> Any:
     return torch.stack(torch.chunk(examples(4 * BATCHES)[0], BATCHES))
 
 
@@ -45,19 +46,19 @@ ABSENT = {"lightning": None, "lightning.pytorch": None, "pytorch_lightning": Non
 
 
 class LightningCallback:
-    pass
+    monitor: Any
 
 
 @pytest.fixture(params=["lightning.pytorch", "pytorch_lightning"])
-def lightning(request, monkeypatch: pytest.MonkeyPatch):
+def lightning(request: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = types.ModuleType(request.param)
-    module.Callback = LightningCallback
+    vars(module)["Callback"] = LightningCallback
     parent = types.ModuleType("lightning") if request.param == "lightning.pytorch" else None
     packages = {**ABSENT, "lightning": parent, request.param: module}
     return imported(monkeypatch, "lightning", packages).GradientMonitorCallback
 
 
-def fit(module, callback) -> None:
+def fit(module: Any, callback: Any) -> None:
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
     callback.on_fit_start(None, module)
     try:
@@ -80,21 +81,21 @@ class CallsItself(nn.Module):
         super().__init__()
         self.net, self.head = network(), nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.head(self.net(x))
 
-    def training_step(self, batch):
+    def training_step(self, batch: Any) -> Any:
         return self(batch).square().mean()
 
 
 class CallsItsParts(CallsItself):
-    def training_step(self, batch):
+    def training_step(self, batch: Any) -> Any:
         return self.head(self.net(batch)).square().mean()
 
 
 @pytest.mark.parametrize("every", [2, lambda batch: batch != 1])
 @pytest.mark.parametrize("kind", [CallsItself, CallsItsParts])
-def test_lightning(lightning, kind, every) -> None:
+def test_lightning(lightning: Any, kind: Any, every: Any) -> None:
     module, callback = kind(), lightning(every=every, seed=0)
     assert isinstance(callback, LightningCallback)
     fit(module, callback)
@@ -105,7 +106,7 @@ def test_lightning(lightning, kind, every) -> None:
 
 
 @pytest.mark.parametrize("kind", [CallsItself, CallsItsParts])
-def test_lightning_stops_at_a_wrong_gradient(lightning, wrong, kind) -> None:
+def test_lightning_stops_at_a_wrong_gradient(lightning: Any, wrong: bool, kind: Any) -> None:
     module = kind()
     before = weights(module)
     with pytest.raises(GradientMismatch, match=r"^net.1 \(Norm\)"):
@@ -115,7 +116,7 @@ def test_lightning_stops_at_a_wrong_gradient(lightning, wrong, kind) -> None:
 
 
 @pytest.mark.parametrize("every", [0, 1.5, "2"])
-def test_a_bad_schedule(lightning, every) -> None:
+def test_a_bad_schedule(lightning: Any, every: Any) -> None:
     with pytest.raises(ArgumentError, match=r"^every: expected a whole number of at least 1, or a function, found "):
         lightning(every=every)
 
@@ -129,17 +130,17 @@ def test_without_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TrainerCallback:
-    pass
+    monitor: Any
 
 
 @pytest.fixture
-def huggingface(monkeypatch: pytest.MonkeyPatch):
+def huggingface(monkeypatch: pytest.MonkeyPatch) -> Any:
     transformers = types.ModuleType("transformers")
-    transformers.TrainerCallback = TrainerCallback
+    vars(transformers)["TrainerCallback"] = TrainerCallback
     return imported(monkeypatch, "huggingface", {"transformers": transformers}).GradientMonitorCallback
 
 
-def train(model, callback, after_step=lambda: None) -> None:
+def train(model: Any, callback: Any, after_step: Any = lambda: None) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     callback.on_train_begin(None, None, None, model=model, train_dataloader=None)
     for batch in batches():
@@ -150,7 +151,7 @@ def train(model, callback, after_step=lambda: None) -> None:
     callback.on_train_end(None, None, None, model=model)
 
 
-def test_huggingface(huggingface) -> None:
+def test_huggingface(huggingface: Any) -> None:
     model, callback = network(), huggingface(every=2)
     assert isinstance(callback, TrainerCallback)
     train(model, callback)
@@ -159,7 +160,7 @@ def test_huggingface(huggingface) -> None:
     assert hooks(model) == 0
 
 
-def test_huggingface_stops_at_a_wrong_gradient(huggingface, wrong) -> None:
+def test_huggingface_stops_at_a_wrong_gradient(huggingface: Any, wrong: bool) -> None:
     model, callback = network(), huggingface()
     before = weights(model)
     with pytest.raises(GradientMismatch, match=r"^1 \(Norm\)"):
@@ -168,7 +169,7 @@ def test_huggingface_stops_at_a_wrong_gradient(huggingface, wrong) -> None:
     assert hooks(model) == 0
 
 
-def test_another_exception_leaves_it_attached_unless_it_is_a_context(huggingface) -> None:
+def test_another_exception_leaves_it_attached_unless_it_is_a_context(huggingface: Any) -> None:
     def fail() -> None:
         raise RuntimeError("no memory")
 
@@ -187,13 +188,13 @@ def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
 class Broken:
     """Finds ``lightning`` and ``transformers``, which need something that is not installed."""
 
-    def find_spec(self, name, path=None, target=None) -> None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name in ("lightning", "transformers"):
             raise ModuleNotFoundError("No module named 'else'", name="else")
 
 
 @pytest.mark.parametrize(("name", "package"), [("lightning", "lightning"), ("huggingface", "transformers")])
-def test_a_broken_package_is_not_an_absent_one(monkeypatch: pytest.MonkeyPatch, name, package) -> None:
+def test_a_broken_package_is_not_an_absent_one(monkeypatch: pytest.MonkeyPatch, name: str, package: Any) -> None:
     for module in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])

@@ -1,12 +1,16 @@
 """What the tests of ``lean_mnist.crosscheck`` share: random steps, and the same network in plain PyTorch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.nn import MLP
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "leaky-relu": lambda z: F.leaky_relu(z, 0.01),
     "sigmoid": torch.sigmoid,
@@ -16,13 +20,15 @@ ACTIVATIONS = {
 }
 
 
-def random_batch(seed, examples, sizes, dtype=torch.float32):
+def random_batch(seed: int, examples: Any, sizes: Any, dtype: torch.dtype = torch.float32) -> Any:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(examples, sizes[0], generator=generator, dtype=torch.float64).to(dtype)
     return x, torch.randint(0, sizes[-1], (examples,), generator=generator)
 
 
-def random_model(seed, sizes, activation="relu", dtype=torch.float32, **options):
+def random_model(
+    seed: int, sizes: Any, activation: Any = "relu", dtype: torch.dtype = torch.float32, **options: Any
+) -> Any:
     """A network whose biases are not zero, as they are after a few steps."""
     model = MLP(sizes, activation, seed=seed, dtype=dtype, **options)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -33,15 +39,15 @@ def random_model(seed, sizes, activation="relu", dtype=torch.float32, **options)
     return model
 
 
-def layers_of(model):
+def layers_of(model: Any) -> Any:
     return [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
 
 
-def loss_of(model):
+def loss_of(model: Any) -> Any:
     return NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
 
 
-def plain_loss(loss, layers, x, labels):
+def plain_loss(loss: Any, layers: Any, x: Any, labels: Any) -> Any:
     """The loss as a PyTorch user would write it."""
     h = x
     for weight, bias in layers[:-1]:

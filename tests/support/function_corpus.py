@@ -1,24 +1,26 @@
 """Functions that people write, with right backwards: what ``check_function`` must never refuse."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
 class LayerNorm(Function):
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, eps):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: Any) -> Any:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         centred = x - x.mean(-1, keepdim=True)
         return centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight + bias
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         centred = x - x.mean(-1, keepdim=True)
         scale = (centred.square().mean(-1, keepdim=True) + ctx.eps).rsqrt()
@@ -32,14 +34,14 @@ class RMSNorm(Function):
     """Keeps what its forward computed, and so says that it cannot be differentiated twice."""
 
     @staticmethod
-    def forward(ctx: Any, x, weight):
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Any:
         scale = (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         ctx.save_for_backward(x, weight, scale)
         return x * scale * weight
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
         gw = g * weight
         dx = scale * gw - x * scale**3 * (gw * x).mean(-1, keepdim=True)
@@ -48,26 +50,26 @@ class RMSNorm(Function):
 
 class Softmax(Function):
     @staticmethod
-    def forward(ctx: Any, s):
+    def forward(ctx: Any, s: Tensor) -> Any:
         p = torch.softmax(s, -1)
         ctx.save_for_backward(p)
         return p
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         (p,) = ctx.saved_tensors
         return p * (g - (g * p).sum(-1, keepdim=True))
 
 
 class LinearReLU(Function):
     @staticmethod
-    def forward(ctx: Any, x, weight, bias):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Any:
         h = F.linear(x, weight, bias).clamp(min=0)
         ctx.save_for_backward(x, weight, h)
         return h
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, weight, h = ctx.saved_tensors
         dz = g * (h > 0)
         return dz @ weight, dz.T @ x, dz.sum(0)
@@ -75,27 +77,27 @@ class LinearReLU(Function):
 
 class LogSumExp(Function):
     @staticmethod
-    def forward(ctx: Any, s, dim):
+    def forward(ctx: Any, s: Tensor, dim: Any) -> Any:
         y = torch.logsumexp(s, dim)
         ctx.dim = dim
         ctx.save_for_backward(s, y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         s, y = ctx.saved_tensors
         return g.unsqueeze(ctx.dim) * torch.exp(s - y.unsqueeze(ctx.dim)), None
 
 
 class Embedding(Function):
     @staticmethod
-    def forward(ctx: Any, weight, index):
+    def forward(ctx: Any, weight: Tensor, index: Any) -> Any:
         ctx.save_for_backward(index)
         ctx.rows = len(weight)
         return weight[index]
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         (index,) = ctx.saved_tensors
         rows = torch.zeros(ctx.rows, g.shape[-1], dtype=g.dtype, device=g.device)
         return rows.index_add(0, index.flatten(), g.reshape(-1, g.shape[-1])), None
@@ -103,13 +105,13 @@ class Embedding(Function):
 
 class SinCos(Function):
     @staticmethod
-    def forward(ctx: Any, x, times):
+    def forward(ctx: Any, x: Tensor, times: Any) -> Any:
         ctx.save_for_backward(x)
         ctx.times = times
         return torch.sin(times * x), torch.cos(times * x)
 
     @staticmethod
-    def backward(ctx: Any, d_sin, d_cos):
+    def backward(ctx: Any, d_sin: Any, d_cos: Any) -> Any:
         (x,) = ctx.saved_tensors
         return ctx.times * (d_sin * torch.cos(ctx.times * x) - d_cos * torch.sin(ctx.times * x)), None
 
@@ -118,13 +120,13 @@ class Unmaterialized(Function):
     """Two outputs, and undefined upstream gradients seen to by itself."""
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x)
         return x.exp(), x * x
 
     @staticmethod
-    def backward(ctx: Any, d_exp, d_square):
+    def backward(ctx: Any, d_exp: Any, d_square: Any) -> Any:
         (x,) = ctx.saved_tensors
         total = None if d_exp is None else d_exp * x.exp()
         if d_square is not None:
@@ -134,12 +136,12 @@ class Unmaterialized(Function):
 
 class SwiGLU(Function):
     @staticmethod
-    def forward(ctx: Any, a, b):
+    def forward(ctx: Any, a: Any, b: Tensor) -> Any:
         ctx.save_for_backward(a, b)
         return a * torch.sigmoid(a) * b
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         a, b = ctx.saved_tensors
         s = torch.sigmoid(a)
         return g * b * s * (1 + a * (1 - s)), g * a * s
@@ -147,14 +149,14 @@ class SwiGLU(Function):
 
 class Attention(Function):
     @staticmethod
-    def forward(ctx: Any, q, k, v):
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Any:
         p = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1)
         ctx.save_for_backward(q, k, v, p)
         return p @ v
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         q, k, v, p = ctx.saved_tensors
         dp = g @ v.mT
         ds = p * (dp - (dp * p).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
@@ -163,14 +165,15 @@ class Attention(Function):
 
 class CrossEntropy(Function):
     @staticmethod
-    def forward(ctx: Any, s, labels, reduction):
+    def forward(ctx: Any, s: Tensor, labels: Any, reduction: Any) -> Any:
         ctx.save_for_backward(s, labels)
         ctx.reduction = reduction
         loss = torch.logsumexp(s, 1) - s.gather(1, labels[:, None])[:, 0]
-        return {"mean": torch.mean, "sum": torch.sum}.get(reduction, torch.clone)(loss)
+        reductions: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum": torch.sum}
+        return reductions.get(reduction, torch.clone)(loss)
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         s, labels = ctx.saved_tensors
         d = torch.softmax(s, 1) - F.one_hot(labels, s.shape[1])
         g = g / len(s) if ctx.reduction == "mean" else g
@@ -179,12 +182,12 @@ class CrossEntropy(Function):
 
 class MatMul(Function):
     @staticmethod
-    def forward(ctx: Any, a, b):
+    def forward(ctx: Any, a: Any, b: Tensor) -> Any:
         ctx.save_for_backward(a, b)
         return a @ b
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         a, b = ctx.saved_tensors
         return g @ b.mT if ctx.needs_input_grad[0] else None, a.mT @ g if ctx.needs_input_grad[1] else None
 
@@ -193,7 +196,7 @@ class TopOne(Function):
     """The largest of each row, and where it is."""
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         value, index = x.max(1)
         ctx.save_for_backward(index)
         ctx.columns = x.shape[1]
@@ -201,37 +204,37 @@ class TopOne(Function):
         return value, index
 
     @staticmethod
-    def backward(ctx: Any, g, _):
+    def backward(ctx: Any, g: Tensor, _: Any) -> Any:
         (index,) = ctx.saved_tensors
         return F.one_hot(index, ctx.columns) * g[:, None]
 
 
 class Abs(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.save_for_backward(x)
         return x.abs()
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g * ctx.saved_tensors[0].sign()
 
 
 class ExpInPlace(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.mark_dirty(x)
         ctx.save_for_backward(x.exp_())
         return x
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g * ctx.saved_tensors[0]
 
 
 class Float32Only(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         if x.dtype != torch.float32:
             raise TypeError("this kernel takes float32")
         if not x.is_contiguous():
@@ -241,7 +244,7 @@ class Float32Only(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         t = torch.tanh(x)
         return g * (t + x * (1 - t * t))
@@ -251,24 +254,24 @@ class Cube(Function):
     """In NumPy, as a user without a kernel would."""
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.save_for_backward(x)
         return torch.as_tensor(x.detach().numpy() ** 3)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return torch.as_tensor(3 * ctx.saved_tensors[0].numpy() ** 2 * g.numpy())
 
 
 class MeanSquare(Function):
     @staticmethod
-    def forward(ctx: Any, a, b):
+    def forward(ctx: Any, a: Any, b: Tensor) -> Any:
         ctx.save_for_backward(a, b)
         return (a - b).square().mean()
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         a, b = ctx.saved_tensors
         d = 2 * g * (a - b) / a.numel()
         return d, -d
@@ -276,39 +279,39 @@ class MeanSquare(Function):
 
 class BroadcastAdd(Function):
     @staticmethod
-    def forward(ctx: Any, x, bias):
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Any:
         return x + bias
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g, g.sum(0)
 
 
 class Dropout(Function):
     @staticmethod
-    def forward(ctx: Any, x, p):
+    def forward(ctx: Any, x: Tensor, p: Tensor) -> Any:
         mask = (torch.rand(x.shape, dtype=torch.float32) >= p).to(x.dtype) / (1 - p)
         ctx.save_for_backward(mask)
         return x * mask
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g * ctx.saved_tensors[0], None
 
 
-def attention(q, k, v):
+def attention(q: Any, k: Any, v: Any) -> Any:
     return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1) @ v
 
 
-def layer_norm(x, weight, bias, eps):
+def layer_norm(x: Any, weight: Any, bias: Any, eps: Any) -> Any:
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def rms_norm(x, weight):
+def rms_norm(x: Any, weight: Any) -> Any:
     return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-6) * weight
 
 
-def dropout(x, p):
+def dropout(x: Any, p: Any) -> Any:
     return x * (torch.rand(x.shape, dtype=torch.float32) >= p).to(x.dtype) / (1 - p)
 
 
@@ -316,13 +319,13 @@ def dropout(x, p):
 class Right:
     """``function`` and ``reference`` take Gaussian tensors of ``shapes`` that need a gradient, and then ``rest``."""
 
-    function: object
-    reference: object
-    shapes: tuple
-    rest: tuple = ()
-    dtypes: tuple = (torch.float32, torch.float64, torch.bfloat16)
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    shapes: tuple[tuple[int, ...], ...]
+    rest: tuple[Any, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64, torch.bfloat16)
 
-    def inputs(self, seed, dtype=torch.float32, scale=1.0):
+    def inputs(self, seed: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Any:
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in self.shapes]
         return [*((scale * x).to(dtype).requires_grad_() for x in drawn), *self.rest]

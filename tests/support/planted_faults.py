@@ -1,10 +1,12 @@
 """Wrong Functions, one fault each: what ``check_function`` must refuse, by which rule, and as what."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 from torch.autograd import Function
 
 
@@ -12,23 +14,23 @@ from torch.autograd import Function
 class Fault:
     """``function`` is wrong; ``rule`` finds it, on ``subject`` and as ``kind`` where these are given."""
 
-    function: object
-    reference: object
-    shapes: tuple
+    function: Callable[..., Any]
+    reference: Callable[..., Any] | None
+    shapes: tuple[tuple[int, ...], ...]
     rule: str
     subject: str = ""
     kind: str = ""
     words: str = ""
-    rest: tuple = ()
-    vary_batch: object = False
+    rest: tuple[Any, ...] = ()
+    vary_batch: Any = False
 
-    def inputs(self, seed=0, dtype=torch.float32):
+    def inputs(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in self.shapes]
         return [*(x.requires_grad_() for x in drawn), *self.rest]
 
 
-def made(forward, backward, **ctx_options):
+def made(forward: Any, backward: Any, **ctx_options: Any) -> Any:
     """A Function of tensors that saves its inputs; ``backward(ctx, saved, g)``."""
 
     class Made(Function):
@@ -38,13 +40,13 @@ def made(forward, backward, **ctx_options):
                 getattr(ctx, name)(value)
 
         @staticmethod
-        def forward(ctx: Any, *inputs):
+        def forward(ctx: Any, *inputs: Any) -> Any:
             Made.setup(ctx)
             ctx.save_for_backward(*inputs)
             return forward(*inputs)
 
         @staticmethod
-        def backward(ctx: Any, *g):
+        def backward(ctx: Any, *g: Tensor) -> Any:
             return backward(ctx, ctx.saved_tensors, *g)
 
     return Made.apply
@@ -55,14 +57,14 @@ B, D, H = 19, 6, 8
 LINEAR = ((B, D), (H, D), (H,))
 
 
-def linear_gradients(x, w, g):
+def linear_gradients(x: Any, w: Any, g: Any) -> Any:
     return [g @ w, g.T @ x, g.sum(0)]
 
 
-def linear(change):
+def linear(change: Any) -> Any:
     """``change(gradients, x, w, g)`` spoils the right gradients of a linear layer."""
 
-    def backward(ctx: Any, saved, g):
+    def backward(ctx: Any, saved: Any, g: Any) -> Any:
         x, w, _ = saved
         gradients = linear_gradients(x, w, g)
         return tuple(change(gradients, x, w, g))
@@ -70,31 +72,33 @@ def linear(change):
     return made(lambda x, w, b: F.linear(x, w, b), backward)
 
 
-def replaced(index, value):
-    def change(gradients, x, w, g):
+def replaced(index: Any, value: Any) -> Any:
+    def change(gradients: Any, x: Any, w: Any, g: Any) -> Any:
         gradients[index] = value(gradients[index], x, w, g)
         return gradients
 
     return linear(change)
 
 
-def zero_tail(v, rows):
+def zero_tail(v: Any, rows: Any) -> Any:
     return torch.cat([v[:-rows], torch.zeros_like(v[-rows:])])
 
 
-def swap(v, i, j):
+def swap(v: Any, i: Any, j: Any) -> Any:
     order = list(range(len(v)))
     order[i], order[j] = j, i
     return v[order]
 
 
-def one_off(v):
+def one_off(v: Any) -> Any:
     v = v.clone()
     v[3, 5] += 0.01 * v.norm()
     return v
 
 
-def from_linear(function, subject, kind, words="", rule="gradient", shapes=LINEAR):
+def from_linear(
+    function: Any, subject: Any, kind: str, words: str = "", rule: str = "gradient", shapes: Any = LINEAR
+) -> Any:
     return Fault(function, F.linear, shapes, rule, subject, kind, words)
 
 
@@ -194,39 +198,39 @@ WRONG_VALUES = {
 }
 
 
-def square(backward, **options):
+def square(backward: Any, **options: Any) -> Any:
     return made(lambda x: x * x, backward, **options)
 
 
-def right_square(ctx: Any, saved, g):
+def right_square(ctx: Any, saved: Any, g: Any) -> Any:
     return 2 * saved[0] * g
 
 
-def clipped(ctx: Any, saved, g):
+def clipped(ctx: Any, saved: Any, g: Any) -> Any:
     gradient = 2 * saved[0] * g
     return gradient * (20 / gradient.norm()).clamp(max=1)
 
 
-def contiguous_only(g):
+def contiguous_only(g: Any) -> Any:
     """What a kernel sees that takes a pointer and believes the tensor contiguous."""
     storage = g.untyped_storage().nbytes() // g.element_size()
     flat = g.as_strided((storage,), (1,), 0)
     return torch.cat([flat, flat.new_zeros(g.numel())])[: g.numel()].reshape(g.shape)
 
 
-def overwrites_upstream(ctx: Any, saved, g):
+def overwrites_upstream(ctx: Any, saved: Any, g: Any) -> Any:
     gradient = 2 * saved[0] * g
     g.mul_(2)
     return gradient
 
 
-def overwrites_saved(ctx: Any, saved, g):
+def overwrites_saved(ctx: Any, saved: Any, g: Any) -> Any:
     gradient = 2 * saved[0] * g
     saved[0].data.mul_(2)  # as a kernel does, past the version counter
     return gradient
 
 
-def overwrites_input(x):
+def overwrites_input(x: Any) -> Any:
     y = x * x
     x.data.add_(1)
     return y
@@ -234,13 +238,13 @@ def overwrites_input(x):
 
 class OverwritesOutput(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         y = x.exp()
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         (y,) = ctx.saved_tensors
         gradient = g * y
         y.data.zero_()
@@ -253,7 +257,7 @@ class Race:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, ctx: Any, saved, g):
+    def __call__(self, ctx: Any, saved: Any, g: Any) -> Any:
         self.calls += 1
         return 2 * saved[0] * g * (0.5 if self.calls % 3 == 0 else 1.0)
 
@@ -261,15 +265,15 @@ class Race:
 class Stale(Function):
     """Keeps its activation on the class: right unless another call comes between forward and backward."""
 
-    kept = None
+    kept: Any = None
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         Stale.kept = x.detach()
         return x * x
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return 2 * Stale.kept * g
 
 
@@ -277,13 +281,13 @@ class Accumulates(Function):
     """Right the first time only that the graph is gone through."""
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.save_for_backward(x)
         ctx.total = torch.zeros_like(x)
         return x * x
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         ctx.total = ctx.total + 2 * ctx.saved_tensors[0] * g
         return ctx.total
 
@@ -292,12 +296,12 @@ class ForgetsNeeds(Function):
     """Gives the gradient of its first input whatever it is asked for."""
 
     @staticmethod
-    def forward(ctx: Any, a, b):
+    def forward(ctx: Any, a: Any, b: Tensor) -> Any:
         ctx.save_for_backward(a, b)
         return a * b
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         a, b = ctx.saved_tensors
         if all(ctx.needs_input_grad):
             return g * b, g * a
@@ -306,12 +310,12 @@ class ForgetsNeeds(Function):
 
 class RaisesWhereFrozen(Function):
     @staticmethod
-    def forward(ctx: Any, a, b):
+    def forward(ctx: Any, a: Any, b: Tensor) -> Any:
         ctx.save_for_backward(a, b)
         return a * b
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         a, b = ctx.saved_tensors
         if not ctx.needs_input_grad[0]:
             raise IndexError("tuple index out of range")
@@ -322,54 +326,54 @@ class SilentSecond(Function):
     """Keeps a factor that carries no graph: the second derivative is silently without it."""
 
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.factor = 3 * x.detach() ** 2
         return x**3
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g * ctx.factor
 
 
 class HalfSecond(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.save_for_backward(x)
         return x**3
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         return 3 * g * x * x.detach()
 
 
 class DetachedUpstream(Function):
     @staticmethod
-    def forward(ctx: Any, x):
+    def forward(ctx: Any, x: Tensor) -> Any:
         ctx.save_for_backward(x)
         return x**3
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return 3 * g.detach() * ctx.saved_tensors[0] ** 2
 
 
-def half_precision_under_autocast(ctx: Any, saved, g):
+def half_precision_under_autocast(ctx: Any, saved: Any, g: Any) -> Any:
     if torch.is_autocast_enabled("cpu"):
         return 2 * (saved[0].half() * 1e5 * g.half()).float() * 1e-5
     return 2 * saved[0] * g
 
 
-def lost_under_autocast(ctx: Any, saved, g):
+def lost_under_autocast(ctx: Any, saved: Any, g: Any) -> Any:
     return 2 * saved[0] * g * (0.5 if g.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu") else 1.0)
 
 
-def rounded_under_autocast(ctx: Any, saved, g):
+def rounded_under_autocast(ctx: Any, saved: Any, g: Any) -> Any:
     gradient = 2 * saved[0] * g
     return gradient.bfloat16().to(g.dtype) if torch.is_autocast_enabled("cpu") else gradient
 
 
-def larger_under_autocast(ctx: Any, saved, g):
+def larger_under_autocast(ctx: Any, saved: Any, g: Any) -> Any:
     gradients = [v.to(g.dtype) for v in linear_gradients(saved[0].to(g.dtype), saved[1].to(g.dtype), g)]
     gradients[1] = gradients[1] * (1.1 if g.dtype == torch.bfloat16 else 1)
     return tuple(gradients)
@@ -379,37 +383,37 @@ class TiledSum(Function):
     """Adds up tiles of 16 rows, and leaves out what is left over."""
 
     @staticmethod
-    def forward(ctx: Any, x, b):
+    def forward(ctx: Any, x: Tensor, b: Tensor) -> Any:
         ctx.rows = len(x)
         return x + b
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         tiled = len(g) if len(g) < 16 else len(g) // 16 * 16
         return g, g[:tiled].sum(0)
 
 
 class Squeezes(Function):
     @staticmethod
-    def forward(ctx: Any, x, b):
+    def forward(ctx: Any, x: Tensor, b: Tensor) -> Any:
         return x + b
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g, g.squeeze().sum(0) if len(g) > 1 else g.squeeze().sum().expand(g.shape[1])
 
 
 class FailsOnEmpty(Function):
     @staticmethod
-    def forward(ctx: Any, x, b):
+    def forward(ctx: Any, x: Tensor, b: Tensor) -> Any:
         return x + b
 
     @staticmethod
-    def backward(ctx: Any, g):
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g, (g / g.abs().max() * g.abs().max()).sum(0)
 
 
-def shared(x):
+def shared(x: Any) -> Any:
     return x * x
 
 
