@@ -203,6 +203,11 @@ def root_mean_square(x: Tensor) -> float:
     return size if 0 < size < math.inf else 1.0
 
 
+def random_direction(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian numbers of the shape and size of ``x``, in float64."""
+    return root_mean_square(x) * normal(x.shape, generator, x.device)
+
+
 def norm(x: Tensor) -> float:
     """The 2-norm, in float64."""
     return float(x.detach().double().norm())

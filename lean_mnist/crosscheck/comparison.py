@@ -30,7 +30,7 @@ class Divergence:
     Where the reference is 0 everywhere, relative to the terms that it is a sum of, or absolute if there are none.
 
     ``index`` is the place of the largest difference, ``ours`` and ``reference`` the two values there. ``allowed`` is
-    the largest relative divergence that rounding explains. ``share`` is the part of it that was used.
+    the largest relative divergence that rounding explains.
     """
 
     name: str
@@ -42,10 +42,12 @@ class Divergence:
 
     @property
     def passed(self) -> bool:
+        """Whether rounding explains it."""
         return self.value <= self.allowed  # False for NaN
 
     @property
     def share(self) -> float:
+        """The part of ``allowed`` that was used."""
         if self.value == 0:
             return 0.0
         return self.value / self.allowed if self.allowed > 0 else math.inf

@@ -33,6 +33,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Replay the bundle that the command line names; raises ``SystemExit(3)`` if a gradient is wrong."""
     options = parse(
         Options, sys.argv[1:] if arguments is None else arguments, prog="python -m lean_mnist.crosscheck.replay"
     )

@@ -48,10 +48,12 @@ class GradientMonitorCallback(_TrainerCallback):  # type: ignore[misc]
         self.monitor: GradientMonitor | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any = None, **others: Any) -> None:
+        """Attach a monitor."""
         self.detach()
         self.monitor = _Monitor(model, **self.options)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Detach it."""
         self.detach()
 
     def detach(self) -> None:

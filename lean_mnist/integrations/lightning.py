@@ -53,6 +53,7 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
         self._due = False
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach a monitor."""
         self._detach()
         self._batches = 0
         # ``training_step`` may call the module itself or any parts of it. Batches are counted here, for of two parts
@@ -61,16 +62,20 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
         self.monitor = GradientMonitor(pl_module, every=lambda _: self._due, entries=entries, **self.options)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Count the batch, and decide whether it is checked."""
         self._due = self._is_due(self._batches)
         self._batches += 1
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Check nothing until the next batch."""
         self._due = False  # a validation step may enable gradients
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Detach the monitor."""
         self._detach()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Detach the monitor."""
         self._detach()
 
     def _detach(self) -> None:

@@ -62,6 +62,7 @@ class Case:
 
     @functools.cached_property
     def error(self) -> Tensor:
+        """Ours less the reference."""
         return self.ours - self.reference
 
     @functools.cached_property

@@ -25,6 +25,7 @@ class Region:
 
     @property
     def everywhere(self) -> bool:
+        """Whether no row or column is right."""
         return self.tile and all(len(p) == n for p, n in zip(self.places, self.shape, strict=True))
 
     def __str__(self) -> str:

@@ -22,24 +22,15 @@ from lean_mnist.crosscheck.calls import (
     dot,
     in_dtype,
     norm,
-    normal,
     one_line,
+    random_direction,
     root_mean_square,
 )
 from lean_mnist.crosscheck.context import FLOOR_ULPS, SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.numerics import step_sizes
 from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
 from lean_mnist.crosscheck.numerics.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
-from lean_mnist.crosscheck.numerics.step_sizes import (
-    SPACINGS,
-    STEPS,
-    Line,
-    Residual,
-    Slope,
-    extrapolate,
-    noise_of,
-    residuals_along,
-    taylor_rate,
-)
+from lean_mnist.crosscheck.numerics.step_sizes import Line, Residual, Slope, extrapolate, residuals_along
 from lean_mnist.crosscheck.report import Verdict
 
 SAFETY = 5.0  # times a difference's own error estimate
@@ -84,7 +75,7 @@ def line_through(
     indices = [subject.checked[place] for place in places]
     points = [subject.inputs[i].detach().to(precision) for i in indices]
     directions = [
-        weight * root_mean_square(x) * normal(x.shape, generator, x.device)
+        weight * random_direction(x, generator)
         for weight, x in zip(weights or [1.0] * len(points), points, strict=True)
     ]
     fixed = in_dtype(subject.inputs, torch.float64 if precision == torch.float64 else None)
@@ -152,7 +143,7 @@ def judge(
     """
     if not math.isfinite(dot(line.directions, gradient)):
         return _both(Verdict.FAILED, "the gradient is not finite")
-    exponents = STEPS[line.points[0].dtype]
+    exponents = step_sizes.STEPS[line.points[0].dtype]
     residuals = residuals_along(line, gradient, noise, exponents, enough)
     if extrapolate(residuals) is None:
         return _both(Verdict.NOT_APPLICABLE, "the function is not finite around this point")
@@ -204,7 +195,7 @@ def _outcome(
 
 
 def _taylor(residuals: Sequence[Residual], rounding: float) -> Judgement:
-    rates = taylor_rate(residuals, rounding)
+    rates = step_sizes.taylor_rate(residuals, rounding)
     if rates is None:
         return Judgement(Verdict.PASSED, "the remainder is below the noise")
     text = f"the remainder falls with rate {rates[1]:.2f}"
@@ -253,18 +244,16 @@ def why_not_float64(ctx: Context) -> str:
         outputs = ctx.subject.call(dtype=torch.float64).outputs
         if any(y.dtype != torch.float64 for y in outputs):
             return f"its output is {next(y.dtype for y in outputs if y.dtype != torch.float64)}"
-        generator = torch.Generator().manual_seed(ctx.seed)
-        upstream: list[Tensor] = [normal(y.shape, generator, y.device) for y in outputs]
+        upstream = [v.double() for v in ctx.gaussian()]
         ctx.subject.vjp(upstream, dtype=torch.float64)
     except CallFailed as failure:  # in its own precision both ran before
         return one_line(failure.error) or type(failure.error).__name__
     total = sum(y.numel() for y in outputs)
     if total == 0:
         return ""
-    upstream = [v.double() for v in ctx.gaussian()]
     line = line_through(ctx.subject, every, torch.float64, ctx.generator, upstream)
     largest = max(1.0, *(float(y.detach().abs().max()) if y.numel() else 0.0 for y in outputs))
-    noise = noise_of(line, SPACINGS[torch.float64][1:2]) / total**0.5 / largest
+    noise = step_sizes.noise_of(line, step_sizes.SPACINGS[torch.float64][1:2]) / total**0.5 / largest
     return f"it has noise of {noise:.0e} there: it computes in a lower precision on the way" * (noise > FLOAT64_NOISE)
 
 

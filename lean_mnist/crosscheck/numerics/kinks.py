@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lean_mnist.crosscheck.calls import Subject, Upstream, norm, normal, root_mean_square
+from lean_mnist.crosscheck.calls import Subject, Upstream, norm, random_direction
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.perturbation import perturbed_inputs
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_gradients
@@ -52,7 +52,7 @@ def _jumps(ctx: Context, reference: Subject, place: int, upstream: Upstream, err
         inputs = perturbed_inputs(reference, ctx.generator, UNITS * ctx.unit)
         for i in reference.checked:  # a relative step leaves zeros where they are, and zero is where kinks are
             x = inputs[i]
-            step = UNITS * ctx.unit * root_mean_square(x) * normal(x.shape, ctx.generator, x.device)
+            step = UNITS * ctx.unit * random_direction(x, ctx.generator)
             inputs[i] = (x.double() + (x == 0) * step).to(x.dtype)
         largest = max(largest, norm(reference.vjp(upstream, inputs, dtype=torch.float64)[place] - middle))
     return largest >= SHARE * error

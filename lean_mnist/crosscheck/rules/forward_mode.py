@@ -20,8 +20,8 @@ from lean_mnist.crosscheck.calls import (
     floating_outputs,
     in_dtype,
     norm,
-    normal,
     one_line,
+    random_direction,
     root_mean_square,
 )
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
@@ -50,7 +50,7 @@ def forward_mode(ctx: Context) -> list[Finding]:
                 continue
             i, name = ctx.checked[place], ctx.name(place)
             x = ctx.reference.inputs[i].detach().double()
-            u = root_mean_square(x) * normal(x.shape, ctx.generator, x.device)
+            u = random_direction(x, ctx.generator)
             try:
                 forward = dot(upstream, _jvp(ctx.reference, i, x, u))
             except Exception as error:  # not every operation has a forward-mode formula, and a Function seldom has
