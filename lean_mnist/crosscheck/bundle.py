@@ -43,7 +43,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Question:
-    """What ``check_function`` was asked: the functions, copies of the inputs, and the options."""
+    """The arguments of ``check_function``: the functions, copies of the inputs, and the options."""
 
     function: Callable[..., Any]
     reference: Callable[..., Any] | None
@@ -73,7 +73,7 @@ def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
 
 
 def envelope(kind: str) -> dict[str, Any]:
-    """What every bundle begins with: its format and kind, and the versions that wrote it."""
+    """The entries that every bundle begins with: its format and kind, and the versions that wrote it."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -162,7 +162,7 @@ def import_path(function: Callable[..., Any]) -> str | None:
 
 
 def resolve(path: str, what: str) -> Callable[..., Any]:
-    """What ``"module:qualified.name"`` names. Raises ``ArgumentError``, which says what is missing."""
+    """The function that ``"module:qualified.name"`` names. Raises ``ArgumentError``, which says what is missing."""
     module, colon, name = path.partition(":")
     if not (module and colon and name):
         raise ArgumentError(f"{what}: expected module:name, found {path!r}")

@@ -219,5 +219,5 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same numbers; NaN is the same as NaN."""
+    """True if two tensors hold the same numbers; NaN is the same as NaN."""
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,11 +1,11 @@
-"""Is a tensor what it should be, as far as its precision lets it be?
+"""The divergence of a tensor from its reference, and how much of it rounding explains.
 
-A float32 gradient is not wrong for being rounded, and how much rounding is innocent depends on the step: late in
-training ``p − onehot(y)`` cancels, and a tolerance relative to the gradient would cry wolf. So the tolerance is
-measured, not chosen: the same quantity is computed a third time, by plain PyTorch in the precision under test (the
+A float32 gradient is not wrong for being rounded, and how much rounding is expected depends on the step: late in
+training ``p − onehot(y)`` cancels, and a tolerance relative to the gradient would raise false alarms. So the tolerance
+is measured, not chosen: the same quantity is computed a third time, by plain PyTorch in the precision under test (the
 *baseline*), and the error of ours against the float64 reference may be at most ``BASELINE_FACTOR`` times the baseline's
-own, plus ``FLOOR_ULPS`` units of rounding for when the baseline was lucky. (The idea is flash-attention's.)
-Where larger terms cancel, the baseline can be lucky by orders of magnitude; there the caller says how large the terms
+own, plus ``FLOOR_ULPS`` units of rounding for when the baseline is exact by chance. (The idea is flash-attention's.)
+Where larger terms cancel, the baseline can be exact by chance; there the caller says how large the terms
 are, and ``MAGNITUDE_ULPS`` units of rounding of that are allowed as well.
 """
 
@@ -25,7 +25,7 @@ MAGNITUDE_ULPS = 8.0
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far a tensor is from its reference: ``‖ours − reference‖₂ / ‖reference‖₂``, and where it is farthest.
+    """The distance of a tensor from its reference, ``‖ours − reference‖₂ / ‖reference‖₂``, and its place.
 
     Where the reference is 0 everywhere, relative to the terms that it is a sum of, or absolute if there are none.
 
@@ -42,7 +42,7 @@ class Divergence:
 
     @property
     def passed(self) -> bool:
-        """Whether rounding explains it."""
+        """True if rounding explains it."""
         return self.value <= self.allowed  # False for NaN
 
     @property

@@ -63,7 +63,7 @@ class StartedCall:
 
     @property
     def changed(self) -> bool:
-        """Whether its arguments were changed in place."""
+        """True if its arguments were changed in place."""
         return any(x._version != version for x, version in self._versions)
 
     def returned(self, step: int, outputs: Sequence[Tensor], nodes: Sequence[Any]) -> RecordedCall:
@@ -133,7 +133,7 @@ class RecordedCall:
         return stack
 
     def gives_again(self, outputs: Sequence[Tensor], unit: float) -> bool:
-        """Whether ``outputs`` are those that were recorded, but for rounding in another order."""
+        """True if ``outputs`` are those that were recorded, but for rounding in another order."""
         return len(outputs) == len(self.outputs) and all(
             a.shape == b.shape and not norm(a.double() - b.double()) > 1e3 * unit * (1 + norm(b))
             for a, b in zip(outputs, self.outputs, strict=True)

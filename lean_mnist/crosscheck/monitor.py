@@ -122,7 +122,7 @@ class GradientMonitor:
 
     @property
     def forwards(self) -> int:
-        """How many forwards with gradients enabled there were."""
+        """The number of forwards with gradients enabled."""
         return self._forwards
 
     def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -206,7 +206,7 @@ class GradientMonitor:
             torch_internals.queue_after_backward(lambda: self._check_pending(backward))
 
     def _in_its_backward(self, recorded: RecordedCall) -> bool:
-        """Whether ``recorded`` waits for a backward, and this is the first that came by it."""
+        """True if ``recorded`` waits for a backward, and this is the first that came by it."""
         if recorded.step not in self._pending:
             return False
         if recorded.backward is None:

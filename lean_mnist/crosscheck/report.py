@@ -170,7 +170,7 @@ class ModuleReport(Report):
 
     @property
     def checked(self) -> bool:
-        """Whether any rule could be applied."""
+        """True if any rule could be applied."""
         return any(finding.verdict is not Verdict.NOT_APPLICABLE for finding in self.findings)
 
     def __str__(self) -> str:

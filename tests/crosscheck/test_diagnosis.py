@@ -45,7 +45,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "one element": (lambda r: place(r, 2, 3, lambda v: v + 5), "wrong values", "one element, [2, 3]"),
     "one element zero": (lambda r: place(r, 2, 3, lambda v: 0 * v), "zero", "one element, [2, 3]"),
     "reshaped": (lambda r: r.T.reshape(r.shape), "transpose", "reshaped"),
-    "rows in reverse": (lambda r: r.flip(0), "row or column swap", "in reverse"),
+    "rows in reverse": (lambda r: r.flip(0), "row or column swap", "12 rows are in each other's places"),
     "columns swapped": (lambda r: r[:, [0, 2, 1, *range(3, COLUMNS)]], "row or column swap", "columns 1 and 2"),
     "columns permuted": (lambda r: r[:, [2, 0, 1, *range(3, COLUMNS)]], "row or column swap", "3 columns are in"),
     "into row 0": (lambda r: torch.cat([r.sum(0, True), 0 * r[1:]]), "row or column swap", "in row 0"),

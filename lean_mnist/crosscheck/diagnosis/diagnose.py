@@ -1,6 +1,6 @@
-"""What is wrong with a tensor, and where: the likely class of a fault, from the wrong values beside the right ones.
+"""``diagnose``: the likely class of a fault and its place, from the wrong values beside the right ones.
 
-``diagnose`` tries explanations from the most to the least specific (``explanations``). Its answer is a hint for a
+``diagnose`` tries explanations from the most to the least specific (``explanations``). The diagnosis is a hint for a
 person, never part of a verdict.
 """
 

@@ -1,4 +1,4 @@
-"""The classes of faults that a diagnosis tells apart, and what it answers with."""
+"""The classes of faults that a diagnosis tells apart, and its result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Kind(str, Enum):
 
 
 class Basis(Enum):
-    """How much a diagnosis rests on."""
+    """The evidence for a diagnosis."""
 
     IDENTIFIED = "ours equals a value that is known to have another origin"
     FITTED = "a simple relation to the reference fits"
@@ -44,7 +44,7 @@ class Basis(Enum):
 
 
 class Candidate(NamedTuple):
-    """What a tensor would be if a fault of class ``kind`` had been made, in ``words``; ``model`` has its shape."""
+    """A fault of class ``kind``, in ``words``, and ``model``, of the tensor's shape: its values if that were the fault."""
 
     kind: Kind
     words: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def named_dims(x: Tensor) -> list[tuple[int, str]]:
 
 
 def permutation(ours: Tensor, reference: Tensor, wrong: Tensor, dim: int) -> Tensor | None:
-    """``order`` with ``ours ≈ reference[order]`` along ``dim``, if the wrong slices are wrong by being elsewhere."""
+    """``order`` with ``ours ≈ reference[order]`` along ``dim``, if the wrong slices are right ones in other places."""
     size = ours.shape[dim]
     a, b = (x.movedim(dim, 0).reshape(size, -1) for x in (ours, reference))
     places = wrong.movedim(dim, 0).reshape(size, -1).any(1).nonzero().flatten()
@@ -48,15 +48,8 @@ def permutation(ours: Tensor, reference: Tensor, wrong: Tensor, dim: int) -> Ten
     return None if bool((order == torch.arange(size, device=ours.device)).all()) else order
 
 
-def plain_orders(reference: Tensor, dim: int, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The orders that have a name, and ``reference`` in each along ``dim``."""
-    for shift in (1, -1):
-        yield f"the {name}s are shifted by 1", reference.roll(shift, dim)
-    yield f"the {name}s are in reverse", reference.flip(dim)
-
-
 def describe_permutation(order: Tensor, name: str) -> str:
-    """In words which slices are elsewhere."""
+    """The slices that changed places, in words."""
     moved = (order != torch.arange(len(order), device=order.device)).nonzero().flatten().tolist()
     if len(moved) == 2:
         return f"{name}s {moved[0]} and {moved[1]} are swapped"
@@ -64,7 +57,7 @@ def describe_permutation(order: Tensor, name: str) -> str:
 
 
 def all_in_one(ours: Tensor, reference: Tensor, dim: int) -> str | None:
-    """Where all slices along ``dim`` but one are zero and the reference's are not: whose values that one holds."""
+    """The source of the only slice along ``dim`` that is not zero, where the reference has several, in words."""
     size, name = ours.shape[dim], dict(named_dims(ours))[dim]
     a, b = (x.movedim(dim, 0).reshape(size, -1) for x in (ours, reference))
     used = (a != 0).any(1).nonzero().flatten()
@@ -102,7 +95,7 @@ def describe_factor(factor: float, sizes: Sequence[int]) -> str:
 
 
 def weights_of_parts(ours: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor] | None:
-    """How often each part of ``Σ_n left[:, n] right[n, :]`` is counted in ``ours``, and the sum with those weights.
+    """The weight of each part of ``Σ_n left[:, n] right[n, :]`` in ``ours``, and the sum with those weights.
 
     Least squares over ``n`` unknowns: ``(leftᵀ left ⊙ right rightᵀ) c = diagonal of leftᵀ ours rightᵀ``.
     Where there are more parts than independent numbers the weights are not determined; then runs of parts are tried.
@@ -150,19 +143,12 @@ def _run_of_parts(wanted: Tensor, a: Tensor, b: Tensor, ours: Tensor) -> tuple[T
 
 
 def describe_weights(weights: Tensor, each: str) -> str:
-    """In words how often each part was counted; empty if each was counted once, or all equally."""
+    """The parts that are not counted, in words; empty if there are none, or some are counted in part."""
     whole = weights.round()
-    if bool(((weights - whole).abs() > 0.02).any()):
-        spread = float(weights.max() - weights.min())
-        return f"each {each} has a factor of its own: a factor is missing" if spread > 0.02 else ""
-    if bool((whole == 1).all()):
+    lost = (whole == 0).nonzero().flatten().tolist()
+    if not lost or bool(((weights - whole).abs() > 0.02).any()):
         return ""
-    lost, often = (whole == 0).nonzero().flatten().tolist(), ((whole != 0) & (whole != 1)).nonzero().flatten().tolist()
-    said = [f"{_listed(lost, each)} {'is' if len(lost) == 1 else 'are'} missing from the sum"] if lost else []
-    said += [f"{each} {n} is counted {int(whole[n])} times" for n in often[:3]]
-    if len(often) > 3:
-        said.append(f"and {len(often) - 3} more are not counted once")
-    return ", ".join(said)
+    return f"{_listed(lost, each)} {'is' if len(lost) == 1 else 'are'} missing from the sum"
 
 
 def _listed(places: list[int], each: str) -> str:
@@ -175,7 +161,7 @@ def _listed(places: list[int], each: str) -> str:
 
 
 def other_function(ours: Tensor, reference: Tensor, at: Tensor, upstream: Tensor) -> tuple[float, float, float] | None:
-    """Where ``ours / upstream`` is a smooth function of ``at`` and another than ``reference / upstream``.
+    """A place where ``ours / upstream`` is a smooth function of ``at`` and another than ``reference / upstream``.
 
     Smooth: each value is what its neighbours, in the order of ``at``, let one expect. Returns a place where the two
     functions differ much, and both values there.

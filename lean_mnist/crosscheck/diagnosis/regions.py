@@ -1,4 +1,4 @@
-"""Where a tensor is wrong, in words: ``rows 5..7``, ``columns >= 128``, ``the last 3 rows of 35``, ``one element``."""
+"""The region in which a tensor is wrong, in words: ``rows 5..7``, ``columns >= 128``, ``the last 3 rows of 35``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Region:
 
     @property
     def everywhere(self) -> bool:
-        """Whether no row or column is right."""
+        """True if no row or column is right."""
         return self.tile and all(len(p) == n for p, n in zip(self.places, self.shape, strict=True))
 
     def __str__(self) -> str:

@@ -258,7 +258,7 @@ def why_not_float64(ctx: Context) -> str:
 
 
 def same_in_float64(ctx: Context) -> bool:
-    """Whether the function runs in float64 and gives there what it gives in its own precision.
+    """True if the function runs in float64 and gives there what it gives in its own precision.
 
     A Function may choose another formula by the precision of its input.
     """

@@ -26,7 +26,7 @@ RATIO = 0.5  # of p − m at one step and the next larger: 1/4 where smooth, 1 a
 
 
 def at_a_kink(ctx: Context, place: int, upstream: Upstream, error: float) -> bool:
-    """Whether a gradient differs from the reference's by ``error`` only because the point is within rounding of a kink.
+    """True if a gradient differs from the reference's by ``error`` only because the point is within rounding of a kink.
 
     Two things must hold. The reference's gradient jumps there: within ``UNITS`` units of rounding it changes by a
     fair share of ``error``. And at a perturbed point the function agrees with the reference.
@@ -59,7 +59,7 @@ def _jumps(ctx: Context, reference: Subject, place: int, upstream: Upstream, err
 
 
 def explained_by_kink(residuals: Sequence[Residual], unexplained: float | None) -> bool:
-    """Whether the slopes on both sides differ enough to explain ``unexplained``, at the smallest steps that show it.
+    """True if the slopes on both sides differ enough to explain ``unexplained``, at the smallest steps that show it.
 
     If it is ``None``, whether they explain what the slope on one side alone is off by. A function that jumps at
     the point, so that its difference does not fall with the step at all, is a kink as well.
@@ -80,7 +80,7 @@ def explained_by_kink(residuals: Sequence[Residual], unexplained: float | None) 
 
 
 def kink_within(residuals: Sequence[Residual], largest: float) -> bool:
-    """Whether, at some step up to ``largest``, the slopes on both sides differ by more than a second derivative can."""
+    """True if, at some step up to ``largest``, the slopes on both sides differ by more than a second derivative can."""
     for larger, smaller in itertools.pairwise(residuals):
         seen = smaller.jump > 10 * NOISE_MARGIN * smaller.noise
         if larger.h <= largest and seen and smaller.jump > RATIO * larger.jump:

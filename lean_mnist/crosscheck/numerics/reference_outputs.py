@@ -57,7 +57,7 @@ class ReferenceValues:
         return self.compare(place, name, ours, BASELINE_FACTOR * error / (MAGNITUDE_ULPS * unit))
 
     def allowed_norm(self, place: int, divergence: Divergence) -> float:
-        """What ``divergence`` allows, as a 2-norm rather than relative to the ``place``-th value."""
+        """The 2-norm that ``divergence`` allows, rather than relative to the ``place``-th value."""
         scale = float(self.exact[place].double().norm())
         return divergence.allowed * (scale if scale > 0 else torch.finfo(torch.float64).tiny)
 
@@ -112,7 +112,7 @@ def _values_and_baseline(
 
 
 def _float64_baseline(values: _Values, inputs: Sequence[Any], exact: list[Tensor]) -> list[Tensor]:
-    """Where float64 is itself under test: the error that float32 makes, scaled down by the ratio of the units."""
+    """A baseline for float64 itself: the error that float32 makes, scaled down by the ratio of the units."""
     in32 = in_dtype(inputs, torch.float32)
     try:
         errors = [a.double() - b for a, b in zip(values(in32, None), values(in32, torch.float64), strict=True)]

@@ -122,7 +122,7 @@ def residuals_along(
 
 
 def _known(residuals: Sequence[Residual], enough: float, noise: float) -> bool:
-    """Whether the slope is that of the gradient, and known as well as is needed, or as a smaller step could tell."""
+    """True if the slope is that of the gradient, and known as well as is needed, or as a smaller step could tell."""
     slope = extrapolate(residuals)
     return slope is not None and abs(slope.residual) <= slope.error + enough and slope.error <= max(enough, noise)
 

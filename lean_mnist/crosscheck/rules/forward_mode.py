@@ -83,7 +83,7 @@ def _scatter(
     u: Tensor,
     products: tuple[float, float],
 ) -> float:
-    """How far either product scatters under ulp perturbations: float64 rounds too, and more may cancel."""
+    """The largest change of either product under ulp perturbations: float64 rounds too, and more may cancel."""
     given, largest = [v.to(dtype or v.dtype) for v in upstream], 0.0
     for _ in range(DRAWS):
         drawn = perturbed_vjp(ctx.subject, given, ctx.subject.inputs, ctx.generator, dtype)

@@ -41,7 +41,7 @@ def gradcheck(ctx: Context) -> list[Finding]:
 
 
 def _unsuitable(ctx: Context) -> str:
-    """Why gradcheck does not suit the function at these inputs; empty if it does."""
+    """The reason why gradcheck does not suit the function at these inputs; empty if it does."""
     inputs = [ctx.subject.inputs[i].detach() for i in ctx.checked]
     numbers = max(sum(x.numel() for x in inputs), sum(y.numel() for y in ctx.outputs))
     if numbers > GRADCHECK_NUMBERS:
@@ -56,7 +56,7 @@ def _unsuitable(ctx: Context) -> str:
 
 
 def _at_kink(ctx: Context) -> bool:
-    """Whether the function has a kink within gradcheck's reach of the point."""
+    """True if the function has a kink within gradcheck's reach of the point."""
     upstream = [v.double() for v in ctx.gaussian()]
     line = line_through(ctx.subject, range(len(ctx.checked)), torch.float64, ctx.generator, upstream)
     gradients = ctx.subject.vjp(upstream, dtype=torch.float64)
@@ -65,7 +65,7 @@ def _at_kink(ctx: Context) -> bool:
 
 
 def _refusal(ctx: Context, inputs: Sequence[object]) -> str:
-    """Why ``gradcheck`` refuses the function at ``inputs``, in a line; empty if it does not."""
+    """The reason why ``gradcheck`` refuses the function at ``inputs``, in a line; empty if it does not."""
     given = [x.clone() if isinstance(x, Tensor) else x for x in in_dtype(inputs, torch.float64)]
     for i in ctx.checked:
         given[i].requires_grad_()

@@ -131,7 +131,7 @@ def _layout_diagnosis(found: Tensor, expected: Tensor) -> Diagnosis:
 
 @rule("undefined upstream", order=60)
 def undefined_upstream(ctx: Context) -> list[Finding]:
-    """Where only one of several outputs is used, the others' upstream gradients are undefined, which means zero."""
+    """An undefined upstream gradient means zero: so it is for all outputs but the one that is used."""
     used = [k for k, differentiable in enumerate(ctx.differentiable) if differentiable]
     if len(used) < 2:
         return [not_applicable("one output only")]
