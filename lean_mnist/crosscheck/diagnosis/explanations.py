@@ -264,6 +264,15 @@ def _derivative(case: Case) -> Iterator[Found]:
         )
 
 
+def _another_factor(case: Case) -> Iterator[Found]:
+    if case.product is None or case.product.each != "unit":
+        return
+    spanned = patterns.projected(case.ours, case.product.left)
+    size = float(case.error.norm() / case.reference.norm().clamp(min=1e-300))
+    if spanned is not None and size < 0.5 and case.explains(spanned):
+        yield Found(Kind.STALE_VALUE, f"as if with a weight that is {size:.2g} (relative) off: that of another step")
+
+
 def _structured(case: Case) -> Iterator[Found]:
     for dim, name in patterns.named_dims(case.ours):
         mean = case.error.mean(dim, keepdim=True).expand_as(case.error)
@@ -324,6 +333,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     _parts,
     _structured,
     _derivative,
+    _another_factor,
     _precision,
     _missing,
     _wrong,

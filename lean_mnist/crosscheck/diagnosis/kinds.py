@@ -44,7 +44,7 @@ class Basis(Enum):
 
 
 class Candidate(NamedTuple):
-    """A fault of class ``kind``, in ``words``, and ``model``, of the tensor's shape: its values if that were the fault."""
+    """A fault of class ``kind``, in ``words``, and the values that the tensor would have then, ``model``."""
 
     kind: Kind
     words: str

@@ -143,12 +143,16 @@ def _run_of_parts(wanted: Tensor, a: Tensor, b: Tensor, ours: Tensor) -> tuple[T
 
 
 def describe_weights(weights: Tensor, each: str) -> str:
-    """The parts that are not counted, in words; empty if there are none, or some are counted in part."""
+    """The number of times that parts are counted, in words; empty if each is counted once, or some in part."""
     whole = weights.round()
-    lost = (whole == 0).nonzero().flatten().tolist()
-    if not lost or bool(((weights - whole).abs() > 0.02).any()):
+    if bool(((weights - whole).abs() > 0.02).any()) or bool((whole == 1).all()):
         return ""
-    return f"{_listed(lost, each)} {'is' if len(lost) == 1 else 'are'} missing from the sum"
+    lost, often = (whole == 0).nonzero().flatten().tolist(), ((whole != 0) & (whole != 1)).nonzero().flatten().tolist()
+    said = [f"{_listed(lost, each)} {'is' if len(lost) == 1 else 'are'} missing from the sum"] if lost else []
+    said += [f"{each} {n} is counted {int(whole[n])} times" for n in often[:3]]
+    if len(often) > 3:
+        said.append(f"and {len(often) - 3} more are not counted once")
+    return ", ".join(said)
 
 
 def _listed(places: list[int], each: str) -> str:
@@ -181,3 +185,14 @@ def other_function(ours: Tensor, reference: Tensor, at: Tensor, upstream: Tensor
         return None
     worst = int(off.argmax()) + 1
     return float(places[worst]), float(found[worst]), float(expected[worst])
+
+
+def projected(ours: Tensor, left: Tensor) -> Tensor | None:
+    """The part of ``ours`` that is ``left`` times some matrix; ``None`` where it always is."""
+    if ours.dim() != 2 or left.shape[0] != ours.shape[0]:
+        return None
+    basis, sizes, _ = torch.linalg.svd(left.double(), full_matrices=False)
+    basis = basis[:, sizes > 1e-5 * sizes[0]]
+    if basis.shape[1] * 2 > ours.shape[0]:  # so many columns span almost everything
+        return None
+    return basis @ (basis.T @ ours)
