@@ -8,60 +8,44 @@ scaled as the vectors of their entries, row by row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import sympy
 
 from lean_mnist.chainrule import dense
-from lean_mnist.verification.methods.indexed import (
-    IndexedArray,
-    column,
-    constant,
-    gradient,
-    identity,
-    inner,
-    row,
-    variable,
-)
+from lean_mnist.verification.methods.indexed import IndexedArray, column, gradient, identity, inner, row, variable
 from lean_mnist.verification.methods.networks import B, C, M, N
 from lean_mnist.verification.methods.proofs import prove_equal
 from lean_mnist.verification.model import Statements
 
-ONE = sympy.Integer(1)
 
+def prove_dense(
+    detail: str,
+    variables: Sequence[IndexedArray],
+    x: IndexedArray,
+    weight: IndexedArray,
+    value: IndexedArray,
+    bias: IndexedArray | None = None,
+    *,
+    vjp: Mapping[str, Callable[[IndexedArray], IndexedArray]] = {},
+) -> str:
+    """Prove a rule as the dense layer of ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)``; returns ``detail``.
 
-@dataclass(frozen=True)
-class DenseCase:
-    """A rule as the dense layer of ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)``, made of the ``variables``.
-
-    ``value (B, H)`` is what the rule says; ``vjp`` holds, by the name of a variable, a formula of the upstream gradient
-    ``g (B, H)`` that is proved beside SymPy's derivative.
+    Proved are the ``value (B, H)`` and the gradients of the ``variables`` that the arrays are made of: SymPy's, and for
+    the variables named in ``vjp`` a formula of the upstream gradient ``g (B, H)``, too.
     """
-
-    variables: tuple[IndexedArray, ...]
-    x: IndexedArray
-    weight: IndexedArray
-    value: IndexedArray
-    bias: IndexedArray | None = None
-    vjp: dict[str, Callable[[IndexedArray], IndexedArray]] = field(default_factory=dict)
-
-    def prove(self, detail: str, of: str = "") -> str:
-        """Prove the value and the gradients, of all variables or of that named ``of``; returns ``detail``."""
-        z, tape = dense.dense_forward(self.x, self.weight, self.bias)
-        prove_equal("the value", z, self.value)
-        g = variable("g", *z.shape)
-        found = dense.dense_backward(tape, g)
-        parts = [(self.x, found.x_BD), (self.weight, found.weight_HD), (self.bias, found.bias_H)]
-        for variable_ in self.variables:
-            if of in ("", variable_.name):
-                pulled = _pulled_back([part for part in parts if part[0] is not None], variable_)
-                prove_equal(f"the VJP in {variable_.name}", pulled, gradient(inner(z, g), variable_))
-                if variable_.name in self.vjp:
-                    prove_equal(f"the formula for {variable_.name}", pulled, self.vjp[variable_.name](g))
-        return detail
+    z, tape = dense.dense_forward(x, weight, bias)
+    prove_equal("the value", z, value)
+    g = variable("g", *z.shape)
+    parts = [part for part in zip((x, weight, bias), dense.dense_backward(tape, g), strict=True) if part[0] is not None]
+    for of in variables:
+        found = _pulled_back(parts, of)
+        prove_equal(f"the VJP in {of.name}", found, gradient(inner(z, g), of))
+        if of.name in vjp:
+            prove_equal(f"the formula for {of.name}", found, vjp[of.name](g))
+    return detail
 
 
 def _pulled_back(parts: list[tuple[Any, Any]], of: IndexedArray) -> IndexedArray:
@@ -88,30 +72,32 @@ def _first_row(matrix: IndexedArray) -> IndexedArray:
 def vadd(size: sympy.Expr = N, sign: int = 1) -> str:
     """``b ± v``."""
     v, b = variable("v", size), variable("b", size)
-    formulas = {"v": lambda g: _first_row(g * sign), "b": _first_row}
-    case = DenseCase((v, b), row(v), identity(size) * sign, row(b + v * sign), b, formulas)
-    return case.prove(f"dense with weight {'I' if sign > 0 else '−I'} and bias b")
+    detail, formulas = (
+        f"dense with weight {'I' if sign > 0 else '−I'} and bias b",
+        {"v": lambda g: _first_row(g * sign)},
+    )
+    return prove_dense(detail, (v, b), row(v), identity(size) * sign, row(b + v * sign), b, vjp=formulas)
 
 
 def smul(size: sympy.Expr = N) -> str:
     """``c v``; the gradient of c is the trace of the weight's."""
     c, v = variable("c"), variable("v", size)
     formulas = {"v": lambda g: _first_row(g * c.at())}
-    return DenseCase((v, c), row(v), identity(size) * c.at(), row(v * c.at()), vjp=formulas).prove(
-        "dense with weight c I"
-    )
+    return prove_dense("dense with weight c I", (v, c), row(v), identity(size) * c.at(), row(v * c.at()), vjp=formulas)
 
 
-def matvec(of: str = "") -> str:
-    """``A v``."""
+def matvec(of: str = "Av") -> str:
+    """``A v``, and the gradients in those of the two that ``of`` names."""
     a, v = variable("A", M, N), variable("v", N)
+    chosen = [one for one in (v, a) if one.name in of]
     formulas = {"v": lambda g: _first_row(g @ a), "A": lambda g: g.T @ row(v)}
-    return DenseCase((v, a), row(v), a, row(v) @ a.T, vjp=formulas).prove("dense with a batch of one and no bias", of)
+    return prove_dense("dense with a batch of one and no bias", chosen, row(v), a, row(v) @ a.T, vjp=formulas)
 
 
 OBLIGATIONS = Statements("linear-algebra", "Linear algebra")
 _U, _V, _W, _A, _X = variable("u", N), variable("v", N), variable("w", M), variable("A", M, N), variable("X", B, N)
-_B = variable("B", N, C)
+_B, _NORM = variable("B", N, C), row(_V) @ column(_V)
+_case = partial(partial, prove_dense)
 _ENTRIES = "mn entries in a row: {}".format  # a matrix of m rows and n columns, row by row
 for _name, _statement, _source, _sizes, _check in (
     ("vadd", "VJP of u + v: g in u, g in v", "vadd", "n", vadd),
@@ -121,46 +107,42 @@ for _name, _statement, _source, _sizes, _check in (
     ("matSub", "VJP of A − B: g in A, −g in B", "masub", "m, n", lambda: _ENTRIES(vadd(M * N, -1))),
     ("matSmul", "VJP of c A: c g in A, ⟨g, A⟩ in c", "msmul", "m, n", lambda: _ENTRIES(smul(M * N))),
     (
-        *("transpose", "VJP of Aᵀ: gᵀ", "transpose", "m, n"),
-        partial(DenseCase((_A,), identity(N), _A, _A.T).prove, "dense of I with weight A"),
+        "transpose",
+        "VJP of Aᵀ: gᵀ",
+        "transpose",
+        "m, n",
+        _case("dense of I with weight A", (_A,), identity(N), _A, _A.T),
     ),
     (
         *("vmul", "VJP of u ⊙ v: g ⊙ v in u, g ⊙ u in v", "vmul", "n"),
-        partial(DenseCase((_U, _V), row(_U), identity(N) * _V, row(_U * _V)).prove, "dense of u with weight diag(v)"),
+        _case("dense of u with weight diag(v)", (_U, _V), row(_U), identity(N) * _V, row(_U * _V)),
     ),
     (
         *("dot", "VJP of ⟨u, v⟩: g v in u, g u in v", "dot", "n"),
-        partial(
-            DenseCase((_U, _V), row(_U), row(_V), constant(inner(_U, _V), ONE, ONE)).prove,
-            "dense of u with the one unit v",
-        ),
+        _case("dense of u with the one unit v", (_U, _V), row(_U), row(_V), row(_U) @ column(_V)),
     ),
     (
         *("normSq", "VJP of ‖v‖²: 2 g v", "normSq", "n"),
-        partial(
-            DenseCase((_V,), row(_V), row(_V), constant(inner(_V, _V), ONE, ONE)).prove,
-            "dense of v with the one unit v; v is used twice, so its two gradients add up",
-        ),
+        _case("dense of v with the one unit v; the two gradients of v add up", (_V,), row(_V), row(_V), _NORM),
     ),
     (
         *("outer", "VJP of u vᵀ: g v in u, gᵀ u in v", "outer", "m, n"),
-        partial(
-            DenseCase((_W, _V), column(_W), column(_V), column(_W) @ row(_V)).prove,
-            "dense of m examples of one feature with n units",
+        _case(
+            "dense of m examples of one feature with n units", (_W, _V), column(_W), column(_V), column(_W) @ row(_V)
         ),
     ),
     ("matvec", "VJP of Av: Aᵀ g in v, g vᵀ in A", "matvec", "m, n", matvec),
     (
         *("matmul", "VJP of AB: g Bᵀ in A, Aᵀ g in B", "matmul", "m, n, C"),
-        partial(DenseCase((_A, _B), _A, _B.T, _A @ _B).prove, "dense of A with weight Bᵀ"),
+        _case("dense of A with weight Bᵀ", (_A, _B), _A, _B.T, _A @ _B),
     ),
     (
         *("batchMatvec", "VJP of XAᵀ: g A in X, gᵀ X in A", "batchMatvec", "B, m, n"),
-        partial(DenseCase((_X, _A), _X, _A, _X @ _A.T).prove, "dense without a bias"),
+        _case("dense without a bias", (_X, _A), _X, _A, _X @ _A.T),
     ),
     (
         *("batchAddVec", "VJP of X + v in every row: g in X, Σ_B g in v", "batchAddVec", "B, n"),
-        partial(DenseCase((_X, _V), _X, identity(N), _X + _V, _V).prove, "dense with weight I and bias v"),
+        _case("dense with weight I and bias v", (_X, _V), _X, identity(N), _X + _V, _V),
     ),
 ):
     OBLIGATIONS(f"LinearAlgebra.{_source}", f"for all {_sizes}", name=_name, statement=_statement)(_check)
