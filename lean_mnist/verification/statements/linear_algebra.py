@@ -72,10 +72,8 @@ def _first_row(matrix: IndexedArray) -> IndexedArray:
 def vadd(size: sympy.Expr = N, sign: int = 1) -> str:
     """``b ± v``."""
     v, b = variable("v", size), variable("b", size)
-    detail, formulas = (
-        f"dense with weight {'I' if sign > 0 else '−I'} and bias b",
-        {"v": lambda g: _first_row(g * sign)},
-    )
+    formulas = {"v": lambda g: _first_row(g * sign), "b": _first_row}
+    detail = f"dense with weight {'I' if sign > 0 else '−I'} and bias b"
     return prove_dense(detail, (v, b), row(v), identity(size) * sign, row(b + v * sign), b, vjp=formulas)
 
 
