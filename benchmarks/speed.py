@@ -71,7 +71,7 @@ class Task:
 def ours(task: Task, check: str) -> Epoch:
     """Our trainer as ``python -m lean_mnist.train`` runs it: the steps of a run's second epoch, with their records.
 
-    The first one has what is done once (steps recorded, the first audit), as JAX's has its compilation; evaluation and
+    The first one has what is done once (steps captured, the first audit), as JAX's has its compilation; evaluation and
     saving come after, and no contender has them.
     """
     from lean_mnist.training.config import Config

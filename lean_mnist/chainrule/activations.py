@@ -21,74 +21,79 @@ class Activation(NamedTuple):
     backward: Callable[[Array, Array], Array]
 
 
-# ReLU(z) = max(z, 0); ReLU'(z) = 1{z > 0}, by convention 0 at 0. The output is what is kept: h > 0 exactly where z > 0.
 def relu_forward(z: Array) -> tuple[Array, Array]:
+    """``max(z, 0)``; the output is kept, as it is positive exactly where z is."""
     h = primitives(z).where_nonpositive(z, 0, z)
     return h, h
 
 
 def relu_backward(h: Array, d_h: Array) -> Array:
+    """``ReLU'(z) = 1{z > 0}``, by convention 0 at 0."""
     return primitives(h).where_nonpositive(h, 0, d_h)
 
 
-# LeakyReLU(z) = z for z > 0, αz otherwise; derivative 1 or α, by convention α at 0. With α > 0 the output has z's sign.
-LEAKY_SLOPE = 0.01
+LEAKY_SLOPE = 0.01  # α
 
 
 def leaky_relu_forward(z: Array) -> tuple[Array, Array]:
+    """``z`` for z > 0, ``αz`` otherwise; the output is kept, as with α > 0 it has the sign of z."""
     p = primitives(z)
     h = p.where_nonpositive(z, p.constant(LEAKY_SLOPE, z) * z, z)
     return h, h
 
 
 def leaky_relu_backward(h: Array, d_h: Array) -> Array:
+    """Derivative 1 for z > 0, otherwise α, by convention also at 0."""
     p = primitives(h)
     return p.where_nonpositive(h, p.constant(LEAKY_SLOPE, h) * d_h, d_h)
 
 
-# σ(z) = 1 / (1 + e^−z); σ' = σ (1 − σ).
 def sigmoid_forward(z: Array) -> tuple[Array, Array]:
+    """``σ(z) = 1 / (1 + e^−z)``."""
     h = primitives(z).sigmoid(z)
     return h, h
 
 
 def sigmoid_backward(h: Array, d_h: Array) -> Array:
+    """``σ' = σ (1 − σ)``."""
     return d_h * (h * (1 - h))
 
 
-# tanh' = 1 − tanh².
 def tanh_forward(z: Array) -> tuple[Array, Array]:
+    """``tanh z``."""
     h = primitives(z).tanh(z)
     return h, h
 
 
 def tanh_backward(h: Array, d_h: Array) -> Array:
+    """``tanh' = 1 − tanh²``."""
     return d_h * (1 - h * h)
 
 
-# GELU(z) = z Φ(z), with Φ(z) = (1 + erf(z/√2)) / 2 the normal distribution function; GELU' = Φ(z) + z φ(z), with
-# φ(z) = e^(−z²/2) / √(2π) its density (Hendrycks and Gimpel, 2016: the exact form, not the tanh approximation).
 def _normal_cdf(z: Array) -> Array:
     p = primitives(z)
     return (1 + p.erf(z / p.sqrt_of(2, z))) / 2
 
 
 def gelu_forward(z: Array) -> tuple[Array, Array]:
+    """``z Φ(z)``, with ``Φ(z) = (1 + erf(z/√2)) / 2`` (Hendrycks and Gimpel, 2016; not the tanh approximation)."""
     return z * _normal_cdf(z), z
 
 
 def gelu_backward(z: Array, d_h: Array) -> Array:
+    """``GELU' = Φ(z) + z φ(z)``, with the density ``φ(z) = e^(−z²/2) / √(2π)``."""
     p = primitives(z)
     density = p.exp(-(z * z) / 2) / (p.sqrt_of(2, z) * p.pi(z) ** p.constant(0.5, z))
     return d_h * (_normal_cdf(z) + z * density)
 
 
-# id(z) = z; id' = 1.
 def identity_forward(z: Array) -> tuple[Array, Array]:
+    """``z`` itself."""
     return z, z
 
 
 def identity_backward(z: Array, d_h: Array) -> Array:
+    """Derivative 1."""
     return d_h
 
 

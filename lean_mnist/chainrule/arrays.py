@@ -22,23 +22,56 @@ Array = Any  # a torch tensor, a NumPy object array, or a class with ``__primiti
 class Primitives(Protocol):
     """What every kind of array must be able to do besides arithmetic."""
 
-    def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array: ...
-    def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> Array: ...
-    def exp(self, x: Array) -> Array: ...
-    def log(self, x: Array) -> Array: ...
-    def tanh(self, x: Array) -> Array: ...
-    def sigmoid(self, x: Array) -> Array: ...
-    def erf(self, x: Array) -> Array: ...
-    def row_shift(self, x_BC: Array) -> Array: ...
-    def row_sum(self, x_BC: Array) -> Array: ...
-    def column(self, x_B: Array) -> Array: ...
-    def spread(self, value: Array, like_B: Array) -> Array: ...
-    def divide(self, value: Array, by: int) -> Array: ...
-    def take_label(self, x_BC: Array, labels_B: Array) -> Array: ...
-    def one_hot(self, labels_B: Array, like_BC: Array) -> Array: ...
-    def constant(self, value: float, like: Array) -> Any: ...
-    def sqrt_of(self, value: int, like: Array) -> Any: ...
-    def pi(self, like: Array) -> Any: ...
+    def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array:
+        """``x Wᵀ + b``."""
+
+    def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> Array:
+        """``then`` where ``condition <= 0``, elsewhere ``otherwise``, also where the condition is NaN."""
+
+    def exp(self, x: Array) -> Array:
+        """``e^x``."""
+
+    def log(self, x: Array) -> Array:
+        """Natural logarithm."""
+
+    def tanh(self, x: Array) -> Array:
+        """``tanh x``."""
+
+    def sigmoid(self, x: Array) -> Array:
+        """``1 / (1 + e^−x)``."""
+
+    def erf(self, x: Array) -> Array:
+        """Error function."""
+
+    def row_shift(self, x_BC: Array) -> Array:
+        """A number a row, ``(B, 1)`` or one for all, by which its entries can be shifted: their maximum, or 0."""
+
+    def row_sum(self, x_BC: Array) -> Array:
+        """Sum of each row, ``(B, 1)``."""
+
+    def column(self, x_B: Array) -> Array:
+        """``(B,)`` as ``(B, 1)``."""
+
+    def spread(self, value: Array, like_B: Array) -> Array:
+        """``value`` for every entry of ``like (B,)``."""
+
+    def divide(self, value: Array, by: int) -> Array:
+        """``value / by``."""
+
+    def take_label(self, x_BC: Array, labels_B: Array) -> Array:
+        """The entry of each row at its label, ``(B,)``."""
+
+    def one_hot(self, labels_B: Array, like_BC: Array) -> Array:
+        """1 at the label of each row and 0 elsewhere, ``(B, C)``."""
+
+    def constant(self, value: float, like: Array) -> Any:
+        """A number that is written in a formula, as decimals."""
+
+    def sqrt_of(self, value: int, like: Array) -> Any:
+        """``√value``."""
+
+    def pi(self, like: Array) -> Any:
+        """π."""
 
 
 def primitives(x: Array) -> Primitives:

@@ -22,8 +22,8 @@ class Loss(NamedTuple):
     backward: Callable[[tuple[Array, ...], Array], Array]
 
 
-# p_c = e^(s_c − m) / Σ_k e^(s_k − m), m the largest logit of the row;  ds = p ⊙ (dp − Σ_c p_c dp_c).
 def softmax_forward(s_BC: Array) -> tuple[Array, Array]:
+    """``p_c = e^(s_c − m) / Σ_k e^(s_k − m)``, m the largest logit of the row; the tape is p."""
     check_logits(s_BC)
     p = primitives(s_BC)
     e_BC = p.exp(s_BC - p.row_shift(s_BC))
@@ -32,6 +32,7 @@ def softmax_forward(s_BC: Array) -> tuple[Array, Array]:
 
 
 def softmax_backward(probabilities_BC: Array, d_p_BC: Array) -> Array:
+    """``ds = p ⊙ (dp − Σ_c p_c dp_c)``."""
     check_upstream("d_p", d_p_BC, probabilities_BC.shape)
     return probabilities_BC * (d_p_BC - primitives(d_p_BC).row_sum(probabilities_BC * d_p_BC))
 
@@ -101,13 +102,13 @@ def squared_error() -> Loss:
     return Loss("squared-error", forward, backward)
 
 
-# The mean over a batch: mean = (1/B) Σ_B loss_B;  dloss_B = dmean / B for every example. Of an empty batch the mean is
-# NaN in floating point, as PyTorch has it, and its gradient is empty.
 def mean_forward(loss_B: Array) -> Array:
+    """``mean = (1/B) Σ_B loss_B``; of an empty batch NaN in floating point, as PyTorch has it."""
     return primitives(loss_B).divide(loss_B.sum(0), loss_B.shape[0])
 
 
 def mean_backward(loss_B: Array, d_mean: Array) -> Array:
+    """``dloss_B = dmean / B`` for every example."""
     return primitives(loss_B).spread(primitives(loss_B).divide(d_mean, loss_B.shape[0]), loss_B)
 
 

@@ -25,6 +25,7 @@ class Layout:
 
     @property
     def raw(self) -> str:
+        """Folder of the raw files, below torchvision's root."""
         return f"{self.folder}/raw"
 
 

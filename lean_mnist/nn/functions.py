@@ -61,6 +61,7 @@ class DenseFunction(Function):
 
     @staticmethod
     def forward(ctx: Any, x_BD: Tensor, weight_HD: Tensor, bias_H: Tensor | None) -> Tensor:
+        """Value, and what the backward needs in ``ctx``."""
         z_BH, _ = dense.dense_forward(x_BD, weight_HD, bias_H)
         ctx.save_for_backward(x_BD, weight_HD)
         return z_BH
@@ -68,6 +69,7 @@ class DenseFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of each argument of the forward, ``None`` where there is none."""
         return tuple(dense.dense_backward(dense.DenseTape(*ctx.saved_tensors), upstream[0], ctx.needs_input_grad))
 
 
@@ -76,6 +78,7 @@ class ActivationFunction(Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, activation: Activation) -> Tensor:
+        """Value, and what the backward needs in ``ctx``."""
         h, saved = activation.forward(z)
         if activation.name == "identity":
             h = saved = z.clone()  # a Function must not return its input itself, nor a view of it
@@ -86,6 +89,7 @@ class ActivationFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of each argument of the forward, ``None`` where there is none."""
         (saved,) = ctx.saved_tensors
         return ctx.activation.backward(saved, upstream[0]), None
 
@@ -95,6 +99,7 @@ class SoftmaxFunction(Function):
 
     @staticmethod
     def forward(ctx: Any, logits_BC: Tensor) -> Tensor:
+        """Value, and what the backward needs in ``ctx``."""
         p_BC, saved = losses.softmax_forward(logits_BC)
         ctx.save_for_backward(saved)  # the output
         return p_BC
@@ -102,6 +107,7 @@ class SoftmaxFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        """Gradient of each argument of the forward, ``None`` where there is none."""
         return losses.softmax_backward(ctx.saved_tensors[0], upstream[0])
 
 
@@ -110,6 +116,7 @@ class LossFunction(Function):
 
     @staticmethod
     def forward(ctx: Any, logits_BC: Tensor, labels_B: Tensor, loss: Loss) -> Tensor:
+        """Value, and what the backward needs in ``ctx``."""
         loss_B, tape = loss.forward(logits_BC, labels_B)
         ctx.loss = loss
         ctx.save_for_backward(logits_BC, labels_B, *tape)
@@ -118,6 +125,7 @@ class LossFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of each argument of the forward, ``None`` where there is none."""
         logits_BC, labels_B, *tape = ctx.saved_tensors
         if torch.is_grad_enabled():
             _, tape = ctx.loss.forward(logits_BC, labels_B)
@@ -129,6 +137,7 @@ class MLPFunction(Function):
 
     @staticmethod
     def forward(ctx: Any, x_BD: Tensor, activation: Activation, *parameters: Tensor | None) -> Tensor:
+        """Value, and what the backward needs in ``ctx``."""
         logits_BC, tape = mlp.mlp_forward(x_BD, layers_of(parameters), activation)
         ctx.activation = activation
         ctx.save_for_backward(x_BD, *parameters, *tape.inputs[1:], *tape.saved)
@@ -137,6 +146,7 @@ class MLPFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of each argument of the forward, ``None`` where there is none."""
         needs_x, _, *needs = ctx.needs_input_grad
         x_BD, *rest = ctx.saved_tensors
         parameters, tape = _split_tape(x_BD, rest, len(needs))
@@ -166,6 +176,7 @@ class MLPLossFunction(Function):
         step_tape: StepTape | None,
         *parameters: Tensor | None,
     ) -> Tensor:
+        """Value, and what the backward needs in ``ctx``."""
         loss_B, tape = mlp.mlp_loss_forward(x_BD, labels_B, layers_of(parameters), activation, loss)
         if step_tape is not None:
             step_tape.inputs, step_tape.pre_activations = list(tape.network.inputs), list(tape.network.pre_activations)
@@ -181,6 +192,7 @@ class MLPLossFunction(Function):
     @staticmethod
     @_in_the_given_dtype
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of each argument of the forward, ``None`` where there is none."""
         needs_x, _, _, _, _, _, *needs = ctx.needs_input_grad
         x_BD, labels_B, loss_B, *rest = ctx.saved_tensors
         loss_tape, rest = tuple(rest[: ctx.loss_tape_length]), rest[ctx.loss_tape_length :]

@@ -25,6 +25,9 @@ class Dense(nn.Module):
     Weights are drawn from ``generator`` (a new one with seed 0 if none is given); the bias starts at zero.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_features: int,
@@ -46,51 +49,57 @@ class Dense(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
 
     def forward(self, x_BD: Tensor) -> Tensor:
+        """Pre-activations ``(B, H)`` of ``x (B, D)``."""
         return functional.dense(x_BD, self.weight, self.bias)
 
     def extra_repr(self) -> str:
+        """Options in ``repr``."""
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}"
 
 
-class ReLU(nn.Module):
+class _Activation(nn.Module):
+    name: str
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The activation of each entry of ``z``, of any shape."""
+        return functional.activate(z, self.name)
+
+
+class ReLU(_Activation):
     """``max(z, 0)``."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        return functional.relu(z)
+    name = "relu"
 
 
-class LeakyReLU(nn.Module):
+class LeakyReLU(_Activation):
     """``z`` where positive, else ``0.01 z``."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        return functional.leaky_relu(z)
+    name = "leaky-relu"
 
 
-class Sigmoid(nn.Module):
+class Sigmoid(_Activation):
     """``1 / (1 + e^−z)``."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        return functional.sigmoid(z)
+    name = "sigmoid"
 
 
-class Tanh(nn.Module):
+class Tanh(_Activation):
     """``tanh z``."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        return functional.tanh(z)
+    name = "tanh"
 
 
-class GELU(nn.Module):
-    """``z Φ(z)``."""
+class GELU(_Activation):
+    """``z Φ(z)``, Φ the normal distribution function."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        return functional.gelu(z)
+    name = "gelu"
 
 
 class Softmax(nn.Module):
     """Softmax along each row of ``(B, C)``."""
 
     def forward(self, logits_BC: Tensor) -> Tensor:
+        """Probabilities ``(B, C)``."""
         return functional.softmax(logits_BC)
 
 
@@ -104,6 +113,7 @@ class SoftmaxCrossEntropy(nn.Module):
         self.label_smoothing, self.logit_penalty, self.reduction = label_smoothing, logit_penalty, reduction
 
     def forward(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+        """A scalar, or ``(B,)`` for reduction ``"none"``."""
         return functional.cross_entropy(logits_BC, labels_B, self.label_smoothing, self.logit_penalty, self.reduction)
 
 
@@ -199,4 +209,5 @@ class MLP(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """Options in ``repr``."""
         return f"activation={self.activation}"

@@ -25,7 +25,7 @@ class ParameterSlot(NamedTuple):
     shape: tuple[int, ...]
 
     def where(self, place: int) -> tuple[int, ...]:
-        """The index in the parameter of what stands ``place`` numbers after ``offset``."""
+        """The index in the parameter of the number that is ``place`` after ``offset``."""
         return unravelled(place, self.shape)
 
 
@@ -33,11 +33,12 @@ class ColumnsSlot(ParameterSlot):
     """Where a weight ``(H, D)`` stands column by column."""
 
     def where(self, place: int) -> tuple[int, ...]:
+        """The index in the weight of the number that is ``place`` after ``offset``."""
         return unravelled(place, self.shape[::-1])[::-1]
 
 
 def unravelled(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The index of what stands ``place`` numbers after the first; PyTorch's own way imports SymPy, for 0.7 s."""
+    """The index of the number that is ``place`` after the first; PyTorch's own way imports SymPy, for 0.7 s."""
     return tuple(int(i) for i in np.unravel_index(place, shape))
 
 
@@ -72,8 +73,8 @@ class FlatParameters(Generic[Network]):
 
     ``network`` is what steps are computed with: ``model`` itself; or, where it is to be ``computed_in`` another dtype,
     its twin in that, with the weights of ``model``, rounded, and gradients of its own. A step's gradients are brought
-    to both by :meth:`gradients_to_vector`, and new weights to the twin by :meth:`vector_to_network`. ``layout`` says
-    what stands where. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
+    to both by :meth:`gradients_to_vector`, and new weights to the twin by :meth:`vector_to_network`. ``layout`` has
+    the slot of each parameter. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
     """
 
     def __init__(self, model: Network, computed_in: torch.dtype | None = None) -> None:
