@@ -81,6 +81,8 @@ def main() -> None:
 
     kind = kind_of(str(arguments.checkpoint))
     of_run = kind is NetworkFile.CHECKPOINT and arguments.quantize is None
+    if of_run and (arguments.split != "auto" or arguments.scaling or arguments.accuracy):
+        raise ConfigError("--split, --scaling, --accuracy: expected for a network without a run, not for a checkpoint")
     make = certify_checkpoint if of_run else functools.partial(certify_file, kind=kind)
     report(arguments, *make(arguments, str(arguments.checkpoint)))
 

@@ -14,7 +14,7 @@ import torch
 
 from lean_mnist.certify import main as certify_command
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.errors import ArgumentError, CertificateError, CheckpointError, DataError, LeanMnistError
+from lean_mnist.errors import ArgumentError, CertificateError, CheckpointError, ConfigError, DataError, LeanMnistError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.imports.certified import NetworkFile, import_network, kind_of
 from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
@@ -225,8 +225,12 @@ def test_what_is_quantised_or_stated_already_is_not_asked_again(
     matrix = np.zeros((64, 64), np.float16), np.zeros((64, 10), np.float16)
     path = tmp_path / "net.pkl"
     path.write_bytes(pickle.dumps(matrix, 3))
-    with pytest.raises(CertificateError, match="--quantize: expected a network of floating weights, found a pickle"):
+    with pytest.raises(
+        CertificateError, ConfigError, match="--quantize: expected a network of floating weights, found a pickle"
+    ):
         run_command(monkeypatch, path, "--quantize", "2")
     torch.save({"format_version": 1}, tmp_path / "best.pt")
     with pytest.raises(CertificateError, match="--quantize: of a checkpoint expected with --out FOLDER"):
         run_command(monkeypatch, tmp_path / "best.pt", "--quantize", "2")
+    with pytest.raises(ConfigError, match="expected for a network without a run, not for a checkpoint"):
+        run_command(monkeypatch, tmp_path / "best.pt", "--split", "train")
