@@ -114,9 +114,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(step: int, finished: Finished, h
     assert both[0] == both[1]
 
 
-def test_training_lowers_the_bound(here: Path) -> None:
-    options = {**OPTIONS, "prior_scale": ("1/4",), "epochs": 30, "check": "full", "draws": 2000}
+def test_training_lowers_the_bound(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {**OPTIONS, "prior_scale": ("1/4",), "epochs": 30, "check": "full", "draws": 2000, "quiet": False}
     values = run(PacBayesConfig(prior="data-free", **options)).to_dict()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 30
+    assert all(name in lines[-1] for name in ("digits  epoch 30/30  loss ", "  objective ", "  risk ", "  kl "))
     (epochs,) = values["epochs"]
     assert epochs[-1]["objective"] < 0.8 * epochs[0]["objective"]
     assert epochs[0]["divergence"] < epochs[-1]["divergence"]
