@@ -207,9 +207,12 @@ def _kl_equal(k: int, m: int, delta: Fraction, p: Fraction) -> bool:  # both sid
 
 
 def _clopper_pearson(k: Fraction, m: int, delta: Fraction, p: Fraction) -> flint.arb:
-    """δ − P[Binomial(m, p) ≤ k], which is a regularised incomplete beta function."""
+    """``δ − P[Binomial(m, p) ≤ k]``: the sum is its last term times ``₂F₁(1, −k; m − k + 1; −(1 − p)/p)``."""
     assert k.denominator == 1
-    return ball(delta) - ball(1 - p).beta_lower(ball(m - k), ball(k + 1), regularized=True)
+    n, q = int(k), 1 - p
+    chosen = ball(m + 1).lgamma() - ball(n + 1).lgamma() - ball(m - n + 1).lgamma()
+    last = (chosen + n * ball(p).log() + (m - n) * ball(q).log()).exp()
+    return ball(delta) - last * ball(-q / p).hypgeom_2f1(1, -n, m - n + 1)
 
 
 def _clopper_pearson_equal(k: int, m: int, delta: Fraction, p: Fraction) -> bool:

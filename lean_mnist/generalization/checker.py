@@ -717,8 +717,7 @@ def _artanh(n: int, d: int, bits: int) -> tuple[int, int]:
 
 # By a test split: integers for the network, floats for the bounds on rounding.
 
-_PIXEL_BITS = 8
-_INPUT_BITS = {64: 24, 128: 45}  # of an activation, by the bits that a unit has in the long integer
+_INPUT_BITS = {64: 24, 128: 45}  # of an activation (a pixel has 8), by the bits that a unit has in the long integer
 _OWN = 2.0**-48  # what a handful of float64 operations may do, relative to their largest term
 _OVERFLOW = 2.0**90  # a bound on rounding as large as this comes with sums that may overflow float32
 _LOW, _HIGH = 1 + 2.0**-12, 1 + 2.0**-10  # the maker of the certificate used a factor between these two
@@ -788,7 +787,7 @@ class Network:
         self.kind, (self.mean, self.scale, self.u) = scaling["kind"], (float(Fraction(text)) for text in numbers)
         self.input_bits, last = _INPUT_BITS[slot], len(layers) - 1
         self.layers = [
-            Layer(rows, bias, self.u, slot, self.input_bits if index else _PIXEL_BITS, 0 < index < last)
+            Layer(rows, bias, self.u, slot, self.input_bits if index else 8, 0 < index < last)
             for index, (rows, bias) in enumerate(layers)
         ]
         self.classes = self.layers[-1].units
