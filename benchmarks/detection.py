@@ -211,6 +211,11 @@ def document(matrix: Matrix) -> str:
                 "and led to a sharper rule. Thresholds have also changed since for other reasons: against false alarms",
                 "where terms cancel, and to see smaller errors (`benchmarks.sensitivity`).",
             ),
+            *_paragraph(
+                "A bug is one entry in `lean_mnist/mutants/corpus/`: its name, its class, the part of a backward that",
+                "it changes, and the condition under which it shows. `lean_mnist.mutants.planted(name)` plants one of",
+                "them for the length of a `with`, `planting(target, replacement)` anything else in the package.",
+            ),
             "## Bug by bug",
             "",
             "Columns are the protocols of the table above; *yes* is caught, *–* is missed.",

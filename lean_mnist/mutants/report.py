@@ -171,11 +171,7 @@ class SelftestReport:
             "seconds": round(self.seconds, 3),
             "mutants": [
                 {
-                    "name": r.mutant.name,
-                    "description": r.mutant.description,
-                    "group": r.mutant.group,
-                    "condition": r.mutant.condition,
-                    "source": r.mutant.source,
+                    **{key: getattr(r.mutant, key) for key in ("name", "description", "group", "condition", "source")},
                     "written_after_freeze": r.mutant.held_out,
                     "verdict": r.fate.value,
                     "where": r.where,
