@@ -12,7 +12,8 @@ from lean_mnist.audit.local_checks import largest_share
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import RING_DEPTH, StepResult, put_gradients
-from tests.support.crosscheck_cases import ACTIVATIONS, loss_of, random_batch, random_model
+from tests.support.activations import TORCH_ACTIVATIONS
+from tests.support.crosscheck_cases import loss_of, random_batch, random_model
 
 SIZES, B = (20, 24, 16, 10), 32
 LOGITS, DERIVATIVE, INPUT = "the gradient of the logits", "the gradient of the output of layer 1", "layer 2"
@@ -56,7 +57,7 @@ def changed(step, weight=None, bias=None, d_s=None, d_z=None, d_h=None, again="s
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batches", [1, 3])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_a_right_step_has_no_fault(activation: str, batches, dtype: torch.dtype) -> None:
     for seed in range(3):
         model = random_model(seed, SIZES, activation, dtype, label_smoothing=0.1, logit_penalty=0.01)

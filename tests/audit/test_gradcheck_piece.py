@@ -10,7 +10,8 @@ from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.gradcheck_piece import KINK_MARGIN, GradcheckResult, GradcheckVerdict, cut_piece, gradcheck_piece
 from lean_mnist.chainrule import activations, dense, losses
 from lean_mnist.chainrule.activations import ACTIVATIONS as RULES
-from tests.support.crosscheck_cases import ACTIVATIONS, layers_of, loss_of, random_batch, random_model
+from tests.support.activations import TORCH_ACTIVATIONS
+from tests.support.crosscheck_cases import layers_of, loss_of, random_batch, random_model
 from tests.support.planting import Plant
 
 KINKED = [name for name, activation in REFERENCE_ACTIVATIONS.items() if activation.below_kink is not None]
@@ -34,7 +35,7 @@ def rows_of(part, whole):
 
 
 @pytest.mark.parametrize("depth", SIZES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_the_piece_is_a_network_within_the_network(activation: str, depth) -> None:
     for seed in range(5):
         step = the_step(seed, SIZES[depth], activation)
@@ -88,7 +89,7 @@ def test_every_unit_of_the_piece_keeps_clear_of_its_kink(activation: str, sizes)
         for weight, bias in cut[:-1]:
             z = h @ weight.T + bias
             assert float(z.abs().min()) >= KINK_MARGIN, f"seed {seed}"
-            h = ACTIVATIONS[activation](z)
+            h = TORCH_ACTIVATIONS[activation](z)
     assert pieces > 150
 
 
@@ -132,7 +133,7 @@ def test_smooth_activations_have_no_kinks(activation: str, spoil) -> None:
 
 
 @pytest.mark.parametrize("depth", SIZES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_what_is_right_passes(activation: str, depth) -> None:
     assert gradcheck_piece(*the_step(depth, SIZES[depth], activation)) == GradcheckResult(GradcheckVerdict.PASSED)
 

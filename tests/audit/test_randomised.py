@@ -11,7 +11,8 @@ from lean_mnist.audit.probes import BLOCK, Probes
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.step import StepTape, shares_of
-from tests.support.crosscheck_cases import ACTIVATIONS, random_batch, random_model
+from tests.support.activations import TORCH_ACTIVATIONS
+from tests.support.crosscheck_cases import random_batch, random_model
 
 SIZES, B = (100, 24, 16, 10), 40
 CLOSE, GLANCE = 1, 50  # close_look_every; step 2 is then a glance
@@ -58,7 +59,7 @@ def a_step(seed=0, activation="relu", dtype=torch.float32, parts=(B,), **options
 
 @pytest.mark.parametrize("every", [CLOSE, GLANCE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_right_steps_pass(activation: str, dtype: torch.dtype, every) -> None:
     close = []
     for options in ({}, {"bias": False}, {"label_smoothing": 0.1}, {"logit_penalty": 0.1}):

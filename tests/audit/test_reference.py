@@ -8,7 +8,8 @@ import torch
 
 from lean_mnist.audit import activations, reference
 from lean_mnist.audit.reference import NetworkLoss, reference_gradients
-from tests.support.crosscheck_cases import ACTIVATIONS, layers_of, loss_of, plain_loss, random_batch, random_model
+from tests.support.activations import TORCH_ACTIVATIONS
+from tests.support.crosscheck_cases import layers_of, loss_of, plain_loss, random_batch, random_model
 
 DEPTHS = {1: (6, 4), 2: (6, 5, 4), 3: (6, 5, 7, 4), 4: (6, 5, 7, 3, 4)}
 LOSSES = {
@@ -30,7 +31,7 @@ def double(layers):
 @pytest.mark.parametrize("options", LOSSES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_is_what_pytorch_says(activation: str, depth, bias, options) -> None:
     model = random_model(depth, DEPTHS[depth], activation, bias=bias, **LOSSES[options])
     x, labels = random_batch(depth, 5, DEPTHS[depth])
@@ -44,7 +45,7 @@ def test_is_what_pytorch_says(activation: str, depth, bias, options) -> None:
     assert found.kinks == 0
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_is_what_finite_differences_say(activation: str) -> None:
     """No autograd on the right: central differences of the reference's own loss and of the plain one."""
     model = random_model(7, (4, 3, 3), activation, torch.float64, label_smoothing=0.1, logit_penalty=0.2)

@@ -13,7 +13,8 @@ from lean_mnist.nn import MLP
 from lean_mnist.nn.step import StepTape
 from lean_mnist.training.hooks import CrossCheckHook, FailurePolicy, Step
 from lean_mnist.training.state import CheckSummary
-from tests.support.crosscheck_cases import ACTIVATIONS, random_batch, random_model
+from tests.support.activations import TORCH_ACTIVATIONS
+from tests.support.crosscheck_cases import random_batch, random_model
 
 DEPTHS = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10)}
 
@@ -47,7 +48,7 @@ def worst(result):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("batch", [1, 7, 128])
 @pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_right_gradients_pass(activation: str, depth, batch, dtype: torch.dtype) -> None:
     model = random_model(depth, DEPTHS[depth], activation, dtype)
     for step in range(2):  # untrained weights, then weights that have moved
@@ -163,7 +164,7 @@ def test_gradients_that_cancel_over_the_batch(seed: int, dtype: torch.dtype) -> 
     assert result.passed, result.message
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 @pytest.mark.parametrize("scale", [100.0, 1e4])
 def test_saturated(activation: str, scale) -> None:
     """Logits of ten thousand and more, and activations without a slope."""
@@ -176,7 +177,7 @@ def test_saturated(activation: str, scale) -> None:
         assert result.passed, f"seed {seed}: {result.message}"
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 @pytest.mark.parametrize("what", ["inputs", "weights", "both", "half the inputs"])
 def test_exact_zeros(activation: str, what) -> None:
     model, (x, labels) = random_model(0, (20, 16, 12, 10), activation), random_batch(0, 9, (20, 16, 12, 10))

@@ -11,6 +11,7 @@ from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.chainrule.dense import dense_backward, dense_forward
 from lean_mnist.chainrule.mlp import mlp_loss_backward, mlp_loss_forward
 from lean_mnist.errors import ArgumentError
+from tests.support.activations import SYMPY_ACTIVATIONS
 
 
 def symbols_of(name: str, *shape: int, **assumptions: Any) -> Any:
@@ -43,19 +44,11 @@ def assert_equal_at(point: Any, found: Any, expected: Any, name: str = "") -> No
         assert abs(one - other) < sympy.Float(10) ** -40, f"{name}{index}: {one}, {other}"
 
 
-SMOOTH = {
-    "sigmoid": lambda z: 1 / (1 + sympy.exp(-z)),
-    "tanh": sympy.tanh,
-    "gelu": lambda z: z * (1 + sympy.erf(z / sympy.sqrt(2))) / 2,
-    "identity": lambda z: z,
-}
-
-
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", SYMPY_ACTIVATIONS)
 def test_smooth_activation(name: str) -> None:
     z, d_h = symbols_of("z", 1, 2), symbols_of("g", 1, 2)
     h, saved = ACTIVATIONS[name].forward(z)
-    assert_identical(h, np.vectorize(SMOOTH[name], otypes=[object])(z), "forward")
+    assert_identical(h, np.vectorize(SYMPY_ACTIVATIONS[name], otypes=[object])(z), "forward")
     expected = np.array([[sympy.diff(h[0, i], z[0, i]) * d_h[0, i] for i in range(2)]], dtype=object)
     assert_identical(ACTIVATIONS[name].backward(saved, d_h), expected, name)
 

@@ -13,16 +13,9 @@ from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.chainrule.dense import dense_backward, dense_forward
 from lean_mnist.chainrule.mlp import mlp_backward, mlp_forward, mlp_loss_backward, mlp_loss_forward
 from lean_mnist.nn.functional import loss_for
+from tests.support.activations import TORCH_ACTIVATIONS
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-TORCH_ACTIVATIONS: dict[str, Any] = {
-    "relu": F.relu,
-    "leaky-relu": lambda z: F.leaky_relu(z, 0.01),
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "identity": lambda z: z,
-}
 INF, NAN = math.inf, math.nan
 
 

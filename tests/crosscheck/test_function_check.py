@@ -21,7 +21,8 @@ from lean_mnist.crosscheck.report import GRADCHECK, GRADIENT, OUTPUT, Finding, V
 from lean_mnist.crosscheck.rules.gradcheck import GRADCHECK_NUMBERS
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import functional
-from tests.support.crosscheck_cases import ACTIVATIONS, plain_loss
+from tests.support.activations import TORCH_ACTIVATIONS
+from tests.support.crosscheck_cases import plain_loss
 
 SEED = 5
 NAMES = ("x", "weight", "bias")
@@ -44,10 +45,10 @@ def faces() -> Iterator[Any]:
     network = ((5, 6), (7, 6), (7,), (4, 7), (4,))
     yield "dense", functional.dense, F.linear, ((5, 6), (4, 6), (4,))
     yield "dense without bias", functional.dense, F.linear, ((5, 6), (4, 6))
-    for name, torchs in ACTIVATIONS.items():
+    for name, torchs in TORCH_ACTIVATIONS.items():
         yield f"activate {name}", partial(functional.activate, activation=name), torchs, ((5, 6),)
     for name in ("relu", "leaky_relu", "sigmoid", "tanh", "gelu"):
-        yield name, getattr(functional, name), ACTIVATIONS[name.replace("_", "-")], ((2, 3, 4),)
+        yield name, getattr(functional, name), TORCH_ACTIVATIONS[name.replace("_", "-")], ((2, 3, 4),)
     yield "softmax", functional.softmax, partial(torch.softmax, dim=1), ((5, 4),)
     for reduction in functional.REDUCTIONS:
         options = {"label_smoothing": 0.1, "reduction": reduction}
@@ -57,11 +58,11 @@ def faces() -> Iterator[Any]:
             lambda s, options=options: F.cross_entropy(s, LABELS, **options),
             ((5, 4),),
         )
-    for name in ACTIVATIONS:
+    for name in TORCH_ACTIVATIONS:
 
         def plain(x: Any, *flat: Any, name: str = name) -> Any:
             (w1, b1), (w2, b2) = nested(flat)
-            return F.linear(ACTIVATIONS[name](F.linear(x, w1, b1)), w2, b2)
+            return F.linear(TORCH_ACTIVATIONS[name](F.linear(x, w1, b1)), w2, b2)
 
         yield f"mlp {name}", lambda x, *flat, name=name: functional.mlp(x, nested(flat), name), plain, network
     yield (

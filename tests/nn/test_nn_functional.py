@@ -9,6 +9,7 @@ import torch
 from lean_mnist.chainrule import dense as dense_rule
 from lean_mnist.nn import MLP, functional
 from lean_mnist.torch_internals import DispatchMode
+from tests.support.activations import TORCH_ACTIVATIONS
 from tests.support.nn_cases import CASES, SHAPES, labels_for, plain_mlp, randn
 from tests.support.planting import Plant
 
@@ -90,7 +91,7 @@ def test_backward_accumulates_like_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 0, 3), (2, 3, 4, 5)], ids=str)
-@pytest.mark.parametrize("name", ["relu", "leaky-relu", "sigmoid", "tanh", "gelu", "identity"])
+@pytest.mark.parametrize("name", TORCH_ACTIVATIONS)
 def test_activations_take_any_shape(name: str, shape: tuple[int, ...]) -> None:
     z = randn(torch.Generator().manual_seed(SEED), shape).requires_grad_()
     h, expected = CASES[name].ours(z), CASES[name].torchs(z)

@@ -8,7 +8,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from lean_mnist.chainrule import dense
 from lean_mnist.nn import functional, functions
-from tests.support.nn_cases import ACTIVATIONS, CASES, labels_for, plain_mlp, randn
+from tests.support.activations import TORCH_ACTIVATIONS
+from tests.support.nn_cases import CASES, labels_for, plain_mlp, randn
 from tests.support.planting import Plant
 
 SEED = 99
@@ -58,7 +59,7 @@ def test_second_derivatives_are_those_of_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("face", ["one node", "mlp and cross-entropy", "one node a layer"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_gradient_penalty(activation: str, face: str) -> None:
     """loss + ½‖∂loss/∂x‖², differentiated by every parameter and by x: the second derivative within a training loss."""
     generator = torch.Generator().manual_seed(SEED)

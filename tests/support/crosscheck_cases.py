@@ -1,23 +1,13 @@
 """What the tests of ``lean_mnist.crosscheck`` share: random steps, and the same network in plain PyTorch."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.nn import MLP
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "leaky-relu": lambda z: F.leaky_relu(z, 0.01),
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "identity": lambda z: z,
-}
+from tests.support.activations import TORCH_ACTIVATIONS
 
 
 def random_batch(seed: int, examples: Any, sizes: Any, dtype: torch.dtype = torch.float32) -> Any:
@@ -51,7 +41,7 @@ def plain_loss(loss: Any, layers: Any, x: Any, labels: Any) -> Any:
     """The loss as a PyTorch user would write it."""
     h = x
     for weight, bias in layers[:-1]:
-        h = ACTIVATIONS[loss.activation](F.linear(h, weight, bias))
+        h = TORCH_ACTIVATIONS[loss.activation](F.linear(h, weight, bias))
     logits = F.linear(h, *layers[-1])
     penalty = loss.logit_penalty / 2 * (logits * logits).sum(1).mean()
     return F.cross_entropy(logits, labels, label_smoothing=loss.label_smoothing) + penalty

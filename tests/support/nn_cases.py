@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from lean_mnist.chainrule.losses import softmax_cross_entropy, squared_error
 from lean_mnist.nn import functional
 from lean_mnist.torch_internals import DispatchMode
+from tests.support.activations import TORCH_ACTIVATIONS
 
 LAYOUTS = ("contiguous", "transposed", "strided", "expanded")
 SHAPES = {  # (batch, features, units or classes): the layouts to try
@@ -22,14 +23,6 @@ SHAPES = {  # (batch, features, units or classes): the layouts to try
     (0, 4, 3): ("contiguous", "transposed"),
 }
 REDUCTIONS = ("mean", "sum", "none")
-ACTIVATIONS: dict[str, Any] = {
-    "relu": F.relu,
-    "leaky-relu": partial(F.leaky_relu, negative_slope=0.01),
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "identity": lambda z: z,
-}
 
 
 class Case(NamedTuple):
@@ -62,7 +55,7 @@ def labels_for(batch: int, classes: int) -> Any:
 def plain_mlp(x: Any, parameters: Any, name: str = "relu", bias: bool = True) -> Any:
     layers = list(zip(parameters[::2], parameters[1::2], strict=True)) if bias else [(w, None) for w in parameters]
     for weight, b in layers[:-1]:
-        x = ACTIVATIONS[name](F.linear(x, weight, b))
+        x = TORCH_ACTIVATIONS[name](F.linear(x, weight, b))
     return F.linear(x, *layers[-1])
 
 
@@ -131,7 +124,7 @@ CASES = {
     "dense without bias": Case(functional.dense, F.linear, lambda s: [(s[0], s[1]), (s[2], s[1])]),
     "softmax": Case(functional.softmax, partial(torch.softmax, dim=1), lambda s: [(s[0], s[2])]),
 }
-for _name, _activation in ACTIVATIONS.items():
+for _name, _activation in TORCH_ACTIVATIONS.items():
     CASES[_name] = Case(partial(functional.activate, activation=_name), _activation, lambda s: [s])
     CASES[f"mlp, {_name}"] = Case(partial(_our_mlp, name=_name), partial(_torch_mlp, name=_name), _mlp_shapes)
     CASES[f"mlp loss, {_name}"] = Case(partial(_our_loss, name=_name), partial(_torch_loss, name=_name), _mlp_shapes)
