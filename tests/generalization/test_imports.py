@@ -225,9 +225,7 @@ def test_what_is_quantised_or_stated_already_is_not_asked_again(
     matrix = np.zeros((64, 64), np.float16), np.zeros((64, 10), np.float16)
     path = tmp_path / "net.pkl"
     path.write_bytes(pickle.dumps(matrix, 3))
-    with pytest.raises(
-        CertificateError, ConfigError, match="--quantize: expected a network of floating weights, found a pickle"
-    ):
+    with pytest.raises(CertificateError, match="--quantize: expected a network of floating weights, found a pickle"):
         run_command(monkeypatch, path, "--quantize", "2")
     torch.save({"format_version": 1}, tmp_path / "best.pt")
     with pytest.raises(CertificateError, match="--quantize: of a checkpoint expected with --out FOLDER"):
