@@ -6,5 +6,6 @@ checks); :mod:`lean_mnist.chainrule.arrays` holds the handful of primitives that
 
 Shapes, throughout: ``B`` batch, ``D`` input features, ``H`` hidden units, ``C`` classes; ``x_BD`` is an array of shape
 ``(B, D)``. A variable named ``d_z`` is the gradient of the loss with respect to ``z``; a backward's argument of that
-name is the upstream gradient. Every forward returns its result and a *tape*: what the backward needs, and no more.
+name is the upstream gradient. Every forward returns its result and a *tape* of values that it computed, which its
+backward needs; a network's also has those that only checks read.
 """

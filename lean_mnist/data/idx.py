@@ -1,4 +1,4 @@
-"""A strict reader (and writer) of IDX files, the format of MNIST and its relatives.
+"""A strict reader of IDX files, the format of MNIST and its relatives.
 
 An IDX file is: two zero bytes, a type code, the number of dimensions (these four bytes are "the magic"), one big-endian
 32-bit size per dimension, then the values, and nothing after them. A gzip file is known by its content, not its name.
@@ -8,20 +8,18 @@ Format: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digit
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import math
 import os
 import stat
 import struct
 import zlib
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from lean_mnist.errors import ArgumentError, DataError
+from lean_mnist.errors import DataError
 
 PathLike = str | os.PathLike[str]
 
@@ -140,32 +138,6 @@ def read_labels(path: PathLike, classes: int = 10) -> npt.NDArray[np.int64]:
         index = int(wrong.argmax())
         raise DataError(f"{shown(path)}: label {int(array[index])} at index {index}, expected 0 to {classes - 1}")
     return array.astype(np.int64)
-
-
-def write_idx(path: PathLike, array: npt.NDArray[Any]) -> None:
-    """Write a uint8 or int32 ``array`` of at least one dimension as an IDX file; gzip if the name ends in ``.gz``.
-
-    The file appears complete or not at all, and equal arrays give equal bytes (gzip's time stamp is zero).
-    Raises :class:`ArgumentError` for another dtype or an empty array, :class:`DataError` if it cannot be written.
-    """
-    if array.dtype not in (np.dtype(np.uint8), np.dtype(np.int32)):
-        raise ArgumentError(f"array: dtype {array.dtype}, expected uint8 or int32")
-    if not 1 <= array.ndim <= 255 or array.size == 0:
-        raise ArgumentError(f"array: shape {tuple(array.shape)}, expected 1 or more dimensions, each of size 1 or more")
-    dtype = _TYPES[_magic(array) >> 8]
-    header = struct.pack(f">I{array.ndim}I", _magic(array), *array.shape)
-    content = header + np.ascontiguousarray(array, dtype=dtype).tobytes()
-    target = Path(path)
-    if target.suffix == ".gz":
-        content = gzip.compress(content, mtime=0)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise DataError(f"{shown(path)}: cannot be written ({error.strerror or error})") from error
 
 
 def _magic(array: npt.NDArray[Any]) -> int:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.data.idx import write_idx
 from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.names import DATA_VARIABLE
+from tests.support.idx_files import write_idx
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from lean_mnist.data.datasets import load_dataset
-from lean_mnist.data.idx import write_idx
 from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.names import DATA_VARIABLE
 from lean_mnist.errors import ConfigError, DataError, DataUnavailable
+from tests.support.idx_files import write_idx
 
 WriteSet = Callable[..., tuple[np.ndarray, ...]]  # the fixture write_set of conftest.py
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from lean_mnist.data.datasets import DATASETS, Dataset, Split, load_dataset
-from lean_mnist.data.idx import write_idx
 from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES
 from lean_mnist.errors import DataUnavailable
+from tests.support.idx_files import write_idx
 
 WriteSet = Callable[..., tuple[np.ndarray, ...]]  # the fixture write_set of conftest.py
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lean_mnist.data.idx import read_idx, read_images, read_labels, shown, write_idx
-from lean_mnist.errors import ArgumentError, DataError
+from lean_mnist.data.idx import read_idx, read_images, read_labels, shown
+from lean_mnist.errors import DataError
+from tests.support.idx_files import write_idx
 
 
 def header(type_code: int, *shape: int, zero: int = 0) -> bytes:
@@ -61,12 +61,6 @@ def test_gzip_is_known_by_content_not_by_name(tmp_path: Path) -> None:
     for name in ("unpacked.gz", "packed"):
         assert read_idx(tmp_path / name).tolist() == [1, 2, 3]
         assert read_idx(os.fspath(tmp_path / name)).tolist() == [1, 2, 3]
-
-
-def test_equal_arrays_give_equal_gzip_bytes(tmp_path: Path) -> None:
-    for name in ("a.gz", "b.gz"):
-        write_idx(tmp_path / name, np.arange(5, dtype=np.uint8))
-    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
 
 
 FAULTS = {
@@ -216,42 +210,7 @@ def test_the_number_of_classes_sets_the_range(tmp_path: Path) -> None:
     assert message_of(lambda p: read_labels(p, classes=25), path) == "label 25 at index 1, expected 0 to 24"
 
 
-@pytest.mark.parametrize(
-    ("array", "expected"),
-    [
-        (np.zeros(3), "array: dtype float64, expected uint8 or int32"),
-        (np.zeros(3, np.int64), "array: dtype int64, expected uint8 or int32"),
-        (np.zeros((), np.uint8), "array: shape (), expected 1 or more dimensions, each of size 1 or more"),
-        (np.zeros((2, 0), np.uint8), "array: shape (2, 0), expected 1 or more dimensions, each of size 1 or more"),
-    ],
-)
-def test_write_refuses(tmp_path: Path, array: np.ndarray, expected: str) -> None:
-    with pytest.raises(ArgumentError, match=f"^{re.escape(expected)}$"):
-        write_idx(tmp_path / "file", array)
-    assert not list(tmp_path.iterdir())
-
-
-def test_write_where_it_cannot_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    array = np.zeros(3, np.uint8)
-    path = tmp_path / "absent" / "file"
-    assert message_of(lambda p: write_idx(p, array), path) == "cannot be written (No such file or directory)"
-
-    path = tmp_path / "file"
-    write_idx(path, array)
-    before = path.read_bytes()
-
-    def full(self: Path, content: bytes) -> None:
-        with open(self, "wb") as file:
-            file.write(content[:3])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert message_of(lambda p: write_idx(p, array + 1), path) == "cannot be written (No space left on device)"
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
-
-
-def test_write_takes_any_memory_order(tmp_path: Path) -> None:
+def test_arrays_of_any_memory_order(tmp_path: Path) -> None:
     array = np.arange(24, dtype=np.int32).reshape(2, 3, 4).transpose(2, 0, 1)[:, ::-1]
     write_idx(tmp_path / "file", array)
     np.testing.assert_array_equal(read_idx(tmp_path / "file"), array)

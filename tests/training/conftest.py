@@ -13,8 +13,8 @@ import torch
 
 from lean_mnist import figures
 from lean_mnist.data.download import DownloadError
-from lean_mnist.data.idx import write_idx
 from lean_mnist.data.names import DATA_VARIABLE
+from tests.support.idx_files import write_idx
 from tests.support.training_cases import REPOSITORY, FinishedRun, digits_run, tree
 
 # The data sets are small, and threads that compete for cores with other programs stall.
