@@ -1,6 +1,7 @@
 """``check_function``: right Functions pass, planted bugs are found and named, and nothing outside is touched."""
 
 import math
+import pkgutil
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +15,7 @@ from torch.autograd import Function
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.chainrule.losses import softmax_cross_entropy
-from lean_mnist.crosscheck import FunctionReport, GradientMismatch, check_function
+from lean_mnist.crosscheck import FunctionReport, GradientMismatch, check_function, rules
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.function_check import RULES
 from lean_mnist.crosscheck.report import GRADCHECK, GRADIENT, OUTPUT, Finding, Verdict
@@ -295,6 +296,15 @@ def test_ok(gradcheck: Finding, words: str, wrong: str | None) -> None:
         with pytest.raises(GradientMismatch) as raised:
             report.raise_if_failed()
         assert str(raised.value) == str(report)
+
+
+def test_every_module_of_rules_is_asked_in_the_order_of_its_numbers() -> None:
+    expected = """gradient, JVP-VJP product, finite differences, Taylor test, upstream gradient, upstream layout,
+        undefined upstream, input layout, mutation, replay, needs_input_grad, double backward, autocast, gradcheck,
+        batch size"""
+    assert list(RULES) == [" ".join(name.split()) for name in expected.split(",")]
+    modules = {module.name for module in pkgutil.iter_modules(rules.__path__)}
+    assert {registered.ask.__module__.rpartition(".")[2] for registered in rules.RULES} == modules
 
 
 # Questions that make no sense.
