@@ -1,27 +1,33 @@
 """A step with one link changed: that link is named as the first cause, with its class, and a right step has none."""
 
+from __future__ import annotations
+
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from lean_mnist.audit import ComputedStep, first_fault
+from lean_mnist.audit import ComputedStep, StepFault, first_fault
 from lean_mnist.audit.diagnosis import explain_gradcheck
 from lean_mnist.audit.local_checks import largest_share
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import RING_DEPTH, StepResult, put_gradients
+from lean_mnist.nn.step import RING_DEPTH, StepResult, StepTape, put_gradients
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import loss_of, random_batch, random_model
+from tests.support.crosscheck_cases import descend, layers_of, loss_of, random_batch, random_model
 
+Change = Callable[[Any, Any], Any]  # of a tensor and its step, the tensor in its place
 SIZES, B = (20, 24, 16, 10), 32
 LOGITS, DERIVATIVE, INPUT = "the gradient of the logits", "the gradient of the output of layer 1", "layer 2"
 
 
-def steps_of(model, count=3, batches=1, seed=0, rate=0.1):
+def steps_of(model: MLP, count: int = 3, batches: int = 1, seed: int = 0, rate: float = 0.1) -> Any:
     """The last of ``count`` steps of plain descent, as recorded, with the calls before it."""
-    past = deque(maxlen=RING_DEPTH)
+    past: deque[StepTape] = deque(maxlen=RING_DEPTH)
     for step in range(count):
         data = [random_batch(100 * seed + 10 * step + part, B + part, SIZES, next(model.parameters()).dtype)
                 for part in range(batches)]  # fmt: skip
@@ -31,13 +37,19 @@ def steps_of(model, count=3, batches=1, seed=0, rate=0.1):
         found = ComputedStep.of(model, data, tapes, result.loss, tuple(past))
         if step + 1 < count:
             past.extend(tapes)
-            with torch.no_grad():
-                for p in model.parameters():
-                    p -= rate * p.grad
+            descend(model, rate)
     return found
 
 
-def changed(step, weight=None, bias=None, d_s=None, d_z=None, d_h=None, again="same"):
+def changed(
+    step: Any,
+    weight: Change | None = None,
+    bias: Change | None = None,
+    d_s: Change | None = None,
+    d_z: Change | None = None,
+    d_h: Change | None = None,
+    again: str = "same",
+) -> ComputedStep:
     """``step`` with one of its tensors replaced by what a function makes of it, and what follows left as it was."""
     trace, gradients = step.tapes[0], list(step.gradients)
     if weight is not None:
@@ -52,13 +64,14 @@ def changed(step, weight=None, bias=None, d_s=None, d_z=None, d_h=None, again="s
         trace.d_inputs[2] = d_h(trace.d_inputs[2], step)
     run = StepResult(torch.tensor(0.0), gradients, list(step.tapes))
     repeat = {"same": lambda: run, "right": step.again}[again]
-    return replace(step, gradients=gradients, again=repeat)
+    changed_step: ComputedStep = replace(step, gradients=gradients, again=repeat)
+    return changed_step
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batches", [1, 3])
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_a_right_step_has_no_fault(activation: str, batches, dtype: torch.dtype) -> None:
+def test_a_right_step_has_no_fault(activation: str, batches: int, dtype: torch.dtype) -> None:
     for seed in range(3):
         model = random_model(seed, SIZES, activation, dtype, label_smoothing=0.1, logit_penalty=0.01)
         assert first_fault(steps_of(model, batches=batches, seed=seed)) is None
@@ -75,9 +88,7 @@ def test_a_right_step_has_no_fault_where_that_is_hard_to_tell(activation: str, d
     for step in range(150):
         model.zero_grad(set_to_none=True)
         put_gradients(model, [(x, labels)])
-        with torch.no_grad():
-            for p in model.parameters():
-                p -= 0.5 * p.grad
+        descend(model, 0.5)
         if step % 10 == 9:
             hard += [(model, [(x, labels)]), (model, [(x[:1], labels[:1])]), (model, [(x[:13], labels[:13])] * 3)]
             for wrong in _shares_of(hard):
@@ -87,19 +98,19 @@ def test_a_right_step_has_no_fault_where_that_is_hard_to_tell(activation: str, d
         scaled = random_model(2, SIZES, activation, dtype)
         with torch.no_grad():
             for p in scaled.parameters():
-                p *= factor
+                p.mul_(factor)
         hard.append((scaled, [random_batch(3, B, SIZES, dtype)]))
     wavering = random_model(4, (20, 16, 2), activation, dtype)
     with torch.no_grad():
-        wavering.layers[-1].weight.mul_(1e-3)
-        wavering.layers[-1].bias.zero_()
+        for parameter, factor in zip(wavering.parameters(), (1, 1, 1e-3, 0), strict=True):
+            parameter.mul_(factor)
     twice = random_batch(5, 60, (20, 16, 2), dtype)[0]
     # Sorted by label, so that partial sums climb to half of all terms before the other half cancels them.
     hard.append((wavering, [(torch.cat([twice, twice]), torch.arange(2).repeat_interleave(60))]))
     assert not [share for share in _shares_of(hard) if share]
 
 
-def _shares_of(cases):
+def _shares_of(cases: Any) -> Iterator[float]:
     """The share of each case that is above 1, or 0."""
     for model, batches in cases:
         model.zero_grad(set_to_none=True)
@@ -108,17 +119,17 @@ def _shares_of(cases):
         yield 0 if share <= 1 else share
 
 
-def before(step):
+def before(step: Any) -> Any:
     return step.past[-1]
 
 
-def put(values, index, value):
+def put(values: Tensor, index: Any, value: float) -> Tensor:
     values = values.clone()
     values[index] = value
     return values
 
 
-CAUSES = {
+CAUSES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "sign": ({"weight": lambda g, s: -g}, "sign", "layers.1.weight", ""),
     "mean for sum": ({"weight": lambda g, s: g / B}, "constant factor", "layers.1.weight", "1/32 times"),
     "decay": ({"weight": lambda g, s: g + 1e-3 * s.layers[1][0].detach()}, "missing term", "layers.1.weight",
@@ -167,12 +178,19 @@ CAUSES = {
 
 
 @pytest.mark.parametrize("name", CAUSES)
-def test_the_first_broken_link_is_named(name) -> None:
+def test_the_first_broken_link_is_named(name: str) -> None:
     torch.manual_seed(0)
     change, kind, tensor, words = CAUSES[name]
     found = first_fault(changed(steps_of(random_model(0, SIZES)), **change))
     assert found is not None
     assert (found.diagnosis.kind, tensor in found.tensor, words in str(found)) == (kind, True, True), str(found)
+
+
+def fault_of(step: ComputedStep) -> StepFault:
+    """The first fault of a step that has one."""
+    found = first_fault(step)
+    assert found is not None
+    return found
 
 
 def test_everything_below_a_cause_is_right_for_what_it_was_given() -> None:
@@ -184,31 +202,38 @@ def test_everything_below_a_cause_is_right_for_what_it_was_given() -> None:
         values[:] = [2 * v if v is not None else None for v in values]
     doubled = [(2 * w, 2 * b) for w, b in step.gradients]
     run = StepResult(torch.tensor(0.0), doubled, [trace])
-    found = first_fault(replace(step, gradients=doubled, again=lambda: run))
+    found = fault_of(replace(step, gradients=doubled, again=lambda: run))
     assert found.tensor == LOGITS
     assert "2 times the reference" in found.diagnosis.text
 
 
 def test_what_does_not_repeat_itself_is_nondeterminism() -> None:
     step = changed(steps_of(random_model(0, SIZES)), weight=lambda g, s: 1.5 * g, again="right")
-    found = first_fault(step)
+    found = fault_of(step)
     assert found.diagnosis.kind == "nondeterminism"
     assert "run again, gives another result; this time: 1.5 times the reference" in found.diagnosis.text
 
 
-def test_smooth_derivatives_that_are_other_functions() -> None:
-    for activation, formula in (("tanh", lambda z: 1 - torch.tanh(z)), ("sigmoid", lambda z: torch.sigmoid(-z))):
-        step = steps_of(random_model(0, SIZES, activation))
-        trace = step.tapes[0]
-        found = first_fault(changed(step, d_z=lambda d, s, t=trace, f=formula: t.d_inputs[2] * f(t.pre_activations[1])))
-        assert found.diagnosis.kind == "derivative", str(found)
-        assert "another function in place of the derivative" in found.diagnosis.text
+OTHER_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda z: 1 - torch.tanh(z),
+    "sigmoid": lambda z: torch.sigmoid(-z),
+}
+
+
+@pytest.mark.parametrize("activation", OTHER_SLOPES)
+def test_smooth_derivatives_that_are_other_functions(activation: str) -> None:
+    step = steps_of(random_model(0, SIZES, activation))
+    tape = step.tapes[0]
+    wrong = tape.d_inputs[2] * OTHER_SLOPES[activation](tape.pre_activations[1])
+    found = fault_of(changed(step, d_z=lambda d, s: wrong))
+    assert found.diagnosis.kind == "derivative", str(found)
+    assert "another function in place of the derivative" in found.diagnosis.text
 
 
 def test_accumulated_batches_and_a_lost_one() -> None:
     step = steps_of(random_model(0, SIZES), batches=3)
     only = step.tapes[0]
-    found = first_fault(changed(step, weight=lambda g, s: only.d_pre_activations[1].T @ only.inputs[1]))
+    found = fault_of(changed(step, weight=lambda g, s: only.d_pre_activations[1].T @ only.inputs[1]))
     assert (found.diagnosis.kind, found.tensor) == ("missing term", "layers.1.weight")
     assert f"examples {B}..{3 * B + 2} are missing" in found.diagnosis.text
 
@@ -216,7 +241,7 @@ def test_accumulated_batches_and_a_lost_one() -> None:
 def test_an_upstream_gradient_that_is_ignored() -> None:
     step = steps_of(random_model(0, SIZES), batches=2)
     share = step.tapes[0].upstream
-    found = first_fault(changed(step, d_s=lambda d, s: d / share))
+    found = fault_of(changed(step, d_s=lambda d, s: d / share))
     assert (found.diagnosis.kind, found.tensor) == ("upstream ignored", f"{LOGITS} of batch 0")
 
 
@@ -224,15 +249,15 @@ def test_a_replay_leaves_gradients_alone() -> None:
     model = random_model(0, SIZES)
     step = steps_of(model)
     kept = [p.grad for p in model.parameters()]
-    values = [g.clone() for g in kept]
+    values = [None if g is None else g.clone() for g in kept]
     again = step.again()
     assert all(p.grad is g for p, g in zip(model.parameters(), kept, strict=True))
-    assert all(map(torch.equal, kept, values))
+    assert all(a is not None and b is not None and torch.equal(a, b) for a, b in zip(kept, values, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(again.gradients[0], step.gradients[0], strict=True))
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_gradchecks_piece_of_a_right_network_has_no_fault(activation: str) -> None:
     model = MLP(SIZES, activation, seed=0)
-    layers = [(w.detach(), b.detach()) for w, b in model.weights_and_biases()]
+    layers = layers_of(model)
     assert explain_gradcheck(loss_of(model), layers, *random_batch(0, B, SIZES)) is None

@@ -1,9 +1,14 @@
 """The piece that is cut from a step, and gradcheck on it: passing what is right, naming what is wrong."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lean_mnist.audit import gradcheck_piece as module
 from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
@@ -18,25 +23,25 @@ KINKED = [name for name, activation in REFERENCE_ACTIVATIONS.items() if activati
 SIZES = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10), 4: (20, 9, 16, 12, 10)}
 
 
-def the_step(seed, sizes, activation="relu", examples=9, **options):
+def the_step(seed: int, sizes: Sequence[int], activation: str = "relu", examples: int = 9, **options: Any) -> Any:
     model = random_model(seed, sizes, activation, **options)
     return loss_of(model), layers_of(model), *random_batch(seed, examples, sizes)
 
 
-def cut_of(step):
+def cut_of(step: Any) -> Any:
     piece = cut_piece(*step)
     assert piece is not None
     return piece
 
 
-def rows_of(part, whole):
+def rows_of(part: Any, whole: Tensor) -> list[int]:
     """Which rows of ``whole`` the rows of ``part`` are; every row must be one."""
     return [int((whole == row).all(1).nonzero()[0]) for row in part]
 
 
 @pytest.mark.parametrize("depth", SIZES)
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_the_piece_is_a_network_within_the_network(activation: str, depth) -> None:
+def test_the_piece_is_a_network_within_the_network(activation: str, depth: int) -> None:
     for seed in range(5):
         step = the_step(seed, SIZES[depth], activation)
         _, layers, x, labels = step
@@ -55,7 +60,7 @@ def test_the_piece_is_a_network_within_the_network(activation: str, depth) -> No
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0], [9, 9, 9], [9, 0, 5], [3, 7, 3], [2, 1, 0]])
-def test_labels_are_renumbered_to_the_right_classes(labels) -> None:
+def test_labels_are_renumbered_to_the_right_classes(labels: Tensor) -> None:
     loss, layers, x, _ = the_step(0, (20, 10))
     _, labels_cut, cut = cut_of((loss, layers, x[:3], torch.tensor(labels)))
     classes = rows_of(cut[-1][1][:, None], layers[-1][1].double()[:, None])
@@ -65,7 +70,7 @@ def test_labels_are_renumbered_to_the_right_classes(labels) -> None:
 
 @pytest.mark.parametrize("sizes", [(20, 16, 10), (3, 2, 2), (1, 1, 1), (2, 10), (7, 3, 5, 3)])
 @pytest.mark.parametrize("examples", [1, 2, 3, 50])
-def test_networks_and_batches_smaller_than_the_piece(sizes, examples) -> None:
+def test_networks_and_batches_smaller_than_the_piece(sizes: Sequence[int], examples: int) -> None:
     for seed in range(2):
         step = the_step(seed, sizes, "tanh", examples=examples)
         x_cut, labels_cut, cut = cut_of(step)
@@ -77,7 +82,7 @@ def test_networks_and_batches_smaller_than_the_piece(sizes, examples) -> None:
 
 @pytest.mark.parametrize("sizes", [SIZES[2], SIZES[4], (5, 4, 3), (5, 4, 4, 3)])
 @pytest.mark.parametrize("activation", KINKED)
-def test_every_unit_of_the_piece_keeps_clear_of_its_kink(activation: str, sizes) -> None:
+def test_every_unit_of_the_piece_keeps_clear_of_its_kink(activation: str, sizes: Sequence[int]) -> None:
     pieces = 0
     for seed in range(200):
         step = the_step(seed, sizes, activation)
@@ -87,25 +92,26 @@ def test_every_unit_of_the_piece_keeps_clear_of_its_kink(activation: str, sizes)
         pieces += 1
         h, _, cut = piece
         for weight, bias in cut[:-1]:
+            assert bias is not None
             z = h @ weight.T + bias
             assert float(z.abs().min()) >= KINK_MARGIN, f"seed {seed}"
-            h = TORCH_ACTIVATIONS[activation](z)
+            h = REFERENCE_ACTIVATIONS[activation].value(z)
     assert pieces > 150
 
 
-def zero_everything(layers, x):
+def zero_everything(layers: Any, x: Tensor) -> Any:
     return [(torch.zeros_like(w), torch.zeros_like(b)) for w, b in layers], x
 
 
-def dead_inputs(layers, x):
+def dead_inputs(layers: Any, x: Tensor) -> Any:
     return [(w, torch.zeros_like(b)) for w, b in layers], torch.zeros_like(x)
 
 
-def one_dead_example(layers, x):
+def one_dead_example(layers: Any, x: Tensor) -> Any:
     return [(w, torch.zeros_like(b)) for w, b in layers], x * torch.tensor([1.0, 0.0, 1.0])[:, None]
 
 
-def dead_first_layer(layers, x):
+def dead_first_layer(layers: Any, x: Tensor) -> Any:
     """All units of the first layer are off, so with zero biases all of the second stand at 0."""
     (first, _), *rest = [(w, torch.zeros_like(b)) for w, b in layers]
     return [(-first.abs(), None), *rest], x.abs()
@@ -115,7 +121,7 @@ HOPELESS = (zero_everything, dead_inputs, one_dead_example, dead_first_layer)
 
 
 @pytest.mark.parametrize("spoil", HOPELESS, ids=lambda f: f.__name__)
-def test_where_every_piece_has_a_kink_the_verdict_says_so(spoil) -> None:
+def test_where_every_piece_has_a_kink_the_verdict_says_so(spoil: Any) -> None:
     loss, layers, x, labels = the_step(0, SIZES[3])
     layers, x = spoil(layers, x[:3])
     result = gradcheck_piece(loss, layers, x, labels[:3])
@@ -126,7 +132,7 @@ def test_where_every_piece_has_a_kink_the_verdict_says_so(spoil) -> None:
 
 @pytest.mark.parametrize("spoil", HOPELESS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("activation", ["tanh", "gelu", "identity"])
-def test_smooth_activations_have_no_kinks(activation: str, spoil) -> None:
+def test_smooth_activations_have_no_kinks(activation: str, spoil: Any) -> None:
     loss, layers, x, labels = the_step(0, SIZES[3], activation)
     layers, x = spoil(layers, x[:3])
     assert gradcheck_piece(loss, layers, x, labels[:3]) == GradcheckResult(GradcheckVerdict.PASSED)
@@ -134,13 +140,13 @@ def test_smooth_activations_have_no_kinks(activation: str, spoil) -> None:
 
 @pytest.mark.parametrize("depth", SIZES)
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_what_is_right_passes(activation: str, depth) -> None:
+def test_what_is_right_passes(activation: str, depth: int) -> None:
     assert gradcheck_piece(*the_step(depth, SIZES[depth], activation)) == GradcheckResult(GradcheckVerdict.PASSED)
 
 
 @pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"logit_penalty": 0.3}, {"bias": False}])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_what_is_right_passes_with_every_option(activation: str, options) -> None:
+def test_what_is_right_passes_with_every_option(activation: str, options: Any) -> None:
     assert gradcheck_piece(*the_step(1, SIZES[3], activation, **options)) == GradcheckResult(GradcheckVerdict.PASSED)
 
 
@@ -152,7 +158,7 @@ def test_what_is_right_passes_on_many_steps() -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("scale", [10.0, 1000.0])
-def test_what_is_right_passes_where_the_loss_is_huge(activation: str, scale) -> None:
+def test_what_is_right_passes_where_the_loss_is_huge(activation: str, scale: float) -> None:
     """A loss of thousands has fewer digits behind the point for finite differences to see."""
     for seed in range(6):
         loss, layers, x, labels = the_step(seed, SIZES[2], activation)
@@ -178,10 +184,10 @@ def test_works_in_every_precision_and_leaves_the_step_alone() -> None:
 # Bugs planted in the chain rule itself.
 
 
-def wrong_dense(**changes):
+def wrong_dense(**changes: Any) -> Any:
     right = dense.dense_backward
 
-    def backward(tape, d_z_BH, needs=(True, True, True)):
+    def backward(tape: Any, d_z_BH: Tensor, needs: Any = (True, True, True)) -> Any:
         gradients = right(tape, d_z_BH, needs)
         changed = {
             name: change(getattr(gradients, name), tape, d_z_BH)
@@ -216,7 +222,7 @@ DENSE_BUGS = {  # what is changed, and the first tensor of (x, layers.0.weight, 
 SHOWN = re.compile(r"gradcheck: ([\w.]+): hand-written (\S+), finite differences (\S+)")
 
 
-def shown(result):
+def shown(result: Any) -> tuple[str, float, float]:
     """Name and both numbers of a failure's message."""
     assert result.verdict is GradcheckVerdict.FAILED
     assert not result.passed
@@ -226,7 +232,7 @@ def shown(result):
 
 
 @pytest.mark.parametrize("bug", DENSE_BUGS)
-def test_a_wrong_dense_layer_is_named(bug, plant: Plant) -> None:
+def test_a_wrong_dense_layer_is_named(bug: Any, plant: Plant) -> None:
     changes, name = DENSE_BUGS[bug]
     plant("chainrule.dense.dense_backward", wrong_dense(**changes))
     for seed in range(3):
@@ -236,7 +242,7 @@ def test_a_wrong_dense_layer_is_named(bug, plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.01, 1.001, 1.0001])
-def test_the_two_numbers_are_those_that_differ(scale, plant: Plant) -> None:
+def test_the_two_numbers_are_those_that_differ(scale: float, plant: Plant) -> None:
     plant("chainrule.dense.dense_backward", wrong_dense(weight_HD=lambda g, *_: g * scale))
     for seed in range(3):
         _, analytical, numerical = shown(gradcheck_piece(*the_step(seed, SIZES[2])))
@@ -264,7 +270,7 @@ ACTIVATION_BUGS = {
 
 
 @pytest.mark.parametrize("case", ACTIVATION_BUGS, ids="-".join)
-def test_a_wrong_activation_fails(case, plant: Plant) -> None:
+def test_a_wrong_activation_fails(case: Any, plant: Plant) -> None:
     name = case[0]
     rule = activations.Activation(name, RULES[name].forward, ACTIVATION_BUGS[case])
     plant(f"chainrule.activations.ACTIVATIONS.{name}", rule)
@@ -274,36 +280,36 @@ def test_a_wrong_activation_fails(case, plant: Plant) -> None:
         assert analytical != numerical
 
 
-def wrong_loss(plant: Plant, wrong) -> None:
-    right = module.softmax_cross_entropy
+def wrong_loss(plant: Plant, wrong: Any) -> None:
+    right = losses.softmax_cross_entropy
 
-    def planted(*options):
+    def planted(*options: Any) -> Any:
         rule = right(*options)
         return rule._replace(backward=lambda tape, d_loss_B: wrong(rule.backward, tape, d_loss_B, *options))
 
     plant("audit.gradcheck_piece.softmax_cross_entropy", planted, everywhere=False)
 
 
-def one_hot_missing(backward, tape, d_loss_B, *options):
+def one_hot_missing(backward: Any, tape: Any, d_loss_B: Tensor, *options: Any) -> Any:
     return tape[0] * d_loss_B[:, None]
 
 
-def wrong_class(backward, tape, d_loss_B, *options):
+def wrong_class(backward: Any, tape: Any, d_loss_B: Tensor, *options: Any) -> Any:
     return backward((tape[0], (tape[1] + 1) % tape[0].shape[1], *tape[2:]), d_loss_B)
 
 
-def upstream_ignored(backward, tape, d_loss_B, *options):
+def upstream_ignored(backward: Any, tape: Any, d_loss_B: Tensor, *options: Any) -> Any:
     return backward(tape, torch.full_like(d_loss_B, 1 / len(d_loss_B)))
 
 
-def smoothing_left_out(backward, tape, d_loss_B, *options):
+def smoothing_left_out(backward: Any, tape: Any, d_loss_B: Tensor, *options: Any) -> Any:
     return losses.softmax_cross_entropy().backward(tape, d_loss_B)
 
 
 @pytest.mark.parametrize(
     "wrong", [one_hot_missing, wrong_class, upstream_ignored, smoothing_left_out], ids=lambda f: f.__name__
 )
-def test_a_wrong_loss_fails(wrong, plant: Plant) -> None:
+def test_a_wrong_loss_fails(wrong: Any, plant: Plant) -> None:
     wrong_loss(plant, wrong)
     for seed in range(3):
         name, analytical, numerical = shown(gradcheck_piece(*the_step(seed, SIZES[2], label_smoothing=0.1)))

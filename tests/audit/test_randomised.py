@@ -1,19 +1,24 @@
 """The screen: silent on right steps, however trained; every link that is broken is found, at a glance and close up."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from lean_mnist.audit import ComputedStep, RandomisedCheck
+from lean_mnist.audit import ComputedStep, RandomisedCheck, RandomisedResult
 from lean_mnist.audit.batched import with_bias
 from lean_mnist.audit.probes import BLOCK, Probes
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.step import StepTape, shares_of
+from lean_mnist.nn.step import Batch, StepTape, shares_of
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import random_batch, random_model
+from tests.support.crosscheck_cases import descend, random_batch, random_model
 
+Fault = Callable[["Step"], None]  # tampers with a step
 SIZES, B = (100, 24, 16, 10), 40
 CLOSE, GLANCE = 1, 50  # close_look_every; step 2 is then a glance
 
@@ -21,7 +26,7 @@ CLOSE, GLANCE = 1, 50  # close_look_every; step 2 is then a glance
 class Step:
     """One step of ``model`` on ``batches``, with its traces and gradients there to be tampered with."""
 
-    def __init__(self, model, batches) -> None:
+    def __init__(self, model: MLP, batches: Sequence[Batch]) -> None:
         self.model, self.labels = model, [y for _, y in batches]
         self.batches, shares = batches, shares_of(batches)
         self.traces = [StepTape(labels, share) for labels, share in zip(self.labels, shares, strict=True)]
@@ -33,23 +38,27 @@ class Step:
             self.loss += share * loss.detach()
 
     @property
-    def trace(self):
+    def trace(self) -> Any:
         return self.traces[0]
 
-    def grad(self, layer, what="weight"):
+    def grad(self, layer: int, what: str = "weight") -> Any:
         return getattr(self.model.layers[layer], what).grad
 
-    def screened(self, screen=None, number=2):
+    def screened(self, screen: RandomisedCheck | None = None, number: int = 2) -> RandomisedResult:
         step = ComputedStep.of(self.model, self.batches, self.traces, self.loss)
         return (screen or RandomisedCheck(1)).check(number, step)
 
-    def descend(self, rate) -> None:
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter -= rate * parameter.grad
+    def descend(self, rate: float) -> None:
+        descend(self.model, rate)
 
 
-def a_step(seed=0, activation="relu", dtype=torch.float32, parts=(B,), **options):
+def a_step(
+    seed: int = 0,
+    activation: str = "relu",
+    dtype: torch.dtype = torch.float32,
+    parts: tuple[int, ...] = (B,),
+    **options: Any,
+) -> Step:
     batches = [random_batch(seed + i, part, SIZES, dtype) for i, part in enumerate(parts)]
     return Step(random_model(seed, SIZES, activation, dtype, **options), batches)
 
@@ -60,7 +69,7 @@ def a_step(seed=0, activation="relu", dtype=torch.float32, parts=(B,), **options
 @pytest.mark.parametrize("every", [CLOSE, GLANCE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_right_steps_pass(activation: str, dtype: torch.dtype, every) -> None:
+def test_right_steps_pass(activation: str, dtype: torch.dtype, every: int) -> None:
     close = []
     for options in ({}, {"bias": False}, {"label_smoothing": 0.1}, {"logit_penalty": 0.1}):
         step = a_step(3, activation, dtype, **options)
@@ -76,7 +85,7 @@ def test_right_steps_pass(activation: str, dtype: torch.dtype, every) -> None:
 
 
 @pytest.mark.parametrize("parts", [(1,), (20, 20), (5, 1, 34)])
-def test_batches_of_any_size_and_accumulated_ones_pass(parts) -> None:
+def test_batches_of_any_size_and_accumulated_ones_pass(parts: tuple[int, ...]) -> None:
     results = [a_step(seed, parts=parts).screened() for seed in range(5)]
     assert all(result.passed for result in results), results
     assert sum(result.per_row for result in results) >= (5 if len(parts) > 1 else 0)
@@ -99,7 +108,7 @@ def test_down_to_a_loss_of_nothing(activation: str) -> None:
         else:
             with torch.no_grad():
                 for parameter in model.layers[-1].parameters():
-                    parameter *= 1.04
+                    parameter.mul_(1.04)
     assert float(step.loss) < 1e-6
     assert sum(looks) < len(looks) / 4
 
@@ -126,25 +135,25 @@ def test_frozen_parameters() -> None:
 # -- wrong steps ------------------------------------------------------------------------------------------------------
 
 
-def on(change, tensor):
+def on(change: Any, tensor: Any) -> Fault:
     """A fault: ``change`` made in place to what ``tensor(step)`` gives."""
 
-    def plant(step) -> None:
+    def plant(step: Any) -> None:
         with torch.no_grad():
             change(tensor(step))
 
     return plant
 
 
-def scaled(factor):
+def scaled(factor: float) -> Any:
     return lambda t: t.mul_(factor)
 
 
-def put(value, *index):
+def put(value: Any, *index: Any) -> Any:
     return lambda t: t.index_put_(tuple(torch.tensor(i) for i in index), torch.tensor(value))
 
 
-def mask_dropped(step) -> None:
+def mask_dropped(step: Any) -> None:
     """The second layer's inputs are differentiated through without their mask, and all that follows from it."""
     t = step.trace
     t.d_pre_activations[0] = t.d_inputs[1].clone()
@@ -152,22 +161,22 @@ def mask_dropped(step) -> None:
     step.model.layers[0].bias.grad = t.d_pre_activations[0].sum(0)
 
 
-def activation_wrong(step) -> None:
+def activation_wrong(step: Any) -> None:
     """An activation that is wrong, and what the next layer makes of it."""
-    t, weight, bias = step.trace, *step.model.weights_and_biases()[1]
+    t, (weight, bias) = step.trace, step.model.weights_and_biases()[1]
     with torch.no_grad():
         t.inputs[1][4, 4] = 9.0
         t.pre_activations[1].copy_(torch.addmm(bias, t.inputs[1], weight.T))
         weight.grad.copy_(t.d_pre_activations[1].T @ t.inputs[1])
 
 
-def another_weight(step) -> None:
+def another_weight(step: Any) -> None:
     """The forward used other weights than those there now."""
     with torch.no_grad():
         step.model.layers[1].weight[3, 4] += 0.01
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[Fault, str]] = {
     "weight gradient, scale 1.0001": (on(scaled(1.0001), lambda s: s.grad(0)), "layers.0.weight"),
     "weight gradient, sign": (on(scaled(-1.0), lambda s: s.grad(1)), "layers.1.weight"),
     "weight gradient, one element": (on(put(0.0, 7, 50), lambda s: s.grad(0)), "layers.0.weight"),
@@ -189,7 +198,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("every", [CLOSE, GLANCE])
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_broken_link_is_found_and_named(name, every) -> None:
+def test_a_broken_link_is_found_and_named(name: str, every: int) -> None:
     plant, tensor = FAULTS[name]
     for seed in range(5):
         step = a_step(seed)
@@ -202,7 +211,7 @@ def test_a_broken_link_is_found_and_named(name, every) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"derivative"}))  # which puts other tensors there
-def test_a_fault_stands_out_at_a_recorded_glance(name) -> None:
+def test_a_fault_stands_out_at_a_recorded_glance(name: str) -> None:
     plant, tensor = FAULTS[name]
     step = a_step(1)
     step.trace.static = True
@@ -210,6 +219,7 @@ def test_a_fault_stands_out_at_a_recorded_glance(name) -> None:
     assert screen.again(2, step.traces, float(step.loss)) is None
     assert not step.screened(screen).per_row
     again = screen.again(3, step.traces, float(step.loss))
+    assert again is not None
     assert again.passed
     assert 0 < again.share <= 1
     assert screen.again(GLANCE + 1, step.traces, float(step.loss)) is None  # a close look is due
@@ -221,7 +231,7 @@ def test_a_fault_stands_out_at_a_recorded_glance(name) -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_flat_parameters_are_read_where_they_are(bias) -> None:
+def test_flat_parameters_are_read_where_they_are(bias: bool) -> None:
     model = random_model(0, SIZES, bias=bias)
     for weight, own in model.weights_and_biases():
         joined = weight if own is None else torch.cat([weight, own[:, None]], 1)
@@ -234,7 +244,7 @@ def test_flat_parameters_are_read_where_they_are(bias) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_a_fault_in_either_of_two_accumulated_batches_is_found(part) -> None:
+def test_a_fault_in_either_of_two_accumulated_batches_is_found(part: Any) -> None:
     step = a_step(parts=(20, 20))
     with torch.no_grad():
         step.traces[part].d_pre_activations[1][3] = 0
@@ -251,7 +261,7 @@ def test_the_message_names_tensor_link_and_rows() -> None:
 
 
 @pytest.mark.parametrize("every", [CLOSE, GLANCE])
-def test_one_wrong_element_of_any_row_is_found_with_any_probe(every) -> None:
+def test_one_wrong_element_of_any_row_is_found_with_any_probe(every: int) -> None:
     """Off by a thousandth of its row's norm, in any row whose norm is a tenth of the usual or more."""
     model = random_model(0, (784, 128, 10))
     step = Step(model, [random_batch(0, 64, (784, 128, 10))])

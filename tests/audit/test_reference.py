@@ -1,10 +1,14 @@
 """The reference against PyTorch as a user writes it, finite differences, and constructed kinks."""
 
+from __future__ import annotations
+
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lean_mnist.audit import activations, reference
 from lean_mnist.audit.reference import NetworkLoss, reference_gradients
@@ -12,7 +16,7 @@ from tests.support.activations import TORCH_ACTIVATIONS
 from tests.support.crosscheck_cases import layers_of, loss_of, plain_loss, random_batch, random_model
 
 DEPTHS = {1: (6, 4), 2: (6, 5, 4), 3: (6, 5, 7, 4), 4: (6, 5, 7, 3, 4)}
-LOSSES = {
+LOSSES: dict[str, Any] = {
     "plain": {},
     "smoothed": {"label_smoothing": 0.1},
     "penalised": {"logit_penalty": 0.3},
@@ -20,11 +24,11 @@ LOSSES = {
 }
 
 
-def leaves(layers):
+def leaves(layers: Any) -> list[Any]:
     return [p for layer in layers for p in layer if p is not None]
 
 
-def double(layers):
+def double(layers: Any) -> list[tuple[Tensor | None, ...]]:
     return [tuple(None if p is None else p.double().requires_grad_() for p in layer) for layer in layers]
 
 
@@ -32,7 +36,7 @@ def double(layers):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_is_what_pytorch_says(activation: str, depth, bias, options) -> None:
+def test_is_what_pytorch_says(activation: str, depth: int, bias: bool, options: Any) -> None:
     model = random_model(depth, DEPTHS[depth], activation, bias=bias, **LOSSES[options])
     x, labels = random_batch(depth, 5, DEPTHS[depth])
     loss, layers = loss_of(model), layers_of(model)
@@ -86,7 +90,7 @@ def test_works_where_gradients_are_switched_off() -> None:
 
 # One example and two hidden units. The first unit's pre-activation is ±1e-9, a difference of numbers near 1, so float32
 # may put it on either side; the second's is ±0.5, where there is no doubt.
-def near_and_far(near, far):
+def near_and_far(near: float, far: float) -> Any:
     first = torch.tensor([[1.0, -1.0 + near], [far / 2, far / 2]], dtype=torch.float64)
     second = torch.tensor([[0.5, 0.25], [-0.3, 0.7]], dtype=torch.float64)
     return [(first, None), (second, None)], torch.ones(1, 2), torch.tensor([0])
@@ -96,7 +100,7 @@ def near_and_far(near, far):
 @pytest.mark.parametrize("side_near", [True, False])
 @pytest.mark.parametrize("near", [1e-9, -1e-9, 0.0])
 @pytest.mark.parametrize("far", [0.5, -0.5])
-def test_a_side_is_adopted_only_at_the_kink(activation: str, side_near, near, far) -> None:
+def test_a_side_is_adopted_only_at_the_kink(activation: str, side_near: bool, near: float, far: float) -> None:
     layers, x, labels = near_and_far(near, far)
     sides = [torch.tensor([[side_near, not far > 0]])]  # of the far unit, always the wrong one
     found = reference_gradients(NetworkLoss(activation), layers, x, labels, dtype=torch.float64, sides=sides)
@@ -109,7 +113,7 @@ def test_a_side_is_adopted_only_at_the_kink(activation: str, side_near, near, fa
 
 
 @pytest.mark.parametrize("near", [1e-9, -1e-9])
-def test_without_sides_the_sign_decides(near) -> None:
+def test_without_sides_the_sign_decides(near: float) -> None:
     layers, x, labels = near_and_far(near, 0.5)
     found = reference_gradients(NetworkLoss("relu"), layers, x, labels, dtype=torch.float64)
     assert bool(found.gradients[0][0].any()) is (near > 0)
@@ -125,7 +129,7 @@ def test_in_double_precision_a_billionth_is_far_from_the_kink() -> None:
 
 
 @pytest.mark.parametrize(("size", "kinks"), [(10.0, 1), (0.5, 0)])
-def test_uncertainty_is_handed_on_to_the_next_layer(size, kinks) -> None:
+def test_uncertainty_is_handed_on_to_the_next_layer(size: float, kinks: int) -> None:
     """The second unit's z = h − 0.5 + 1e-5 is in doubt only because h = size − (size − 0.5) is."""
     one = torch.ones(1, 1, dtype=torch.float64)
     layers = [
@@ -145,6 +149,7 @@ def test_kinks_counts_units_not_layers(seed: int) -> None:
     model = random_model(seed, (6, 5, 7, 4))
     with torch.no_grad():
         for _, bias in model.weights_and_biases():
+            assert bias is not None
             bias.zero_()
     sides = [torch.zeros(3, 5, dtype=torch.bool), torch.zeros(3, 7, dtype=torch.bool)]
     labels = torch.tensor([0, 1, 2])

@@ -1,28 +1,35 @@
 """The check of a step: no false alarm on right gradients, however trained; every planted bug found and named."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lean_mnist.audit import AuditResult, StepAudit
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import StepTape
+from lean_mnist.nn.step import Batch, StepTape
 from lean_mnist.training.hooks import CrossCheckHook, FailurePolicy, Step
 from lean_mnist.training.state import CheckSummary
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import random_batch, random_model
+from tests.support.crosscheck_cases import descend, random_batch, random_model
 
+Bug = dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]]
+Wide = tuple[MLP, Tensor, Tensor, Tensor]
 DEPTHS = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10)}
 
 
-def gradients_(model, batches, traces=()):
+def gradients_(model: MLP, batches: Sequence[Batch], traces: Sequence[StepTape] = ()) -> Tensor:
     """Put the gradient of the mean loss over all of ``batches`` into ``.grad``, as the trainer does; the loss."""
     model.zero_grad(set_to_none=True)
-    total, mean = sum(len(labels) for _, labels in batches), 0.0
+    total, mean = sum(len(labels) for _, labels in batches), torch.zeros((), dtype=batches[0][0].dtype)
     for (x, labels), trace in zip_longest(batches, traces):
         loss, share = model.loss(x, labels, tape=trace), len(labels) / total
         loss.backward(torch.full_like(loss, share))
@@ -30,18 +37,12 @@ def gradients_(model, batches, traces=()):
     return mean
 
 
-def checked(model, batches, *, gradcheck=False):
+def checked(model: MLP, batches: Sequence[Batch], *, gradcheck: bool = False) -> AuditResult:
     loss = gradients_(model, batches)
     return StepAudit(model).check(batches, loss, compare_gradients=True, gradcheck=gradcheck)
 
 
-@torch.no_grad()
-def descend(model, rate) -> None:
-    for parameter in model.parameters():
-        parameter -= rate * parameter.grad
-
-
-def worst(result):
+def worst(result: AuditResult) -> float:
     return max(divergence.share for divergence in result.divergences)
 
 
@@ -49,7 +50,7 @@ def worst(result):
 @pytest.mark.parametrize("batch", [1, 7, 128])
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_right_gradients_pass(activation: str, depth, batch, dtype: torch.dtype) -> None:
+def test_right_gradients_pass(activation: str, depth: int, batch: int, dtype: torch.dtype) -> None:
     model = random_model(depth, DEPTHS[depth], activation, dtype)
     for step in range(2):  # untrained weights, then weights that have moved
         result = checked(model, [random_batch(step, batch, DEPTHS[depth], dtype)])
@@ -75,6 +76,7 @@ def test_only_what_is_due_is_done() -> None:
     loss, check = gradients_(model, [(x, labels)]), StepAudit(model)
     only_gradcheck = check.check([(x, labels)], loss, compare_gradients=False, gradcheck=True)
     assert (only_gradcheck.divergences, only_gradcheck.largest) == ((), None)
+    assert only_gradcheck.gradcheck is not None
     assert only_gradcheck.gradcheck.passed
     neither = check.check([(x, labels)], loss, compare_gradients=False, gradcheck=False)
     assert neither.gradcheck is None
@@ -85,16 +87,16 @@ def test_the_model_and_its_gradients_are_left_alone() -> None:
     model = random_model(0, DEPTHS[2])
     x, labels = random_batch(0, 9, DEPTHS[2])
     loss = gradients_(model, [(x, labels)])
-    before = [t.detach().clone() for p in model.parameters() for t in (p, p.grad)]
+    before = [t.detach().clone() for p in model.parameters() for t in (p, p.grad) if t is not None]
     StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=True)
-    for tensor, copy in zip([t for p in model.parameters() for t in (p, p.grad)], before, strict=True):
+    for tensor, copy in zip([t for p in model.parameters() for t in (p, p.grad) if t is not None], before, strict=True):
         assert torch.equal(tensor.detach(), copy)
 
 
 # Where right gradients are hard to tell from wrong ones.
 
 
-def digits(examples, dtype):
+def digits(examples: int, dtype: torch.dtype) -> Batch:
     train = load_digits().train
     return train.images[:examples].flatten(1).to(dtype) / 16, train.labels[:examples]
 
@@ -102,7 +104,7 @@ def digits(examples, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
 @pytest.mark.parametrize("batch", [20, 7])
-def test_down_to_a_loss_of_nothing(batch, activation: str, dtype: torch.dtype) -> None:
+def test_down_to_a_loss_of_nothing(batch: int, activation: str, dtype: torch.dtype) -> None:
     """Late in training p − onehot(y) cancels to its last digits, in ours and in the reference's precision alike."""
     x, labels = digits(20, dtype)
     model, loss, step = MLP((64, 32, 10), activation, seed=1, dtype=dtype), math.inf, 0
@@ -116,7 +118,7 @@ def test_down_to_a_loss_of_nothing(batch, activation: str, dtype: torch.dtype) -
         else:  # every example is right, and from here on sharper logits are a quicker way down than the gradient
             with torch.no_grad():
                 for parameter in model.layers[-1].parameters():
-                    parameter *= 1.12
+                    parameter.mul_(1.12)
         step += 1
         assert step < 1000
 
@@ -124,7 +126,7 @@ def test_down_to_a_loss_of_nothing(batch, activation: str, dtype: torch.dtype) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_a_batch_that_is_all_but_certain(batch, activation: str, dtype: torch.dtype) -> None:
+def test_a_batch_that_is_all_but_certain(batch: int, activation: str, dtype: torch.dtype) -> None:
     """Logits whose margin of 8 to 20 makes p − onehot(y) as small as the rounding of p."""
     shares = {}
     for seed in range(20):
@@ -132,7 +134,7 @@ def test_a_batch_that_is_all_but_certain(batch, activation: str, dtype: torch.dt
         x, labels = random_batch(seed, batch, (16, 12, 10), dtype)
         labels[:] = labels[0]
         with torch.no_grad():
-            model.layers[-1].bias[labels[0]] += 8 + 12 * (seed / 20)
+            list(model.parameters())[-1][labels[0]] += 8 + 12 * (seed / 20)
         shares[seed] = worst(checked(model, [(x, labels)]))
     assert not {seed: share for seed, share in shares.items() if not share <= 1}
 
@@ -156,8 +158,8 @@ def test_gradients_that_cancel_over_the_batch(seed: int, dtype: torch.dtype) -> 
     """Every example twice, under two labels between which the network wavers: the terms are large, the sum is not."""
     model = random_model(seed, (20, 16, 2), "relu", dtype)
     with torch.no_grad():
-        model.layers[-1].weight.mul_(1e-3)
-        model.layers[-1].bias.zero_()
+        for parameter, factor in zip(model.parameters(), (1, 1, 1e-3, 0), strict=True):
+            parameter.mul_(factor)
     x, _ = random_batch(seed, 60, (20, 16, 2), dtype)
     batch = torch.cat([x, x]), torch.arange(2).repeat_interleave(60)
     result = checked(model, [batch])
@@ -166,23 +168,24 @@ def test_gradients_that_cancel_over_the_batch(seed: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 @pytest.mark.parametrize("scale", [100.0, 1e4])
-def test_saturated(activation: str, scale) -> None:
+def test_saturated(activation: str, scale: float) -> None:
     """Logits of ten thousand and more, and activations without a slope."""
     for seed in range(5):
         model = random_model(seed, (20, 16, 10), activation)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter *= math.sqrt(scale)
+                parameter.mul_(math.sqrt(scale))
         result = checked(model, [random_batch(seed, 33, (20, 16, 10))])
         assert result.passed, f"seed {seed}: {result.message}"
 
 
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 @pytest.mark.parametrize("what", ["inputs", "weights", "both", "half the inputs"])
-def test_exact_zeros(activation: str, what) -> None:
+def test_exact_zeros(activation: str, what: str) -> None:
     model, (x, labels) = random_model(0, (20, 16, 12, 10), activation), random_batch(0, 9, (20, 16, 12, 10))
     with torch.no_grad():
         for weight, bias in model.weights_and_biases():
+            assert bias is not None
             bias.zero_()
             if what in ("weights", "both"):
                 weight.zero_()
@@ -198,7 +201,7 @@ def test_exact_zeros(activation: str, what) -> None:
 
 @pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"label_smoothing": 1.0}, {"logit_penalty": 0.1}])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_options_of_the_loss(activation: str, options) -> None:
+def test_options_of_the_loss(activation: str, options: Any) -> None:
     for seed in range(3):
         model = random_model(seed, (20, 16, 10), activation, **options)
         for step in range(4):
@@ -209,7 +212,7 @@ def test_options_of_the_loss(activation: str, options) -> None:
 
 @pytest.mark.parametrize("parts", [(5, 5, 5), (64, 64, 3), (1, 2, 3, 4), (128, 1)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_accumulated_gradients_are_those_of_one_batch(parts, bias) -> None:
+def test_accumulated_gradients_are_those_of_one_batch(parts: tuple[int, ...], bias: bool) -> None:
     for seed in range(3):
         model = random_model(seed, (20, 16, 10), bias=bias)
         for step in range(4):
@@ -220,13 +223,13 @@ def test_accumulated_gradients_are_those_of_one_batch(parts, bias) -> None:
 
 
 @pytest.mark.parametrize("part", [64, 16, 1])
-def test_a_unit_on_its_kink_takes_its_side_from_the_step(part) -> None:
+def test_a_unit_on_its_kink_takes_its_side_from_the_step(part: Any) -> None:
     """In single examples and in one batch sums are taken in different orders, and land on different sides of 0."""
     sizes, sides = (40, 8, 10), []
     for seed in range(5):
         model = random_model(seed, sizes)
         x, labels = random_batch(seed, 64, sizes)
-        weight, bias = (t.detach() for t in model.weights_and_biases()[0])
+        weight, bias = (t.detach() for t in model.weights_and_biases()[0] if t is not None)
         with torch.no_grad():
             weight[0, -1] = 1.0
             x[:, -1] = -(x[:, :-1].double() @ weight[0, :-1].double() + bias[0].double()).float()
@@ -246,13 +249,13 @@ SIZES, B = (784, 128, 10), 100  # no multiple of 16
 W1, B1, W2, B2 = "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"
 
 
-def edit(**stages):
+def edit(**stages: Any) -> Bug:
     """A bug: a stage's name and what becomes of its value, given the value and everything computed so far."""
     return stages
 
 
-def put(index, value):
-    def change(v, c):
+def put(index: Any, value: Any) -> Any:
+    def change(v: Tensor, c: dict[str, Tensor]) -> Any:
         v = v.clone()
         v[index] = value
         return v
@@ -260,11 +263,11 @@ def put(index, value):
     return change
 
 
-def dropped_tail(v, c):
+def dropped_tail(v: Tensor, c: dict[str, Tensor]) -> Tensor:
     return torch.cat([v[: B // 16 * 16], torch.zeros_like(v[B // 16 * 16 :])])
 
 
-def swapped(v, c):
+def swapped(v: Tensor, c: dict[str, Tensor]) -> Tensor:
     return v[[1, 0, *range(2, len(v))]]
 
 
@@ -314,11 +317,11 @@ BUGS = {
 }
 
 
-def hand_backward(parameters, x, labels, bug):
+def hand_backward(parameters: Iterable[Tensor], x: Tensor, labels: Tensor, bug: Any) -> list[Tensor]:
     """The gradients of 784-128-10 in plain PyTorch, with a bug planted in some stages."""
     c = dict(zip(("W1", "b1", "W2", "b2"), (p.detach() for p in parameters), strict=True), x=x)
 
-    def stage(name, value):
+    def stage(name: str, value: Any) -> Tensor:
         c[name] = bug[name](value, c) if name in bug else value
         return c[name]
 
@@ -333,26 +336,26 @@ def hand_backward(parameters, x, labels, bug):
 
 
 @pytest.fixture(scope="module")
-def wide():
+def wide() -> Wide:
     model = random_model(0, SIZES)
     x, labels = random_batch(0, B, SIZES)
     return model, x, labels, model.loss(x, labels).detach()
 
 
-def check_hand_written(wide, bug):
+def check_hand_written(wide: Wide, bug: Any) -> AuditResult:
     model, x, labels, loss = wide
     for parameter, gradient in zip(model.parameters(), hand_backward(model.parameters(), x, labels, bug), strict=True):
         parameter.grad = gradient
     return StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
 
 
-def test_the_hand_written_backward_without_a_bug_passes(wide) -> None:
+def test_the_hand_written_backward_without_a_bug_passes(wide: Wide) -> None:
     result = check_hand_written(wide, {})
     assert result.passed, result.message
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_planted_bugs_are_found_and_the_right_tensors_named(bug, wide) -> None:
+def test_planted_bugs_are_found_and_the_right_tensors_named(bug: Any, wide: Wide) -> None:
     model, x, labels, _ = wide
     right = hand_backward(model.parameters(), x, labels, {})
     wrong = hand_backward(model.parameters(), x, labels, BUGS[bug])
@@ -365,20 +368,22 @@ def test_planted_bugs_are_found_and_the_right_tensors_named(bug, wide) -> None:
     result = check_hand_written(wide, BUGS[bug])
     assert {d.name for d in result.divergences if not d.passed} == changed, result.message
     assert not result.passed
+    assert result.largest is not None
     assert result.largest.name in changed
     for name in changed:
         assert f"{name}[" in result.message
 
 
-def test_the_message_names_the_place_and_both_values(wide) -> None:
+def test_the_message_names_the_place_and_both_values(wide: Wide) -> None:
     model = wide[0]
     result = check_hand_written(wide, edit(dW2=put((3, 77), 0.125)))
     right = hand_backward(model.parameters(), *wide[1:3], {})[2][3, 77]
     assert result.message.startswith("layers.1.weight[3, 77]: hand-written 0.125, reference ")
+    assert result.largest is not None
     assert result.largest.reference == pytest.approx(float(right), rel=1e-4)
 
 
-def test_the_tensor_nearest_to_the_loss_comes_first_with_its_diagnosis_and_the_rest_in_brief(wide) -> None:
+def test_the_tensor_nearest_to_the_loss_comes_first_with_its_diagnosis_and_the_rest_in_brief(wide: Wide) -> None:
     """What is computed from a wrong tensor inherits its fault, however much larger it looks there."""
     result = check_hand_written(wide, edit(dW1=lambda v, c: 100 * v, dW2=lambda v, c: 1.01 * v))
     first, diagnosis, rest = result.message.split("; ")
@@ -409,14 +414,15 @@ DIAGNOSES = {
 
 
 @pytest.mark.parametrize("bug", DIAGNOSES)
-def test_without_traces_the_diagnosis_is_made_from_the_reference(bug, wide) -> None:
+def test_without_traces_the_diagnosis_is_made_from_the_reference(bug: Any, wide: Wide) -> None:
     result = check_hand_written(wide, BUGS[bug])
+    assert result.fault is not None
     assert result.fault.diagnosis.kind == DIAGNOSES[bug], result.message
     assert result.fault.tensor == result.failed[0].name
 
 
 @pytest.mark.parametrize("missing", [W1, B1, W2, B2])
-def test_a_missing_gradient_fails(missing, wide) -> None:
+def test_a_missing_gradient_fails(missing: str, wide: Wide) -> None:
     model, x, labels, loss = wide
     assert check_hand_written(wide, {}).passed
     dict(model.named_parameters())[missing].grad = None
@@ -426,7 +432,7 @@ def test_a_missing_gradient_fails(missing, wide) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1.0001, 0.5, -1.0, math.nan, math.inf])
-def test_a_wrong_loss_is_named(wrong, wide) -> None:
+def test_a_wrong_loss_is_named(wrong: Any, wide: Wide) -> None:
     model, x, labels, loss = wide
     check_hand_written(wide, {})
     result = StepAudit(model).check([(x, labels)], loss * wrong, compare_gradients=True, gradcheck=False)
@@ -435,7 +441,7 @@ def test_a_wrong_loss_is_named(wrong, wide) -> None:
 
 
 @pytest.mark.parametrize("other", ["batch", "labels", "weights"])
-def test_gradients_of_another_step_fail(other, wide) -> None:
+def test_gradients_of_another_step_fail(other: str, wide: Wide) -> None:
     model, x, labels, loss = wide
     check_hand_written(wide, {})
     if other == "weights":
@@ -449,7 +455,7 @@ def test_gradients_of_another_step_fail(other, wide) -> None:
     assert {d.name for d in result.divergences if not d.passed} == {"loss", W1, B1, W2, B2}
 
 
-def test_accumulating_without_clearing_fails(wide) -> None:
+def test_accumulating_without_clearing_fails(wide: Wide) -> None:
     model, x, labels, loss = wide
     gradients_(model, [(x, labels)])
     model.loss(x, labels).backward()
@@ -459,13 +465,14 @@ def test_accumulating_without_clearing_fails(wide) -> None:
 
 @pytest.mark.parametrize("factor", [1 + 1e-4, 1 + 3e-5, 1 - 1e-4])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
-def test_small_scale_errors_are_found_while_the_loss_is_large(activation: str, factor) -> None:
+def test_small_scale_errors_are_found_while_the_loss_is_large(activation: str, factor: float) -> None:
     for seed in range(3):
         model = random_model(seed, (64, 32, 10), activation)
         x, labels = random_batch(seed, 64, (64, 32, 10))
         loss = gradients_(model, [(x, labels)])
         for name, parameter in model.named_parameters():
             right = parameter.grad
+            assert right is not None
             parameter.grad = right * factor
             result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
             parameter.grad = right
@@ -473,14 +480,14 @@ def test_small_scale_errors_are_found_while_the_loss_is_large(activation: str, f
 
 
 @pytest.mark.parametrize("bug", [1.01, -1.0, 0.0])
-def test_large_errors_are_found_when_the_loss_is_small(bug) -> None:
+def test_large_errors_are_found_when_the_loss_is_small(bug: Any) -> None:
     """The tolerance has grown with the cancellation, and must not have grown past this."""
     x, labels = digits(40, torch.float32)
     model = MLP((64, 32, 10), seed=0)
     while float(gradients_(model, [(x, labels)])) > 1e-2:
         descend(model, 0.5)
     with torch.no_grad():
-        model.layers[-1].weight *= 1.5
+        model.weights_and_biases()[-1][0].mul_(1.5)
     loss = gradients_(model, [(x, labels)])
     assert 1e-4 < float(loss) < 1e-3
     model.layers[0].weight.grad *= bug

@@ -1,7 +1,10 @@
 """Ball arithmetic contains what exact rational arithmetic gives, and says nothing where nothing is known."""
 
+from __future__ import annotations
+
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from tests.support.enclosure_rational import fractions_of_tensor, run_rational
 INF, NAN = math.inf, math.nan
 
 
-def ball(mids, rads=0.0) -> Ball:
+def ball(mids: Any, rads: Any = 0.0) -> Ball:
     mid = torch.tensor(mids, dtype=torch.float64)
     return Ball(mid, torch.as_tensor(rads, dtype=torch.float64).expand(mid.shape).clone())
 
@@ -29,7 +32,7 @@ def test_every_operation_contains_the_rational_result(seed: int) -> None:
 
 @pytest.mark.parametrize(("m", "n", "k"), [(5, 4, 784), (3, 2, 3000)])
 @pytest.mark.parametrize("cancels", [False, True])
-def test_long_products_and_sums_contain_the_rational_result(m, n, k, cancels) -> None:
+def test_long_products_and_sums_contain_the_rational_result(m: int, n: int, k: int, cancels: bool) -> None:
     generator = torch.Generator().manual_seed(k)
     a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((m, k), (k, n)))
     if cancels:  # to the last digits: the second half takes back the first, but for 1e-14 of it
@@ -71,7 +74,7 @@ def test_a_ball_of_a_tensor_is_exact(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("bad", [INF, -INF, NAN])
-def test_what_is_no_real_number_has_an_infinite_radius_and_hands_it_on(bad) -> None:
+def test_what_is_no_real_number_has_an_infinite_radius_and_hands_it_on(bad: float) -> None:
     x = Ball.exact(torch.tensor([[bad, 1.0], [2.0, 3.0]]))
     w = Ball.exact(torch.zeros(2, 2))
     p = primitives(x)
@@ -98,13 +101,13 @@ def test_overflow_has_an_infinite_radius() -> None:
 
 
 @pytest.mark.parametrize(("mid", "rad"), [(0.0, 0.0), (1.0, 1.0), (1e-300, 1.0), (-1.0, 2.0), (1.0, INF)])
-def test_division_by_a_ball_that_may_be_zero_is_infinite(mid, rad) -> None:
+def test_division_by_a_ball_that_may_be_zero_is_infinite(mid: float, rad: float) -> None:
     for numerator in (1, 0, ball([0.0]), ball([2.0], 0.5)):
         assert (numerator / ball([mid], rad)).rad[0] == INF
 
 
 @pytest.mark.parametrize(("mid", "rad"), [(0.0, 0.0), (1.0, 1.0), (-1.0, 0.0), (1.0, 2.0)])
-def test_the_logarithm_of_a_ball_that_may_not_be_positive_is_infinite(mid, rad) -> None:
+def test_the_logarithm_of_a_ball_that_may_not_be_positive_is_infinite(mid: float, rad: float) -> None:
     x = ball([mid], rad)
     assert primitives(x).log(x).rad[0] == INF
 
@@ -162,7 +165,7 @@ def test_an_undecided_branch_encloses_both_and_is_counted() -> None:
 @pytest.mark.parametrize(
     "wrong", [torch.tensor([1, 2]), torch.tensor([1j]), [1.0], np.ones(2)], ids=["int64", "complex", "list", "numpy"]
 )
-def test_other_kinds_are_refused(wrong) -> None:
+def test_other_kinds_are_refused(wrong: Any) -> None:
     with pytest.raises(ArgumentError, match="expected"):
         Ball.exact(wrong)
     with pytest.raises(ArgumentError, match="expected"):

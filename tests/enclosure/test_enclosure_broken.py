@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lean_mnist.enclosure import ball, primitives, products
+from lean_mnist.enclosure import products, rounding
 from lean_mnist.enclosure.ball import Ball
 from tests.support.enclosure_rational import run_rational
 from tests.support.planting import Plant
@@ -19,7 +20,7 @@ CONTAINMENTS = 6_000
 make, multiply, split = Ball.__init__, Ball.__mul__, products._split
 
 
-def halved(self: Ball, mid: Tensor, rad: Tensor, floor: Tensor | None = None) -> None:
+def halved(self: Ball, mid: Tensor, rad: Tensor, floor: float | None = None) -> None:
     make(self, mid, rad / 2, floor)
 
 
@@ -49,7 +50,7 @@ ARITHMETIC: dict[str, tuple[str, Any]] = {
     "half of the rounding of a sum": ("ball.rounding_of", lambda result: 2.0**-55 * result.abs()),
     "rounding of products and long sums": ("ball.gamma", lambda terms: 0.0),
     "rounding of the radius itself": ("ball.raised", lambda radius, roundings: radius),
-    "underflow of products": ("ball.raised_products", ball.raised),
+    "underflow of products": ("ball.raised_products", rounding.raised),
     "underflow of matrix products": ("ball.TINY", 0.0),
     "radius of the left operand of a product": ("ball.Ball.__mul__", lambda x, y: multiply(Ball.exact(x.mid), y)),
     "second-order term of a product": ("ball.Ball.__mul__", without_second_order),
@@ -74,7 +75,7 @@ ELEMENTARY: dict[str, tuple[str, Any]] = {
     "the radius of the argument": ("primitives._bounded_change", lambda x, slope, largest: torch.zeros_like(x.mid)),
     "the growth of exp": ("primitives.torch.expm1", torch.zeros_like),
     "an error of the root": ("ball.ELEMENTARY_ULPS", -0.6),
-    "π is not math.pi": ("primitives.BallPrimitives.pi", lambda self, like: Ball.of_number(primitives.math.pi, like)),
+    "π is not math.pi": ("primitives.BallPrimitives.pi", lambda self, like: Ball.of_number(math.pi, like)),
 }
 
 

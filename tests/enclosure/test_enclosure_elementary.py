@@ -37,7 +37,7 @@ def worst_ulps(name: str, x: torch.Tensor, computed: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", ["exp", "expm1", "log", "tanh", "sigmoid", "erf", "sqrt"])
-def test_pytorch_keeps_what_is_assumed_of_it(name) -> None:
+def test_pytorch_keeps_what_is_assumed_of_it(name: str) -> None:
     x = torch.from_numpy(np.concatenate([points(random.Random(5), 3000), np.linspace(-40, 40, 3001)]))
     if name in ("log", "expm1", "sqrt"):
         x = x.abs() + (2.0**-1074 if name == "log" else 0)

@@ -1,12 +1,16 @@
 """Whole networks: the chain rule on balls contains the chain rule on fractions, and on Arb's numbers at 300 bits."""
 
+from __future__ import annotations
+
 import itertools
 import random
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from lean_mnist.chainrule import losses, mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS
@@ -17,7 +21,7 @@ from tests.support.enclosure_rational import Tally, fractions_of_tensor, magnitu
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 
 
-def network(rng: random.Random, dtype: torch.dtype, *, scale: float = 1.0, bias: bool = True):
+def network(rng: random.Random, dtype: torch.dtype, *, scale: float = 1.0, bias: bool = True) -> Any:
     """Layers, inputs and labels, drawn with many exact zeros and small integers, so that units do stand at the kink."""
 
     def draw(*shape: int) -> torch.Tensor:
@@ -34,7 +38,9 @@ def network(rng: random.Random, dtype: torch.dtype, *, scale: float = 1.0, bias:
     return layers, draw(batch, sizes[0]), labels
 
 
-def ask_network(tally, name, convert, layers, x, labels, activation, loss) -> int:
+def ask_network(
+    tally: Tally, name: str, convert: Any, layers: Any, x: Tensor, labels: Tensor, activation: str, loss: Any
+) -> int:
     """Ask containment of loss and gradients; ``convert`` makes the exact kind of array. The number of open kinks."""
     enclosure = enclose_gradients(layers, x, labels, activation=activation, loss=loss)
     exact_labels = labels.numpy() if convert is fractions_of_tensor else labels
@@ -43,7 +49,8 @@ def ask_network(tally, name, convert, layers, x, labels, activation, loss) -> in
     loss_B, tape = mlp.mlp_loss_forward(convert(x), exact_labels, exact_layers, rule, loss)
     d_loss_B = losses.mean_backward(loss_B, Fraction(1) if convert is fractions_of_tensor else convert(torch.ones(())))
     gradients = mlp.mlp_loss_backward(tape, exact_layers, rule, loss, d_loss_B)
-    mean = getattr(loss_B, "values", loss_B).sum() / len(x)
+    values: Any = getattr(loss_B, "values", loss_B)
+    mean = values.sum() / len(x)
     tally.ask(f"{name}: loss", enclosure.loss[None], np.array([mean], dtype=object))
     for (parameter, ball), exact in zip(
         enclosure.gradients.items(), (g for layer in gradients.layers for g in layer if g is not None), strict=True
@@ -73,7 +80,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_networks_at_300_bits(activation: str, loss) -> None:
+def test_networks_at_300_bits(activation: str, loss: Any) -> None:
     pytest.importorskip("flint")
     from tests.support.enclosure_arb import ArbArray, ArbTally
 
@@ -91,7 +98,7 @@ EXTREMES = {"late": 28.0, "later": 300.0, "saturated": 1e4, "huge weights": 1e12
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("extreme", EXTREMES)
-def test_extreme_logits_at_300_bits(activation: str, extreme) -> None:
+def test_extreme_logits_at_300_bits(activation: str, extreme: str) -> None:
     pytest.importorskip("flint")
     from tests.support.enclosure_arb import ArbArray, ArbTally
 

@@ -1,24 +1,37 @@
 """What the tests of ``lean_mnist.crosscheck`` share: random steps, and the same network in plain PyTorch."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import Batch
 from tests.support.activations import TORCH_ACTIVATIONS
 
 
-def random_batch(seed: int, examples: Any, sizes: Any, dtype: torch.dtype = torch.float32) -> Any:
+def random_batch(seed: int, examples: int, sizes: Sequence[int], dtype: torch.dtype = torch.float32) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(examples, sizes[0], generator=generator, dtype=torch.float64).to(dtype)
     return x, torch.randint(0, sizes[-1], (examples,), generator=generator)
 
 
+@torch.no_grad()
+def descend(model: MLP, rate: float) -> None:
+    """A step of plain gradient descent."""
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.sub_(rate * parameter.grad)
+
+
 def random_model(
-    seed: int, sizes: Any, activation: Any = "relu", dtype: torch.dtype = torch.float32, **options: Any
-) -> Any:
+    seed: int, sizes: Sequence[int], activation: str = "relu", dtype: torch.dtype = torch.float32, **options: Any
+) -> MLP:
     """A network whose biases are not zero, as they are after a few steps."""
     model = MLP(sizes, activation, seed=seed, dtype=dtype, **options)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -29,15 +42,15 @@ def random_model(
     return model
 
 
-def layers_of(model: Any) -> Any:
+def layers_of(model: MLP) -> list[tuple[Tensor, Tensor | None]]:
     return [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
 
 
-def loss_of(model: Any) -> Any:
+def loss_of(model: MLP) -> NetworkLoss:
     return NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
 
 
-def plain_loss(loss: Any, layers: Any, x: Any, labels: Any) -> Any:
+def plain_loss(loss: Any, layers: Any, x: Tensor, labels: Tensor) -> Tensor:
     """The loss as a PyTorch user would write it."""
     h = x
     for weight, bias in layers[:-1]:
