@@ -1,4 +1,4 @@
-"""The independent table of activations: its slopes against autograd, its bounds, and that it covers the chain rule's."""
+"""The independent table of activations: slopes against autograd, bounds, and that it covers the chain rule's."""
 
 from __future__ import annotations
 
