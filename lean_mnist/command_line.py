@@ -98,7 +98,7 @@ def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[s
     )
     for name, kind in fields.items():
         if kind.positional:
-            parser.add_argument(name, type=kind.read, nargs="?")
+            parser.add_argument(name, type=kind.read, nargs="?", default=None)
         elif kind.type is bool:
             parser.add_argument(_option(name), dest=name, action=argparse.BooleanOptionalAction)
         else:
@@ -109,7 +109,9 @@ def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[s
         raise ConfigError(f"{error.argument_name}: {error.message}") from None
     values = vars(found)
     for name, kind in fields.items():
-        if kind.several and name in values:
+        if kind.positional and values[name] is None:
+            del values[name]
+        elif kind.several and name in values:
             values[name] = None if values[name] == [None] else tuple(values[name])
     return values, unknown
 
