@@ -15,6 +15,31 @@ import torch
 
 torch.set_num_threads(1)
 
+# Modules that take more than some three seconds alone on one core (``pytest --durations=0`` says which do); all others
+# are marked ``fast``, and ``pytest -m fast`` answers within a minute on two cores.
+SLOW = {
+    "audit": ("every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
+    "chainrule": ("chainrule_symbolic",),
+    "crosscheck": ("bundle_and_replay", "function_check", "monitor", "planted_faults", "right_functions"),
+    "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
+    "generalization": ("certify", "checker"),
+    "integrations": ("pytest_plugin",),
+    "mutants": ("mutants_corpus", "mutants_selftest", "mutants_target"),
+    "nn": ("nn_gradcheck",),
+    "training": (
+        "checkpoints", "chunks", "command_line", "distributed_run", "failures", "optimizers", "pac_bayes_run",
+        "quantized_run", "resume", "trainer", "training_gate",
+    ),
+    "verification": ("obligations_command", "obligations_planted_faults", "obligations_table"),
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of every module that is not slow."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") not in SLOW.get(item.path.parent.name, ()):
+            item.add_marker("fast")
+
 
 @pytest.fixture
 def plant() -> Iterator[Any]:
