@@ -98,7 +98,7 @@ def measure_runs(arguments: Arguments, progress: tqdm[None]) -> list[Row]:
 
 
 def measure_audit(repeats: int = 20) -> dict[str, float]:
-    """Milliseconds of one audit of 784-128-10 at batch 64: comparison, links and (of a right step) enclosure."""
+    """Milliseconds of one audit of 784-128-10 at batch 64: comparison, local checks and (of a right step) enclosure."""
     model = MLP((784, 128, 10), seed=0)
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(64, 784, generator=generator), torch.randint(0, 10, (64,), generator=generator)

@@ -3,7 +3,7 @@
 On 784-128-10 with batches of 64, at the start, in the middle and at the end of a training run, errors are added to one
 gradient at a time: *dense*, Gaussian, of norm 1e-5 times the tensor's; and *element*, one entry off by 1e-3 times the
 norm of its row (of the whole tensor, for a bias). Each is put to the two parts of the audit, the comparison with the
-reference and the links of the step computed again, and to the every-step screen, with probes of its own each time.
+reference and the local checks run exactly, and to the randomised check of every step, with probes of its own each time.
 Prints the share caught, its lower 95 % bound (Clopper and Pearson, 1934), and what the comparison allows, which grows
 as ``softmax − onehot`` cancels. The data are scikit-learn's digits, enlarged to 28 × 28.
 """

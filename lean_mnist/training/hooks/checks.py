@@ -84,7 +84,7 @@ class ScreenHook:
             step.batches, step.loss, compare_gradients=True, gradcheck=False, tapes=step.tapes, past=step.past
         )
         first, *more = result.failures
-        others = f" (and {len(more)} more link{'s' if len(more) > 1 else ''})" if more else ""
+        others = f" (and {len(more)} more local check{'s' if len(more) > 1 else ''})" if more else ""
         found = "; ".join(filter(None, [audit.message, f"{first}{others}"]))
         details = "; ".join(filter(None, [audit.message, *map(str, result.failures)]))
         self._policy.summary.add_failure(step.number, found)
