@@ -1,8 +1,8 @@
 """``python -m benchmarks.false_alarms``: does the randomised check of every step ever object to a right step?
 
 Trains small networks on scikit-learn's digits until the loss is practically 0, with ragged batches, features that are
-exactly 0, every activation, and saturated units, and checks every step batched, per row, and, where something stands out
-in the batched check, in float64. Prints the number of steps, of those where something stood out, of alarms, the
+exactly 0, every activation, and saturated units, and checks every step batched, per row, and, where something stands
+out in the batched check, in float64. Prints the number of steps, of those where something stood out, of alarms, the
 largest residual as a share of its threshold, and the 95 % upper bound on the rate of false alarms (for none in n steps,
 ``1 − 0.05^(1/n)``, Clopper and Pearson, 1934).
 """
