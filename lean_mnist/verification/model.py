@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.verification import assumptions
@@ -137,37 +138,35 @@ _USUALLY = {
 
 
 class Statements(list[Obligation]):
-    """Obligations of one group, in the order of the table; calling it gives a decorator of a check, which adds one."""
+    """Obligations of one group, in the order of the table."""
 
     def __init__(self, group: str, title: str, *rests_on: str) -> None:
         super().__init__()
         self.group, self.title, self._rests_on = group, title, rests_on
 
-    def __call__(
+    def add(
         self,
+        name: str,
+        statement: str,
         source: str,
         scope: str,
+        run: Check,
         method: Method = Method.SYMBOLIC,
-        *,
         rests_on: tuple[str, ...] = (),
         expected: Truth = Truth.HOLDS,
-        name: str = "",
-        statement: str = "",
-    ) -> Callable[[Check], Check]:
-        """Decorator of a check; the arguments are those of :class:`Obligation`.
+    ) -> None:
+        """Add one; unless ``rests_on`` is given, it rests on the assumptions of the group or else of the method."""
+        rests_on = rests_on or self._rests_on or _USUALLY[method]
+        self.append(Obligation(f"{self.group}.{name}", statement, source, scope, run, method, rests_on, expected))
 
-        Unless they are given, the name is that of the function, the statement the first line of its docstring, and the
-        assumptions those of the group or, if it has none, of the method.
-        """
+    def __call__(
+        self, source: str, scope: str, method: Method = Method.SYMBOLIC, **more: Any
+    ) -> Callable[[Check], Check]:
+        """Decorator that adds a check under its name, with the first line of its docstring as the statement."""
 
         def add(run: Check) -> Check:
-            called = f"{self.group}.{name or run.__name__.replace('_', '-')}"
-            said = statement or (run.__doc__ or "").partition("\n")[0].rstrip(".")
-            self.append(
-                Obligation(
-                    called, said, source, scope, run, method, rests_on or self._rests_on or _USUALLY[method], expected
-                )
-            )
+            statement = (run.__doc__ or "").partition("\n")[0].rstrip(".")
+            self.add(run.__name__.replace("_", "-"), statement, source, scope, run, method, **more)
             return run
 
         return add

@@ -137,14 +137,9 @@ class Slope(sympy.Function):  # type: ignore[misc]  # SymPy is untyped
 
     is_real = True
 
-    @staticmethod
-    def example(z: Expr) -> Expr:
-        """Its value where a number is needed."""
-        return 1 - sympy.tanh(z) ** 2
-
 
 class AnyFunction(sympy.Function):  # type: ignore[misc]  # SymPy is untyped
-    """A differentiable real function of which nothing else is known; ``example`` serves to find counterexamples."""
+    """A differentiable real function of which nothing else is known."""
 
     is_real = True
 
@@ -152,13 +147,7 @@ class AnyFunction(sympy.Function):  # type: ignore[misc]  # SymPy is untyped
         """The derivative, as SymPy asks for it."""
         return Slope(self.args[0])
 
-    @staticmethod
-    def example(z: Expr) -> Expr:
-        """Its value where a number is needed."""
-        return sympy.tanh(z)
 
-
-GENERIC = (AnyFunction, Slope)
 # Any elementwise activation whose backward multiplies the upstream gradient by the derivative. That each activation of
 # ``chainrule.activations`` is such a pair is an obligation of its own.
 ANY_ACTIVATION = Activation("any", lambda z: (z.map(AnyFunction), z), lambda z, d_h: d_h * z.map(Slope))
@@ -179,14 +168,12 @@ def gradient(scalar: Expr, of: Any) -> IndexedArray:
     return IndexedArray(of.shape, lambda *i: sympy.diff(scalar, of.at(*i)))
 
 
-def _mapped(function: Callable[[Expr], Expr]) -> Any:
-    return staticmethod(lambda x: x.map(function))
-
-
 class _IndexedPrimitives:
     """The primitives of ``chainrule.arrays`` for arrays of symbolic shape."""
 
-    exp, log, tanh, erf = (_mapped(function) for function in (sympy.exp, sympy.log, sympy.tanh, sympy.erf))
+    exp, log, tanh, erf = (
+        staticmethod(operator.methodcaller("map", f)) for f in (sympy.exp, sympy.log, sympy.tanh, sympy.erf)
+    )
     column = staticmethod(column)
 
     def affine(self, x_BD: IndexedArray, weight_HD: IndexedArray, bias_H: IndexedArray | None) -> IndexedArray:

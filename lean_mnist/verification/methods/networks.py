@@ -9,6 +9,7 @@ in between, so they agree throughout. What is evaluated is the forward of ``chai
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import torch
 
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import activation_named
@@ -46,17 +48,14 @@ def named_gradients(x: Any, layers: Sequence[mlp.Layer], found: mlp.MLPGradients
 
 def random_fractions(rng: random.Random, *shape: int) -> Any:
     """Fractions between −2 and 2 with denominator 13, none of them 0."""
-    result = np.empty(shape, dtype=object)
-    for index in np.ndindex(*shape):
-        result[index] = Fraction(rng.choice([-1, 1]) * rng.randint(1, 26), 13)
-    return result
+    numbers = [Fraction(rng.choice([-1, 1]) * rng.randint(1, 26), 13) for _ in range(math.prod(shape))]
+    return np.array(numbers, dtype=object).reshape(shape)
 
 
 @dataclass
 class RationalNetwork:
     """A network of fractions and a batch for it; the loss is ``Σ_B upstream_B · loss_B`` with the squared error."""
 
-    sizes: tuple[int, ...]
     activation: str
     x: Any
     labels: Any
@@ -73,14 +72,24 @@ class RationalNetwork:
         ]
         labels = np.array([rng.randrange(sizes[-1]) for _ in range(batch)])
         x, upstream = random_fractions(rng, batch, sizes[0]), random_fractions(rng, batch)
-        return cls(tuple(sizes), activation, x, labels, layers, upstream)
+        return cls(activation, x, labels, layers, upstream)
 
-    def gradients(self) -> list[tuple[str, Any, Any]]:
-        """Name, variable and hand-written gradient of the input and of every parameter."""
+    def tensors(self, dtype: torch.dtype) -> RationalNetwork:
+        """The same network and batch on tensors."""
+
+        def tensor(array: Any) -> torch.Tensor:
+            return torch.tensor(array.astype(float), dtype=dtype)
+
+        layers = [(tensor(weight), tensor(bias)) for weight, bias in self.layers]
+        labels = torch.from_numpy(self.labels)
+        return RationalNetwork(self.activation, tensor(self.x), labels, layers, tensor(self.upstream))
+
+    def loss_and_gradients(self) -> tuple[Any, list[tuple[str, Any, Any]]]:
+        """The losses of the batch; name, variable and hand-written gradient of the input and of every parameter."""
         loss, activation = losses.squared_error(), activation_named(self.activation)
-        _, tape = mlp.mlp_loss_forward(self.x, self.labels, self.layers, activation, loss)
+        loss_B, tape = mlp.mlp_loss_forward(self.x, self.labels, self.layers, activation, loss)
         found = mlp.mlp_loss_backward(tape, self.layers, activation, loss, self.upstream)
-        return list(named_gradients(self.x, self.layers, found))
+        return loss_B, list(named_gradients(self.x, self.layers, found))
 
     def loss_and_signs(self) -> tuple[Fraction, tuple[int, ...]]:
         """The loss, and the side of its kink on which every hidden unit stands: −1, 0 or 1."""
@@ -96,10 +105,8 @@ class RationalNetwork:
 
 def derivatives_by_differences(network: RationalNetwork, container: Any) -> Any:
     """``∂loss/∂container``, exactly, one entry at a time; ``container`` is the input or a parameter of ``network``."""
-    result = np.empty(container.shape, dtype=object)
-    for index in np.ndindex(container.shape):
-        result[index] = _derivative(network, container, index)
-    return result
+    found = [_derivative(network, container, index) for index in np.ndindex(container.shape)]
+    return np.array(found, dtype=object).reshape(container.shape)
 
 
 def _derivative(network: RationalNetwork, container: Any, index: tuple[int, ...]) -> Fraction:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import mpmath
 import sympy
 from sympy import KroneckerDelta
 
-from lean_mnist.verification.methods.indexed import GENERIC, IndexedArray, gradient, inner
-from lean_mnist.verification.methods.sums import Expr, Index, Label, normal, simplifies_to_zero
+from lean_mnist.verification.methods.indexed import IndexedArray, gradient, inner
+from lean_mnist.verification.methods.sums import Expr, Index, normal, simplifies_to_zero
 from lean_mnist.verification.model import NotEstablished, Refuted
 
 # Small sizes that differ, so that a mix-up of two axes shows; sizes that come later in the alphabet reuse them.
@@ -79,15 +80,15 @@ def _differ_at(found: Expr, expected: Expr, rng: random.Random) -> str | None:
     """Numbers at which two expressions differ, in words; ``None`` if they agree there to 20 digits."""
     instance = Instance(rng)
     one, other = instance.value(found), instance.value(expected)
-    if one.is_finite is False or abs(one - other) <= sympy.Float("1e-20", 30) * (1 + abs(other)):
+    if not mpmath.isfinite(one) or abs(one - other) <= 1e-20 * (1 + abs(other)):
         return None
-    sizes = ", ".join(f"{size} = {n}" for size, n in sorted(instance.sizes.items(), key=str))
-    place = ", ".join(f"{index.name} = {n}" for index, n in instance.places.items())
-    return f"{_short(one)} instead of {_short(other)} with {sizes or 'random numbers'}{f' at {place}' if place else ''}"
-
-
-def _short(number: Any) -> str:
-    return str(sympy.N(number, 9))
+    chosen = [s for s in instance.numbers if s.is_integer]
+    sizes, place = (
+        ", ".join(sorted(f"{s.name} = {instance.numbers[s]}" for s in chosen if isinstance(s, Index) is indices))
+        for indices in (False, True)
+    )
+    values = f"{mpmath.nstr(one, 9)} instead of {mpmath.nstr(other, 9)}"
+    return f"{values} with {sizes or 'random numbers'}{f' at {place}' if place else ''}"
 
 
 class Instance:
@@ -95,42 +96,37 @@ class Instance:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self.sizes: dict[Expr, int] = {}
-        self.places: dict[Index, int] = {}
-        self._numbers: dict[Expr, Expr] = {}
+        self.numbers: dict[Expr, Any] = {}
+        self._entries: defaultdict[Expr, Any] = defaultdict(lambda: defaultdict(self._number))
+        self._labels: defaultdict[int, int] = defaultdict(lambda: rng.randrange(1000))
 
-    def value(self, expression: Expr) -> Expr:
+    def value(self, expression: Expr) -> Any:
         """The value of ``expression`` to 30 digits."""
-        return sympy.N(self._explicit(sympy.sympify(expression), {}), 30)
+        expression = sympy.sympify(expression)
+        bases = sorted(expression.atoms(sympy.IndexedBase), key=str)
+        labels = {base.label for base in bases}
+        symbols = [s for s in expression.free_symbols - labels if not isinstance(s, sympy.Indexed)]
+        functions = {
+            "Label": lambda example, classes: self._labels[example] % classes,
+            "AnyFunction": mpmath.tanh,
+            "Slope": lambda z: 1 - mpmath.tanh(z) ** 2,
+        }
+        symbols.sort(key=str)
+        with mpmath.workdps(30):
+            evaluate = sympy.lambdify([*bases, *symbols], expression, [functions, "mpmath"])
+            return mpmath.mpmathify(evaluate(*(self._entries[base] for base in bases), *map(self._symbol, symbols)))
 
-    def _explicit(self, e: Expr, bound: dict[Expr, Expr]) -> Expr:
-        if isinstance(e, sympy.Sum):
-            indices = [limits[0] for limits in e.limits]
-            ranges = [range(int(self._explicit(index.size, bound))) for index in indices]
-            points = (map(sympy.Integer, point) for point in itertools.product(*ranges))
-            terms = ({**bound, **dict(zip(indices, point, strict=True))} for point in points)
-            return sympy.Add(*(self._explicit(e.function, term) for term in terms))
-        if isinstance(e, Label):
-            example, classes = (self._explicit(argument, bound) for argument in e.args)
-            return sympy.Integer(int(self._number(Label(example, e.args[1])) * 1000) % int(classes))
-        if isinstance(e, sympy.Indexed):
-            return self._number(e.func(e.base, *(self._explicit(i, bound) for i in e.indices)))
-        if isinstance(e, Index):
-            if e in bound:
-                return bound[e]
-            if e not in self.places:
-                self.places[e] = self._rng.randrange(int(self._explicit(e.size, bound)))
-            return sympy.Integer(self.places[e])
-        if isinstance(e, GENERIC):
-            return e.example(self._explicit(e.args[0], bound))
-        if isinstance(e, sympy.Symbol):
-            if not e.is_integer:
-                return self._number(e)
-            return sympy.Integer(self.sizes.setdefault(e, _SIZES[len(self.sizes) % len(_SIZES)]))
-        return e.func(*(self._explicit(argument, bound) for argument in e.args)) if e.args else e
+    def _symbol(self, symbol: Expr) -> Any:
+        if symbol not in self.numbers:
+            if isinstance(symbol, Index):
+                self.numbers[symbol] = self._rng.randrange(int(self.value(symbol.size)))
+            elif symbol.is_integer:
+                sizes = [s for s in self.numbers if s.is_integer and not isinstance(s, Index)]
+                self.numbers[symbol] = _SIZES[len(sizes) % len(_SIZES)]
+            else:
+                number = self._number()
+                self.numbers[symbol] = abs(number) if symbol.is_positive else number
+        return self.numbers[symbol]
 
-    def _number(self, symbol: Expr) -> Expr:
-        if symbol not in self._numbers:
-            number = sympy.Rational(self._rng.randint(1, 40), 29)
-            self._numbers[symbol] = number if symbol.is_positive or self._rng.random() < 0.5 else -number
-        return self._numbers[symbol]
+    def _number(self) -> Any:
+        return mpmath.mpf(self._rng.choice([-1, 1]) * self._rng.randint(1, 40)) / 29

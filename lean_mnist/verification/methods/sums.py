@@ -69,8 +69,6 @@ def normal(expression: Expr) -> Expr:
 
 def simplifies_to_zero(form: Expr) -> bool:
     """True if SymPy brings a normal form to 0, its sums taken for arbitrary numbers."""
-    if form == 0:
-        return True
     sums = sorted(form.atoms(sympy.Sum), key=_height, reverse=True)
     return sympy.simplify(form.subs([(found, sympy.Dummy(real=True)) for found in sums])) == 0
 
@@ -132,17 +130,16 @@ def _separated(factors: list[Expr], bound: list[Index]) -> Expr:
         joined = [f for _, fs in touched for f in fs]
         groups.append((set().union(*(i for i, _ in touched)), [*joined, factor]))
     for indices, inside in groups:
-        result *= _canonical(sympy.Mul(*inside), sorted(indices, key=bound.index)) if inside else _count(indices)
+        if inside:
+            result *= _canonical(sympy.Mul(*inside), sorted(indices, key=bound.index))
+        else:
+            result *= sympy.Mul(*(index.size for index in indices))
     return result
-
-
-def _count(indices: set[Index]) -> Expr:
-    return sympy.Mul(*(index.size for index in indices))
 
 
 def _canonical(product: Expr, bound: list[Index]) -> Expr:
     """``Σ_bound product`` with the bound indices named by their place, in the order that prints first."""
-    height = 1 + max((_height(inner) for inner in product.atoms(sympy.Sum)), default=0)
+    height = 1 + _height(product)
     choices = []
     for order in itertools.permutations(bound):
         names = {index: _standard_index(height, place, index.size) for place, index in enumerate(order)}
@@ -157,5 +154,5 @@ def _standard_index(height: int, place: int, size: Expr) -> Index:
 
 
 def _height(expression: Expr) -> int:
-    """Depth to which sums are nested in a sum, itself included: its index must differ from those within."""
-    return 1 + max((_height(inner) for inner in expression.function.atoms(sympy.Sum)), default=0)
+    """Depth to which sums are nested in an expression: the index of a sum over it must differ from those within."""
+    return max((1 + _height(inner.function) for inner in expression.atoms(sympy.Sum)), default=0)

@@ -29,6 +29,7 @@ from lean_mnist.verification.statements.linear_algebra import matvec, smul, vadd
 
 LEAN, OURS = "LEAN_mnist", "not in LEAN_mnist"
 OBLIGATIONS = proved = Statements("gradient", "Gradient correctness")
+add = OBLIGATIONS.add
 
 
 class Formula(NamedTuple):
@@ -89,14 +90,11 @@ def _kinked(activation: activations.Activation, slope: Expr) -> str:
 
 for _name in activations.ACTIVATIONS:
     _formula = FORMULAS[_name]
-    proved(_formula.source, "for every real z", name=_name, statement=_formula.statement)(partial(_activation, _name))
-for _name, _statement, _source, _scope, _check in (
-    ("matvec-vector", "the VJP of v ↦ Av is Aᵀg", "matvec_gradient_wrt_vector", "for all m, n", partial(matvec, "v")),
-    ("matvec-matrix", "the VJP of A ↦ Ax is g xᵀ", "matvec_gradient_wrt_matrix", "for all m, n", partial(matvec, "A")),
-    ("vadd", "D(v + b) = I", "vadd_gradient_correct", "for all n", vadd),
-    ("smul", "D(c v) = c I", "smul_gradient_correct", "for all n", smul),
-):
-    proved(_source, _scope, name=_name, statement=_statement)(_check)
+    add(_name, _formula.statement, _formula.source, "for every real z", partial(_activation, _name))
+add("matvec-vector", "the VJP of v ↦ Av is Aᵀg", "matvec_gradient_wrt_vector", "for all m, n", partial(matvec, "v"))
+add("matvec-matrix", "the VJP of A ↦ Ax is g xᵀ", "matvec_gradient_wrt_matrix", "for all m, n", partial(matvec, "A"))
+add("vadd", "D(v + b) = I", "vadd_gradient_correct", "for all n", vadd)
+add("smul", "D(c v) = c I", "smul_gradient_correct", "for all n", smul)
 
 
 @proved(
@@ -163,17 +161,20 @@ def _cross_entropy(smoothing: float, penalty: float) -> str:
     return "any labels, any upstream gradient, and any shift of the logits in place of the largest"
 
 
-for _name, _statement, _source, _scope, _check in (
-    (
-        *("cross-entropy", "∇ of softmax cross-entropy is p − onehot(y)", "cross_entropy_softmax_gradient_correct"),
-        *("for all B, C", partial(_cross_entropy, 0.0, 0.0)),
-    ),
-    (
-        *("cross-entropy-options", "with smoothing ε and penalty λ it is p − q + λs", "regularizedCrossEntropyLoss"),
-        *("for all B, C, with ε = 1/10, λ = 1/4", partial(_cross_entropy, 0.1, 0.25)),
-    ),
-):
-    proved(_source, _scope, name=_name, statement=_statement)(_check)
+add(
+    "cross-entropy",
+    "∇ of softmax cross-entropy is p − onehot(y)",
+    "cross_entropy_softmax_gradient_correct",
+    "for all B, C",
+    partial(_cross_entropy, 0.0, 0.0),
+)
+add(
+    "cross-entropy-options",
+    "with smoothing ε and penalty λ it is p − q + λs",
+    "regularizedCrossEntropyLoss",
+    "for all B, C, with ε = 1/10, λ = 1/4",
+    partial(_cross_entropy, 0.1, 0.25),
+)
 
 
 @proved(OURS, "for all B, C")

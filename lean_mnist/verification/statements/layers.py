@@ -67,36 +67,51 @@ def _dimensions(batch: Expr, *stacks: tuple[Expr, ...]) -> str:
     return "the output, the input of every layer in between, and gradients, which have the shapes of their variables"
 
 
-_LAYER, _STACKS, _ONE = "for all B, D, H", "for all B, D, H, H2, C and stacks of", sympy.Integer(1)
+_LAYER, _STACKS = "for all B, D, H", "for all B, D, H, H2, C and stacks of"
 OBLIGATIONS = Statements("layer", "Layer properties")
-for _name, _statement, _source, _scope, _check in (
-    ("affine", "W(αx + βy) + b = αWx + βWy + b", "forwardLinear_is_affine", _LAYER, partial(_linear, True)),
-    ("matvec-linear", "W(αx + βy) = αWx + βWy", "matvec_is_linear", _LAYER, partial(_linear, False)),
-    ("specification", "a dense layer is Wx + b", "forwardLinear_spec", _LAYER, _specification),
-    (
-        *("affine-combination", "α + β = 1 ⟹ f(αx + βy) = αf(x) + βf(y), one layer"),
-        *("layer_preserves_affine_combination", _LAYER, partial(_affine_combinations, (D, H))),
-    ),
-    (
-        *("affine-combination-stack", "the same for a stack of layers", "stackLinear_preserves_affine_combination"),
-        *(f"{_STACKS} 2 and 3", partial(_affine_combinations, (D, H, C), (D, H, H2, C))),
-    ),
-    (
-        *("identity-activation", "with σ = id a layer is Wx + b, and a network its layers one after another"),
-        *("forward_with_id_eq_forwardLinear", "for all B, D, H, C", _identity_is_linear),
-    ),
-    (
-        *("forward-dimension", "D features in, H units out", "forward_dimension_typesafe", "for all D, H"),
-        partial(_dimensions, _ONE, (D, H)),
-    ),
-    (
-        *("batch-dimension", "B rows in, B rows out", "forwardBatch_dimension_typesafe", _LAYER),
-        partial(_dimensions, B, (D, H)),
-    ),
-    (
-        *("composition-dimension", "layers that fit compose to D features in, C classes out"),
-        *("composition_dimension_typesafe", f"{_STACKS} 1 to 3"),
-        partial(_dimensions, B, (D, C), (D, H, C), (D, H, H2, C)),
-    ),
-):
-    OBLIGATIONS(_source, _scope, name=_name, statement=_statement)(_check)
+add = OBLIGATIONS.add
+add("affine", "W(αx + βy) + b = αWx + βWy + b", "forwardLinear_is_affine", _LAYER, partial(_linear, True))
+add("matvec-linear", "W(αx + βy) = αWx + βWy", "matvec_is_linear", _LAYER, partial(_linear, False))
+add("specification", "a dense layer is Wx + b", "forwardLinear_spec", _LAYER, _specification)
+add(
+    "affine-combination",
+    "α + β = 1 ⟹ f(αx + βy) = αf(x) + βf(y), one layer",
+    "layer_preserves_affine_combination",
+    _LAYER,
+    partial(_affine_combinations, (D, H)),
+)
+add(
+    "affine-combination-stack",
+    "the same for a stack of layers",
+    "stackLinear_preserves_affine_combination",
+    f"{_STACKS} 2 and 3",
+    partial(_affine_combinations, (D, H, C), (D, H, H2, C)),
+)
+add(
+    "identity-activation",
+    "with σ = id a layer is Wx + b, and a network its layers one after another",
+    "forward_with_id_eq_forwardLinear",
+    "for all B, D, H, C",
+    _identity_is_linear,
+)
+add(
+    "forward-dimension",
+    "D features in, H units out",
+    "forward_dimension_typesafe",
+    "for all D, H",
+    partial(_dimensions, sympy.Integer(1), (D, H)),
+)
+add(
+    "batch-dimension",
+    "B rows in, B rows out",
+    "forwardBatch_dimension_typesafe",
+    _LAYER,
+    partial(_dimensions, B, (D, H)),
+)
+add(
+    "composition-dimension",
+    "layers that fit compose to D features in, C classes out",
+    "composition_dimension_typesafe",
+    f"{_STACKS} 1 to 3",
+    partial(_dimensions, B, (D, C), (D, H, C), (D, H, H2, C)),
+)

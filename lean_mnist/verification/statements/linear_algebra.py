@@ -18,7 +18,7 @@ from lean_mnist.chainrule import dense
 from lean_mnist.verification.methods.indexed import IndexedArray, column, gradient, identity, inner, row, variable
 from lean_mnist.verification.methods.networks import B, C, M, N
 from lean_mnist.verification.methods.proofs import prove_equal
-from lean_mnist.verification.model import Statements
+from lean_mnist.verification.model import Check, Statements
 
 
 def prove_dense(
@@ -50,17 +50,9 @@ def prove_dense(
 
 def _pulled_back(parts: list[tuple[Any, Any]], of: IndexedArray) -> IndexedArray:
     """The gradient of a variable that arrays are made of, from ``parts``: pairs of an array and its gradient."""
-    placeholders = {f"gradient{n}": found for n, (_, found) in enumerate(parts)}
-    objective = sum(
-        inner(array, variable(name, *array.shape)) for (array, _), name in zip(parts, placeholders, strict=True)
-    )
-    derivative = gradient(objective, of)
 
     def entry(*place: Any) -> Any:
-        return derivative.at(*place).replace(
-            lambda e: isinstance(e, sympy.Indexed) and str(e.base) in placeholders,
-            lambda e: placeholders[str(e.base)].at(*e.indices),
-        )
+        return sum(inner(array.map(lambda e: sympy.diff(e, of.at(*place))), found) for array, found in parts)
 
     return IndexedArray(of.shape, entry)
 
@@ -93,54 +85,38 @@ def matvec(of: str = "Av") -> str:
 
 
 OBLIGATIONS = Statements("linear-algebra", "Linear algebra")
+
+
+def _add(name: str, statement: str, sizes: str, run: Check, source: str = "") -> None:
+    OBLIGATIONS.add(name, statement, f"LinearAlgebra.{source or name}", f"for all {sizes}", run)
+
+
 _U, _V, _W, _A, _X = variable("u", N), variable("v", N), variable("w", M), variable("A", M, N), variable("X", B, N)
-_B, _NORM = variable("B", N, C), row(_V) @ column(_V)
-_case = partial(partial, prove_dense)
+_B = variable("B", N, C)
 _ENTRIES = "mn entries in a row: {}".format  # a matrix of m rows and n columns, row by row
-for _name, _statement, _source, _sizes, _check in (
-    ("vadd", "VJP of u + v: g in u, g in v", "vadd", "n", vadd),
-    ("vsub", "VJP of u − v: g in u, −g in v", "vsub", "n", partial(vadd, sign=-1)),
-    ("smul", "VJP of c v: c g in v, ⟨g, v⟩ in c", "smul", "n", smul),
-    ("matAdd", "VJP of A + B: g in A, g in B", "maadd", "m, n", lambda: _ENTRIES(vadd(M * N))),
-    ("matSub", "VJP of A − B: g in A, −g in B", "masub", "m, n", lambda: _ENTRIES(vadd(M * N, -1))),
-    ("matSmul", "VJP of c A: c g in A, ⟨g, A⟩ in c", "msmul", "m, n", lambda: _ENTRIES(smul(M * N))),
-    (
-        "transpose",
-        "VJP of Aᵀ: gᵀ",
-        "transpose",
-        "m, n",
-        _case("dense of I with weight A", (_A,), identity(N), _A, _A.T),
-    ),
-    (
-        *("vmul", "VJP of u ⊙ v: g ⊙ v in u, g ⊙ u in v", "vmul", "n"),
-        _case("dense of u with weight diag(v)", (_U, _V), row(_U), identity(N) * _V, row(_U * _V)),
-    ),
-    (
-        *("dot", "VJP of ⟨u, v⟩: g v in u, g u in v", "dot", "n"),
-        _case("dense of u with the one unit v", (_U, _V), row(_U), row(_V), row(_U) @ column(_V)),
-    ),
-    (
-        *("normSq", "VJP of ‖v‖²: 2 g v", "normSq", "n"),
-        _case("dense of v with the one unit v; the two gradients of v add up", (_V,), row(_V), row(_V), _NORM),
-    ),
-    (
-        *("outer", "VJP of u vᵀ: g v in u, gᵀ u in v", "outer", "m, n"),
-        _case(
-            "dense of m examples of one feature with n units", (_W, _V), column(_W), column(_V), column(_W) @ row(_V)
-        ),
-    ),
-    ("matvec", "VJP of Av: Aᵀ g in v, g vᵀ in A", "matvec", "m, n", matvec),
-    (
-        *("matmul", "VJP of AB: g Bᵀ in A, Aᵀ g in B", "matmul", "m, n, C"),
-        _case("dense of A with weight Bᵀ", (_A, _B), _A, _B.T, _A @ _B),
-    ),
-    (
-        *("batchMatvec", "VJP of XAᵀ: g A in X, gᵀ X in A", "batchMatvec", "B, m, n"),
-        _case("dense without a bias", (_X, _A), _X, _A, _X @ _A.T),
-    ),
-    (
-        *("batchAddVec", "VJP of X + v in every row: g in X, Σ_B g in v", "batchAddVec", "B, n"),
-        _case("dense with weight I and bias v", (_X, _V), _X, identity(N), _X + _V, _V),
-    ),
-):
-    OBLIGATIONS(f"LinearAlgebra.{_source}", f"for all {_sizes}", name=_name, statement=_statement)(_check)
+_case = partial(partial, prove_dense)
+_vmul = _case("dense of u with weight diag(v)", (_U, _V), row(_U), identity(N) * _V, row(_U * _V))
+_dot = _case("dense of u with the one unit v", (_U, _V), row(_U), row(_V), row(_U) @ column(_V))
+_normsq = "dense of v with the one unit v; the two gradients of v add up"
+_outer = _case(
+    "dense of m examples of one feature with n units", (_W, _V), column(_W), column(_V), column(_W) @ row(_V)
+)
+_matmul = _case("dense of A with weight Bᵀ", (_A, _B), _A, _B.T, _A @ _B)
+_batch = _case("dense without a bias", (_X, _A), _X, _A, _X @ _A.T)
+_rows = _case("dense with weight I and bias v", (_X, _V), _X, identity(N), _X + _V, _V)
+
+_add("vadd", "VJP of u + v: g in u, g in v", "n", vadd)
+_add("vsub", "VJP of u − v: g in u, −g in v", "n", partial(vadd, sign=-1))
+_add("smul", "VJP of c v: c g in v, ⟨g, v⟩ in c", "n", smul)
+_add("matAdd", "VJP of A + B: g in A, g in B", "m, n", lambda: _ENTRIES(vadd(M * N)), "maadd")
+_add("matSub", "VJP of A − B: g in A, −g in B", "m, n", lambda: _ENTRIES(vadd(M * N, -1)), "masub")
+_add("matSmul", "VJP of c A: c g in A, ⟨g, A⟩ in c", "m, n", lambda: _ENTRIES(smul(M * N)), "msmul")
+_add("transpose", "VJP of Aᵀ: gᵀ", "m, n", _case("dense of I with weight A", (_A,), identity(N), _A, _A.T))
+_add("vmul", "VJP of u ⊙ v: g ⊙ v in u, g ⊙ u in v", "n", _vmul)
+_add("dot", "VJP of ⟨u, v⟩: g v in u, g u in v", "n", _dot)
+_add("normSq", "VJP of ‖v‖²: 2 g v", "n", _case(_normsq, (_V,), row(_V), row(_V), row(_V) @ column(_V)))
+_add("outer", "VJP of u vᵀ: g v in u, gᵀ u in v", "m, n", _outer)
+_add("matvec", "VJP of Av: Aᵀ g in v, g vᵀ in A", "m, n", matvec)
+_add("matmul", "VJP of AB: g Bᵀ in A, Aᵀ g in B", "m, n, C", _matmul)
+_add("batchMatvec", "VJP of XAᵀ: g A in X, gᵀ X in A", "B, m, n", _batch)
+_add("batchAddVec", "VJP of X + v in every row: g in X, Σ_B g in v", "B, n", _rows)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lean_mnist.chainrule import losses, mlp
-from lean_mnist.chainrule.activations import ACTIVATIONS, Activation, activation_named
+from lean_mnist.chainrule import losses
+from lean_mnist.chainrule.activations import ACTIVATIONS, Activation
 from lean_mnist.chainrule.arrays import primitives
 from lean_mnist.nn import functional
 from lean_mnist.verification import assumptions as rests_on
-from lean_mnist.verification.methods.networks import RationalNetwork, named_gradients
+from lean_mnist.verification.methods.networks import RationalNetwork
 from lean_mnist.verification.methods.numeric import normal, passes_gradcheck, worst_ulps
 from lean_mnist.verification.model import Method, Refuted, Statements
 from lean_mnist.verification.statements.gradients import OURS
@@ -172,26 +172,15 @@ def whole_numbers() -> str:
     """a network's loss and gradients on tensors are those on fractions."""
     for sizes, name, dtype, seed in WHOLE_NUMBERS:
         network = RationalNetwork.random(seed, sizes, name, 4)
-        for array in (network.x, network.upstream, *(p for layer in network.layers for p in layer)):
-            for index in np.ndindex(array.shape):  # −2 … 2, with 0, so that units stand on their kink, too
-                array[index] = Fraction(math.floor(array[index]))
-        tensors = [(_tensor(weight, dtype), _tensor(bias, dtype)) for weight, bias in network.layers]
-        activation, loss = activation_named(name), losses.squared_error()
-        x, labels = _tensor(network.x, dtype), torch.from_numpy(network.labels)
-        loss_B, tape = mlp.mlp_loss_forward(x, labels, tensors, activation, loss)
-        found = mlp.mlp_loss_backward(tape, tensors, activation, loss, _tensor(network.upstream, dtype))
-        exact_loss, _ = mlp.mlp_loss_forward(network.x, network.labels, network.layers, activation, loss)
-        pairs = [("loss", loss_B, exact_loss)]
-        for (what, _, one), (_, _, other) in zip(named_gradients(x, tensors, found), network.gradients(), strict=True):
-            pairs.append((what, one, other))
-        for what, one, other in pairs:
+        for array in (network.x, network.upstream, *itertools.chain(*network.layers)):
+            array[...] = np.floor(array) * Fraction(1)  # −2 … 2, with 0, so that units stand on their kink, too
+        loss_B, found = network.tensors(dtype).loss_and_gradients()
+        exact_B, exact = network.loss_and_gradients()
+        pairs = [(what, one, other) for (what, _, one), (_, _, other) in zip(found, exact, strict=True)]
+        for what, one, other in [("loss", loss_B, exact_B), *pairs]:
             if one.tolist() != other.astype(float).tolist():
                 raise Refuted(f"{what} on tensors is not that on fractions", f"{sizes}, {name}, {dtype}, seed {seed}")
     return "forward and every gradient, equal with =="
-
-
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    return torch.tensor(array.astype(float), dtype=dtype)
 
 
 def _nodes() -> dict[str, tuple[Callable[..., torch.Tensor], list[torch.Tensor]]]:
