@@ -6,12 +6,14 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.errors import ConfigError
+
+Kind = Literal["perceptron", "kernel", "budget", "description"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,7 @@ class LearnersArguments:
 
     folder: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = None
     """Holds MLCERT's files out1train.dat, …; mlcert/kernel_perceptron in LEAN_MNIST_DATA if not given."""
-    learner: tuple[Literal["perceptron", "kernel", "budget", "description"], ...] = (
-        "perceptron",
-        "kernel",
-        "budget",
-        "description",
-    )
+    learner: tuple[Kind, ...] = get_args(Kind)
     """Which learners."""
     train: str | None = None
     """Instead of MLCERT's sets, a file of lines index,x1,…,xn,True|False, the index counting down to 0."""
@@ -62,11 +59,9 @@ def main() -> None:
     if arguments.train is None or arguments.test is None:
         folder = experiments.mlcert_folder(arguments.folder)
     else:
-        name, sizes = Path(arguments.train).stem, (arguments.budget, arguments.description, arguments.limit)
-        own = experiments.LearnerSettings(
-            name, arguments.train, arguments.test, arguments.epochs, *sizes, arguments.kernel
-        )
-        settings = [own]
+        names = Path(arguments.train).stem, arguments.train, arguments.test
+        numbers = arguments.epochs, arguments.budget, arguments.description, arguments.limit
+        settings = [experiments.LearnerSettings(*names, *numbers, arguments.kernel)]
     results = []
     for each in settings:
         train, test = each.read(folder)

@@ -116,7 +116,7 @@ def test_a_perceptron_in_a_program() -> None:
         return Examples(np.array([[x] for x, _ in drawn], np.float32), np.array([y for _, y in drawn]))
 
     def rule(drawn: tuple[tuple[float, bool], ...]) -> tuple[bool, ...]:
-        parameters = learner.learn(examples_of(drawn), 3)
+        parameters, _ = learner.learn(examples_of(drawn), 3)
         return tuple(learner.predict(parameters, np.array(points, np.float32)[:, None]).tolist())
 
     chosen = Experiment(distribution, rule, lambda labels, example: labels[points.index(example[0])] == example[1])

@@ -23,26 +23,10 @@ _FIRST_BLOCK = 16
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """``x`` float32 (m, n) and ``label`` bool (m,), in the order in which a learner sees them.
-
-    Raises ``ArgumentError`` for another dtype or shape, and for a feature that is not finite.
-    """
+    """``x`` float32 (m, n), finite, and ``label`` bool (m,), in the order in which a learner sees them."""
 
     x: Floats
     label: Booleans
-
-    def __post_init__(self) -> None:
-        if self.x.ndim != 2 or self.x.dtype != np.float32:
-            raise ArgumentError(f"x: {self.x.dtype} of shape {self.x.shape}, expected float32 of shape (m, n)")
-        if self.label.shape != self.x.shape[:1] or self.label.dtype != np.bool_:
-            raise ArgumentError(
-                f"label: {self.label.dtype} of shape {self.label.shape}, expected bool of shape ({len(self.x)},)"
-            )
-        wrong = ~np.isfinite(self.x).all(1)
-        if wrong.any():
-            raise ArgumentError(
-                f"x: row {int(wrong.argmax())} holds {self.x[wrong][0].tolist()}, expected finite numbers"
-            )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -51,9 +35,9 @@ class Examples:
 class Learner(ABC, Generic[P]):
     """A rule that predicts a label from parameters, and that changes the parameters where it was wrong.
 
-    :meth:`update` on one example after another defines what is learnt; :meth:`learn` computes the same, bit for bit,
-    but finds the mistakes in blocks. An epoch is a function of the parameters alone, so once parameters come back, all
-    that follows is known, and :meth:`learn` skips the rounds between.
+    What is learnt is defined by taking one example after another; :meth:`learn` computes the same, bit for bit, but
+    finds the mistakes in blocks. An epoch is a function of the parameters alone, so once parameters come back, all that
+    follows is known, and :meth:`learn` skips the rounds between.
     """
 
     features: int  # n, of each example
@@ -78,26 +62,15 @@ class Learner(ABC, Generic[P]):
         """The parameters, a tuple of arrays, as bytes that are equal where the parameters are."""
         return b"".join(np.asarray(part).tobytes() for part in parameters)
 
-    def update(self, parameters: P, examples: Examples, index: int) -> P:
-        """The parameters after example number ``index``: unchanged if it is predicted rightly."""
-        if self.predict(parameters, examples.x[index : index + 1])[0] == examples.label[index]:
-            return parameters
-        return self.mistaken(parameters, examples, index)
+    def learn(self, examples: Examples, epochs: int) -> tuple[P, int]:
+        """The parameters after ``epochs`` passes over ``examples``, and how many passes had to be computed.
 
-    def learn(
-        self, examples: Examples, epochs: int, parameters: P | None = None, report: Callable[[int], None] | None = None
-    ) -> P:
-        """The parameters after ``epochs`` passes over ``examples``, from ``parameters`` or :meth:`initial`.
-
-        ``report`` is called with the number of passes that were computed rather than known from an earlier one. Raises
-        ``ArgumentError`` for fewer than 0 epochs or examples with another number of features.
+        Raises ``ArgumentError`` for fewer than 0 epochs or examples with another number of features.
         """
         if epochs < 0:
             raise ArgumentError(f"epochs: {epochs}, expected at least 0")
         self.check(examples.x)
-        if parameters is None:
-            parameters = self.initial(examples)
-        predict = self.block_predictor(examples)
+        parameters, predict = self.initial(examples), self.block_predictor(examples)
         seen: dict[bytes, int] = {hashlib.sha256(self.state(parameters)).digest(): 0}
         done = computed = 0
         while done < epochs:
@@ -109,19 +82,14 @@ class Learner(ABC, Generic[P]):
                 done = epochs - (epochs - done) % period
                 seen = {}
             seen[key] = done
-        if report is not None:
-            report(computed)
-        return parameters
+        return parameters, computed
 
     def block_predictor(self, examples: Examples) -> Callable[[P, int, int], Booleans]:
-        """A function ``(parameters, start, stop)`` that predicts a block of ``examples`` as :meth:`predict` does.
-
-        A subclass computes here, once, what all blocks have in common.
-        """
+        """A function ``(parameters, start, stop)`` that predicts a block of ``examples`` as :meth:`predict` does."""
         return lambda parameters, start, stop: self.predict(parameters, examples.x[start:stop])
 
     def _epoch(self, parameters: P, examples: Examples, predict: Callable[[P, int, int], Booleans]) -> P:
-        """One pass of :meth:`update` over ``examples``, in order."""
+        """One pass over ``examples``, in order."""
         start, width, m = 0, _FIRST_BLOCK, len(examples)
         while start < m:
             stop = min(start + width, m)

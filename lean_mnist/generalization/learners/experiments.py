@@ -105,9 +105,8 @@ class LearnerCounts:
 
 def learn_and_count(learner: Learner[Any], train: Examples, test: Examples, epochs: int) -> LearnerCounts:
     """Train ``learner`` for so many ``epochs`` and count its correct predictions on both splits."""
-    computed: list[int] = []
-    parameters = learner.learn(train, epochs, report=computed.append)
-    return LearnerCounts(correct(learner, parameters, train), correct(learner, parameters, test), computed[0])
+    parameters, computed = learner.learn(train, epochs)
+    return LearnerCounts(correct(learner, parameters, train), correct(learner, parameters, test), computed)
 
 
 @dataclass(frozen=True)

@@ -25,24 +25,24 @@ class LinearParameters(NamedTuple):
 
 
 class Perceptron(Learner[LinearParameters]):
-    """Predicts ``w·x + b > θ``; on a mistake ``w ← w + (α y) x`` and ``b ← b + y``, with y = ±1."""
+    """Predicts ``w·x + b > 0``; on a mistake ``w ← w + y x`` and ``b ← b + y``, with y = ±1."""
 
-    def __init__(self, features: int, alpha: float = 1.0, theta: float = 0.0) -> None:
-        self.features, self.alpha, self.theta = features, np.float32(alpha), np.float32(theta)
+    def __init__(self, features: int) -> None:
+        self.features = features
 
     def initial(self, examples: Examples) -> LinearParameters:
         """Zeros."""
         return LinearParameters(np.zeros(self.features, np.float32), np.float32(0))
 
     def predict(self, parameters: LinearParameters, x_Bn: Floats) -> Booleans:
-        """``((w_1 x_1 + w_2 x_2) + …) + b > θ``, labels (B,)."""
+        """``((w_1 x_1 + w_2 x_2) + …) + b > 0``, labels (B,)."""
         self.check(x_Bn)
-        return ordered_sum(parameters.w[:, None] * x_Bn.T) + parameters.b > self.theta
+        return ordered_sum(parameters.w[:, None] * x_Bn.T) + parameters.b > 0
 
     def mistaken(self, parameters: LinearParameters, examples: Examples, index: int) -> LinearParameters:
-        """``w + (α y) x`` and ``b + y``."""
+        """``w + y x`` and ``b + y``."""
         y = np.float32(1 if examples.label[index] else -1)
-        return LinearParameters(parameters.w + (self.alpha * y) * examples.x[index], np.float32(parameters.b + y))
+        return LinearParameters(parameters.w + y * examples.x[index], np.float32(parameters.b + y))
 
     def bits(self, m: int) -> int:
         """``32 n + 32``."""
@@ -61,7 +61,7 @@ class SupportParameters(NamedTuple):
 class _KernelLearner(Learner[SupportParameters]):
     """Predicts ``Σ_i (y_i a_i) K(x_i, x) > 0`` over its support vectors, in their order."""
 
-    def __init__(self, features: int, kernel: str) -> None:
+    def __init__(self, features: int, kernel: str = "linear") -> None:
         self.features, self.kernel = features, kernel_named(kernel)
 
     def predict(self, parameters: SupportParameters, x_Bn: Floats) -> Booleans:
@@ -78,9 +78,6 @@ class KernelPerceptron(_KernelLearner):
     The training set is a parameter, so that the union bound is vacuous for every m.
     """
 
-    def __init__(self, features: int, kernel: str = "linear") -> None:
-        super().__init__(features, kernel)
-
     def initial(self, examples: Examples) -> SupportParameters:
         """The training set with weights 0."""
         return SupportParameters(examples.x, examples.label, np.zeros(len(examples), np.float32))
@@ -92,7 +89,6 @@ class KernelPerceptron(_KernelLearner):
         table, y_m = self.kernel(examples.x, examples.x), np.where(examples.label, np.float32(1), np.float32(-1))
 
         def predict(parameters: SupportParameters, start: int, stop: int) -> Booleans:
-            _require_same(parameters, examples)
             active = np.flatnonzero(parameters.weight)
             signed_S = y_m[active] * parameters.weight[active]
             return ordered_sum(signed_S[:, None] * table[active, start:stop]) > 0
@@ -101,10 +97,9 @@ class KernelPerceptron(_KernelLearner):
 
     def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
         """One more mistake on this example."""
-        _require_same(parameters, examples)
         weight = parameters.weight.copy()
         weight[index] += 1
-        return SupportParameters(parameters.x, parameters.label, weight)
+        return parameters._replace(weight=weight)
 
     def bits(self, m: int) -> int:
         """``32 m n + 32 m``."""
@@ -121,7 +116,11 @@ class _BoundedKernelLearner(_KernelLearner):
     It begins with vectors of zeros labelled false, which add nothing to a linear or quadratic kernel.
     """
 
-    def __init__(self, features: int, others: int, kernel: str) -> None:
+    others: str  # the name of the number of places, less one
+
+    def __init__(self, features: int, others: int, kernel: str = "linear") -> None:
+        if others < 0:
+            raise ArgumentError(f"{self.others}: {others}, expected at least 0")
         super().__init__(features, kernel)
         self.places = others + 1
 
@@ -147,10 +146,7 @@ class _BoundedKernelLearner(_KernelLearner):
 class BudgetKernelPerceptron(_BoundedKernelLearner):
     """On a mistake: where x is a support vector already its weight grows by 1, else (x, y) enters with weight 1."""
 
-    def __init__(self, features: int, budget: int, kernel: str = "linear") -> None:
-        if budget < 0:
-            raise ArgumentError(f"budget: {budget}, expected at least 0")
-        super().__init__(features, budget, kernel)
+    others = "budget"
 
     def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
         """One more weight on the support vector, or a new one."""
@@ -170,9 +166,9 @@ class DescriptionKernelPerceptron(_BoundedKernelLearner):
     Weights are 1 and no parameters.
     """
 
+    others = "description"
+
     def __init__(self, features: int, description: int, limit: float, kernel: str = "linear") -> None:
-        if description < 0:
-            raise ArgumentError(f"description: {description}, expected at least 0")
         super().__init__(features, description, kernel)
         self.limit = np.float32(limit)
 
@@ -185,9 +181,3 @@ class DescriptionKernelPerceptron(_BoundedKernelLearner):
     def bits(self, m: int) -> int:
         """``32 + (1 + 32 n)(description + 1)``."""
         return 32 + (1 + 32 * self.features) * self.places
-
-
-def _require_same(parameters: SupportParameters, examples: Examples) -> None:
-    same_x = parameters.x is examples.x or np.array_equal(parameters.x, examples.x)
-    if not same_x or not (parameters.label is examples.label or np.array_equal(parameters.label, examples.label)):
-        raise ArgumentError("examples: others than those in the parameters, expected the same training set")
