@@ -25,6 +25,7 @@ from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
 from tests.generalization.test_checker import altered_value, leaves
 from tests.generalization.test_pacbayes import moved
 from tests.support.certificate_cases import forged, random_data, rejection
+from tests.support.import_cases import halves
 
 DRAWS = 45
 
@@ -38,7 +39,7 @@ def pac_bayes(seed: int = 4, **options: Any) -> Certificate:
 def quantized(bits: int, biases: bool, encoding: str = "integer") -> QuantizedNetwork:
     rng = np.random.default_rng(bits)
     layers = [(rng.normal(size=shape), rng.normal(size=shape[0]) if biases else None) for shape in ((5, 20), (3, 5))]
-    return quantize_layers(layers, bits, encoding=encoding)
+    return halves(layers) if encoding == "float16" else quantize_layers(layers, bits)
 
 
 def code_length(bits: int = 2, biases: bool = True, encoding: str = "integer", **options: Any) -> Certificate:

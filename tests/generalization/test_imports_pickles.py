@@ -14,7 +14,7 @@ import pytest
 
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports import files as files_module
+from lean_mnist.generalization import reading
 from lean_mnist.generalization.imports.mlcert import read_mlcert
 from lean_mnist.generalization.imports.pickles import read_arrays
 from lean_mnist.generalization.imports.verify import verify_on_data
@@ -148,7 +148,7 @@ def test_files_that_are_too_large_damaged_or_absent(tmp_path: Path, monkeypatch:
     with pytest.raises(DataError, match="cannot be read"):
         read_arrays(tmp_path / "none.pkl")
     path = tmp_path / "bomb.pkl.gz"
-    monkeypatch.setattr(files_module, "LARGEST", 1 << 20)
+    monkeypatch.setattr(reading, "LARGEST", 1 << 20)
     path.write_bytes(gzip.compress(b"\0" * (1 << 22)))
     with pytest.raises(DataError, match="more than 1 MiB"):
         read_arrays(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports.certified import import_network, kind_of
 from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
+from lean_mnist.generalization.spaces.network import QuantizedLayer, QuantizedNetwork
 
 Array = npt.NDArray[Any]
 
@@ -118,6 +119,19 @@ def stored(path: Path, tensors: dict[str, Array]) -> ImportedNetwork:
     """These tensors, written as safetensors and read again."""
     safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
     return imported(path)
+
+
+def halves(layers: Sequence[tuple[Array, Array | None]]) -> QuantizedNetwork:
+    """Layers on ``pixel / 255``, rounded to half precision as in MLCERT's 16-bit networks."""
+    codes = [(weight.astype(np.float16).view(np.uint16), bias) for weight, bias in layers]
+    return QuantizedNetwork(
+        tuple(
+            QuantizedLayer(
+                own, 16, np.float16(0), np.float16(1), None if b is None else b.astype(np.float16), "float16"
+            )
+            for own, b in codes
+        )
+    )
 
 
 def node(operator: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:

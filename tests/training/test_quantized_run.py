@@ -17,6 +17,7 @@ from lean_mnist.crosscheck.bundle import load_bundle
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, GradientMismatch, HealthError
 from lean_mnist.generalization import checker
+from lean_mnist.generalization.imports.certified import exact_layers
 from lean_mnist.generalization.quantize import quantized_network, training_claims
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces import IntegerNetwork, code_length, read_network
@@ -93,7 +94,7 @@ def test_its_certificate_is_of_the_exact_weights(quantized: FinishedRun) -> None
     own = logits[np.arange(360), labels]
     assert checked.errors == 360 - int(((logits < own[:, None]).sum(1) == 9).sum())
     weights = np.frombuffer((quantized.folder / "certificate.weights").read_bytes(), "<f8")
-    assert np.array_equal(weights[:1024], network.layers[0].weight().ravel())
+    assert np.array_equal(weights[:1024], exact_layers(network).layers[0][0].ravel())
     found = certificate_beside(quantized.best, load_checkpoint(quantized.best))
     assert found is not None
     assert not found.why_not

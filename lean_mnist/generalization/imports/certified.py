@@ -25,7 +25,7 @@ from lean_mnist.generalization.imports.tensors import (
     read_state_dict,
 )
 from lean_mnist.generalization.imports.verify import USUAL_SCALINGS, NetworkReading, verify_on_data
-from lean_mnist.generalization.quantize import quantize_model
+from lean_mnist.generalization.quantize import fold_scaling, quantize_layers
 from lean_mnist.generalization.spaces import QuantizedNetwork, read_network
 
 
@@ -119,7 +119,7 @@ def read_for(
     if accuracy is not None:
         images, labels = dataset.test.images.numpy(), dataset.test.labels.numpy()
         tried = USUAL_SCALINGS if stated is None else [stated]
-        found = verify_on_data(network, images, labels, exact(accuracy, "--accuracy"), scalings=tried)
+        found = verify_on_data(network, images, labels, exact(accuracy, "--accuracy"), tried)
         network, stated, readings = found.network, found.scaling, found.readings
     if stated is None:
         raise CertificateError(
@@ -128,7 +128,8 @@ def read_for(
     if quantize is not None:
         if isinstance(network, QuantizedNetwork):
             raise CertificateError(f"--quantize: expected a network of floating weights, found {kind.value}")
-        network = quantize_model(network.model(), stated, quantize, maximum=dataset.maximum)
+        folded = fold_scaling(network.layers, stated.mean, stated.scale, dataset.maximum)
+        network = quantize_layers(folded, quantize, dataset.maximum)
         stated = scaling_of(0.0, float(dataset.maximum))
     return NetworkReading(network, stated, readings)
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports.files import one_line, optional_package, read_bytes
 from lean_mnist.generalization.imports.network import ImportedNetwork, NamedLayer, orient, scaling_of
+from lean_mnist.generalization.reading import one_line, optional_package, read_bytes
 
 #: Bytes of a file: parsed, a hostile one takes up to eighty times as many (empty nodes, onnx 1.23).
 LARGEST_FILE = 1 << 26

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports.files import read_bytes
+from lean_mnist.generalization.reading import read_bytes
 
 _WHAT = "a pickle of NumPy arrays"
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -50,13 +50,13 @@ class _Array:
     value: npt.NDArray[Any] | None = None
 
 
-def read_arrays(path: str | Path, *, packed: bool | None = None) -> list[npt.NDArray[Any]]:
+def read_arrays(path: str | Path) -> list[npt.NDArray[Any]]:
     """The arrays and numbers (as 0-dimensional arrays) of a pickled tuple; gzip if the name ends in ``.gz``.
 
     Floats of 2, 4 or 8 bytes and strings of up to 16 characters, of at most 2 dimensions. Raises ``DataError``, one
     line that names the opcode or the object, for anything else; nothing in the file is ever run.
     """
-    content = read_bytes(path, _WHAT, packed=str(path).endswith(".gz") if packed is None else packed)
+    content = read_bytes(path, _WHAT, packed=str(path).endswith(".gz"))
     try:
         result = _walk(content)
         if not isinstance(result, tuple):

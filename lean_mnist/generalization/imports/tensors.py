@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports.files import LARGEST, one_line, optional_package, read_bytes
 from lean_mnist.generalization.imports.network import ImportedNetwork, orient
+from lean_mnist.generalization.reading import LARGEST, one_line, optional_package, read_bytes
 
 _INSIDE = ("model", "state_dict", "model_state_dict")
 _MOST_LAYERS = 8  # orders of more layers are not searched

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, DataError
+from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
 from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork
 
@@ -22,6 +22,7 @@ Network = ImportedNetwork | QuantizedNetwork
 #: The usual scalings of pixels: to 0 … 1, and none.
 USUAL_SCALINGS = (scaling_of(0.0, 255.0), scaling_of(0.0, 1.0))
 _MOST_OPEN = 8
+_TOLERANCE = Fraction(1, 1000)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,25 +40,17 @@ def verify_on_data(
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     accuracy: Fraction,
-    *,
-    tolerance: Fraction = Fraction(1, 1000),
     scalings: Sequence[Normalization] = USUAL_SCALINGS,
 ) -> NetworkReading:
-    """Find the reading of ``network`` whose accuracy on the given examples is ``accuracy``, within ``tolerance``.
+    """Find the reading of ``network`` whose accuracy on the given examples is ``accuracy``, within 0.001.
 
     Tried are: square weights either way; images uint8 (m, rows, columns) upright or transposed; and, for a network with
     floating weights that does not state its own, the ``scalings`` of its pixels. Without biases all scalings of mean 0
     are the same reading. Raises ``DataError`` if no reading has that accuracy, or more than one.
     """
-    if len(images) == 0 or images.ndim != 3 or labels.shape != (len(images),):
-        raise ArgumentError(
-            f"images, labels: shapes {images.shape}, {labels.shape}, expected (m, rows, columns) and (m,)"
-        )
-    if not 0 <= accuracy <= 1 or not 0 <= tolerance < 1:
-        raise ArgumentError(f"accuracy, tolerance: {accuracy}, {tolerance}, expected numbers from 0 to 1")
     tried = [(_accuracy(each, images, labels), each) for each in _readings(network, images.shape[1:], scalings)]
-    found = [reading for own, reading in tried if abs(own - accuracy) <= tolerance]
-    claimed = f"accuracy {float(accuracy):g} ± {float(tolerance):g}"
+    found = [reading for own, reading in tried if abs(own - accuracy) <= _TOLERANCE]
+    claimed = f"accuracy {float(accuracy):g} ± {float(_TOLERANCE):g}"
     if not found:
         highest, best = max(tried, key=lambda each: each[0])
         raise DataError(

@@ -11,6 +11,9 @@ import numpy as np
 
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.learners.base import Examples
+from lean_mnist.generalization.reading import read_bytes
+
+_WHAT = "lines index,x1,..,xn,True|False"
 
 
 def read_examples(path: str | Path) -> Examples:
@@ -19,18 +22,16 @@ def read_examples(path: str | Path) -> Examples:
     Each number is the float32 nearest to the decimal that is written, not to the float64 nearest to it. Raises
     ``DataError``, naming file and line, for anything else.
     """
-    name = str(path)
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise DataError(f"{name}: cannot be read ({reason}), expected lines index,x1,..,xn,True|False") from None
+        lines = read_bytes(path, _WHAT).decode("ascii").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: cannot be read (not a text file), expected {_WHAT}") from None
     if not lines:
-        raise DataError(f"{name}: empty, expected lines index,x1,..,xn,True|False")
+        raise DataError(f"{path}: empty, expected {_WHAT}")
     rows, labels, features = [], [], lines[0].count(",") - 1
     for number, line in enumerate(lines, 1):
         index, *fields = line.split(",")
-        where = f"{name}, line {number}"
+        where = f"{path}, line {number}"
         if index != str(len(lines) - number):
             raise DataError(f"{where}: index {index!r}, expected {len(lines) - number}, counting down to 0")
         if len(fields) != features + 1 or features < 1:

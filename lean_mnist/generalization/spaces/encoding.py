@@ -79,11 +79,8 @@ def enumerative_length(symbols: Sequence[int] | npt.NDArray[Any], alphabet: int)
     ``⌈log2 C(n + K − 1, K − 1)⌉ + ⌈log2 (n! / Π n_k!)⌉`` bits. It needs no table of frequencies, so nothing about the
     sequence has to be known beforehand, and it costs little more than its entropy. For each n, ``Σ 2^−length ≤ 1``
     (Kraft, 1949), because the numbers of each table's sequences, and those of the tables, do so each.
-    Raises ``ArgumentError`` for a symbol outside the alphabet.
     """
     counts = np.bincount(np.asarray(symbols, np.int64), minlength=alphabet).tolist()
-    if len(counts) > alphabet:
-        raise ArgumentError(f"symbols: {len(counts) - 1}, expected 0 to {alphabet - 1}")
     sequences, total = 1, 0
     for count in counts:
         total += count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.files import write_atomically
+from lean_mnist.generalization.reading import read_bytes
 from lean_mnist.generalization.spaces.encoding import decode, encode
 from lean_mnist.generalization.spaces.network import NetworkSpace, QuantizedNetwork
 
 FORMAT = "lean_mnist quantised network 1"
-_LARGEST = 1 << 28
 _FIELDS = {"sizes": list, "bits": int, "biases": bool, "encoding": str, "denominator": int}
 
 
@@ -41,12 +40,9 @@ def write_network(path: str | Path, network: QuantizedNetwork) -> None:
 
 def read_network(path: str | Path) -> QuantizedNetwork:
     """The inverse of :func:`write_network`; ``DataError``, naming the field, for what it cannot have written."""
+    text = read_bytes(path, "a quantised network")
     try:
-        with open(path, "rb") as file:
-            text = file.read(_LARGEST + 1)
-        content = json.loads(text) if len(text) <= _LARGEST else None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}), expected a quantised network") from None
+        content = json.loads(text)
     except (ValueError, RecursionError):
         raise DataError(f"{path}: no JSON, expected a quantised network") from None
     if not isinstance(content, dict) or set(content) != {"format", "space", "weights", "sha256"}:
@@ -55,13 +51,11 @@ def read_network(path: str | Path) -> QuantizedNetwork:
         raise DataError(f"{path}: format: {str(content['format'])[:60]!r}, expected {FORMAT!r}")
     space = _space(content["space"], path)
     try:
-        weights = base64.b64decode(content["weights"], validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raise DataError(f"{path}: weights: expected base64") from None
-    try:
-        network = decode(weights, space)
+        network = decode(base64.b64decode(content["weights"], validate=True), space)
     except DataError as error:
         raise DataError(f"{path}: weights: {error}") from None
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: weights: expected base64") from None
     if content["sha256"] != network_hash(network):
         raise DataError(f"{path}: sha256: {str(content['sha256'])[:64]!r}, expected {network_hash(network)}")
     return network

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError
+from lean_mnist.nn import grid
 
 Codes = npt.NDArray[np.uint16]
 Halves = npt.NDArray[np.float16]
@@ -68,11 +69,6 @@ class QuantizedLayer:
                 raise ArgumentError("bias: holds infinities or NaN, expected finite numbers")
         if self.encoding == "float16" and not np.isfinite(self.codes.view(np.float16)).all():
             raise ArgumentError("codes: hold infinities or NaN, expected finite float16 numbers")
-
-    def weight(self) -> npt.NDArray[np.float64]:
-        """``shift + scale · value``, float64 (H, D): rounded where float64 cannot hold it; for display."""
-        values = self.codes.view(np.float16) if self.encoding == "float16" else self.codes
-        return float(self.shift) + float(self.scale) * values.astype(np.float64)
 
     def integers(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, int]:
         """Integers (H, D), integers (H,) or ``None``, and an exponent e: weight and bias are these times 2^−e, exactly.
@@ -165,8 +161,7 @@ def check_bits(bits: int, encoding: str) -> None:
     """Raise ``ArgumentError`` unless ``encoding`` is known and can have ``bits`` bits."""
     if encoding not in ENCODINGS:
         raise ArgumentError(f"encoding: {encoding!r}, expected one of {', '.join(ENCODINGS)}")
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
-        raise ArgumentError(f"bits: {bits!r}, expected a whole number from 1 to 16")
+    grid.check_bits(bits)
     if encoding == "float16" and bits != FLOAT16_BITS:
         raise ArgumentError(f"bits: {bits}, expected {FLOAT16_BITS} for the encoding float16")
 
