@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ BITS = 300
 EXACT_BITS = 2300  # any sum of two or three float64 numbers is exact
 
 
-def to_arb(value: object) -> arb:
+def to_arb(value: Any) -> arb:
     ctx.prec = BITS
     if isinstance(value, Fraction):
         return arb(fmpq(value.numerator, value.denominator))
@@ -40,7 +41,9 @@ _each = {name: np.frompyfunc(function, 1, 1) for name, function in FUNCTIONS.ite
 class ArbArray:
     """A NumPy object array of Arb's balls."""
 
-    def __init__(self, values: np.ndarray) -> None:
+    __primitives__: ClassVar[Any]
+
+    def __init__(self, values: Any) -> None:
         self.values = np.asarray(values, dtype=object)
 
     @classmethod
@@ -50,7 +53,7 @@ class ArbArray:
     shape = property(lambda self: self.values.shape)
     T = property(lambda self: ArbArray(self.values.T))
 
-    def __getitem__(self, index: object) -> ArbArray:
+    def __getitem__(self, index: Any) -> ArbArray:
         return ArbArray(self.values[index])
 
     def sum(self, axis: int) -> ArbArray:
@@ -80,7 +83,7 @@ class ArbArray:
     __radd__, __rmul__ = __add__, __mul__
 
 
-def _values(other: object) -> object:
+def _values(other: object) -> Any:
     return other.values if isinstance(other, ArbArray) else other
 
 
@@ -91,45 +94,45 @@ class ArbPrimitives:
         for name in FUNCTIONS:
             setattr(self, name, lambda x, name=name: ArbArray(_each[name](x.values)))
 
-    def affine(self, x, weight, bias):
+    def affine(self, x: Any, weight: Any, bias: Any) -> Any:
         return x @ weight.T if bias is None else x @ weight.T + bias
 
-    def where_nonpositive(self, condition, then, otherwise):
+    def where_nonpositive(self, condition: Any, then: Any, otherwise: Any) -> Any:
         nonpositive = np.frompyfunc(lambda c: bool(c <= 0), 1, 1)(condition.values).astype(bool)
         return ArbArray(np.where(nonpositive, _values(then), otherwise.values))
 
-    def row_shift(self, x):
+    def row_shift(self, x: Any) -> Any:
         return 0
 
-    def row_sum(self, x):
+    def row_sum(self, x: Any) -> Any:
         return ArbArray(x.values.sum(1)[:, None])
 
-    def column(self, x):
+    def column(self, x: Any) -> Any:
         return x[:, None]
 
-    def spread(self, value, like):
+    def spread(self, value: Any, like: Any) -> Any:
         filled = np.empty(like.shape, dtype=object)
         filled[...] = np.asarray(_values(value)).item()
         return ArbArray(filled)
 
-    def divide(self, value, by):
+    def divide(self, value: Any, by: Any) -> Any:
         return value / to_arb(by)
 
-    def take_label(self, x, labels):
+    def take_label(self, x: Any, labels: Any) -> Any:
         return ArbArray(x.values[np.arange(len(labels)), labels.numpy()])
 
-    def one_hot(self, labels, like):
+    def one_hot(self, labels: Any, like: Any) -> Any:
         encoded = np.full(like.shape, to_arb(0), dtype=object)
         encoded[np.arange(len(labels)), labels.numpy()] = to_arb(1)
         return ArbArray(encoded)
 
-    def constant(self, value, like):
+    def constant(self, value: Any, like: Any) -> Any:
         return to_arb(Fraction(repr(value)))
 
-    def sqrt_of(self, value, like):
+    def sqrt_of(self, value: Any, like: Any) -> Any:
         return to_arb(value).sqrt()
 
-    def pi(self, like):
+    def pi(self, like: Any) -> Any:
         return to_arb(0) + arb.pi()
 
 
@@ -202,9 +205,9 @@ def run_elementary(rng: random.Random, tally: ArbTally, count: int = 60) -> None
         if name not in ("log", "sqrt"):
             tally.ask(name, getattr(ours, name)(x), getattr(exact, name)(X))
     near, positive = Ball(x.mid.abs().clamp(max=1e290), x.rad), np.frompyfunc(lambda v: bool(v > 0), 1, 1)
-    N = arb_in(rng, near)
-    keep = np.flatnonzero(positive(N))
-    near, N = near[torch.from_numpy(keep)], ArbArray(N[keep])
+    inside = arb_in(rng, near)
+    keep = np.flatnonzero(positive(inside))
+    near, N = near[torch.from_numpy(keep)], ArbArray(inside[keep])
     tally.ask("log", ours.log(near), exact.log(N))
     tally.ask("sqrt", near ** ours.constant(0.5, near), ArbArray(_each["sqrt"](N.values)))
     n, value = rng.randint(0, 99), rng.uniform(-3, 3)
