@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +19,6 @@ Fault = Callable[..., Any]
 """``fault(original, *arguments)``: what a faulty backward returns, given the right one and what it was called with."""
 Change = TypeVar("Change", bound=Callable[..., Any])
 
-SITES = {
-    "dense": "chainrule.dense.dense_backward(tape, d_z, needs) -> DenseGradients",
-    "activation": "an activation's backward(saved, d_h) -> d_z; ReLU's is given z in place of h",
-    "loss": "the loss rule's backward(tape, d_loss_B) -> d_s_BC",
-    "mean": "chainrule.losses.mean_backward(loss_B, d_mean) -> d_loss_B",
-    "network": "chainrule.mlp.mlp_backward(tape, layers, activation, d_logits, needs) -> MLPGradients",
-    "node": "the backward(ctx, *upstream) -> gradients of an autograd.Function: ours, or anybody's",
-}
-"""Backwards that a fault can be planted in."""
-
 
 @dataclass(frozen=True)
 class Mutant:
@@ -36,13 +27,12 @@ class Mutant:
     Attributes:
         kinds: the classes that a diagnosis may honestly give the fault: one, or two where both say what the code does.
         condition: an entry of ``conditions.CONDITIONS``, the situation in which the gradient is wrong.
-        site: an entry of ``SITES``, the backward that is replaced.
+        site: an entry of ``planting.SITES``, the backward that is replaced.
         new_fault: makes a fresh fault, since some remember earlier calls.
         activation: whose backward a fault at ``"activation"`` replaces.
         source: ``owner/repo#number`` where the fault replays one that was shipped.
         equivalent_when: the configurations for which the faulty backward is right after all; empty if for none.
         ours_only: a fault against what this package's Functions promise, and others need not.
-        held_out: written after all others had been measured, to show that the checks were not fitted to the corpus.
     """
 
     name: str
@@ -56,7 +46,11 @@ class Mutant:
     source: str = ""
     equivalent_when: str = ""
     ours_only: bool = False
-    held_out: bool = False
+
+    @property
+    def held_out(self) -> bool:
+        """Written after all others had been measured, to show that the checks were not fitted to the corpus."""
+        return self.group == "held-out"
 
     @property
     def generic(self) -> bool:
@@ -68,14 +62,9 @@ class Memory:
     """Values that a fault keeps from one call to the next; each planting begins with a new one."""
 
     def __init__(self) -> None:
-        self.calls = 0
         self.kept: dict[Any, Any] = {}
         self.random = torch.Generator().manual_seed(0)
-
-    def count(self) -> int:
-        """The number of this call, from 1."""
-        self.calls += 1
-        return self.calls
+        self.count = itertools.count(1).__next__  # the number of this call
 
     def swap(self, key: Any, value: Any) -> Any:
         """The value kept under ``key`` by the last call, or ``value`` the first time; keeps ``value`` for the next."""
@@ -120,6 +109,10 @@ def _loss_formula(formula: Callable[..., Tensor]) -> Fault:
     return fault
 
 
+def _of_result(change: Callable[..., Any]) -> Fault:
+    return lambda original, *arguments: change(original(*arguments), *arguments)
+
+
 def _each_gradient(change: Callable[[Tensor], Tensor]) -> Fault:
     return lambda backward, ctx, *upstream: map_gradients(change, backward(ctx, *upstream))
 
@@ -128,29 +121,28 @@ def _each_upstream(change: Callable[[Tensor], Tensor]) -> Fault:
     return lambda backward, ctx, *upstream: backward(ctx, *map_gradients(change, upstream))
 
 
-# What a change is given, and what it returns:
+# What a change is given, and what it returns. The backwards themselves are said in planting.SITES.
 WEIGHT, BIAS, INPUT = (_dense_field(field) for field in ("weight_HD", "bias_H", "x_BD"))  # (gradient, tape, dz)
 FACTORS = Part("dense", _rounded_factors)  # (factor) -> factor, for each factor of the three products of a layer
 DENSE = Part("dense")  # (original, tape, dz, needs) -> DenseGradients
 ACTIVATION = Part("activation")  # (original, saved, dh) -> dz
+SLOPE = Part("activation", _of_result)  # (right dz, saved, dh) -> dz
 LOSS = Part("loss")  # (original, (p, labels, s), dloss) -> ds
+LOSS_GRADIENT = Part("loss", _of_result)  # (right ds, (p, labels, s), dloss) -> ds
 LOSS_FORMULA = Part("loss", _loss_formula)  # (p, y, s), y the one-hot labels -> ds for an upstream gradient of 1
-MEAN = Part("mean")  # (original, loss, dmean) -> dloss
+MEAN = Part("mean", _of_result)  # (right dloss, loss, dmean) -> dloss
 NETWORK = Part("network")  # (original, tape, layers, …) -> MLPGradients
+NETWORK_GRADIENTS = Part("network", _of_result)  # (right MLPGradients, tape, layers, …) -> MLPGradients
 GRADIENT = Part("node", _each_gradient)  # (g) -> g, for each gradient that a node returns
 UPSTREAM = Part("node", _each_upstream)  # (g) -> g, for each upstream gradient that a node is given
 NODE = Part("node")  # (backward, ctx, *upstream) -> gradients
 
 
 class Group:
-    """Mutants of one group, in the order in which they are added.
+    """Mutants of one group, in the order in which they are added."""
 
-    Calling a group gives a decorator of the change that makes the mutant; with ``remembers`` the change is given a
-    :class:`Memory` before its other arguments.
-    """
-
-    def __init__(self, name: str, *, held_out: bool = False) -> None:
-        self.name, self.held_out = name, held_out
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.mutants: list[Mutant] = []
 
     def __call__(
@@ -161,13 +153,16 @@ class Group:
         description: str = "",
         shows: str = "always",
         *,
+        unless: str = "",
         remembers: bool = False,
         activation: str = "relu",
         **more: Any,
     ) -> Callable[[Change], Change]:
-        """Decorator of the change; the arguments are those of :class:`Mutant`, ``shows`` its condition.
+        """Decorator of the change that makes the mutant.
 
-        Without a ``description`` it is the first line of the change's docstring.
+        Args: ``description``, by default the first line of the change's docstring; ``shows`` and ``unless``, the
+        mutant's ``condition`` and ``equivalent_when``; ``remembers``, to give the change a :class:`Memory` first;
+        ``more``, other attributes of :class:`Mutant`.
         """
 
         def add(change: Change) -> Change:
@@ -175,12 +170,11 @@ class Group:
                 return part.fault_of(partial(change, Memory()) if remembers else change)
 
             said = description or (change.__doc__ or "").partition("\n")[0].rstrip(".")
+            said = said[:1].lower() + said[1:]
             both = kinds if isinstance(kinds, tuple) else (kinds,)
-            shown = f"activation {activation}" if activation != "relu" else shows
-            more.update(activation=activation, held_out=self.held_out)
-            self.mutants.append(
-                Mutant(name, said[:1].lower() + said[1:], both, self.name, shown, part.site, new_fault, **more)
-            )
+            shown = shows if activation == "relu" else f"activation {activation}"
+            more.update(activation=activation, equivalent_when=unless)
+            self.mutants.append(Mutant(name, said, both, self.name, shown, part.site, new_fault, **more))
             return change
 
         return add

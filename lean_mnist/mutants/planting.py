@@ -85,7 +85,7 @@ def planted(mutant: Mutant | str) -> Iterator[Plant]:
     chosen = mutant_named(mutant) if isinstance(mutant, str) else mutant
     plant = Plant()
     with contextlib.ExitStack() as stack:
-        for target, faulty in _REPLACEMENTS[chosen.site](chosen, plant):
+        for target, faulty in SITES[chosen.site](chosen, plant):
             stack.enter_context(planting(target, faulty))
         yield plant
 
@@ -179,12 +179,12 @@ def _of_nodes(mutant: Mutant, plant: Plant) -> Replacements:
             yield f"nn.functions.{name}.backward", _wrap(value.backward, mutant.new_fault(), plant)
 
 
-_REPLACEMENTS: dict[str, Callable[[Mutant, Plant], Replacements]] = {
-    "dense": _of_function(dense, "dense_backward"),
-    "mean": _of_function(losses, "mean_backward"),
-    "network": _of_function(mlp, "mlp_backward"),
-    "activation": _of_activation,
-    "loss": _of_loss,
-    "node": _of_nodes,
+SITES: dict[str, Callable[[Mutant, Plant], Replacements]] = {
+    "dense": _of_function(dense, "dense_backward"),  # (tape, d_z, needs) -> DenseGradients
+    "activation": _of_activation,  # an activation's backward(saved, d_h) -> d_z; ReLU's is given z in place of h
+    "loss": _of_loss,  # the loss rule's backward(tape, d_loss_B) -> d_s_BC
+    "mean": _of_function(losses, "mean_backward"),  # (loss_B, d_mean) -> d_loss_B
+    "network": _of_function(mlp, "mlp_backward"),  # (tape, layers, activation, d_logits, needs) -> MLPGradients
+    "node": _of_nodes,  # the backward(ctx, *upstream) -> gradients of an autograd.Function: ours, or anybody's
 }
-"""By site."""
+"""Backwards that a fault can be planted in, and what is replaced to plant it."""

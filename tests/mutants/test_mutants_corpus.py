@@ -16,7 +16,8 @@ from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.errors import ArgumentError
 from lean_mnist.mutants import CONDITIONS, MUTANTS, mutant_named, planted
-from lean_mnist.mutants.mutant import ACTIVATION, SITES, Group
+from lean_mnist.mutants.mutant import ACTIVATION, Group
+from lean_mnist.mutants.planting import SITES
 from lean_mnist.mutants.report import Fate
 from lean_mnist.mutants.selftest import try_mutant
 from lean_mnist.nn import functions

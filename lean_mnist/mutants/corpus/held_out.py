@@ -16,13 +16,12 @@ from lean_mnist.chainrule.dense import DenseTape
 from lean_mnist.chainrule.mlp import MLPTape
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants import mutant as parts
-from lean_mnist.mutants.corpus.nodes import under_autocast
 from lean_mnist.mutants.mutant import Group, Memory, key_of, map_gradients, with_entry
 
-GROUP = Group("held-out", held_out=True)
+GROUP = Group("held-out")
 weight, factors, formula, loss, upstream, node = (
     partial(GROUP, part)
-    for part in (parts.WEIGHT, parts.FACTORS, parts.LOSS_FORMULA, parts.LOSS, parts.UPSTREAM, parts.NODE)
+    for part in (parts.WEIGHT, parts.FACTORS, parts.LOSS_FORMULA, parts.LOSS_GRADIENT, parts.UPSTREAM, parts.NODE)
 )
 
 
@@ -30,7 +29,7 @@ weight, factors, formula, loss, upstream, node = (
 def _ten_bits(factor: Tensor) -> Tensor:
     """Factors are rounded to ten bits, as tensor cores may.
 
-    Rounded to ten bits after the leading one, as tensor cores read float32 unless told not to.
+    To ten bits after the leading one, as these read float32 unless told not to.
     """
     mantissa, exponent = torch.frexp(factor)
     return torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent)
@@ -44,15 +43,9 @@ def _element_off(d_weight: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
 
 
 weight("weight-columns-rolled", Kind.PERMUTATION, "the columns of dW are rolled by one")(lambda g, t, z: g.roll(1, 1))
-
-
-@weight("weight-small-flushed", Kind.ZERO)
-def _small_flushed(d_weight: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """Elements of dW below 0.1 % of the largest are flushed to zero."""
-    size = d_weight.detach().abs()
-    return d_weight.masked_fill(size < 1e-3 * size.amax(), 0)
-
-
+weight("weight-small-flushed", Kind.ZERO, "elements of dW below 0.1 % of the largest are flushed to zero")(
+    lambda g, t, z: g.masked_fill(g.detach().abs() < 1e-3 * g.detach().abs().amax(), 0)
+)
 weight("weight-centered", Kind.MISSING_TERM, "each row of dW has its mean taken off")(
     lambda g, t, z: g - g.mean(1, keepdim=True)
 )
@@ -93,10 +86,10 @@ factors(
     Kind.PRECISION,
     "products of float64 arrays are formed in float32",
     "float64",
-    equivalent_when="the run's precision is float32",
+    unless="the run's precision is float32",
 )(lambda factor: factor.float())
-GROUP(parts.ACTIVATION, "mask-relu6", Kind.MASK, "the derivative is zero above z = 6", "pre-activation > 6")(
-    lambda original, z, g: g * ((z > 0) & (z <= 6))
+GROUP(parts.SLOPE, "mask-relu6", Kind.MASK, "the derivative is zero above z = 6", "pre-activation > 6")(
+    lambda right, z, g: g * ((z > 0) & (z <= 6))
 )
 
 
@@ -113,14 +106,14 @@ loss(
     "rows-sorted",
     Kind.PERMUTATION,
     "the rows of ds are in the order of their labels",
-    equivalent_when="the batch is in the order of its labels",
-)(lambda original, tape, d_loss: original(tape, d_loss)[tape[1].argsort(stable=True)])
+    unless="the batch is in the order of its labels",
+)(lambda d_s, tape, d_loss: d_s[tape[1].argsort(stable=True)])
 formula("focal-left-in", Kind.MISSING_TERM, "the factor (1 − p_y)² of the focal loss is left in")(
     lambda p, y, s: (p - y) * (1 - (p * y).sum(1, keepdim=True)) ** 2
 )
 
 
-@formula("classes-balanced", Kind.MISSING_TERM, equivalent_when="all classes are equally frequent in the batch")
+@formula("classes-balanced", Kind.MISSING_TERM, unless="all classes are equally frequent in the batch")
 def _balanced(p: Tensor, y: Tensor, s: Tensor) -> Tensor:
     """Examples are weighted by how rare their class is in the batch."""
     share = y.mean(0).clamp(min=1 / max(1, len(y)))
@@ -130,32 +123,22 @@ def _balanced(p: Tensor, y: Tensor, s: Tensor) -> Tensor:
 formula("softmax-hard", Kind.DERIVATIVE, "p is taken to be 1 at the largest logit")(
     lambda p, y, s: F.one_hot(p.argmax(1), p.shape[1]).to(p.dtype) - y
 )
-loss("clipped-to-0.02", Kind.CLIPPING, "ds is clipped to ±0.02")(
-    lambda original, tape, d_loss: original(tape, d_loss).clamp(-0.02, 0.02)
-)
+loss("clipped-to-0.02", Kind.CLIPPING, "ds is clipped to ±0.02")(lambda d_s, tape, d_loss: d_s.clamp(-0.02, 0.02))
 
 
 @loss("written-over-saved", Kind.MUTATION, shows="saved tensors used again", source="linkedin/Liger-Kernel#272")
-def _written_over_saved(original: Any, tape: tuple[Tensor, ...], d_loss_B: Tensor) -> Tensor:
+def _written_over_saved(d_s: Tensor, tape: tuple[Tensor, ...], d_loss_B: Tensor) -> Tensor:
     """ds is written over the saved probabilities."""
-    d_s: Tensor = original(tape, d_loss_B)
     tape[0].data.copy_(d_s.detach())
     return d_s
 
 
-@GROUP(parts.MEAN, "converged-skipped", Kind.ZERO, shows="loss < 0.05")
-def _converged_skipped(original: Any, loss_B: Tensor, d_mean: Tensor) -> Tensor:
-    """No gradient once the mean loss is below 0.05."""
-    right: Tensor = original(loss_B, d_mean)
-    return 0 * right if loss_B.numel() and float(loss_B.detach().mean()) < 0.05 else right
-
-
-@upstream("upstream-tiny-is-zero", Kind.ZERO, shows="upstream < 1e-6")
-def _tiny_is_zero(g: Tensor) -> Tensor:
-    """Upstream gradients below 1e-6 are taken for zero."""
-    return torch.zeros_like(g) if g.numel() and float(g.detach().abs().amax()) < 1e-6 else g
-
-
+GROUP(parts.MEAN, "converged-skipped", Kind.ZERO, "no gradient once the mean loss is below 0.05", "loss < 0.05")(
+    lambda right, loss_B, d_mean: 0 * right if loss_B.numel() and float(loss_B.detach().mean()) < 0.05 else right
+)
+upstream("upstream-tiny-is-zero", Kind.ZERO, "upstream gradients below 1e-6 are taken for zero", "upstream < 1e-6")(
+    lambda g: torch.zeros_like(g) if g.numel() and float(g.detach().abs().amax()) < 1e-6 else g
+)
 upstream("upstream-in-half", Kind.PRECISION, "the upstream gradient passes through float16", "upstream != 1")(
     lambda g: g.to(torch.float16).to(g.dtype)
 )
@@ -177,12 +160,13 @@ def _ping_pong(memory: Memory, backward: Any, ctx: Any, *upstream: Any) -> tuple
     return right if len(kept) < 3 else kept.pop(0)
 
 
-node(
+GROUP(
+    parts.GRADIENT,
     "autocast-branch-wrong",
     Kind.CONSTANT_FACTOR,
     "where autocast is on another branch runs, whose gradients are 10 % too large",
     "autocast",
-)(under_autocast(lambda g: 1.1 * g))
+)(lambda g: 1.1 * g if torch.is_autocast_enabled("cpu") else g)
 
 
 @node("buffer-reused", (Kind.MUTATION, Kind.STALE_VALUE), shows="earlier gradients used again", remembers=True)

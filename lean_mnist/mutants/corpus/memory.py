@@ -15,17 +15,17 @@ from lean_mnist.mutants.mutant import ACTIVATION, INPUT, LOSS, WEIGHT, Group, Me
 GROUP = Group("memory")
 weight = partial(GROUP, WEIGHT, remembers=True)
 
-
-@weight("weight-stale-input", Kind.STALE_VALUE, shows="second call")
-def _stale_input(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """dW is formed with the last call's input."""
-    return d_z.T @ memory.swap(key_of(*tape), tape.x_BD.detach().clone())
-
-
-@GROUP(INPUT, "input-stale-weight", Kind.STALE_VALUE, shows="second step", remembers=True)
-def _stale_weight(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """dx is formed with the last call's weight."""
-    return d_z @ memory.swap(key_of(tape.weight_HD), tape.weight_HD.detach().clone())
+weight("weight-stale-input", Kind.STALE_VALUE, "dW is formed with the last call's input", "second call")(
+    lambda memory, g, t, z: z.T @ memory.swap(key_of(*t), t.x_BD.detach().clone())
+)
+GROUP(
+    INPUT,
+    "input-stale-weight",
+    Kind.STALE_VALUE,
+    "dx is formed with the last call's weight",
+    "second step",
+    remembers=True,
+)(lambda memory, g, t, z: z @ memory.swap(key_of(t.weight_HD), t.weight_HD.detach().clone()))
 
 
 def _stale_saved(memory: Memory, original: Any, saved: Any, upstream: Tensor) -> Any:
@@ -57,10 +57,9 @@ def _not_cleared(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) ->
     return right if before is None else right + before
 
 
-@weight("weight-race-every-50", Kind.NONDETERMINISM, shows="every 50th call")
-def _every_fiftieth(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """Every 50th call doubles the first row of dW."""
-    return with_entry(right, 0, 2 * right[0]) if memory.count() % 50 == 0 else right
+weight("weight-race-every-50", Kind.NONDETERMINISM, "every 50th call doubles the first row of dW", "every 50th call")(
+    lambda memory, g, t, z: with_entry(g, 0, 2 * g[0]) if memory.count() % 50 == 0 else g
+)
 
 
 @weight("weight-race-at-random", Kind.NONDETERMINISM, shows="at random")
@@ -71,12 +70,9 @@ def _at_random(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> T
     return d_z[:half].T @ tape.x_BD[:half] if lost else right
 
 
-@weight("weight-noise", Kind.NONDETERMINISM)
-def _noise(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """dW is off by 0.01 %, differently at each call."""
-    return right * (1 + 1e-4 * torch.randn(right.shape, generator=memory.random, dtype=right.dtype))
-
-
+weight("weight-noise", Kind.NONDETERMINISM, "dW is off by 0.01 %, differently at each call")(
+    lambda memory, g, t, z: g * (1 + 1e-4 * torch.randn(g.shape, generator=memory.random, dtype=g.dtype))
+)
 weight(
     "weight-after-200-calls", Kind.CONSTANT_FACTOR, "dW is 0.1 % too large after the first 200 calls", "after 200 calls"
-)(lambda memory, right, tape, d_z: right if memory.count() <= 200 else right * 1.001)
+)(lambda memory, g, t, z: g if memory.count() <= 200 else g * 1.001)

@@ -38,13 +38,13 @@ gradient(
     "node-transposed",
     Kind.TRANSPOSE,
     "gradients are transposed if square, otherwise reshaped",
-    equivalent_when="no input has two dimensions of at least 2",
+    unless="no input has two dimensions of at least 2",
 )(lambda g: g if g.dim() < 2 else g.transpose(-1, -2).reshape(g.shape))
 gradient(
     "node-rows-swapped",
     Kind.PERMUTATION,
     "the first two rows of every gradient are swapped",
-    equivalent_when="no input has two rows",
+    unless="no input has two rows",
 )(lambda g: with_entry(g, slice(0, 2), g[:2].flip(0)) if g.dim() >= 2 else g)
 
 
@@ -54,12 +54,8 @@ def _last_row_zero(g: Tensor) -> Tensor:
     return with_entry(g, -1, 0) if g.dim() >= 1 and len(g) else g
 
 
-def _largest_element_zero(g: Tensor) -> Tensor:
-    return g.masked_fill(g.detach().abs() == g.detach().abs().amax(), 0) if g.numel() else g
-
-
 node("node-element-zero", Kind.ZERO, "the largest element of the first gradient is zero")(
-    _at_place(_largest_element_zero, 0)
+    _at_place(lambda g: g.masked_fill(g.detach().abs() == g.detach().abs().amax(), 0) if g.numel() else g, 0)
 )
 node("node-last-input", Kind.CONSTANT_FACTOR, "the last gradient is 1 % too large, the others are right")(
     _at_place(lambda g: 1.01 * g, -1)
@@ -114,16 +110,7 @@ def _stale(memory: Memory, backward: Any, ctx: Any, *upstream: Any) -> tuple[Any
 @node("node-race-every-50", Kind.NONDETERMINISM, shows="every 50th call", remembers=True)
 def _every_fiftieth(memory: Memory, backward: Any, ctx: Any, *upstream: Any) -> tuple[Any, ...]:
     """Every 50th call loses the last row."""
-    change = _last_row_zero if memory.count() % 50 == 0 else lambda g: g
-    return map_gradients(change, backward(ctx, *upstream))
-
-
-def packed_strides(g: Tensor) -> tuple[int, ...]:
-    """The strides that a contiguous tensor of this shape has."""
-    strides = [1] * g.dim()
-    for axis in reversed(range(g.dim() - 1)):
-        strides[axis] = strides[axis + 1] * max(1, g.shape[axis + 1])
-    return tuple(strides)
+    return map_gradients(torch.clone if memory.count() % 50 else _last_row_zero, backward(ctx, *upstream))
 
 
 @CONTRACTS(NODE, "upstream-as-scratch", Kind.MUTATION, shows="upstream used again")
@@ -148,9 +135,7 @@ def _expanded_has_one_element(g: Tensor) -> Tensor:
     """An expanded upstream gradient is taken to hold one element."""
     if g.numel() <= 1 or any(g.stride()):
         return g
-    first = torch.zeros(g.numel(), dtype=g.dtype, device=g.device)
-    first[0] = g.detach().flatten()[0]
-    return first.reshape(g.shape)
+    return with_entry(g.new_zeros(g.shape), (0,) * g.dim(), g.detach().flatten()[0])
 
 
 CONTRACTS(
@@ -169,31 +154,19 @@ def _rescaled_by_largest(g: Tensor) -> Tensor:
     return g / largest * largest  # 0 / 0
 
 
-def under_autocast(change: Any) -> Any:
-    """The fault that changes every gradient where autocast is on."""
-
-    def fault(backward: Any, ctx: Any, *upstream: Any) -> Any:
-        gradients = backward(ctx, *upstream)
-        return map_gradients(change, gradients) if torch.is_autocast_enabled("cpu") else gradients
-
-    return fault
-
-
 CONTRACTS(
-    NODE,
+    GRADIENT,
     "autocast-bfloat16",
     Kind.PRECISION,
     "gradients are rounded to bfloat16 where autocast is on",
     "autocast",
-    equivalent_when="the Function may answer in autocast's precision; ours promise the precision they are given",
+    unless="the Function may answer in autocast's precision; ours promise the precision they are given",
     ours_only=True,
-)(under_autocast(lambda g: g.to(torch.bfloat16).to(g.dtype)))
+)(lambda g: g.to(torch.bfloat16).to(g.dtype) if torch.is_autocast_enabled("cpu") else g)
 
 
 @CONTRACTS(NODE, "empty-batch-nan", Kind.NAN, shows="empty batch")
 def _divided_by_rows(backward: Any, ctx: Any, *upstream: Any) -> Any:
     """An empty batch gives gradients of NaN."""
-    gradients = backward(ctx, *upstream)
-    if any(isinstance(g, Tensor) and g.dim() and len(g) == 0 for g in upstream):
-        return map_gradients(lambda g: g * float("nan"), gradients)  # 0 / 0
-    return gradients
+    empty = any(isinstance(g, Tensor) and g.dim() and len(g) == 0 for g in upstream)
+    return map_gradients(lambda g: g * float("nan") if empty else g, backward(ctx, *upstream))  # 0 / 0

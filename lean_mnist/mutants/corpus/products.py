@@ -23,17 +23,14 @@ weight(
     "weight-reshaped",
     Kind.TRANSPOSE,
     "dW is reshaped where it should be transposed",
-    equivalent_when="the layer has one unit or one feature",
+    unless="the layer has one unit or one feature",
 )(lambda g, t, z: g.T.reshape(g.shape))
 weight(
-    "weight-rows-swapped",
-    Kind.PERMUTATION,
-    "the first two rows of dW are swapped",
-    equivalent_when="the layer has one unit",
+    "weight-rows-swapped", Kind.PERMUTATION, "the first two rows of dW are swapped", unless="the layer has one unit"
 )(lambda g, t, z: torch.cat([g[:2].flip(0), g[2:]]))
-weight(
-    "weight-mean", Kind.CONSTANT_FACTOR, "dW is a mean over the batch where it is a sum", equivalent_when=ONE_EXAMPLE
-)(lambda g, t, z: g / max(1, len(z)))
+weight("weight-mean", Kind.CONSTANT_FACTOR, "dW is a mean over the batch where it is a sum", unless=ONE_EXAMPLE)(
+    lambda g, t, z: g / max(1, len(z))
+)
 weight("weight-last-row-zero", Kind.ZERO, "the last unit's row of dW is zero")(lambda g, t, z: with_entry(g, -1, 0))
 weight("weight-element-zero", Kind.ZERO, "one element of dW is zero")(
     lambda g, t, z: with_entry(g, (0, g.shape[1] // 2), 0)
@@ -68,22 +65,22 @@ GROUP(FACTORS, "products-float16", Kind.PRECISION, "all three products are accum
     lambda factor: factor.to(torch.float16)
 )
 bias("bias-zero", Kind.ZERO, "db is zero")(lambda g, t, z: torch.zeros_like(g))
-bias("bias-mean", Kind.CONSTANT_FACTOR, "db is a mean over the batch where it is a sum", equivalent_when=ONE_EXAMPLE)(
+bias("bias-mean", Kind.CONSTANT_FACTOR, "db is a mean over the batch where it is a sum", unless=ONE_EXAMPLE)(
     lambda g, t, z: g / max(1, len(z))
 )
-bias("bias-first-row", Kind.MISSING_TERM, "db is the first example's dz only", equivalent_when=ONE_EXAMPLE)(
+bias("bias-first-row", Kind.MISSING_TERM, "db is the first example's dz only", unless=ONE_EXAMPLE)(
     lambda g, t, z: z[:1].sum(0)
 )
 bias("bias-wrong-axis", Kind.TRANSPOSE, "db is summed over units where batch and width agree", "batch = width")(
     lambda g, t, z: z.sum(1) if z.shape[0] == z.shape[1] else g
 )
-into_layer_below("input-scale-1.001", Kind.CONSTANT_FACTOR, "dx is 0.1 % too large", equivalent_when=ONE_LAYER)(
+into_layer_below("input-scale-1.001", Kind.CONSTANT_FACTOR, "dx is 0.1 % too large", unless=ONE_LAYER)(
     lambda g, t, z: 1.001 * g
 )
 into_layer_below("input-not-transposed", Kind.TRANSPOSE, "dx multiplies by Wᵀ where W is square", "square weight")(
     lambda g, t, z: z @ t.weight_HD.T if z.shape[1] == g.shape[1] else g
 )
-into_layer_below("input-last-feature", Kind.ZERO, "the last feature of dx is zero", equivalent_when=ONE_LAYER)(
+into_layer_below("input-last-feature", Kind.ZERO, "the last feature of dx is zero", unless=ONE_LAYER)(
     lambda g, t, z: with_entry(g, (slice(None), -1), 0)
 )
 into_layer_below(

@@ -14,23 +14,12 @@ from torch import Tensor
 
 from lean_mnist.chainrule.dense import DenseTape
 from lean_mnist.crosscheck.diagnosis import Kind
-from lean_mnist.mutants.corpus.nodes import packed_strides
-from lean_mnist.mutants.mutant import (
-    ACTIVATION,
-    INPUT,
-    MEAN,
-    NODE,
-    UPSTREAM,
-    WEIGHT,
-    Group,
-    Memory,
-    key_of,
-    map_gradients,
-)
+from lean_mnist.mutants import mutant as parts
+from lean_mnist.mutants.mutant import Group, Memory, key_of, map_gradients, with_entry
 
 GROUP = Group("shipped bugs")
 weight, into_layer_below, slope, upstream, node = (
-    partial(GROUP, part) for part in (WEIGHT, INPUT, ACTIVATION, UPSTREAM, NODE)
+    partial(GROUP, part) for part in (parts.WEIGHT, parts.INPUT, parts.SLOPE, parts.UPSTREAM, parts.NODE)
 )
 
 
@@ -62,19 +51,20 @@ def _saved_overwritten(backward: Any, ctx: Any, *upstream: Any) -> tuple[Any, ..
     return gradients
 
 
-@slope("only-last-three-axes", Kind.ZERO, shows="more than 3 axes", source="linkedin/Liger-Kernel#1375")
-def _only_last_three_axes(original: Any, z: Tensor, d_h: Tensor) -> Tensor:
-    """Of more than three axes only the first slice is written."""
-    right: Tensor = original(z, d_h)
-    return right if right.dim() <= 3 else torch.cat([right[:1], torch.zeros_like(right[1:])])
-
-
-@weight("zeroing-overshoots", Kind.ZERO, shows="width >= 128", source="state-spaces/mamba#537")
-def _zeroing_overshoots(d_weight: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """A pointer that advances by the wrong block size zeroes rows that were done."""
-    if len(d_weight) < 128:
-        return d_weight
-    return torch.cat([d_weight[:64], torch.zeros_like(d_weight[64:96]), d_weight[96:]])
+slope(
+    "only-last-three-axes",
+    Kind.ZERO,
+    "of more than three axes only the first slice is written",
+    "more than 3 axes",
+    source="linkedin/Liger-Kernel#1375",
+)(lambda right, z, g: right if g.dim() <= 3 else with_entry(right, slice(1, None), 0))
+weight(
+    "zeroing-overshoots",
+    Kind.ZERO,
+    "a pointer that advances by the wrong block size zeroes rows that were done",
+    "width >= 128",
+    source="state-spaces/mamba#537",
+)(lambda g, t, z: g if len(g) < 128 else with_entry(g, slice(64, 96), 0))
 
 
 @upstream("memory-read-as-packed", Kind.LAYOUT, shows="after torch.cat", source="pytorch/pytorch#194719")
@@ -82,21 +72,16 @@ def _memory_read_as_packed(g: Tensor) -> Tensor:
     """The memory of a slice is read as if it were packed."""
     if g.is_contiguous() or not all(g.stride()):
         return g
-    return g.as_strided(g.shape, packed_strides(g), g.storage_offset())
+    return g.as_strided(g.shape, torch.empty(g.shape, device="meta").stride(), g.storage_offset())
 
 
-@slope(
+slope(
     "rows-to-row-0",
     Kind.PERMUTATION,
+    "every row of dz is written to row 0",
     source="ByteDance-Seed/Triton-distributed#185",
-    equivalent_when="the batch has one example",
-)
-def _rows_to_row_0(original: Any, z: Tensor, d_h: Tensor) -> Tensor:
-    """Every row of dz is written to row 0."""
-    right: Tensor = original(z, d_h)
-    if right.dim() < 2 or len(right) < 2:
-        return right
-    return torch.cat([right[-1:], torch.zeros_like(right[1:])])
+    unless="the batch has one example",
+)(lambda right, z, g: right if right.dim() < 2 or len(right) < 2 else with_entry(torch.zeros_like(right), 0, right[-1]))
 
 
 @into_layer_below(
@@ -111,7 +96,7 @@ def _contributions_lost(memory: Memory, d_x: Tensor, tape: DenseTape, d_z: Tenso
     return d_x - d_z[:, :lost] @ tape.weight_HD[:lost]
 
 
-# The first call only is 1.07 times what it should be.
+# What trial runs, made to choose a block size, added to the buffer.
 @weight(
     "residue-of-trials",
     (Kind.NONDETERMINISM, Kind.CONSTANT_FACTOR),
@@ -120,25 +105,19 @@ def _contributions_lost(memory: Memory, d_x: Tensor, tape: DenseTape, d_z: Tenso
     remembers=True,
 )
 def _residue_of_trials(memory: Memory, d_weight: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """The first call for a shape holds the residue of trial runs.
-
-    The residue is what trial runs, made to choose a block size, added to the buffer.
-    """
-    key = (d_z.shape, d_weight.shape, d_z.dtype)
-    return d_weight if memory.kept.setdefault(key, memory.count()) < memory.calls else 1.07 * d_weight
+    """The first call for a shape holds the residue of trial runs."""
+    number = memory.count()
+    return 1.07 * d_weight if memory.kept.setdefault(key_of(d_z, d_weight), number) == number else d_weight
 
 
-@GROUP(
-    MEAN,
+GROUP(
+    parts.MEAN,
     "branch-for-one",
     Kind.CONSTANT_FACTOR,
-    shows="upstream != 1",
+    "upstream gradients other than 1 take another branch, which is wrong",
+    "upstream != 1",
     source="linkedin/Liger-Kernel cross_entropy_backward",
-)
-def _branch_for_one(original: Any, loss_B: Tensor, d_mean: Tensor) -> Tensor:
-    """Upstream gradients other than 1 take another branch, which is wrong."""
-    right: Tensor = original(loss_B, d_mean)
-    return right if float(d_mean.detach()) == 1.0 else right * d_mean
+)(lambda right, loss_B, d_mean: right if float(d_mean.detach()) == 1.0 else right * d_mean)
 
 
 @node("upstream-modified", Kind.MUTATION, shows="upstream used again", source="pytorch/pytorch#81417")
