@@ -38,17 +38,6 @@ def _plain_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Ten
     return F.linear(torch.relu(F.linear(x, w1, b1)), w2, b2)
 
 
-def _mlp_losses(labels: Tensor) -> Callable[..., Tensor]:
-    def function(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        return functional.mlp_loss(x, labels, [(w1, b1), (w2, b2)], reduction="none")
-
-    return function
-
-
-def _plain_losses(labels: Tensor) -> Callable[..., Tensor]:
-    return lambda *inputs: F.cross_entropy(_plain_mlp(*inputs), labels, reduction="none")
-
-
 def _inputs(*shapes: Sequence[int], frozen: Sequence[int] = ()) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(SEED)
     return tuple(
@@ -66,29 +55,33 @@ def _then(name: str, condition: str, use: Callable[[Tensor], Tensor]) -> Case:
     return Case(name, condition, lambda *i: use(_mlp(*i)), lambda *i: use(_plain_mlp(*i)), _network(7))
 
 
-def _after_cat(axis: int) -> Callable[[Tensor], Tensor]:
-    return lambda logits: torch.cat([torch.ones_like(logits), logits], axis)
-
-
 def cases() -> list[Case]:
     """All cases, their inputs drawn anew."""
     labels = torch.tensor([0, 3, 1, 2, 1, 0, 3])
     return [
         Case("logits of a network", "upstream varies", _mlp, _plain_mlp, _network(7)),
         Case(
-            "one loss an example", "upstream varies by example", _mlp_losses(labels), _plain_losses(labels), _network(7)
+            "one loss an example",
+            "upstream varies by example",
+            lambda x, w1, b1, w2, b2: functional.mlp_loss(x, labels, [(w1, b1), (w2, b2)], reduction="none"),
+            lambda *inputs: F.cross_entropy(_plain_mlp(*inputs), labels, reduction="none"),
+            _network(7),
         ),
         Case("logits of 20 examples", "upstream rows not divisible by 16", _mlp, _plain_mlp, _network(20)),
         Case("one example", "input of one row", _mlp, _plain_mlp, _network(1)),
         Case("200 hidden units", "more than 128 columns", _mlp, _plain_mlp, _network(7, hidden=200)),
         Case("a frozen bias", "frozen parameter", _mlp, _plain_mlp, _network(7, frozen=(2,))),
         Case("an empty batch", "empty batch", _mlp, _plain_mlp, _network(0)),
-        _then("logits, transposed", "transposed upstream", lambda logits: logits.T),
+        _then("logits, transposed", "transposed upstream", lambda y: y.T),
         _then("logits, summed", "expanded upstream", torch.sum),
-        _then("logits beside others in one tensor", "after torch.cat", _after_cat(1)),
-        _then("logits below others in one tensor", "upstream inside a larger tensor", _after_cat(0)),
-        _then("logits, scaled down", "upstream < 1e-6", lambda logits: 1e-9 * logits),
-        _then("logits, unused", "upstream = 0", lambda logits: logits * torch.zeros_like(logits)),
+        _then("logits beside others in one tensor", "after torch.cat", lambda y: torch.cat([torch.ones_like(y), y], 1)),
+        _then(
+            "logits below others in one tensor",
+            "upstream inside a larger tensor",
+            lambda y: torch.cat([torch.ones_like(y), y]),
+        ),
+        _then("logits, scaled down", "upstream < 1e-6", lambda y: 1e-9 * y),
+        _then("logits, unused", "upstream = 0", lambda y: y * torch.zeros_like(y)),
         Case("dense", "always", functional.dense, F.linear, _inputs((5, 7), (6, 7), (6,))),
         Case("relu of two axes", "always", functional.relu, torch.relu, _inputs((5, 7))),
         Case("relu of four axes", "more than 3 axes", functional.relu, torch.relu, _inputs((2, 3, 4, 5))),

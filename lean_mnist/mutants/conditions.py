@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -22,22 +22,13 @@ class NetworkSpec:
 
     def build(self, seed: int, dtype: torch.dtype) -> MLP:
         """The network, initialised from ``seed``."""
-        return MLP(
-            self.sizes,
-            self.activation,
-            bias=self.bias,
-            seed=seed,
-            dtype=dtype,
-            label_smoothing=self.label_smoothing,
-            logit_penalty=self.logit_penalty,
-        )
+        return MLP(**vars(self), seed=seed, dtype=dtype)
 
 
 @dataclass(frozen=True)
 class Condition:
     """Condition for a fault to show: ``network`` is trained in the self-test, if ``training`` can show it."""
 
-    name: str
     network: NetworkSpec = NetworkSpec()
     dtype: torch.dtype = torch.float32
     training: bool = True
@@ -60,20 +51,15 @@ _CALLS = (
     *("expanded upstream", "after torch.cat", "upstream inside a larger tensor", "upstream = 0", "double backward"),
     *("autocast", "empty batch"),
 )
-_DEEP = NetworkSpec()
-
 CONDITIONS: dict[str, Condition] = {
-    condition.name: condition
-    for condition in (
-        *(Condition(name) for name in _ORDINARY),
-        Condition("layers of one shape", NetworkSpec(sizes=(64, 96, 96, 96, 10))),
-        Condition("classes > 32", NetworkSpec(sizes=(64, 128, 40))),
-        Condition("no bias", replace(_DEEP, bias=False)),
-        Condition("label smoothing", replace(_DEEP, label_smoothing=0.1)),
-        Condition("logit penalty", replace(_DEEP, logit_penalty=0.01)),
-        *(Condition(f"activation {name}", replace(_DEEP, activation=name)) for name in ACTIVATIONS if name != "relu"),
-        Condition("float64", dtype=torch.float64),
-        *(Condition(name, training=False) for name in _CALLS),
-    )
+    **dict.fromkeys(_ORDINARY, Condition()),
+    "layers of one shape": Condition(NetworkSpec(sizes=(64, 96, 96, 96, 10))),
+    "classes > 32": Condition(NetworkSpec(sizes=(64, 128, 40))),
+    "no bias": Condition(NetworkSpec(bias=False)),
+    "label smoothing": Condition(NetworkSpec(label_smoothing=0.1)),
+    "logit penalty": Condition(NetworkSpec(logit_penalty=0.01)),
+    **{f"activation {name}": Condition(NetworkSpec(activation=name)) for name in ACTIVATIONS if name != "relu"},
+    "float64": Condition(dtype=torch.float64),
+    **dict.fromkeys(_CALLS, Condition(training=False)),
 }
 """By name."""

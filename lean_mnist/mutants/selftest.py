@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lean_mnist.crosscheck.diagnosis import Kind
@@ -13,57 +13,52 @@ from lean_mnist.mutants.conditions import CONDITIONS
 from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import planted
-from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport
-from lean_mnist.mutants.training import AUDIT_EVERY, STEPS, train_and_check
+from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport, no_progress
+from lean_mnist.mutants.training import STEPS, train_and_check
 
 
 def run_selftest(
-    mutants: Sequence[Mutant] = MUTANTS,
-    *,
-    seed: int = 0,
-    steps: int = STEPS,
-    audit_every: int = AUDIT_EVERY,
-    progress: Progress | None = None,
+    mutants: Sequence[Mutant] = MUTANTS, *, seed: int = 0, steps: int = STEPS, progress: Progress = no_progress
 ) -> SelftestReport:
     """Plant each of ``mutants`` in the chain rule, train with the checks of a run, and report what caught it.
 
     A network learns the digits of scikit-learn for ``steps`` steps: the screen at every one, the audit (comparison,
-    and at the first step gradcheck) at the first and every ``audit_every``-th. What no training step shows (an upstream
+    and at the first step gradcheck) at the first and every ``AUDIT_EVERY``-th. What no training step shows (an upstream
     gradient in another layout, a frozen parameter) is put to ``check_function``. A mutant must be refused at the latest
     at the first step at which it shows. As a control everything runs once with nothing planted.
 
     Nothing else may train in this process meanwhile: the mutants are planted in the chain rule itself.
     """
     started = time.perf_counter()
-    false_alarms, controls = _control(mutants, seed, steps, audit_every)
-    results = []
+    false_alarms, controls = _control(mutants, seed, steps)
+    results = tuple(try_mutant(mutant, seed=seed, steps=steps) for mutant in announced(mutants, progress))
+    return SelftestReport(OURS, results, tuple(false_alarms), controls, time.perf_counter() - started, seed)
+
+
+def announced(mutants: Sequence[Mutant], progress: Progress) -> Iterator[Mutant]:
+    """The mutants in turn, of each of which ``progress`` is told before."""
     for done, mutant in enumerate(mutants):
-        if progress is not None:
-            progress(done, len(mutants), mutant.name)
-        results.append(try_mutant(mutant, seed=seed, steps=steps, audit_every=audit_every))
-    if progress is not None:
-        progress(len(mutants), len(mutants), "")
-    seconds = time.perf_counter() - started
-    return SelftestReport(OURS, tuple(results), tuple(false_alarms), controls, seconds, seed)
+        progress(done, len(mutants), mutant.name)
+        yield mutant
+    progress(len(mutants), len(mutants), "")
 
 
-def try_mutant(mutant: Mutant, *, seed: int = 0, steps: int = STEPS, audit_every: int = AUDIT_EVERY) -> MutantResult:
+def try_mutant(mutant: Mutant, *, seed: int = 0, steps: int = STEPS) -> MutantResult:
     """Plant one mutant; see :func:`run_selftest`."""
-    training = CONDITIONS[mutant.condition].training
-    in_calls = None if training else _try_calls(mutant, seed)
-    if in_calls is not None and in_calls.caught:
+    if CONDITIONS[mutant.condition].training:
+        return _try_training(mutant, seed, steps)
+    in_calls = _try_calls(mutant, seed)
+    if in_calls.caught:
         return in_calls
-    in_training = _try_training(mutant, seed, steps, audit_every)
-    return in_calls if in_calls is not None and in_training.fate is Fate.NOT_SHOWN else in_training
+    in_training = _try_training(mutant, seed, steps)
+    return in_calls if in_training.fate is Fate.NOT_SHOWN else in_training
 
 
-def _try_training(mutant: Mutant, seed: int, steps: int, audit_every: int) -> MutantResult:
+def _try_training(mutant: Mutant, seed: int, steps: int) -> MutantResult:
     condition = CONDITIONS[mutant.condition]
     try:
         with planted(mutant) as plant:
-            run = train_and_check(
-                plant, condition.network, seed=seed, steps=steps, audit_every=audit_every, dtype=condition.dtype
-            )
+            run = train_and_check(plant, condition.network, seed=seed, steps=steps, dtype=condition.dtype)
     except (RuntimeError, IndexError, ValueError) as error:
         message = f"{type(error).__name__}: {error}"
         return MutantResult(mutant, Fate.CAUGHT, "training", ("an exception",), message)
@@ -85,8 +80,7 @@ def _try_calls(mutant: Mutant, seed: int) -> MutantResult:
         with planted(mutant):
             found = refused(case.function, case.reference, case.inputs, seed)
         if found is not None:
-            checks = ("check_function",)
-            return MutantResult(mutant, Fate.CAUGHT, case.name, checks, found.message, kind=found.kind)
+            return found.result(mutant, case.name)
     return MutantResult(mutant, Fate.ESCAPED, message="check_function passes every case")
 
 
@@ -95,6 +89,10 @@ class Refusal(NamedTuple):
 
     message: str
     kind: Kind | None = None
+
+    def result(self, mutant: Mutant, where: str) -> MutantResult:
+        """``mutant``, caught for this reason."""
+        return MutantResult(mutant, Fate.CAUGHT, where, ("check_function",), self.message, kind=self.kind)
 
 
 def refused(function: Any, reference: Any, inputs: Any, seed: int) -> Refusal | None:
@@ -108,12 +106,12 @@ def refused(function: Any, reference: Any, inputs: Any, seed: int) -> Refusal | 
     return Refusal(str(report.failures[0]).splitlines()[0], report.likely_kind)
 
 
-def _control(mutants: Sequence[Mutant], seed: int, steps: int, audit_every: int) -> tuple[list[str], int]:
+def _control(mutants: Sequence[Mutant], seed: int, steps: int) -> tuple[list[str], int]:
     """Alarms with nothing planted, and the number of times that checks were run."""
     alarms, controls = [], 0
     runs = dict.fromkeys((CONDITIONS[m.condition].network, CONDITIONS[m.condition].dtype) for m in mutants)
     for network, dtype in runs:
-        run = train_and_check(None, network, seed=seed, steps=steps, audit_every=audit_every, dtype=dtype)
+        run = train_and_check(None, network, seed=seed, steps=steps, dtype=dtype)
         controls += run.steps
         if run.failure is not None:
             alarms.append(f"step {run.failure.step} of {network}: {run.failure.message}")

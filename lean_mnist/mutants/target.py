@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import pkgutil
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from lean_mnist.errors import ArgumentError
 from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import plant_in
-from lean_mnist.mutants.report import Fate, MutantResult, Progress, SelftestReport
-from lean_mnist.mutants.selftest import refused
+from lean_mnist.mutants.report import Fate, MutantResult, Progress, SelftestReport, no_progress
+from lean_mnist.mutants.selftest import announced, refused
 
 ATTEMPTS = 3  # of check_function, since some mutants are wrong now and then only
 CALLS = 50
@@ -31,7 +30,7 @@ def for_target(
     *,
     mutants: Sequence[Mutant] = MUTANTS,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> SelftestReport:
     """Plant the generic mutants in an ``autograd.Function`` and report which ``check_function`` catches.
 
@@ -54,16 +53,10 @@ def for_target(
     arguments = list(made() if callable(made) else made)
     name = target if isinstance(target, str) else f"{module}:{function.__qualname__}"
     alarm = refused(function.apply, reference, arguments, seed)
-    results = []
     generic = [] if alarm else [mutant for mutant in mutants if mutant.generic and not mutant.ours_only]
-    for done, mutant in enumerate(generic):
-        if progress is not None:
-            progress(done, len(generic), mutant.name)
-        results.append(_try(function, mutant, reference, arguments, seed))
-    if progress is not None:
-        progress(len(generic), len(generic), "")
-    seconds = time.perf_counter() - started
-    return SelftestReport(name, tuple(results), (alarm.message,) if alarm else (), 1, seconds, seed)
+    results = tuple(_try(function, mutant, reference, arguments, seed) for mutant in announced(generic, progress))
+    alarms = (alarm.message,) if alarm else ()
+    return SelftestReport(name, results, alarms, 1, time.perf_counter() - started, seed)
 
 
 def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[Any], seed: int) -> MutantResult:
@@ -71,8 +64,7 @@ def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[
     for attempt in range(ATTEMPTS):
         found = refused(faulty.apply, reference, inputs, seed + attempt)
         if found is not None:
-            checks = ("check_function",)
-            return MutantResult(mutant, Fate.CAUGHT, "the given inputs", checks, found.message, kind=found.kind)
+            return found.result(mutant, "the given inputs")
     if _same(_observe(function, inputs), _observe(plant_in(function, mutant), inputs)):
         message = "it makes no difference to this Function on these inputs"
         return MutantResult(mutant, Fate.NOT_SHOWN, message=message)
@@ -81,18 +73,15 @@ def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[
 
 
 def _load(path: str, what: str) -> Any:
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
+    module, _, name = path.partition(":")
+    if not (module and name):
         raise ArgumentError(f"{what}: expected module:name, found {path!r}")
     try:
-        found = importlib.import_module(module)
+        return pkgutil.resolve_name(path)
     except ImportError as error:
         raise ArgumentError(f"{what}: cannot import {module} ({error})") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ArgumentError(f"{what}: {module} has no {name}")
-        found = getattr(found, part)
-    return found
+    except AttributeError:
+        raise ArgumentError(f"{what}: {module} has no {name}") from None
 
 
 _USES: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -105,20 +94,20 @@ _USES: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
+_CALLS: tuple[dict[str, Any], ...] = (
+    *({"seed": seed} for seed in range(CALLS)),
+    *({"use": use} for use in _USES),
+    *({option: True} for option in ("autocast", "again", "twice")),
+    *({"use": torch.sum, "seed": seed} for seed in range(2)),
+)
+
+
 def _observe(function: type[Function], inputs: list[Any]) -> list[Any]:
     """Everything that callers can see of a backward, in every way that a mutant of the corpus shows."""
-    calls: list[Callable[[], list[Tensor]]] = [partial(_gradients, function, inputs, number) for number in range(CALLS)]
-    calls += [partial(_gradients, function, inputs, 0, use) for use in _USES]
-    calls += [
-        partial(_gradients, function, inputs, 0, autocast=True),
-        partial(_gradients, function, inputs, 0, again=True),
-        partial(_gradients, function, inputs, 0, twice=True),
-        *(partial(_gradients, function, inputs, number, torch.sum) for number in range(2)),
-    ]
     seen: list[Any] = []
-    for call in calls:
+    for call in _CALLS:
         try:
-            seen += call()
+            seen += _gradients(function, inputs, **call)
         except (RuntimeError, IndexError, ValueError) as error:
             seen.append(str(error))
     return seen
@@ -127,18 +116,18 @@ def _observe(function: type[Function], inputs: list[Any]) -> list[Any]:
 def _gradients(
     function: type[Function],
     inputs: list[Any],
-    number: int,
-    use: Callable[[Tensor], Tensor] = lambda y: y,
     *,
+    seed: int = 0,
+    use: Callable[[Tensor], Tensor] = lambda y: y,
     autocast: bool = False,
     again: bool = False,
     twice: bool = False,
 ) -> list[Tensor]:
-    """Gradients, and upstream gradients after the call, drawn from seed ``number``.
+    """Gradients, and upstream gradients after the call, drawn from ``seed``.
 
     ``again``: of the second of two backward passes; ``twice``: of the squares of the gradients.
     """
-    generator = torch.Generator().manual_seed(number)
+    generator = torch.Generator().manual_seed(seed)
     fresh = [x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
     with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
         result = function.apply(*fresh)

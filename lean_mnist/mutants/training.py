@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from lean_mnist.audit import ComputedStep, RandomisedCheck, StepAudit
+from lean_mnist.audit.rounding import unit_of
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
@@ -24,7 +24,7 @@ from lean_mnist.data.seeding import generator_for
 from lean_mnist.mutants.conditions import NetworkSpec
 from lean_mnist.mutants.planting import Plant
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import RING_DEPTH, Batch, Gradients, StepResult, StepTape, compute_gradients
+from lean_mnist.nn.step import RING_DEPTH, Batch, Gradients, StepResult, StepTape, compute_gradients, put_gradients
 from lean_mnist.nn.update import Update
 
 STEPS = 120
@@ -80,11 +80,10 @@ def train_and_check(
     *,
     seed: int = 0,
     steps: int = STEPS,
-    audit_every: int = AUDIT_EVERY,
     dtype: torch.dtype = torch.float32,
     stop: Literal["any", "screen"] = "any",
 ) -> CheckedRun:
-    """Train ``network``, the screen at every step, the audit at the first and every ``audit_every``-th (0: never).
+    """Train ``network``, the screen at every step, the audit at the first and every ``AUDIT_EVERY``-th.
 
     With a ``plant`` (see :func:`planting.planted`) each step's gradients are also computed with the fault suspended,
     to know the first step at which it shows. ``stop`` says which check ends the run when it fails; as the gate does,
@@ -92,7 +91,7 @@ def train_and_check(
     """
     model = network.build(seed, dtype)
     update = Update(model, torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM), CLIP_NORM)
-    checks = StepChecks(model, seed, audit_every)
+    checks = StepChecks(model, seed)
     shown_at, failure, loss, number = None, None, torch.zeros(()), 0
     first: dict[str, int] = {}
     for number, batches in enumerate(_batches(network, seed, steps, dtype), start=1):
@@ -101,14 +100,10 @@ def train_and_check(
         if plant is not None and shown_at is None:
             with plant.suspended():
                 right = compute_gradients(model, batches).gradients
-        step = compute_gradients(model, batches)
+        step = put_gradients(model, batches)
         loss = step.loss
         if right is not None and _differ(step.gradients, right):
             shown_at = number
-        for pair, gradients in zip(model.parameter_pairs(), step.gradients, strict=True):
-            for parameter, gradient in zip(pair, gradients, strict=True):
-                if parameter is not None:
-                    parameter.grad = gradient
         failed = checks.check(number, batches, step)
         if failed is not None:
             failure = failure or failed
@@ -156,16 +151,11 @@ def _differ(found: Gradients, right: Gradients) -> bool:
     )
 
 
-def unit_of(tensor: Tensor) -> float:
-    """Largest relative error of one rounding in the precision of ``tensor``."""
-    return torch.finfo(tensor.dtype).eps / 2
-
-
 class StepChecks:
-    """The checks of a run: the screen at every step, the audit at the first and every ``audit_every``-th."""
+    """The checks of a run: the screen at every step, the audit at the first and every ``AUDIT_EVERY``-th."""
 
-    def __init__(self, model: MLP, seed: int, audit_every: int) -> None:
-        self._model, self._every = model, audit_every
+    def __init__(self, model: MLP, seed: int) -> None:
+        self._model = model
         self._randomised, self._audit = RandomisedCheck(seed), StepAudit(model)
         self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
 
@@ -174,7 +164,7 @@ class StepChecks:
         screened = self._randomised.check(number, ComputedStep.of(self._model, batches, step.tapes, step.loss))
         past = tuple(self._past)
         self._past.extend(step.tapes)
-        due = bool(self._every) and (number == 1 or number % self._every == 0)
+        due = number == 1 or number % AUDIT_EVERY == 0
         if screened.passed and not due:
             return None
         audited = self._audit.check(
@@ -185,15 +175,17 @@ class StepChecks:
             tapes=step.tapes,
             past=past,
         )
-        checks = [] if screened.passed else ["screen"]
-        messages = [str(failure) for failure in screened.failures]
-        if due:
-            if not all(divergence.passed for divergence in audited.divergences):
-                checks.append("comparison")
-            if audited.gradcheck is not None and not audited.gradcheck.passed:
-                checks.append("gradcheck")
-            if audited.fault is not None and checks in ([], ["screen"]):
-                checks.append("local checks")
-            messages += [audited.message] if audited.message else []
-        kind = None if audited.fault is None else audited.fault.diagnosis.kind
-        return CheckFailure(number, tuple(checks), messages[0], kind) if checks else None
+        fault, gradcheck = audited.fault, audited.gradcheck
+        compared = due and bool(audited.failed)
+        perturbed = gradcheck is not None and not gradcheck.passed
+        failed = {
+            "screen": not screened.passed,
+            "comparison": compared,
+            "gradcheck": perturbed,
+            "local checks": due and fault is not None and not (compared or perturbed),
+        }
+        if not any(failed.values()):
+            return None
+        message = audited.message if screened.passed else str(screened.failures[0])
+        checks = tuple(name for name, fails in failed.items() if fails)
+        return CheckFailure(number, checks, message, None if fault is None else fault.diagnosis.kind)

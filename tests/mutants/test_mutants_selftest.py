@@ -13,7 +13,7 @@ import torch
 
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.errors import GradientMismatch
-from lean_mnist.mutants import MUTANTS, Mutant, SelftestReport, mutant_named, planted, run_selftest, selftest
+from lean_mnist.mutants import Mutant, SelftestReport, mutant_named, planted, run_selftest, selftest
 from lean_mnist.mutants import training as checked_training
 from lean_mnist.mutants.cases import cases
 from lean_mnist.mutants.conditions import CONDITIONS, NetworkSpec
@@ -43,10 +43,10 @@ def control(network: NetworkSpec, dtype: torch.dtype) -> CheckedRun:
 
 
 def with_known_controls(
-    plant: Plant | None, network: NetworkSpec, *, dtype: torch.dtype, seed: int, steps: int, audit_every: int
+    plant: Plant | None, network: NetworkSpec, *, dtype: torch.dtype, seed: int, steps: int
 ) -> CheckedRun:
     """``train_and_check``, which for a control gives the run that other tests look at, too."""
-    assert (seed, steps, audit_every) == (0, STEPS, AUDIT_EVERY)
+    assert (seed, steps) == (0, STEPS)
     return control(network, dtype) if plant is None else train_and_check(plant, network, dtype=dtype)
 
 
@@ -134,7 +134,7 @@ def test_no_mutant_that_a_training_step_shows_waits_for_an_audit() -> None:
     """The screen alone, at the step itself: a conditional fault that shows between two audits."""
     mutant = mutant_named("mask-at-zero")
     with planted(mutant) as plant:
-        run = train_and_check(plant, CONDITIONS[mutant.condition].network, audit_every=0)
+        run = train_and_check(plant, CONDITIONS[mutant.condition].network, stop="screen")
     assert run.first == {"screen": run.shown_at}
     assert run.shown_at is not None
     assert run.shown_at % AUDIT_EVERY != 0
@@ -212,7 +212,3 @@ def test_the_gradients_that_are_checked_are_those_of_the_whole_step() -> None:
     whole = [(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))]
     parts, one = (compute_gradients(model, step).gradients for step in (batches, whole))
     torch.testing.assert_close(parts, one)
-
-
-def test_mutants_that_were_held_out_are_all_in_their_own_group() -> None:
-    assert {mutant.group for mutant in MUTANTS if mutant.held_out} == {"held-out"}
