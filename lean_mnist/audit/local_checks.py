@@ -48,7 +48,7 @@ from lean_mnist.nn.step import (
     compute_gradients,
     gradients_of,
     layers_of,
-    names_of,
+    names_of_layers,
 )
 
 Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
@@ -95,8 +95,9 @@ class ComputedStep:
         past: Sequence[StepTape] = (),
     ) -> ComputedStep:
         """The step of ``model`` whose gradients stand in ``.grad`` and whose tapes, one a batch, are ``tapes``."""
+        names = names_of_layers(model.parameter_pairs())
         return cls(
-            NetworkLoss.of(model), names_of(model), layers_of(model), gradients_of(model), tapes, loss, past,
+            NetworkLoss.of(model), names, layers_of(model), gradients_of(model), tapes, loss, past,
             lambda: compute_gradients(model, batches),
         )  # fmt: skip
 

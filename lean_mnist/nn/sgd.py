@@ -17,12 +17,14 @@ class SGD:
     Then ``θ ← θ − ηv``, or with Nesterov's momentum ``θ ← θ − η (g + μv)``; the first ``v`` is ``g`` (Sutskever et al.,
     2013, as PyTorch has it). The same kernel and the same ``state_dict``; but making one of ``torch.optim``'s imports
     PyTorch's compiler, which takes two seconds and 150 MB, and its ``step`` takes longer than the kernel.
+    ``parameters`` must keep their memory.
     """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, nesterov: bool, weight_decay: float
     ) -> None:
         self._parameters = list(parameters)
+        self._values = [parameter.detach() for parameter in self._parameters]
         self.momentum: list[Tensor] = []
         self._rule: dict[str, Any] = {
             "momentum": momentum, "dampening": 0, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": False,
@@ -46,9 +48,9 @@ class SGD:
         self._move(lr=self.param_groups[0]["lr"])
 
     def _move(self, **options: Any) -> None:
-        moved = [(p.detach(), p.grad) for p in self._parameters if p.grad is not None]
-        values, gradients = [value for value, _ in moved], [gradient for _, gradient in moved]
-        first = bool(self._rule["momentum"]) and not self.momentum
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        values = self._values if gradients else []
+        first = not self.started
         if first:
             self.momentum = [torch.empty_like(value) for value in values]
         fused_sgd(values, gradients, self.momentum, is_first_step=first, **self._rule, **options)
@@ -64,7 +66,7 @@ class SGD:
         self.param_groups[0]["lr"] = state_dict["param_groups"][0]["lr"]
         state = state_dict["state"]
         self.momentum = [
-            torch.empty_like(p.detach()).copy_(state[i]["momentum_buffer"])
-            for i, p in enumerate(self._parameters)
+            torch.empty_like(value).copy_(state[i]["momentum_buffer"])
+            for i, value in enumerate(self._values)
             if state.get(i, {}).get("momentum_buffer") is not None
         ]

@@ -53,40 +53,36 @@ class StepResult(NamedTuple):
     tapes: list[StepTape]
 
 
-def put_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
-    """Compute the gradient of the mean loss over all examples of one batch or more, in ``.grad``.
+def compute_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
+    """Gradient of the mean loss over all examples of one batch or more; ``.grad`` is left alone.
 
-    What stood in ``.grad`` before is replaced. Raises ``ArgumentError`` for batches that do not fit the model.
+    Raises ``ArgumentError`` for batches that do not fit the model.
     """
     tapes = [StepTape(labels, share) for (_, labels), share in zip(batches, shares_of(batches), strict=True)]
-    for parameter in model.parameters():
-        parameter.grad = None
-    mean = None
+    mean, total = None, []
     for (x, labels), tape in zip(batches, tapes, strict=True):
         loss, gradients = model.loss_and_gradients(x, labels, tape.upstream, tape)
-        for pair, found in zip(model.parameter_pairs(), gradients, strict=True):
-            for owner, gradient in zip(pair, found, strict=True):
-                if owner is None or gradient is None:
-                    continue
-                if owner.grad is None:
-                    owner.grad = gradient
-                else:
-                    owner.grad += gradient
         loss = loss if tape.upstream == 1 else tape.upstream * loss
-        mean = loss if mean is None else mean + loss
+        if mean is None:
+            mean, total = loss, gradients
+            continue
+        mean = mean + loss
+        for sums, terms in zip(total, gradients, strict=True):
+            for sum_so_far, term in zip(sums, terms, strict=True):
+                if sum_so_far is not None and term is not None:
+                    sum_so_far += term
     assert mean is not None
-    return StepResult(mean, gradients_of(model), tapes)
+    return StepResult(mean, total, tapes)
 
 
-def compute_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
-    """As :func:`put_gradients`, but ``.grad`` is left as it was."""
-    parameters = list(model.parameters())
-    before = [parameter.grad for parameter in parameters]
-    try:
-        return put_gradients(model, batches)
-    finally:
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = gradient
+def put_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
+    """As :func:`compute_gradients`, and put the gradients in ``.grad``, in place of what stood there."""
+    result = compute_gradients(model, batches)
+    for pair, found in zip(model.parameter_pairs(), result.gradients, strict=True):
+        for parameter, gradient in zip(pair, found, strict=True):
+            if parameter is not None:
+                parameter.grad = gradient
+    return result
 
 
 def put_flat_gradients(parameters: FlatParameters[MLP], batches: Sequence[Batch]) -> StepResult:
@@ -108,13 +104,8 @@ def shares_of(batches: Sequence[Batch]) -> list[float]:
     return [len(labels) / max(1, total) for _, labels in batches]
 
 
-def names_of(model: MLP) -> list[tuple[str, str | None]]:
-    """Names of each layer's weight and bias, as in ``model.named_parameters()``."""
-    return names_of_layers(model.weights_and_biases())
-
-
 def names_of_layers(layers: Layers) -> list[tuple[str, str | None]]:
-    """Names of each layer's weight and bias in a network with these ``layers``."""
+    """Names of each layer's weight and bias in a network with these ``layers``, as in ``named_parameters()``."""
     return [(f"layers.{i}.weight", None if bias is None else f"layers.{i}.bias") for i, (_, bias) in enumerate(layers)]
 
 
@@ -195,7 +186,7 @@ class EagerEngine:
         losses, tapes, stopped = [], [], False
         for batch, rate in zip(batches, rates, strict=True):
             result = self._compute([batch])
-            loss = float(result.loss)
+            loss: float = result.loss.item()
             if not self._update.is_finite(loss):
                 break
             self._update.apply(rate)

@@ -69,11 +69,14 @@ class Update:
 
     def is_finite(self, loss: float) -> bool:
         """Whether the loss and the sum of the gradient are finite; see :func:`has_finite_sum`."""
+        if self._flat is not None:
+            return math.isfinite(loss) and has_finite_sum(self._flat.gradient)
         return math.isfinite(loss) and all(has_finite_sum(p.grad) for p in self._moved if p.grad is not None)
 
     def apply(self, rate: float) -> None:
         """Clip, set the learning rate, step, and bring the new weights to the copy that steps are computed with."""
-        clip_gradient(self._moved, self._clip_norm)
+        if self._clip_norm is not None:
+            clip_gradient(self._moved, self._clip_norm)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         if self._flat is not None:
@@ -89,7 +92,8 @@ class Update:
         assert isinstance(self.optimizer, SGD)
         finite = torch.isfinite(loss) & torch.isfinite(self._flat.gradient.sum())
         failed.copy_(torch.where(finite, failed, torch.ones_like(failed)))
-        clip_gradient(self._moved, self._clip_norm)
+        if self._clip_norm is not None:
+            clip_gradient(self._moved, self._clip_norm)
         self.optimizer.step_at(rate, unless=failed)
         self._flat.vector_to_network()
 
@@ -99,7 +103,7 @@ def has_finite_sum(gradient: Tensor) -> bool:
 
     It is cheap: each core adds up the part that it has just computed.
     """
-    return math.isfinite(float(gradient.sum()))
+    return math.isfinite(gradient.sum().item())
 
 
 def first_not_finite(model: nn.Module) -> str:
@@ -120,10 +124,8 @@ def not_finite(model: nn.Module, loss: float, step: int, cause: str = "") -> str
     return f"step {step}: the gradient of {name} is not finite{cause}; {untouched}" if name else ""
 
 
-def clip_gradient(parameters: Sequence[nn.Parameter], longest: float | None) -> None:
-    """Scale the gradient of all ``parameters`` down to the norm ``longest``, if that is given and it is longer."""
-    if longest is None:
-        return
+def clip_gradient(parameters: Sequence[nn.Parameter], longest: float) -> None:
+    """Scale the gradient of all ``parameters`` down to the norm ``longest`` if it is longer."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return

@@ -57,11 +57,10 @@ class CaptureEngine:
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
         """Put the gradient of the mean loss over all examples of ``batches`` into the flat gradient."""
-        if len(batches) == 1 and self._can_capture and self._ring.holds(batches[0]):
-            captured = self._captured_step(batches[0])
-            if captured is not None:
-                captured.replay()
-                return captured.result
+        captured = self._captured_step(batches[0]) if len(batches) == 1 else None
+        if captured is not None:
+            captured.replay()
+            return captured.result
         return put_flat_gradients(self._parameters, batches)
 
     def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
@@ -73,8 +72,10 @@ class CaptureEngine:
         return StepChunk(losses, tapes, self._stop_requested())
 
     def _captured_step(self, batch: Batch) -> Replayable[StepResult] | None:
-        key = batch[0].data_ptr(), len(batch[1])
+        key = batch[0].data_ptr(), batch[1].shape[0]  # len() of a tensor takes as long as a small kernel
         if key not in self._steps:
+            if not (self._can_capture and self._ring.holds(batch)):
+                return None
             capture = CudaGraph if self._parameters.vector.is_cuda else KernelCapture
             try:
                 self._steps[key] = capture(lambda: put_flat_gradients(self._parameters, [batch]))
