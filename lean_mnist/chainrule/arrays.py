@@ -7,7 +7,7 @@ as they are. What does not is here. A new kind of array (an interval, a ball) jo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -89,17 +89,12 @@ def primitives(x: Array) -> Primitives:
     return own
 
 
-def is_kind(kind: Primitives, *arrays: Array | None) -> bool:
-    """Whether these arrays, where there are any, are of one kind."""
-    return all(array is None or primitives(array) is kind for array in arrays)
-
-
-def check_same_kind(first: Array, **others: Array | None) -> None:
-    """Raise ``ArgumentError`` unless every array is of the kind of ``first``, so that none is silently converted."""
-    kind = primitives(first)
-    for name, other in others.items():
+def check_same_kind(x: Array, weight: Array, bias: Array | None, name: str = "") -> None:
+    """Raise ``ArgumentError`` unless all arrays are of one kind, so that none is silently converted."""
+    kind = primitives(x)
+    for part, other in (("weight", weight), ("bias", bias)):
         if other is not None and primitives(other) is not kind:
-            raise ArgumentError(f"{name}: expected the kind of array that x is, found {type(other).__name__}")
+            raise ArgumentError(f"{name}{part}: expected the kind of array that x is, found {type(other).__name__}")
 
 
 def check_upstream(name: str, gradient: Array, shape: tuple[int, ...]) -> None:
@@ -162,6 +157,24 @@ class _TorchPrimitives:
         return float(np.pi)
 
 
+def _is_symbolic(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "sympy"
+
+
+def _sympy_for(x: np.ndarray, what: str) -> Any:
+    if x.size and not any(_is_symbolic(value) for value in x.flat):
+        raise ArgumentError(f"{what} is not rational, so fractions cannot hold it: use ReLU and the squared error")
+    import sympy
+
+    return sympy
+
+
+def _by_sympy(name: str, x: np.ndarray) -> np.ndarray:
+    """SymPy's function of this name, of every entry."""
+    values: np.ndarray = np.frompyfunc(getattr(_sympy_for(x, name), name), 1, 1)(x)
+    return values
+
+
 class _ObjectPrimitives:
     """NumPy object arrays whose elements are ``Fraction`` (or ``int``), or SymPy expressions."""
 
@@ -170,26 +183,13 @@ class _ObjectPrimitives:
         return z_BH if bias_H is None else z_BH + bias_H
 
     def where_nonpositive(self, condition: np.ndarray, then: Array | int, otherwise: np.ndarray) -> np.ndarray:
-        then = np.broadcast_to(np.asarray(then, dtype=object), condition.shape)
-        result = np.empty(condition.shape, dtype=object)
-        for index in np.ndindex(condition.shape):
-            result[index] = _choose_nonpositive(condition[index], then[index], otherwise[index])
-        return result
+        chosen: np.ndarray = np.frompyfunc(_choose_nonpositive, 3, 1)(condition, then, otherwise)
+        return chosen
 
-    def exp(self, x: np.ndarray) -> np.ndarray:
-        return _elementwise(x, "exp")
-
-    def log(self, x: np.ndarray) -> np.ndarray:
-        return _elementwise(x, "log")
-
-    def tanh(self, x: np.ndarray) -> np.ndarray:
-        return _elementwise(x, "tanh")
+    exp, log, tanh, erf = (staticmethod(functools.partial(_by_sympy, name)) for name in ("exp", "log", "tanh", "erf"))
 
     def sigmoid(self, x: np.ndarray) -> np.ndarray:
         return 1 / (1 + self.exp(-x))
-
-    def erf(self, x: np.ndarray) -> np.ndarray:
-        return _elementwise(x, "erf")
 
     # Exact and symbolic arithmetic cannot overflow, so there is nothing to shift away.
     def row_shift(self, x_BC: np.ndarray) -> int:
@@ -235,32 +235,12 @@ def _check_labels(labels_B: np.ndarray, like_BC: np.ndarray) -> None:
             raise ArgumentError(f"labels: expected numbers from 0 to {classes - 1}, found {label}")
 
 
-def _is_symbolic(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "sympy"
-
-
-def _sympy_for(x: np.ndarray, what: str) -> Any:
-    if x.size and not any(_is_symbolic(value) for value in x.flat):
-        raise ArgumentError(f"{what} is not rational, so fractions cannot hold it: use ReLU and the squared error")
-    import sympy
-
-    return sympy
-
-
 def _exact(value: Fraction, like: np.ndarray) -> Any:
     if like.size and _is_symbolic(like.flat[0]):
         import sympy
 
         return sympy.Rational(value.numerator, value.denominator)
     return value
-
-
-def _elementwise(x: np.ndarray, name: str) -> np.ndarray:
-    function: Callable[[Any], Any] = getattr(_sympy_for(x, name), name)
-    result = np.empty(x.shape, dtype=object)
-    for index in np.ndindex(x.shape):
-        result[index] = function(x[index])
-    return result
 
 
 def _choose_nonpositive(condition: Any, then: Any, otherwise: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, is_kind, primitives
+from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, primitives
 from lean_mnist.errors import ArgumentError
 
 
@@ -50,18 +50,17 @@ def dense_backward(
     )
 
 
-def check_dense_shapes(x: Array, weight: Array, bias: Array | None, name: str = "") -> None:
+def check_dense_shapes(x: Array, weight: Array, bias: Array | None) -> None:
     """Raise ``ArgumentError``, naming the argument, unless ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)`` fit."""
-    if not is_kind(primitives(x), weight, bias):
-        check_same_kind(x, **{f"{name}weight": weight, f"{name}bias": bias})
+    check_same_kind(x, weight, bias)
     if len(x.shape) != 2:
-        raise ArgumentError(f"{name}x: expected shape (B, D), found {tuple(x.shape)}")
+        raise ArgumentError(f"x: expected shape (B, D), found {tuple(x.shape)}")
     if len(weight.shape) != 2:
-        raise ArgumentError(f"{name}weight: expected shape (H, D), found {tuple(weight.shape)}")
+        raise ArgumentError(f"weight: expected shape (H, D), found {tuple(weight.shape)}")
     if x.shape[1] != weight.shape[1]:
         raise ArgumentError(
-            f"{name}x: expected {weight.shape[1]} features a row, as {name}weight {tuple(weight.shape)} has columns, "
+            f"x: expected {weight.shape[1]} features a row, as weight {tuple(weight.shape)} has columns, "
             f"found shape {tuple(x.shape)}"
         )
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
-        raise ArgumentError(f"{name}bias: expected shape ({weight.shape[0]},), found {tuple(bias.shape)}")
+        raise ArgumentError(f"bias: expected shape ({weight.shape[0]},), found {tuple(bias.shape)}")

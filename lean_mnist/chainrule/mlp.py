@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lean_mnist.chainrule import dense
 from lean_mnist.chainrule.activations import Activation
-from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, is_kind, primitives
+from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, primitives
 from lean_mnist.chainrule.losses import Loss
 from lean_mnist.errors import ArgumentError
 
@@ -134,12 +134,10 @@ def check_mlp_shapes(x: Array, layers: Sequence[Layer]) -> None:
     """Raise ``ArgumentError``, naming the argument, unless each layer fits the one before and the first fits ``x``."""
     if not layers:
         raise ArgumentError("layers: expected at least one layer, found none")
-    kind = primitives(x)  # an unknown kind of array is refused here, before any arithmetic
     dense.check_dense_shapes(x, *layers[0])
     units = layers[0][0].shape[0]
     for index, (weight, bias) in enumerate(layers[1:], start=1):
-        if not is_kind(kind, weight, bias):
-            check_same_kind(x, **{f"layers[{index}].weight": weight, f"layers[{index}].bias": bias})
+        check_same_kind(x, weight, bias, f"layers[{index}].")
         if len(weight.shape) != 2 or weight.shape[1] != units:
             raise ArgumentError(
                 f"layers[{index}].weight: expected shape (H, {units}), as the layer before has that many units, "

@@ -13,7 +13,7 @@ Runs on torch tensors and on NumPy object arrays of fractions.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +22,11 @@ from lean_mnist.chainrule.arrays import Array, check_upstream, primitives
 from lean_mnist.errors import ArgumentError
 
 
-class QuantizeTape(NamedTuple):
-    """The shape of w, which is all that the backward needs."""
-
-    shape: tuple[int, ...]
-
-
-def quantize_forward(w: Array, shift: Any, scale: Any, points: int) -> tuple[Array, QuantizeTape]:
+def quantize_forward(w: Array, shift: Any, scale: Any, points: int) -> tuple[Array, tuple[int, ...]]:
     """``w̃ = shift + scale · clip(round((w − shift) / scale), 0, K − 1)``.
 
     Args: ``w`` of any shape; ``shift`` and ``scale > 0`` numbers; ``points`` K, at least 2.
-    Returns: ``w̃`` of w's shape and the tape. Raises ``ArgumentError`` for a scale or number of points that is no grid.
+    Returns: ``w̃`` and its shape, for the backward. Raises ``ArgumentError`` for what is no grid.
     """
     primitives(w)
     if points < 2:
@@ -44,10 +38,10 @@ def quantize_forward(w: Array, shift: Any, scale: Any, points: int) -> tuple[Arr
         k = steps.round().clamp(0, points - 1)
     else:
         k = np.frompyfunc(lambda v: min(max(round(v), 0), points - 1), 1, 1)(steps)
-    return shift + scale * k, QuantizeTape(tuple(w.shape))
+    return shift + scale * k, tuple(w.shape)
 
 
-def quantize_backward(tape: QuantizeTape, d_w: Array) -> Array:
+def quantize_backward(shape: tuple[int, ...], d_w: Array) -> Array:
     """``dw = dw̃``: the derivative of the identity."""
-    check_upstream("d_w", d_w, tape.shape)
+    check_upstream("d_w", d_w, shape)
     return d_w

@@ -9,8 +9,7 @@ given.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,29 +39,16 @@ def activate(z: Tensor, activation: str) -> Tensor:
     return _apply(functions.ActivationFunction, z, activation_named(activation))
 
 
-def relu(z: Tensor) -> Tensor:
-    """``max(z, 0)``, with derivative 0 at 0."""
-    return activate(z, "relu")
+def _elementwise(name: str) -> Callable[[Tensor], Tensor]:
+    def function(z: Tensor) -> Tensor:
+        return activate(z, name)
+
+    function.__name__ = function.__qualname__ = name.replace("-", "_")
+    function.__doc__ = activation_named(name).forward.__doc__
+    return function
 
 
-def leaky_relu(z: Tensor) -> Tensor:
-    """``z`` where positive, else ``0.01 z``, with derivative 0.01 at 0."""
-    return activate(z, "leaky-relu")
-
-
-def sigmoid(z: Tensor) -> Tensor:
-    """``1 / (1 + e^−z)``."""
-    return activate(z, "sigmoid")
-
-
-def tanh(z: Tensor) -> Tensor:
-    """``tanh z``."""
-    return activate(z, "tanh")
-
-
-def gelu(z: Tensor) -> Tensor:
-    """``z Φ(z)``, Φ the normal distribution function (exact, through erf)."""
-    return activate(z, "gelu")
+relu, leaky_relu, sigmoid, tanh, gelu = map(_elementwise, ("relu", "leaky-relu", "sigmoid", "tanh", "gelu"))
 
 
 def softmax(logits_BC: Tensor) -> Tensor:
@@ -91,9 +77,7 @@ def cross_entropy(
 
 def mlp(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]], activation: str = "relu") -> Tensor:
     """Logits ``(B, C)`` of a multilayer perceptron in one node; ``layers`` are pairs (weight, bias or ``None``)."""
-    _check_mlp(x_BD, layers)
-    flat = [parameter for layer in layers for parameter in layer]
-    return _apply(functions.MLPFunction, x_BD, activation_named(activation), *flat)
+    return _apply(functions.MLPFunction, x_BD, activation_named(activation), *_flat(x_BD, layers))
 
 
 def mlp_loss(
@@ -107,24 +91,14 @@ def mlp_loss(
 ) -> Tensor:
     """The loss of a multilayer perceptron on a batch, network and loss in one node: what the trainer differentiates.
 
-    Of a network in 16 bits it is computed, and returned, in float32.
-
-    A ``tape`` is filled with what this forward and its backward compute on the way, for checks.
+    Of a network in 16 bits it is computed, and returned, in float32. A ``tape`` is filled with what this forward and
+    its backward compute on the way, for checks.
     """
-    _check_mlp(x_BD, layers)
+    flat = _flat(x_BD, layers)
     check_reduction(reduction)
     _check_labels(labels_B, x_BD)
-    flat = [parameter for layer in layers for parameter in layer]
-    return _apply(
-        functions.MLPLossFunction,
-        x_BD,
-        labels_B,
-        activation_named(activation),
-        loss_for(x_BD.dtype, loss),
-        reduction,
-        tape,
-        *flat,
-    )
+    rule, loss = activation_named(activation), loss_for(x_BD.dtype, loss)
+    return _apply(functions.MLPLossFunction, x_BD, labels_B, rule, loss, reduction, tape, *flat)
 
 
 @torch.no_grad()
@@ -141,12 +115,11 @@ def mlp_loss_and_gradients(
 
     The same node as :func:`mlp_loss`, its forward and its backward called one after the other without a graph.
     """
-    _check_mlp(x_BD, layers)
+    flat = _flat(x_BD, layers)
     _check_labels(labels_B, x_BD)
-    flat = [parameter for layer in layers for parameter in layer]
     call = functions.Call((*(False,) * 6, *(parameter is not None for parameter in flat)))
     node, rule = functions.MLPLossFunction, activation_named(activation)
-    with _given_dtypes(x_BD):
+    with functions.autocast_disabled(x_BD):
         mean = node.forward(call, x_BD, labels_B, rule, loss_for(x_BD.dtype, loss), "mean", tape, *flat)
         gradients = node.backward(call, mean.new_full((), upstream))[6:]
     return mean, functions.layers_of(gradients)
@@ -173,26 +146,17 @@ def check_reduction(reduction: str) -> None:
 
 
 def _apply(function: Any, *arguments: Any) -> Any:
-    with _given_dtypes(arguments[0]):
+    with functions.autocast_disabled(arguments[0]):
         return function.apply(*arguments)
 
 
-def _given_dtypes(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    # Autocast would change the dtype of some products inside a node and not of others.
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()
-
-
-def _check_mlp(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> None:
-    if _alike(x_BD, *(parameter for layer in layers for parameter in layer)):
-        return
-    named: dict[str, Tensor | None] = {"x": x_BD}
-    for index, (weight, bias) in enumerate(layers):
-        named[f"layers[{index}].weight"] = weight
-        named[f"layers[{index}].bias"] = bias
-    _check_tensors(**named)
+def _flat(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor | None]:
+    """The parameters in one list, weight, bias, weight, bias, …, checked together with ``x``."""
+    flat = [parameter for layer in layers for parameter in layer]
+    if not _alike(x_BD, *flat):
+        names = [f"layers[{index}].{part}" for index in range(len(layers)) for part in ("weight", "bias")]
+        _check_tensors(x=x_BD, **dict(zip(names, flat, strict=True)))
+    return flat
 
 
 def _alike(first: Tensor, *others: Tensor | None) -> bool:
@@ -207,7 +171,7 @@ def _alike(first: Tensor, *others: Tensor | None) -> bool:
 
 
 def _check_tensors(**named: Tensor | None) -> None:
-    first_name, first = next(iter(named.items()))
+    (first_name, first), *_ = ((name, tensor) for name, tensor in named.items() if tensor is not None)
     for name, tensor in named.items():
         if tensor is None:
             continue
@@ -215,10 +179,10 @@ def _check_tensors(**named: Tensor | None) -> None:
             raise ArgumentError(f"{name}: expected a tensor, found {type(tensor).__name__}")
         if not tensor.is_floating_point():
             raise ArgumentError(f"{name}: expected a floating dtype, found {tensor.dtype}")
-        if tensor.dtype != first.dtype:  # type: ignore[union-attr]  # the first is never None
-            raise ArgumentError(f"{name}: expected {first.dtype}, the dtype of {first_name}, found {tensor.dtype}")  # type: ignore[union-attr]
-        if tensor.device != first.device:  # type: ignore[union-attr]
-            raise ArgumentError(f"{name}: expected device {first.device}, that of {first_name}, found {tensor.device}")  # type: ignore[union-attr]
+        if tensor.dtype != first.dtype:
+            raise ArgumentError(f"{name}: expected {first.dtype}, the dtype of {first_name}, found {tensor.dtype}")
+        if tensor.device != first.device:
+            raise ArgumentError(f"{name}: expected device {first.device}, that of {first_name}, found {tensor.device}")
 
 
 def _check_labels(labels_B: Tensor, like: Tensor) -> None:

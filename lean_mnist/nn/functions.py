@@ -12,6 +12,7 @@ directly, so that what trains is the very node that gradcheck sees, without the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,19 @@ if TYPE_CHECKING:
     from lean_mnist.nn.step import StepTape
 
 
+def autocast_disabled(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """A context without autocast, which would change the dtype of some products inside a node and not of others."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
 def _in_the_given_dtype(backward: Any) -> Any:
-    # A backward called under autocast would otherwise round its products to autocast's dtype.
     @functools.wraps(backward)
     def outside_autocast(ctx: Any, *upstream: Tensor) -> Any:
-        device = upstream[0].device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return backward(ctx, *upstream)
-        return backward(ctx, *upstream)
+        with autocast_disabled(upstream[0]):
+            return backward(ctx, *upstream)
 
     return outside_autocast
 
@@ -160,9 +165,8 @@ class MLPFunction(Function):
 class MLPLossFunction(Function):
     """The loss of a whole network on a batch, in one node: what the trainer differentiates.
 
-    Parameters come flat: weight, bias or ``None``, first layer first. ``reduction`` is ``"mean"`` (over the batch),
-    ``"sum"`` or ``"none"`` (one loss an example). A ``step_tape``, where one is given, is filled on
-    the way.
+    Parameters come flat, as of :class:`MLPFunction`; ``reduction`` as of ``functional.cross_entropy``. A ``step_tape``,
+    where one is given, is filled on the way.
     """
 
     @staticmethod

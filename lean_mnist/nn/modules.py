@@ -60,39 +60,32 @@ class Dense(nn.Module):
 class _Activation(nn.Module):
     name: str
 
+    def __init_subclass__(cls, name: str) -> None:
+        cls.name = name
+
     def forward(self, z: Tensor) -> Tensor:
         """The activation of each entry of ``z``, of any shape."""
         return functional.activate(z, self.name)
 
 
-class ReLU(_Activation):
+class ReLU(_Activation, name="relu"):
     """``max(z, 0)``."""
 
-    name = "relu"
 
-
-class LeakyReLU(_Activation):
+class LeakyReLU(_Activation, name="leaky-relu"):
     """``z`` where positive, else ``0.01 z``."""
 
-    name = "leaky-relu"
 
-
-class Sigmoid(_Activation):
+class Sigmoid(_Activation, name="sigmoid"):
     """``1 / (1 + e^−z)``."""
 
-    name = "sigmoid"
 
-
-class Tanh(_Activation):
+class Tanh(_Activation, name="tanh"):
     """``tanh z``."""
 
-    name = "tanh"
 
-
-class GELU(_Activation):
+class GELU(_Activation, name="gelu"):
     """``z Φ(z)``, Φ the normal distribution function."""
-
-    name = "gelu"
 
 
 class Softmax(nn.Module):
@@ -154,11 +147,9 @@ class MLP(nn.Module):
         softmax_cross_entropy(label_smoothing, logit_penalty)  # refuses impossible options now, not at the first batch
         self.label_smoothing, self.logit_penalty = label_smoothing, logit_penalty
         generator = torch.Generator().manual_seed(seed)
+        options: dict[str, Any] = {"initialization": initialization, "scale": scale, "generator": generator}
         self.layers = nn.ModuleList(
-            Dense(
-                before, after, bias=bias, initialization=initialization, scale=scale, generator=generator, dtype=dtype
-            )
-            for before, after in itertools.pairwise(sizes)
+            Dense(before, after, bias=bias, dtype=dtype, **options) for before, after in itertools.pairwise(sizes)
         )
 
     @property
@@ -174,7 +165,7 @@ class MLP(nn.Module):
 
     def weights_and_biases(self) -> list[tuple[Tensor, Tensor | None]]:
         """Pairs (weight ``(H, D)``, bias ``(H,)`` or ``None``), first layer first."""
-        return [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[misc]
+        return list(self.parameter_pairs())
 
     def parameter_pairs(self) -> list[tuple[nn.Parameter, nn.Parameter | None]]:
         """The parameters of each layer, first layer first: where gradients and optimizers go."""
@@ -193,20 +184,11 @@ class MLP(nn.Module):
         return functional.mlp_loss(x_BD, labels_B, self.weights_and_biases(), self.activation, loss, reduction, tape)
 
     def loss_and_gradients(
-        self,
-        x_BD: Tensor,
-        labels_B: Tensor,
-        upstream: float = 1.0,
-        tape: StepTape | None = None,
+        self, x_BD: Tensor, labels_B: Tensor, upstream: float = 1.0, tape: StepTape | None = None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
-        """The mean loss and ``upstream`` times its gradients, a pair a layer, without a graph; ``.grad`` is left alone.
-
-        See ``functional.mlp_loss_and_gradients``.
-        """
-        loss = softmax_cross_entropy(self.label_smoothing, self.logit_penalty)
-        return functional.mlp_loss_and_gradients(
-            x_BD, labels_B, self.weights_and_biases(), self.activation, loss, upstream, tape
-        )
+        """See :func:`functional.mlp_loss_and_gradients`; ``.grad`` is left alone."""
+        layers, loss = self.weights_and_biases(), softmax_cross_entropy(self.label_smoothing, self.logit_penalty)
+        return functional.mlp_loss_and_gradients(x_BD, labels_B, layers, self.activation, loss, upstream, tape)
 
     def extra_repr(self) -> str:
         """Options in ``repr``."""

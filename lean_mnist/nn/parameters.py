@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -44,11 +45,11 @@ def unravelled(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def parameter_layout(model: nn.Module) -> list[ParameterSlot]:
     """The slots of ``model``'s parameters, in order and without gaps."""
-    slots, offset = [], 0
-    for name, parameter in model.named_parameters():
-        slots.append(ParameterSlot(name, offset, tuple(parameter.shape)))
-        offset += parameter.numel()
-    return slots
+    sizes = (parameter.numel() for parameter in model.parameters())
+    return [
+        ParameterSlot(name, offset, tuple(parameter.shape))
+        for (name, parameter), offset in zip(model.named_parameters(), accumulate(sizes, initial=0), strict=False)
+    ]
 
 
 def flatten_parameters(model: nn.Module) -> Tensor:

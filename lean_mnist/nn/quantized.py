@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lean_mnist.chainrule.straight_through import QuantizeTape, quantize_backward, quantize_forward
+from lean_mnist.chainrule.straight_through import quantize_backward, quantize_forward
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn.grid import RANGES, Grid, check_bits, grid_of
 from lean_mnist.nn.modules import MLP
@@ -26,13 +26,13 @@ class StraightThrough(Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor, rounded: Tensor) -> Tensor:
         """A copy of ``rounded``."""
-        ctx.tape = QuantizeTape(tuple(w.shape))
+        ctx.shape = tuple(w.shape)
         return rounded.clone()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of ``w``, and none of ``rounded``."""
-        return quantize_backward(ctx.tape, upstream[0]), None
+        return quantize_backward(ctx.shape, upstream[0]), None
 
 
 def fake_quantize(w: Tensor, grid: Grid) -> Tensor:
@@ -86,11 +86,7 @@ class QuantizedMLP(MLP):
         return {**super().architecture, "bits": self.bits, "rule": self.rule}
 
     def loss_and_gradients(
-        self,
-        x_BD: Tensor,
-        labels_B: Tensor,
-        upstream: float = 1.0,
-        tape: StepTape | None = None,
+        self, x_BD: Tensor, labels_B: Tensor, upstream: float = 1.0, tape: StepTape | None = None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
         """As of :class:`MLP`, at the rounded weights; the straight-through backward brings the gradients to the own."""
         loss, at_rounded = super().loss_and_gradients(x_BD, labels_B, upstream, tape)
@@ -143,7 +139,7 @@ def exact_network(model: MLP) -> MLP:
 
 
 def _straight_through(gradient: Tensor) -> Tensor:
-    return quantize_backward(QuantizeTape(tuple(gradient.shape)), gradient)
+    return quantize_backward(tuple(gradient.shape), gradient)
 
 
 def _float64(tensor: Tensor) -> npt.NDArray[np.float64]:
