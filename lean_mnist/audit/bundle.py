@@ -89,7 +89,7 @@ class ReproducedStep:
 
     @property
     def ok(self) -> bool:
-        """Whether the step passes every check now."""
+        """True if the step passes every check now."""
         return self.audit.passed and not self.randomised and self.repeats
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What may explain a local check that fails: the values that its tensor would have if a known fault had been made.
+"""Candidate explanations of a failing local check: the values that its tensor has if a known fault is made.
 
 For each identity a function gives ``diagnose`` what the step knows beside it: stale or cross-layer values (of earlier
 calls, of other layers), factors that may be missing or applied twice, terms that may have been added, and the product

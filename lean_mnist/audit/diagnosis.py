@@ -103,7 +103,7 @@ def _by_probabilities(step: ComputedStep, check: LocalCheck, residual: Residual,
 
 
 def _differ(check: LocalCheck, residual: Residual, repeated: Tensor) -> bool:
-    """Whether it does not repeat itself, by more than the order of sums may change."""
+    """True if ``repeated`` differs from the first result by more than another order of summation may change."""
     if torch.equal(repeated, check.ours):
         return False
     return repeated.shape == check.ours.shape and bool(

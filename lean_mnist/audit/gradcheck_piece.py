@@ -47,7 +47,7 @@ class GradcheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is known to be wrong."""
+        """True if nothing is known to be wrong."""
         return self.verdict is not GradcheckVerdict.FAILED
 
 

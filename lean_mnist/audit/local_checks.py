@@ -166,7 +166,7 @@ class ElementwiseCheck(LocalCheck):
     exact: bool = False
 
     def allowed(self, expected: Expected) -> Tensor:
-        """How far rounding may put ``ours`` off."""
+        """Largest error of each element of ``ours`` that rounding explains."""
         units = ELEMENTWISE_ULPS * unit_of(self.ours) * abs(expected.scale)
         return torch.add(expected.size.new_full((), underflow_of(self.ours)), expected.size, alpha=units)
 
@@ -262,7 +262,7 @@ def _gradient_checks(step: ComputedStep, index: int) -> Iterator[LocalCheck]:
 
 
 def _backward_checks(step: ComputedStep, tape: StepTape, number: int, index: int) -> Iterator[LocalCheck]:
-    """What layer ``index`` hands down, and the derivative of the activation under it."""
+    """``dh = dz W`` of layer ``index``, and ``dz = dh ⊙ σ'(z)`` of the activation below it."""
     d_z, d_h = there(tape.d_pre_activations, index), there(tape.d_inputs, index)
     below = there(tape.d_pre_activations, index - 1) if index else None
     if d_z is None or d_h is None:

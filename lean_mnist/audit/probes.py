@@ -42,7 +42,7 @@ class Probes:
         self._rows: tuple[Tensor, ...] = ()
 
     def fit(self, like: Tensor) -> bool:
-        """Whether they have this tensor's device and dtype."""
+        """True if the probes have this tensor's device and dtype."""
         return self._device == like.device and self._dtype == like.dtype
 
     def seed_of(self, step: int) -> int:

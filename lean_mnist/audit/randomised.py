@@ -58,7 +58,7 @@ class RandomisedResult:
 
     @property
     def passed(self) -> bool:
-        """Whether every local check holds."""
+        """True if every local check holds."""
         return not self.failures
 
 

@@ -98,7 +98,7 @@ def reference_gradients(
 
 @torch.no_grad()
 def _uncertainty(h: Tensor, weight: Tensor, bias: Tensor | None, of_h: Tensor, dtype: torch.dtype) -> Tensor:
-    """How far rounding in ``dtype`` may have moved ``z = h Wᵀ + b``, given how far it may have moved ``h``."""
+    """Bound on the rounding of ``z = h Wᵀ + b`` in ``dtype``, given a bound on that of ``h``."""
     rounding = KINK_ULPS * torch.finfo(dtype).eps / 2
     own_bias = None if bias is None else rounding * bias.abs()
     return F.linear(rounding * h.abs() + of_h, weight.abs(), own_bias)

@@ -41,7 +41,7 @@ class AuditResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is known to be wrong."""
+        """True if nothing is known to be wrong."""
         agree = all(d.passed for d in self.divergences) and (self.gradcheck is None or self.gradcheck.passed)
         return agree and self.fault is None
 
@@ -209,7 +209,7 @@ class StepAudit:
 
     @torch.no_grad()
     def _sides(self, layers: Layers, x_BD: Tensor, tapes: Sequence[StepTape]) -> list[Tensor] | None:
-        """On which side of its kink the step saw each hidden unit: the step's own forward, in its own order of sums."""
+        """Side of its kink, as the step's own forward saw it, of each hidden unit: bool ``(B, H)``, one a hidden layer."""
         if REFERENCE_ACTIVATIONS[self._rule.activation].below_kink is None:
             return None
         if tapes:

@@ -96,7 +96,7 @@ class Ball:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every radius is 0."""
+        """True if every radius is 0."""
         return self.floor is not None or not bool(self.rad.any())
 
     @property
@@ -121,17 +121,17 @@ class Ball:
 
     @property
     def is_zero(self) -> Tensor:
-        """Where the only number inside is 0."""
+        """Bool tensor, true where the only number inside is 0."""
         return (self.mid == 0) & (self.rad == 0)
 
     @property
     def is_nonpositive(self) -> Tensor:
-        """Where every number inside is at most 0. (Comparisons do not round.)"""
+        """Bool tensor, true where every number inside is at most 0. (Comparisons do not round.)"""
         return self.mid <= -self.rad
 
     @property
     def is_positive(self) -> Tensor:
-        """Where every number inside is above 0."""
+        """Bool tensor, true where every number inside is above 0."""
         return self.mid > self.rad
 
     def __getitem__(self, index: Any) -> Ball:

@@ -1,4 +1,4 @@
-"""How far a computed gradient is from the exact one: bounds from both sides, rounded outward."""
+"""Bounds on the error of a computed gradient against the exact one, from both sides, rounded outward."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Between(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientBound:
-    """How far the tensor ``name`` is from the exact one that a ball encloses.
+    """Bounds on the error of the tensor ``name`` against the exact one that a ball encloses.
 
     - ``largest`` holds ``max |computed − exact|``, and ``index`` is where it may be that large;
     - ``relative`` holds ``‖computed − exact‖₂ / ‖exact‖₂`` (0 if both norms are 0, infinite if only the second is);

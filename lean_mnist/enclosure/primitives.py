@@ -22,7 +22,7 @@ from lean_mnist.errors import ArgumentError
 
 
 class KinkCounter:
-    """How many numbers took both branches."""
+    """Count of the numbers that took both branches."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,11 @@ def counting_kinks() -> Iterator[KinkCounter]:
 
 
 class BallPrimitives:
-    """What ``chainrule.arrays.Primitives`` asks for. Labels are plain int64 tensors."""
+    """The operations of ``chainrule.arrays.Primitives`` on balls; labels are plain int64 tensors.
+
+    They are all that ball arithmetic knows of activations and losses: whatever the chain rule writes with them is
+    enclosed as it stands.
+    """
 
     def affine(self, x_BD: Ball, weight_HD: Ball, bias_H: Ball | None) -> Ball:
         """``x Wᵀ + b``, the product enclosed as sharply as its operands allow."""
@@ -163,7 +167,7 @@ def _logistic_slope(x: Tensor) -> Tensor:
 
 
 def _bounded_change(x: Ball, slope: Tensor, largest: float) -> Tensor:
-    """How far a function of that slope, and of values no farther apart than ``largest``, moves over the ball."""
+    """Bound on the change over the ball of a function of that slope, and of values at most ``largest`` apart."""
     bounded = torch.minimum(x.rad * slope, x.mid.new_tensor(largest))
     # Of a ball that may stand for no real number at all, nothing finite is said.
     return torch.where(x.rad == 0, 0, torch.where(x.rad == torch.inf, torch.inf, bounded))

@@ -54,12 +54,12 @@ def _nonnegative_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def significant_bits(terms: int) -> int:
-    """How many bits two factors may have so that n products of them add up exactly: ``n 2^bits 2^bits ≤ 2⁵³``."""
+    """Number of bits with which n products of two factors add up exactly: ``n 2^bits 2^bits ≤ 2⁵³``."""
     return (53 - (terms - 1).bit_length()) // 2
 
 
 def _moderate(largest: Tensor) -> bool:
-    """Whether every number is 0 or moderate. (Of none at all: yes.)"""
+    """True if every number is 0 or moderate. (Of none at all: true.)"""
     return bool(((largest == 0) | ((largest > 1 / MODERATE) & (largest < MODERATE))).all())
 
 

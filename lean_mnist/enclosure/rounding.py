@@ -55,7 +55,7 @@ def raised_products(radius: Tensor, roundings: int) -> Tensor:
 
 
 def rounding_of(result: Tensor) -> Tensor:
-    """How far a rounded sum may be from the real one: ``u |result|``. (A subnormal sum is exact.)"""
+    """Error bound of a rounded sum: ``u |result|``. (A subnormal sum is exact.)"""
     return UNIT * result.abs()
 
 
