@@ -209,7 +209,7 @@ class StepAudit:
 
     @torch.no_grad()
     def _sides(self, layers: Layers, x_BD: Tensor, tapes: Sequence[StepTape]) -> list[Tensor] | None:
-        """Side of its kink, as the step's own forward saw it, of each hidden unit: bool ``(B, H)``, one a hidden layer."""
+        """Side of its kink, as the step's own forward saw it, of each hidden unit: bool ``(B, H)``, one a layer."""
         if REFERENCE_ACTIVATIONS[self._rule.activation].below_kink is None:
             return None
         if tapes:

@@ -42,7 +42,7 @@ class Enclosure:
     sided_kinks: int = 0
 
     def bound(self, name: str, computed: Tensor) -> GradientBound:
-        """Bounds on the error of ``computed`` as the gradient of the parameter ``name`` (or as the loss, ``"loss"``)."""
+        """Bounds on the error of ``computed`` as the gradient of the parameter ``name`` (or the loss, ``"loss"``)."""
         if name != "loss" and name not in self.gradients:
             raise ArgumentError(f"enclosure: expected one of loss, {', '.join(self.gradients)}, found {name!r}")
         return bound_gradient(name, computed, self.loss if name == "loss" else self.gradients[name])
