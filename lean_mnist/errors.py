@@ -6,7 +6,7 @@ Every one is a ``ValueError``. Commands print the line and exit with the class's
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class LeanMnistError(ValueError):
@@ -73,3 +73,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """``" (did you mean 'adam'?)"`` for the choice closest to ``word``, or ``""`` if none is close."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def check_choice(what: str, found: str, choices: Collection[str], error: type[LeanMnistError] = ArgumentError) -> None:
+    """Raise ``error`` unless ``found`` is one of ``choices``; the message has the closest of them."""
+    if found not in choices:
+        raise error(f"{what}: expected one of {', '.join(choices)}, found {found!r}{nearest(found, choices)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lean_mnist.chainrule.arrays import Array, primitives
-from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.errors import check_choice
 
 
 class Activation(NamedTuple):
@@ -112,8 +112,5 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def activation_named(name: str) -> Activation:
     """The activation called ``name``; ``ArgumentError`` with the nearest name if there is none."""
-    if name not in ACTIVATIONS:
-        raise ArgumentError(
-            f"activation: expected one of {', '.join(ACTIVATIONS)}, found {name!r}{nearest(name, ACTIVATIONS)}"
-        )
+    check_choice("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lean_mnist.chainrule.arrays import Array, primitives
-from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.errors import ArgumentError, check_choice
 
 Slopes = tuple[Array, Array]
 
@@ -104,7 +104,5 @@ OBJECTIVES: dict[str, Objective] = {
 
 def objective_named(name: str) -> Objective:
     """The objective called ``name``; ``ArgumentError`` with the nearest name if there is none."""
-    if name not in OBJECTIVES:
-        known = ", ".join(OBJECTIVES)
-        raise ArgumentError(f"objective: expected one of {known}, found {name!r}{nearest(name, OBJECTIVES)}")
+    check_choice("objective", name, OBJECTIVES)
     return OBJECTIVES[name]

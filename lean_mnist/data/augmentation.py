@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from lean_mnist.data.normalization import check_pixels
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import ArgumentError
 
@@ -61,7 +62,7 @@ class Augmentation:
         ``generator`` is a CPU generator whatever the device of the images, so that a seed means the same everywhere.
         Raises :class:`ArgumentError` for images of another shape or type.
         """
-        _check(images)
+        check_pixels("images", images)
         parts = [self._deform(part, len(part), generator) for part in images.split(CHUNK)]
         return torch.cat(parts) if parts else images.clone()
 
@@ -71,7 +72,7 @@ class Augmentation:
         Equal, bit for bit, to the tail of ``apply_epoch`` with ``first = 0``: every chunk of ``CHUNK`` images has a
         generator of its own, a function of ``(seed, epoch, number of the chunk)``.
         """
-        _check(images)
+        check_pixels("images", images)
         total, parts = first + len(images), []
         for begin in range(first - first % CHUNK, total, CHUNK):
             end = min(begin + CHUNK, total)
@@ -159,9 +160,3 @@ def _affine_functions(rows: int, columns: int) -> Tensor:
 
 def _uniform(count: int, numbers: int, largest: float, generator: torch.Generator) -> Tensor:
     return largest * (2 * torch.rand(count, numbers, generator=generator) - 1)
-
-
-def _check(images: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.dim() != 3:
-        found = f"{images.dtype} {tuple(images.shape)}"
-        raise ArgumentError(f"images: expected uint8 of the shape (m, rows, columns), found {found}")

@@ -30,25 +30,19 @@ class BatchMemory(Protocol):
         """Batches of ``batch_size`` examples in a chunk."""
 
     def take(self, sizes: Sequence[int], new: Callable[[int], Batch]) -> tuple[Tensor, Tensor, list[Batch]]:
-        """Memory for batches of these ``sizes``: of all their features (m, D), all their labels (m,), and each batch.
-
-        ``new`` makes tensors for so many examples.
-        """
+        """All features (m, D), all labels (m,), and each batch of these ``sizes``; ``new`` makes so many examples."""
 
 
 class Batches:
     """The batches of a split, epoch by epoch.
 
-    The images stay uint8 (on ``device``, moved there once); some batches at a time are gathered in the epoch's order
-    and normalised together, few enough to stay in the processor's cache. The order of an epoch and how its images are
-    deformed are a pure function of the seed and the epoch's number, so a run can go on at any batch without replaying
-    what came before.
+    The images stay uint8, on ``device``. The order of an epoch and how its images are deformed are a pure function of
+    the seed and the epoch's number, so a run can go on at any batch without replaying what came before.
 
-    Arguments: ``split`` with m >= 1 examples; ``batch_size`` >= 1; ``dtype`` of the features, floating-point;
-    ``shuffle`` false keeps the order of the split and copies nothing; ``augmentation`` deforms every image anew in
-    every epoch. ``part`` says which rows of a batch of so many examples are handed out, where several processes share
-    every batch; without it, all of them are. ``memory`` is where batches are written, by all iterators; without it each
-    is a new tensor. Raises :class:`ConfigError` for a batch size below 1.
+    Args: ``split`` with m >= 1 examples; ``dtype`` of the features; ``shuffle`` false keeps the order of the split and
+    copies nothing; ``part`` says which rows of a batch of so many examples are handed out, where several processes
+    share every batch; ``memory`` is where batches are written, by all iterators; without it each is a new tensor.
+    Raises :class:`ConfigError` for a batch size below 1.
     """
 
     def __init__(
@@ -90,11 +84,9 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch: ``x`` (B, D) of ``dtype`` and ``y`` (B,) int64.
 
-        Where they are shared by several processes, the part of each that is this one's, which may be empty.
-
-        Equal to the tail of ``epoch(epoch)``; ``start = steps_per_epoch`` gives none. Iterators are independent of
-        each other, unless they share ``memory``. Raises :class:`ArgumentError`, at once, for a
-        negative epoch or a start outside the epoch.
+        Where several processes share them, this one's part of each, which may be empty. Iterators are independent of
+        each other, unless they share ``memory``. Raises :class:`ArgumentError`, at once, for a negative epoch or a
+        start outside the epoch.
         """
         return itertools.chain.from_iterable(self.chunks(epoch, start))
 
@@ -106,21 +98,17 @@ class Batches:
             raise ArgumentError(f"start: {start}, expected 0 to {self.steps_per_epoch}, the batches of an epoch")
         return self._chunks(epoch, start)
 
-    def _order(self, epoch: int) -> Tensor:
-        # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
-        return torch.randperm(len(self.split), generator=generator_for(self.seed, "epoch", epoch))
-
     def _chunks(self, epoch: int, start: int) -> Iterator[list[Batch]]:
         size, (images, labels), first = self.batch_size, (self.split.images, self.split.labels), start * self.batch_size
-        order = self._order(epoch).to(labels.device) if self.shuffle else None
+        order = None
+        if self.shuffle:  # drawn on the CPU whatever the device, so that a seed means the same order everywhere
+            generator = generator_for(self.seed, "epoch", epoch)
+            order = torch.randperm(len(labels), generator=generator).to(labels.device)
         if self.augmentation is not None:  # deformed in the epoch's order, all that is left of it at once
             if order is not None:
                 images, labels, order = images.index_select(0, order), labels.index_select(0, order), None
-            images, labels, first = (
-                self.augmentation.apply_epoch(images[first:], self.seed, epoch, first),
-                labels[first:],
-                0,
-            )
+            images = self.augmentation.apply_epoch(images[first:], self.seed, epoch, first)
+            labels, first = labels[first:], 0
         if order is None and self.part is not None:
             order = torch.arange(len(labels), device=labels.device)
         for begin in range(first, len(labels), self._at_once):

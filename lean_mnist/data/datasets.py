@@ -22,7 +22,7 @@ from lean_mnist.data.download import DownloadError, download
 from lean_mnist.data.idx import PathLike, read_images, read_labels, shown
 from lean_mnist.data.layout import LAYOUTS, Layout, locate
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS
-from lean_mnist.errors import ConfigError, DataError, DataUnavailable, nearest
+from lean_mnist.errors import ConfigError, DataError, DataUnavailable, check_choice
 
 __all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "load_digits"]
 
@@ -93,25 +93,19 @@ def _to_standard_error(line: str) -> None:
 def load_dataset(
     name: str, data_dir: PathLike, *, download: bool = True, warn: Callable[[str], None] = _to_standard_error
 ) -> Dataset:
-    """Load a data set by its name.
+    """Load a data set by its name; images uint8 (m, rows, columns), labels int64 (m,) in 0..9.
 
     The IDX sets are searched in the folder that the environment variable ``LEAN_MNIST_DATA`` names (torchvision's
     layout; only read, never written; unset if empty), then in ``data_dir``, then downloaded into ``data_dir`` unless
-    ``download`` is false. ``qmnist``'s test split is the first 10,000 of its test file, those that are MNIST's
-    (torchvision's ``test10k``). ``emnist-digits`` is turned upright. ``digits`` comes with scikit-learn.
-    ``auto`` is MNIST; only where MNIST is in no folder and cannot be downloaded does it pass two lines to ``warn`` and
-    return ``digits``. A MNIST that is there but damaged is an error for ``auto`` too.
-
-    Images are uint8 (m, rows, columns), labels int64 (m,) in 0..9.
+    ``download`` is false. ``auto`` is MNIST; only where MNIST is in no folder and cannot be downloaded does it pass two
+    lines to ``warn`` and return ``digits``. A MNIST that is there but damaged is an error for ``auto`` too.
     Raises :class:`ConfigError` for an unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and
     :class:`DataError` for one that is incomplete or damaged.
     """
     if name == "digits":
         return load_digits()
     if name != AUTO:
-        if name not in LAYOUTS:
-            expected = ", ".join(DATASET_CHOICES)
-            raise ConfigError(f"dataset: {name!r}{nearest(name, DATASET_CHOICES)}, expected one of {expected}")
+        check_choice("dataset", name, DATASET_CHOICES, ConfigError)
         return _load_idx_dataset(name, data_dir, download)
     try:
         return _load_idx_dataset("mnist", data_dir, download)
@@ -124,19 +118,18 @@ def load_dataset(
 def load_digits() -> Dataset:
     """scikit-learn's handwritten digits: 1,797 images, uint8 0..16, 8 x 8, ten classes; needs no network.
 
-    It has no test split of its own. Here it is a fixed, stratified choice of 360 examples that depends on no run's
-    seed, so results of different runs speak of the same examples. Both splits keep the order of the file.
+    The test split is a fixed, stratified choice of 360 examples. Both splits keep the order of the file.
     """
     from sklearn.datasets import load_digits as sklearn_digits
     from sklearn.model_selection import train_test_split
 
     digits = sklearn_digits()
     images, labels = digits.images.astype(np.uint8), digits.target.astype(np.int64)
-    train, test = train_test_split(
+    parts = train_test_split(
         np.arange(len(labels)), test_size=DIGITS_TEST_EXAMPLES, stratify=labels, random_state=DIGITS_SPLIT_SEED
     )
-    splits = [_as_split(images[order], labels[order]) for order in (np.sort(train), np.sort(test))]
-    return Dataset("digits", splits[0], splits[1], classes=CLASSES, maximum=16, source="scikit-learn")
+    train, test = (_as_split(images[order], labels[order]) for order in map(np.sort, parts))
+    return Dataset("digits", train, test, classes=CLASSES, maximum=16, source="scikit-learn")
 
 
 def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Dataset:
@@ -173,10 +166,8 @@ def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Data
 
 
 def _read_idx_dataset(name: str, layout: Layout, paths: list[Path]) -> Dataset:
-    train = _read_split(paths[0], paths[1], layout)
-    test = _read_split(paths[2], paths[3], layout)
-    if layout.test_limit is not None:
-        test = Split(test.images[: layout.test_limit], test.labels[: layout.test_limit])
+    train, test = _read_split(paths[0], paths[1], layout), _read_split(paths[2], paths[3], layout)
+    test = Split(test.images[: layout.test_limit], test.labels[: layout.test_limit])
     return Dataset(name, train, test, classes=CLASSES, maximum=255, source=shown(paths[0].parent))
 
 

@@ -78,8 +78,7 @@ def candidate_urls(torchvision_class: Any) -> list[str]:
 def probe(urls: list[str], seconds: float = PROBE_SECONDS) -> None:
     """Return as soon as one of ``urls`` answers; raise :class:`DownloadError` after at most ``seconds`` if none does.
 
-    Asks through ``urllib``, so that proxies set in the environment are honoured. A refusal (HTTP 403 from a proxy, say)
-    counts as no answer: the download would meet it too.
+    A refusal (HTTP 403 from a proxy, say) counts as no answer: the download would meet it too.
     """
     answers: queue.Queue[tuple[str, str | None]] = queue.Queue()
 

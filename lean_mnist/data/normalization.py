@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lean_mnist.data.names import NORMALIZATIONS
-from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, nearest
+from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, check_choice
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,17 @@ class Normalization:
     def fit(cls, kind: str, train_images: torch.Tensor, maximum: int) -> Normalization:
         """The normalisation of ``kind`` for ``train_images``, uint8 (m, rows, columns), m >= 1.
 
-        ``maximum`` is the largest possible pixel value. ``standard`` counts how often each pixel value occurs and works
-        on these integers, so mean and variance are exact up to the final rounding to float64 and no floating-point copy
-        of the images is made; equal pixels give scale 1. Raises :class:`ConfigError` for an unknown ``kind``.
+        ``maximum`` is the largest possible pixel value. Mean and variance are exact up to the final rounding to
+        float64; equal pixels give scale 1. Raises :class:`ConfigError` for an unknown ``kind``.
         """
-        if kind not in NORMALIZATIONS:
-            expected = ", ".join(NORMALIZATIONS)
-            raise ConfigError(f"normalization: {kind!r}{nearest(kind, NORMALIZATIONS)}, expected one of {expected}")
+        check_choice("normalization", kind, NORMALIZATIONS, ConfigError)
         if kind == "unit":
             return cls(kind, 0.0, float(maximum))
         if kind == "per-image":
             return cls(kind, 0.0, 1.0)
-        _require_pixels("train_images", train_images)
+        check_pixels("train_images", train_images)
         counts = torch.bincount(train_images.flatten(), minlength=256).tolist()
-        pixels = sum(counts)
-        total = sum(value * count for value, count in enumerate(counts))
-        squares = sum(value * value * count for value, count in enumerate(counts))
+        pixels, total, squares = (sum(value**power * n for value, n in enumerate(counts)) for power in (0, 1, 2))
         # variance = squares/pixels - (total/pixels)**2, over a common denominator and in integers: nothing cancels
         deviation = math.sqrt(pixels * squares - total * total) / pixels
         return cls(kind, total / pixels, deviation or 1.0)
@@ -60,10 +55,10 @@ class Normalization:
         """Features (B, D), contiguous, of ``dtype``, for ``images`` uint8 (B, rows, columns) on any device.
 
         Computed in float32 (float64 where that is asked for); a narrower ``dtype`` is rounded to once, at the end.
-        ``into`` is a tensor (B, D) of ``dtype`` to be written over and returned; without it, a new one is.
-        Raises :class:`ArgumentError` for images of another dtype or number of dimensions.
+        ``into`` is a tensor (B, D) of ``dtype`` to be written over and returned. Raises :class:`ArgumentError` for
+        images of another dtype or number of dimensions.
         """
-        _require_pixels("images", images)
+        check_pixels("images", images)
         computed_in = torch.float64 if dtype == torch.float64 else torch.float32
         flat_BD = images.flatten(1)
         x_BD = flat_BD.to(computed_in) if into is None or dtype != computed_in else into.copy_(flat_BD)
@@ -104,7 +99,8 @@ def _is_finite_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _require_pixels(argument: str, images: torch.Tensor) -> None:
+def check_pixels(argument: str, images: torch.Tensor) -> None:
+    """Raise :class:`ArgumentError` unless ``images`` are uint8 (examples, rows, columns)."""
     if images.dtype != torch.uint8 or images.ndim != 3:
         found = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
         raise ArgumentError(f"{argument}: {found}, expected uint8 of shape (examples, rows, columns)")

@@ -29,9 +29,7 @@ def resolve_validation_size(validation_size: int | None, *, examples: int, limit
         raise ConfigError(f"validation-size: {validation_size}, expected 1 or more")
 
     at_most = examples - (1 if limit_train is None else limit_train)
-    size = (
-        validation_size if validation_size is not None else min(max(1, examples // DEFAULT_FRACTION), max(1, at_most))
-    )
+    size = validation_size or min(max(1, examples // DEFAULT_FRACTION), max(1, at_most))
     if size > at_most:
         rest = "1 of them has" if limit_train is None else f"limit-train {limit_train} of them have"
         raise ConfigError(
@@ -48,9 +46,7 @@ def split_training(
 
     Without ``limit_train`` a random choice of ``validation_size`` examples validates and all others train. With it,
     exactly the first ``limit_train`` examples of the file train, and a random choice of those after them validates.
-    ``validation_size`` ``None`` is one twelfth (see :func:`resolve_validation_size`). The choice depends on
-    ``seed`` and on these sizes only.
-    Raises :class:`ConfigError`, naming ``validation-size`` or ``limit-train``, if the sizes do not fit.
+    The choice depends on ``seed`` and on the sizes only, which are as of :func:`resolve_validation_size`.
     """
     examples = len(dataset_train)
     size = resolve_validation_size(validation_size, examples=examples, limit_train=limit_train)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import Loss, softmax_cross_entropy
-from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.errors import ArgumentError, check_choice
 from lean_mnist.nn import functions
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def cross_entropy(
     A scalar for reduction ``"mean"`` or ``"sum"``; ``(B,)`` for ``"none"``.
     """
     _check_tensors(logits=logits_BC)
-    check_reduction(reduction)
+    check_choice("reduction", reduction, REDUCTIONS)
     _check_labels(labels_B, logits_BC)
     loss = softmax_cross_entropy(label_smoothing, logit_penalty)
     return functions.reduce_losses(_apply(functions.LossFunction, logits_BC, labels_B, loss), reduction)
@@ -95,7 +95,7 @@ def mlp_loss(
     its backward compute on the way, for checks.
     """
     flat = _flat(x_BD, layers)
-    check_reduction(reduction)
+    check_choice("reduction", reduction, REDUCTIONS)
     _check_labels(labels_B, x_BD)
     rule, loss = activation_named(activation), loss_for(x_BD.dtype, loss)
     return _apply(functions.MLPLossFunction, x_BD, labels_B, rule, loss, reduction, tape, *flat)
@@ -135,14 +135,6 @@ def loss_for(dtype: torch.dtype, loss: Loss) -> Loss:
         return d_logits_BC.to(dtype)
 
     return Loss(loss.name, lambda logits_BC, labels_B: loss.forward(logits_BC.float(), labels_B), backward)
-
-
-def check_reduction(reduction: str) -> None:
-    """Raise ``ArgumentError`` unless ``reduction`` is one of ``REDUCTIONS``."""
-    if reduction not in REDUCTIONS:
-        raise ArgumentError(
-            f"reduction: expected one of {', '.join(REDUCTIONS)}, found {reduction!r}{nearest(reduction, REDUCTIONS)}"
-        )
 
 
 def _apply(function: Any, *arguments: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.errors import ArgumentError, check_choice
 
 RANGES = ("minimum-maximum", "least-squares", "normal")
 
@@ -46,8 +46,7 @@ def grid_of(weights: npt.NDArray[np.float64], bits: int, rule: str = "least-squa
     not finite or beyond float16, an unknown rule, or bits outside 1 … 16.
     """
     check_bits(bits)
-    if rule not in RANGES:
-        raise ArgumentError(f"rule: {rule!r}{nearest(rule, RANGES)}, expected one of {', '.join(RANGES)}")
+    check_choice("rule", rule, RANGES)
     if weights.size == 0 or not np.isfinite(weights).all():
         raise ArgumentError("weights: none, infinities or NaN, expected finite numbers")
     low, high = float(weights.min()), float(weights.max())

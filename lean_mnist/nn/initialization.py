@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.errors import check_choice
 
 INITIALIZATIONS = ("he-normal", "xavier-uniform", "scale")
 
@@ -22,15 +22,11 @@ def initialize_weight_(
     - ``xavier-uniform``: U(−a, a), a = √(6 / (D + H)) (Glorot and Bengio, 2010, eq. 16)
     - ``scale``: N(0, scale²)
     """
+    check_choice("initialization", initialization, INITIALIZATIONS)
     units, features = weight_HD.shape
     if initialization == "he-normal":
         return weight_HD.normal_(0, math.sqrt(2 / features), generator=generator)
     if initialization == "xavier-uniform":
         bound = math.sqrt(6 / (features + units))
         return weight_HD.uniform_(-bound, bound, generator=generator)
-    if initialization == "scale":
-        return weight_HD.normal_(0, scale, generator=generator)
-    raise ArgumentError(
-        f"initialization: expected one of {', '.join(INITIALIZATIONS)}, found {initialization!r}"
-        f"{nearest(initialization, INITIALIZATIONS)}"
-    )
+    return weight_HD.normal_(0, scale, generator=generator)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import softmax_cross_entropy
-from lean_mnist.errors import ArgumentError
+from lean_mnist.errors import ArgumentError, check_choice
 from lean_mnist.nn import functional
 from lean_mnist.nn.initialization import initialize_weight_
 
@@ -101,7 +101,7 @@ class SoftmaxCrossEntropy(nn.Module):
 
     def __init__(self, label_smoothing: float = 0.0, logit_penalty: float = 0.0, reduction: str = "mean") -> None:
         super().__init__()
-        functional.check_reduction(reduction)
+        check_choice("reduction", reduction, functional.REDUCTIONS)
         softmax_cross_entropy(label_smoothing, logit_penalty)  # refuses impossible options now, not at the first batch
         self.label_smoothing, self.logit_penalty, self.reduction = label_smoothing, logit_penalty, reduction
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.chainrule.straight_through import quantize_backward, quantize_forward
-from lean_mnist.errors import ArgumentError
+from lean_mnist.errors import ArgumentError, check_choice
 from lean_mnist.nn.grid import RANGES, Grid, check_bits, grid_of
 from lean_mnist.nn.modules import MLP
 
@@ -75,8 +75,7 @@ class QuantizedMLP(MLP):
         check_bits(bits)
         if activation != "relu":
             raise ArgumentError(f"activation: {activation}, expected relu for exact labels by integers")
-        if rule not in RANGES:
-            raise ArgumentError(f"rule: {rule!r}, expected one of {', '.join(RANGES)}")
+        check_choice("rule", rule, RANGES)
         super().__init__(sizes, activation, **options)
         self.bits, self.rule = bits, rule
 

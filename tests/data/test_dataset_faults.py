@@ -132,6 +132,6 @@ def test_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_dataset("fashion-mnits", tmp_path)
     assert str(caught.value) == (
-        "dataset: 'fashion-mnits' (did you mean 'fashion-mnist'?), expected one of "
-        "auto, mnist, fashion-mnist, kmnist, qmnist, emnist-digits, digits"
+        "dataset: expected one of auto, mnist, fashion-mnist, kmnist, qmnist, emnist-digits, digits, "
+        "found 'fashion-mnits' (did you mean 'fashion-mnist'?)"
     )

@@ -113,7 +113,7 @@ def test_wrong_arguments() -> None:
         unit.apply(pixels(2, 9))
     with pytest.raises(ArgumentError, match=r"^train_images: float64 of shape"):
         Normalization.fit("standard", torch.zeros(2, 3, 3, dtype=torch.float64), 255)
-    expected = "normalization: 'standart' (did you mean 'standard'?), expected one of standard, unit, per-image"
+    expected = "normalization: expected one of standard, unit, per-image, found 'standart' (did you mean 'standard'?)"
     with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
         Normalization.fit("standart", pixels(2, 3, 3), 255)
 
