@@ -7,14 +7,14 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from textwrap import wrap
 from typing import Any
 
-from lean_mnist.verification.model import Method, Obligation, ObligationFailed, ObligationResult, Truth, Vacuous
+from lean_mnist.verification.model import Method, ObligationFailed, ObligationResult, Truth, Vacuous
 from lean_mnist.verification.table import obligations, select, titles, vacuous_statements
 
 Progress = Callable[[int, int, str], None]  # how many are done, of how many, which is next ("" at the end)
@@ -68,7 +68,10 @@ class ObligationReport:
             ],
             "assumptions": [{"assumption": text, "obligations": n} for text, n in self.assumptions.items()],
             "seconds": self.seconds,
-            "versions": versions(),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: metadata.version(name) for name in ("torch", "sympy", "numpy")},
+            },
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -107,31 +110,17 @@ class ObligationReport:
         return f"{'; '.join(parts)}; {self.seconds:.1f} s"
 
 
-def verify(only: str | None = None, progress: Progress | None = None) -> ObligationReport:
+def verify(only: str | None = None, progress: Progress = lambda *_: None) -> ObligationReport:
     """Check all obligations, or those that ``only`` picks (see ``select``); raises ``ConfigError`` if it picks none."""
-    started = time.perf_counter()
+    started, results = time.perf_counter(), list[ObligationResult]()
     chosen = obligations() if only is None else select(obligations(), only)
-    results = tuple(_checked(chosen, progress))
+    for done, obligation in enumerate(chosen):
+        progress(done, len(chosen), obligation.id)
+        results.append(obligation.check())
+    progress(len(chosen), len(chosen), "")
     ran = {obligation.id for obligation in chosen}
     vacuous = tuple(v for v in vacuous_statements() if not ran.isdisjoint(v.established_by))
-    return ObligationReport(results, vacuous, time.perf_counter() - started)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that verdicts rest on."""
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "sympy", "numpy")},
-    }
-
-
-def _checked(chosen: Sequence[Obligation], progress: Progress | None) -> Iterator[ObligationResult]:
-    for done, obligation in enumerate(chosen):
-        if progress is not None:
-            progress(done, len(chosen), obligation.id)
-        yield obligation.check()
-    if progress is not None:
-        progress(len(chosen), len(chosen), "")
+    return ObligationReport(tuple(results), vacuous, time.perf_counter() - started)
 
 
 def _word(result: ObligationResult) -> str:
@@ -171,10 +160,8 @@ def _table(title: str, results: Sequence[ObligationResult], width: int) -> list[
         # A method that was to be used establishes nothing where it failed.
         established = o.established if result.as_expected else "not established"
         seconds = f"{result.seconds:.{2 if result.seconds < 9.995 else 1}f} s".rjust(_SECONDS)
-        statement = [
-            *cells(o.id, widths[0]),
-            *cells(o.statement, widths[0], initial_indent="  ", subsequent_indent="  "),
-        ]
+        said = cells(o.statement, widths[0], initial_indent="  ", subsequent_indent="  ")
+        statement = [*cells(o.id, widths[0]), *said]
         rows.append([statement, cells(o.source, widths[1]), cells(established, widths[2]), [_word(result)], [seconds]])
         if not result.as_expected or result.counterexample:
             found = ": ".join(part for part in (result.detail, result.counterexample) if part)

@@ -7,6 +7,7 @@ An :class:`IndexedArray` knows its shape, whose sizes may be symbols, and its en
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from fractions import Fraction
@@ -22,13 +23,12 @@ Shape = tuple[Expr, ...]
 _SCALARS = (int, Fraction, sympy.Expr)
 
 
-def _elementwise(operation: Callable[[Expr, Expr], Expr], *, reflected: bool = False) -> Callable[..., Any]:
+def _elementwise(operation: Callable[[Expr, Expr], Expr]) -> Callable[..., Any]:
     """The operator method for ``operation`` of two arrays, which broadcast, or of an array and a scalar."""
 
     def method(self: IndexedArray, other: Any) -> Any:
         if isinstance(other, _SCALARS):
-            scalar = sympy.sympify(other)
-            return self.map(lambda value: operation(scalar, value) if reflected else operation(value, scalar))
+            other = constant(other)
         if not isinstance(other, IndexedArray):
             return NotImplemented
         own, others = len(self.shape), len(other.shape)
@@ -64,8 +64,8 @@ class IndexedArray:
 
     __add__ = __radd__ = _elementwise(operator.add)
     __mul__ = __rmul__ = _elementwise(operator.mul)
-    __sub__, __rsub__ = _elementwise(operator.sub), _elementwise(operator.sub, reflected=True)
-    __truediv__, __rtruediv__ = _elementwise(operator.truediv), _elementwise(operator.truediv, reflected=True)
+    __sub__, __rsub__ = _elementwise(operator.sub), _elementwise(lambda one, other: other - one)
+    __truediv__, __rtruediv__ = _elementwise(operator.truediv), _elementwise(lambda one, other: other / one)
 
     def __neg__(self) -> IndexedArray:
         return self.map(operator.neg)
@@ -157,10 +157,7 @@ def inner(one: IndexedArray, other: IndexedArray) -> Expr:
     """``Σ one · other`` over all places: the scalar whose gradient a vector–Jacobian product is."""
     places = one.indices("o")
     assert one.shape == other.shape
-    result = one.at(*places) * other.at(*places)
-    for place in places:
-        result = total(result, place) if place.size != 1 else result
-    return result
+    return functools.reduce(total, (i for i in places if i.size != 1), one.at(*places) * other.at(*places))
 
 
 def gradient(scalar: Expr, of: Any) -> IndexedArray:

@@ -66,9 +66,7 @@ def _cannot_be_negative(e: Expr) -> bool:
     if isinstance(e, (KroneckerDelta, sympy.exp)):  # every variable here is real
         return True
     if isinstance(e, sympy.Add):
-        one_minus = e - 1
-        is_one_minus_delta = isinstance(-one_minus, KroneckerDelta)
-        return is_one_minus_delta or all(_cannot_be_negative(part) for part in e.args)
+        return isinstance(1 - e, KroneckerDelta) or all(_cannot_be_negative(part) for part in e.args)
     if isinstance(e, sympy.Mul):
         return all(_cannot_be_negative(part) for part in e.args)
     if isinstance(e, sympy.Pow):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,12 +17,12 @@ import numpy as np
 import sympy
 import torch
 
-from lean_mnist.chainrule import losses, mlp
-from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.chainrule import losses
 from lean_mnist.nn.update import Optimizer, set_learning_rate
 from lean_mnist.training.config import Config, optimizers
 from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.methods.networks import RationalNetwork
+from lean_mnist.verification.methods.proofs import prove_zero
 from lean_mnist.verification.methods.sums import Expr
 from lean_mnist.verification.model import Method, NotEstablished, Refuted, Statements
 from lean_mnist.verification.statements.gradients import LEAN
@@ -38,11 +39,6 @@ T = sympy.Symbol("t", integer=True, nonnegative=True)
 NEXT = R - 2 * ALPHA * INNER + ALPHA**2 * (G2 + SIGMA2)
 
 
-def _identity(what: str, one: Expr, other: Expr) -> None:
-    if sympy.simplify(one - other) != 0:
-        raise NotEstablished(f"{what}: the two sides were not shown to be equal")
-
-
 @OBLIGATIONS(
     "sgd_converges_strongly_convex",
     "for all μ ≤ L, 0 < α ≤ 2/(μ + L) and t",
@@ -53,14 +49,14 @@ def sgd_strongly_convex() -> str:
     slack = INNER - MU * L / (MU + L) * R - G2 / (MU + L)  # at least 0, by assumption, as is the next
     steep = G2 - MU**2 * R
     rest = 2 * ALPHA * slack + ALPHA * (2 / (MU + L) - ALPHA) * steep
-    _identity("one step", (1 - ALPHA * MU) ** 2 * R + ALPHA**2 * SIGMA2 - NEXT, rest)
+    prove_zero("one step", (1 - ALPHA * MU) ** 2 * R + ALPHA**2 * SIGMA2 - NEXT, rest)
     # 0 ≤ 1 − αμ ≤ 1, since at the largest rate it is (L − μ)/(μ + L). So r' ≤ (1 − αμ) r + α²σ², and the bound is
     # carried from t to t + 1.
-    _identity("1 − αμ", (1 - ALPHA * MU).subs(ALPHA, 2 / (MU + L)), (L - MU) / (MU + L))
+    prove_zero("1 − αμ", (1 - ALPHA * MU).subs(ALPHA, 2 / (MU + L)), (L - MU) / (MU + L))
     first = sympy.Symbol("r0", nonnegative=True)
     bound = (1 - ALPHA * MU) ** T * first + ALPHA * SIGMA2 / MU
-    _identity("the induction", (1 - ALPHA * MU) * bound + ALPHA**2 * SIGMA2, bound.subs(T, T + 1))
-    _identity("the start", bound.subs(T, 0) - first, ALPHA * SIGMA2 / MU)
+    prove_zero("the induction", (1 - ALPHA * MU) * bound + ALPHA**2 * SIGMA2, bound.subs(T, T + 1))
+    prove_zero("the start", bound.subs(T, 0) - first, ALPHA * SIGMA2 / MU)
     return "E r' = (1 − αμ)² r + α²σ² − [terms that are at least 0], then induction on t"
 
 
@@ -69,14 +65,14 @@ def gd_convex() -> str:
     """f(θ_t) − f* ≤ ‖θ₀ − θ*‖² / 2αt, which is O(1/t)."""
     after = R - 2 * ALPHA * INNER + ALPHA**2 * G2
     bound = INNER - ALPHA * (1 - ALPHA * L / 2) * G2
-    _identity("one step", (R - after) / (2 * ALPHA) - bound, ALPHA * (1 - ALPHA * L) * G2 / 2)
+    prove_zero("one step", (R - after) / (2 * ALPHA) - bound, ALPHA * (1 - ALPHA * L) * G2 / 2)
     r = sympy.Function("r")
 
     def telescoped(t: Expr) -> Expr:
         return r(0) - r(t)
 
-    _identity("the empty sum", telescoped(sympy.Integer(0)), sympy.Integer(0))
-    _identity("one more term of the sum", telescoped(T + 1) - telescoped(T), r(T) - r(T + 1))
+    prove_zero("the empty sum", telescoped(sympy.Integer(0)), sympy.Integer(0))
+    prove_zero("one more term of the sum", telescoped(T + 1) - telescoped(T), r(T) - r(T + 1))
     return "f(θ') − f* ≤ (r − r') / 2α for α ≤ 1/L; the sum over t steps telescopes, and f does not increase"
 
 
@@ -86,7 +82,7 @@ def gd_convex() -> str:
 def sgd_convex() -> str:
     """the mean of E f(θ_k) − f* over t steps is O(1/√t)."""
     rest = 2 * ALPHA * (INNER - GAP) + ALPHA**2 * (2 * L * GAP - G2) + ALPHA * GAP * (1 - 2 * ALPHA * L)
-    _identity("one step", R - NEXT + ALPHA**2 * SIGMA2 - ALPHA * GAP, rest)
+    prove_zero("one step", R - NEXT + ALPHA**2 * SIGMA2 - ALPHA * GAP, rest)
     scale, first = sympy.symbols("a r0", positive=True)
     rate = (first / (ALPHA * T) + ALPHA * SIGMA2).subs(ALPHA, scale / sympy.sqrt(T))
     t = sympy.Symbol("t", positive=True)
@@ -103,10 +99,10 @@ def sgd_convex() -> str:
 def sgd_stationary() -> str:
     """min E‖∇f(θ_t)‖² ≤ 2(f(θ₀) − f_min)/(αT) + 2αLσ²."""
     decrease = ALPHA * G2 - ALPHA**2 * L / 2 * (G2 + SIGMA2)
-    _identity("one step", decrease - (ALPHA / 2 * G2 - ALPHA**2 * L / 2 * SIGMA2), ALPHA * (1 - ALPHA * L) * G2 / 2)
+    prove_zero("one step", decrease - (ALPHA / 2 * G2 - ALPHA**2 * L / 2 * SIGMA2), ALPHA * (1 - ALPHA * L) * G2 / 2)
     first, steps = sympy.symbols("gap0 T", positive=True)
     mean = (first + steps * ALPHA**2 * L / 2 * SIGMA2) / (steps * ALPHA / 2)
-    _identity("the mean", 2 * first / (ALPHA * steps) + 2 * ALPHA * L * SIGMA2 - mean, ALPHA * L * SIGMA2)
+    prove_zero("the mean", 2 * first / (ALPHA * steps) + 2 * ALPHA * L * SIGMA2 - mean, ALPHA * L * SIGMA2)
     return "the mean of E‖∇f‖² over T steps is at most 2(f₀ − f_min)/(αT) + αLσ², half the noise term they allow"
 
 
@@ -116,49 +112,37 @@ def _optimizer(parameter: torch.nn.Parameter, lr: float) -> Optimizer:
     return optimizers.build_optimizer(config, [parameter])
 
 
-Vector = tuple[Fraction, ...]
+def _vector(*values: float) -> Any:
+    return np.array([Fraction(value) for value in values], dtype=object)
 
 
-def _iterates(
-    curvature: Vector, rate: Fraction, start: Vector, noises: Sequence[Vector], steps: int
-) -> list[list[Vector]]:
-    """``θ_0 … θ_steps`` of the optimizer on ``f(θ) = ½ Σ a_i θ_i²``, for every sequence of ``noises`` at once.
+def _iterates(curvature: Any, rate: Fraction, start: Any, noises: Any, steps: int) -> list[Any]:
+    """``θ_0 … θ_steps`` of the optimizer on ``f(θ) = ½ Σ a_i θ_i²``, a row for every sequence of ``noises``.
 
     All numbers must be halves, quarters, …: float64 holds them exactly. Raises ``Refuted`` unless each iterate equals
     that of the exact recursion.
     """
-
-    def tensor(vectors: Sequence[Vector]) -> torch.Tensor:
-        return torch.tensor([[float(value) for value in vector] for vector in vectors], dtype=torch.float64)
-
-    paths = list(itertools.product(noises, repeat=steps))
-    exact = [start] * len(paths)
-    theta, a, iterates = torch.nn.Parameter(tensor(exact)), tensor([curvature]), [exact]
+    paths = np.array(list(itertools.product(noises, repeat=steps)), dtype=object)
+    iterates = [np.array([start] * len(paths), dtype=object)]
+    theta = torch.nn.Parameter(torch.tensor(iterates[0].astype(float)))
     optimizer = _optimizer(theta, float(rate))
     for step in range(steps):
-        theta.grad = a * theta.detach() + tensor([path[step] for path in paths])
+        noise = paths[:, step]
+        theta.grad = torch.tensor(curvature.astype(float)) * theta.detach() + torch.tensor(noise.astype(float))
         optimizer.step()
-        exact = [
-            tuple(x - rate * (c * x + e) for c, x, e in zip(curvature, at, path[step], strict=True))
-            for at, path in zip(exact, paths, strict=True)
-        ]
-        for row, right in zip(theta.tolist(), exact, strict=True):
-            if tuple(map(Fraction, row)) != right:
+        iterates.append(iterates[-1] - rate * (curvature * iterates[-1] + noise))
+        for row, right in zip(theta.tolist(), iterates[-1].tolist(), strict=True):
+            if row != right:
                 raise Refuted("the optimizer's step is not θ − αg", f"{row} instead of {right} after {step + 1} steps")
-        iterates.append(exact)
     return iterates
 
 
-def _norm2(v: Sequence[Fraction]) -> Fraction:
-    return sum((x * x for x in v), Fraction(0))
-
-
 # θ* = 0, μ = min a, L = max a.
-CURVATURES: tuple[Vector, ...] = ((Fraction(1, 2), Fraction(4)), (Fraction(1), Fraction(1)))
+CURVATURES = (_vector(0.5, 4), _vector(1, 1))
 RATES = (Fraction(1, 8), Fraction(1, 4))
-NOISES: tuple[Vector, ...] = tuple(itertools.product((Fraction(-1, 2), Fraction(1, 2)), repeat=2))
+NOISES = [_vector(*signs) for signs in itertools.product((-0.5, 0.5), repeat=2)]
 SGD_STEPS = 4
-START: Vector = (Fraction(3, 2), Fraction(-5, 4))
+START = _vector(1.5, -1.25)
 
 
 @OBLIGATIONS(
@@ -171,12 +155,12 @@ START: Vector = (Fraction(3, 2), Fraction(-5, 4))
 def sgd_enumerated() -> str:
     """the same for the optimizer that trains, on quadratics."""
     tightest = Fraction(10**9)
-    variance = sum(map(_norm2, NOISES), Fraction(0)) / len(NOISES)
+    variance = (np.array(NOISES) ** 2).sum() / len(NOISES)
     for curvature, rate in itertools.product(CURVATURES, RATES):
         mu = min(curvature)
         for t, theta in enumerate(_iterates(curvature, rate, START, NOISES, SGD_STEPS)):
-            mean = sum(map(_norm2, theta), Fraction(0)) / len(theta)
-            bound = (1 - rate * mu) ** t * _norm2(START) + rate * variance / mu
+            mean = (theta**2).sum() / len(theta)
+            bound = (1 - rate * mu) ** t * (START**2).sum() + rate * variance / mu
             if mean > bound:
                 raise Refuted("the bound is exceeded", f"{mean} > {bound}, a = {curvature}, α = {rate}, t = {t}")
             tightest = min(tightest, bound / mean)
@@ -185,18 +169,17 @@ def sgd_enumerated() -> str:
     )
 
 
-GD_CURVATURES: Vector = (Fraction(0), Fraction(1, 8), Fraction(1, 2), Fraction(1))
-GD_START: Vector = (Fraction(1), Fraction(2), Fraction(-1), Fraction(3))
+GD_CURVATURES, GD_START = _vector(0, 0.125, 0.5, 1), _vector(1, 2, -1, 3)
 GD_STEPS = 12
 
 
 @OBLIGATIONS(f"{LEAN}: Convergence", f"on 1 quadratic in 4 variables, t ≤ {GD_STEPS}", Method.EXACT, rests_on=OPTIMIZER)
 def gd_quadratic() -> str:
     """the same for the optimizer that trains, on a quadratic with a flat direction."""
-    rate, silence = Fraction(1), (Fraction(0),) * len(GD_START)  # 1/L, and no noise
-    distance2 = _norm2(GD_START[1:])  # to the nearest minimizer: the first coordinate is free
-    for t, (theta,) in enumerate(_iterates(GD_CURVATURES, rate, GD_START, [silence], GD_STEPS)):
-        gap = sum((c * x * x / 2 for c, x in zip(GD_CURVATURES, theta, strict=True)), Fraction(0))
+    rate, no_noise = Fraction(1), 0 * GD_START  # the rate is 1/L
+    distance2 = (GD_START[1:] ** 2).sum()  # to the nearest minimizer: the first coordinate is free
+    for t, (theta,) in enumerate(_iterates(GD_CURVATURES, rate, GD_START, [no_noise], GD_STEPS)):
+        gap = (GD_CURVATURES * theta**2).sum() / 2
         if t and gap > distance2 / (2 * rate * t):
             raise Refuted("the bound is exceeded", f"f − f* = {gap} > {distance2 / (2 * rate * t)} at t = {t}")
     return "f(θ_t) − f* ≤ ‖θ₀ − θ*‖² / 2αt with α = 1/L; the iterates equal the exact recursion with =="
@@ -225,7 +208,7 @@ def batch_variance() -> str:
             mean = sum(gradients) / len(gradients)
             if mean.tolist() != full.tolist():
                 raise Refuted("the mean over all batches is not the full gradient", f"b = {b}, {kind}")
-            variance = sum((((g - full) ** 2).sum() for g in gradients), Fraction(0)) / len(gradients)
+            variance = sum(((g - full) ** 2).sum() for g in gradients) / len(gradients)
             single = variance if b == 1 else single
             if variance != single / b * factor:
                 raise Refuted("the variance is wrong", f"{variance} instead of {single / b * factor}, b = {b}, {kind}")
@@ -234,25 +217,22 @@ def batch_variance() -> str:
 
 def _batch_gradient(example: RationalNetwork, rows: Sequence[int]) -> Any:
     """The gradient of the mean loss of some examples in all parameters, as one vector of fractions."""
-    chosen, loss, activation = list(rows), losses.squared_error(), activation_named(example.activation)
-    x, labels = example.x[chosen], example.labels[chosen]
-    loss_B, tape = mlp.mlp_loss_forward(x, labels, example.layers, activation, loss)
-    upstream = losses.mean_backward(loss_B, Fraction(1))
-    found = mlp.mlp_loss_backward(tape, example.layers, activation, loss, upstream)
-    flat = [gradient for layer in found.layers for gradient in layer if gradient is not None]
-    return np.concatenate([gradient.reshape(-1) for gradient in flat])
+    chosen = list(rows)
+    upstream = losses.mean_backward(example.upstream[chosen], Fraction(1))
+    batch = replace(example, x=example.x[chosen], labels=example.labels[chosen], upstream=upstream)
+    (_, *parameters) = batch.loss_and_gradients()[1]
+    return np.concatenate([gradient.reshape(-1) for _, _, gradient in parameters])
 
 
 @OBLIGATIONS("one_over_t_plus_one_satisfies_robbins_monro", "for the infinite series", rests_on=(rests_on.SYMPY,))
 def robbins_monro() -> str:
     """Σ 1/(t+1) diverges, Σ 1/(t+1)² converges."""
     t = sympy.Symbol("t", integer=True, nonnegative=True)
-    if sympy.Sum(1 / (t + 1), (t, 0, sympy.oo)).is_convergent() is not sympy.false:
+    rates, squares = (sympy.Sum(1 / (t + 1) ** power, (t, 0, sympy.oo)) for power in (1, 2))
+    if rates.is_convergent() is not sympy.false:
         raise NotEstablished("Σ 1/(t+1) was not found to diverge")
-    if sympy.Sum(1 / (t + 1) ** 2, (t, 0, sympy.oo)).is_convergent() is not sympy.true:
-        raise NotEstablished("Σ 1/(t+1)² was not found to converge")
-    if sympy.summation(1 / (t + 1) ** 2, (t, 0, sympy.oo)) != sympy.pi**2 / 6:
-        raise NotEstablished("Σ 1/(t+1)² was not found to be π²/6")
+    if squares.is_convergent() is not sympy.true or squares.doit() != sympy.pi**2 / 6:
+        raise NotEstablished("Σ 1/(t+1)² was not found to converge to π²/6")
     return "Σ 1/(t+1) = ∞ and Σ 1/(t+1)² = π²/6, a statement about numbers and not about code"
 
 

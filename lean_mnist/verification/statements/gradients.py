@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import sympy
@@ -32,50 +31,22 @@ OBLIGATIONS = proved = Statements("gradient", "Gradient correctness")
 add = OBLIGATIONS.add
 
 
-class Formula(NamedTuple):
-    """An activation, stated independently of the chain rule: its value, from which SymPy derives the slope.
-
-    ``below`` is for one that is ``z`` above 0 and has a kink there: its slope below 0, and by convention at 0.
-    """
-
-    statement: str
-    source: str
-    value: Callable[[Expr], Expr] = lambda z: z
-    below: Expr | None = None
-
-
-FORMULAS = {
-    "relu": Formula(
-        "ReLU'(z) = 1{z > 0} for z ≠ 0; ours is 0 at 0", "relu_gradient_almost_everywhere", below=sympy.Integer(0)
-    ),
-    "leaky-relu": Formula(
-        "LeakyReLU'(z) = 1 for z > 0, 0.01 for z < 0; ours is 0.01 at 0", OURS, below=sympy.Rational(1, 100)
-    ),
-    "sigmoid": Formula("σ' = σ (1 − σ)", "sigmoid_gradient_correct", lambda z: 1 / (1 + sympy.exp(-z))),
-    "tanh": Formula("tanh' = 1 − tanh²", f"{LEAN}: Gradient correctness 3", sympy.tanh),
-    "gelu": Formula("(z Φ(z))' = Φ(z) + z φ(z)", OURS, lambda z: z * (1 + sympy.erf(z / sympy.sqrt(2))) / 2),
-    "identity": Formula("d id = 1", "deriv_id'"),
-}
-SMOOTH = tuple(name for name, formula in FORMULAS.items() if formula.below is None and name != "identity")
-
-
-def _activation(name: str) -> str:
-    """The forward is the function of that name, and the backward its derivative times the upstream gradient."""
-    formula, activation = FORMULAS[name], activations.activation_named(name)
-    if formula.below is not None:
-        return _kinked(activation, formula.below)
-    z, g = variable("z", N), variable("g", N)
+def _smooth(value: Callable[[Expr], Expr], name: str) -> str:
+    """The forward is ``value``, and the backward SymPy's derivative of it times the upstream gradient."""
+    activation, z, g = activations.activation_named(name), variable("z", N), variable("g", N)
     h, saved = activation.forward(z)
-    prove_equal(f"{name}(z)", h, z.map(formula.value))
+    prove_equal(f"{name}(z)", h, z.map(value))
     prove_vjp(h, g, [(z, activation.backward(saved, g))])
     return "forward is the definition; backward is SymPy's derivative of forward"
 
 
-def _kinked(activation: activations.Activation, slope: Expr) -> str:
+def _kinked(slope: Expr, name: str) -> str:
+    """The forward is ``z`` above 0 and ``slope · z`` below; the backward takes the ``slope`` at 0, too."""
+    activation = activations.activation_named(name)
     positive, negative = sympy.Symbol("p", positive=True), sympy.Symbol("n", negative=True)
     g = np.array([sympy.Symbol(f"g{i}", real=True) for i in range(3)], dtype=object)
     h, saved = activation.forward(np.array([positive, negative, sympy.Integer(0)], dtype=object))
-    found, name = activation.backward(saved, g), activation.name
+    found = activation.backward(saved, g)
     for what, one, other in (
         (f"{name}(z) for z > 0", h[0], positive),
         (f"{name}(z) for z < 0", h[1], slope * negative),
@@ -88,9 +59,26 @@ def _kinked(activation: activations.Activation, slope: Expr) -> str:
     return f"z > 0, z < 0 and z = 0 are all the cases there are; at 0 the slope is taken as {slope}"
 
 
+SMOOTH = ("sigmoid", "tanh", "gelu")
+FORMULAS: dict[str, tuple[str, str, Callable[[str], str]]] = {
+    "relu": (
+        "ReLU'(z) = 1{z > 0} for z ≠ 0; ours is 0 at 0",
+        "relu_gradient_almost_everywhere",
+        partial(_kinked, sympy.Integer(0)),
+    ),
+    "leaky-relu": (
+        "LeakyReLU'(z) = 1 for z > 0, 0.01 for z < 0; ours is 0.01 at 0",
+        OURS,
+        partial(_kinked, sympy.Rational(1, 100)),
+    ),
+    "sigmoid": ("σ' = σ (1 − σ)", "sigmoid_gradient_correct", partial(_smooth, lambda z: 1 / (1 + sympy.exp(-z)))),
+    "tanh": ("tanh' = 1 − tanh²", f"{LEAN}: Gradient correctness 3", partial(_smooth, sympy.tanh)),
+    "gelu": ("(z Φ(z))' = Φ(z) + z φ(z)", OURS, partial(_smooth, lambda z: z * (1 + sympy.erf(z / sympy.sqrt(2))) / 2)),
+    "identity": ("d id = 1", "deriv_id'", partial(_smooth, lambda z: z)),
+}
 for _name in activations.ACTIVATIONS:
-    _formula = FORMULAS[_name]
-    add(_name, _formula.statement, _formula.source, "for every real z", partial(_activation, _name))
+    _statement, _source, _check = FORMULAS[_name]
+    add(_name, _statement, _source, "for every real z", partial(_check, _name))
 add("matvec-vector", "the VJP of v ↦ Av is Aᵀg", "matvec_gradient_wrt_vector", "for all m, n", partial(matvec, "v"))
 add("matvec-matrix", "the VJP of A ↦ Ax is g xᵀ", "matvec_gradient_wrt_matrix", "for all m, n", partial(matvec, "A"))
 add("vadd", "D(v + b) = I", "vadd_gradient_correct", "for all n", vadd)

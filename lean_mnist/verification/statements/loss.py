@@ -1,20 +1,13 @@
 """Properties of softmax cross-entropy, for every number of classes: those LEAN_mnist proves, and those it planned.
 
 Every inequality is proved by writing its two sides' difference as a sum of products that cannot be negative, an
-identity that is checked symbolically on what ``losses.softmax_cross_entropy`` computes. With ``p = softmax(s)``::
-
-    e^loss − 1            = Σ_(k≠y) e^(s_k − s_y)
-    vᵀ H v                = ½ Σ_jk p_j p_k (v_j − v_k)²                                        H: derivative of ∇loss
-    ½ ‖v‖² − vᵀ H v       = 2 Σ_k (½ − p_k)² v_k² + ½ Σ_(j≠k) p_j p_k (v_j + v_k)²
-    2 − ‖∇loss‖²          = 2 p_y + Σ_(j≠k) p_j p_k
-    1 − ∂loss/∂s_k        = Σ_(j≠k) p_j + onehot(y)_k         1 + ∂loss/∂s_k = p_k + (1 − onehot(y)_k)
+identity that is checked symbolically on what ``losses.softmax_cross_entropy`` computes. ``p`` is ``softmax(s)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import sympy
@@ -33,26 +26,21 @@ SIZES, LIMITS = "for all B, C", f"for all B and C ≥ 2, limits for C = {', '.jo
 OBLIGATIONS = proved = Statements("loss", "Loss properties", *rests_on.SYMBOLIC, rests_on.CALCULUS)
 
 
-class _Example(NamedTuple):
-    """Any example of any batch, as the chain rule gives it; ``s``, ``p`` and ``d_s`` are functions of the class."""
-
-    y: Expr  # label
-    loss: Expr
-    s: Callable[[Expr], Expr]  # logits
-    p: Callable[[Expr], Expr]  # probabilities
-    d_s: Callable[[Expr], Expr]  # gradient
-
-
 _B = Index("b", B)  # the example
 
 
-def _example(s: IndexedArray | None = None) -> _Example:
-    s = variable("s", B, C) if s is None else s
-    labels, cross_entropy = any_labels(B, C), losses.softmax_cross_entropy()
-    loss_B, tape = cross_entropy.forward(s, labels)
-    probabilities, _ = losses.softmax_forward(s)
-    at = (partial(array.at, _B) for array in (s, probabilities, cross_entropy.backward(tape, constant(1, B))))
-    return _Example(labels.at(_B), loss_B.at(_B), *at)
+class _Example:
+    """Any example of any batch, as the chain rule gives it."""
+
+    def __init__(self, s: IndexedArray | None = None) -> None:
+        self.logits = variable("s", B, C) if s is None else s
+        labels, cross_entropy = any_labels(B, C), losses.softmax_cross_entropy()
+        self.losses, tape = cross_entropy.forward(self.logits, labels)
+        self.gradient = cross_entropy.backward(tape, constant(1, B))
+        self.y, self.loss = labels.at(_B), self.losses.at(_B)
+        # Of the class: logit, probability, derivative of the loss.
+        arrays = (self.logits, losses.softmax_forward(self.logits)[0], self.gradient)
+        self.s, self.p, self.d_s = (partial(array.at, _B) for array in arrays)
 
 
 def _sum(term: Callable[[Index], Expr]) -> Expr:
@@ -81,7 +69,7 @@ def _exponentials(e: _Example, without: Expr, relative_to: Expr) -> Expr:
 @proved("Real.logSumExp_ge_component", SIZES)
 def log_sum_exp() -> str:
     """log Σ e^(s_k) ≥ s_j for every j."""
-    e = _example()
+    e = _Example()
     s_y = e.s(e.y)
     rest = _exponentials(e, e.y, sympy.Integer(0))
     _at_least_zero("e^LSE − e^(s_y)", sympy.exp(e.loss + s_y) - sympy.exp(s_y), rest)
@@ -91,7 +79,7 @@ def log_sum_exp() -> str:
 @proved("loss_nonneg_real", SIZES)
 def nonnegative() -> str:
     """loss ≥ 0."""
-    e = _example()
+    e = _Example()
     _at_least_zero("e^loss − 1", sympy.exp(e.loss) - 1, _exponentials(e, e.y, e.s(e.y)))
     return "e^loss − 1 = Σ_(k≠y) e^(s_k − s_y) ≥ 0"
 
@@ -99,7 +87,7 @@ def nonnegative() -> str:
 @proved("wanted: loss_zero_iff_perfect", LIMITS)
 def zero() -> str:
     """loss > 0, and → 0 exactly where p_y → 1."""
-    e = _example()
+    e = _Example()
     # Of the sum's C − 1 terms each is positive, so the loss is above 0 where C ≥ 2.
     prove_zero("e^loss − 1", sympy.exp(e.loss) - 1, _exponentials(e, e.y, e.s(e.y)))
     prove_zero("e^−loss", sympy.exp(-e.loss), e.p(e.y))  # so loss → 0 exactly where p_y → 1
@@ -119,7 +107,7 @@ def _limits(towards: Expr, expected: Expr) -> None:
 @proved("wanted: loss_unbounded_above", LIMITS)
 def unbounded() -> str:
     """loss has no upper bound."""
-    e = _example()
+    e = _Example()
     k = Index("k", C)  # any class
     s_k, s_y = e.s(k), e.s(e.y)
     excess = sympy.exp(e.loss) - sympy.exp(s_k - s_y)
@@ -130,8 +118,8 @@ def unbounded() -> str:
 
 def _curvature() -> tuple[_Example, Callable[[Expr], Expr], Expr]:
     """``vᵀ H v`` for any ``v``, where ``H v`` is the derivative of our gradient along ``v``."""
-    t, direction = sympy.Symbol("t", real=True), variable("v", B, C)
-    e, moved, v = _example(), _example(variable("s", B, C) + direction * t), partial(direction.at, _B)
+    t, direction, e = sympy.Symbol("t", real=True), variable("v", B, C), _Example()
+    moved, v = _Example(e.logits + direction * t), partial(direction.at, _B)
     return e, v, _sum(lambda k: v(k) * sympy.diff(moved.d_s(k), t).subs(t, 0))
 
 
@@ -141,16 +129,14 @@ def convex() -> str:
     e, v, curvature = _curvature()
     squares = _sum(lambda j: _sum(lambda k: e.p(j) * e.p(k) * (v(j) - v(k)) ** 2 / 2))
     _at_least_zero("vᵀHv", curvature, squares)
-    s, labels, cross_entropy = variable("s", B, C), any_labels(B, C), losses.softmax_cross_entropy()
-    loss_B, tape = cross_entropy.forward(s, labels)
-    prove_vjp(loss_B, constant(1, B), [(s, cross_entropy.backward(tape, constant(1, B)))])
+    prove_vjp(e.losses, constant(1, B), [(e.logits, e.gradient)])
     return "vᵀHv = ½ Σ_jk p_j p_k (v_j − v_k)² ≥ 0 for every v, H the derivative of our gradient"
 
 
 @proved("wanted: loss_lipschitz", SIZES)
 def lipschitz() -> str:
     """‖p − onehot(y)‖ ≤ √2: loss is √2-Lipschitz."""
-    e = _example()
+    e = _Example()
     squared_norm = _sum(lambda k: e.d_s(k) ** 2)
     pairs = _sum(lambda j: _others(j, lambda k: e.p(j) * e.p(k)))
     _at_least_zero("2 − ‖∇loss‖²", 2 - squared_norm, 2 * e.p(e.y), pairs)
@@ -160,7 +146,7 @@ def lipschitz() -> str:
 @proved("wanted: gradient_sum_zero", SIZES)
 def gradient_sum() -> str:
     """Σ_k ∂loss/∂s_k = 0."""
-    e = _example()
+    e = _Example()
     prove_zero("Σ ∂loss/∂s_k", _sum(lambda k: e.d_s(k)))
     return "what the backward gives, summed over the classes"
 
@@ -168,7 +154,7 @@ def gradient_sum() -> str:
 @proved("wanted: gradient_bounded", SIZES)
 def gradient_bounded() -> str:
     """−1 ≤ ∂loss/∂s_k ≤ 1."""
-    e = _example()
+    e = _Example()
     k = Index("k", C)
     is_label = KroneckerDelta(k, e.y)
     _at_least_zero("1 − ∂loss/∂s_k", 1 - e.d_s(k), _others(k, lambda j: e.p(j)), is_label)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import sympy
@@ -17,15 +18,14 @@ from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.model import Method, NotEstablished, Refuted, Statements, Truth, Vacuous
 from lean_mnist.verification.statements.gradients import LEAN
 
-OBLIGATIONS = false = Statements("original", "False statements of the original", rests_on.LIBM, rests_on.TORCH)
-SCOPE = "by counterexample"
+OBLIGATIONS = Statements("original", "False statements of the original", rests_on.LIBM, rests_on.TORCH)
+false = partial(OBLIGATIONS, scope="by counterexample", expected=Truth.REFUTED)
 
 
 def their_log_sum_exp(x: Sequence[float]) -> float:
     """``logSumExp`` of ``VerifiedNN/Loss/CrossEntropy.lean``: it subtracts the mean of the logits, not the largest."""
-    reference = sum(x) / len(x)
-    total = sum(_exp(value - reference) for value in x)
-    return reference + math.log(total)
+    mean = sum(x) / len(x)
+    return mean + math.log(sum(_exp(value - mean) for value in x))
 
 
 def _exp(x: float) -> float:
@@ -49,7 +49,7 @@ def _our_loss(logits: Sequence[float], target: int) -> float:
     return found
 
 
-@false("float_crossEntropy_preserves_nonneg", SCOPE, Method.CASES, expected=Truth.REFUTED)
+@false("float_crossEntropy_preserves_nonneg", method=Method.CASES)
 def loss_nonnegative() -> str:
     """in floating point, their crossEntropyLoss ≥ 0 (axiom)."""
     logits, target = (61.0, -29.0, -57.0), 0
@@ -59,7 +59,7 @@ def loss_nonnegative() -> str:
     return f"their loss is {theirs}"
 
 
-@false("logSumExp", SCOPE, Method.CASES, expected=Truth.REFUTED)
+@false("logSumExp", method=Method.CASES)
 def log_sum_exp_stable() -> str:
     """their logSumExp does not overflow."""
     logits = (2000.0, 0.0, 0.0)
@@ -69,7 +69,7 @@ def log_sum_exp_stable() -> str:
     return f"their loss is {theirs}"
 
 
-@false(f"{LEAN}: training log", SCOPE, Method.CASES, expected=Truth.REFUTED)
+@false(f"{LEAN}: training log", method=Method.CASES)
 def reported_loss() -> str:
     """the loss they report is the one they minimise, whose infimum is 0."""
     classes = 10
@@ -87,7 +87,7 @@ def reported_loss() -> str:
     return f"reported {reported}, minimised {minimised}"
 
 
-@false("network_gradient_correct", SCOPE, rests_on=(rests_on.SYMPY,), expected=Truth.REFUTED)
+@false("network_gradient_correct", rests_on=(rests_on.SYMPY,))
 def covers_relu() -> str:
     """their network theorem, for σ differentiable everywhere, covers the ReLU network they train."""
     above, below = sympy.Symbol("t", positive=True), sympy.Symbol("t", negative=True)
@@ -98,50 +98,46 @@ def covers_relu() -> str:
     return "both slopes agree"
 
 
+def _axiom(source: str, *names: str) -> Vacuous:
+    return Vacuous(source, "an axiom that concludes True", tuple(f"convergence.{name}" for name in names))
+
+
 _DIMENSIONS = ("layer.forward-dimension", "layer.batch-dimension", "layer.composition-dimension")
-VACUOUS = tuple(
-    Vacuous(*row)
-    for row in (
-        (
-            "type_guarantees_dimension, vector_type_correct, matrix_type_correct, batch_type_correct",
-            "conclude True",
-            ("types.wrong-shapes", *_DIMENSIONS),
-        ),
-        (
-            "matvec_output_dimension, vadd_output_dimension, …, mlp_output_dimension, flatten_params_type_correct",
-            "∃ r, r = f(x): true of every function",
-            ("types.wrong-shapes", "types.wrong-upstream", *_DIMENSIONS),
-        ),
-        (
-            "forward_dimension_typesafe, forwardBatch_dimension_typesafe, composition_dimension_typesafe, …",
-            "f(x) = f(x)",
-            _DIMENSIONS,
-        ),
-        (
-            "flatten_unflatten_left_inverse, unflatten_flatten_right_inverse",
-            "rest on axioms and sorry",
-            ("types.round-trip", "types.layout"),
-        ),
-        *(
-            (source, "an axiom that concludes True", tuple(f"convergence.{name}" for name in names))
-            for source, names in (
-                ("sgd_converges_strongly_convex", ("sgd-strongly-convex", "sgd-enumerated")),
-                ("sgd_converges_convex", ("sgd-convex", "gd-convex")),
-                ("sgd_finds_stationary_point_nonconvex", ("sgd-stationary",)),
-                ("batch_size_reduces_variance", ("batch-variance",)),
-            )
-        ),
-        (
-            "cross_entropy_softmax_gradient_correct",
-            "the loss is differentiable; not that its gradient is p − onehot(y)",
-            ("gradient.cross-entropy", "tensors.loss"),
-        ),
-        (
-            "network_gradient_correct",
-            "the loss is differentiable in the input, for σ differentiable everywhere: nothing of parameters, "
-            "of the gradient's value, of ReLU or of the manual backward",
-            ("gradient.network", "gradient.network-exact", "gradient.network-gradcheck", "gradient.network-full-size"),
-        ),
-    )
+VACUOUS = (
+    Vacuous(
+        "type_guarantees_dimension, vector_type_correct, matrix_type_correct, batch_type_correct",
+        "conclude True",
+        ("types.wrong-shapes", *_DIMENSIONS),
+    ),
+    Vacuous(
+        "matvec_output_dimension, vadd_output_dimension, …, mlp_output_dimension, flatten_params_type_correct",
+        "∃ r, r = f(x): true of every function",
+        ("types.wrong-shapes", "types.wrong-upstream", *_DIMENSIONS),
+    ),
+    Vacuous(
+        "forward_dimension_typesafe, forwardBatch_dimension_typesafe, composition_dimension_typesafe, …",
+        "f(x) = f(x)",
+        _DIMENSIONS,
+    ),
+    Vacuous(
+        "flatten_unflatten_left_inverse, unflatten_flatten_right_inverse",
+        "rest on axioms and sorry",
+        ("types.round-trip", "types.layout"),
+    ),
+    _axiom("sgd_converges_strongly_convex", "sgd-strongly-convex", "sgd-enumerated"),
+    _axiom("sgd_converges_convex", "sgd-convex", "gd-convex"),
+    _axiom("sgd_finds_stationary_point_nonconvex", "sgd-stationary"),
+    _axiom("batch_size_reduces_variance", "batch-variance"),
+    Vacuous(
+        "cross_entropy_softmax_gradient_correct",
+        "the loss is differentiable; not that its gradient is p − onehot(y)",
+        ("gradient.cross-entropy", "tensors.loss"),
+    ),
+    Vacuous(
+        "network_gradient_correct",
+        "the loss is differentiable in the input, for σ differentiable everywhere: nothing of parameters, "
+        "of the gradient's value, of ReLU or of the manual backward",
+        ("gradient.network", "gradient.network-exact", "gradient.network-gradcheck", "gradient.network-full-size"),
+    ),
 )
 """Theorems and axioms whose conclusion says less than their names, and the obligations that say it here."""
