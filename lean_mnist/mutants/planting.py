@@ -12,6 +12,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 from torch import Tensor
 from torch.autograd import Function
@@ -65,15 +66,12 @@ def planting(target: str, replacement: Any, *, everywhere: bool = True) -> Itera
         yield
 
 
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    put = owner.__setitem__ if isinstance(owner, dict) else functools.partial(setattr, owner)
-    original = (owner if isinstance(owner, dict) else vars(owner))[name]  # getattr would unwrap a staticmethod
-    put(name, staticmethod(value) if isinstance(original, staticmethod) else value)
-    try:
-        yield
-    finally:
-        put(name, original)
+def _replaced(owner: Any, name: str, value: Any) -> contextlib.AbstractContextManager[Any]:
+    if isinstance(owner, dict):
+        assert name in owner, name
+        return mock.patch.dict(owner, {name: value})
+    static = isinstance(vars(owner)[name], staticmethod)  # getattr would unwrap it
+    return mock.patch.object(owner, name, staticmethod(value) if static else value)
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ class SelftestReport:
     @property
     def diagnosed(self) -> tuple[int, int]:
         """Number of mutants given their true class, and of those refused."""
-        refused = [result for result in self.shown if result.refused]
+        refused = [result for result in self.results if result.refused]
         return sum(result.named_rightly for result in refused), len(refused)
 
     def by_group(self) -> dict[str, tuple[int, int]]:
@@ -154,7 +154,7 @@ class SelftestReport:
         if of:
             misnamed = [
                 (r.mutant.name, " or ".join(kind.value for kind in r.mutant.kinds), r.called or "nothing")
-                for r in self.shown
+                for r in self.results
                 if r.refused and not r.named_rightly
             ]
             lines += [f"diagnosed rightly at the first catch: {right} of {of} ({right / of:.0%})"]
