@@ -9,7 +9,7 @@ from lean_mnist.mutants.conditions import CONDITIONS
 from lean_mnist.mutants.corpus import MUTANTS, mutant_named
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import plant_in, planted, planting
-from lean_mnist.mutants.report import MutantResult, SelftestReport
+from lean_mnist.mutants.report import SelftestReport
 from lean_mnist.mutants.selftest import run_selftest
 from lean_mnist.mutants.target import for_target
 
@@ -17,7 +17,6 @@ __all__ = [
     "CONDITIONS",
     "MUTANTS",
     "Mutant",
-    "MutantResult",
     "SelftestReport",
     "for_target",
     "mutant_named",

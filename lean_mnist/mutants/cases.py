@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,8 +51,22 @@ def _network(batch: int, *, features: int = 6, hidden: int = 5, frozen: Sequence
     return _inputs((batch, features), (hidden, features), (hidden,), (4, hidden), (4,), frozen=frozen)
 
 
-def _then(name: str, condition: str, use: Callable[[Tensor], Tensor]) -> Case:
-    """The network's logits, and what the caller does with them."""
+def _after_ones(y: Tensor, axis: int) -> Tensor:
+    return torch.cat([torch.ones_like(y), y], axis) if y.dim() else y
+
+
+USES: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
+    ("logits, transposed", "transposed upstream", lambda y: y.transpose(0, -1) if y.dim() else y),
+    ("logits, summed", "expanded upstream", torch.sum),
+    ("logits beside others in one tensor", "after torch.cat", partial(_after_ones, axis=-1)),
+    ("logits below others in one tensor", "upstream inside a larger tensor", partial(_after_ones, axis=0)),
+    ("logits, scaled down", "upstream < 1e-6", lambda y: 1e-9 * y),
+    ("logits, unused", "upstream = 0", lambda y: y * torch.zeros_like(y)),
+)
+"""What a caller does with the output of a Function, named for our logits, and the condition that it brings about."""
+
+
+def _used(name: str, condition: str, use: Callable[[Tensor], Tensor]) -> Case:
     return Case(name, condition, lambda *i: use(_mlp(*i)), lambda *i: use(_plain_mlp(*i)), _network(7))
 
 
@@ -72,16 +87,7 @@ def cases() -> list[Case]:
         Case("200 hidden units", "more than 128 columns", _mlp, _plain_mlp, _network(7, hidden=200)),
         Case("a frozen bias", "frozen parameter", _mlp, _plain_mlp, _network(7, frozen=(2,))),
         Case("an empty batch", "empty batch", _mlp, _plain_mlp, _network(0)),
-        _then("logits, transposed", "transposed upstream", lambda y: y.T),
-        _then("logits, summed", "expanded upstream", torch.sum),
-        _then("logits beside others in one tensor", "after torch.cat", lambda y: torch.cat([torch.ones_like(y), y], 1)),
-        _then(
-            "logits below others in one tensor",
-            "upstream inside a larger tensor",
-            lambda y: torch.cat([torch.ones_like(y), y]),
-        ),
-        _then("logits, scaled down", "upstream < 1e-6", lambda y: 1e-9 * y),
-        _then("logits, unused", "upstream = 0", lambda y: y * torch.zeros_like(y)),
+        *(_used(*use) for use in USES),
         Case("dense", "always", functional.dense, F.linear, _inputs((5, 7), (6, 7), (6,))),
         Case("relu of two axes", "always", functional.relu, torch.relu, _inputs((5, 7))),
         Case("relu of four axes", "more than 3 axes", functional.relu, torch.relu, _inputs((2, 3, 4, 5))),

@@ -1,7 +1,4 @@
-"""Planting a bug: in this package, for the length of a ``with``, or in a copy of anybody's Function.
-
-:func:`planted` plants a mutant of the corpus, :func:`planting` any replacement of anything in the package.
-"""
+"""Planting a bug: in this package, for the length of a ``with``, or in a copy of anybody's Function."""
 
 from __future__ import annotations
 

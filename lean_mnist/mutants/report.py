@@ -37,9 +37,9 @@ class MutantResult:
     Attributes:
         where: step or call at which it was caught.
         checks: the checks that failed there.
+        kind: class diagnosed there; ``None`` where none was.
         shown_at: first training step whose gradient it made wrong; ``None`` where training is not what shows it.
         caught_at: first training step that a check refused.
-        kind: class diagnosed there; ``None`` where none was.
     """
 
     mutant: Mutant
@@ -47,9 +47,9 @@ class MutantResult:
     where: str = ""
     checks: tuple[str, ...] = ()
     message: str = ""
+    kind: Kind | None = None
     shown_at: int | None = None
     caught_at: int | None = None
-    kind: Kind | None = None
 
     @property
     def caught(self) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.mutants.cases import cases
 from lean_mnist.mutants.conditions import CONDITIONS
@@ -14,7 +13,9 @@ from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import planted
 from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport, no_progress
-from lean_mnist.mutants.training import STEPS, train_and_check
+from lean_mnist.mutants.training import STEPS, CheckFailure, train_and_check
+
+_IN_CALLS = ("check_function",)
 
 
 def run_selftest(
@@ -62,12 +63,11 @@ def _try_training(mutant: Mutant, seed: int, steps: int) -> MutantResult:
     except (RuntimeError, IndexError, ValueError) as error:
         message = f"{type(error).__name__}: {error}"
         return MutantResult(mutant, Fate.CAUGHT, "training", ("an exception",), message)
-    caught, shown_at = run.failure, run.shown_at
-    if caught is not None:
-        late = shown_at is not None and caught.step > shown_at
-        where = f"step {caught.step}" + (f", wrong from step {shown_at}" if late else "")
-        fate = Fate.LATE if late else Fate.CAUGHT
-        return MutantResult(mutant, fate, where, caught.checks, caught.message, shown_at, caught.step, caught.kind)
+    shown_at = run.shown_at
+    if run.failure is not None:
+        late = shown_at is not None and run.steps > shown_at
+        where = f"step {run.steps}" + (f", wrong from step {shown_at}" if late else "")
+        return MutantResult(mutant, Fate.LATE if late else Fate.CAUGHT, where, *run.failure, shown_at, run.steps)
     if shown_at is not None:
         message = f"the gradients are wrong from step {shown_at} on"
         return MutantResult(mutant, Fate.ESCAPED, message=message, shown_at=shown_at)
@@ -80,30 +80,19 @@ def _try_calls(mutant: Mutant, seed: int) -> MutantResult:
         with planted(mutant):
             found = refused(case.function, case.reference, case.inputs, seed)
         if found is not None:
-            return found.result(mutant, case.name)
+            return MutantResult(mutant, Fate.CAUGHT, case.name, *found)
     return MutantResult(mutant, Fate.ESCAPED, message="check_function passes every case")
 
 
-class Refusal(NamedTuple):
-    """Reason for which ``check_function`` refuses a function, in one line, and the likely class of the fault."""
-
-    message: str
-    kind: Kind | None = None
-
-    def result(self, mutant: Mutant, where: str) -> MutantResult:
-        """``mutant``, caught for this reason."""
-        return MutantResult(mutant, Fate.CAUGHT, where, ("check_function",), self.message, kind=self.kind)
-
-
-def refused(function: Any, reference: Any, inputs: Any, seed: int) -> Refusal | None:
+def refused(function: Any, reference: Any, inputs: Any, seed: int) -> CheckFailure | None:
     """Objection of ``check_function`` to a function, which may raise; ``None`` if it passes."""
     try:
         report = check_function(function, reference, inputs, seed=seed)
     except (RuntimeError, IndexError, ValueError) as error:
-        return Refusal(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return CheckFailure(_IN_CALLS, f"{type(error).__name__}: {' '.join(str(error).split())}")
     if report.ok:
         return None
-    return Refusal(str(report.failures[0]).splitlines()[0], report.likely_kind)
+    return CheckFailure(_IN_CALLS, str(report.failures[0]).splitlines()[0], report.likely_kind)
 
 
 def _control(mutants: Sequence[Mutant], seed: int, steps: int) -> tuple[list[str], int]:
@@ -114,7 +103,7 @@ def _control(mutants: Sequence[Mutant], seed: int, steps: int) -> tuple[list[str
         run = train_and_check(None, network, seed=seed, steps=steps, dtype=dtype)
         controls += run.steps
         if run.failure is not None:
-            alarms.append(f"step {run.failure.step} of {network}: {run.failure.message}")
+            alarms.append(f"step {run.steps} of {network}: {run.failure.message}")
     for case in cases():
         controls += 1
         found = refused(case.function, case.reference, case.inputs, seed)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.errors import ArgumentError
+from lean_mnist.mutants.cases import USES
 from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import plant_in
@@ -64,7 +65,7 @@ def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[
     for attempt in range(ATTEMPTS):
         found = refused(faulty.apply, reference, inputs, seed + attempt)
         if found is not None:
-            return found.result(mutant, "the given inputs")
+            return MutantResult(mutant, Fate.CAUGHT, "the given inputs", *found)
     if _same(_observe(function, inputs), _observe(plant_in(function, mutant), inputs)):
         message = "it makes no difference to this Function on these inputs"
         return MutantResult(mutant, Fate.NOT_SHOWN, message=message)
@@ -84,19 +85,9 @@ def _load(path: str, what: str) -> Any:
         raise ArgumentError(f"{what}: {module} has no {name}") from None
 
 
-_USES: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda y: y.transpose(0, -1) if y.dim() else y,
-    torch.sum,
-    lambda y: torch.cat([torch.ones_like(y), y], -1) if y.dim() else y,
-    lambda y: torch.cat([torch.ones_like(y), y], 0) if y.dim() else y,
-    lambda y: y * 0,
-    lambda y: y * 1e-9,
-)
-
-
 _CALLS: tuple[dict[str, Any], ...] = (
     *({"seed": seed} for seed in range(CALLS)),
-    *({"use": use} for use in _USES),
+    *({"use": use} for _, _, use in USES),
     *({option: True} for option in ("autocast", "again", "twice")),
     *({"use": torch.sum, "seed": seed} for seed in range(2)),
 )

@@ -11,7 +11,7 @@ import functools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -38,11 +38,9 @@ LEARNING_RATE, MOMENTUM, CLIP_NORM = 0.05, 0.9, 1.0
 ACCUMULATED, RAGGED, ONE, SQUARE, PRUNED, NEAR_KINK, OUTLIER = 4, 5, 6, 7, 8, 9, 10  # the steps that are not ordinary
 
 
-@dataclass(frozen=True)
-class CheckFailure:
-    """The checks that failed at a step, the message of the first of them, and the class that was diagnosed."""
+class CheckFailure(NamedTuple):
+    """The checks that refused, the message of the first of them in one line, and the class that was diagnosed."""
 
-    step: int
     checks: tuple[str, ...]
     message: str
     kind: Kind | None = None
@@ -188,4 +186,4 @@ class StepChecks:
             return None
         message = audited.message if screened.passed else str(screened.failures[0])
         checks = tuple(name for name, fails in failed.items() if fails)
-        return CheckFailure(number, checks, message, None if fault is None else fault.diagnosis.kind)
+        return CheckFailure(checks, message, None if fault is None else fault.diagnosis.kind)

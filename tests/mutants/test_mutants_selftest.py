@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import re
@@ -20,7 +19,7 @@ from lean_mnist.mutants.conditions import CONDITIONS, NetworkSpec
 from lean_mnist.mutants.mutant import DENSE, Fault, Group
 from lean_mnist.mutants.planting import Plant
 from lean_mnist.mutants.report import Fate
-from lean_mnist.mutants.selftest import Refusal, try_mutant
+from lean_mnist.mutants.selftest import try_mutant
 from lean_mnist.mutants.training import AUDIT_EVERY, STEPS, CheckedRun, CheckFailure, StepChecks, train_and_check
 from lean_mnist.nn.step import compute_gradients
 
@@ -122,7 +121,7 @@ def test_a_wrong_name_is_counted_as_wrong(monkeypatch: pytest.MonkeyPatch, few_c
 
     def misnaming(*arguments: Any) -> CheckFailure | None:
         failure = check(*arguments)
-        return failure and dataclasses.replace(failure, kind=Kind.TRANSPOSE)
+        return failure and failure._replace(kind=Kind.TRANSPOSE)
 
     monkeypatch.setattr(StepChecks, "check", misnaming)
     found = run_selftest([mutant_named("weight-sign")], steps=1)
@@ -190,7 +189,7 @@ def test_a_backward_that_raises_is_caught() -> None:
 
 
 def test_a_false_alarm_fails_the_selftest_whatever_is_caught(monkeypatch: pytest.MonkeyPatch, few_cases: None) -> None:
-    monkeypatch.setattr(selftest, "refused", lambda *arguments: Refusal("refused"))
+    monkeypatch.setattr(selftest, "refused", lambda *arguments: CheckFailure((), "refused"))
     found = run_selftest([mutant_named("weight-sign")], steps=2)
     assert not found.ok
     assert found.score == 1
