@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.calls import Subject, Upstream, norm, normal
-from lean_mnist.crosscheck.numerics.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
+from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 
 # How many times the scatter under ulp perturbations, and how many units of rounding, a difference may be.
 SCATTER_FACTOR = 10.0

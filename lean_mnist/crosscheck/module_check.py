@@ -23,8 +23,8 @@ from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.module_calls import ModuleReference, RecordedCall, WithReference, copy_of
 from lean_mnist.crosscheck.nodes import ancestors, custom_nodes
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
-from lean_mnist.crosscheck.numerics.perturbation import perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, noise_of
+from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, unexplained

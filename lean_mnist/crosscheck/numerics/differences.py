@@ -29,8 +29,8 @@ from lean_mnist.crosscheck.calls import (
 from lean_mnist.crosscheck.context import FLOOR_ULPS, SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.numerics import step_sizes
 from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
-from lean_mnist.crosscheck.numerics.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.numerics.step_sizes import Line, Residual, Slope, extrapolate, residuals_along
+from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.report import Verdict
 
 SAFETY = 5.0  # times a difference's own error estimate

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.calls import CallFailed, Upstream, dot, norm
-from lean_mnist.crosscheck.numerics.perturbation import DRAWS, Perturbing
+from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing
 
 FACTOR = 4.0  # between step sizes
 # Exponents of 2 of the largest and the smallest step, in units of the input's size, by the function's precision.

@@ -18,8 +18,8 @@ from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream, dot, norm
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.numerics.differences import judge, line_through
-from lean_mnist.crosscheck.numerics.perturbation import DRAWS, Perturbing, perturbed_vjp
 from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, noise_of
+from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing, perturbed_vjp
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 

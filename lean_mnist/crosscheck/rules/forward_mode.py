@@ -26,8 +26,8 @@ from lean_mnist.crosscheck.calls import (
 )
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
-from lean_mnist.crosscheck.numerics.perturbation import DRAWS, perturbed, perturbed_vjp
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_gradients
+from lean_mnist.crosscheck.perturbation import DRAWS, perturbed, perturbed_vjp
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 

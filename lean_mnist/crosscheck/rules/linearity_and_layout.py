@@ -18,7 +18,7 @@ from torch import Tensor
 from lean_mnist.crosscheck.calls import CallFailed, Upstream, norm
 from lean_mnist.crosscheck.context import FLOOR_ULPS, Context
 from lean_mnist.crosscheck.diagnosis import Diagnosis, Kind, diagnose
-from lean_mnist.crosscheck.numerics.perturbation import DRAWS, perturbed_inputs
+from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 
