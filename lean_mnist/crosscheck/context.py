@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.calls import Subject, Upstream, norm, normal
+from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 
-# How many times the scatter under ulp perturbations, and how many units of rounding, a difference may be.
-SCATTER_FACTOR = 10.0
-FLOOR_ULPS = 32.0
+SCATTER_FACTOR = 10.0  # so many times the scatter under ulp perturbations a difference may be
 
 VaryBatch = bool | Sequence[int] | Callable[[int], Sequence[Any]]
 
@@ -73,24 +72,22 @@ class Context:
 
         Measured with no reference: the gradient's scatter when every result on the way is perturbed by an ulp.
         """
-        scatter = [0.0] * len(self.checked)
+        shifts = [[0.0] for _ in self.checked]
         for _ in range(DRAWS):
             inputs = perturbed_inputs(self.subject, self.generator, self.coarsest or None)
             drawn = perturbed_vjp(self.subject, upstream, inputs, self.generator)
-            scatter = [max(s, norm(a - b)) for s, a, b in zip(scatter, drawn, gradients, strict=True)]
-        return [
-            SCATTER_FACTOR * s + FLOOR_ULPS * self.unit * norm(g) + torch.finfo(g.dtype).tiny
-            for s, g in zip(scatter, gradients, strict=True)
-        ]
+            for shift, a, b in zip(shifts, drawn, gradients, strict=True):
+                shift.append(norm(a - b))
+        return [SCATTER_FACTOR * max(shift) + self.floor(g) for shift, g in zip(shifts, gradients, strict=True)]
+
+    def floor(self, gradient: Tensor) -> float:
+        """The least that rounding of ``gradient`` may be, in 2-norm."""
+        return FLOOR_ULPS * self.unit * norm(gradient) + torch.finfo(gradient.dtype).tiny
 
     def differing(self, found: Sequence[Tensor], expected: Sequence[Tensor], upstream: Upstream) -> list[int]:
         """The places where two sets of gradients for ``upstream`` differ by more than rounding explains."""
         differences = [norm(a.double() - b.double()) for a, b in zip(found, expected, strict=True)]
-        suspects = [
-            place
-            for place, (d, e) in enumerate(zip(differences, expected, strict=True))
-            if not d <= FLOOR_ULPS * self.unit * norm(e) + torch.finfo(e.dtype).tiny
-        ]
+        suspects = [place for place, e in enumerate(expected) if not differences[place] <= self.floor(e)]
         if not suspects:
             return []
         allowed = self.allowances([None if v is None else v.contiguous() for v in upstream], expected)

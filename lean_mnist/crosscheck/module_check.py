@@ -165,16 +165,14 @@ def _along_one_line(ctx: Context, upstream: Upstream, gradients: list[Tensor]) -
         return Outcome(slope, slope)
 
     outcome, at = past_kinks(judge_at, ctx.subject, ctx.generator)
-    (verdict, text), findings = outcome.slope, list[Finding]()
-    if verdict is Verdict.FAILED and len(gradients) > 1:
-        for place in range(len(gradients)):
-            slope = judge_at(at, [place]).slope
-            if slope.verdict is Verdict.FAILED:
-                findings.append(Finding(*slope, ctx.name(place), rule=DIFFERENCES))
-    findings = findings or [Finding(verdict, text, ", ".join(ctx.names), rule=DIFFERENCES)]
-    words = ", at a perturbed point" * (at is not ctx.subject and verdict is Verdict.FAILED)
+    wrong, findings = outcome.slope.verdict is Verdict.FAILED, list[Finding]()
+    if wrong and len(gradients) > 1:
+        alone = [replace(judge_at(at, [place]).slope, subject=ctx.name(place)) for place in range(len(gradients))]
+        findings = [slope for slope in alone if slope.verdict is Verdict.FAILED]
+    findings = findings or [replace(outcome.slope, subject=", ".join(ctx.names))]
+    words = ", at a perturbed point" * (at is not ctx.subject and wrong)
     words += f", by differences in {str(precision).removeprefix('torch.')}"
-    return [replace(finding, text=finding.text + words) for finding in findings]
+    return [replace(finding, text=finding.text + words, rule=DIFFERENCES) for finding in findings]
 
 
 def _under_autocast(ctx: Context, upstream: Upstream, gradients: Sequence[Tensor], in32: Sequence[Tensor]) -> Finding:

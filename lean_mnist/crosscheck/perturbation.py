@@ -8,8 +8,8 @@ second implementation. What a kernel rounds inside is not seen, only what it ret
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream
 from lean_mnist.torch_internals import DispatchMode, returns_a_view
 
 DRAWS = 3  # how often a computation is perturbed to see how far it scatters
+Result = TypeVar("Result")
 
 
 def perturbed(x: Tensor, generator: torch.Generator, unit: float | None = None) -> Tensor:
@@ -66,8 +67,22 @@ def perturbed_vjp(
 ) -> list[Tensor]:
     """Gradients of ``subject`` at ``inputs``, with upstream gradients and every operation's result perturbed."""
     moved = [None if v is None else perturbed(v, generator) for v in upstream]
-    try:
-        with Perturbing(generator):
-            return subject.vjp(moved, inputs, dtype=dtype)
-    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
+
+    def gradients() -> list[Tensor]:
         return subject.vjp(moved, inputs, dtype=dtype)
+
+    return under(Perturbing(generator), gradients, otherwise=gradients)
+
+
+def under(mode: DispatchMode, run: Callable[[], Result], otherwise: Callable[[], Result]) -> Result:
+    """The result of ``run`` under ``mode``; that of ``otherwise`` where something in it does not run under one."""
+    try:
+        with mode:
+            return run()
+    except (CallFailed, RuntimeError):
+        return otherwise()
+
+
+def scatter(change: Callable[[], float]) -> float:
+    """The largest of several draws of how far a perturbed result is off."""
+    return max(0.0, *(change() for _ in range(DRAWS)))

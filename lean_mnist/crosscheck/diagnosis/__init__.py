@@ -1,7 +1,7 @@
 """The likely class of a fault, from the wrong tensor beside the right one: a hint for a person, never a verdict."""
 
+from lean_mnist.crosscheck.diagnosis.case import Pointwise, Product
 from lean_mnist.crosscheck.diagnosis.diagnose import diagnose
-from lean_mnist.crosscheck.diagnosis.explanations import Pointwise, Product
 from lean_mnist.crosscheck.diagnosis.kinds import Basis, Candidate, Diagnosis, Kind
 
 __all__ = ["Basis", "Candidate", "Diagnosis", "Kind", "Pointwise", "Product", "diagnose"]

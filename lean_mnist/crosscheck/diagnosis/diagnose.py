@@ -1,8 +1,4 @@
-"""``diagnose``: the likely class of a fault and its place, from the wrong values beside the right ones.
-
-``diagnose`` tries explanations from the most to the least specific (``explanations``). The diagnosis is a hint for a
-person, never part of a verdict.
-"""
+"""``diagnose``: the likely class of a fault and its place, from the wrong values beside the right ones."""
 
 from __future__ import annotations
 
@@ -12,9 +8,12 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.comparison import place_of_largest
-from lean_mnist.crosscheck.diagnosis.explanations import EXPLANATIONS, ULPS, Case, Pointwise, Product
-from lean_mnist.crosscheck.diagnosis.kinds import Candidate, Diagnosis, Kind
+from lean_mnist.crosscheck.diagnosis.case import Case, Pointwise, Product
+from lean_mnist.crosscheck.diagnosis.explanations import EXPLANATIONS, given, vague
+from lean_mnist.crosscheck.diagnosis.kinds import Basis, Candidate, Diagnosis, Kind
 from lean_mnist.crosscheck.diagnosis.regions import region_of
+
+ULPS = 64.0
 
 
 @torch.no_grad()
@@ -45,7 +44,6 @@ def diagnose(
         pointwise: the elementwise product that ``ours`` is.
     """
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
-    dtype = ours.dtype
     a, b = ours.detach().double(), reference.detach().to(ours.device).double()
     error = (a - b).abs()
     if error.numel() == 0:
@@ -58,26 +56,25 @@ def diagnose(
         return Diagnosis(Kind.NAN, f"{bad.count} of {bad.total} values are {name}", str(bad), *values)
     if not bool(b.isfinite().all()):
         return Diagnosis(Kind.WRONG_VALUES, "the reference is not finite", str(region_of(~b.isfinite())), *values)
-    unit = torch.finfo(dtype).eps / 2
     if isinstance(tolerance, Tensor):
-        allowed, wrong = tolerance, error > tolerance
+        wrong = error > tolerance
+        allowed = tolerance / 4  # a bound for the worst of the elements is several times what rounding does to most
     else:
-        flat = ULPS * unit * float(b.square().mean().sqrt()) if tolerance is None else tolerance
-        allowed = torch.full_like(b, flat)
-        wrong = error > torch.maximum(allowed, ULPS * unit * b.abs())
+        ulps = ULPS * torch.finfo(ours.dtype).eps / 2
+        allowed = torch.full_like(b, ulps * float(b.square().mean().sqrt()) if tolerance is None else tolerance)
+        wrong = error > torch.maximum(allowed, ulps * b.abs())
     if not bool(wrong.any()):  # each element is close and still their sum of squares is not
         wrong = error > 0
     # Beside a gross error in some elements, what rounding did to the others is not part of the region.
     wrong &= error > 1e-4 * error.max()
     region = region_of(wrong, b != 0)
-    if isinstance(tolerance, Tensor):
-        # A bound for the worst of the elements is several times what rounding does to most of them.
-        allowed = allowed / 4
     case = Case(
-        a, b, wrong, region, allowed, dtype, upstream, tuple(candidates), terms or {}, leftovers or {}, tuple(sizes),
-        product, pointwise,
+        a, b, wrong, region, allowed, ours.dtype, upstream, candidates, terms or {}, leftovers or {}, sizes, product,
+        pointwise,
     )  # fmt: skip
     for explanation in EXPLANATIONS:
-        for found in explanation(case):
-            return Diagnosis(found.kind, found.text, str(region), *values, found.basis)
+        basis = Basis.IDENTIFIED if explanation is given else Basis.VAGUE if explanation is vague else Basis.FITTED
+        for kind, words, model in explanation(case):
+            if model is None or case.explains(model):
+                return Diagnosis(kind, words, str(region), *values, basis)
     raise AssertionError("the last explanation always applies")

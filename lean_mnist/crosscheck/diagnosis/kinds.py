@@ -44,11 +44,11 @@ class Basis(Enum):
 
 
 class Candidate(NamedTuple):
-    """A fault of class ``kind``, in ``words``, and the values that the tensor would have then, ``model``."""
+    """A fault of class ``kind``, in ``words``, and the values that the tensor would have then (if not known to fit)."""
 
     kind: Kind
     words: str
-    model: Tensor
+    model: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 # A set of wrong elements is called a tile when it fills this share of the smallest box of rows × columns around it.
 FILLED = 0.6
-_LISTED = 4
+LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,8 @@ class Region:
             return "everywhere"
         if not self.tile:
             return f"{self.count} of {self.total} elements, scattered"
-        named = [
-            _along(dim, len(self.shape), places, size)
-            for dim, (places, size) in enumerate(zip(self.places, self.shape, strict=True))
-            if len(places) < size
-        ]
-        return ", ".join(named)
+        sides = enumerate(zip(self.places, self.shape, strict=True))
+        return ", ".join(_along(dim, len(self.shape), places, n) for dim, (places, n) in sides if len(places) < n)
 
 
 @torch.no_grad()
@@ -60,34 +57,37 @@ def region_of(wrong: Tensor, possible: Tensor | None = None) -> Region:
         places.append(tuple(along.nonzero().flatten().tolist()))
     box = torch.ones_like(wrong) if possible is None else possible | wrong
     for dim, along_dim in enumerate(places):
-        if len(along_dim) == shape[dim]:
-            continue
         box = box.index_select(dim, torch.tensor(along_dim, dtype=torch.long, device=wrong.device))
     tile = count > 0 and count >= FILLED * int(box.sum())
     return Region(count, wrong.numel(), tuple(places), shape, tile)
 
 
 def _along(dim: int, dims: int, places: tuple[int, ...], size: int) -> str:
-    if dims == 1:
-        one, many = "element", "elements"
-    elif dim == 0:
-        one, many = "row", "rows"
-    elif dim == dims - 1:
-        one, many = "column", "columns"
-    else:
-        one, many = f"index of dimension {dim}", f"indices of dimension {dim}"
-    first, last = places[0], places[-1]
-    if len(places) == 1:
-        return f"the last {one} of {size}" if first == size - 1 else f"{one} {first}"
-    if last - first + 1 == len(places):
-        if last == size - 1:
-            if len(places) <= size // 2 and dim == 0:
-                return f"the last {len(places)} {many} of {size}"
-            return f"{many} >= {first}"
-        return f"{many} {first}..{last}"
+    one, many = f"index of dimension {dim}", f"indices of dimension {dim}"
+    if dims == 1 or dim in (0, dims - 1):
+        one = "element" if dims == 1 else "row" if dim == 0 else "column"
+        many = f"{one}s"
+    first, number = places[0], len(places)
+    if places[-1] - first + 1 == number and places[-1] == size - 1:
+        if number == 1:
+            return f"the last {one} of {size}"
+        return f"the last {number} {many} of {size}" if number <= size // 2 and dim == 0 else f"{many} >= {first}"
     steps = {b - a for a, b in itertools.pairwise(places)}
-    if len(steps) == 1 and len(places) > 2:
+    if len(steps) == 1 and steps != {1} and number > 2:
         step = steps.pop()
-        return f"every {step}th {one} from {first} to {last}" if step > 3 else f"every {('2nd', '3rd')[step - 2]} {one}"
-    shown = ", ".join(map(str, places[:_LISTED]))
-    return f"{many} {shown}" + (f" and {len(places) - _LISTED} more" if len(places) > _LISTED else "")
+        return (
+            f"every {step}th {one} from {first} to {places[-1]}"
+            if step > 3
+            else f"every {('2nd', '3rd')[step - 2]} {one}"
+        )
+    return listed(places, one, many)
+
+
+def listed(places: Sequence[int], one: str, many: str) -> str:
+    """Rising ``places`` in words: one, a range, or the first few."""
+    if len(places) == 1:
+        return f"{one} {places[0]}"
+    if places[-1] - places[0] + 1 == len(places):
+        return f"{many} {places[0]}..{places[-1]}"
+    more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+    return f"{many} {', '.join(map(str, places[:LISTED]))}{more}"

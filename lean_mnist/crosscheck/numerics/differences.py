@@ -26,12 +26,13 @@ from lean_mnist.crosscheck.calls import (
     random_direction,
     root_mean_square,
 )
-from lean_mnist.crosscheck.context import FLOOR_ULPS, SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.comparison import FLOOR_ULPS
+from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.numerics import step_sizes
 from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
 from lean_mnist.crosscheck.numerics.step_sizes import Line, Residual, Slope, extrapolate, residuals_along
-from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
-from lean_mnist.crosscheck.report import Verdict
+from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp, scatter
+from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 
 SAFETY = 5.0  # times a difference's own error estimate
 # Above this, relative to its outputs, a function given float64 computes in a lower precision on the way.
@@ -40,18 +41,11 @@ INCONCLUSIVE = 0.1  # a tolerance above this share of the slope's size tells not
 MOVES, MOVE = 3, 0.02  # how often a point at a kink is perturbed, and by how much of its size
 
 
-class Judgement(NamedTuple):
-    """The verdict of one test on a gradient, in words. One that is inconclusive does not apply."""
-
-    verdict: Verdict
-    text: str
-
-
 class Outcome(NamedTuple):
-    """The judgements of differences along one line: of the slope, and of the rate of the Taylor remainder."""
+    """The findings of differences along one line: of the slope, and of the rate of the Taylor remainder."""
 
-    slope: Judgement
-    taylor: Judgement
+    slope: Finding
+    taylor: Finding
 
     @property
     def verdicts(self) -> tuple[Verdict, Verdict]:
@@ -74,10 +68,8 @@ def line_through(
     """
     indices = [subject.checked[place] for place in places]
     points = [subject.inputs[i].detach().to(precision) for i in indices]
-    directions = [
-        weight * random_direction(x, generator)
-        for weight, x in zip(weights or [1.0] * len(points), points, strict=True)
-    ]
+    weights = weights or [1.0] * len(points)
+    directions = [w * random_direction(x, generator) for w, x in zip(weights, points, strict=True)]
     fixed = in_dtype(subject.inputs, torch.float64 if precision == torch.float64 else None)
 
     def at(moved: Sequence[Tensor]) -> list[Tensor]:
@@ -112,41 +104,33 @@ def slope_test(
     """
     claimed = [gradients[place] for place in places]
     # Each tensor has about the same weight, so that an error in the gradient of one is not lost beside another.
-    sizes = [
-        root_mean_square(subject.inputs[subject.checked[place]]) * norm(g)
-        for place, g in zip(places, claimed, strict=True)
-    ]
+    sizes = [root_mean_square(subject.inputs[subject.checked[place]]) * norm(gradients[place]) for place in places]
     smallest = min((size for size in sizes if size > 0), default=1.0)
     weights = [min(1.0, max(smallest / size, 1e-3)) if size > 0 else 1.0 for size in sizes]
     line = line_through(subject, places, precision, generator, upstream, weights)
     floor = FLOOR_ULPS * unit * sum(norm(u * g.double()) for u, g in zip(line.directions, claimed, strict=True))
 
-    def scatter() -> float:
-        largest = 0.0
-        for _ in range(DRAWS):
-            inputs = perturbed_inputs(subject, generator, unit)
-            drawn = perturbed_vjp(subject, upstream, inputs, generator, dtype)
-            shift = [drawn[place].double() - gradients[place].double() for place in places]
-            largest = max(largest, abs(dot(line.directions, shift)))
-        return largest
+    def change() -> float:
+        drawn = perturbed_vjp(subject, upstream, perturbed_inputs(subject, generator, unit), generator, dtype)
+        return abs(dot(line.directions, [drawn[place].double() - gradients[place].double() for place in places]))
 
-    return judge(line, claimed, floor, scatter, noise(line), enough * floor)
+    return judge(line, claimed, floor, change, noise(line), enough * floor)
 
 
 def judge(
-    line: Line, gradient: Sequence[Tensor], floor: float, scatter: Callable[[], float], noise: float, enough: float = 0
+    line: Line, gradient: Sequence[Tensor], floor: float, change: Callable[[], float], noise: float, enough: float = 0
 ) -> Outcome:
     """Hold ``⟨u, gradient⟩`` against the slope along ``line``.
 
-    ``floor`` is the least that rounding of ``⟨u, gradient⟩`` may be; where that does not explain a difference, how far
-    it is seen to ``scatter`` is added. No more steps are taken once the slope is known to ``enough``.
+    ``floor`` is the least that rounding of ``⟨u, gradient⟩`` may be; where that does not explain a difference, the
+    scatter of its ``change`` is added. No more steps are taken once the slope is known to ``enough``.
     """
     if not math.isfinite(dot(line.directions, gradient)):
-        return _both(Verdict.FAILED, "the gradient is not finite")
+        return Outcome(*[failed("the gradient is not finite")] * 2)
     exponents = step_sizes.STEPS[line.points[0].dtype]
     residuals = residuals_along(line, gradient, noise, exponents, enough)
     if extrapolate(residuals) is None:
-        return _both(Verdict.NOT_APPLICABLE, "the function is not finite around this point")
+        return Outcome(*[not_applicable("the function is not finite around this point")] * 2)
 
     @functools.cache
     def other() -> Slope | None:
@@ -157,11 +141,7 @@ def judge(
     outcome = _outcome(line, gradient, residuals, floor, other)
     if outcome.slope.verdict in (Verdict.PASSED, Verdict.NOT_APPLICABLE) and outcome.taylor.verdict is Verdict.PASSED:
         return outcome
-    return _outcome(line, gradient, residuals, floor + SCATTER_FACTOR * scatter(), other)
-
-
-def _both(verdict: Verdict, text: str) -> Outcome:
-    return Outcome(Judgement(verdict, text), Judgement(verdict, text))
+    return _outcome(line, gradient, residuals, floor + SCATTER_FACTOR * scatter(change), other)
 
 
 def _outcome(
@@ -190,19 +170,17 @@ def _outcome(
     if any(wrong) and explained_by_kink(residuals, slope.residual if wrong[0] else None):
         text = f"the slopes on both sides differ: {text}"
         verdicts = (Verdict.KINK if w else v for w, v in zip(wrong, (verdict, taylor.verdict), strict=True))
-        return Outcome(*(Judgement(v, text) for v in verdicts))
-    return Outcome(Judgement(verdict, text), taylor)
+        return Outcome(*(Finding(v, text) for v in verdicts))
+    return Outcome(Finding(verdict, text), taylor)
 
 
-def _taylor(residuals: Sequence[Residual], rounding: float) -> Judgement:
+def _taylor(residuals: Sequence[Residual], rounding: float) -> Finding:
     rates = step_sizes.taylor_rate(residuals, rounding)
     if rates is None:
-        return Judgement(Verdict.PASSED, "the remainder is below the noise")
+        return passed("the remainder is below the noise")
     text = f"the remainder falls with rate {rates[1]:.2f}"
     # A wrong gradient leaves a remainder of rate 1, and goes on doing so.
-    if all(0.8 < rate < 1.3 for rate in rates):
-        return Judgement(Verdict.FAILED, f"{text}, expected 2")
-    return Judgement(Verdict.PASSED, text)
+    return failed(f"{text}, expected 2") if all(0.8 < rate < 1.3 for rate in rates) else passed(text)
 
 
 def past_kinks(
@@ -216,30 +194,29 @@ def past_kinks(
     A failure there is one, and is returned with the subject at that point; agreement there leaves it at a kink.
     ``dtype`` is that of the perturbed inputs.
     """
-    first = _judged(judge_at, subject)
+
+    def judged(there: Subject) -> Outcome:
+        try:
+            return judge_at(there)
+        except CallFailed as failure:  # it may be out of its domain
+            return Outcome(*[not_applicable(f"around this point its {failure}")] * 2)
+
+    first = judged(subject)
     if Verdict.KINK not in first.verdicts:
         return first, subject
     for _ in range(MOVES):
         there = subject.at(subject.moved(generator, MOVE, dtype))
-        outcome = _judged(judge_at, there)
+        outcome = judged(there)
         if Verdict.FAILED in outcome.verdicts:
             return outcome, there
         if outcome.slope.verdict is Verdict.PASSED:
             text = f"{first.slope.text}; at a perturbed point: {outcome.slope.text}"
-            return Outcome(Judgement(Verdict.KINK, text), Judgement(first.taylor.verdict, text)), subject
+            return Outcome(kink(text), Finding(first.taylor.verdict, text)), subject
     return first, subject
-
-
-def _judged(judge_at: Callable[[Subject], Outcome], subject: Subject) -> Outcome:
-    try:
-        return judge_at(subject)
-    except CallFailed as failure:  # it may be out of its domain
-        return _both(Verdict.NOT_APPLICABLE, f"around this point its {failure}")
 
 
 def why_not_float64(ctx: Context) -> str:
     """The reason why the function does not run in float64, or does not compute in it throughout; empty if it does."""
-    every = range(len(ctx.checked))
     try:
         outputs = ctx.subject.call(dtype=torch.float64).outputs
         if any(y.dtype != torch.float64 for y in outputs):
@@ -251,7 +228,7 @@ def why_not_float64(ctx: Context) -> str:
     total = sum(y.numel() for y in outputs)
     if total == 0:
         return ""
-    line = line_through(ctx.subject, every, torch.float64, ctx.generator, upstream)
+    line = line_through(ctx.subject, range(len(ctx.checked)), torch.float64, ctx.generator, upstream)
     largest = max(1.0, *(float(y.detach().abs().max()) if y.numel() else 0.0 for y in outputs))
     noise = step_sizes.noise_of(line, step_sizes.SPACINGS[torch.float64][1:2]) / total**0.5 / largest
     return f"it has noise of {noise:.0e} there: it computes in a lower precision on the way" * (noise > FLOAT64_NOISE)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Upstream, dot, norm
-from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing
+from lean_mnist.crosscheck.calls import Upstream, dot, norm
+from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing, under
 
 FACTOR = 4.0  # between step sizes
 # Exponents of 2 of the largest and the smallest step, in units of the input's size, by the function's precision.
@@ -152,17 +152,10 @@ def noise_of(line: Line, exponents: Sequence[int]) -> float:
         if len(estimates) == 2 and max(estimates) <= AGREEING * min(estimates):
             break
     between = sorted(estimates)[len(estimates) // 2] if estimates else 0.0
-    return max(floor, between, _scatter_of(line, start))
-
-
-def _scatter_of(line: Line, start: Sequence[Tensor]) -> float:
-    try:
-        with Perturbing(torch.Generator().manual_seed(0)):
-            again = [line.evaluate(line.points) for _ in range(DRAWS)]
-    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
-        return 0.0
-    largest = max(abs(line.change(values, start)) for values in again)
-    return largest if math.isfinite(largest) else 0.0
+    mode = Perturbing(torch.Generator().manual_seed(0))
+    again: list[list[Tensor]] = under(mode, lambda: [line.evaluate(line.points) for _ in range(DRAWS)], otherwise=list)
+    scattered = max((abs(line.change(values, start)) for values in again), default=0.0)
+    return max(floor, between, scattered if math.isfinite(scattered) else 0.0)
 
 
 def extrapolate(residuals: Sequence[Residual]) -> Slope | None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-from lean_mnist.crosscheck.calls import CallFailed
+from torch import Tensor
+
+from lean_mnist.crosscheck.calls import CallFailed, Upstream
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.diagnosis import Kind
+from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.report import Finding, failed
 
 Ask = Callable[[Context], "list[Finding]"]
@@ -49,6 +52,25 @@ def rule(name: str, *, order: int, also: tuple[str, ...] = (), points_to: Kind |
         return ask
 
     return register
+
+
+@contextmanager
+def noting_failed_calls(findings: list[Finding], words: str = "", subject: str = "") -> Iterator[None]:
+    """Append a failure to ``findings`` where the function raises inside of the block, which ends there."""
+    try:
+        yield
+    except CallFailed as failure:
+        findings.append(failed(f"{words} its {failure}".lstrip(), subject))
+
+
+def other_gradients(
+    ctx: Context, words: str, found: Sequence[Tensor], expected: Sequence[Tensor], upstream: Upstream
+) -> list[Finding]:
+    """Failures of ``words``, diagnosed, where gradients differ by more than rounding explains."""
+    return [
+        failed(words, ctx.name(place), diagnose(found[place], expected[place]))
+        for place in ctx.differing(found, expected, upstream)
+    ]
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -7,8 +7,9 @@ of its forward (neither an input nor an output) loses the graph there; it should
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.numerics.differences import judge, line_through
 from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, noise_of
-from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing, perturbed_vjp
+from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 
@@ -64,7 +65,7 @@ def second_derivatives(
 
 @dataclass
 class _Twice:
-    """The function differentiated twice, and how far rounding may move that (looked at only when it matters)."""
+    """The function differentiated twice."""
 
     ctx: Context
     upstream: list[Tensor]
@@ -76,14 +77,10 @@ class _Twice:
     def unit(self) -> float:
         return self.ctx.unit if self.dtype is None else torch.finfo(self.dtype).eps / 2
 
-    def scatter(self, measure: Callable[[SecondDerivatives], float]) -> float:
-        """The largest change of ``measure`` under ulp perturbations."""
-        here, largest = measure(self.found), 0.0
-        for _ in range(DRAWS):
-            with Perturbing(self.ctx.generator):
-                again = second_derivatives(self.ctx.subject, self.upstream, self.weights, self.dtype)
-            largest = max(largest, abs(measure(again) - here))
-        return largest
+    def again(self) -> SecondDerivatives:
+        """The same under ulp perturbations."""
+        with Perturbing(self.ctx.generator):
+            return second_derivatives(self.ctx.subject, self.upstream, self.weights, self.dtype)
 
 
 @rule("double backward", order=110)
@@ -117,11 +114,12 @@ def _in_upstream(twice: _Twice) -> list[Finding]:
     size = sum(norm(g) * norm(w) for g, w in zip(gradients, weights, strict=True))
     allowed = max(RELATIVE, 1e4 * twice.unit) * size + torch.finfo(torch.float32).tiny
     if not abs(found - expected) <= allowed:
-        scatter = twice.scatter(lambda again: dot(again.in_upstream, z))
-        for _ in range(DRAWS):
-            drawn = perturbed_vjp(ctx.subject, z, ctx.subject.inputs, ctx.generator, twice.dtype)
-            scatter = max(scatter, abs(dot(drawn, weights) - expected))
-        allowed += SCATTER_FACTOR * scatter
+
+        def drawn() -> float:
+            return dot(perturbed_vjp(ctx.subject, z, ctx.subject.inputs, ctx.generator, twice.dtype), weights)
+
+        derivative = scatter(lambda: abs(dot(twice.again().in_upstream, z) - found))
+        allowed += SCATTER_FACTOR * max(derivative, scatter(lambda: abs(drawn() - expected)))
     if abs(found - expected) <= allowed:
         return []
     return [failed(f"⟨g(z), w⟩ is {expected:.6g}, and by its derivative {found:.6g}", "the upstream gradient")]
@@ -136,11 +134,7 @@ def _against_reference(twice: _Twice, exact: Sequence[Tensor]) -> list[Finding]:
         difference, allowed = norm(ours.double() - reference), relative * norm(reference) + absolute
         if difference <= allowed or not bool(reference.isfinite().all()):
             continue
-
-        def change(again: SecondDerivatives, place: int = place, ours: Tensor = ours) -> float:
-            return norm(again.in_inputs[place] - ours)
-
-        if difference <= allowed + SCATTER_FACTOR * twice.scatter(change):
+        if difference <= allowed + SCATTER_FACTOR * scatter(functools.partial(_change, twice, place)):
             continue
         if place in ctx.kinks:
             findings.append(kink("at a kink", ctx.name(place)))
@@ -154,26 +148,29 @@ def _against_differences(twice: _Twice) -> list[Finding]:
     ctx = twice.ctx
     if ctx.why_not_float64:
         return [not_applicable("no reference, and no float64 in which to take differences of the gradient")]
+
+    def gradient_at(inputs: list[object]) -> list[Tensor]:
+        return ctx.subject.vjp(twice.upstream, inputs, dtype=torch.float64)
+
     findings = []
     for place, ours in enumerate(twice.found.in_inputs):
         if not ours.numel():
             continue
-
-        def gradient_at(inputs: list[object]) -> list[Tensor]:
-            return ctx.subject.vjp(twice.upstream, inputs, dtype=torch.float64)
-
         line = line_through(ctx.subject, [place], torch.float64, ctx.generator, twice.weights, evaluate=gradient_at)
         along = line.directions[0]
-
-        def scatter(place: int = place, along: Tensor = along) -> float:
-            return twice.scatter(lambda again: dot([along], [again.in_inputs[place]]))
-
+        change = functools.partial(_change, twice, place, along)
         try:
             noise = noise_of(line, SPACINGS[torch.float64])
-            slope = judge(line, [ours], ABSOLUTE * norm(along * ours), scatter, noise).slope
+            slope = judge(line, [ours], ABSOLUTE * norm(along * ours), change, noise).slope
         except CallFailed:
             continue
         if slope.verdict in (Verdict.FAILED, Verdict.KINK):
             silent = "" if bool(ours.any()) else "silently zero: "
-            findings.append(Finding(slope.verdict, f"{silent}{slope.text}", ctx.name(place)))
+            findings.append(replace(slope, text=f"{silent}{slope.text}", subject=ctx.name(place)))
     return findings
+
+
+def _change(twice: _Twice, place: int, along: Tensor | None = None) -> float:
+    """The size of the change of one second derivative (or of its part ``along``) under ulp perturbations."""
+    shift = twice.again().in_inputs[place] - twice.found.in_inputs[place]
+    return norm(shift) if along is None else abs(dot([along], [shift]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.calls import Subject, norm
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.numerics.differences import Judgement, Outcome, past_kinks, same_in_float64, slope_test
+from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
 from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, Line, noise_of
 from lean_mnist.crosscheck.report import Finding, Verdict
 from lean_mnist.crosscheck.rules import rule
@@ -47,15 +47,12 @@ def _one_input(
         outcomes.append(outcome)
         if outcome.verdicts == (Verdict.FAILED, Verdict.FAILED):
             break
-    findings = [_gravest(DIFFERENCES, [o.slope for o in outcomes], precision, ctx.name(place))]
-    if differences_in == precision:
-        findings.append(_gravest(TAYLOR, [o.taylor for o in outcomes], precision, ctx.name(place)))
-    return findings
-
-
-def _gravest(rule: str, judgements: Sequence[Judgement], precision: torch.dtype, name: str) -> Finding:
-    verdict, text = min(judgements, key=lambda judgement: judgement.verdict.rank)
-    return Finding(verdict, f"{text}, in {str(precision).removeprefix('torch.')}", name, rule=rule)
+    findings = []
+    for rule_name, tests in zip((DIFFERENCES, TAYLOR), zip(*outcomes, strict=True), strict=True):
+        gravest = min(tests, key=lambda finding: finding.verdict.rank)
+        text = f"{gravest.text}, in {str(precision).removeprefix('torch.')}"
+        findings.append(replace(gravest, text=text, subject=ctx.name(place), rule=rule_name))
+    return findings if differences_in == precision else findings[:1]
 
 
 def _along_one_input(

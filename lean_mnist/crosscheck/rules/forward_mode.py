@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,8 +25,8 @@ from lean_mnist.crosscheck.calls import (
 )
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
-from lean_mnist.crosscheck.numerics.reference_outputs import reference_gradients
-from lean_mnist.crosscheck.perturbation import DRAWS, perturbed, perturbed_vjp
+from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients
+from lean_mnist.crosscheck.perturbation import perturbed, perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 
@@ -48,50 +47,44 @@ def forward_mode(ctx: Context) -> list[Finding]:
         for place, g in enumerate(gradients):
             if place in findings and findings[place].verdict is Verdict.FAILED:
                 continue
-            i, name = ctx.checked[place], ctx.name(place)
-            x = ctx.reference.inputs[i].detach().double()
-            u = random_direction(x, ctx.generator)
-            try:
-                forward = dot(upstream, _jvp(ctx.reference, i, x, u))
-            except Exception as error:  # not every operation has a forward-mode formula, and a Function seldom has
-                return [not_applicable(f"the reference has no forward-mode derivative ({one_line(error, 120)})")]
-            backward = dot([u], [g])
-            difference, scale = abs(forward - backward), STANDARD_DEVIATIONS * root_mean_square(x)
-            tolerance = scale * values.allowed_norm(place, values.compare(place, name, g))
-            if not difference <= tolerance:
-                tolerance = scale * values.allowed_norm(place, values.recheck(place, name, g))
-            if tolerance < difference < math.inf:
-                scatter = _scatter(ctx, ctx.reference, place, upstream, dtype, x, u, (forward, backward))
-                tolerance += SCATTER_FACTOR * scatter
-            text = f"⟨Ju, v⟩ = {forward:.9g}, ⟨u, Jᵀv⟩ = {backward:.9g} (rounding explains {tolerance:.2e})"
-            if difference <= tolerance:
-                findings.setdefault(place, passed(text, name))
-            elif place in ctx.kinks or at_a_kink(ctx, place, upstream, norm(g.double() - values.exact[place])):
-                findings[place] = kink(text, name)
-            else:
-                findings[place] = failed(text, name)
+            finding = _one_input(ctx, ctx.reference, place, upstream, g, values)
+            if finding.verdict is Verdict.NOT_APPLICABLE:
+                return [finding]
+            if finding.verdict is not Verdict.PASSED or place not in findings:
+                findings[place] = finding
     return [findings[place] for place in sorted(findings)]
 
 
-def _scatter(
-    ctx: Context,
-    reference: Subject,
-    place: int,
-    upstream: Sequence[Tensor],
-    dtype: torch.dtype | None,
-    x: Tensor,
-    u: Tensor,
-    products: tuple[float, float],
-) -> float:
-    """The largest change of either product under ulp perturbations: float64 rounds too, and more may cancel."""
-    given, largest = [v.to(dtype or v.dtype) for v in upstream], 0.0
-    for _ in range(DRAWS):
+def _one_input(
+    ctx: Context, reference: Subject, place: int, upstream: list[Tensor], g: Tensor, values: ReferenceValues
+) -> Finding:
+    """Both products for the gradient ``g`` of one input, along one random direction."""
+    i, name, dtype = ctx.checked[place], ctx.name(place), None if ctx.why_not_float64 else torch.float64
+    x = reference.inputs[i].detach().double()
+    u = random_direction(x, ctx.generator)
+    try:
+        forward, backward = dot(upstream, _jvp(reference, i, x, u)), dot([u], [g])
+    except Exception as error:  # not every operation has a forward-mode formula, and a Function seldom has
+        return not_applicable(f"the reference has no forward-mode derivative ({one_line(error, 120)})")
+
+    def change() -> float:
+        given = [v.to(dtype or v.dtype) for v in upstream]
         drawn = perturbed_vjp(ctx.subject, given, ctx.subject.inputs, ctx.generator, dtype)
         # Not by a dispatch mode as well: PyTorch can crash where forward mode runs under one.
-        near, along = perturbed(x, ctx.generator), perturbed(u, ctx.generator)
-        again = dot(upstream, _jvp(reference, ctx.checked[place], near, along)), dot([u], [drawn[place]])
-        largest = max(largest, *(abs(a - b) for a, b in zip(again, products, strict=True)))
-    return largest
+        again = _jvp(reference, i, perturbed(x, ctx.generator), perturbed(u, ctx.generator))
+        return max(abs(dot(upstream, again) - forward), abs(dot([u], [drawn[place]]) - backward))
+
+    difference, scale = abs(forward - backward), STANDARD_DEVIATIONS * root_mean_square(x)
+    tolerance = scale * values.allowed_norm(place, values.compare(place, name, g))
+    if not difference <= tolerance:
+        tolerance = scale * values.allowed_norm(place, values.recheck(place, name, g))
+    if tolerance < difference < math.inf:  # float64 rounds too, and more may cancel
+        tolerance += SCATTER_FACTOR * scatter(change)
+    text = f"⟨Ju, v⟩ = {forward:.9g}, ⟨u, Jᵀv⟩ = {backward:.9g} (rounding explains {tolerance:.2e})"
+    if difference <= tolerance:
+        return passed(text, name)
+    at_kink = place in ctx.kinks or at_a_kink(ctx, place, upstream, norm(g.double() - values.exact[place]))
+    return kink(text, name) if at_kink else failed(text, name)
 
 
 def _jvp(reference: Subject, i: int, x: Tensor, u: Tensor) -> list[Tensor]:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.calls import CallFailed, Upstream, norm
-from lean_mnist.crosscheck.context import FLOOR_ULPS, Context
-from lean_mnist.crosscheck.diagnosis import Diagnosis, Kind, diagnose
+from lean_mnist.crosscheck.comparison import FLOOR_ULPS
+from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
-from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 
 FACTORS = (2.0, -1.0, 2.0**30, 2.0**-30)
 HALF_FACTORS = (2.0, -1.0, 2.0**-6)
@@ -34,31 +35,27 @@ def upstream_values(ctx: Context) -> list[Finding]:
     Far down (``2⁻³⁰``, about 1e-9) is where gradients are late in training, or without a loss scale: there a threshold,
     a shortcut for "zero" or an added ``eps`` shows. Far up is where a loss scale puts them.
     """
-    words = "an upstream gradient of zeros"
+    findings: list[Finding] = []
     half = any(dtype == torch.float16 for dtype in ctx.dtypes)  # whose range is soon left
     kinds = (("ones", [torch.ones_like(y) for y in ctx.outputs]), ("Gaussian numbers", ctx.gaussian()))
-    try:
+    with noting_failed_calls(findings, "with an upstream gradient of zeros"):
         for place, g in enumerate(ctx.subject.vjp([torch.zeros_like(y) for y in ctx.outputs])):
             if bool((g != 0).any()):
                 diagnosis = diagnose(g, torch.zeros_like(g))
                 return [failed("zeros give a gradient that is not zero", ctx.name(place), diagnosis)]
-        for kind, upstream in kinds:
-            words = f"an upstream gradient of {kind}"
+    for kind, upstream in kinds:
+        with noting_failed_calls(findings, f"with an upstream gradient of {kind}"):
             single = ctx.subject.vjp(upstream)
             for factor in HALF_FACTORS if half else FACTORS:
-                words = f"{kind} times {factor:g}"
-                scaled = ctx.subject.vjp([v * factor for v in upstream])
-                found = _not_scaled(ctx, upstream, single, scaled, factor, words)
-                if found is not None:
-                    return [found]
-    except CallFailed as failure:
-        return [failed(f"with {words} its {failure}")]
-    return [passed("linear for zeros, ones and Gaussian numbers, tiny and huge")]
+                with noting_failed_calls(findings, f"with {kind} times {factor:g}"):
+                    scaled = ctx.subject.vjp([v * factor for v in upstream])
+                    findings += _not_scaled(ctx, upstream, single, scaled, factor, f"{kind} times {factor:g}")
+    return findings[:1] or [passed("linear for zeros, ones and Gaussian numbers, tiny and huge")]
 
 
 def _not_scaled(
     ctx: Context, upstream: Upstream, single: list[Tensor], scaled: list[Tensor], factor: float, words: str
-) -> Finding | None:
+) -> list[Finding]:
     for place, (g, many) in enumerate(zip(single, scaled, strict=True)):
         if not g.numel():
             continue
@@ -78,8 +75,8 @@ def _not_scaled(
         if norm(many.double() - g.double()) <= 1e-3 * norm(g):
             text = "the gradient is the same whatever the upstream gradient's size"
             diagnosis = replace(diagnosis, kind=Kind.UPSTREAM_IGNORED, text=text)
-        return failed(f"{words} do not give {factor:g} times", ctx.name(place), diagnosis)
-    return None
+        return [failed(f"{words} do not give {factor:g} times", ctx.name(place), diagnosis)]
+    return []
 
 
 def _layouts(x: Tensor, expanded: bool) -> Iterator[tuple[str, Tensor]]:
@@ -108,25 +105,16 @@ def upstream_layouts(ctx: Context) -> list[Finding]:
         for words, laid_out in _layouts(base[k], expanded=True):
             expected = ctx.subject.vjp([laid_out.contiguous() if j == k else v for j, v in enumerate(base)])
             as_given = [laid_out if j == k else v for j, v in enumerate(base)]
-            try:
+            with noting_failed_calls(findings, f"with one {words}"):
                 found = ctx.subject.call().gradients(ctx.checked, as_given, copy=False)
-            except CallFailed as failure:
-                findings.append(failed(f"with one {words} its {failure}"))
-                continue
-            findings += _differing(ctx, words, found, expected, as_given)
+                findings += map(_of_layout, other_gradients(ctx, words, found, expected, as_given))
     return findings or [passed("expanded, transposed and embedded ones give the same gradients")]
 
 
-def _differing(
-    ctx: Context, words: str, found: list[Tensor], expected: list[Tensor], upstream: Upstream
-) -> list[Finding]:
-    places = ctx.differing(found, expected, upstream)
-    return [failed(words, ctx.name(place), _layout_diagnosis(found[place], expected[place])) for place in places]
-
-
-def _layout_diagnosis(found: Tensor, expected: Tensor) -> Diagnosis:
-    diagnosis = diagnose(found, expected)
-    return replace(diagnosis, kind=Kind.LAYOUT, text=f"right for a contiguous one; here {diagnosis.text}")
+def _of_layout(finding: Finding) -> Finding:
+    assert finding.diagnosis is not None
+    text = f"right for a contiguous one; here {finding.diagnosis.text}"
+    return replace(finding, diagnosis=replace(finding.diagnosis, kind=Kind.LAYOUT, text=text))
 
 
 @rule("undefined upstream", order=60)
@@ -139,15 +127,11 @@ def undefined_upstream(ctx: Context) -> list[Finding]:
     for k in used:
         upstream = ctx.gaussian()
         zeros = [v if j == k else torch.zeros_like(v) for j, v in enumerate(upstream)]
-        try:
+        with noting_failed_calls(findings, f"where only output {k} is used"):
             expected = ctx.subject.vjp(zeros)
             found = ctx.subject.vjp([v if j == k else None for j, v in enumerate(upstream)])
-        except CallFailed as failure:
-            findings.append(failed(f"where only output {k} is used its {failure}"))
-            continue
-        words = f"only output {k} used: other gradients than with zeros for the others"
-        for place in ctx.differing(found, expected, zeros):
-            findings.append(failed(words, ctx.name(place), diagnose(found[place], expected[place])))
+            words = f"only output {k} used: other gradients than with zeros for the others"
+            findings += other_gradients(ctx, words, found, expected, zeros)
     return findings or [passed("each output used alone gives what zeros for the others give")]
 
 
@@ -168,18 +152,18 @@ def input_layouts(ctx: Context) -> list[Finding]:
             except CallFailed as failure:
                 refused = f"refuses one that is {layout} (its {failure})"
                 continue
-            try:
-                gradients = evaluated.gradients(ctx.checked, upstream)
-            except CallFailed as failure:
-                findings.append(failed(f"{layout}: its {failure}", ctx.names[i]))
-                continue
             words = f"{ctx.names[i]} {layout}"
-            findings += _outputs_differing(ctx, words, [y.detach() for y in evaluated.outputs])
-            findings += _differing(ctx, words, gradients, expected, upstream)
+            with noting_failed_calls(findings, f"{layout}:", ctx.names[i]):
+                gradients = evaluated.gradients(ctx.checked, upstream)
+                found = [
+                    *_other_outputs(ctx, words, [y.detach() for y in evaluated.outputs]),
+                    *other_gradients(ctx, words, gradients, expected, upstream),
+                ]
+                findings += map(_of_layout, found)
     return findings or [passed(refused or "transposed and embedded inputs give the same")]
 
 
-def _outputs_differing(ctx: Context, words: str, outputs: Sequence[Tensor]) -> list[Finding]:
+def _other_outputs(ctx: Context, words: str, outputs: Sequence[Tensor]) -> list[Finding]:
     findings = []
     for k, (found, expected) in enumerate(zip(outputs, ctx.outputs, strict=True)):
         equal = (found == expected) | (found.isnan() & expected.isnan())
@@ -190,7 +174,7 @@ def _outputs_differing(ctx: Context, words: str, outputs: Sequence[Tensor]) -> l
         allowed = FLOOR_ULPS * ctx.unit * norm(torch.where(expected.isfinite(), expected, 0))
         if not difference(found) <= allowed:
             drawn = [ctx.subject.call(perturbed_inputs(ctx.subject, ctx.generator)).outputs[k] for _ in range(DRAWS)]
-            allowed += 10 * max(map(difference, drawn))
+            allowed += SCATTER_FACTOR * max(map(difference, drawn))
         if not difference(found) <= allowed:
-            findings.append(failed(words, f"output {k}", _layout_diagnosis(found, expected)))
+            findings.append(failed(words, f"output {k}", diagnose(found, expected)))
     return findings

@@ -24,7 +24,7 @@ from torch import Tensor
 from lean_mnist.crosscheck.calls import CallFailed, norm, one_line, same_bits
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import diagnose
-from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_inputs
+from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_inputs, under
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
@@ -121,11 +121,8 @@ def _measures(a: Tensor, b: Tensor, direction: Tensor) -> tuple[float, float]:
 
 
 def _perturbed(ctx: Context, run: _Run, whole: bool) -> list[Tensor]:
-    try:
-        with Perturbing(ctx.generator):
-            return run(whole)[1]
-    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
-        return run(whole, perturbed_inputs(ctx.subject, ctx.generator, BFLOAT16_UNIT))[1]
+    moved = functools.partial(perturbed_inputs, ctx.subject, ctx.generator, BFLOAT16_UNIT)
+    return under(Perturbing(ctx.generator), lambda: run(whole), otherwise=lambda: run(whole, moved()))[1]
 
 
 def _same_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
@@ -150,9 +147,9 @@ class _Watch(DispatchMode):
 
 def _computes_lower(run: Callable[[], object]) -> bool:
     watch = _Watch()
-    try:
-        with watch:
-            run()
-    except (CallFailed, RuntimeError):  # something in it does not run under a dispatch mode
-        return True
-    return watch.lowered
+
+    def lowered() -> bool:
+        run()
+        return watch.lowered
+
+    return under(watch, lowered, otherwise=lambda: True)

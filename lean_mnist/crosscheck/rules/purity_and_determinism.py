@@ -18,7 +18,7 @@ from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Kind, diagnose
 from lean_mnist.crosscheck.nodes import custom_nodes, kept_tensors
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
-from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 
 ALL_SUBSETS = 4  # of so many inputs; of more, single ones and all but one
 
@@ -73,10 +73,9 @@ def replay(ctx: Context) -> list[Finding]:
             return [failed("not repeatable", ctx.name(place), diagnosis)]
         if not all(map(same_bits, first, again)):
             remark = ", but for the last bits"
-    try:
-        findings = [*_interleaved(ctx, upstream, first), *_twice(ctx, upstream, first)]
-    except CallFailed as failure:
-        return [failed(f"with another call in between its {failure}")]
+    findings: list[Finding] = []
+    with noting_failed_calls(findings, "with another call in between"):
+        findings += [*_interleaved(ctx, upstream, first), *_twice(ctx, upstream, first)]
     stochastic = ""
     if ctx.subject.seed is not None:
         stochastic = (
@@ -143,15 +142,9 @@ def needs_input_grad(ctx: Context) -> list[Finding]:
     findings: list[Finding] = []
     for subset in subsets:
         only = ", ".join(ctx.name(place) for place in subset)
-        try:
+        with noting_failed_calls(findings, f"where only {only} needs a gradient"):
             found = ctx.subject.vjp(upstream, needing=[ctx.checked[place] for place in subset])
-        except CallFailed as failure:
-            findings.append(failed(f"where only {only} needs a gradient its {failure}"))
-            continue
-        everywhere = list(expected)
-        for place, g in zip(subset, found, strict=True):
-            everywhere[place] = g
-        for place in ctx.differing(everywhere, expected, upstream):
-            diagnosis = diagnose(everywhere[place], expected[place])
-            findings.append(failed(f"another one where only {only} needs a gradient", ctx.name(place), diagnosis))
+            everywhere = {**dict(enumerate(expected)), **dict(zip(subset, found, strict=True))}
+            words = f"another one where only {only} needs a gradient"
+            findings += other_gradients(ctx, words, list(everywhere.values()), expected, upstream)
     return findings[:4] or [passed(f"{len(subsets)} subsets of the inputs give the same gradients")]

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import Upstream, norm
+from lean_mnist.crosscheck.calls import Subject, Upstream, norm
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, diagnose
@@ -24,9 +24,9 @@ from lean_mnist.crosscheck.rules import rule
 from lean_mnist.errors import ArgumentError
 
 
-def escape_probability(probes: int, times_tolerance: float = 100.0) -> float:
-    """At most so probable is it that an error ``times_tolerance`` times what is allowed passes all probes."""
-    return (math.sqrt(2 / math.pi) / times_tolerance) ** probes
+def escape_probability(probes: int) -> float:
+    """At most so probable is it that an error 100 times what is allowed passes all probes."""
+    return (math.sqrt(2 / math.pi) / 100) ** probes
 
 
 @rule(GRADIENT, order=10)
@@ -35,61 +35,49 @@ def compare_with_reference(ctx: Context) -> list[Finding]:
     if ctx.reference is None:
         return []
     values = reference_outputs(ctx.reference, [y.dtype for y in ctx.outputs], ctx.generator)
-    findings = []
+    findings, worst = [], dict[int, Finding]()
     for k, y in enumerate(ctx.outputs):
         d = values.recheck(k, f"output {k}", y)
         verdict, diagnosis = (Verdict.PASSED, None) if d.passed else (Verdict.FAILED, diagnose(y, values.exact[k]))
         findings.append(Finding(verdict, str(d), f"output {k}", diagnosis, OUTPUT, d))
-    worst: dict[int, Finding] = {}
     for _ in range(ctx.probes):
-        upstream = ctx.fixed_upstream or ctx.gaussian()
-        evaluated = ctx.subject.call()
-        found = evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
-        values = reference_gradients(ctx.reference, upstream, ctx.generator)
-        _refuse_infinite(ctx, values)
-        leaves = [evaluated.leaves[i] for i in ctx.checked]
-        ours = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip(leaves, found, strict=True)]
-        for place, g in enumerate(ours):
-            before = worst[place].divergence if place in worst else None
-            if before is not None and not before.passed:
-                continue  # one probe that fails is enough
-            divergence = values.recheck(place, f"gradient of {ctx.name(place)}", g)
-            if before is None or not divergence.share <= before.share:
-                worst[place] = _finding(ctx, place, divergence, ours, values, upstream, found[place] is None)
+        _probe(ctx, ctx.reference, worst)
     return findings + [worst[place] for place in sorted(worst)]
 
 
-def _refuse_infinite(ctx: Context, values: ReferenceValues) -> None:
+def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding]) -> None:
+    """Compare the gradients for one upstream gradient, and keep the ``worst`` finding of each."""
+    upstream = ctx.fixed_upstream or ctx.gaussian()
+    evaluated = ctx.subject.call()
+    found = evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
+    values = reference_gradients(reference, upstream, ctx.generator)
     for place, exact in enumerate(values.exact):
         if not bool(exact.isfinite().all()):
             raise ArgumentError(
-                f"reference: expected a finite gradient of {ctx.name(place)}, found one that is not at these inputs; "
-                "choose others"
+                f"reference: expected a finite gradient of {ctx.name(place)}, found one that is not at these "
+                "inputs; choose others"
             )
-
-
-def _finding(
-    ctx: Context,
-    place: int,
-    divergence: Divergence,
-    gradients: list[Tensor],
-    values: ReferenceValues,
-    upstream: Upstream,
-    none: bool,
-) -> Finding:
-    """The verdict on one gradient; ``none`` if the backward gave ``None`` for it."""
-    text, verdict, diagnosis, ours = str(divergence), Verdict.PASSED, None, gradients[place]
-    if divergence.passed:
-        pass
-    elif not none and at_a_kink(ctx, place, upstream, norm(ours.double() - values.exact[place])):
-        ctx.kinks.add(place)
-        verdict, text = Verdict.KINK, f"{text}; the reference's own gradient jumps within rounding"
-    elif ctx.coarsest and place not in ctx.differing(gradients, values.exact, upstream):
-        text += ", within the precision of autocast or TF32"
-    else:
-        verdict, diagnosis = Verdict.FAILED, _diagnose(ctx, place, divergence, ours, values, upstream)
-        text += "; the backward returned None for it" * none
-    return Finding(verdict, text, ctx.name(place), diagnosis, GRADIENT, divergence)
+    leaves = [evaluated.leaves[i] for i in ctx.checked]
+    ours = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip(leaves, found, strict=True)]
+    for place, g in enumerate(ours):
+        before = worst[place].divergence if place in worst else None
+        if before is not None and not before.passed:
+            continue  # one probe that fails is enough
+        divergence = values.recheck(place, f"gradient of {ctx.name(place)}", g)
+        if before is not None and divergence.share <= before.share:
+            continue
+        text, verdict, diagnosis, none = str(divergence), Verdict.PASSED, None, found[place] is None
+        if divergence.passed:
+            pass
+        elif not none and at_a_kink(ctx, place, upstream, norm(g.double() - values.exact[place])):
+            ctx.kinks.add(place)
+            verdict, text = Verdict.KINK, f"{text}; the reference's own gradient jumps within rounding"
+        elif ctx.coarsest and place not in ctx.differing(ours, values.exact, upstream):
+            text += ", within the precision of autocast or TF32"
+        else:
+            verdict, diagnosis = Verdict.FAILED, _diagnose(ctx, place, divergence, g, values, upstream)
+            text += "; the backward returned None for it" * none
+        worst[place] = Finding(verdict, text, ctx.name(place), diagnosis, GRADIENT, divergence)
 
 
 def _diagnose(
