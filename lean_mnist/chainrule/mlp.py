@@ -92,14 +92,6 @@ def mlp_backward(
     return MLPGradients(d_inputs[0], tuple(gradients), tuple(d_pre_activations), tuple(d_inputs))
 
 
-def check_mlp_labels(x: Array, labels: Array, layers: Sequence[Layer]) -> None:
-    """Raise ``ArgumentError`` unless there is one label a row of ``x`` and the last layer knows at least one class."""
-    if layers[-1][0].shape[0] < 1:
-        raise ArgumentError(f"layers[{len(layers) - 1}].weight: expected at least one class")
-    if tuple(labels.shape) != (x.shape[0],):
-        raise ArgumentError(f"labels: expected shape ({x.shape[0]},), one a row of x, found {tuple(labels.shape)}")
-
-
 class MLPLossTape(NamedTuple):
     """Values of the forward of an MLP and its loss."""
 
@@ -112,7 +104,11 @@ def mlp_loss_forward(
 ) -> tuple[Array, MLPLossTape]:
     """One loss an example, ``loss_B``, of an MLP's logits against integer labels."""
     check_mlp_shapes(x_BD, layers)
-    check_mlp_labels(x_BD, labels_B, layers)
+    if layers[-1][0].shape[0] < 1:
+        raise ArgumentError(f"layers[{len(layers) - 1}].weight: expected at least one class")
+    if tuple(labels_B.shape) != (x_BD.shape[0],):
+        found = tuple(labels_B.shape)
+        raise ArgumentError(f"labels: expected shape ({x_BD.shape[0]},), one a row of x, found {found}")
     logits_BC, network = _forward(x_BD, layers, activation)
     loss_B, loss_tape = loss.forward(logits_BC, labels_B)
     return loss_B, MLPLossTape(network, loss_tape)

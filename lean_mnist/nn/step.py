@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -139,29 +139,11 @@ class StepChunk(NamedTuple):
     stopped: bool
 
 
-class StepEngine(Protocol):
-    """Computes the steps of a training run.
+class StepEngine:
+    """Computes the steps of a training run, each as it is written, in memory of its own: tapes hold forever.
 
-    An engine may reuse memory. The batches and the tape of a step hold until ``RING_DEPTH`` more steps have been
-    computed, or longer where the engine says so; the gradient (``.grad``, the flat gradient) until the next step.
-    """
-
-    def step(self, batches: Sequence[Batch]) -> StepResult:
-        """Put the gradient of one step into the flat gradient; the weights stay as they are.
-
-        The loss is a tensor, which may still be being computed on its device.
-        """
-
-    def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
-        """Take one step a batch, with these learning rates, at none of which anybody looks before its update.
-
-        Ends before the first step whose loss or gradient is not finite, with the weights as they were before it; or
-        after a step after which the run is asked to stop.
-        """
-
-
-class EagerEngine:
-    """A ``StepEngine`` that computes each step as it is written, in memory of its own: tapes hold forever.
+    An engine derived from it may reuse memory. The batches and the tape of a step hold until ``RING_DEPTH`` more steps
+    have been computed, or longer where it says so; the gradient (``.grad``, the flat gradient) until the next step.
 
     Args:
         compute: puts the gradient of a step into the flat gradient; :func:`put_flat_gradients` for an MLP.
@@ -178,14 +160,21 @@ class EagerEngine:
         self._compute, self._update, self._stop_requested = compute, update, stop_requested
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
-        """Put the gradient of one step into the flat gradient."""
+        """Put the gradient of one step into the flat gradient; the weights stay as they are.
+
+        The loss is a tensor, which may still be being computed on its device.
+        """
         return self._compute(batches)
 
     def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
-        """Take one step after the other."""
+        """Take one step a batch, with these learning rates, at none of which anybody looks before its update.
+
+        Ends before the first step whose loss or gradient is not finite, with the weights as they were before it; or
+        after a step after which the run is asked to stop.
+        """
         losses, tapes, stopped = [], [], False
         for batch, rate in zip(batches, rates, strict=True):
-            result = self._compute([batch])
+            result = self.step([batch])
             loss: float = result.loss.item()
             if not self._update.is_finite(loss):
                 break

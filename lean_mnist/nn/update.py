@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from lean_mnist.errors import HealthError
 from lean_mnist.nn.parameters import FlatParameters
 from lean_mnist.nn.sgd import SGD
 
@@ -37,11 +36,10 @@ class Optimizer(Protocol):
 class Update:
     """Moves the parameters of ``model`` by the gradients that stand in their ``.grad``.
 
-    Call it for a whole update, the test that loss and gradient are finite included. Where others have tested that
-    already (the trainer's gates do, before gradients are exchanged between processes), use :meth:`apply` alone.
+    Ask :meth:`is_finite` before :meth:`apply`, where no gate has tested that already.
 
     Args:
-        model: names the tensors in messages.
+        model: has the parameters.
         optimizer: of ``flat.vector``, or of the parameters of ``model``.
         clip_norm: the largest norm of the whole gradient; a longer one is scaled down to it. ``None``: never.
         flat: the parameters of ``model`` as one vector, where they are one.
@@ -54,18 +52,8 @@ class Update:
         clip_norm: float | None = None,
         flat: FlatParameters[Any] | None = None,
     ) -> None:
-        self._model, self._clip_norm, self._flat = model, clip_norm, flat
-        self.optimizer = optimizer
+        self.optimizer, self._clip_norm, self._flat = optimizer, clip_norm, flat
         self._moved = list(model.parameters()) if flat is None else [flat.vector]
-
-    def __call__(self, loss: Tensor, rate: float, step: int) -> None:
-        """Apply the gradient of step number ``step``, counted from 1, with learning rate ``rate``.
-
-        Raises ``HealthError``, with the parameters as they were, if ``loss`` (a scalar) or a gradient is not finite.
-        """
-        if not self.is_finite(float(loss)) and (message := not_finite(self._model, float(loss), step)):
-            raise HealthError(message)
-        self.apply(rate)
 
     def is_finite(self, loss: float) -> bool:
         """Whether the loss and the sum of the gradient are finite; see :func:`has_finite_sum`."""
@@ -106,22 +94,15 @@ def has_finite_sum(gradient: Tensor) -> bool:
     return math.isfinite(gradient.sum().item())
 
 
-def first_not_finite(model: nn.Module) -> str:
-    """The name of the first parameter whose gradient holds an infinity or NaN; empty if none does."""
-    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
-    return next((name for name, g in gradients if g is not None and not torch.isfinite(g).all()), "")
-
-
 def not_finite(model: nn.Module, loss: float, step: int, cause: str = "") -> str:
-    """What is not finite at step number ``step``, the loss or the gradient of a named tensor, and its ``cause``.
-
-    Empty if everything is finite.
-    """
+    """Message: what is not finite at step number ``step``, and its ``cause``; empty if everything is finite."""
     untouched = "the weights are as they were before this step"
     if not math.isfinite(loss):
         return f"step {step}: the loss is {loss}; {untouched}"
-    name = first_not_finite(model)
-    return f"step {step}: the gradient of {name} is not finite{cause}; {untouched}" if name else ""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"step {step}: the gradient of {name} is not finite{cause}; {untouched}"
+    return ""
 
 
 def clip_gradient(parameters: Sequence[nn.Parameter], longest: float) -> None:

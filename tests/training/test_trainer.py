@@ -17,7 +17,7 @@ from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.sgd import SGD
-from lean_mnist.nn.step import EagerEngine, put_flat_gradients
+from lean_mnist.nn.step import StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
@@ -129,8 +129,8 @@ class OneBatch:
     def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         yield [(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))]
 
-    def engine(self, update: Update, stop_requested: Callable[[], bool]) -> EagerEngine:
-        return EagerEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
+    def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
+        return StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
 
     def learning_rate(self, step: int) -> float:
         return 0.1

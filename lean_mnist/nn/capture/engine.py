@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,22 +14,20 @@ from lean_mnist.nn.capture.ring import BatchRing
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
 from lean_mnist.nn.sgd import SGD
-from lean_mnist.nn.step import Batch, EagerEngine, StepChunk, StepResult, StepTape, put_flat_gradients
+from lean_mnist.nn.step import Batch, StepChunk, StepEngine, StepResult, StepTape, put_flat_gradients
 from lean_mnist.nn.update import Update
 
 Tapes = list[list[StepTape]]  # of each step of a chunk
 ChunkCapture = Callable[[Callable[[], Tapes], Sequence[Tensor]], Replayable[Tapes]]
 
 
-class CaptureEngine:
-    """A ``StepEngine`` that replays captured steps; computes as written whatever is not a batch in its ring.
+class CaptureEngine(StepEngine):
+    """Replays captured steps; computes as written whatever is not a batch in its ring, or cannot be captured.
 
     It owns all memory that steps reuse: the batches in ``ring``, and of each of them the tape, loss and every other
     tensor that its step makes. **Validity:** the tape and loss of a step hold as long as its batch, until the ring
     comes round to it, ``RING_DEPTH`` chunks of batches later at the earliest. The gradient holds until the next step.
     Tapes whose tensors are reused are marked ``static``.
-
-    Steps that cannot be captured (``CannotCapture``) are computed as written from then on.
 
     Args:
         parameters: of the network, whose steps are the same kernels every time.
@@ -48,9 +47,8 @@ class CaptureEngine:
         ring: BatchRing,
         chunk_capture: ChunkCapture | None = None,
     ) -> None:
-        self._parameters, self._update, self._stop_requested = parameters, update, stop_requested
-        self._ring, self._chunk_capture = ring, chunk_capture
-        self._one_by_one = EagerEngine(self.step, update, stop_requested)
+        super().__init__(functools.partial(put_flat_gradients, parameters), update, stop_requested)
+        self._parameters, self._ring, self._chunk_capture = parameters, ring, chunk_capture
         self._can_capture = True
         self._steps: dict[tuple[int, int], Replayable[StepResult]] = {}  # by address and number of examples
         self._chunks: dict[tuple[int, int, int], _CapturedChunk] = {}  # by address and numbers of examples and batches
@@ -61,13 +59,13 @@ class CaptureEngine:
         if captured is not None:
             captured.replay()
             return captured.result
-        return put_flat_gradients(self._parameters, batches)
+        return super().step(batches)
 
     def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
         """Take one step a batch, updates included."""
         captured = self._captured_chunk(batches)
         if captured is None:
-            return self._one_by_one.chunk(batches, rates)
+            return super().chunk(batches, rates)
         losses, tapes = captured.take(rates)
         return StepChunk(losses, tapes, self._stop_requested())
 
@@ -78,7 +76,7 @@ class CaptureEngine:
                 return None
             capture = CudaGraph if self._parameters.vector.is_cuda else KernelCapture
             try:
-                self._steps[key] = capture(lambda: put_flat_gradients(self._parameters, [batch]))
+                self._steps[key] = capture(lambda: self._compute([batch]))
             except CannotCapture:
                 self._can_capture = False
                 return None
@@ -111,11 +109,8 @@ class _CapturedChunk:
         assert isinstance(update.optimizer, SGD)
         vector = parameters.vector.detach()
         # While the rates are 0, which they are during the capture, only the momentum moves.
-        rates, outcomes, failed = (
-            vector.new_zeros(len(batches)),
-            vector.new_zeros(2, len(batches)),
-            vector.new_zeros(()),
-        )
+        rates, outcomes = vector.new_zeros(len(batches)), vector.new_zeros(2, len(batches))
+        failed = vector.new_zeros(())
 
         def compute() -> Tapes:
             tapes = []

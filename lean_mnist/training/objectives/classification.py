@@ -19,7 +19,7 @@ from lean_mnist.errors import ConfigError
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.capture.ring import BatchRing
-from lean_mnist.nn.step import EagerEngine, StepEngine, put_flat_gradients
+from lean_mnist.nn.step import StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.training.checkpoints import restore_weights
 from lean_mnist.training.config import Config
@@ -96,7 +96,7 @@ class Classification:
         """The captured steps of batches in the ring; as written where steps are not to be captured."""
         if self._ring is None:
             compute = functools.partial(put_flat_gradients, self.parameters)
-            return EagerEngine(compute, update, stop_requested)
+            return StepEngine(compute, update, stop_requested)
         chunk_capture = build.chunk_capture(self.config, self._world)
         return CaptureEngine(self.parameters, update, stop_requested, self._ring, chunk_capture)
 

@@ -17,7 +17,7 @@ from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
 from lean_mnist.nn.sgd import SGD
-from lean_mnist.nn.step import EagerEngine, StepEngine, StepResult
+from lean_mnist.nn.step import StepEngine, StepResult
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
@@ -79,7 +79,7 @@ class PacBayes:
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
         """One step after the other."""
         self._update = update
-        return EagerEngine(self._gradients, update, stop_requested)
+        return StepEngine(self._gradients, update, stop_requested)
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Those of every run; the checks that ``config.check`` names, of the drawn network's step and of the whole."""

@@ -109,7 +109,7 @@ class Objective(Protocol):
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
         """The engine that computes the run's steps, and takes a chunk of them where no scheduled hook is due at any.
 
-        ``EagerEngine(compute, update, stop_requested)`` does for every objective, where ``compute`` puts the gradient
+        ``StepEngine(compute, update, stop_requested)`` does for every objective, where ``compute`` puts the gradient
         of a step into ``parameters.gradient``. It is called once a step with the batches of that step (several where
         ``config.accumulate`` > 1), in order. Random numbers are to come from a generator of the objective's own, whose
         state is in ``saved().position``, so that a resumed run draws what an uninterrupted one would. A step may have

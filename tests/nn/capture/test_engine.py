@@ -14,7 +14,7 @@ from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
 from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.capture.ring import BatchRing
 from lean_mnist.nn.sgd import SGD
-from lean_mnist.nn.step import RING_DEPTH, Batch, EagerEngine, StepEngine, put_flat_gradients
+from lean_mnist.nn.step import RING_DEPTH, Batch, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
 from tests.support.planting import Plant
 
@@ -32,7 +32,7 @@ class Steps:
         self.engine: StepEngine
         if self.ring is None:
             compute = functools.partial(put_flat_gradients, self.parameters)
-            self.engine = EagerEngine(compute, update, lambda: False)
+            self.engine = StepEngine(compute, update, lambda: False)
         else:
             self.engine = CaptureEngine(self.parameters, update, lambda: False, self.ring)
 
