@@ -84,7 +84,12 @@ def main() -> None:
     if of_run and (arguments.split != "auto" or arguments.scaling or arguments.accuracy):
         raise ConfigError("--split, --scaling, --accuracy: expected for a network without a run, not for a checkpoint")
     make = certify_checkpoint if of_run else functools.partial(certify_file, kind=kind)
-    report(arguments, *make(arguments, str(arguments.checkpoint)))
+    certificate, path = make(arguments, str(arguments.checkpoint))
+    if arguments.json:
+        print(certificate.to_json(), end="")
+    else:
+        print(certificate.text())
+        print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
 
 
 def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
@@ -166,15 +171,6 @@ def existing(folder: str | Path) -> Path:
     return Path(folder)
 
 
-def report(arguments: CertifyArguments, certificate: Certificate, path: Path) -> None:
-    """Print a certificate that was written to ``path``: for people, or with ``--json`` its document."""
-    if arguments.json:
-        print(certificate.to_json(), end="")
-        return
-    print(certificate.text())
-    print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
-
-
 def check(arguments: CertifyArguments, path: str) -> None:
     """Run the checker, which needs nothing but the standard library."""
     from lean_mnist.generalization import checker
@@ -183,8 +179,9 @@ def check(arguments: CertifyArguments, path: str) -> None:
         raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
     folders = [arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"]
     try:
-        found_in = [folder for folder in folders if folder]
-        found = checker.check(path, found_in, min(os.cpu_count() or 1, 16), arguments.redraw)
+        found = checker.check(
+            path, [folder for folder in folders if folder], min(os.cpu_count() or 1, 16), arguments.redraw
+        )
     except checker.Rejected as error:
         raise CertificateError(str(error)) from None
     print(json.dumps(found._asdict(), indent=2) if arguments.json else found)

@@ -88,21 +88,13 @@ def upper_risk(bound: str, errors: int, examples: int, delta: Exact, digits: int
     )
 
 
-def lower_risk(bound: str, errors: int, examples: int, delta: Exact, digits: int = DIGITS) -> Fraction:
-    """The greatest decimal that ``bound`` confirms as a lower bound on the risk: the upper bound on the accuracy's.
+def risk_interval(bound: str, errors: int, examples: int, delta: Exact) -> tuple[Fraction, Fraction]:
+    """Two-sided: an interval that holds the risk with confidence 1 − δ, each side with δ/2.
 
-    That is ``1 − upper_risk(bound, m − k, m, δ)``, since every bound here treats errors and successes alike.
+    The lower end is 1 less the upper bound for ``m − k`` errors: every bound treats errors and successes alike.
     """
-    k, m = checked_counts(errors, examples)
-    return 1 - upper_risk(bound, m - k, m, delta, digits)
-
-
-def risk_interval(
-    bound: str, errors: int, examples: int, delta: Exact, digits: int = DIGITS
-) -> tuple[Fraction, Fraction]:
-    """Two-sided: an interval that holds the risk with confidence 1 − δ, each side with δ/2."""
-    half = checked_delta(delta) / 2
-    return lower_risk(bound, errors, examples, half, digits), upper_risk(bound, errors, examples, half, digits)
+    half, (k, m) = checked_delta(delta) / 2, checked_counts(errors, examples)
+    return 1 - upper_risk(bound, m - k, m, half), upper_risk(bound, k, m, half)
 
 
 def pac_bayes_risk(
@@ -110,16 +102,9 @@ def pac_bayes_risk(
 ) -> Fraction:
     """PAC-Bayes-kl: the least decimal p ≥ q̂ with ``m · kl(q̂ ‖ p) ≥ KL + ln(2√m / δ)``, an upper bound on the risk.
 
-    Args:
-        empirical_risk: q̂, the expected empirical risk of the posterior, or an upper bound on it that is paid for
-            elsewhere (:func:`monte_carlo_risk`).
-        examples: m.
-        divergence: KL(posterior ‖ prior) in nats, or an upper bound on it; the prior must not depend on these examples.
-        delta: δ.
-        digits: after the point, of the answer.
-
-    Raises:
-        BoundError: numbers that cannot be.
+    ``empirical_risk`` q̂ is the posterior's expected empirical risk, or an upper bound on it that is paid for elsewhere;
+    ``divergence`` KL(posterior ‖ prior) in nats, or an upper bound on it, where the prior must not depend on these m
+    examples. Raises ``BoundError`` for numbers that cannot be.
 
     Source: Seeger 2002; the constant is Maurer's (2004), for m ≥ 8 as he proves it and for m from 1 to 7 by calculation
     (Germain et al. 2015), which a test of ours repeats exactly.
@@ -138,15 +123,6 @@ def pac_bayes_risk(
 
     start = _guess_kl(float(q), m, float(kl) + math.log(2 * math.sqrt(m)) - _log(share))
     return Fraction(least(satisfied, int(start * 10**digits), 0, 10**digits), 10**digits)
-
-
-def monte_carlo_risk(errors: int, draws: int, delta: Exact, digits: int = DIGITS) -> Fraction:
-    """An upper bound on the empirical risk of a posterior from ``errors`` in ``draws`` of (weights, example) pairs.
-
-    The pairs are drawn independently, the examples with equal chances from the training sample. Clopper and Pearson's
-    bound with its own share of δ, which the whole statement has to pay as well (Langford and Caruana 2001).
-    """
-    return upper_risk("clopper-pearson", errors, draws, delta, digits)
 
 
 def _log(x: Fraction) -> float:

@@ -66,37 +66,23 @@ class SplitHistory:
             )
 
     def share(self, delta: Exact, examples: int) -> Fraction:
-        """The share of ``delta`` for one evaluation on so many ``examples``; see the table above.
-
-        Raises ``CertificateError`` if the split is no holdout; ``BoundError`` unless there is at least one evaluation.
-        """
-        self.require_holdout()
+        """The share of ``delta`` for one evaluation on so many ``examples``; ``BoundError`` unless there is one."""
         _, m = checked_counts(0, examples)
-        if isinstance(self.evaluations, bool) or not isinstance(self.evaluations, int) or self.evaluations < 1:
+        if self.evaluations < 1:
             raise BoundError(f"looks: expected a whole number of at least 1, found {self.evaluations!r}")
         return checked_delta(delta) / (((m + 1) ** self.evaluations - 1) // m if self.adaptive else self.evaluations)
 
 
 def history_of(
-    split: str,
-    metrics: Mapping[str, Any],
-    *,
-    tracked: bool,
-    looks: int | None = None,
-    adaptive: bool = False,
+    metrics: Mapping[str, Any], *, tracked: bool, looks: int | None = None, adaptive: bool = False
 ) -> SplitHistory:
-    """The history of a run's split, from the ``metrics`` of one of its checkpoints, and the certificate's evaluation.
+    """The history of a run's test split, from the ``metrics`` of one of its checkpoints, and the certificate's own look.
 
-    The training split is learned from. The validation split selects the best checkpoint. The test split selects
-    nothing; every evaluation on it is recorded, and pays: the share is ``δ / evaluations``, and adaptive ones pay more.
-    Where the run's final evaluation was of these very weights, the certificate's is the same one. ``looks`` declares
-    those that the run cannot know of, as of other runs on the same test split, and cannot be fewer than recorded.
-    Raises ``CertificateError`` if they are, and where evaluations were tracked but the record of them is missing.
+    Every evaluation is recorded, and pays. Where the run's final evaluation was of these very weights, the
+    certificate's is the same one. ``looks`` declares those that the run cannot know of, as of other runs on the same
+    test split, and cannot be fewer than recorded. Raises ``CertificateError`` if they are, and where evaluations were
+    tracked but the record of them is missing.
     """
-    if split == "train":
-        return SplitHistory(split, 1, learned=True)
-    if split == "validation":
-        return SplitHistory(split, 1, selected="the best checkpoint of the run, among those of all its epochs")
     record = metrics.get("test_looks")
     if not isinstance(record, list) or (tracked and not record):
         raise CertificateError(
@@ -107,4 +93,4 @@ def history_of(
     known = len(record) + (0 if same else 1)
     if looks is not None and looks < known:
         raise CertificateError(f"--looks: expected at least {known}, as many as the run's record tells, found {looks}")
-    return SplitHistory(split, looks or known, adaptive)
+    return SplitHistory("test", looks or known, adaptive)

@@ -1,9 +1,8 @@
 """Probabilistic programs on finite distributions: sample, learn, observe; exact probabilities against the theorems.
 
-A program denotes the expected value of a function over its results. Every outcome is run through with its exact
-probability, so that a theorem ``program(1) ≤ right-hand side`` can be seen to hold. ``observe`` keeps the executions in
-which something happens (here: in which a model fails to generalise) and drops the others without making up for them, as
-MLCERT's semantics has it.
+Every outcome is run through with its exact probability, so that a theorem ``program(1) ≤ right-hand side`` can be seen to
+hold. ``observe`` keeps the executions in which something happens (here: in which a model fails to generalise) and drops
+the others without making up for them, as MLCERT's semantics has it.
 
     examples ← sample(D, m);  hypothesis ← learn(examples);  observe(its risk is worse than measured by more than ε)
 """
@@ -75,27 +74,19 @@ def observe(condition: Callable[[T], bool], value: T) -> Program[T]:
     return unit(value) if condition(value) else Program(lambda: iter(()))
 
 
-@dataclass(frozen=True)
-class Finite(Generic[X]):
-    """A distribution over finitely many values, its probabilities exact; ``ArgumentError`` unless they sum to 1."""
-
-    probabilities: Mapping[X, Fraction]
-
-    def __post_init__(self) -> None:
-        total = sum(self.probabilities.values(), Fraction(0))
-        if total != 1 or any(probability < 0 for probability in self.probabilities.values()):
-            raise ArgumentError(f"probabilities: they sum to {total}, expected numbers of at least 0 that sum to 1")
-
-    def mean(self, function: Callable[[X], Fraction | int]) -> Fraction:
-        """``Σ D(x) · function(x)``."""
-        return sum((p * function(x) for x, p in self.probabilities.items()), Fraction(0))
+def finite(probabilities: Mapping[X, Fraction]) -> Program[X]:
+    """The program that gives each value with its probability; ``ArgumentError`` unless these sum to 1."""
+    total = sum(probabilities.values(), Fraction(0))
+    if total != 1 or min(probabilities.values()) < 0:
+        raise ArgumentError(f"probabilities: they sum to {total}, expected numbers of at least 0 that sum to 1")
+    return Program(lambda: ((value, p) for value, p in probabilities.items() if p))
 
 
-def sample(distribution: Finite[X], m: int) -> Program[tuple[X, ...]]:
+def sample(distribution: Program[X], m: int) -> Program[tuple[X, ...]]:
     """``m`` independent values, as a tuple. Raises ``ArgumentError`` for m < 1 and for more than 2^20 outcomes."""
     if m < 1:
         raise ArgumentError(f"m: {m}, expected at least 1")
-    values = [(x, p) for x, p in distribution.probabilities.items() if p]
+    values = list(distribution.outcomes())
     if m * math.log2(len(values)) > math.log2(LARGEST_ENUMERATION):
         raise ArgumentError(
             f"m: {m} of {len(values)} values have more than {LARGEST_ENUMERATION:,} outcomes, expected fewer"
@@ -112,13 +103,13 @@ def sample(distribution: Finite[X], m: int) -> Program[tuple[X, ...]]:
 class Experiment(Generic[X, H]):
     """The subject of the theorems: a distribution, a learner, and when a hypothesis is right about an example."""
 
-    distribution: Finite[X]
+    distribution: Program[X]
     rule: Callable[[tuple[X, ...]], H]
     right: Callable[[H, X], bool]
 
     def accuracy(self, hypothesis: H) -> Fraction:
         """The expected accuracy A."""
-        return self.distribution.mean(lambda x: int(self.right(hypothesis, x)))
+        return self.distribution.expected(lambda x: int(self.right(hypothesis, x)))
 
     def empirical(self, hypothesis: H, examples: Sequence[X]) -> Fraction:
         """The empirical accuracy Â."""
@@ -161,14 +152,10 @@ def miscoverage(bound: Callable[[int], Fraction], m: int, risk: Fraction) -> Fra
 
     A bound on the risk of confidence 1 − δ is right only if this is at most δ for every risk.
     """
-    if m < 1 or not 0 <= risk <= 1:
-        raise ArgumentError(f"m, risk: {m}, {risk}, expected at least 1 and a number from 0 to 1")
     missed = (k for k in range(m + 1) if risk > bound(k))
     top, rest, below = risk.numerator, risk.denominator - risk.numerator, risk.denominator**m
     return Fraction(sum(math.comb(m, k) * top**k * rest ** (m - k) for k in missed), below)
 
-
-# The demonstration of ``python -m lean_mnist.programs``: nothing can be learnt, and a learner that learns by heart.
 
 LabelledInput = tuple[int, int]
 LabelTable = tuple[int, ...]
@@ -190,7 +177,7 @@ def majority_experiment(inputs: int, ones: Fraction) -> Experiment[LabelledInput
         return tuple(int(vote > 0) for vote in votes)
 
     labels = {(x, y): Fraction(1, inputs) * (ones if y else 1 - ones) for x in range(inputs) for y in (0, 1)}
-    return Experiment(Finite(labels), rule, lambda table, example: table[example[0]] == example[1])
+    return Experiment(finite(labels), rule, lambda table, example: table[example[0]] == example[1])
 
 
 @dataclass(frozen=True)

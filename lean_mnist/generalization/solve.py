@@ -1,9 +1,8 @@
 """Solving a bound for ε, δ, m, B or the accuracy, given the others: to plan how much data or how many bits it takes.
 
-All of them ask :func:`lean_mnist.generalization.bounds.confirms` of the same claim: with k errors in m examples, a
-hypothesis out of 2^B chosen on those examples, and failure probability δ, the risk is at most ``k/m + ε``. B = 0 is a
-holdout. The union over the 2^B hypotheses gives each ``δ · 2^−B`` (MLCERT's main bound is this with ``hoeffding``:
-``ε = √((B ln 2 + ln(1/δ)) / 2m)``). Every answer is verified: the next better one does not hold.
+The claim: with k errors in m examples, a hypothesis out of 2^B chosen on those examples, and failure probability δ, the
+risk is at most ``k/m + ε``. B = 0 is a holdout; else each hypothesis gets ``δ · 2^−B`` (with ``hoeffding`` MLCERT's main
+bound, ``ε = √((B ln 2 + ln(1/δ)) / 2m)``). Every answer is verified: the next better one does not hold.
 """
 
 from __future__ import annotations
@@ -28,26 +27,27 @@ def certified_risk(
     return bounds.upper_risk(bound, errors, examples, union(delta, bits), digits)
 
 
-def epsilon(bound: str, errors: int, examples: int, delta: Exact, bits: int = 0, digits: int = DIGITS) -> Fraction:
+def epsilon(bound: str, errors: int, examples: int, delta: Exact, bits: int = 0) -> Fraction:
     """The least decimal ε such that the risk is at most ``k/m + ε``; for ``hoeffding`` it depends on no count.
 
     May pass 1, where the bound is vacuous, for ``hoeffding``; the others stop where the risk is 1.
     """
     k, m = checked_counts(errors, examples)
+    share, scale = union(delta, bits), 10**DIGITS
     if bound != "hoeffding":
-        margin = certified_risk(bound, k, m, delta, bits, digits + 2) - Fraction(k, m)
-        return Fraction(-(-margin * 10**digits // 1), 10**digits)
-    share, scale = union(delta, bits), 10**digits
+        margin = certified_risk(bound, k, m, delta, bits, DIGITS + 2) - Fraction(k, m)
+        return Fraction(-(-margin * scale // 1), scale)
     start = math.sqrt((math.log(share.denominator) - math.log(share.numerator)) / (2 * m))
     # A margin of s·x at m examples confirms what x at m·s² does, so that margins above 1 can be asked for as well.
     s = int(start) + 2
-    return Fraction(
-        least(
-            lambda n: bounds.BOUNDS["hoeffding"].confirms(Fraction(0), m * s * s, share, Fraction(n, scale * s)),
-            int(start * scale), 1, scale * (s - 1),
-        ),
-        scale,
-    )  # fmt: skip
+    confirms = bounds.BOUNDS[bound].confirms
+    found = least(
+        lambda n: confirms(Fraction(0), m * s * s, share, Fraction(n, scale * s)),
+        int(start * scale),
+        1,
+        scale * (s - 1),
+    )
+    return Fraction(found, scale)
 
 
 def least_delta(bound: str, errors: int, examples: int, risk: Exact, bits: int = 0) -> Fraction:

@@ -27,10 +27,12 @@ BEST = {"step": 1, "epoch": 1}
 
 
 def test_a_split_that_selected_or_taught_is_no_holdout() -> None:
-    for split, says in (("validation", "selected the best checkpoint"), ("train", "were learned from the train split")):
-        history = history_of(split, {"test_looks": []}, tracked=False)
+    for history, says in (
+        (SplitHistory("validation", 1, selected="the best checkpoint"), "selected the best checkpoint"),
+        (SplitHistory("train", 1, learned=True), "were learned from the train split"),
+    ):
         with pytest.raises(CertificateError, match=f"^split: .*{says}.*, so it is no holdout; expected"):
-            history.share("0.05", 100)
+            history.require_holdout()
 
 
 @pytest.mark.parametrize(
@@ -44,20 +46,20 @@ def test_a_split_that_selected_or_taught_is_no_holdout() -> None:
     ],
 )
 def test_evaluations_of_a_run(metrics: dict[str, Any], looks: int) -> None:
-    history = history_of("test", metrics, tracked=len(metrics["test_looks"]) > 1)
+    history = history_of(metrics, tracked=len(metrics["test_looks"]) > 1)
     assert history == SplitHistory("test", looks)
     assert history.share("0.06", 100) == Fraction("0.06") / looks
-    assert history_of("test", metrics, tracked=False, looks=7).share("0.07", 100) == Fraction(1, 100)
+    assert history_of(metrics, tracked=False, looks=7).share("0.07", 100) == Fraction(1, 100)
 
 
 def test_evaluations_cannot_be_forgotten() -> None:
     metrics = {"test_looks": [look(3, "track"), look(6, "final")], "best": BEST, "test": {}}
     with pytest.raises(CertificateError, match=r"^--looks: expected at least 2, as many as the run's record tells"):
-        history_of("test", metrics, tracked=True, looks=1)
+        history_of(metrics, tracked=True, looks=1)
     records: list[dict[str, Any]] = [{}, {"test_looks": None}, {"test_looks": []}]
     for record in records:
         with pytest.raises(CertificateError, match=r"^test_looks: expected the record of every look"):
-            history_of("test", record, tracked=True)
+            history_of(record, tracked=True)
 
 
 def test_impossible_numbers_of_evaluations_and_bits() -> None:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.bounds import checked_delta, upper_risk
 from lean_mnist.generalization.certificates.document import (
     DEFAULT_BOUNDS,
     DEFAULT_DELTAS,
     Certificate,
-    CountedClaim,
+    counted_claims,
     file_entry,
     require_known_bounds,
     split_data,
@@ -68,13 +67,7 @@ def certify_network(
     )
     errors, raw = examples - right, encode(network)
     data, beside = split_data(dataset, "train")
-    claims = [
-        CountedClaim(
-            bound, delta, upper_risk(bound, errors, examples, union(delta / candidates, length)), errors, examples
-        )
-        for bound in bounds
-        for delta in map(checked_delta, deltas)
-    ]
+    claims = counted_claims(bounds, deltas, lambda delta: union(delta / candidates, length), errors, examples)
     document = {
         "schema": checker.CODE,
         "version": checker.VERSION,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +21,7 @@ from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
+from lean_mnist.generalization.bounds import checked_delta, upper_risk
 from lean_mnist.generalization.exact import Exact, decimal_text, percent
 
 if TYPE_CHECKING:
@@ -152,16 +153,17 @@ class ClaimOptions:
 
 @dataclass(frozen=True)
 class CountedClaim:
-    """``bound`` at failure probability ``delta``: with ``errors`` in ``examples`` the risk is at most ``risk``."""
+    """``bound`` at failure probability ``delta``, of which it spends ``share``: the risk is at most ``risk``."""
 
     bound: str
     delta: Fraction
+    share: Fraction
     risk: Fraction
     errors: int
     examples: int
 
     def fields(self, **share: str) -> dict[str, Any]:
-        """The claim as the document has it; ``share`` of δ that it spent, where that is written with it."""
+        """The claim as the document has it; with its ``share`` of δ where that is written."""
         return {
             "bound": self.bound,
             "delta": str(self.delta),
@@ -183,6 +185,14 @@ class CountedClaim:
             f"{network_name(sizes)} network misreads at most {most} of all images drawn like them, "
             f"and reads at least {least} as they are labelled ({dataset})."
         )
+
+
+def counted_claims(
+    bounds: Sequence[str], deltas: Sequence[Exact], share: Callable[[Fraction], Fraction], errors: int, examples: int
+) -> list[CountedClaim]:
+    """The claim by each bound at each δ, for its ``share(δ)``; raises ``BoundError`` for a δ that is no probability."""
+    spent = [(bound, delta, share(delta)) for bound in bounds for delta in map(checked_delta, deltas)]
+    return [CountedClaim(*each, upper_risk(each[0], errors, examples, each[2]), errors, examples) for each in spent]
 
 
 def network_name(sizes: Sequence[int]) -> str:

@@ -6,18 +6,18 @@ than the checker's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.bounds import checked_delta, upper_risk
 from lean_mnist.generalization.certificates.counting import count_errors
 from lean_mnist.generalization.certificates.document import (
     Certificate,
     ClaimOptions,
-    CountedClaim,
+    counted_claims,
     require_known_bounds,
     sha256,
     split_data,
@@ -73,11 +73,8 @@ def certify(
     unit = checker.UNITS[precision_for(model) if options.precision == "auto" else options.precision]
     errors = count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)))
     examples, sizes, evaluations = len(labels), model.sizes, history.evaluations
-    claims, shares = [], []
-    for bound in options.bounds:
-        for delta in map(checked_delta, options.deltas):
-            shares.append(history.share(delta, examples))
-            claims.append(CountedClaim(bound, delta, upper_risk(bound, errors, examples, shares[-1]), errors, examples))
+    share = functools.partial(history.share, examples=examples)
+    claims = counted_claims(options.bounds, options.deltas, share, errors, examples)
     raw, dtype = _raw_weights(model)
     tensors = [{"name": name, "shape": list(tensor.shape)} for name, tensor in model.named_parameters()]
     data, beside = split_data(dataset, "test")
@@ -85,7 +82,7 @@ def certify(
         "schema": checker.HOLDOUT,
         "version": checker.VERSION,
         "statement": [claim.sentence(sizes, dataset.name) for claim in claims],
-        "claims": [claim.fields(share=str(share)) for claim, share in zip(claims, shares, strict=True)],
+        "claims": [claim.fields(share=str(claim.share)) for claim in claims],
         "assumptions": [
             *checker.ASSUMPTIONS,
             *([] if model.activation in _PIECEWISE_LINEAR else [checker.SMOOTH]),

@@ -45,7 +45,7 @@ def certify_run(
     """
     if isinstance(model, QuantizedMLP) and options.precision == "auto":
         options = replace(options, precision="float64")
-    history = history_of("test", metrics, tracked=tracked, looks=options.looks, adaptive=options.adaptive)
+    history = history_of(metrics, tracked=tracked, looks=options.looks, adaptive=options.adaptive)
     exact, recorded = exact_network(model), list(metrics["test_looks"])
     certificate = certify(exact, normalization, dataset, history, options, recorded=recorded)
     return certificate, certificate.write(folder)

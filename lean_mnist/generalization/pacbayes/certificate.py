@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.bounds import checked_delta, monte_carlo_risk, pac_bayes_risk
+from lean_mnist.generalization.bounds import checked_delta, pac_bayes_risk, upper_risk
 from lean_mnist.generalization.certificates.document import (
     Certificate,
     file_entry,
@@ -78,7 +78,7 @@ def certify_posterior(
     for delta in map(checked_delta, deltas):
         of_draws = delta * checker.MONTE_CARLO
         share = (delta - of_draws) / candidates
-        empirical = monte_carlo_risk(errors, draws, of_draws)
+        empirical = upper_risk("clopper-pearson", errors, draws, of_draws)  # Langford and Caruana 2001
         risk = pac_bayes_risk(empirical, m, divergence, share)
         claims.append(
             {
