@@ -177,11 +177,9 @@ def check(arguments: CertifyArguments, path: str) -> None:
 
     if arguments.redraw < 0:
         raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
-    folders = [arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"]
+    folders = filter(None, (arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"))
     try:
-        found = checker.check(
-            path, [folder for folder in folders if folder], min(os.cpu_count() or 1, 16), arguments.redraw
-        )
+        found = checker.check(path, list(folders), min(os.cpu_count() or 1, 16), arguments.redraw)
     except checker.Rejected as error:
         raise CertificateError(str(error)) from None
     print(json.dumps(found._asdict(), indent=2) if arguments.json else found)

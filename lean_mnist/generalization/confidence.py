@@ -76,7 +76,7 @@ class SplitHistory:
 def history_of(
     metrics: Mapping[str, Any], *, tracked: bool, looks: int | None = None, adaptive: bool = False
 ) -> SplitHistory:
-    """The history of a run's test split, from the ``metrics`` of one of its checkpoints, and the certificate's own look.
+    """The history of a run's test split, from the ``metrics`` of one of its checkpoints, and the certificate's look.
 
     Every evaluation is recorded, and pays. Where the run's final evaluation was of these very weights, the
     certificate's is the same one. ``looks`` declares those that the run cannot know of, as of other runs on the same

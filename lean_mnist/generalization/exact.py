@@ -33,13 +33,13 @@ def exact(value: Exact, name: str) -> Fraction:
     if isinstance(value, str) and len(value) > 200:  # 1e999999999 would be a number of as many digits
         raise BoundError(f"{name}: expected a number of at most 200 characters, found {len(value)}")
     try:
-        if isinstance(value, str) and "/" not in value and abs(Decimal(value).adjusted()) > 100_000:
-            raise BoundError(f"{name}: expected a number of moderate size, found {value!r}")
-        return Fraction(value)
-    except (ValueError, ArithmeticError) as error:
-        if isinstance(error, BoundError):
-            raise
+        large = isinstance(value, str) and "/" not in value and abs(Decimal(value).adjusted()) > 100_000
+        number = Fraction(0 if large else value)
+    except (ValueError, ArithmeticError):
         raise BoundError(f"{name}: expected a number such as 0.035, 1e-9 or 7/200, found {str(value)!r}") from None
+    if large:
+        raise BoundError(f"{name}: expected a number of moderate size, found {value!r}")
+    return number
 
 
 def ball(value: Fraction | int) -> flint.arb:
@@ -75,7 +75,7 @@ def least(satisfied: Callable[[int], bool], start: int, low: int, high: int | No
     """
     start = max(low, start if high is None else min(start, high))
     step = 1
-    if (high is not None and start == high) or satisfied(start):
+    if start == high or satisfied(start):
         top, bottom = start, start - 1
         while bottom >= low and satisfied(bottom):
             top, bottom, step = bottom, bottom - step, step * 2

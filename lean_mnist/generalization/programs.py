@@ -1,6 +1,6 @@
 """Probabilistic programs on finite distributions: sample, learn, observe; exact probabilities against the theorems.
 
-Every outcome is run through with its exact probability, so that a theorem ``program(1) ≤ right-hand side`` can be seen to
+Every outcome is run through with its exact probability, so that a theorem ``program(1) ≤ right-hand side`` is seen to
 hold. ``observe`` keeps the executions in which something happens (here: in which a model fails to generalise) and drops
 the others without making up for them, as MLCERT's semantics has it.
 

@@ -1,8 +1,8 @@
 """Solving a bound for ε, δ, m, B or the accuracy, given the others: to plan how much data or how many bits it takes.
 
 The claim: with k errors in m examples, a hypothesis out of 2^B chosen on those examples, and failure probability δ, the
-risk is at most ``k/m + ε``. B = 0 is a holdout; else each hypothesis gets ``δ · 2^−B`` (with ``hoeffding`` MLCERT's main
-bound, ``ε = √((B ln 2 + ln(1/δ)) / 2m)``). Every answer is verified: the next better one does not hold.
+risk is at most ``k/m + ε``. B = 0 is a holdout; else each hypothesis gets ``δ · 2^−B`` (MLCERT's main bound with
+``hoeffding``: ``ε = √((B ln 2 + ln(1/δ)) / 2m)``). Every answer is verified: the next better one does not hold.
 """
 
 from __future__ import annotations

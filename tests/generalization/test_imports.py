@@ -55,7 +55,7 @@ def square_network() -> tuple[torch.nn.Sequential, ImportedNetwork]:
         for parameter in model.parameters():
             parameter.normal_(0, 1)
         model[-1].bias -= model(torch.from_numpy(IMAGES).flatten(1).float() / 255).mean(0)  # all classes occur
-    return model, network_from_tensors(arrays_of(model), "x", features=12, classes=3)
+    return model, network_from_tensors(arrays_of(model), "x", 12, 3)
 
 
 def with_second_layer_turned(network: ImportedNetwork) -> ImportedNetwork:
@@ -94,10 +94,10 @@ def test_no_reading_or_more_than_one_is_an_error() -> None:
         DataError, match=r"no reading of 8 has accuracy 0.5 ± 0.001 on 200 examples; the best, .* has 1.0000"
     ):
         verify_on_data(network, IMAGES, labels, half)
-    constant = network_from_tensors({"0.weight": np.zeros((3, 12)), "0.bias": np.eye(3)[0]}, "x", features=12)
+    constant = network_from_tensors({"0.weight": np.zeros((3, 12)), "0.bias": np.eye(3)[0]}, "x", 12, 3)
     with pytest.raises(DataError, match=r"4 of 4 readings have accuracy 1 ± 0.001, such as .*; expected one"):
         verify_on_data(constant, IMAGES, np.zeros_like(labels), ALL)
-    many = network_from_tensors({f"{k}.weight": np.eye(12) for k in range(10)}, "x", features=12)
+    many = network_from_tensors({f"{k}.weight": np.eye(12) for k in range(10)}, "x", 12, 12)
     with pytest.raises(DataError, match="10 square layers, expected at most 8"):
         verify_on_data(many, IMAGES, labels, ALL)
     with pytest.raises(DataError, match=r"no reading of 8 has accuracy 1\.5"):
@@ -173,7 +173,7 @@ def test_the_command_rounds_a_network_and_counts_on_what_taught_it(
     assert again["counts"]["errors"] == errors < 300
     tested = json.loads(run_command(monkeypatch, tmp_path / "network.json", "--split", "test").read_text())
     assert tested["data"]["split"] == "test"
-    network = import_network(str(tmp_path / "network.json"), NetworkFile.QUANTIZED)
+    network = import_network(str(tmp_path / "network.json"), NetworkFile.QUANTIZED, 64, 10)
     assert isinstance(network, QuantizedNetwork)
     data = load_dataset("digits", "").test
     right = IntegerNetwork(network, 16).correct(data.images.numpy(), data.labels.numpy())

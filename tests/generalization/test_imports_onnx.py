@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports import onnx as onnx_module
-from lean_mnist.generalization.imports.network import scaling_of
+from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
 from lean_mnist.generalization.imports.onnx import read_onnx
 from tests.support.import_cases import (
     GEMM,
@@ -32,6 +32,10 @@ from tests.support.import_cases import (
 )
 
 
+def read(path: Path) -> ImportedNetwork:
+    return read_onnx(path, 12, 3)
+
+
 def test_graphs_of_gemm(tmp_path: Path) -> None:
     model = torch_network(12, 7, 3)
     network = imported(written(tmp_path / "a.onnx", GEMM, parts(model)))
@@ -39,7 +43,7 @@ def test_graphs_of_gemm(tmp_path: Path) -> None:
     assert network.scaling == UNIT
     assert network.known == (True, True)
     unscaled = [*GEMM[:1], node("Identity", ["f"], "s"), *GEMM[2:]]
-    assert read_onnx(written(tmp_path / "b.onnx", unscaled, parts(model))).scaling is None
+    assert read(written(tmp_path / "b.onnx", unscaled, parts(model))).scaling is None
 
 
 def test_graphs_of_matmul(tmp_path: Path) -> None:
@@ -61,8 +65,8 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
         node("ArgMax", ["p"], "y", axis=-1),
     ]
     with pytest.raises(DataError, match=r"node 'node-y' \(ArgMax\): expected only after the last layer"):
-        read_onnx(written(tmp_path / "a.onnx", nodes, constants))
-    network = read_onnx(written(tmp_path / "a.onnx", nodes[:-1], constants, "p"), features=12, classes=3)
+        read(written(tmp_path / "a.onnx", nodes, constants))
+    network = read(written(tmp_path / "a.onnx", nodes[:-1], constants, "p"))
     assert network.scaling == scaling_of(3.0, 2.0)
     assert np.array_equal(read_as(network), labels_of(model))
 
@@ -109,7 +113,7 @@ def test_graphs_that_are_refused(tmp_path: Path, place: int, replacement: onnx.N
     constants |= {"merge": np.array([5, -1]), "halves": np.array([-1, 6]), "tiny": np.array([1e-40])}
     nodes = [replacement if index == place else each for index, each in enumerate(GEMM)]
     with pytest.raises(DataError, match=complaint) as caught:
-        read_onnx(written(tmp_path / "a.onnx", nodes, constants), features=12, classes=3)
+        read(written(tmp_path / "a.onnx", nodes, constants))
     assert "\n" not in str(caught.value)
 
 
@@ -124,7 +128,7 @@ def test_damaged_onnx_files(tmp_path: Path) -> None:
             content[:place] + bytes([content[place] ^ 1 << int(random.integers(8))]) + content[place + 1 :],
         ):
             path.write_bytes(altered)
-            attempt(read_onnx, path)
+            attempt(read, path)
 
 
 def add(field: str, value: Any) -> Callable[[onnx.ModelProto], None]:
@@ -168,7 +172,7 @@ def test_hostile_onnx_files(tmp_path: Path, change: Callable[[onnx.ModelProto], 
     change(model)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match=complaint) as caught:
-        read_onnx(path)
+        read(path)
     assert "\n" not in str(caught.value)
 
 
@@ -181,11 +185,11 @@ def test_onnx_files_that_are_none_or_too_large(tmp_path: Path, monkeypatch: pyte
     ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=complaint):
-            read_onnx(path)
+            read(path)
     monkeypatch.setattr(onnx_module, "LARGEST_FILE", 1 << 20)
     path.write_bytes(bytes((1 << 20) + 1))
     with pytest.raises(DataError, match="more than 1 MiB, expected an ONNX file"):
-        read_onnx(path)
+        read(path)
 
 
 @pytest.mark.parametrize(("package", "name"), [("onnx", "a.onnx"), ("safetensors.torch", "a.safetensors")])

@@ -84,7 +84,7 @@ def test_our_own_checkpoint(tmp_path: Path) -> None:
 def test_stored_the_other_way_round(tmp_path: Path) -> None:
     model = torch_network(12, 7, 3)
     turned = {name: np.ascontiguousarray(a.T) for name, a in arrays_of(model).items()}
-    network = network_from_tensors(turned, "turned", features=12, classes=3)
+    network = network_from_tensors(turned, "turned", 12, 3)
     assert_same(network, model)
 
 
@@ -101,14 +101,12 @@ def test_order_is_found_by_shapes(tmp_path: Path) -> None:
     square = {f"{name}.weight": np.eye(4, dtype=np.float32) for name in ("b", "a")}
     last = {"c.weight": np.ones((3, 4), np.float32)}
     with pytest.raises(DataError, match="fit together in more than one order"):
-        network_from_tensors({**last, **square}, "x", features=4, classes=3)
+        network_from_tensors({**last, **square}, "x", 4, 3)
     with pytest.raises(DataError, match="fit together in more than one order"):  # no order of its own: a, b or b, a?
-        network_from_tensors({**square, **last}, "x", features=4, classes=3, ordered=False)
-    assert network_from_tensors({**square, **last}, "x", features=4, classes=3).model().sizes == (4, 4, 4, 3)
+        network_from_tensors({**square, **last}, "x", 4, 3, ordered=False)
+    assert network_from_tensors({**square, **last}, "x", 4, 3).model().sizes == (4, 4, 4, 3)
     numbered = {f"fc{k}.weight": np.full((4, 4), k, np.float32) for k in (10, 9, 2)}
-    network = network_from_tensors(
-        {**numbered, "a.weight": last["c.weight"]}, "x", features=4, classes=3, ordered=False
-    )
+    network = network_from_tensors({**numbered, "a.weight": last["c.weight"]}, "x", 4, 3, ordered=False)
     assert [weight[0, 0] for weight, _ in network.layers] == [2, 9, 10, 1]
 
 
@@ -127,11 +125,11 @@ def test_order_is_found_by_shapes(tmp_path: Path) -> None:
 )
 def test_tensors_that_are_no_network(change: dict[str, Array], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        network_from_tensors({**arrays_of(torch_network(12, 7, 3)), **change}, "x", features=12, classes=3)
+        network_from_tensors({**arrays_of(torch_network(12, 7, 3)), **change}, "x", 12, 3)
     with pytest.raises(DataError, match="gives 3 classes, expected 10"):
-        network_from_tensors(arrays_of(torch_network(12, 7, 3)), "x", features=12, classes=10)
+        network_from_tensors(arrays_of(torch_network(12, 7, 3)), "x", 12, 10)
     with pytest.raises(DataError, match="holds no layer"):
-        network_from_tensors({}, "x")
+        network_from_tensors({}, "x", 12, 3)
 
 
 def test_hostile_and_foreign_torch_files(tmp_path: Path) -> None:

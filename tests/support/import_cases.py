@@ -110,7 +110,7 @@ def arrays_of(model: torch.nn.Module) -> dict[str, Array]:
 
 def imported(path: Path) -> ImportedNetwork:
     """The floating network in a file, for 12 pixels and 3 classes."""
-    network = import_network(str(path), kind_of(str(path)), features=12, classes=3)
+    network = import_network(str(path), kind_of(str(path)), 12, 3)
     assert isinstance(network, ImportedNetwork)
     return network
 

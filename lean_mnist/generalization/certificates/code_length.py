@@ -1,8 +1,7 @@
 """Code-length certificates: a bound on the risk of a quantised network from the examples it was learned from.
 
-Of every network that can be written in B bits each gets the share ``δ 2^−B`` of the failure probability (a union over
-a finite space, MLCERT's bound), or of the words of a prefix code each ``δ 2^−length`` (Occam's razor). The count is by
-:class:`~.spaces.IntegerNetwork`, the lengths by :mod:`.spaces.encoding`, which the checker does by other means.
+Every network of B bits gets the share ``δ 2^−B`` (a union over a finite space, MLCERT's bound), or the one with a word
+of a prefix code ``δ 2^−length`` (Occam's razor). Errors and lengths are counted by other means than the checker's.
 """
 
 from __future__ import annotations
@@ -43,16 +42,9 @@ def certify_network(
 ) -> Certificate:
     """Certify ``network`` by the training split of ``dataset``, which may have taught it in any way.
 
-    Args:
-        network: the quantised network, exactly.
-        dataset: its training split is counted.
-        code: ``fixed`` (as many bits as the space has) or ``enumerative``.
-        candidates: spaces and codes that this one was chosen among with regard to the examples.
-        deltas: failure probabilities, each of them for its own claim.
-        bounds: names of bounds on counted errors, each of them at each δ.
-
-    Raises:
-        CertificateError, ArgumentError, BoundError: names, numbers or a network that cannot be.
+    ``code``: ``fixed`` (as many bits as the space has) or ``enumerative``. ``candidates``: spaces and codes that this
+    one was chosen among with regard to the examples. Each of ``bounds`` makes a claim at each of ``deltas``. Raises
+    ``CertificateError``, ``ArgumentError`` or ``BoundError`` for names, numbers or a network that cannot be.
     """
     space = network.space
     if code not in checker.CODES:
@@ -61,10 +53,8 @@ def certify_network(
     if candidates < 1:
         raise CertificateError(f"--candidates: expected at least 1, found {candidates}")
     length = space.size_in_bits if code == "fixed" else code_length(network)
-    examples = len(dataset.train.labels)
-    right = IntegerNetwork(network, dataset.maximum).correct(
-        dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
-    )
+    images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
+    examples, right = len(labels), IntegerNetwork(network, dataset.maximum).correct(images, labels)
     errors, raw = examples - right, encode(network)
     data, beside = split_data(dataset, "train")
     claims = counted_claims(bounds, deltas, lambda delta: union(delta / candidates, length), errors, examples)

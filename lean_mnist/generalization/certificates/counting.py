@@ -35,6 +35,7 @@ from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.errors import CertificateError
 
 Array = npt.NDArray[np.float64]
+Layers = Sequence[tuple[Array, Array | None]]
 
 U = 2.0**-24
 SLACK = 1 + 2.0**-11
@@ -43,7 +44,7 @@ _CHUNK = 2000
 
 
 def count_errors(
-    layers: Sequence[tuple[Array, Array | None]],
+    layers: Layers,
     activation: str,
     normalization: tuple[str, float, float],
     images: npt.NDArray[np.uint8],
@@ -52,16 +53,14 @@ def count_errors(
 ) -> int:
     """The examples that some evaluation may get wrong: wrong ones, and those too near to call.
 
-    Args: ``layers`` pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``, float64; ``normalization`` its kind, mean
-    and scale; ``images`` uint8 (m, rows, columns); ``labels`` int64 (m,); ``unit`` u, an operation's relative error.
-    Raises ``CertificateError``: weights that are not finite, labels outside the classes, sizes that do not fit.
+    ``layers`` are pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``, float64; ``normalization`` kind, mean and
+    scale; ``images`` uint8 (m, rows, columns); ``labels`` int64 (m,); ``unit`` u, an operation's relative error. Raises
+    ``CertificateError``: weights that are not finite, labels outside the classes, sizes that do not fit.
     """
-    classes = layers[-1][0].shape[0]
-    _check(layers, images, labels, classes)
-    errors = 0
+    _check(layers, images, labels)
+    pixels, errors = images.reshape(len(images), -1), 0
     for start in range(0, len(images), _CHUNK):
-        pixels = images[start : start + _CHUNK].reshape(len(images[start : start + _CHUNK]), -1)
-        z, e = logits_and_bounds(layers, activation, normalization, pixels, unit)
+        z, e = logits_and_bounds(layers, activation, normalization, pixels[start : start + _CHUNK], unit)
         rows, label = np.arange(len(z)), labels[start : start + _CHUNK]
         with np.errstate(invalid="ignore"):
             gap = z[rows, label][:, None] - z
@@ -72,7 +71,7 @@ def count_errors(
 
 
 def logits_and_bounds(
-    layers: Sequence[tuple[Array, Array | None]],
+    layers: Layers,
     activation: str,
     normalization: tuple[str, float, float],
     pixels: npt.NDArray[np.uint8],
@@ -126,8 +125,7 @@ def _features(
 
 def _norms(rows: Array) -> Array:
     """The Euclidean norm of each row, without an array of squares."""
-    norms: Array = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    return norms
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows)))
 
 
 def _stretch(weight: Array) -> float:
@@ -153,24 +151,19 @@ def _activate(name: str, z: Array, e: Array, u: float) -> tuple[Array, Array, fl
     return h, smooth.steepest * e + own, smooth.steepest, own
 
 
-def _check(
-    layers: Sequence[tuple[Array, Array | None]],
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    classes: int,
-) -> None:
+def _check(layers: Layers, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
     for index, (weight, bias) in enumerate(layers):
         for name, values in (("weight", weight), ("bias", bias)):
             if values is not None and not (np.abs(values) < 2.0**60).all():  # false for NaN as well
-                raise CertificateError(
-                    f"layers.{index}.{name}: expected finite weights below 2^60, found others or NaN"
-                )
+                where = f"layers.{index}.{name}"
+                raise CertificateError(f"{where}: expected finite weights below 2^60, found others or NaN")
     if len(images) == 0:
         raise CertificateError("examples: expected at least 1, found none; no examples say nothing")
     if len(images) != len(labels):
         raise CertificateError(f"labels: expected {len(images)}, one an image, found {len(labels)}")
     if images[0].size != layers[0][0].shape[1]:
         raise CertificateError(f"images: expected {layers[0][0].shape[1]} pixels each, found {images[0].size}")
+    classes = len(layers[-1][0])
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         at = int(wrong.argmax())

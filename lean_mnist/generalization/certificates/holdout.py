@@ -47,18 +47,9 @@ def certify(
 ) -> Certificate:
     """Certify ``model`` by the test split of ``dataset``, which must have taught and chosen nothing.
 
-    Args:
-        model: the network, with its weights as they are.
-        normalization: how pixels become its features.
-        dataset: its test split is counted.
-        history: of that split, which says what share of δ the claim gets (:mod:`~.generalization.confidence`).
-        options: which claims; of ``looks`` and ``adaptive`` the history speaks.
-        recorded: evaluations on the test split that the run recorded, for the record.
-        selected_by: by what the network was selected instead, ``checker.SELECTED_BY`` or ``SELECTED_ELSEWHERE``.
-
-    Raises:
-        CertificateError: a split that is no holdout, weights or labels that cannot be, an unknown bound.
-        BoundError: a δ that is no probability.
+    ``history`` of that split says what share of δ each claim gets; ``recorded`` are the evaluations that the run noted,
+    and ``selected_by`` is ``checker.SELECTED_BY`` or ``SELECTED_ELSEWHERE``. Raises ``CertificateError`` for a split
+    that is no holdout, weights or labels that cannot be, or an unknown bound; ``BoundError`` for a δ that is none.
     """
     history.require_holdout()
     if history.split != "test":

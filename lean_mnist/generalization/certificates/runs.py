@@ -30,18 +30,10 @@ def certify_run(
 ) -> tuple[Certificate, Path]:
     """Certify the network of a run, write the certificate into ``folder``, and return it with its path.
 
-    Args:
-        model: the run's network; of a quantised one its exact weights are certified, which can be run exactly, so that
-            ``auto`` precision gives nothing away for rounding.
-        normalization: how pixels become its features.
-        dataset: the run's data; its test split is counted.
-        metrics: of the run's checkpoint, with the record of evaluations on the test split.
-        folder: where the certificate is written.
-        tracked: whether the run evaluated the test split after every epoch.
-        options: which claims.
-
-    Raises:
-        BoundError, CertificateError: as :func:`~.holdout.certify`; fewer ``looks`` than were recorded.
+    Of a quantised network the exact weights are certified, which can be run exactly, so that ``auto`` precision gives
+    nothing away for rounding. ``metrics`` are those of the run's checkpoint, with its evaluations on the test split;
+    ``tracked`` says that there was one after every epoch. Raises what :func:`~.holdout.certify` does, and
+    ``CertificateError`` for fewer ``looks`` than were recorded.
     """
     if isinstance(model, QuantizedMLP) and options.precision == "auto":
         options = replace(options, precision="float64")
@@ -96,23 +88,17 @@ def _found(path: Path, model: MLP, normalization: Normalization) -> FoundCertifi
         return FoundCertificate(path, statement, why)
     for name, value in decoder_of(model, normalization).items():
         if document["decoder"][name] != value:
-            return FoundCertificate(
-                path, statement, f"its {name} is {document['decoder'][name]}, and this one's {value}"
-            )
+            why = f"its {name} is {document['decoder'][name]}, and this one's {value}"
+            return FoundCertificate(path, statement, why)
     return FoundCertificate(path, statement)
 
 
 def certificate_places(checkpoint: str, runs_dir: str, run_name: str | None) -> list[Path]:
     """Folders where a certificate of ``checkpoint`` may lie: beside it, and its run's folder, seen from here or from
     beside ``checkpoints``."""
-    beside = Path(checkpoint).parent
-    if not run_name:
-        return [beside]
-    return [
-        beside,
-        Path(runs_dir, run_name),
-        Path(checkpoint).absolute().parents[1].parent / Path(runs_dir).name / run_name,
-    ]
+    path, runs = Path(checkpoint), Path(runs_dir)
+    own = [runs / run_name, path.absolute().parents[1].parent / runs.name / run_name] if run_name else []
+    return [path.parent, *own]
 
 
 def run_folder(checkpoint: str, runs_dir: str, run_name: str | None) -> Path:

@@ -63,22 +63,17 @@ def kind_of(path: str) -> NetworkFile:
         return NetworkFile.CHECKPOINT
 
 
-def import_network(
-    path: str, kind: NetworkFile, *, features: int | None = None, classes: int | None = None
-) -> ImportedNetwork | QuantizedNetwork:
-    """The dense ReLU network in a file; raises ``DataError``, one line, for what holds none.
-
-    ``features`` and ``classes`` are what the data have; with them the shapes decide how each weight was stored.
-    """
+def import_network(path: str, kind: NetworkFile, features: int, classes: int) -> ImportedNetwork | QuantizedNetwork:
+    """The dense ReLU network in a file, for so many pixels and classes; raises ``DataError`` for what holds none."""
     if kind is NetworkFile.QUANTIZED:
         return read_network(path)
     if kind is NetworkFile.MLCERT:
         return read_mlcert(path)
     if kind is NetworkFile.ONNX:
-        return read_onnx(path, features=features, classes=classes)
+        return read_onnx(path, features, classes)
     ordered = kind is not NetworkFile.SAFETENSORS
     named = read_state_dict(path) if ordered else read_safetensors(path)
-    network = network_from_tensors(named, path, features=features, classes=classes, ordered=ordered)
+    network = network_from_tensors(named, path, features, classes, ordered=ordered)
     if kind is not NetworkFile.CHECKPOINT:
         return network
     normalization = Normalization.from_dict(load_safely(path).get("normalization", {}))
@@ -98,17 +93,11 @@ def read_for(
 ) -> NetworkReading:
     """The network in a file, read for the images of ``dataset``.
 
-    Args:
-        dataset: its shapes, and with ``accuracy`` its test split, decide what the file leaves open.
-        path: the file.
-        kind: of the file.
-        scaling: mean and scale of pixels, where the file does not state them.
-        accuracy: on the test split, as measured elsewhere; then every reading is tried (:func:`verify_on_data`).
-        quantize: bits a weight to which the network is rounded, if any.
-
+    ``scaling``: mean and scale of pixels, where the file does not state them. With an ``accuracy`` on the test split,
+    measured elsewhere, every reading is tried (:func:`verify_on_data`). ``quantize``: bits a weight to round to.
     Raises ``DataError``, ``ArgumentError`` or ``CertificateError``.
     """
-    network = import_network(path, kind, features=dataset.features, classes=dataset.classes)
+    network = import_network(path, kind, dataset.features, dataset.classes)
     stated = network.scaling if isinstance(network, ImportedNetwork) else scaling_of(0.0, float(network.denominator))
     if scaling is not None:
         given = scaling_of(*scaling)
@@ -148,8 +137,8 @@ def certify_reading(reading: NetworkReading, dataset: Dataset, options: ClaimOpt
         network = exact_layers(network)
         options = replace(options, precision="float64") if options.precision == "auto" else options
     history = SplitHistory("test", looks + reading.readings - 1, options.adaptive)
-    selected_by = checker.SELECTED_ELSEWHERE
-    return certify(network.model(), reading.scaling, dataset, history, options, selected_by=selected_by)
+    elsewhere = checker.SELECTED_ELSEWHERE
+    return certify(network.model(), reading.scaling, dataset, history, options, selected_by=elsewhere)
 
 
 def exact_layers(network: QuantizedNetwork) -> ImportedNetwork:

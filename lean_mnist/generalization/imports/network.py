@@ -53,28 +53,21 @@ def scaling_of(mean: float, scale: float) -> Normalization:
     return Normalization.from_dict({"kind": "standard", "mean": mean, "scale": scale})
 
 
-def orient(
-    named: Sequence[NamedLayer],
-    source: str,
-    *,
-    features: int | None,
-    classes: int | None,
-    scaling: Normalization | None = None,
-) -> ImportedNetwork:
+def orient(named: Sequence[NamedLayer], source: str, features: int, classes: int) -> ImportedNetwork:
     """Put each weight the way its neighbours' shapes demand; ``DataError``, naming the tensor, where none fits.
 
-    ``named``: first layer first. A square matrix is taken as (H, D), and the first where ``features`` is not known.
+    ``named``: first layer first. A square matrix is taken as (H, D).
     """
     width, known = features, []
     layers: list[tuple[Doubles, Doubles | None]] = []
     for name, weight, bias in named:
         weight_HD = _checked(weight, 2, name, source)
         units, inputs = weight_HD.shape
-        if width not in (None, units, inputs):
+        if width not in (units, inputs):
             before = "the layer before gives" if layers else "the images have"
             raise DataError(f"{source}: {name} has shape {weight.shape}, expected {width} inputs, as {before}")
-        known.append(width is not None and units != inputs)
-        if known[-1] and units == width:
+        known.append(units != inputs)
+        if width != inputs:
             weight_HD = np.ascontiguousarray(weight_HD.T)
         width = len(weight_HD)
         bias_H = None if bias is None else _checked(bias, 1, f"{name}'s bias", source)
@@ -83,9 +76,9 @@ def orient(
         layers.append((weight_HD, bias_H))
     if not layers:
         raise DataError(f"{source}: holds no layer, expected at least one")
-    if classes is not None and width != classes:
+    if width != classes:
         raise DataError(f"{source}: {named[-1][0]} gives {width} classes, expected {classes}")
-    return ImportedNetwork(tuple(layers), tuple(known), scaling)
+    return ImportedNetwork(tuple(layers), tuple(known))
 
 
 def _checked(array: npt.NDArray[Any], dimensions: int, name: str, source: str) -> Doubles:

@@ -178,8 +178,8 @@ class LayerChain:
         return True
 
 
-def read_onnx(path: str | Path, *, features: int | None = None, classes: int | None = None) -> ImportedNetwork:
-    """The network in an ONNX file of at most 64 MiB.
+def read_onnx(path: str | Path, features: int, classes: int) -> ImportedNetwork:
+    """The network in an ONNX file of at most 64 MiB, for so many pixels and classes.
 
     Its graph says how each weight is used, so nothing about orientation is left open; ``scaling`` is what the graph
     does to its input, ``None`` where it leaves that to its user. Raises ``DataError``, naming the node or the tensor,
@@ -206,11 +206,11 @@ def read_onnx(path: str | Path, *, features: int | None = None, classes: int | N
         raise DataError(f"{source}: the output {outputs[0]!r} is not what its chain of layers ends in")
     if chain.stage is ChainStage.HIDDEN:
         raise DataError(f"{source}: ends with a Relu, expected logits")
-    if chain.layers and features not in (None, chain.layers[0][1].shape[1]):
-        name, weight_HD, _ = chain.layers[0]
-        raise DataError(f"{source}: {name} takes {weight_HD.shape[1]} inputs, expected {features}")
-    network = orient(chain.layers, source, features=None, classes=classes, scaling=chain.scaling(source))
-    return replace(network, known=(True,) * len(network.layers))
+    for name, weight_HD, _ in chain.layers[:1]:
+        if weight_HD.shape[1] != features:
+            raise DataError(f"{source}: {name} takes {weight_HD.shape[1]} inputs, expected {features}")
+    scaling, network = chain.scaling(source), orient(chain.layers, source, features, classes)
+    return replace(network, known=(True,) * len(network.layers), scaling=scaling)
 
 
 def _bias(others: list[Array], where: str, units: int) -> Array:

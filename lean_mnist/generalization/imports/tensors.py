@@ -93,7 +93,7 @@ def _floating(named: Mapping[Any, Any], path: str | Path) -> dict[str, npt.NDArr
 
 
 def network_from_tensors(
-    named: Arrays, source: str, *, features: int | None = None, classes: int | None = None, ordered: bool = True
+    named: Arrays, source: str, features: int, classes: int, *, ordered: bool = True
 ) -> ImportedNetwork:
     """The network whose layers are the tensors ``….weight`` (2-dimensional) with their ``….bias``.
 
@@ -115,7 +115,7 @@ def network_from_tensors(
 
     def chained(order: Sequence[str]) -> ImportedNetwork:
         parts = [(f"{stem}weight", layers[stem]["weight"], layers[stem].get("bias")) for stem in order]
-        return orient(parts, source, features=features, classes=classes)
+        return orient(parts, source, features, classes)
 
     numbered, refusal = sorted(layers, key=_numbers), None
     if ordered or len({_pattern(stem) for stem in layers}) <= 1:
@@ -124,7 +124,7 @@ def network_from_tensors(
         except DataError as error:
             refusal = error
     orders = []
-    if features is not None and len(layers) <= _MOST_LAYERS:
+    if len(layers) <= _MOST_LAYERS:
         alike = [(a, b) for a, b in itertools.combinations(numbered, 2) if _pattern(a) == _pattern(b)]
         orders = [order for order in itertools.permutations(numbered) if _fits(order, layers, alike, features, classes)]
     if len(orders) > 1:
@@ -135,11 +135,7 @@ def network_from_tensors(
 
 
 def _fits(
-    order: Sequence[str],
-    layers: Mapping[str, Arrays],
-    alike: Sequence[tuple[str, str]],
-    width: int,
-    classes: int | None,
+    order: Sequence[str], layers: Mapping[str, Arrays], alike: Sequence[tuple[str, str]], width: int, classes: int
 ) -> bool:
     """Whether each layer takes what the one before gives, and pairs ``alike`` but for numbers keep their order."""
     for stem in order:
@@ -149,7 +145,7 @@ def _fits(
         width = shape[0] if shape[1] == width else shape[1]
         if bias is not None and len(bias) != width:
             return False
-    return classes in (None, width) and all(order.index(a) < order.index(b) for a, b in alike)
+    return width == classes and all(order.index(a) < order.index(b) for a, b in alike)
 
 
 def _pattern(name: str) -> str:

@@ -175,21 +175,22 @@ def union_risk(learner: Learner[Any], errors: int, m: int, delta: Exact, bound: 
 def results_table(results: Sequence[CertifiedLearner]) -> str:
     """The results in lines for people: counts, agreement with what is published, and certified risks, rounded up."""
     titles = ("data", "learner", "train", "test", "published", "bits", "epochs", "risk by training", "risk by test")
-    lines = [_COLUMNS.format(*titles)]
-    for result in results:
-        same = result.published == (result.train_correct, result.test_correct)
-        counts = (
-            f"{result.train_correct} of {result.train_examples}",
-            f"{result.test_correct} of {result.test_examples}",
-        )
-        published = "–" if result.published is None else "agrees" if same else "DIFFERS"
-        epochs, risks = f"{result.epochs_computed:,} of {result.epochs:,}", (result.union_risk, result.holdout_risk)
-        lines.append(
-            _COLUMNS.format(
-                result.data, result.learner, *counts, published, f"{result.bits:,}", epochs, *map(_said, risks)
-            ).rstrip()
-        )
-    return "\n".join(lines)
+    return "\n".join(_COLUMNS.format(*row) for row in (titles, *map(_row, results)))
+
+
+def _row(result: CertifiedLearner) -> tuple[str, ...]:
+    same = result.published == (result.train_correct, result.test_correct)
+    return (
+        result.data,
+        result.learner,
+        f"{result.train_correct} of {result.train_examples}",
+        f"{result.test_correct} of {result.test_examples}",
+        "–" if result.published is None else "agrees" if same else "DIFFERS",
+        f"{result.bits:,}",
+        f"{result.epochs_computed:,} of {result.epochs:,}",
+        _said(result.union_risk),
+        _said(result.holdout_risk),
+    )
 
 
 def _said(risk: Fraction | None) -> str:
