@@ -7,7 +7,7 @@ import torch
 
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, Dense, SoftmaxCrossEntropy, functional
-from tests.support.nn_cases import NoArithmetic
+from tests.support.chainrule_arrays import NoArithmetic
 
 
 def t(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:

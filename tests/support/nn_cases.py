@@ -12,7 +12,6 @@ import torch.nn.functional as F  # noqa: N812
 
 from lean_mnist.chainrule.losses import softmax_cross_entropy, squared_error
 from lean_mnist.nn import functional
-from lean_mnist.torch_internals import DispatchMode
 from tests.support.activations import TORCH_ACTIVATIONS
 
 LAYOUTS = ("contiguous", "transposed", "strided", "expanded")
@@ -161,10 +160,3 @@ for _depth in (1, 3, 4):
         _key, _shapes = f"depth {_depth}, bias {_bias}", partial(_mlp_shapes, depth=_depth, bias=_bias)
         CASES[f"mlp, {_key}"] = Case(partial(_our_mlp, bias=_bias), partial(_torch_mlp, bias=_bias), _shapes)
         CASES[f"mlp loss, {_key}"] = Case(partial(_our_loss, bias=_bias), partial(_torch_loss, bias=_bias), _shapes)
-
-
-class NoArithmetic(DispatchMode):
-    """Inside this context any operation on a tensor is an error; reading a shape, dtype or device is not."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> None:
-        raise AssertionError(f"{func} ran before the arguments were checked")

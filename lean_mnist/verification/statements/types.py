@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any
 
@@ -51,17 +51,15 @@ CALLS: dict[str, Callable[..., Any]] = {  # parameters are named as in RIGHT
 }
 
 
-def _arguments(call: Callable[..., Any], changed: str = "", shape: tuple[int, ...] = ()) -> dict[str, Tensor]:
-    """The arguments of ``call``, those that fit, or one of them ``changed``."""
+def _arguments(call: Callable[..., Any], **changed: tuple[int, ...]) -> dict[str, Tensor]:
+    """The arguments of ``call``, of shapes that fit but for those ``changed``."""
     return {
-        name: torch.zeros(
-            shape if name == changed else RIGHT[name], dtype=torch.int64 if name == "labels" else torch.float32
-        )
+        name: torch.zeros({**RIGHT, **changed}[name], dtype=torch.int64 if name == "labels" else torch.float32)
         for name in inspect.signature(call).parameters
     }
 
 
-def _fits(names: dict[str, Any], argument: str, shape: tuple[int, ...]) -> bool:
+def _fits(names: Container[str], argument: str, shape: tuple[int, ...]) -> bool:
     """True if ``argument`` of that shape fits the right shapes of all the others."""
     if argument == "logits":  # any number of classes; any batch, where there are no labels
         return len(shape) == 2 and ("labels" not in names or shape[0] == RIGHT["labels"][0])
@@ -73,10 +71,8 @@ def _fits(names: dict[str, Any], argument: str, shape: tuple[int, ...]) -> bool:
 def every_wrong_shape() -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Call, argument, and every shape of it that does not fit the others."""
     for name, call in CALLS.items():
-        arguments = _arguments(call)
-        for argument, shape in itertools.product(arguments, SHAPES):
-            if not _fits(arguments, argument, shape):
-                yield name, argument, shape
+        names = inspect.signature(call).parameters
+        yield from ((name, one, shape) for one in names for shape in SHAPES if not _fits(names, one, shape))
 
 
 def _refused(what: str, call: Callable[[], Any]) -> None:
@@ -101,8 +97,9 @@ def wrong_shapes() -> str:
     for call in CALLS.values():
         call(**_arguments(call))  # what fits is accepted
     for name, argument, shape in every_wrong_shape():
-        wrong = _arguments(CALLS[name], argument, shape)
-        _refused(f"{name} with {argument} {shape}", partial(CALLS[name], **wrong))
+        _refused(
+            f"{name} with {argument} {shape}", partial(CALLS[name], **_arguments(CALLS[name], **{argument: shape}))
+        )
     return "each raises ArgumentError inside a context in which any tensor operation is an error"
 
 
@@ -198,8 +195,7 @@ def layout() -> str:
     if slots != LAYOUT:
         raise Refuted("the layout differs", f"{slots} instead of {LAYOUT}")
     for name, parameter in model.named_parameters():
-        first = LAYOUT[name]
-        expected = torch.arange(first, first + parameter.numel(), dtype=torch.float64).reshape(parameter.shape)
-        if not torch.equal(parameter.detach(), expected):
+        places = torch.arange(parameter.numel(), dtype=torch.float64).reshape(parameter.shape)
+        if not torch.equal(parameter.detach(), LAYOUT[name] + places):
             raise Refuted("a parameter is not stored row by row at its offset", name)
     return "W1 at 0, b1 at 100,352, W2 at 100,480, b2 at 101,760"
