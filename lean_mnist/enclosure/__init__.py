@@ -3,15 +3,15 @@
 from lean_mnist.enclosure.ball import Ball
 from lean_mnist.enclosure.bound import Between, GradientBound, bound_gradient
 from lean_mnist.enclosure.enclose import Enclosure, enclose_gradients, enclose_model_gradients
-from lean_mnist.enclosure.primitives import counting_kinks
+from lean_mnist.enclosure.primitives import BallPrimitives
 
 __all__ = [
     "Ball",
+    "BallPrimitives",
     "Between",
     "Enclosure",
     "GradientBound",
     "bound_gradient",
-    "counting_kinks",
     "enclose_gradients",
     "enclose_model_gradients",
 ]

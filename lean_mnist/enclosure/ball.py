@@ -229,7 +229,7 @@ class Ball:
         mid, rad = self.mid.sum(axis, keepdim=keepdim), self.rad.sum(axis, keepdim=keepdim)
         if terms > 1:
             total = raised(self.mid.abs().sum(axis, keepdim=keepdim), terms)
-            rad = rad + raised_products_where_nonzero(gamma(terms - 1) * total, total)
+            rad = rad + torch.where(total == 0, 0, raised_products(gamma(terms - 1) * total, 1))
         return Ball(mid, raised(rad, terms + 1))
 
     def _beside(self, other: Any) -> Ball:
@@ -240,11 +240,6 @@ class Ball:
         if isinstance(other, int | float | Fraction):
             return Ball.of_number(other, self)
         raise ArgumentError(f"ball: expected a ball, a tensor or a number, found {type(other).__name__}")
-
-
-def raised_products_where_nonzero(product: Tensor, factor: Tensor) -> Tensor:
-    """:func:`raised_products` of a scaled ``factor``, but exactly 0 where the factor is."""
-    return torch.where(factor == 0, 0, raised_products(product, 1))
 
 
 def hull(first: Ball, second: Ball) -> Ball:

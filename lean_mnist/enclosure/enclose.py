@@ -16,12 +16,12 @@ from torch import Tensor
 from lean_mnist.chainrule import losses, mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import Loss, softmax_cross_entropy
-from lean_mnist.enclosure.ball import Ball, Real
+from lean_mnist.enclosure.ball import Ball
 from lean_mnist.enclosure.bound import GradientBound, bound_gradient
-from lean_mnist.enclosure.primitives import counting_kinks
 from lean_mnist.enclosure.rounding import check_gradual_underflow
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import names_of_layers
 
 # How many units of rounding a step may have moved a pre-activation, as a multiple of the sum of its terms' magnitudes.
 # It decides only whose side of the kink is taken where ``sides`` are given, never how wide a ball is.
@@ -30,29 +30,17 @@ KINK_ULPS = 32.0
 
 @dataclass(frozen=True)
 class Enclosure:
-    """The mean loss and the gradient of every parameter, enclosed.
-
-    ``ambiguous_kinks`` is how many hidden units had a pre-activation whose ball held numbers on both sides of the kink;
-    both sides are inside the enclosure. ``sided_kinks`` is how many took the side of the step under test.
-    """
+    """The mean loss and the gradient of every parameter, enclosed; where a kink is undecided, both sides are inside."""
 
     loss: Ball
     gradients: Mapping[str, Ball]  # by parameter name: "layers.0.weight", "layers.0.bias", …
-    ambiguous_kinks: int
-    sided_kinks: int = 0
-
-    def bound(self, name: str, computed: Tensor) -> GradientBound:
-        """Bounds on the error of ``computed`` as the gradient of the parameter ``name`` (or the loss, ``"loss"``)."""
-        if name != "loss" and name not in self.gradients:
-            raise ArgumentError(f"enclosure: expected one of loss, {', '.join(self.gradients)}, found {name!r}")
-        return bound_gradient(name, computed, self.loss if name == "loss" else self.gradients[name])
 
     def bounds(self, computed: Mapping[str, Tensor]) -> tuple[GradientBound, ...]:
         """One bound a parameter, in order; raises ``ArgumentError`` if a gradient is missing."""
         missing = [name for name in self.gradients if name not in computed]
         if missing:
             raise ArgumentError(f"enclosure: expected a gradient of {', '.join(missing)}, found none")
-        return tuple(self.bound(name, computed[name]) for name in self.gradients)
+        return tuple(bound_gradient(name, computed[name], exact) for name, exact in self.gradients.items())
 
 
 def enclose_model_gradients(
@@ -73,11 +61,9 @@ def enclose_gradients(
     *,
     activation: str = "relu",
     loss: Loss | None = None,
-    upstream: Real = 1,
     sides: Sequence[Tensor] | None = None,
-    kink_ulps: float = KINK_ULPS,
 ) -> Enclosure:
-    """Enclose the exact gradient of ``upstream · mean_B loss`` of an MLP, for every parameter, and the mean loss.
+    """Enclose the exact gradient of an MLP's mean loss, for every parameter, and the mean loss.
 
     Args:
         layers: weight ``(H, D)`` and bias ``(H,)`` or ``None``, first layer first, of any floating dtypes.
@@ -85,7 +71,7 @@ def enclose_gradients(
         activation: by name; see ``chainrule.activations``.
         loss: of ``chainrule.losses``; softmax cross-entropy by default.
         sides: for each hidden layer a bool ``(B, H)``, on which side of its kink the step under test saw each unit.
-            Where ``kink_ulps`` units of rounding in the precision of ``x`` could have put a unit on either side, the
+            Where ``KINK_ULPS`` units of rounding in the precision of ``x`` could have put a unit on either side, the
             backward then takes the step's side, and what is enclosed is the gradient on the piece of the network that
             the step was on. Without them it is the gradient proper, and a step whose rounding flipped a unit is found
             to be as far from it as it is.
@@ -95,34 +81,25 @@ def enclose_gradients(
     rule, criterion = activation_named(activation), loss if loss is not None else softmax_cross_entropy()
     check_gradual_underflow(x_BD.device)
     balls = [(Ball.exact(weight), None if bias is None else Ball.exact(bias)) for weight, bias in layers]
-    with counting_kinks() as forward:
-        loss_B, tape = mlp.mlp_loss_forward(Ball.exact(x_BD), labels_B, balls, rule, criterion)
-    sided = 0
+    loss_B, tape = mlp.mlp_loss_forward(Ball.exact(x_BD), labels_B, balls, rule, criterion)
     if sides is not None:
-        network, sided = _take_sides(tape.network, balls, sides, kink_ulps * torch.finfo(x_BD.dtype).eps / 2)
+        network = _take_sides(tape.network, balls, sides, KINK_ULPS * torch.finfo(x_BD.dtype).eps / 2)
         tape = mlp.MLPLossTape(network, tape.loss)
-    d_loss_B = losses.mean_backward(loss_B, Ball.of_number(upstream, loss_B))
+    d_loss_B = losses.mean_backward(loss_B, Ball.of_number(1, loss_B))
     needs = (False, tuple((True, bias is not None) for _, bias in layers))
-    with counting_kinks() as backward:
-        gradients = mlp.mlp_loss_backward(tape, balls, rule, criterion, d_loss_B, needs)
-    named = {
-        f"layers.{index}.{kind}": ball
-        for index, pair in enumerate(gradients.layers)
-        for kind, ball in zip(("weight", "bias"), pair, strict=True)
-        if ball is not None
-    }
-    # A unit that was undecided on the way there may be decided on the way back, or the other way round.
-    return Enclosure(losses.mean_forward(loss_B), named, max(forward.count, backward.count), sided)
+    gradients = mlp.mlp_loss_backward(tape, balls, rule, criterion, d_loss_B, needs)
+    names = (name for pair in names_of_layers(layers) for name in pair if name is not None)
+    found = (ball for pair in gradients.layers for ball in pair if ball is not None)
+    return Enclosure(losses.mean_forward(loss_B), dict(zip(names, found, strict=True)))
 
 
 def _take_sides(
     tape: mlp.MLPTape, layers: Sequence[tuple[Ball, Ball | None]], sides: Sequence[Tensor], rounding: float
-) -> tuple[mlp.MLPTape, int]:
-    """The tape with the step's own sides where relative ``rounding`` of each term leaves them open; how many."""
+) -> mlp.MLPTape:
+    """The tape with the step's own sides where relative ``rounding`` of each term leaves them open."""
     if len(sides) != len(tape.saved):
         raise ArgumentError(f"sides: expected one tensor a hidden layer, {len(tape.saved)}, found {len(sides)}")
-    saved, count = [], 0
-    moved = torch.zeros_like(tape.inputs[0].mid)
+    saved, moved = [], torch.zeros_like(tape.inputs[0].mid)
     for h_in, h, (weight, bias), side in zip(tape.inputs, tape.saved, layers, sides, strict=False):
         found = (tuple(side.shape), side.dtype)
         if found != (tuple(h.shape), torch.bool):
@@ -131,7 +108,6 @@ def _take_sides(
         moved = (rounding * h_in.mid.abs() + moved) @ weight.mid.abs().T + own
         z = h_in.mid @ weight.mid.T + (0 if bias is None else bias.mid)
         close = z.abs() <= moved
-        count += int(close.sum())
         # Only the sign of what is kept is used on the way back.
         saved.append(Ball(torch.where(close, side.to(h.mid), h.mid), torch.where(close, 0, h.rad)))
-    return mlp.MLPTape(tape.inputs, tuple(saved)), count
+    return mlp.MLPTape(tape.inputs, tuple(saved))

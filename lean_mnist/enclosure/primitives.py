@@ -1,4 +1,4 @@
-"""The chain rule's primitives on balls, and the count of places where a branch could not be decided.
+"""The chain rule's primitives on balls.
 
 An elementary function f is enclosed by its value at the midpoint and a bound L of |f'| over the whole ball:
 ``|f(X) − fl(f(a))| ≤ L r + |f(a) − fl(f(a))|``, the last term being what :mod:`.rounding` assumes of PyTorch.
@@ -7,9 +7,6 @@ An elementary function f is enclosed by its value at the midpoint and a bound L 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from fractions import Fraction
 
 import torch
@@ -19,27 +16,6 @@ from lean_mnist.enclosure.ball import Ball, hull
 from lean_mnist.enclosure.products import accurate_product
 from lean_mnist.enclosure.rounding import ELEMENTARY_ULPS, EPSILON, TINY, raised, raised_products
 from lean_mnist.errors import ArgumentError
-
-
-class KinkCounter:
-    """Count of the numbers that took both branches."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
-_COUNTER: ContextVar[KinkCounter | None] = ContextVar("ambiguous kinks", default=None)
-
-
-@contextmanager
-def counting_kinks() -> Iterator[KinkCounter]:
-    """Count, within the block, the numbers whose ball lies on both sides of a kink, so that both branches were kept."""
-    counter = KinkCounter()
-    token = _COUNTER.set(counter)
-    try:
-        yield counter
-    finally:
-        _COUNTER.reset(token)
 
 
 class BallPrimitives:
@@ -62,14 +38,10 @@ class BallPrimitives:
         mid = torch.where(nonpositive, then.mid, otherwise.mid)
         rad = torch.where(nonpositive, then.rad, otherwise.rad)
         decided = nonpositive | positive
-        undecided = decided.numel() - int(decided.sum())
-        if undecided:
+        if not decided.all():
             both = hull(then, otherwise)
             mid = torch.where(decided, mid, both.mid)
             rad = torch.where(decided, rad, torch.where(condition.rad < torch.inf, both.rad, torch.inf))
-            counter = _COUNTER.get()
-            if counter is not None:
-                counter.count += undecided
         return Ball(mid, rad)
 
     def exp(self, x: Ball) -> Ball:
