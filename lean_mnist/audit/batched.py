@@ -172,7 +172,7 @@ class BatchedCheck:
         by_class = Arithmetic(
             lambda x: (self._logits_CB.copy_(x.t()) if x is logits_BC else x.t()).to(wide), classes=0, known={}
         )
-        terms = LogitsTerms.of(checks.rule, logits_BC, checks.tape.labels_B, checks.tape.upstream, by_class)
+        terms = LogitsTerms.of(checks.rule, checks.tape, by_class)
         self._likelihood.copy_(terms.likelihood())
         checks.logits.shares(by_class, self._shares_CB)
         rounding = [layer.derivative for layer in checks.layers if layer.derivative and not layer.derivative.exact]

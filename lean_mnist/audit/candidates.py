@@ -8,6 +8,7 @@ that the tensor is a sum of.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -160,10 +161,10 @@ def _of_derivative(step: ComputedStep, check: LocalCheck) -> Explanations:
 
 def _of_logits(step: ComputedStep, check: LocalCheck) -> Explanations:
     tape, candidates = step.tapes[check.batch], list[Candidate]()
-    right = LogitsTerms.of(step.rule, tape.pre_activations[-1], tape.labels_B, tape.upstream)
+    right = LogitsTerms.of(step.rule, tape)
     exact = right.gradient()
     for name, past in _calls_before(step, check.batch):
-        old = LogitsTerms.of(step.rule, past.pre_activations[-1], past.labels_B, tape.upstream)
+        old = LogitsTerms.of(step.rule, past)
         if old.s.shape == right.s.shape:
             for whose, model in (
                 ("probabilities and labels", right.gradient(old.p, old.q, old.s)),
@@ -184,9 +185,9 @@ def _of_logits(step: ComputedStep, check: LocalCheck) -> Explanations:
     candidates.append(Candidate(Kind.DERIVATIVE, "softmax's is applied twice", twice))
     # Labels of other classes: what is subtracted from p is one class an example, but not the label.
     subtracted = (right.p + right.penalty * right.s - check.ours.double() / right.scale).nan_to_num()
-    others = LogitsTerms.of(step.rule, tape.pre_activations[-1], subtracted.argmax(1), tape.upstream)
+    others = LogitsTerms.of(step.rule, replace(tape, labels_B=subtracted.argmax(1)))
     candidates.append(Candidate(Kind.PERMUTATION, "the targets are those of other classes", others.gradient()))
-    onehot = LogitsTerms.of(step.rule._replace(label_smoothing=0.0), right.s, tape.labels_B, tape.upstream).q
+    onehot = LogitsTerms.of(step.rule._replace(label_smoothing=0.0), tape).q
     terms = {
         "the one-hot targets": right.scale * onehot,
         "the logits": right.scale * right.s,

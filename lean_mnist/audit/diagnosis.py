@@ -6,9 +6,8 @@ same backward gives when it is run again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,11 +57,10 @@ def first_fault(step: ComputedStep) -> StepFault | None:
 def _explain(step: ComputedStep, place: int, check: LocalCheck, residual: Residual) -> Diagnosis:
     if isinstance(check, ProductCheck) and not check.parts:
         return Diagnosis(Kind.ZERO, "there is no gradient", "everywhere", (), 0.0, torch.nan)
-    options: Mapping[str, Any] = explanations(check, step)
     examples = [len(tape.labels_B) for tape in (*step.tapes, *step.past)]
     widths = [n for weight, _ in step.layers for n in weight.shape]
     sizes = (*examples, sum(len(tape.labels_B) for tape in step.tapes), *widths)
-    found = diagnose(check.ours, residual.exact, tolerance=residual.allowed, sizes=sizes, **options)
+    found = diagnose(check.ours, residual.exact, tolerance=residual.allowed, sizes=sizes, **explanations(check, step))
     if found.kind in (Kind.NAN, Kind.STALE_VALUE) or found.basis is Basis.IDENTIFIED:
         return found  # it is known whose value this is, whatever another run gives
     repeated = _repeated(step, place, check)
@@ -88,8 +86,7 @@ def _repeated(step: ComputedStep, place: int, check: LocalCheck) -> Tensor | Non
 
 def _by_probabilities(step: ComputedStep, check: LocalCheck, residual: Residual, found: Diagnosis) -> Diagnosis:
     """``found``, unless the probabilities that the gradient of the logits implies say more."""
-    tape = step.tapes[check.batch]
-    terms = LogitsTerms.of(step.rule, tape.pre_activations[-1], tape.labels_B, tape.upstream)
+    terms = LogitsTerms.of(step.rule, step.tapes[check.batch])
     ours, exact = (d / terms.scale + terms.q - terms.penalty * terms.s for d in (check.ours.double(), residual.exact))
     slack = float(residual.allowed.amax() * (ours - exact).norm() / (check.ours.double() - residual.exact).norm())
     view = diagnose(ours, exact, tolerance=slack)
@@ -129,25 +126,17 @@ def explain_gradcheck(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B:
     past = []
     for _ in range(2):
         other = [(moved(weight), None if bias is None else moved(bias)) for weight, bias in cut]
-        turned = labels.roll(1)
-        past.extend(_call_piece(loss, other, moved(x), turned).tapes)
+        past.extend(_call_piece(loss, other, moved(x), labels.roll(1)).tapes)
 
-    def again() -> StepResult:
-        return _call_piece(loss, cut, x, labels)
-
-    result = again()
-    names = names_of_layers(cut)
-    return first_fault(ComputedStep(loss, names, cut, result.gradients, result.tapes, past=past, again=again))
+    again = functools.partial(_call_piece, loss, cut, x, labels)
+    _, gradients, tapes = again()
+    return first_fault(ComputedStep(loss, names_of_layers(cut), cut, gradients, tapes, past=past, again=again))
 
 
 @torch.enable_grad()
 def _call_piece(loss: NetworkLoss, layers: Layers, x: Tensor, labels: Tensor) -> StepResult:
     own = [(w.detach().requires_grad_(), None if b is None else b.detach().requires_grad_()) for w, b in layers]
-    wanted = [p for layer in own for p in layer if p is not None]
     tape, rule = StepTape(labels, UPSTREAM, layers), softmax_cross_entropy(loss.label_smoothing, loss.logit_penalty)
     value = functional.mlp_loss(x.detach().requires_grad_(), labels, own, loss.activation, rule, "mean", tape)
-    found = iter(torch.autograd.grad(value, wanted, torch.full_like(value, UPSTREAM)))
-    gradients: list[tuple[Tensor | None, Tensor | None]] = [
-        (next(found), None if b is None else next(found)) for _, b in own
-    ]
-    return StepResult(value.detach(), gradients, [tape])
+    value.backward(torch.full_like(value, UPSTREAM))
+    return StepResult(value.detach(), [(w.grad, None if b is None else b.grad) for w, b in own], [tape])

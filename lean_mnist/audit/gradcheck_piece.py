@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
+from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.nn import functional
+from lean_mnist.nn.step import Layers, names_of_layers
 
 EXAMPLES, FEATURES, UNITS, CLASSES = 3, 5, 4, 4
 # gradcheck moves each number by 1e-6; a unit this far from its kink stays on its side.
@@ -53,17 +55,17 @@ class GradcheckResult:
 
 @torch.no_grad()
 def cut_piece(
-    loss: NetworkLoss, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, labels_B: Tensor
+    loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor
 ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor | None]]] | None:
     """Inputs, labels and layers of a small network cut from this one, in float64; ``None`` if kinks are in the way."""
     x = x_BD[:EXAMPLES].detach().to(torch.float64)
     columns = x.abs().sum(0).topk(min(FEATURES, x.shape[1])).indices
     x = x[:, columns]
     h, cut, activation = x, [], REFERENCE_ACTIVATIONS[loss.activation]
-    for weight, bias in layers[:-1]:
-        weight = weight.detach().to(torch.float64)[:, columns]
-        bias = None if bias is None else bias.detach().to(torch.float64)
-        z = h @ weight.T + (0 if bias is None else bias)
+    *hidden, (last, last_bias) = [(w.double(), None if b is None else b.double()) for w, b in layers]
+    for weight, bias in hidden:
+        weight = weight[:, columns]
+        z = F.linear(h, weight, bias)
         clearance = z.abs().amin(0) if len(z) else torch.ones(z.shape[1], dtype=z.dtype)
         clearest = clearance.topk(min(UNITS, z.shape[1]))
         if activation.below_kink is not None and float(clearest.values.min()) < KINK_MARGIN:
@@ -71,10 +73,8 @@ def cut_piece(
         columns = clearest.indices
         cut.append((weight[columns], None if bias is None else bias[columns]))
         h = activation.value(z[:, columns])
-    weight, bias = layers[-1]
-    classes, labels = _classes(labels_B[:EXAMPLES], weight.shape[0])
-    weight = weight.detach().to(torch.float64)[classes][:, columns]
-    cut.append((weight, None if bias is None else bias.detach().to(torch.float64)[classes]))
+    classes, labels = _classes(labels_B[:EXAMPLES], len(last))
+    cut.append((last[classes][:, columns], None if last_bias is None else last_bias[classes]))
     return x, labels, cut
 
 
@@ -86,31 +86,22 @@ def _classes(labels_B: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return chosen, (labels_B[:, None] == chosen[None, :]).to(torch.int64).argmax(1)
 
 
-def gradcheck_piece(
-    loss: NetworkLoss, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, labels_B: Tensor
-) -> GradcheckResult:
+def gradcheck_piece(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor) -> GradcheckResult:
     """Run ``torch.autograd.gradcheck``, slow mode, on the hand-written loss of a piece of this step."""
     piece = cut_piece(loss, layers, x_BD, labels_B)
     if piece is None:
-        return GradcheckResult(
-            GradcheckVerdict.KINK, "every piece of this step has a unit too near its kink for finite differences"
-        )
+        why = "every piece of this step has a unit too near its kink for finite differences"
+        return GradcheckResult(GradcheckVerdict.KINK, why)
     x, labels, cut = piece
-    has_bias = [bias is not None for _, bias in cut]
-    inputs = [x, *(p for layer in cut for p in layer if p is not None)]
-    names = ["x"] + [
-        f"layers.{index}.{kind}"
-        for index, bias in enumerate(has_bias)
-        for kind in (("weight", "bias") if bias else ("weight",))
-    ]
+    inputs = [tensor.requires_grad_() for tensor in (x, *(p for layer in cut for p in layer if p is not None))]
+    names = ["x", *(name for pair in names_of_layers(cut) for name in pair if name is not None)]
     rule = softmax_cross_entropy(loss.label_smoothing, loss.logit_penalty)
 
     def hand_written(x: Tensor, *flat: Tensor) -> Tensor:
         parameters = iter(flat)
-        again = [(next(parameters), next(parameters) if bias else None) for bias in has_bias]
+        again = [(next(parameters), None if bias is None else next(parameters)) for _, bias in cut]
         return UPSTREAM * functional.mlp_loss(x, labels, again, loss.activation, rule)
 
-    inputs = [tensor.requires_grad_() for tensor in inputs]
     with torch.enable_grad():
         try:
             # Finite differences lose about 1e-10 of the loss to rounding.

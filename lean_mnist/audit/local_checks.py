@@ -199,11 +199,8 @@ def local_checks(step: ComputedStep) -> Iterator[LocalCheck]:
     for number, tape in enumerate(step.tapes):
         d_s = there(tape.d_pre_activations, len(step.layers) - 1)
         if d_s is not None:
-            expected = _logits_gradient(step.rule, tape)
-            yield ElementwiseCheck(
-                Identity.LOGITS, f"the gradient of the logits{_batch(step, number)}", len(step.layers) - 1, number, d_s,
-                expected,
-            )  # fmt: skip
+            name, last = f"the gradient of the logits{_batch(step, number)}", len(step.layers) - 1
+            yield ElementwiseCheck(Identity.LOGITS, name, last, number, d_s, _logits_gradient(step.rule, tape))
     for index in reversed(range(len(step.layers))):
         yield from _gradient_checks(step, index)
         for number, tape in enumerate(step.tapes):
@@ -284,20 +281,14 @@ def _backward_checks(step: ComputedStep, tape: StepTape, number: int, index: int
 
 
 def _logits_gradient(rule: NetworkLoss, tape: StepTape) -> Callable[[Arithmetic], Expected]:
-    def expected(arithmetic: Arithmetic) -> Expected:
-        return LogitsTerms.of(rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic).expected()
-
-    return expected
+    return lambda arithmetic: LogitsTerms.of(rule, tape, arithmetic).expected()
 
 
 def _mean_loss(step: ComputedStep) -> Callable[[Arithmetic], Expected]:
     """Mean loss over all examples; its rounding is relative to the largest logit."""
 
     def expected(arithmetic: Arithmetic) -> Expected:
-        terms = [
-            LogitsTerms.of(step.rule, tape.pre_activations[-1], tape.labels_B, tape.upstream, arithmetic)
-            for tape in step.tapes
-        ]
+        terms = [LogitsTerms.of(step.rule, tape, arithmetic) for tape in step.tapes]
         mean = total([-batch.scale * batch.likelihood() for batch in terms]).reshape(())
         largest = torch.stack([batch.s.abs().amax() if batch.s.numel() else mean for batch in terms]).amax()
         return Expected(mean, loss_size(largest.clamp_min(1), step.rule.logit_penalty))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.nn.step import StepTape
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -52,10 +53,9 @@ class LogitsTerms(NamedTuple):
     scale: float
 
     @classmethod
-    def of(
-        cls, rule: NetworkLoss, logits: Tensor, labels_B: Tensor, upstream: float, arithmetic: Arithmetic = EXACT
-    ) -> LogitsTerms:
+    def of(cls, rule: NetworkLoss, tape: StepTape, arithmetic: Arithmetic = EXACT) -> LogitsTerms:
         """Terms of a batch's logits ``(B, C)``, in this arithmetic."""
+        logits, labels_B = tape.pre_activations[-1], tape.labels_B
         known = None if arithmetic.known is None else arithmetic.known.get(id(logits))
         if known is not None:
             return known
@@ -63,7 +63,7 @@ class LogitsTerms(NamedTuple):
         log_p = torch.log_softmax(s, dim)
         targets = target_distributions(rule.label_smoothing, logits.shape[1], s.dtype, s.device)
         q = targets.index_select(1 - dim, labels_B)
-        terms = cls(log_p.exp(), log_p, q, s, rule.logit_penalty, upstream / max(1, len(labels_B)))
+        terms = cls(log_p.exp(), log_p, q, s, rule.logit_penalty, tape.upstream / max(1, len(labels_B)))
         if arithmetic.known is not None:
             arithmetic.known[id(logits)] = terms
         return terms
