@@ -44,7 +44,7 @@ def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | Non
         option = unknown[0].partition("=")[0]
         if not option.startswith("-"):
             raise ConfigError(f"{option!r}: unexpected argument; --help lists the options")
-        raise ConfigError(f"{option}: no such option{nearest(option, map(_option, fields))}; --help lists them")
+        raise ConfigError(f"{option}: no such option{nearest(option, map(option_name, fields))}; --help lists them")
     if default is not None:
         return dataclasses.replace(default, **given)  # type: ignore[type-var]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -100,9 +100,9 @@ def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[s
         if kind.positional:
             parser.add_argument(name, type=kind.read, nargs="?", default=None)
         elif kind.type is bool:
-            parser.add_argument(_option(name), dest=name, action=argparse.BooleanOptionalAction)
+            parser.add_argument(option_name(name), dest=name, action=argparse.BooleanOptionalAction)
         else:
-            parser.add_argument(_option(name), dest=name, type=kind.read, nargs="*" if kind.several else None)
+            parser.add_argument(option_name(name), dest=name, type=kind.read, nargs="*" if kind.several else None)
     try:
         found, unknown = parser.parse_known_args([_with_hyphens(argument) for argument in arguments])
     except argparse.ArgumentError as error:
@@ -116,7 +116,8 @@ def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[s
     return values, unknown
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """``--batch-size`` for ``batch_size``."""
     return "--" + name.replace("_", "-")
 
 

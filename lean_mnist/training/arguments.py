@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lean_mnist.command_line import parse
+from lean_mnist.command_line import option_name, parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.files import config_from_dict, read_config
@@ -97,7 +97,7 @@ class RunCommand(Generic[Options]):
             now = getattr(wanted, name)
             if now != value and name not in MAY_CHANGE_ON_RESUME:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')}: this run was started with "
+                    f"{option_name(name)}: this run was started with "
                     f"{'its default' if value is None else value}, found {now}; "
                     f"resuming continues a run as it was, so leave the option out or start a new run"
                 )

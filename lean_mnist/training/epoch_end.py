@@ -12,7 +12,7 @@ def end_epoch(loop: Loop, examples_per_second: float) -> None:
     """End the present epoch; sets ``state.finished`` where it was the last one."""
     state, config, emit = loop.state, loop.objective.config, loop.emit
     train_loss = state.end_epoch()
-    validation = _evaluate(loop, "validation")
+    validation = loop.world.on_writer(lambda: loop.objective.evaluate("validation"))
     emit(Scalar(state.step, "train/epoch_loss", train_loss))
     if validation is not None:
         emit(Scalar(state.step, "validation/loss", validation.loss))
@@ -22,7 +22,8 @@ def end_epoch(loop: Loop, examples_per_second: float) -> None:
     own = loop.objective.epoch_values()
     for name, value in {"throughput/examples_per_second": examples_per_second, **own}.items():
         emit(Scalar(state.step, name, value))
-    if config.track_test and (test := _evaluate(loop, "test")) is not None:
+    test = loop.world.on_writer(lambda: loop.objective.evaluate("test")) if config.track_test else None
+    if test is not None:
         state.enter_test("track", test.errors)
         emit(Scalar(state.step, "test/accuracy", test.accuracy))
         emit(Scalar(state.step, "test/loss", test.loss))
@@ -36,11 +37,6 @@ def end_epoch(loop: Loop, examples_per_second: float) -> None:
         state.finished = f"all {config.epochs} epochs done"
     elif config.early_stopping is not None and state.epochs_without_improvement >= config.early_stopping:
         state.finished = f"no better validation accuracy in {state.epochs_without_improvement} epochs"
-
-
-def _evaluate(loop: Loop, split: str) -> Evaluation | None:
-    """The objective's evaluation, done by the writer and known to every process."""
-    return loop.world.on_writer(lambda: loop.objective.evaluate(split))
 
 
 def _select(loop: Loop, validation: Evaluation) -> None:

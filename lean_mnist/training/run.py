@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
+from lean_mnist.command_line import option_name
 from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.errors import ConfigError, Interrupted
 from lean_mnist.nn.update import Update
 from lean_mnist.torch_internals import has_bfloat16_products
-from lean_mnist.training.checkpointing import Checkpointing
-from lean_mnist.training.config import Config
+from lean_mnist.training.checkpointing import restore_run, save_run
+from lean_mnist.training.checkpoints import content_hash
+from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.optimizers import build_optimizer
-from lean_mnist.training.distributed import World, start_of
+from lean_mnist.training.distributed import World
 from lean_mnist.training.hooks import FailureKeeper, FailurePolicy
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.objectives.classification import Classification
@@ -24,8 +26,10 @@ from lean_mnist.training.objectives.protocol import Objective, Result, RunFiles
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Notice, Text
+from lean_mnist.training.state import RunState
 from lean_mnist.training.steps import Loop
 from lean_mnist.training.trainer import Trainer
+from lean_mnist.version import __version__
 
 
 def run(config: Config, resume: Path | None = None, world: World | None = None) -> Summary:
@@ -71,20 +75,35 @@ def _load(config: Config, world: World) -> Dataset:
     return loaded[0]
 
 
-class Session:
-    """One session of a run: made without writing anything, so that all processes can first see that they start alike.
+def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
+    """What has to be the same on every rank before the first step, as text: options, data, versions, state.
 
-    Args:
-        objective: of the run.
-        resume: the checkpoint that the session goes on from, if any.
-        world: the processes that train together.
+    ``fingerprint`` is the data set's; ``start`` holds weights and, where a run goes on, optimizer and state: a nest of
+    plain values and tensors, of which the hash is compared.
+    """
+    options = {
+        option_name(name): " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in config.to_dict().items()
+        if name not in MAY_CHANGE_ON_RESUME
+    }
+    return options | {
+        "the data (SHA-256)": fingerprint[:16],
+        "lean_mnist": __version__,
+        "PyTorch": str(torch.__version__),
+        "the state to start from (SHA-256)": content_hash(start)[:16],
+    }
+
+
+class Session:
+    """One session of a run, from its start or from the checkpoint ``resume``.
+
+    It is made without writing anything, so that all processes can first see that they start alike.
     """
 
     def __init__(self, objective: Objective, resume: Path | None, world: World) -> None:
         self._objective, self._world, self._resuming = objective, world, resume is not None
         self._optimizer = build_optimizer(objective.config, [objective.parameters.vector])
-        self._checkpointing = Checkpointing(objective, self._optimizer, resume)
-        self._state = self._checkpointing.state
+        self._state = RunState() if resume is None else restore_run(resume, objective, self._optimizer)
         self._ended_before = bool(self._state.finished)  # there is nothing left to do but to sum it up again
 
     def run(self, stop_requested: Callable[[], bool]) -> Result:
@@ -147,7 +166,7 @@ class Session:
 
     def _save(self, which: str) -> None:
         self._folder.flush()  # records of steps that a checkpoint has behind it are never written again
-        self._checkpointing.save(self._folder.checkpoints, which)
+        save_run(self._folder.checkpoints, which, self._objective, self._optimizer, self._state)
 
     def _finish(self) -> Result:
         folder = self._folder

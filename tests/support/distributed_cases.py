@@ -116,7 +116,7 @@ def train(world: World, *, batch_size: int = 16, epochs: int = 2, seed: int = 0)
             gradient_P, loss = gradient(model, images[share.rows], labels[share.rows])
             step += 1
             world.snapshot(gradient_P, step)
-            loss = world.reduce(gradient_P, loss, share, step=step).loss
+            loss, _ = world.reduce(gradient_P, loss, share, step=step)
             weights_P = weights_P - 0.5 * gradient_P
             unflatten_parameters(weights_P, model)
     return torch.cat([weights_P, loss.detach().reshape(1)])

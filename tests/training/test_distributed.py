@@ -16,9 +16,9 @@ from torch import Tensor
 from lean_mnist.command_line import run_command
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, HealthError, LeanMnistError, RankLost
 from lean_mnist.nn import MLP
-from lean_mnist.training.distributed import Share, World, from_environment, start_of
+from lean_mnist.training.distributed import Share, World, from_environment
 from lean_mnist.training.distributed.digest import PROJECTIONS, Digests, bits_of, tolerance
-from lean_mnist.training.distributed.world import share_of
+from lean_mnist.training.run import start_of
 from tests.support.distributed_cases import at, join, one_step, scenarios, together, train
 from tests.support.training_cases import REPOSITORY, digits_config, surroundings
 
@@ -40,7 +40,7 @@ def said(outcomes: list[tuple[Any, LeanMnistError | None]], kind: type[LeanMnist
 def test_parts_tile_every_batch() -> None:
     for size in range(1, 6):
         for total in range(1, 12):
-            shares = [share_of(rank, size, total) for rank in range(size)]
+            shares = [share for share, _ in together(size, lambda world: world.share(total))]  # noqa: B023
             assert [i for share in shares for i in range(total)[share.rows]] == list(range(total))
             assert max(s.examples for s in shares) - min(s.examples for s in shares) <= 1
 
@@ -102,13 +102,13 @@ def test_digests_are_fresh_at_every_step_and_bits_tell_a_last_place() -> None:
 
 
 def test_a_sum_that_is_right_is_used() -> None:
-    for (gradient_P, reduced), error in together(3, lambda world: one_step(world, stop=world.rank == 2)):
+    for (gradient_P, (loss, stop)), error in together(3, lambda world: one_step(world, stop=world.rank == 2)):
         assert error is None
         parts = [torch.randn(58, generator=torch.Generator().manual_seed(rank)) for rank in range(3)]
         assert float((gradient_P - torch.stack(parts).mean(0)).abs().max()) < 1e-6
-        assert float(reduced.loss) == 1.0
-        assert reduced.stop
-    assert not together(2, one_step)[0][0][1].stop
+        assert float(loss) == 1.0
+        assert stop
+    assert not together(2, one_step)[0][0][1][1]
 
 
 def test_one_rank_refuses_and_all_say_why() -> None:

@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.schedules import every, learning_rate_schedule, never
+from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from tests.support.training_cases import STEPS_PER_EPOCH, digits_run, named
 
 STEPS, EPOCHS, RATE = 7, 10, 0.3
@@ -144,4 +144,4 @@ def test_a_hook_is_due_at_the_first_step_and_at_every_multiple(period: int, due:
 
 
 def test_never_is_never() -> None:
-    assert not any(map(never, range(10)))
+    assert not any(map(every(0), range(10)))

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lean_mnist.command_line import option_name
 from lean_mnist.errors import ConfigError
 from lean_mnist.generalization.checker import ACTIVATIONS
 
@@ -22,6 +23,13 @@ DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 
 # What may differ between a run and its continuation: where things are and what is printed, never what is computed.
 MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name")
+
+
+_AT_LEAST = {
+    1: "epochs batch_size accumulate decay_epochs log_every validation_size limit_train early_stopping",
+    0: "warmup_steps check_every gradcheck_every seed weight_decay logit_penalty "
+    "augment_shift augment_rotation augment_scale augment_elastic",
+}
 
 
 @dataclass(frozen=True)
@@ -138,21 +146,17 @@ class Config:
     """Print nothing but warnings and errors."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "decay_epochs", "log_every"):
-            self._at_least(name, 1)
-        for name in ("validation_size", "limit_train", "early_stopping"):
-            if getattr(self, name) is not None:
-                self._at_least(name, 1)
-        for name in ("warmup_steps", "check_every", "gradcheck_every", "seed", "weight_decay", "logit_penalty"):
-            self._at_least(name, 0)
-        for name in ("augment_shift", "augment_rotation", "augment_scale", "augment_elastic"):
-            self._at_least(name, 0)
+        for least, names in _AT_LEAST.items():
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not least <= value < math.inf:
+                    raise ConfigError(f"{option_name(name)}: expected at least {least}, found {value}")
         if self.augment_scale >= 1:
             raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
         for name in ("lr", "clip_norm", "init_scale", "decay", "augment_smoothness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{_option(name)}: expected a number above 0, found {value}")
+                raise ConfigError(f"{option_name(name)}: expected a number above 0, found {value}")
         if not self.hidden or any(width < 1 for width in self.hidden):
             found = " ".join(map(str, self.hidden)) or "none"
             raise ConfigError(f"--hidden: expected one or more widths of at least 1, found {found}")
@@ -175,14 +179,9 @@ class Config:
         # A quantised network is one on whole numbers: of pixels, and with nothing between its layers but a maximum.
         for name, expected in (("normalization", "unit"), ("activation", "relu")):
             if getattr(self, name) != expected:
-                raise ConfigError(f"--quantize: expected {_option(name)} {expected}, found {getattr(self, name)}")
+                raise ConfigError(f"--quantize: expected {option_name(name)} {expected}, found {getattr(self, name)}")
         if self.precision == "bfloat16":
             raise ConfigError("--quantize: expected --precision float32 or float64, found bfloat16")
-
-    def _at_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not least <= value < math.inf:
-            raise ConfigError(f"{_option(name)}: expected at least {least}, found {value}")
 
     @property
     def learning_rate(self) -> float:
@@ -193,7 +192,3 @@ class Config:
         """Plain values, as ``config.json`` and a checkpoint hold them."""
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

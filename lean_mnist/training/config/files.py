@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lean_mnist.command_line import parse
+from lean_mnist.command_line import option_name, parse
 from lean_mnist.errors import ConfigError, nearest
 
 Options = TypeVar("Options", bound=Any)  # a dataclass of options, each with a default
@@ -33,7 +33,7 @@ def config_from_dict(values: Any, source: str, options: type[Options]) -> Option
     for name, value in values.items():
         if name not in names:
             raise ConfigError(f"{source}: no configuration field is called {name!r}{nearest(str(name), names)}")
-        option = "--" + name.replace("_", "-")
+        option = option_name(name)
         default = getattr(options, name)
         if isinstance(value, bool) != isinstance(default, bool):
             expected = "true or false" if isinstance(default, bool) else "no true or false"

@@ -23,28 +23,20 @@ def learning_rate_schedule(config: Config, steps_per_epoch: int) -> LearningRate
     warmup, base = config.warmup_steps, config.learning_rate
     total = max(1, config.epochs * steps_per_epoch - warmup)
     decay_steps = config.decay_epochs * steps_per_epoch
-    factor: LearningRate
-    if config.schedule == "constant":
-        factor = _constant
-    elif config.schedule == "step":
+    peak = _ONE_CYCLE_RISE * total
 
-        def factor(step: int) -> float:
+    def factor(step: int) -> float:
+        if config.schedule == "constant":
+            return 1.0
+        if config.schedule == "step":
             return config.decay ** (step // decay_steps)
-    elif config.schedule == "exponential":
-
-        def factor(step: int) -> float:
+        if config.schedule == "exponential":
             return config.decay ** (step / decay_steps)
-    elif config.schedule == "cosine":
-
-        def factor(step: int) -> float:
+        if config.schedule == "cosine":
             return _cosine(1.0, 0.0, step / total)
-    else:
-        peak = _ONE_CYCLE_RISE * total
-
-        def factor(step: int) -> float:
-            if step < peak:
-                return _cosine(_ONE_CYCLE_START, 1.0, step / peak)
-            return _cosine(1.0, _ONE_CYCLE_END, (step - peak) / (total - peak))
+        if step < peak:
+            return _cosine(_ONE_CYCLE_START, 1.0, step / peak)
+        return _cosine(1.0, _ONE_CYCLE_END, (step - peak) / (total - peak))
 
     # The schedule starts when the warm-up ends; the warm-up climbs to the rate that the schedule starts from.
     def learning_rate(step: int) -> float:
@@ -55,24 +47,13 @@ def learning_rate_schedule(config: Config, steps_per_epoch: int) -> LearningRate
     return learning_rate
 
 
-def _constant(step: int) -> float:
-    return 1.0
-
-
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
 def every(period: int) -> Schedule:
     """Due at the first step and at every multiple of ``period``; never if ``period`` is 0."""
-    if period == 0:
-        return never
-    return lambda step: step == 1 or step % period == 0
-
-
-def never(step: int) -> bool:
-    """Never due."""
-    return False
+    return lambda step: period > 0 and (step == 1 or step % period == 0)
 
 
 def is_power_of_ten(number: int) -> bool:

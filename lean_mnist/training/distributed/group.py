@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from lean_mnist.training.distributed.digest import Digests, bits_of
 from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
 from lean_mnist.training.distributed.message import mean_loss, misfit, pack, unpack, wrong_sums
 from lean_mnist.training.distributed.transport import ContactLost, Transport
-from lean_mnist.training.distributed.world import E, Reduced, Share, T, World
+from lean_mnist.training.distributed.world import E, Share, T, World
 
 _MOST_FIELDS = 3  # named where configurations differ
 
@@ -33,9 +32,7 @@ class Group(World):
         self._transport, self.rank, self.size = transport, transport.rank, transport.size
         self._step = 0  # the last one that was begun
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._transport.close()
 
     def report_once(self, error: E) -> E:
@@ -87,7 +84,7 @@ class Group(World):
         step: int,
         refusal: LeanMnistError | None = None,
         stop: bool = False,
-    ) -> Reduced:
+    ) -> tuple[Tensor, bool]:
         """As of ``World``."""
         assert step == self._step, "snapshot comes before reduce"
         reduced_P = self._sent_P
@@ -109,14 +106,14 @@ class Group(World):
             row = pack(integers, bits_of(reduced_P), loss, self._own_digests, digest)
             messages = unpack(self._transport.all_gather(row))
             if any(message.refused for message in messages):
-                raise self.report_once(self._refused(refusal)) from refusal
+                raise self.report_once(_combined(self._transport.all_gather_object(refusal))) from refusal
             wrong = wrong_sums(messages, len(gradient_P), gradient_P.dtype)
             if wrong or misfit(messages) or len({message.bits for message in messages}) > 1:
                 own_P = gradient_P * weight if share.examples else torch.zeros_like(gradient_P)
                 evidence = Evidence(messages, own_P, reduced_P, self._layout)
                 raise self.report_once(explain(self._transport, self._digests, evidence))
         gradient_P.copy_(reduced_P)
-        return Reduced(loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages))
+        return loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages)
 
     def gather(self, value: T) -> list[T]:
         """As of ``World``."""
@@ -125,43 +122,19 @@ class Group(World):
 
     def on_writer(self, action: Callable[[], T]) -> T:
         """As of ``World``."""
-        result: T | None = None
-        failure: LeanMnistError | None = None
-        if self.is_writer:
-            try:
-                result = action()
-            except LeanMnistError as error:
-                failure = error
-            except OSError as error:  # a full disk, say
-                failure = LeanMnistError(f"{error.filename or 'output'}: {error.strerror or error}")
-        result, failure = self.gather((result, failure))[0]
+        result, failure = self.gather(_attempt(action) if self.is_writer else (None, None))[0]
         if failure is not None:
             raise self.report_once(failure)
         return result  # type: ignore[return-value]
 
     def everywhere(self, action: Callable[[], T]) -> T:
         """As of ``World``."""
-        result: T | None = None
-        failure: LeanMnistError | None = None
-        try:
-            result = action()
-        except LeanMnistError as error:
-            failure = error
+        result, failure = _attempt(action)
         failures = self.gather(failure)
-        texts = {str(error) for error in failures}
-        kind = next((type(error) for error in failures if error is not None), None)
-        if kind is not None and len(texts) == 1:
-            raise self.report_once(kind(*texts))
-        if kind is not None:
-            said = (f"rank {rank}: {error}" for rank, error in enumerate(failures) if error is not None)
-            raise self.report_once(kind("; ".join(said)))
+        if any(failures):
+            alike = len(set(map(str, failures))) == 1
+            raise self.report_once(failures[0] if alike and failures[0] else _combined(failures))
         return result  # type: ignore[return-value]
-
-    def _refused(self, refusal: LeanMnistError | None) -> LeanMnistError:
-        """The refusals of all ranks as one error, of the class of the first."""
-        own = None if refusal is None else (type(refusal), str(refusal))
-        given = [(rank, *told) for rank, told in enumerate(self._transport.all_gather_object(own)) if told is not None]
-        return given[0][1]("; ".join(f"rank {rank}: {text}" for rank, _, text in given))
 
     @contextlib.contextmanager
     def _contact(self) -> Iterator[None]:
@@ -176,6 +149,22 @@ class Group(World):
             # Said once, by the first of those that are left.
             error.reported_elsewhere = bool(absent) and self.rank != min(set(range(self.size)) - set(absent), default=0)
             raise error from lost
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, LeanMnistError | None]:
+    """What ``action`` returns, or the error for people that it raises."""
+    try:
+        return action(), None
+    except LeanMnistError as error:
+        return None, error
+    except OSError as error:  # a full disk, say
+        return None, LeanMnistError(f"{error.filename or 'output'}: {error.strerror or error}")
+
+
+def _combined(errors: Sequence[LeanMnistError | None]) -> LeanMnistError:
+    """The errors of all ranks, at least one, as one of the class of the first."""
+    given = [(rank, error) for rank, error in enumerate(errors) if error is not None]
+    return type(given[0][1])("; ".join(f"rank {rank}: {error}" for rank, error in given))
 
 
 def _whose(name: str, given: Sequence[Mapping[str, str]]) -> str:

@@ -10,7 +10,6 @@ so that everything the hooks see is the rank's own, and everything the optimizer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor
@@ -40,21 +39,6 @@ class Share(NamedTuple):
         return slice(self.begin, self.end)
 
 
-class Reduced(NamedTuple):
-    """What all ranks know after a reduction."""
-
-    loss: Tensor  # the mean over the global batch; of the dtype and device of the one that was given
-    stop: bool  # somebody was asked to stop
-
-
-def share_of(rank: int, size: int, total: int) -> Share:
-    """The part of rank ``rank`` among ``size``: the parts tile the batch in order, and their sizes differ by at most 1.
-
-    Some are empty where ``total < size``; their ranks still take part in every reduction.
-    """
-    return Share(rank * total // size, (rank + 1) * total // size, total)
-
-
 class World:
     """One process: everything is its own, nothing is exchanged, nothing is copied."""
 
@@ -65,9 +49,7 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
     @property
@@ -76,8 +58,11 @@ class World:
         return self.rank == 0
 
     def share(self, total: int) -> Share:
-        """This rank's part of a global batch of ``total`` examples."""
-        return share_of(self.rank, self.size, total)
+        """This rank's part of a global batch: the parts tile it in order, and their sizes differ by at most 1.
+
+        Some are empty where ``total < size``; their ranks still take part in every reduction.
+        """
+        return Share(self.rank * total // self.size, (self.rank + 1) * total // self.size, total)
 
     def require_examples(self, batch_size: int, examples: int) -> None:
         """Raise ``ConfigError`` unless every process gets an example of a full batch."""
@@ -112,7 +97,7 @@ class World:
         step: int,
         refusal: LeanMnistError | None = None,
         stop: bool = False,
-    ) -> Reduced:
+    ) -> tuple[Tensor, bool]:
         """Replace the gradient of the mean over the own part by that over the global batch, in place.
 
         Args:
@@ -122,12 +107,13 @@ class World:
             refusal: why this rank's checks refuse the step, if they do; every rank then raises an error that says so.
             stop: whether this process was asked to stop.
 
-        Raises ``refusal``, on every rank and naming whose it is; with several processes also ``GradientMismatch`` where
-        the reduced gradient is not the sum of the ranks' own, and ``RankLost``.
+        Returns the mean loss over the global batch, like ``loss``, and whether any process was asked to stop. Raises
+        ``refusal``, on every rank and naming whose it is; with several processes also ``GradientMismatch`` where the
+        reduced gradient is not the sum of the ranks' own, and ``RankLost``.
         """
         if refusal is not None:
             raise refusal
-        return Reduced(loss, stop)
+        return loss, stop
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, in their order. For small things, now and then."""

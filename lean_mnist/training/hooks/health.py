@@ -18,11 +18,6 @@ from lean_mnist.training.sinks.records import Notice, Record, Scalar
 EXPLODING, VANISHING = 10.0, 1e-4
 
 
-def no_cause(step: Step) -> str:
-    """For ``HealthHook`` where no fault is looked for."""
-    return ""
-
-
 class HealthHook:
     """Gate, every step: loss and gradients are finite. First step: the loss is near that of guessing.
 
@@ -34,7 +29,7 @@ class HealthHook:
     """
 
     def __init__(
-        self, guessing: float | None, cause: Callable[[Step], str] = no_cause, keep: KeepFailure = keep_nothing
+        self, guessing: float | None, cause: Callable[[Step], str] = lambda step: "", keep: KeepFailure = keep_nothing
     ) -> None:
         self._guessing, self._cause, self._keep = guessing, cause, keep
 

@@ -7,11 +7,10 @@ stops the run before the gradients reach the weights: that is a gate.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from lean_mnist.nn.step import StepTape
@@ -48,13 +47,6 @@ class Step:
         """``loss`` as a Python number, fetched from its device once."""
         return float(self.loss)
 
-    @property
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """All examples of the step as one batch."""
-        if len(self.batches) == 1:
-            return self.batches[0]
-        return torch.cat([x for x, _ in self.batches]), torch.cat([y for _, y in self.batches])
-
 
 class Hook(Protocol):
     """Looks at the steps at which it is due."""
@@ -66,11 +58,8 @@ class Hook(Protocol):
         """Records of this step; raises to keep its gradients from the weights."""
 
 
-class KeepFailure(Protocol):
-    """Writes what is needed to reproduce a failed check."""
-
-    def __call__(self, step: Step, message: str, /) -> str:
-        """Write it; returns the end of the message, which says where."""
+# Writes what is needed to reproduce a failed check, given its message; returns the end of that, which says where.
+KeepFailure = Callable[[Step, str], str]
 
 
 def keep_nothing(step: Step, message: str) -> str:
