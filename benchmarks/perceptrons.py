@@ -74,17 +74,17 @@ def measure(kind: str, settings: LearnerSettings, train: Examples, test: Example
         start = time.perf_counter()
         found.add(learn_and_count(learner, train, test, settings.epochs))
         seconds.append(time.perf_counter() - start)
-    (counts,) = found
+    ((train_correct, test_correct, computed),) = found
     place = kind, settings.name
     published, (theirs, whose) = PUBLISHED.get(place), TIMES.get(place, (None, None))
     return Row(
         learner=kind,
         data=settings.name,
-        train=counts.train / len(train),
-        test=counts.test / len(test),
-        as_published=None if published is None else published == (counts.train, counts.test),
+        train=train_correct / len(train),
+        test=test_correct / len(test),
+        as_published=None if published is None else published == (train_correct, test_correct),
         epochs=settings.epochs,
-        epochs_computed=counts.epochs,
+        epochs_computed=computed,
         seconds=min(seconds),
         seconds_theirs=theirs,
         theirs=whose,

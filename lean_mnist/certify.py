@@ -148,9 +148,8 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
         code, candidates = arguments.code, arguments.candidates * reading.readings
         certificate = certify_network(network, dataset, code=code, candidates=candidates, deltas=deltas, bounds=bounds)
     else:
-        raise CertificateError(
-            "--split: expected test, or --quantize BITS; only a quantised network has bits to pay for"
-        )
+        expected = "expected test, or --quantize BITS; only a quantised network has bits to pay for"
+        raise CertificateError(f"--split: {expected}")
     if quantize is not None and isinstance(network, QuantizedNetwork):
         write_network(folder / "network.json", network)
     return certificate, certificate.write(folder)
@@ -160,8 +159,7 @@ def options_of(arguments: CertifyArguments) -> ClaimOptions:
     """The options of the claims by a test split."""
     from lean_mnist.generalization.certificates.document import ClaimOptions
 
-    given = (arguments.delta, arguments.bound, arguments.looks, arguments.adaptive, arguments.precision)
-    return ClaimOptions(*given)
+    return ClaimOptions(arguments.delta, arguments.bound, arguments.looks, arguments.adaptive, arguments.precision)
 
 
 def existing(folder: str | Path) -> Path:

@@ -83,9 +83,8 @@ def upper_risk(bound: str, errors: int, examples: int, delta: Exact, digits: int
     scale = 10**digits
     low = -(-k * scale // m)  # no bound confirms less than what was measured
     start = int(found.guess(k, m, share) * scale)
-    return Fraction(
-        least(lambda n: found.confirms(Fraction(k), m, share, Fraction(n, scale)), start, low, scale), scale
-    )
+    risk = least(lambda n: found.confirms(Fraction(k), m, share, Fraction(n, scale)), start, low, scale)
+    return Fraction(risk, scale)
 
 
 def risk_interval(bound: str, errors: int, examples: int, delta: Exact) -> tuple[Fraction, Fraction]:

@@ -88,9 +88,8 @@ def sample(distribution: Program[X], m: int) -> Program[tuple[X, ...]]:
         raise ArgumentError(f"m: {m}, expected at least 1")
     values = list(distribution.outcomes())
     if m * math.log2(len(values)) > math.log2(LARGEST_ENUMERATION):
-        raise ArgumentError(
-            f"m: {m} of {len(values)} values have more than {LARGEST_ENUMERATION:,} outcomes, expected fewer"
-        )
+        many = f"more than {LARGEST_ENUMERATION:,} outcomes"
+        raise ArgumentError(f"m: {m} of {len(values)} values have {many}, expected fewer")
 
     def outcomes() -> Iterator[tuple[tuple[X, ...], Fraction]]:
         for drawn in itertools.product(values, repeat=m):

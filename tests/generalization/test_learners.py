@@ -107,7 +107,7 @@ def test_published_results(data: Path, kind: str, name: str) -> None:
     settings = next(each for each in MLCERT if each.name == name)
     train, test = settings.read(data)
     counts = learn_and_count(settings.learner(kind, train.x.shape[1]), train, test, settings.epochs)
-    assert (counts.train, counts.test) == RESULTS[kind, name]
+    assert counts[:2] == RESULTS[kind, name]
 
 
 def test_description_perceptron_on_the_synthetic_sets(data: Path) -> None:
@@ -282,8 +282,6 @@ def test_bad_questions() -> None:
         Perceptron(3).learn(examples, -1)
     with pytest.raises(ArgumentError, match=r"x: float32 of shape \(5, 3\), expected float32 of shape \(B, 4\)"):
         KernelPerceptron(4).learn(examples, 1)
-    with pytest.raises(ArgumentError, match=r"kernel: 'liner' \(did you mean 'linear'"):
-        KernelPerceptron(3, "liner")
     with pytest.raises(ArgumentError, match="budget: -1"):
         BudgetKernelPerceptron(3, -1)
     with pytest.raises(ArgumentError, match="description: -1"):

@@ -1,7 +1,6 @@
 """MLCERT's two file formats of quantised networks (``NNCert/compile_kernel.py`` and ``compile_quantized_kernel.py``).
 
-Both hold two matrices ``(D, H)`` and ``(H, C)``, used as ``relu(x W_0) W_1`` with ``x = pixel / 255`` and without
-biases.
+Both hold matrices ``(D, H)`` and ``(H, C)``, used without biases as ``relu(x W_0) W_1`` with ``x = pixel / 255``.
 """
 
 from __future__ import annotations
@@ -34,10 +33,8 @@ def read_mlcert(path: str | Path) -> QuantizedNetwork:
             return QuantizedNetwork((_coded_layer(arrays[0], *bounds[:2]), _coded_layer(arrays[1], *bounds[2:])))
     except ArgumentError as error:
         raise DataError(f"{path}: {error}") from None
-    found = ", ".join(f"{array.dtype} {array.shape}" for array in arrays)
-    raise DataError(
-        f"{path}: holds {found or 'nothing'}, expected two float16 matrices, or two of bits and four bounds"
-    )
+    found = ", ".join(f"{array.dtype} {array.shape}" for array in arrays) or "nothing"
+    raise DataError(f"{path}: holds {found}, expected two float16 matrices, or two of bits and four bounds")
 
 
 def _float16_layer(matrix_DH: npt.NDArray[Any]) -> QuantizedLayer:

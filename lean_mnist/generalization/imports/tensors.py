@@ -34,10 +34,8 @@ def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
     try:
         tensors = safetensors.load(content)
     except Exception as error:  # SafetensorError, KeyError for a dtype that PyTorch lacks
-        reason = one_line(str(error))[:80]
-        raise DataError(
-            f"{path}: damaged or with other tensors than PyTorch's ({reason}), expected safetensors"
-        ) from None
+        found = f"damaged or with other tensors than PyTorch's ({one_line(str(error))[:80]})"
+        raise DataError(f"{path}: {found}, expected safetensors") from None
     return _floating(tensors, path)
 
 
@@ -77,18 +75,15 @@ def load_safely(path: str | Path) -> dict[Any, Any]:
 
 def _floating(named: Mapping[Any, Any], path: str | Path) -> dict[str, npt.NDArray[Any]]:
     arrays = {}
-    for name, tensor in named.items():
-        if not isinstance(tensor, torch.Tensor) or not isinstance(name, str) or tensor.layout != torch.strided:
-            raise DataError(
-                f"{path}: {one_line(str(name))[:60]!r} is a {type(tensor).__name__}, expected a dense tensor"
-            )
+    for key, tensor in named.items():
+        name = one_line(str(key))
+        if not isinstance(tensor, torch.Tensor) or not isinstance(key, str) or tensor.layout != torch.strided:
+            raise DataError(f"{path}: {name[:60]!r} is a {type(tensor).__name__}, expected a dense tensor")
         if not tensor.is_floating_point():
-            raise DataError(f"{path}: {one_line(name)} is {tensor.dtype}, expected floating weights of dense layers")
+            raise DataError(f"{path}: {name} is {tensor.dtype}, expected floating weights of dense layers")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise DataError(
-                f"{path}: {one_line(name)} announces shape {tuple(tensor.shape)}, which its bytes do not fill"
-            )
-        arrays[one_line(name)] = tensor.double().numpy()
+            raise DataError(f"{path}: {name} announces shape {tuple(tensor.shape)}, which its bytes do not fill")
+        arrays[name] = tensor.double().numpy()
     return arrays
 
 

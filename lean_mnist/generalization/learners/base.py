@@ -105,9 +105,8 @@ class Learner(ABC, Generic[P]):
     def check(self, x_Bn: Floats) -> None:
         """Raise ``ArgumentError`` unless ``x`` is float32 (B, n) with this learner's number of features."""
         if x_Bn.ndim != 2 or x_Bn.shape[1] != self.features or x_Bn.dtype != np.float32:
-            raise ArgumentError(
-                f"x: {x_Bn.dtype} of shape {x_Bn.shape}, expected float32 of shape (B, {self.features})"
-            )
+            found = f"{x_Bn.dtype} of shape {x_Bn.shape}"
+            raise ArgumentError(f"x: {found}, expected float32 of shape (B, {self.features})")
 
 
 def correct(learner: Learner[P], parameters: P, examples: Examples) -> int:

@@ -83,30 +83,19 @@ PUBLISHED = {
 
 def mlcert_folder(given: str | None) -> Path:
     """The folder of MLCERT's perceptron data, the ``given`` one or that below LEAN_MNIST_DATA; raises ``DataError``."""
-    root = os.environ.get(DATA_VARIABLE, "")
+    root, wanted = os.environ.get(DATA_VARIABLE, ""), "expected where out1train.dat and others are"
     folder = Path(given) if given is not None else Path(root, "mlcert", "kernel_perceptron")
     if given is None and not root:
-        raise DataError(
-            f"FOLDER: none given and {DATA_VARIABLE} is not set, expected where out1train.dat and others are"
-        )
+        raise DataError(f"FOLDER: none given and {DATA_VARIABLE} is not set, {wanted}")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected one that holds out1train.dat and MLCERT's other files")
     return folder
 
 
-@dataclass(frozen=True)
-class LearnerCounts:
-    """Correct predictions of a trained learner, and the passes that had to be computed."""
-
-    train: int
-    test: int
-    epochs: int
-
-
-def learn_and_count(learner: Learner[Any], train: Examples, test: Examples, epochs: int) -> LearnerCounts:
-    """Train ``learner`` for so many ``epochs`` and count its correct predictions on both splits."""
+def learn_and_count(learner: Learner[Any], train: Examples, test: Examples, epochs: int) -> tuple[int, int, int]:
+    """Train for so many ``epochs``; correct predictions on ``train`` and ``test``, and passes that were computed."""
     parameters, computed = learner.learn(train, epochs)
-    return LearnerCounts(correct(learner, parameters, train), correct(learner, parameters, test), computed)
+    return correct(learner, parameters, train), correct(learner, parameters, test), computed
 
 
 @dataclass(frozen=True)
@@ -141,22 +130,21 @@ def certify_learner(
     from the test examples; ``None`` where the bound says nothing. Raises ``ArgumentError`` or ``BoundError``.
     """
     learner = settings.learner(kind, train.x.shape[1])
-    counts = learn_and_count(learner, train, test, settings.epochs)
-    errors, test_errors = len(train) - counts.train, len(test) - counts.test
-    holdout = upper_risk("clopper-pearson", test_errors, len(test), delta)
+    train_correct, test_correct, computed = learn_and_count(learner, train, test, settings.epochs)
+    holdout = upper_risk("clopper-pearson", len(test) - test_correct, len(test), delta)
     return CertifiedLearner(
         learner=kind,
         data=settings.name,
         train_examples=len(train),
-        train_correct=counts.train,
+        train_correct=train_correct,
         test_examples=len(test),
-        test_correct=counts.test,
+        test_correct=test_correct,
         published=PUBLISHED.get((kind, settings.name)),
         bits=learner.bits(len(train)),
         epochs=settings.epochs,
-        epochs_computed=counts.epochs,
+        epochs_computed=computed,
         delta=Fraction(delta),
-        union_risk=union_risk(learner, errors, len(train), delta),
+        union_risk=union_risk(learner, len(train) - train_correct, len(train), delta),
         holdout_risk=holdout if holdout < 1 else None,
     )
 

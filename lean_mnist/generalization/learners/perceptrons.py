@@ -12,7 +12,7 @@ import numpy as np
 
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.learners.base import Booleans, Examples, Learner
-from lean_mnist.generalization.learners.sums import Floats, kernel_named, ordered_sum
+from lean_mnist.generalization.learners.sums import KERNELS, Floats, ordered_sum
 
 _LARGEST_TABLE = 1 << 26
 
@@ -62,7 +62,7 @@ class _KernelLearner(Learner[SupportParameters]):
     """Predicts ``Σ_i (y_i a_i) K(x_i, x) > 0`` over its support vectors, in their order."""
 
     def __init__(self, features: int, kernel: str = "linear") -> None:
-        self.features, self.kernel = features, kernel_named(kernel)
+        self.features, self.kernel = features, KERNELS[kernel]
 
     def predict(self, parameters: SupportParameters, x_Bn: Floats) -> Booleans:
         """``Σ_i (y_i a_i) K(x_i, x) > 0``, labels (B,)."""
@@ -124,10 +124,8 @@ class _BoundedKernelLearner(_KernelLearner):
 
     def initial(self, examples: Examples) -> SupportParameters:
         """Vectors of zeros with weight 0."""
-        S = self.places
-        return SupportParameters(
-            np.zeros((S, self.features), np.float32), np.zeros(S, np.bool_), np.zeros(S, np.float32)
-        )
+        x_Sn = np.zeros((self.places, self.features), np.float32)
+        return SupportParameters(x_Sn, np.zeros(self.places, np.bool_), np.zeros(self.places, np.float32))
 
     def entered(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
         """Example number ``index`` in the first place, with weight 1."""

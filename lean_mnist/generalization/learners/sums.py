@@ -11,8 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from lean_mnist.errors import ArgumentError, nearest
-
 Floats = npt.NDArray[np.float32]
 Kernel = Callable[[Floats, Floats], Floats]
 
@@ -40,10 +38,3 @@ def quadratic_kernel(x_Sn: Floats, z_Bn: Floats) -> Floats:
 
 
 KERNELS: dict[str, Kernel] = {"linear": linear_kernel, "quadratic": quadratic_kernel}
-
-
-def kernel_named(name: str) -> Kernel:
-    """The kernel called ``name``; ``ArgumentError`` with the nearest name if there is none."""
-    if name not in KERNELS:
-        raise ArgumentError(f"kernel: {name!r}{nearest(name, KERNELS)}, expected one of {', '.join(KERNELS)}")
-    return KERNELS[name]

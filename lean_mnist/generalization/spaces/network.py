@@ -51,13 +51,10 @@ class QuantizedLayer:
     def __post_init__(self) -> None:
         check_bits(self.bits, self.encoding)
         if self.codes.dtype != np.uint16 or self.codes.ndim != 2 or 0 in self.codes.shape:
-            raise ArgumentError(
-                f"codes: {self.codes.dtype} of shape {self.codes.shape}, expected uint16 of shape (H, D)"
-            )
-        if int(self.codes.max()) >> self.bits:
-            raise ArgumentError(
-                f"codes: {int(self.codes.max())}, expected at most {2**self.bits - 1} for {self.bits} bits"
-            )
+            found = f"{self.codes.dtype} of shape {self.codes.shape}"
+            raise ArgumentError(f"codes: {found}, expected uint16 of shape (H, D)")
+        if (largest := int(self.codes.max())) >> self.bits:
+            raise ArgumentError(f"codes: {largest}, expected at most {2**self.bits - 1} for {self.bits} bits")
         for name, value in (("shift", self.shift), ("scale", self.scale)):
             if not isinstance(value, np.float16) or not np.isfinite(value):
                 raise ArgumentError(f"{name}: {value!r}, expected a finite float16")
@@ -138,10 +135,9 @@ class QuantizedNetwork:
         if not self.layers:
             raise ArgumentError("layers: none, expected at least one")
         first = self.layers[0]
-        for index, layer in enumerate(self.layers):
-            if index and layer.codes.shape[1] != self.layers[index - 1].codes.shape[0]:
-                before = self.layers[index - 1].codes.shape[0]
-                raise ArgumentError(f"layers[{index}]: {layer.codes.shape[1]} inputs, expected {before}")
+        for index, (before, layer) in enumerate(itertools.pairwise(self.layers), 1):
+            if layer.codes.shape[1] != len(before.codes):
+                raise ArgumentError(f"layers[{index}]: {layer.codes.shape[1]} inputs, expected {len(before.codes)}")
             for name in ("bits", "encoding"):
                 if getattr(layer, name) != getattr(first, name):
                     raise ArgumentError(f"layers[{index}].{name}: {getattr(layer, name)}, expected that of layers[0]")
