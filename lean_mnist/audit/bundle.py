@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from lean_mnist.audit.local_checks import ComputedStep
@@ -17,7 +18,7 @@ from lean_mnist.crosscheck.bundle import STEP, envelope, write_bundle
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.quantized import network_of
-from lean_mnist.nn.step import Batch, StepTape, put_gradients
+from lean_mnist.nn.step import Batch, StepResult, StepTape, put_gradients
 
 REPEATS = 4  # of the step, to see that it repeats itself
 _DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, StopIteration, AssertionError)
@@ -113,46 +114,38 @@ def reproduce_step(path: Path, content: Mapping[str, Any]) -> ReproducedStep:
     Raises ``CheckpointError`` if the content is damaged.
     """
     try:
-        model, batches, past, recorded = _restored(content)
+        model, batches, before = _restored(content)
+        recorded = {name: content["gradients"][name] for name, _ in model.named_parameters()}
         number, seed, message = int(content["step"]), int(content["seeds"]["screen"]), str(content["message"])
-        runs = [_run(model, batches, past) for _ in range(REPEATS)]
+        runs = [_run(model, batches, before) for _ in range(REPEATS)]
     except _DAMAGED as error:
         text = " ".join(str(error).split())
         raise CheckpointError(f"{path}: a damaged bundle ({type(error).__name__}: {text})") from None
-    first, last = runs[0], runs[-1]
-    repeats = all(_same(a, b) for run in runs for a, b in zip(run.gradients, first.gradients, strict=True))
-    audit = StepAudit(model).check(
-        batches, last.loss, compare_gradients=True, gradcheck=True, tapes=last.tapes, past=last.past
-    )
-    step = ComputedStep.of(model, batches, last.tapes, last.loss)
+    gradients = [found for *_, found in runs]
+    repeats = all(_same(a, b) for again in gradients for a, b in zip(again, gradients[0], strict=True))
+    (loss, _, tapes), past, _ = runs[-1]  # whose gradients stand in .grad
+    audit = StepAudit(model).check(batches, loss, compare_gradients=True, gradcheck=True, tapes=tapes, past=past)
+    step = ComputedStep.of(model, batches, tapes, loss)
     randomised = RandomisedCheck(seed, per_row_every=1).check(number, step)
     differing: dict[str, float] = {}
-    for (name, _), ours in zip(model.named_parameters(), first.gradients, strict=True):
-        before = recorded[name]
-        if before is None or ours.shape != before.shape:
+    for (name, theirs), ours in zip(recorded.items(), gradients[0], strict=True):
+        if theirs is None or ours.shape != theirs.shape:
             differing[name] = math.nan
-        elif not _same(ours, before):
-            differing[name] = float((ours.double() - before.double()).abs().max())
+        elif not _same(ours, theirs):
+            differing[name] = float((ours.double() - theirs.double()).abs().max())
     return ReproducedStep(number, message, audit, "; ".join(map(str, randomised.failures)), repeats, differing)
 
 
-class _Run(NamedTuple):
-    loss: Tensor
-    gradients: list[Tensor]
-    tapes: list[StepTape]
-    past: list[StepTape]
+def _run(
+    model: MLP, batches: Sequence[Batch], before: Sequence[Batch]
+) -> tuple[StepResult, list[StepTape], list[Tensor]]:
+    """The step, its gradients left in ``.grad``; tapes of the calls that came before it; a copy of the gradients."""
+    past = [tape for batch in before for tape in put_gradients(model, [batch]).tapes]
+    return put_gradients(model, batches), past, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-def _run(model: MLP, batches: Sequence[Batch], past: Sequence[Batch]) -> _Run:
-    """The step, its gradients left in ``.grad``, after the calls that came before it."""
-    tapes = [tape for batch in past for tape in put_gradients(model, [batch]).tapes]
-    result = put_gradients(model, batches)
-    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    return _Run(result.loss, gradients, result.tapes, tapes)
-
-
-def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch], dict[str, Tensor | None]]:
-    """The network in the trainer's memory layout, the step's batches, those before it, and the recorded gradients."""
+def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch]]:
+    """The network in the trainer's memory layout, the step's batches, and those before it."""
     weights, options = content["weights"], content["loss_options"]
     model = network_of(
         content["architecture"],
@@ -165,12 +158,11 @@ def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch]
     FlatParameters(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(content["requires_grad"][name])
-    recorded = {name: content["gradients"][name] for name, _ in model.named_parameters()}
     batches, past = ([(batch["x"], batch["labels"]) for batch in content[key]] for key in ("batches", "past"))
     if not batches:
         raise ValueError("no batch")
-    return model, batches, past, recorded
+    return model, batches, past
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    return a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)

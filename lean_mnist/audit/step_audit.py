@@ -6,6 +6,7 @@ gradient, and runs gradcheck on a piece of the step.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class AuditResult:
     @property
     def largest(self) -> Divergence | None:
         """The divergence that uses the largest share of what rounding explains; of a parameter, not of the loss."""
-        return max(self.divergences[1:], key=_badness, default=None)
+        return max(self.divergences[1:], key=lambda d: math.inf if math.isnan(d.share) else d.share, default=None)
 
     @property
     def failed(self) -> tuple[Divergence, ...]:
@@ -58,18 +59,17 @@ class AuditResult:
     @property
     def message(self) -> str:
         """The fault in one line: the first cause with both values and its likely class, then the rest in brief."""
-        first, *others = self.failed or (None,)
-        found = [] if first is None else [str(first)]
+        failed = self.failed
+        found = [str(first) for first in failed[:1]]
         if self.fault is not None:
             place = (self.fault.tensor, self.fault.diagnosis.index)
-            found.append(
-                self.fault.brief if first is not None and (first.name, first.index) == place else str(self.fault)
-            )
-        if others:
-            found.append("also wrong: " + ", ".join(f"{_named(d)} (divergence {d.value:.2e})" for d in others if d))
+            said = place in [(first.name, first.index) for first in failed[:1]]
+            found.append(self.fault.brief if said else str(self.fault))
+        if failed[1:]:
+            found.append("also wrong: " + ", ".join(f"{_named(d)} (divergence {d.value:.2e})" for d in failed[1:]))
         if self.gradcheck is not None and not self.gradcheck.passed:
             # PyTorch's own words may go on for a paragraph.
-            found.append("gradcheck fails too" if first is not None else self.gradcheck.message.partition(" NOTE:")[0])
+            found.append("gradcheck fails too" if failed else self.gradcheck.message.partition(" NOTE:")[0])
         return "; ".join(found)
 
     @property
@@ -80,18 +80,13 @@ class AuditResult:
 
 
 def _failed(divergences: Sequence[Divergence]) -> tuple[Divergence, ...]:
-    wrong = [(_place(d.name, at), d) for at, d in enumerate(divergences) if not d.passed]
-    return tuple(divergence for _, divergence in sorted(wrong, key=lambda found: found[0]))
+    return tuple(sorted((d for d in divergences if not d.passed), key=_place))
 
 
-def _badness(divergence: Divergence) -> float:
-    return divergence.share if divergence.share == divergence.share else float("inf")
-
-
-def _place(name: str, at: int) -> tuple[int, int]:
+def _place(divergence: Divergence) -> float:
     """Place of a tensor in the backward pass: ``layers.3.weight`` before ``layers.2.weight``, the loss first."""
-    parts = name.split(".")
-    return (-int(parts[1]), at) if len(parts) == 3 and parts[1].isdecimal() else (-(10**9), at)
+    parts = divergence.name.split(".")
+    return -int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else -math.inf
 
 
 def _named(divergence: Divergence) -> str:
@@ -105,6 +100,7 @@ class ReferenceValues(NamedTuple):
     reference: Reference  # in float64
     baseline: Reference  # in the precision under test
     magnitudes: tuple[float, ...]  # of the terms that each gradient is a sum of
+    sides: Sequence[Tensor] | None  # of its kink on which the step saw each hidden unit: bool (B, H), one a layer
 
     def compare(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Divergence, ...]:
         """The divergence of the loss and of each gradient, in the order of the parameters; a missing one is NaN."""
@@ -150,8 +146,7 @@ class StepAudit:
         bounds: tuple[GradientBound, ...] = ()
         kinks, fault = 0, None
         if compare_gradients:
-            sides = self._sides(layers, x, tapes)
-            values = self._reference_values(layers, x, labels, sides)
+            values = self.reference_values(batches, tapes)
             divergences = values.compare(loss, [p.grad for p in self._model.parameters()])
             kinks = values.reference.kinks
             if tapes:
@@ -160,7 +155,8 @@ class StepAudit:
                 fault = self._fault_of_gradients(len(labels), values, divergences)
             # The enclosure runs the chain rule's own formulas: where they are wrong, it has nothing to say.
             if fault is None and all(divergence.passed for divergence in divergences):
-                bounds = self._enclose(x, labels, sides)
+                gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
+                bounds = enclose_model_gradients(self._model, x, labels, sides=values.sides).bounds(gradients)
         verdict = gradcheck_piece(self._rule, layers, x, labels) if gradcheck else None
         if fault is None and verdict is not None and not verdict.passed:
             fault = explain_gradcheck(self._rule, layers, x, labels)
@@ -169,7 +165,14 @@ class StepAudit:
     def reference_values(self, batches: Sequence[Batch], tapes: Sequence[StepTape] = ()) -> ReferenceValues:
         """Reference and baseline of these batches at the present weights; ``tapes`` as in :meth:`check`."""
         layers, (x, labels) = layers_of(self._model), joined(batches)
-        return self._reference_values(layers, x, labels, self._sides(layers, x, tapes))
+        sides = self._sides(layers, x, tapes)
+        reference, baseline = (
+            reference_gradients(self._rule, layers, x, labels, dtype=dtype, sides=sides)
+            for dtype in (torch.float64, x.dtype)
+        )
+        names = tuple(name for name, _ in self._model.named_parameters())
+        magnitudes = gradient_magnitudes(self._rule, layers, x, labels)
+        return ReferenceValues(names, reference, baseline, tuple(magnitudes), sides)
 
     def _fault_of_gradients(
         self, examples: int, values: ReferenceValues, divergences: Sequence[Divergence]
@@ -179,8 +182,7 @@ class StepAudit:
         if not failed or failed[0].name not in values.names:
             return None
         name = failed[0].name
-        exact = values.reference.gradients[values.names.index(name)]
-        parameter = dict(self._model.named_parameters())[name]
+        exact, parameter = values.reference.gradients[values.names.index(name)], self._model.get_parameter(name)
         ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         found = diagnose(
             ours,
@@ -190,22 +192,6 @@ class StepAudit:
             sizes=[examples, *(n for p in self._model.parameters() for n in p.shape)],
         )
         return StepFault(name, "", found)
-
-    def _reference_values(
-        self, layers: Layers, x_BD: Tensor, labels_B: Tensor, sides: Sequence[Tensor] | None
-    ) -> ReferenceValues:
-        reference, baseline = (
-            reference_gradients(self._rule, layers, x_BD, labels_B, dtype=dtype, sides=sides)
-            for dtype in (torch.float64, x_BD.dtype)
-        )
-        names = [name for name, _ in self._model.named_parameters()]
-        magnitudes = gradient_magnitudes(self._rule, layers, x_BD, labels_B)
-        return ReferenceValues(tuple(names), reference, baseline, tuple(magnitudes))
-
-    def _enclose(self, x_BD: Tensor, labels_B: Tensor, sides: Sequence[Tensor] | None) -> tuple[GradientBound, ...]:
-        """Bounds on ``|computed − exact|``, where the exact gradient is that of the piece the step was on."""
-        gradients = {name: p.grad for name, p in self._model.named_parameters() if p.grad is not None}
-        return enclose_model_gradients(self._model, x_BD, labels_B, sides=sides).bounds(gradients)
 
     @torch.no_grad()
     def _sides(self, layers: Layers, x_BD: Tensor, tapes: Sequence[StepTape]) -> list[Tensor] | None:
