@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from lean_mnist import evaluate, pacbayes
-from lean_mnist.chainrule import gaussian
 from lean_mnist.errors import BoundError, ConfigError, GradientMismatch, HealthError
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.pacbayes import run
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
+from tests.generalization.test_pacbayes import wrong_divergence, wrong_sample
 from tests.support.certificate_cases import rejection
 from tests.support.planting import Plant
 from tests.support.training_cases import call, identical, interrupted_at, load, named, records_in, without
@@ -125,14 +125,6 @@ def test_training_lowers_the_bound(here: Path, capsys: pytest.CaptureFixture[str
     assert epochs[0]["divergence"] < epochs[-1]["divergence"]
     assert values["checks"]["screens"] == values["steps"] == 30 * 6
     assert values["test_risk"] < 0.85  # guessing: 0.9
-
-
-def wrong_sample(tape: gaussian.SampleTape, d_w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return d_w, d_w * tape.deviation * 1.001
-
-
-def wrong_divergence(tape: gaussian.DivergenceTape, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return tape.pull * upstream, tape.ratio * upstream
 
 
 @pytest.mark.parametrize(

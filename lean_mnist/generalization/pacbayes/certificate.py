@@ -28,7 +28,7 @@ from lean_mnist.generalization.certificates.document import (
 )
 from lean_mnist.generalization.exact import Exact, decimal_text, exact, percent
 from lean_mnist.generalization.pacbayes.divergence import DIGITS, divergence_above
-from lean_mnist.generalization.pacbayes.draws import Layer, draw_outcomes, pack
+from lean_mnist.generalization.pacbayes.draws import Layer, draw_outcomes
 from lean_mnist.generalization.pacbayes.parts import cut
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def certify_posterior(
     key = bytes.fromhex(sha256(written({**fixed, "files": hashes, "draws": draws})))
     images, labels = part.images.cpu().numpy(), part.labels.cpu().numpy()
     wrong = draw_outcomes(layers_of(network), images, labels, dataset.maximum, key, draws)
-    errors, outcomes = int(wrong.sum()), pack(wrong)
+    # One bit a draw, 1 for an error, the first draw in the highest bit of the first byte; filled up with zeros.
+    errors, outcomes = int(wrong.sum()), np.packbits(wrong).tobytes()
     content["outcomes"], files["outcomes"] = outcomes, file_entry("certificate.outcomes", outcomes)
     divergence, m = divergence_above(flat["mean"], flat["scale"], flat["prior_mean"], scale), len(part)
     claims, statement = [], []

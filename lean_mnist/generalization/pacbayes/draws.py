@@ -64,8 +64,3 @@ def random_numbers(key: bytes, numbers: range, examples: int, units: int) -> tup
     angle = (streams[:, 2::2] >> np.uint64(11)) * (2 * np.pi * 2.0**-53)
     noise = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(len(numbers), -1)
     return chosen, noise[:, :units]
-
-
-def pack(wrong: npt.NDArray[np.bool_]) -> bytes:
-    """One bit a draw, 1 for an error, the first draw in the highest bit of the first byte; filled up with zeros."""
-    return np.packbits(wrong).tobytes()

@@ -124,16 +124,12 @@ class PosteriorStep:
         self._mean, self._log_scale = self.parameters.vector.data.split(size)
         self._d_mean, self._d_log_scale = self.parameters.gradient.split(size)
 
+    @torch.no_grad()
     def __call__(self, goal: Goal, x_BD: Tensor, labels_B: Tensor, generator: torch.Generator) -> StepAtDraw:
         """Draw the weights and put the gradient into ``parameters.gradient``; returns ``last``.
 
         By ``risk`` the gradient of the log-scales is 0: only the means are trained, at the prior's noise.
         """
-        self.last = self._compute(goal, x_BD, labels_B, generator)
-        return self.last
-
-    @torch.no_grad()
-    def _compute(self, goal: Goal, x_BD: Tensor, labels_B: Tensor, generator: torch.Generator) -> StepAtDraw:
         noise = self._noise.vector.data.normal_(generator=generator)
         w, sample_tape = gaussian.sample_forward(self._mean, self._log_scale, noise)
         self._drawn.vector.data.copy_(w)
@@ -143,11 +139,12 @@ class PosteriorStep:
         assert losses is not None
         below = ~(losses >= goal.ceiling)  # NaN is handed on, not hidden behind the ceiling
         losses = losses.clamp(max=goal.ceiling)
-        risk, divergence = result.loss, torch.zeros(())
         if goal.objective == "risk":
             self._d_mean.copy_(self._drawn.gradient)
             self._d_log_scale.zero_()
-            return StepAtDraw(goal, batch, losses, below, batches, result, risk, risk, divergence)
+            loss, none = result.loss, torch.zeros(())
+            self.last = StepAtDraw(goal, batch, losses, below, batches, result, loss, loss, none)
+            return self.last
         if not below.all():
             batches = [(x_BD[below], labels_B[below])] if below.any() else []
             self._drawn.gradient.zero_()
@@ -164,4 +161,5 @@ class PosteriorStep:
         by_divergence = gaussian.divergence_backward(tape, d_weighted * weight)
         torch.add(by_sample[0], by_divergence[0], out=self._d_mean)
         torch.add(by_sample[1], by_divergence[1], out=self._d_log_scale)
-        return StepAtDraw(goal, batch, losses, below, batches, result, value, risk, divergence)
+        self.last = StepAtDraw(goal, batch, losses, below, batches, result, value, risk, divergence)
+        return self.last

@@ -33,13 +33,7 @@ class DrawnNetworkHook:
 
 
 class PosteriorCheckHook:
-    """Gate: compares objective and gradients of means and log-scales with the float64 reference.
-
-    Args:
-        step: computes the steps.
-        due: schedule.
-        policy: what happens to a step that fails; its summary counts what is found.
-    """
+    """Gate: compares objective and gradients of means and log-scales with the float64 reference."""
 
     def __init__(self, step: PosteriorStep, due: Schedule, policy: FailurePolicy) -> None:
         # A bundle could reproduce the drawn network's step only, which the gate before this one has passed.
