@@ -17,10 +17,6 @@ Progress = Callable[[int, int, str], None]
 """``progress(done, total, what comes next)``; the last call has nothing next."""
 
 
-def no_progress(done: int, total: int, following: str) -> None:
-    """Tell nobody."""
-
-
 class Fate(Enum):
     """Verdict on a planted mutant."""
 

@@ -12,14 +12,14 @@ from lean_mnist.mutants.conditions import CONDITIONS
 from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import planted
-from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport, no_progress
+from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport
 from lean_mnist.mutants.training import STEPS, CheckFailure, train_and_check
 
 _IN_CALLS = ("check_function",)
 
 
 def run_selftest(
-    mutants: Sequence[Mutant] = MUTANTS, *, seed: int = 0, steps: int = STEPS, progress: Progress = no_progress
+    mutants: Sequence[Mutant] = MUTANTS, *, seed: int = 0, steps: int = STEPS, progress: Progress | None = None
 ) -> SelftestReport:
     """Plant each of ``mutants`` in the chain rule, train with the checks of a run, and report what caught it.
 
@@ -36,12 +36,14 @@ def run_selftest(
     return SelftestReport(OURS, results, tuple(false_alarms), controls, time.perf_counter() - started, seed)
 
 
-def announced(mutants: Sequence[Mutant], progress: Progress) -> Iterator[Mutant]:
+def announced(mutants: Sequence[Mutant], progress: Progress | None) -> Iterator[Mutant]:
     """The mutants in turn, of each of which ``progress`` is told before."""
     for done, mutant in enumerate(mutants):
-        progress(done, len(mutants), mutant.name)
+        if progress is not None:
+            progress(done, len(mutants), mutant.name)
         yield mutant
-    progress(len(mutants), len(mutants), "")
+    if progress is not None:
+        progress(len(mutants), len(mutants), "")
 
 
 def try_mutant(mutant: Mutant, *, seed: int = 0, steps: int = STEPS) -> MutantResult:

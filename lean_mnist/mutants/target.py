@@ -17,7 +17,7 @@ from lean_mnist.mutants.cases import USES
 from lean_mnist.mutants.corpus import MUTANTS
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import plant_in
-from lean_mnist.mutants.report import Fate, MutantResult, Progress, SelftestReport, no_progress
+from lean_mnist.mutants.report import Fate, MutantResult, Progress, SelftestReport
 from lean_mnist.mutants.selftest import announced, refused
 
 ATTEMPTS = 3  # of check_function, since some mutants are wrong now and then only
@@ -31,7 +31,7 @@ def for_target(
     *,
     mutants: Sequence[Mutant] = MUTANTS,
     seed: int = 0,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> SelftestReport:
     """Plant the generic mutants in an ``autograd.Function`` and report which ``check_function`` catches.
 

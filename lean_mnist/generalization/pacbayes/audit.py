@@ -50,9 +50,8 @@ def audit_posterior(step: PosteriorStep) -> tuple[Divergence, ...]:
         float((log_scale.detach().exp() * noise).abs().max())
         for log_scale, noise in zip(step.network.log_scales, step.noise.parameters(), strict=True)
     ]
-    terms = [0.0 for _ in deviations]
-    if at.batches:
-        terms = gradient_magnitudes(_LOSS, layers_of(step.drawn), *at.batches[0])
+    layers = layers_of(step.drawn)
+    terms = gradient_magnitudes(_LOSS, layers, *at.batches[0]) if at.batches else [0.0 for _ in deviations]
     sizes = [*terms, *(term * deviation for term, deviation in zip(terms, deviations, strict=True))]
     named, references = step.network.posterior.named_parameters(), zip(exact.gradients, plain.gradients, strict=True)
     for (name, parameter), (reference, baseline), size in zip(named, references, sizes, strict=True):

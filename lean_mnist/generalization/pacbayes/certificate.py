@@ -129,9 +129,7 @@ def layers_of(network: GaussianMLP) -> list[Layer]:
 
 def _stored(network: GaussianMLP) -> dict[str, list[npt.NDArray[np.float32]]]:
     """Means, deviations and the prior's means, as they are stored."""
-
-    def arrays(tensors: Sequence[Tensor]) -> list[npt.NDArray[np.float32]]:
-        return [tensor.detach().cpu().float().numpy() for tensor in tensors]
-
-    deviations = [log_scale.detach().exp() for log_scale in network.log_scales]
-    return {"mean": arrays(network.means), "scale": arrays(deviations), "prior_mean": arrays(network.prior_means)}
+    deviations = [log_scale.exp() for log_scale in network.log_scales]
+    groups: list[Sequence[Tensor]] = [network.means, deviations, network.prior_means]
+    numbers = ([tensor.detach().cpu().float().numpy() for tensor in group] for group in groups)
+    return dict(zip(("mean", "scale", "prior_mean"), numbers, strict=True))
