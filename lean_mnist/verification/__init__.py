@@ -7,7 +7,7 @@ An :class:`Obligation` says what is claimed, how it is established, for which si
 The statements are in ``statements``, one module a group; the ways to establish them in ``methods``.
 """
 
-from lean_mnist.verification.model import Method, Obligation, ObligationFailed, ObligationResult, Truth, Vacuous
+from lean_mnist.verification.model import Method, Obligation, ObligationFailed, Truth
 from lean_mnist.verification.report import ObligationReport, verify
 from lean_mnist.verification.table import obligations, select, vacuous_statements
 
@@ -16,9 +16,7 @@ __all__ = [
     "Obligation",
     "ObligationFailed",
     "ObligationReport",
-    "ObligationResult",
     "Truth",
-    "Vacuous",
     "obligations",
     "select",
     "vacuous_statements",

@@ -1,19 +1,9 @@
-"""Obligations that come out as told, and the result of a call of the command."""
+"""Obligations that come out as told."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from lean_mnist.verification import Obligation, Truth
 from lean_mnist.verification.model import Check, Refuted
-
-
-class Call(NamedTuple):
-    """Result of a call of the command."""
-
-    status: int
-    out: str
-    err: str
 
 
 def holds() -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from lean_mnist import verify as command
-from lean_mnist.command_line import run_command
-from lean_mnist.verification import Obligation, ObligationReport, obligations, verify
-from tests.support.obligations_cases import Call
+from lean_mnist import verification, verify
+from lean_mnist.verification import Obligation, ObligationReport, obligations
+from tests.support.training_cases import Result
+from tests.support.training_cases import call as run_in_process
 
 # The arrays are small, and threads that compete for cores with other programs stall.
 torch.set_num_threads(1)
@@ -22,7 +19,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def full_report() -> ObligationReport:
     """The whole table, checked once."""
-    return verify()
+    return verification.verify()
 
 
 @pytest.fixture(scope="session")
@@ -32,17 +29,7 @@ def by_id() -> dict[str, Obligation]:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Call]:
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """``call(*arguments)`` runs ``python -m lean_mnist.verify`` in this process."""
 
-    def run(*arguments: str) -> Call:
-        monkeypatch.setattr(sys, "argv", ["verify", *arguments])
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                run_command(command.main)
-            except SystemExit as stop:
-                return Call(int(stop.code or 0), out.getvalue(), err.getvalue())
-        return Call(0, out.getvalue(), err.getvalue())
-
-    return run
+    return lambda *arguments: run_in_process(verify.main, list(arguments), monkeypatch, capsys)

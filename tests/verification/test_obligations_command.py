@@ -15,9 +15,10 @@ import pytest
 from lean_mnist import verify as command
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.verification import ObligationFailed, Truth, report, verify
-from tests.support.obligations_cases import Call, an_obligation, breaks, holds, is_false
+from tests.support.obligations_cases import an_obligation, breaks, holds, is_false
+from tests.support.training_cases import Result
 
-Run = Callable[..., Call]
+Run = Callable[..., Result]
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, *obligations: object) -> None:

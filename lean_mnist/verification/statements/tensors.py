@@ -32,8 +32,8 @@ DIGITS = (rests_on.MPMATH, rests_on.TORCH, rests_on.CASES)
 POINTS = [
     *(sign * x for x in (1e-300, 1e-20, 1e-8, 0.1, 0.5, 1.0, 2.0, 3.7, 6.0, 9.0, 20.0, 40.0) for sign in (1.0, -1.0)),
     0.0,
+    *map(random.Random(0).gauss, [0.0] * 100, [4.0] * 100),
 ]
-RANDOM_POINTS = 100
 ELEMENTARY, ELEMENTARY_ULPS, ACTIVATION_ULPS, LOSS_ULPS = ("exp", "tanh", "sigmoid", "erf", "log"), 4.0, 8.0, 8.0
 
 
@@ -45,17 +45,12 @@ def _labels_for(s: Any, labels: list[int]) -> Any:
     return torch.tensor(labels) if isinstance(s, torch.Tensor) else np.array(labels)
 
 
-def _points() -> list[float]:
-    rng = random.Random(0)
-    return [*POINTS, *(rng.gauss(0, 4) for _ in range(RANDOM_POINTS))]
-
-
-@checked(OURS, f"on {len(POINTS) + RANDOM_POINTS} points each, from −40 to 40", Method.CASES, rests_on=DIGITS)
+@checked(OURS, f"on {len(POINTS)} points each, from −40 to 40", Method.CASES, rests_on=DIGITS)
 def elementary() -> str:
     """exp, log, tanh, sigmoid and erf are within 4 ulp in float64."""
     largest = {}
     for name in ELEMENTARY:
-        points = [p for p in _points() if p > 0 or name != "log"]
+        points = [p for p in POINTS if p > 0 or name != "log"]
         function = partial(_primitive, name)
         largest[name] = worst_ulps(name, function, points, lambda x, exact: abs(exact), ELEMENTARY_ULPS)
     return "largest error, units in the last place: " + ", ".join(f"{n} {e:.2f}" for n, e in largest.items())
@@ -63,24 +58,21 @@ def elementary() -> str:
 
 @checked(
     OURS,
-    f"on {len(POINTS) + RANDOM_POINTS} points, from −40 to 40, to {ACTIVATION_ULPS:.0f} ulp of max(1, |z|)",
+    f"on {len(POINTS)} points, from −40 to 40, to {ACTIVATION_ULPS:.0f} ulp of max(1, |z|)",
     Method.CASES,
     rests_on=DIGITS,
 )
 def activations() -> str:
     """each activation and its derivative, on float64 tensors, are the formulas."""
-
-    def value(activation: Activation, z: Any) -> Any:
-        return activation.forward(z)[0]
-
-    def derivative(activation: Activation, z: Any) -> Any:
-        return activation.backward(activation.forward(z)[1], z * 0 + 3)
-
     largest = 0.0
-    for activation, part in itertools.product(ACTIVATIONS.values(), (value, derivative)):
+    parts: dict[str, Callable[[Activation, Any], Any]] = {
+        "value": lambda activation, z: activation.forward(z)[0],
+        "derivative": lambda activation, z: activation.backward(activation.forward(z)[1], z * 0 + 3),
+    }
+    for activation, (part, function) in itertools.product(ACTIVATIONS.values(), parts.items()):
         # GELU's tail is a difference of numbers near |z|, and rounding is relative to them.
-        what, scale = f"the {part.__name__} of {activation.name}", lambda z, exact: max(abs(exact), 1.0, abs(z))
-        largest = max(largest, worst_ulps(what, partial(part, activation), _points(), scale, ACTIVATION_ULPS))
+        what, scale = f"the {part} of {activation.name}", lambda z, exact: max(abs(exact), 1.0, abs(z))
+        largest = max(largest, worst_ulps(what, partial(function, activation), POINTS, scale, ACTIVATION_ULPS))
     return f"largest error {largest:.2f} units in the last place of max(1, |z|)"
 
 
@@ -88,20 +80,19 @@ CROSS_ENTROPY_LOGITS = [
     *((61.0, -29.0, -57.0), (2000.0, 0.0, 0.0), (-2000.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1e-300, 0.0, -1e-300)),
     *((700.0, 699.0, -700.0), (36.0, 0.0, -36.0), (1e6, -1e6, 0.0)),
 ]
-RANDOM_ROWS = 40
+_gauss = random.Random(1).gauss
+LOSS_ROWS = [*CROSS_ENTROPY_LOGITS, *(tuple(_gauss(0, 6) for _ in range(3)) for _ in range(40))]
 
 
 @checked(
     OURS,
-    f"on {3 * (RANDOM_ROWS + len(CROSS_ENTROPY_LOGITS))} rows, logits up to 1e6, to {LOSS_ULPS:.0f} ulp "
-    "of the largest logit",
+    f"on {3 * len(LOSS_ROWS)} rows, logits up to 1e6, to {LOSS_ULPS:.0f} ulp of the largest logit",
     Method.CASES,
     rests_on=DIGITS,
 )
 def loss() -> str:
     """cross-entropy and its gradient, on float64 tensors, are the formulas."""
-    rng, cross_entropy, largest = random.Random(1), losses.softmax_cross_entropy(), 0.0
-    rows = [*CROSS_ENTROPY_LOGITS, *(tuple(rng.gauss(0, 6) for _ in range(3)) for _ in range(RANDOM_ROWS))]
+    cross_entropy, largest = losses.softmax_cross_entropy(), 0.0
 
     def value(labels: list[int], s: Any) -> Any:
         return cross_entropy.forward(s, _labels_for(s, labels))[0]
@@ -111,9 +102,9 @@ def loss() -> str:
         return cross_entropy.backward(tape, loss_B * 0 + 1)
 
     for label, part in itertools.product(range(3), (value, gradient)):
-        function = partial(part, [label] * len(rows))
+        function = partial(part, [label] * len(LOSS_ROWS))
         what, scale = f"the {part.__name__} with label {label}", lambda row, exact: max(1.0, *map(abs, row))
-        largest = max(largest, worst_ulps(what, function, rows, scale, LOSS_ULPS))  # a difference of logits
+        largest = max(largest, worst_ulps(what, function, LOSS_ROWS, scale, LOSS_ULPS))  # a difference of logits
     return f"largest error {largest:.2f} units in the last place of the largest logit, (2000, 0, 0) among the cases"
 
 
