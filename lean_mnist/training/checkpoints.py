@@ -61,7 +61,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its architecture cannot be built: {error}") from None
     try:
         restore_weights(model, content["model"], path)
-        _lay_out_as_trained(model)
+        # Put the parameters into memory as a run has them, so that products give the same bits as in the run.
+        FlatParameters(model)
+        for parameter in model.parameters():
+            parameter.grad = None
         return Checkpoint(
             model=model,
             normalization=Normalization.from_dict(content["normalization"]),
@@ -72,13 +75,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     except LeanMnistError as error:  # the hash is right, so somebody wrote it like this
         raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def _lay_out_as_trained(model: MLP) -> None:
-    """Put the parameters into memory as a run has them, so that products give the same bits as in the run."""
-    FlatParameters(model)
-    for parameter in model.parameters():
-        parameter.grad = None
 
 
 def restore_weights(model: MLP, weights: Mapping[str, Any], path: Path) -> None:
@@ -115,14 +111,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
         ours = isinstance(content, dict) and all(name in content for name in _REQUIRED)
-        computed = (
-            content_hash({key: value for key, value in content.items() if key != "content_sha256"}) if ours else ""
-        )
+        stored = content.pop("content_sha256", None) if ours else None
+        computed = content_hash(content) if ours else ""
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, found {error.strerror}") from None
-    except (
-        Exception
-    ) as error:  # damage shows as almost any error: RuntimeError, EOFError, KeyError, RecursionError, ...
+    except Exception as error:  # damage shows as almost any: RuntimeError, EOFError, KeyError, RecursionError, ...
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise CheckpointError(
                 f"{path}: holds objects other than tensors and plain values; it was refused and nothing in it was run"
@@ -133,7 +126,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if content["format_version"] != FORMAT_VERSION:
         found = content["format_version"]
         raise CheckpointError(f"{path}: expected format version {FORMAT_VERSION}, found {found}")
-    if content.pop("content_sha256", None) != computed:
+    if stored != computed:
         raise CheckpointError(f"{path}: damaged: its content does not have the hash that was written with it")
     return content
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
-from lean_mnist.training.hooks import FailureKeeper, FailurePolicy
+from lean_mnist.training.hooks.failures import FailureKeeper, FailurePolicy
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.protocol import Objective, Result, RunFiles
@@ -64,15 +65,9 @@ def choose_device(device: str) -> Any:
 
 def _load(config: Config, world: World) -> Dataset:
     """The data set; the writer is first, because it may download what the others then find."""
-    loaded: list[Dataset] = []
-
-    def load() -> None:
-        if not loaded:
-            loaded.append(load_dataset(config.dataset, config.data_dir))
-
-    world.on_writer(load)
-    world.everywhere(load)
-    return loaded[0]
+    load = functools.cache(lambda: load_dataset(config.dataset, config.data_dir))
+    world.on_writer(lambda: load().name)  # its name, because what the writer returns is sent to all
+    return world.everywhere(load)
 
 
 def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:

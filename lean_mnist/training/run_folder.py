@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from lean_mnist.errors import ConfigError
 from lean_mnist.files import plain, write_atomically
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import World
-from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
+from lean_mnist.training.sinks.json_lines import JsonLinesSink
+from lean_mnist.training.sinks.progress import progress_sink
 from lean_mnist.training.sinks.records import Record, Sink
+from lean_mnist.training.sinks.tensorboard import TensorBoardSink
 
 
 class RunFolder:
@@ -31,8 +34,8 @@ class RunFolder:
 
         Raises ``ConfigError`` where a name that was asked for is taken, or the folders cannot be made.
         """
-        name, number = config.run_name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}", 1
-        while True:
+        name = config.run_name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for number in itertools.count(1):
             made = cls(name if number == 1 else f"{name}-{number}", config)
             folders = made.folder, made.checkpoints
             taken = [] if resuming else [folder for folder in folders if folder.exists()]
@@ -42,7 +45,6 @@ class RunFolder:
                 raise ConfigError(
                     f"--run-name {name}: {taken[0]} exists already; choose another name, or --resume {name}"
                 )
-            number += 1
         for folder in folders:
             try:
                 folder.mkdir(parents=True, exist_ok=True)

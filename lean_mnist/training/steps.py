@@ -12,7 +12,7 @@ from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn.step import RING_DEPTH, StepTape
 from lean_mnist.nn.update import Update
 from lean_mnist.training.distributed import Share, World
-from lean_mnist.training.hooks import Hook, Step, StepHooks
+from lean_mnist.training.hooks.step import Hook, Step, StepHooks
 from lean_mnist.training.objectives.protocol import Objective
 from lean_mnist.training.sinks.records import Notice, Record
 from lean_mnist.training.state import RunState
@@ -20,26 +20,15 @@ from lean_mnist.training.state import RunState
 
 @dataclass(frozen=True)
 class Loop:
-    """What a training loop works with.
-
-    Attributes:
-        objective: computes steps, evaluates.
-        update: moves the objective's parameters.
-        hooks: look at the steps.
-        state: position of the run; goes along.
-        emit: takes records.
-        save: writes the present state as ``"best"`` or ``"last"``, on the writer.
-        stop_requested: whether somebody asked the run to stop; asked after every step.
-        world: the processes that train together.
-    """
+    """What a training loop works with."""
 
     objective: Objective
     update: Update
     hooks: StepHooks
-    state: RunState
-    emit: Callable[[Record], None]
-    save: Callable[[str], None]
-    stop_requested: Callable[[], bool]
+    state: RunState  # position of the run; goes along
+    emit: Callable[[Record], None]  # takes records
+    save: Callable[[str], None]  # writes the present state as "best" or "last", on the writer
+    stop_requested: Callable[[], bool]  # whether somebody asked the run to stop; asked after every step
     world: World = field(default_factory=World)
 
 

@@ -16,7 +16,9 @@ from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Batch, StepTape
-from lean_mnist.training.hooks import CrossCheckHook, FailurePolicy, Step
+from lean_mnist.training.hooks.checks import CrossCheckHook
+from lean_mnist.training.hooks.failures import FailurePolicy
+from lean_mnist.training.hooks.step import Step
 from lean_mnist.training.state import CheckSummary
 from tests.support.activations import TORCH_ACTIVATIONS
 from tests.support.crosscheck_cases import descend, random_batch, random_model

@@ -20,9 +20,10 @@ from lean_mnist.data.datasets import Split, load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson
 from lean_mnist.training.evaluation.pictures import first_layer_weights, misread_digits
-from lean_mnist.training.sinks import JsonLinesSink, TensorBoardSink, progress_sink
+from lean_mnist.training.sinks.json_lines import JsonLinesSink
+from lean_mnist.training.sinks.progress import progress_sink
 from lean_mnist.training.sinks.records import Epoch, Image, Notice, Outcome, Record, Scalar, Text
-from lean_mnist.training.sinks.tensorboard import LAYOUT
+from lean_mnist.training.sinks.tensorboard import LAYOUT, TensorBoardSink
 from tests.support.training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, named
 
 NAN, INF = float("nan"), float("inf")

@@ -43,7 +43,7 @@ def explain(transport: Transport, digests: Digests, evidence: Evidence) -> LeanM
         if len(wrong) == len(messages):
             found = _wrong_everywhere(transport, digests, evidence)
         else:
-            found = _wrong_somewhere(transport, evidence, wrong or odd_ones(messages))
+            found = _wrong_somewhere(transport, evidence, wrong or odd_ones([message.bits for message in messages]))
     return GradientMismatch(f"gradient check failed at step {step}: {found}; the step was not applied")
 
 

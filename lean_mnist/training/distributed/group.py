@@ -18,7 +18,7 @@ from lean_mnist.nn.parameters import ParameterSlot
 from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.distributed.digest import Digests, bits_of
 from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
-from lean_mnist.training.distributed.message import mean_loss, misfit, pack, unpack, wrong_sums
+from lean_mnist.training.distributed.message import mean_loss, misfit, odd_ones, pack, unpack, wrong_sums
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 from lean_mnist.training.distributed.world import E, Share, T, World
 
@@ -53,9 +53,7 @@ class Group(World):
 
     def same_weights(self, vector_P: Tensor, step: int) -> None:
         """As of ``World``."""
-        found = self.gather(content_hash(vector_P))
-        usual = max(found, key=found.count)
-        odd = [rank for rank, value in enumerate(found) if value != usual]
+        odd = odd_ones(self.gather(content_hash(vector_P)))
         if odd:
             teller = next(rank for rank in range(self.size) if rank not in odd)
             raise self.report_once(

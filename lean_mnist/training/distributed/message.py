@@ -87,8 +87,7 @@ def wrong_sums(messages: Sequence[Message], size: int, dtype: torch.dtype) -> li
     ]
 
 
-def odd_ones(messages: Sequence[Message]) -> list[int]:
-    """The ranks whose reduced gradient differs, by a bit, from that of most; of equally many, from that of rank 0."""
-    bits = [message.bits for message in messages]
-    usual = max(bits, key=bits.count)
-    return [rank for rank, own in enumerate(bits) if own != usual]
+def odd_ones(values: Sequence[object]) -> list[int]:
+    """The ranks whose value is not that of most; of equally many, not that of rank 0."""
+    usual = max(values, key=values.count)
+    return [rank for rank, own in enumerate(values) if own != usual]

@@ -9,7 +9,6 @@ from lean_mnist.audit import (
     ComputedStep,
     GradcheckVerdict,
     RandomisedCheck,
-    RandomisedResult,
     StepAudit,
     first_fault,
 )
@@ -29,10 +28,7 @@ def cause_of_not_finite(step: Step) -> str:
 class CrossCheckHook:
     """Gate: compares a step's gradients with the float64 reference, runs gradcheck, and refuses a step that fails.
 
-    Args:
-        model: the network that computes the steps.
-        compare_due, gradcheck_due: schedules of the two.
-        policy: what happens to a step that fails; its summary counts what is found.
+    ``policy`` says what happens to a step of ``model`` that fails; its summary counts what is found.
     """
 
     def __init__(self, model: MLP, compare_due: Schedule, gradcheck_due: Schedule, policy: FailurePolicy) -> None:
@@ -58,10 +54,7 @@ class CrossCheckHook:
 class ScreenHook:
     """Gate, every step: a randomised check of each identity of the step; of a step that fails, the full comparison.
 
-    Args:
-        model, policy: as of ``CrossCheckHook``.
-        record_due: schedule of its record; it checks at every step.
-        seed: of the probes.
+    ``record_due`` is the schedule of its record, ``seed`` the probes'; the others as of ``CrossCheckHook``.
     """
 
     def __init__(self, model: MLP, record_due: Schedule, seed: int, policy: FailurePolicy) -> None:
@@ -74,7 +67,9 @@ class ScreenHook:
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """A record where due; raises ``GradientMismatch``."""
-        result = self._randomised.again(step.number, step.tapes, step.loss_value) or self._check(step)
+        result = self._randomised.again(step.number, step.tapes, step.loss_value) or self._randomised.check(
+            step.number, ComputedStep.of(step.model, step.batches, step.tapes, step.loss)
+        )
         self._policy.summary.add_screen(result)
         if self._record_due(step.number):
             yield Scalar(step.number, "screen/share_of_allowed", result.share)
@@ -90,9 +85,6 @@ class ScreenHook:
         self._policy.summary.add_failure(step.number, found)
         yield Scalar(step.number, "screen/passed", 0.0)
         yield from self._policy.refuse(step, found, details)
-
-    def _check(self, step: Step) -> RandomisedResult:
-        return self._randomised.check(step.number, ComputedStep.of(step.model, step.batches, step.tapes, step.loss))
 
 
 def check_records(number: int, result: AuditResult) -> Iterator[Record]:

@@ -56,17 +56,11 @@ class FailureKeeper:
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What happens to a step whose gradients fail a check.
+    """What happens to a step whose gradients fail a check."""
 
-    Attributes:
-        summary: counts the failures; whoever calls ``refuse`` has entered this one.
-        stop: whether the step is refused and the run ends; else it is warned of, and training goes on.
-        keep: writes a bundle of the step.
-    """
-
-    summary: CheckSummary
-    stop: bool = True
-    keep: KeepFailure = keep_nothing
+    summary: CheckSummary  # counts the failures; whoever calls ``refuse`` has entered this one
+    stop: bool = True  # whether the step is refused and the run ends; else it is warned of, and training goes on
+    keep: KeepFailure = keep_nothing  # writes a bundle of the step
 
     def refuse(self, step: Step, found: str, details: str) -> Iterator[Record]:
         """Keep the step with all ``details`` and raise ``GradientMismatch`` with ``found``, or yield a warning."""

@@ -20,27 +20,16 @@ from lean_mnist.training.state import CheckSummary
 
 @dataclass
 class Step:
-    """One step, its gradients ready in ``.grad`` and not yet applied.
+    """One step, its gradients ready in ``.grad`` and not yet applied."""
 
-    Attributes:
-        number: of the step, counted from 1.
-        model: the network that computed it.
-        batches: one, or several whose gradients were averaged.
-        loss: the mean over all their examples, a scalar.
-        gradient: the whole gradient, (P,).
-        learning_rate: of the update that follows.
-        tapes: one a batch; empty where the run keeps none.
-        past: tapes of the steps before, the latest last.
-    """
-
-    number: int
-    model: Any
-    batches: list[tuple[Tensor, Tensor]]
-    loss: Tensor
-    gradient: Tensor
-    learning_rate: float
-    tapes: list[StepTape]
-    past: tuple[StepTape, ...] = ()
+    number: int  # counted from 1
+    model: Any  # the network that computed it
+    batches: list[tuple[Tensor, Tensor]]  # one, or several whose gradients were averaged
+    loss: Tensor  # the mean over all their examples, a scalar
+    gradient: Tensor  # the whole gradient, (P,)
+    learning_rate: float  # of the update that follows
+    tapes: list[StepTape]  # one a batch; empty where the run keeps none
+    past: tuple[StepTape, ...] = ()  # tapes of the steps before, the latest last
 
     @functools.cached_property
     def loss_value(self) -> float:

@@ -27,17 +27,10 @@ from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 from lean_mnist.training.evaluation.pictures import first_layer_weights
-from lean_mnist.training.hooks import (
-    CrossCheckHook,
-    FailurePolicy,
-    HealthHook,
-    Hook,
-    LossHook,
-    NormsHook,
-    ScreenHook,
-    StepHooks,
-    cause_of_not_finite,
-)
+from lean_mnist.training.hooks.checks import CrossCheckHook, ScreenHook, cause_of_not_finite
+from lean_mnist.training.hooks.failures import FailurePolicy
+from lean_mnist.training.hooks.health import HealthHook, LossHook, NormsHook
+from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.ending import finish_classification
 from lean_mnist.training.objectives.protocol import RunFiles, Saved
@@ -49,12 +42,8 @@ from lean_mnist.training.state import RunState
 class Classification:
     """An ``Objective``: an MLP, its loss and gradients by the chain rule, a validation split that selects.
 
-    Args:
-        config: of the run; attribute ``config`` has the choices that it left open made.
-        dataset: its training split is cut into training and validation part.
-        world: the processes that share every batch.
-
-    Raises ``ConfigError`` for a validation split that cannot be cut.
+    Attribute ``config`` has the choices made that the argument left open. ``world`` is the processes that share every
+    batch. Raises ``ConfigError`` for a validation split that cannot be cut.
     """
 
     command = "lean_mnist.train"

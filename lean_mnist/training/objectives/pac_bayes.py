@@ -22,9 +22,11 @@ from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import every
-from lean_mnist.training.hooks import CrossCheckHook, FailurePolicy, HealthHook, Hook, LossHook, NormsHook, ScreenHook
+from lean_mnist.training.hooks.checks import CrossCheckHook, ScreenHook
+from lean_mnist.training.hooks.failures import FailurePolicy
+from lean_mnist.training.hooks.health import HealthHook, LossHook, NormsHook
 from lean_mnist.training.hooks.pac_bayes import DrawnNetworkHook, PosteriorCheckHook
-from lean_mnist.training.hooks.step import StepHooks
+from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
 from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
 from lean_mnist.training.objectives.protocol import RunFiles, Saved

@@ -40,20 +40,12 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Files and records of a run, for an objective's end.
+    """Files and records of a run, for an objective's end."""
 
-    Attributes:
-        folder: of records, configuration and summary, ``runs/<run>``.
-        checkpoints: of ``best.pt`` and ``last.pt``, ``checkpoints/<run>``.
-        emit: takes records to every sink.
-        ended_before: whether the run had ended in an earlier session and is only summed up again, so that the records
-            of its end are there already.
-    """
-
-    folder: Path
-    checkpoints: Path
-    emit: Callable[[Record], None]
-    ended_before: bool = False
+    folder: Path  # of records, configuration and summary, ``runs/<run>``
+    checkpoints: Path  # of ``best.pt`` and ``last.pt``, ``checkpoints/<run>``
+    emit: Callable[[Record], None]  # takes records to every sink
+    ended_before: bool = False  # in an earlier session, so that the records of its end are there already
 
 
 class Saved(NamedTuple):
