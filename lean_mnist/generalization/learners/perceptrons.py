@@ -6,7 +6,7 @@ Shapes: ``m`` training examples, ``n`` features, ``B`` examples to predict, ``S`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,13 +67,9 @@ class _KernelLearner(Learner[SupportParameters]):
     def predict(self, parameters: SupportParameters, x_Bn: Floats) -> Booleans:
         """``Σ_i (y_i a_i) K(x_i, x) > 0``, labels (B,)."""
         self.check(x_Bn)
-        return self.labels(parameters, lambda active: self.kernel(parameters.x[active], x_Bn))
-
-    def labels(self, parameters: SupportParameters, kernel: Callable[[Any], Floats]) -> Booleans:
-        """The labels (B,), where ``kernel`` gives K (S, B) of the support vectors with these indices."""
         active = np.flatnonzero(parameters.weight)  # a term that is 0 changes no sum
-        signed_S = np.where(parameters.label[active], parameters.weight[active], -parameters.weight[active])
-        return ordered_sum(signed_S[:, None] * kernel(active)) > 0
+        signed_S = _signs(parameters.label[active]) * parameters.weight[active]
+        return ordered_sum(signed_S[:, None] * self.kernel(parameters.x[active], x_Bn)) > 0
 
 
 class KernelPerceptron(_KernelLearner):
@@ -90,8 +86,13 @@ class KernelPerceptron(_KernelLearner):
         """As of any learner, from a table of the kernel of every pair of examples if 2^26 numbers hold it."""
         if len(examples) ** 2 > _LARGEST_TABLE:
             return super().block_predictor(examples)
-        table = self.kernel(examples.x, examples.x)
-        return lambda parameters, start, stop: self.labels(parameters, lambda active: table[active, start:stop])
+        table, y_m = self.kernel(examples.x, examples.x), _signs(examples.label)
+
+        def predict(parameters: SupportParameters, start: int, stop: int) -> Booleans:
+            active = np.flatnonzero(parameters.weight)
+            return ordered_sum((y_m[active] * parameters.weight[active])[:, None] * table[active, start:stop]) > 0
+
+        return predict
 
     def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
         """One more mistake on this example."""
@@ -177,3 +178,7 @@ class DescriptionKernelPerceptron(_BoundedKernelLearner):
     def bits(self, m: int) -> int:
         """``32 + (1 + 32 n)(description + 1)``."""
         return 32 + (1 + 32 * self.features) * self.places
+
+
+def _signs(label: Booleans) -> Floats:
+    return np.where(label, np.float32(1), np.float32(-1))
