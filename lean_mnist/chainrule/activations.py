@@ -98,15 +98,12 @@ def identity_backward(z: Array, d_h: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    activation.name: activation
-    for activation in (
-        Activation("relu", relu_forward, relu_backward),
-        Activation("leaky-relu", leaky_relu_forward, leaky_relu_backward),
-        Activation("sigmoid", sigmoid_forward, sigmoid_backward),
-        Activation("tanh", tanh_forward, tanh_backward),
-        Activation("gelu", gelu_forward, gelu_backward),
-        Activation("identity", identity_forward, identity_backward),
-    )
+    "relu": Activation("relu", relu_forward, relu_backward),
+    "leaky-relu": Activation("leaky-relu", leaky_relu_forward, leaky_relu_backward),
+    "sigmoid": Activation("sigmoid", sigmoid_forward, sigmoid_backward),
+    "tanh": Activation("tanh", tanh_forward, tanh_backward),
+    "gelu": Activation("gelu", gelu_forward, gelu_backward),
+    "identity": Activation("identity", identity_forward, identity_backward),
 }
 
 

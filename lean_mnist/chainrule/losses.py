@@ -17,7 +17,6 @@ from lean_mnist.errors import ArgumentError
 class Loss(NamedTuple):
     """A loss of one example: ``forward(s_BC, y_B) -> (loss_B, tape)``, ``backward(tape, d_loss_B) -> d_s_BC``."""
 
-    name: str
     forward: Callable[[Array, Array], tuple[Array, tuple[Array, ...]]]
     backward: Callable[[tuple[Array, ...], Array], Array]
 
@@ -48,14 +47,6 @@ def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0
     """
     check_loss_options(label_smoothing, logit_penalty)
 
-    def targets(labels_B: Array, like_BC: Array) -> Array:
-        p = primitives(like_BC)
-        q_BC = p.one_hot(labels_B, like_BC)
-        if label_smoothing:
-            epsilon = p.constant(label_smoothing, like_BC)
-            q_BC = (1 - epsilon) * q_BC + epsilon / like_BC.shape[1]
-        return q_BC
-
     def forward(s_BC: Array, labels_B: Array) -> tuple[Array, tuple[Array, ...]]:
         check_loss_shapes(s_BC, labels_B)
         p = primitives(s_BC)
@@ -77,12 +68,16 @@ def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0
         probabilities_BC, labels_B, s_BC = tape
         check_upstream("d_loss", d_loss_B, probabilities_BC.shape[:1])
         p = primitives(probabilities_BC)
-        d_s_BC = probabilities_BC - targets(labels_B, probabilities_BC)
+        q_BC = p.one_hot(labels_B, probabilities_BC)
+        if label_smoothing:
+            epsilon = p.constant(label_smoothing, q_BC)
+            q_BC = (1 - epsilon) * q_BC + epsilon / q_BC.shape[1]
+        d_s_BC = probabilities_BC - q_BC
         if logit_penalty:
             d_s_BC = d_s_BC + p.constant(logit_penalty, s_BC) * s_BC
         return d_s_BC * p.column(d_loss_B)
 
-    return Loss("softmax-cross-entropy", forward, backward)
+    return Loss(forward, backward)
 
 
 def squared_error() -> Loss:
@@ -99,7 +94,7 @@ def squared_error() -> Loss:
         check_upstream("d_loss", d_loss_B, residual_BC.shape[:1])
         return residual_BC * primitives(residual_BC).column(d_loss_B)
 
-    return Loss("squared-error", forward, backward)
+    return Loss(forward, backward)
 
 
 def mean_forward(loss_B: Array) -> Array:

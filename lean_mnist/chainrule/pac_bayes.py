@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from lean_mnist.chainrule.arrays import Array, primitives
-from lean_mnist.errors import ArgumentError, check_choice
+from lean_mnist.errors import ArgumentError
 
 Slopes = tuple[Array, Array]
 
@@ -39,17 +38,6 @@ def bounded_risk_forward(mean_below: Array, below: int, examples: int, ceiling: 
 def bounded_risk_backward(slope: Array, d_risk: Array) -> Array:
     """Gradient by ``mean_below``."""
     return d_risk * slope
-
-
-class Objective(NamedTuple):
-    """``forward(risk, divergence, m, ln(2√m/δ)) -> (bound, slopes)``, ``backward(slopes, d_bound) -> (d_risk, d_KL)``.
-
-    ``slopes`` are the derivatives of the bound by risk and divergence.
-    """
-
-    name: str
-    forward: Callable[[Array, Array, int, float], tuple[Array, Slopes]]
-    backward: Callable[[Slopes, Array], Slopes]
 
 
 def confidence_cost(examples: int, delta: float) -> float:
@@ -91,18 +79,14 @@ def classic_forward(risk: Array, divergence: Array, m: int, cost: float) -> tupl
 
 
 def objective_backward(slopes: Slopes, d_bound: Array) -> Slopes:
-    """Gradients by risk and divergence."""
+    """Gradients by risk and divergence; ``slopes`` are the bound's derivatives by them."""
     of_risk, of_divergence = slopes
     return of_risk * d_bound, of_divergence * d_bound
 
 
-OBJECTIVES: dict[str, Objective] = {
-    name: Objective(name, forward, objective_backward)
-    for name, forward in (("quadratic", quadratic_forward), ("lambda", lambda_forward), ("classic", classic_forward))
+OBJECTIVES: dict[str, Callable[[Array, Array, int, float], tuple[Array, Slopes]]] = {
+    "quadratic": quadratic_forward,
+    "lambda": lambda_forward,
+    "classic": classic_forward,
 }
-
-
-def objective_named(name: str) -> Objective:
-    """The objective called ``name``; ``ArgumentError`` with the nearest name if there is none."""
-    check_choice("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]
+"""By name: ``(risk, divergence, m, ln(2√m/δ)) -> (bound, slopes)``; their backward is :func:`objective_backward`."""

@@ -7,8 +7,6 @@ the rounded weight is done to the weight (Hinton, 2012; Bengio, Léonard and Cou
 
 The gradient that reaches the weights is therefore that of the loss at the rounded weights, number for number, and can
 be checked like any other. That it is then applied to the unrounded weights is a heuristic.
-
-Runs on torch tensors and on NumPy object arrays of fractions.
 """
 
 from __future__ import annotations

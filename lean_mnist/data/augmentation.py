@@ -67,7 +67,7 @@ class Augmentation:
         return torch.cat(parts) if parts else images.clone()
 
     def apply_epoch(self, images: Tensor, seed: int, epoch: int, first: int = 0) -> Tensor:
-        """Deform the images from number ``first`` on, all to the last, of an epoch: uint8 (m - first, rows, columns).
+        """Deform the images of an epoch from number ``first`` on: uint8 (m - first, rows, columns).
 
         Equal, bit for bit, to the tail of ``apply_epoch`` with ``first = 0``: every chunk of ``CHUNK`` images has a
         generator of its own, a function of ``(seed, epoch, number of the chunk)``.
@@ -120,10 +120,9 @@ def affine_maps(*, shift: Tensor, rotation: Tensor, scale: Tensor) -> Tensor:
 def elastic_modes(rows: int, columns: int, smoothness: float) -> Tensor:
     """Functions (K, rows * columns) whose sum with standard normal amplitudes is an elastic displacement field.
 
-    Simard's field is white noise smoothed by a Gaussian of standard deviation ``smoothness``: a stationary Gaussian
-    field with the correlation ``exp(-d² / (4 smoothness²))`` at distance d, which is a product over the two axes. Here
-    it has variance 1, and is expanded in the eigenvectors of its correlation along each axis (Karhunen-Loève), as
-    many as carry 99.9 % of the variance: some 40 random numbers a field rather than one a pixel, and no smoothing.
+    Simard's field, white noise smoothed by a Gaussian, is a stationary Gaussian field with the correlation
+    ``exp(-d² / (4 smoothness²))`` at distance d, a product over the two axes. Here it has variance 1 and is expanded in
+    the eigenvectors of its correlation along each axis (Karhunen-Loève), as many as carry 99.9 % of the variance.
     """
     along_rows, along_columns = _axis_modes(rows, smoothness), _axis_modes(columns, smoothness)
     return torch.einsum("ir,jc->ijrc", along_rows, along_columns).flatten(2).flatten(0, 1).float()

@@ -1,8 +1,7 @@
 """Downloading with torchvision's own classes (their mirrors, their checksums), so that failure is quick and clean.
 
-Quick: before anything else the servers are probed, in background threads with a bounded wait, because a name look-up
-without a network can hang far longer than any socket timeout. Clean: torchvision works in a temporary folder inside the
-target, and only finished, verified files are moved to where later runs look.
+The servers are first probed, in background threads with a bounded wait: a name look-up without a network can hang far
+longer than any socket timeout. Only finished, verified files are moved to where later runs look.
 """
 
 from __future__ import annotations

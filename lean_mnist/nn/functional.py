@@ -1,7 +1,5 @@
 """Functions on tensors whose gradients are written by hand; arguments are checked before any arithmetic.
 
-What only tensors have (dtype, device) is checked here, shapes by the chain rule itself.
-
 All tensors of one call have one floating dtype (any) and one device; labels are int64. Gradients flow to every floating
 argument that asks for one, second derivatives included. Under autocast these functions compute in the dtype they are
 given.
@@ -134,7 +132,7 @@ def loss_for(dtype: torch.dtype, loss: Loss) -> Loss:
         d_logits_BC: Tensor = loss.backward(tape, d_loss_B)
         return d_logits_BC.to(dtype)
 
-    return Loss(loss.name, lambda logits_BC, labels_B: loss.forward(logits_BC.float(), labels_B), backward)
+    return Loss(lambda logits_BC, labels_B: loss.forward(logits_BC.float(), labels_B), backward)
 
 
 def _apply(function: Any, *arguments: Any) -> Any:

@@ -1,13 +1,12 @@
 """``autograd.Function``: the chain rule's forward and manual backward as nodes of PyTorch's graph.
 
 Every backward here only calls the chain rule on what the forward saved. Where a backward is itself differentiated
-(``create_graph=True``), what the forward *computed* on the way must not be used, because it carries no graph and its
-second derivative would silently be zero. So nodes either save nothing but their inputs and outputs, which autograd
-reconnects, or run the forward again from their saved inputs while a graph is being built (``torch.is_grad_enabled()``
-inside a backward says just that).
+(``create_graph=True``), what the forward *computed* on the way carries no graph, and its second derivative would
+silently be zero. So nodes save only inputs and outputs, which autograd reconnects, or run the forward again from their
+saved inputs while a graph is being built (then ``torch.is_grad_enabled()`` inside the backward).
 
-A training step needs no graph: it takes a node's forward and then its backward. :class:`Call` lets both be called
-directly, so that what trains is the very node that gradcheck sees, without the cost of recording and walking a graph.
+A training step needs no graph: :class:`Call` lets a node's forward and backward be called directly, so that what trains
+is the very node that gradcheck sees.
 """
 
 from __future__ import annotations

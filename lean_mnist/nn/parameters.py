@@ -69,13 +69,11 @@ class FlatParameters(Generic[Network]):
 
     From here on ``model``'s parameters are views of ``vector`` (P,) and their ``.grad`` views of ``gradient`` (P,), so
     an optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by
-    column: a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous, and a core that computes a part of a
-    product's columns finds the same part of the gradient in its cache when the optimizer comes to it.
+    column: a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous.
 
     ``network`` is what steps are computed with: ``model`` itself; or, where it is to be ``computed_in`` another dtype,
-    its twin in that, with the weights of ``model``, rounded, and gradients of its own. A step's gradients are brought
-    to both by :meth:`gradients_to_vector`, and new weights to the twin by :meth:`vector_to_network`. ``layout`` has
-    the slot of each parameter. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
+    its twin in that, with the weights of ``model``, rounded, and gradients of its own. ``layout`` has the slot of each
+    parameter. Raises ``ArgumentError`` if the parameters are of several dtypes or devices.
     """
 
     def __init__(self, model: Network, computed_in: torch.dtype | None = None) -> None:

@@ -1,7 +1,6 @@
 """One training step: the gradient of the mean loss of its batches, and the tape of every value that it computed.
 
-Checks read the tape and never compute the step's arithmetic again on the side: a pre-activation that is computed in
-another order of summation can fall on the other side of a kink.
+Checks read the tape: a pre-activation that is computed again can fall on the other side of a kink.
 
 Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` classes; ``L`` layers.
 """
@@ -123,11 +122,7 @@ def layers_of(model: MLP) -> list[tuple[Tensor, Tensor | None]]:
 
 
 def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
-    """``.grad`` of each layer's weight and bias.
-
-    This is the gradient at the weights of :func:`layers_of`, also where a network makes these from its parameters by
-    rounding them (straight-through).
-    """
+    """``.grad`` of each layer's weight and bias: the gradient at the weights of :func:`layers_of`, rounded or not."""
     return [(weight.grad, None if bias is None else bias.grad) for weight, bias in model.parameter_pairs()]
 
 

@@ -47,7 +47,7 @@ def _cross_entropy(
         def wrong_backward(tape: Any, d_loss: Any) -> Any:
             return backward(tape, d_loss, right) if backward else right.backward(tape, d_loss)
 
-        return losses.Loss(right.name, forward(right) if forward else penalised.forward, wrong_backward)
+        return losses.Loss(forward(right) if forward else penalised.forward, wrong_backward)
 
     return {"chainrule.losses.softmax_cross_entropy": wrong}
 

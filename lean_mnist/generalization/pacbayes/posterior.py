@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lean_mnist.chainrule import gaussian
-from lean_mnist.chainrule.pac_bayes import bounded_risk_backward, bounded_risk_forward, objective_named
+from lean_mnist.chainrule.pac_bayes import OBJECTIVES, bounded_risk_backward, bounded_risk_forward, objective_backward
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.step import Batch, StepResult, put_flat_gradients
@@ -153,9 +153,9 @@ class PosteriorStep:
         risk, slope = bounded_risk_forward(mean_below, int(below.sum()), len(below), goal.ceiling)
         prior = self._prior.vector.data, self.network.prior_log_scale
         divergence, tape = gaussian.divergence_forward(self._mean, self._log_scale, *prior)
-        objective, weight = objective_named(goal.objective), goal.divergence_weight
-        value, slopes = objective.forward(risk, divergence * weight, goal.examples, goal.cost)
-        d_risk, d_weighted = objective.backward(slopes, torch.ones_like(value))
+        weight = goal.divergence_weight
+        value, slopes = OBJECTIVES[goal.objective](risk, divergence * weight, goal.examples, goal.cost)
+        d_risk, d_weighted = objective_backward(slopes, torch.ones_like(value))
         d_w = self._drawn.gradient * bounded_risk_backward(slope, d_risk)
         by_sample = gaussian.sample_backward(sample_tape, d_w)
         by_divergence = gaussian.divergence_backward(tape, d_weighted * weight)

@@ -1,8 +1,4 @@
-"""A computation on CUDA tensors, captured once as a graph and launched as a whole from then on.
-
-Launching a kernel takes longer than a small kernel runs. A graph of them is launched at once, and the device goes from
-one to the next by itself. On a processor :mod:`lean_mnist.nn.capture.kernels` does the same.
-"""
+"""A computation on CUDA tensors, captured once as a graph: launching its kernels one by one takes longer than they."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
 """A computation on tensors, captured once as the list of its kernels and replayed without the Python in between.
 
 A training step of a small network is some thirty kernels of a few microseconds, and the Python that decides which they
-are takes longer than they do. But they are the same at every step. So the step is computed once as it is written, each
-kernel that PyTorch runs is noted with the tensors that it read and made, and from then on the same kernels are run on
-the same tensors, each writing its result where the first one wrote it. A CUDA graph is the same for a CUDA device.
-
-A replay is held against the computation: it is done once and compared bit for bit.
+are takes longer than they do. But they are the same at every step: each is noted once with the tensors that it read and
+made, and from then on run on the same tensors. The first replay is compared with the computation bit for bit.
 """
 
 from __future__ import annotations
@@ -49,10 +46,10 @@ class Replayable(Protocol[Result_co]):
 class KernelCapture(Generic[Result]):
     """``compute()``, done once, and its kernels; :meth:`replay` runs them again.
 
-    ``result`` is the return value of ``compute``; its tensors are rewritten by every replay. Inputs are the tensors
-    that ``compute`` read; they must keep their memory. A tensor whose only use is to be concatenated into another one
-    is not rewritten: its kernel writes into the other one at once. Raises :class:`CannotCapture` where the same kernels
-    would not do next time: ``compute`` looked at a number, drew random ones, or gave other bits when it was replayed.
+    ``result`` is the return value of ``compute``; its tensors are rewritten by every replay, except one whose only use
+    is to be concatenated into another. Inputs are the tensors that ``compute`` read; they keep their memory.
+    Raises :class:`CannotCapture` where the same kernels would not do next time: ``compute`` looked at a number, drew
+    random ones, or gave other bits when it was replayed.
     """
 
     def __init__(self, compute: Callable[[], Result]) -> None:

@@ -14,11 +14,7 @@ _BATCHES_ON_GPU = 8  # of a chunk on a GPU: as many as are worth a graph of thei
 
 
 class BatchRing:
-    """``RING_DEPTH + 1`` slots of memory for chunks of batches, handed out in turn.
-
-    A chunk stays as it is until ``RING_DEPTH`` more chunks have been taken, and so at least as many steps, whoever
-    takes them.
-    """
+    """``RING_DEPTH + 1`` slots of memory for chunks, in turn: a chunk holds while ``RING_DEPTH`` more are taken."""
 
     def __init__(self, *, on_gpu: bool = False) -> None:
         self._on_gpu = on_gpu
@@ -30,10 +26,7 @@ class BatchRing:
         return _BATCHES_ON_GPU if self._on_gpu else max(1, _EXAMPLES // batch_size)
 
     def take(self, sizes: Sequence[int], new: Callable[[int], Batch]) -> tuple[Tensor, Tensor, list[Batch]]:
-        """Features, labels and batches of the next slot, for batches of these ``sizes``; to be written by the caller.
-
-        ``new`` makes memory for so many examples; it is called where a slot has none, or too little.
-        """
+        """See :class:`lean_mnist.data.batches.BatchMemory`."""
         x, y, batches = next(self._slots).views(tuple(sizes), new)
         self._addresses.update(features.data_ptr() for features, _ in batches)
         return x, y, batches
