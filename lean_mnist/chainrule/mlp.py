@@ -62,11 +62,7 @@ def _forward(x_BD: Array, layers: Sequence[Layer], activation: Activation) -> tu
 
 
 def mlp_backward(
-    tape: MLPTape,
-    layers: Sequence[Layer],
-    activation: Activation,
-    d_logits_BC: Array,
-    needs: Needs | None = None,
+    tape: MLPTape, layers: Sequence[Layer], activation: Activation, d_logits_BC: Array, needs: Needs | None = None
 ) -> MLPGradients:
     """The chain rule, last layer first: from ``dz_L = ds``, ``dW_l, db_l, dh_{l−1}``, then ``dz_l = dh_l ⊙ σ'(z_l)``.
 

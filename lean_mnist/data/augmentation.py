@@ -56,21 +56,12 @@ class Augmentation:
         if self.smoothness == 0:
             raise ArgumentError("smoothness: expected a number above 0, found 0")
 
-    def apply(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A random deformation of each of ``images``, uint8 (m, rows, columns); the result is as the argument.
-
-        ``generator`` is a CPU generator whatever the device of the images, so that a seed means the same everywhere.
-        Raises :class:`ArgumentError` for images of another shape or type.
-        """
-        check_pixels("images", images)
-        parts = [self._deform(part, len(part), generator) for part in images.split(CHUNK)]
-        return torch.cat(parts) if parts else images.clone()
-
     def apply_epoch(self, images: Tensor, seed: int, epoch: int, first: int = 0) -> Tensor:
         """Deform the images of an epoch from number ``first`` on: uint8 (m - first, rows, columns).
 
         Equal, bit for bit, to the tail of ``apply_epoch`` with ``first = 0``: every chunk of ``CHUNK`` images has a
-        generator of its own, a function of ``(seed, epoch, number of the chunk)``.
+        generator of its own, on the CPU whatever the device of the images: a function of ``(seed, epoch, number of the
+        chunk)``. Raises :class:`ArgumentError` for images of another shape or type.
         """
         check_pixels("images", images)
         total, parts = first + len(images), []

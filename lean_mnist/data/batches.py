@@ -39,10 +39,9 @@ class Batches:
     The images stay uint8, on ``device``. The order of an epoch and how its images are deformed are a pure function of
     the seed and the epoch's number, so a run can go on at any batch without replaying what came before.
 
-    Args: ``split`` with m >= 1 examples; ``dtype`` of the features; ``shuffle`` false keeps the order of the split and
-    copies nothing; ``part`` says which rows of a batch of so many examples are handed out, where several processes
-    share every batch; ``memory`` is where batches are written, by all iterators; without it each is a new tensor.
-    Raises :class:`ConfigError` for a batch size below 1.
+    Args: ``split`` with m >= 1 examples; ``dtype`` of the features; ``part`` says which rows of a batch of so many
+    examples are handed out, where several processes share every batch; ``memory`` is where batches are written, by all
+    iterators; without it each is a new tensor. Raises :class:`ConfigError` for a batch size below 1.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Batches:
         seed: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        shuffle: bool = True,
         augmentation: Augmentation | None = None,
         part: Callable[[int], slice] | None = None,
         memory: BatchMemory | None = None,
@@ -61,14 +59,8 @@ class Batches:
         if batch_size < 1:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
         self.split = Split(split.images.to(device), split.labels.to(device))
-        self.normalization = normalization
-        self.batch_size = batch_size
-        self.seed = seed
-        self.dtype = dtype
-        self.shuffle = shuffle
-        self.augmentation = augmentation
-        self.part = part
-        self._memory = memory
+        self.normalization, self.batch_size, self.seed, self.dtype = normalization, batch_size, seed, dtype
+        self.augmentation, self.part, self._memory = augmentation, part, memory
         together = max(1, _AT_ONCE // batch_size) if memory is None else memory.batches_at_once(batch_size)
         self._at_once = batch_size * together
 
@@ -100,28 +92,22 @@ class Batches:
 
     def _chunks(self, epoch: int, start: int) -> Iterator[list[Batch]]:
         size, (images, labels), first = self.batch_size, (self.split.images, self.split.labels), start * self.batch_size
-        order = None
-        if self.shuffle:  # drawn on the CPU whatever the device, so that a seed means the same order everywhere
-            generator = generator_for(self.seed, "epoch", epoch)
-            order = torch.randperm(len(labels), generator=generator).to(labels.device)
+        # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
+        generator = generator_for(self.seed, "epoch", epoch)
+        order = torch.randperm(len(labels), generator=generator).to(labels.device)
         if self.augmentation is not None:  # deformed in the epoch's order, all that is left of it at once
-            if order is not None:
-                images, labels, order = images.index_select(0, order), labels.index_select(0, order), None
-            images = self.augmentation.apply_epoch(images[first:], self.seed, epoch, first)
-            labels, first = labels[first:], 0
-        if order is None and self.part is not None:
+            chosen = order[first:]
+            images = self.augmentation.apply_epoch(images.index_select(0, chosen), self.seed, epoch, first)
+            labels, first = labels.index_select(0, chosen), 0
             order = torch.arange(len(labels), device=labels.device)
         for begin in range(first, len(labels), self._at_once):
             end = min(begin + self._at_once, len(labels))
             sizes = [min(size, end - at) for at in range(begin, end, size)]
-            if order is None:
-                some, their_labels = images[begin:end], labels[begin:end]
-            else:
-                chosen = order[begin:end]
-                if self.part is not None:
-                    parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
-                    chosen, sizes = torch.cat(parts), [len(part) for part in parts]
-                some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
+            chosen = order[begin:end]
+            if self.part is not None:
+                parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
+                chosen, sizes = torch.cat(parts), [len(part) for part in parts]
+            some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
             if self._memory is None:
                 x = self.normalization.apply(some, self.dtype)
                 yield list(zip(x.split(sizes), their_labels.split(sizes), strict=True))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,19 +85,13 @@ class Dataset:
         return digest.hexdigest()
 
 
-def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def load_dataset(
-    name: str, data_dir: PathLike, *, download: bool = True, warn: Callable[[str], None] = _to_standard_error
-) -> Dataset:
+def load_dataset(name: str, data_dir: PathLike, *, download: bool = True) -> Dataset:
     """Load a data set by its name; images uint8 (m, rows, columns), labels int64 (m,) in 0..9.
 
     The IDX sets are searched in the folder that the environment variable ``LEAN_MNIST_DATA`` names (torchvision's
     layout; only read, never written; unset if empty), then in ``data_dir``, then downloaded into ``data_dir`` unless
-    ``download`` is false. ``auto`` is MNIST; only where MNIST is in no folder and cannot be downloaded does it pass two
-    lines to ``warn`` and return ``digits``. A MNIST that is there but damaged is an error for ``auto`` too.
+    ``download`` is false. ``auto`` is MNIST; only where MNIST is in no folder and cannot be downloaded it says so, on
+    standard error, in two lines, and returns ``digits``. A MNIST that is damaged is an error for ``auto`` too.
     Raises :class:`ConfigError` for an unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and
     :class:`DataError` for one that is incomplete or damaged.
     """
@@ -110,8 +103,8 @@ def load_dataset(
     try:
         return _load_idx_dataset("mnist", data_dir, download)
     except DataUnavailable as error:
-        warn(str(error))
-        warn("Training on 'digits' instead: 1,797 images of 8x8 pixels from scikit-learn; this is not MNIST.")
+        instead = "Training on 'digits' instead: 1,797 images of 8x8 pixels from scikit-learn; this is not MNIST."
+        print(error, instead, sep="\n", file=sys.stderr, flush=True)
         return load_digits()
 
 

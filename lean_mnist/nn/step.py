@@ -147,10 +147,7 @@ class StepEngine:
     """
 
     def __init__(
-        self,
-        compute: Callable[[Sequence[Batch]], StepResult],
-        update: Update,
-        stop_requested: Callable[[], bool],
+        self, compute: Callable[[Sequence[Batch]], StepResult], update: Update, stop_requested: Callable[[], bool]
     ) -> None:
         self._compute, self._update, self._stop_requested = compute, update, stop_requested
 

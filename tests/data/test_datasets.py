@@ -145,14 +145,6 @@ def test_auto_without_mnist_says_so_in_two_lines(tmp_path: Path, capsys: pytest.
         assert word in second
 
 
-def test_auto_tells_whom_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines: list[str] = []
-    load_dataset("auto", tmp_path, download=False, warn=lines.append)
-    assert len(lines) == 2
-    assert not any("\n" in line for line in lines)
-    assert capsys.readouterr().err == ""
-
-
 def test_digits(tmp_path: Path) -> None:
     digits = load_dataset("digits", tmp_path / "absent")
     assert (digits.name, digits.classes, digits.maximum, digits.source) == ("digits", 10, 16, "scikit-learn")
