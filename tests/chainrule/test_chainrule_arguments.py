@@ -265,7 +265,9 @@ def test_impossible_loss_options_are_refused(options: Any, named: Any) -> None:
 
 @pytest.mark.parametrize("label", [-1, 3])
 @pytest.mark.parametrize(
-    "loss", [SQUARED, CROSS_ENTROPY, losses.softmax_cross_entropy(0.1)], ids=lambda loss: loss.name
+    "loss",
+    [SQUARED, CROSS_ENTROPY, losses.softmax_cross_entropy(0.1)],
+    ids=["squared error", "cross-entropy", "smoothed"],
 )
 def test_labels_out_of_range_give_no_value(loss: Any, label: Any) -> None:
     with pytest.raises((ArgumentError, RuntimeError, IndexError)):
