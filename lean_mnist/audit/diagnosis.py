@@ -21,7 +21,7 @@ from lean_mnist.audit.rounding import Residual
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.crosscheck.diagnosis import Basis, Diagnosis, Kind, diagnose
 from lean_mnist.nn import functional
-from lean_mnist.nn.step import Layers, StepResult, StepTape, names_of_layers
+from lean_mnist.nn.step import Layers, StepResult, StepTape
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def explain_gradcheck(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B:
 
     again = functools.partial(_call_piece, loss, cut, x, labels)
     _, gradients, tapes = again()
-    return first_fault(ComputedStep(loss, names_of_layers(cut), cut, gradients, tapes, past=past, again=again))
+    return first_fault(ComputedStep(loss, cut, gradients, tapes, past=past, again=again))
 
 
 @torch.enable_grad()

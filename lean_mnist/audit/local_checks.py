@@ -15,6 +15,7 @@ Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` cla
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +52,6 @@ from lean_mnist.nn.step import (
     names_of_layers,
 )
 
-Names = Sequence[tuple[str, str | None]]  # of each layer's weight and bias
-
 
 class Identity(enum.Enum):
     """Identities between the values of a step, in the order in which the step computes them."""
@@ -77,7 +76,6 @@ class ComputedStep:
     """
 
     rule: NetworkLoss
-    names: Names
     layers: Layers
     gradients: Gradients
     tapes: Sequence[StepTape]
@@ -95,11 +93,8 @@ class ComputedStep:
         past: Sequence[StepTape] = (),
     ) -> ComputedStep:
         """The step of ``model`` whose gradients stand in ``.grad`` and whose tapes, one a batch, are ``tapes``."""
-        names = names_of_layers(model.parameter_pairs())
-        return cls(
-            NetworkLoss.of(model), names, layers_of(model), gradients_of(model), tapes, loss, past,
-            lambda: compute_gradients(model, batches),
-        )  # fmt: skip
+        again = functools.partial(compute_gradients, model, batches)
+        return cls(NetworkLoss.of(model), layers_of(model), gradients_of(model), tapes, loss, past, again)
 
 
 @dataclass(frozen=True)
@@ -201,8 +196,9 @@ def local_checks(step: ComputedStep) -> Iterator[LocalCheck]:
         if d_s is not None:
             name, last = f"the gradient of the logits{_batch(step, number)}", len(step.layers) - 1
             yield ElementwiseCheck(Identity.LOGITS, name, last, number, d_s, _logits_gradient(step.rule, tape))
+    names = names_of_layers(step.layers)
     for index in reversed(range(len(step.layers))):
-        yield from _gradient_checks(step, index)
+        yield from _gradient_checks(step, index, names[index])
         for number, tape in enumerate(step.tapes):
             yield from _backward_checks(step, tape, number, index)
     if step.loss is not None and step.tapes:
@@ -232,19 +228,17 @@ def _forward_checks(step: ComputedStep, tape: StepTape, number: int) -> Iterator
                 value = activation.value(arithmetic.cast(z))
                 return Expected(value, value.abs() + arithmetic.cast(z).abs())
 
-            yield ElementwiseCheck(
-                Identity.ACTIVATION, f"the activation after layer {index}{words}", index, number,
-                tape.inputs[index + 1], activated, activation.exact,
-            )  # fmt: skip
+            tensor, h = f"the activation after layer {index}{words}", tape.inputs[index + 1]
+            yield ElementwiseCheck(Identity.ACTIVATION, tensor, index, number, h, activated, activation.exact)
 
 
-def _gradient_checks(step: ComputedStep, index: int) -> Iterator[LocalCheck]:
+def _gradient_checks(step: ComputedStep, index: int, names: tuple[str, str | None]) -> Iterator[LocalCheck]:
     """``dW = Σ dzᵀ h`` and ``db = Σ dzᵀ 1``, over all batches."""
     found = [there(tape.d_pre_activations, index) for tape in step.tapes]
     d_zs = [d_z for d_z in found if d_z is not None]
     complete = len(d_zs) == len(step.tapes) > 0
     for identity, name, parameter, gradient in zip(
-        (Identity.WEIGHT, Identity.BIAS), step.names[index], step.layers[index], step.gradients[index], strict=True
+        (Identity.WEIGHT, Identity.BIAS), names, step.layers[index], step.gradients[index], strict=True
     ):
         if parameter is None or (gradient is None and not parameter.requires_grad):
             continue
@@ -265,9 +259,8 @@ def _backward_checks(step: ComputedStep, tape: StepTape, number: int, index: int
     if d_z is None or d_h is None:
         return
     words, parts = _batch(step, number), [(d_z, step.layers[index][0].detach())]
-    yield ProductCheck(
-        Identity.BACKWARD, f"the gradient of the input of layer {index}{words}", index, number, d_h, parts
-    )
+    tensor = f"the gradient of the input of layer {index}{words}"
+    yield ProductCheck(Identity.BACKWARD, tensor, index, number, d_h, parts)
     if below is None:
         return
     activation, z = REFERENCE_ACTIVATIONS[step.rule.activation], tape.pre_activations[index - 1]

@@ -126,7 +126,7 @@ class RandomisedCheck:
         batched.probes.copy_(probes)
         if tape.static and not probes.is_cuda:
             with contextlib.suppress(CannotCapture):
-                self._captured[id(tape)] = _CapturedCheck(batched, checks, tape)
+                self._captured[id(tape)] = _CapturedCheck(batched, checks)
                 return batched.share(loss)
         batched.run(checks)
         return batched.share(loss)
@@ -135,8 +135,8 @@ class RandomisedCheck:
 class _CapturedCheck:
     """The batched check of values that stand in the same tensors step after step."""
 
-    def __init__(self, batched: BatchedCheck, checks: BatchChecks, tape: StepTape) -> None:
-        self._batched, self._kept = batched, (checks, tape)  # so that no other tensors come to stand there
+    def __init__(self, batched: BatchedCheck, checks: BatchChecks) -> None:
+        self._batched, self._kept = batched, checks  # so that no other tensors come to stand there
         self._recording = KernelCapture(lambda: batched.run(checks))
 
     def share(self, probes: Tensor, loss: float) -> float:

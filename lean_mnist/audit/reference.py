@@ -20,6 +20,9 @@ from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 KINK_ULPS = 32.0
 
 
+Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
+
+
 class HasLoss(Protocol):
     """A network that knows its activation and the options of its loss."""
 
@@ -52,7 +55,7 @@ class Reference(NamedTuple):
 
 def reference_gradients(
     loss: NetworkLoss,
-    layers: Sequence[tuple[Tensor, Tensor | None]],
+    layers: Layers,
     x_BD: Tensor,
     labels_B: Tensor,
     *,
@@ -62,7 +65,7 @@ def reference_gradients(
     """Loss and gradients on a batch in ``dtype``, by autograd through an independently written forward.
 
     Args:
-        layers: weight ``(H, D)`` and bias ``(H,)`` or ``None``, first layer first, in any precision.
+        layers: in any precision.
         sides: for each hidden layer a bool ``(B, H)``, on which side of the kink the step under test saw each unit;
             used only where rounding could have put it on either.
     """
@@ -105,9 +108,7 @@ def _uncertainty(h: Tensor, weight: Tensor, bias: Tensor | None, of_h: Tensor, d
 
 
 @torch.no_grad()
-def gradient_magnitudes(
-    loss: NetworkLoss, layers: Sequence[tuple[Tensor, Tensor | None]], x_BD: Tensor, labels_B: Tensor
-) -> list[float]:
+def gradient_magnitudes(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor) -> list[float]:
     """2-norm of the uncancelled terms of every parameter's gradient, in the order of the parameters.
 
     A gradient is a sum over examples of products of differences. Where ``softmax − onehot`` or the sum over the batch

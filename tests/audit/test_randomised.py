@@ -14,9 +14,9 @@ from lean_mnist.audit.batched import with_bias
 from lean_mnist.audit.probes import BLOCK, Probes
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.step import Batch, StepTape, shares_of
+from lean_mnist.nn.step import Batch
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import descend, random_batch, random_model
+from tests.support.crosscheck_cases import autograd_step, descend, random_batch, random_model
 
 Fault = Callable[["Step"], None]  # tampers with a step
 SIZES, B = (100, 24, 16, 10), 40
@@ -27,15 +27,8 @@ class Step:
     """One step of ``model`` on ``batches``, with its traces and gradients there to be tampered with."""
 
     def __init__(self, model: MLP, batches: Sequence[Batch]) -> None:
-        self.model, self.labels = model, [y for _, y in batches]
-        self.batches, shares = batches, shares_of(batches)
-        self.traces = [StepTape(labels, share) for labels, share in zip(self.labels, shares, strict=True)]
-        model.zero_grad(set_to_none=True)
-        total, self.loss = sum(map(len, self.labels)), torch.zeros((), dtype=batches[0][0].dtype)
-        for (x, labels), trace in zip(batches, self.traces, strict=True):
-            loss, share = model.loss(x, labels, tape=trace), len(labels) / max(total, 1)
-            loss.backward(torch.full_like(loss, share))
-            self.loss += share * loss.detach()
+        self.model, self.batches = model, batches
+        self.loss, self.traces = autograd_step(model, batches)
 
     @property
     def trace(self) -> Any:

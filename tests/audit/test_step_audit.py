@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -15,32 +14,21 @@ from lean_mnist.audit import AuditResult, StepAudit
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import Batch, StepTape
+from lean_mnist.nn.step import Batch
 from lean_mnist.training.hooks.checks import CrossCheckHook
 from lean_mnist.training.hooks.failures import FailurePolicy
 from lean_mnist.training.hooks.step import Step
 from lean_mnist.training.state import CheckSummary
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import descend, random_batch, random_model
+from tests.support.crosscheck_cases import autograd_step, descend, random_batch, random_model
 
 Bug = dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]]
 Wide = tuple[MLP, Tensor, Tensor, Tensor]
 DEPTHS = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10)}
 
 
-def gradients_(model: MLP, batches: Sequence[Batch], traces: Sequence[StepTape] = ()) -> Tensor:
-    """Put the gradient of the mean loss over all of ``batches`` into ``.grad``, as the trainer does; the loss."""
-    model.zero_grad(set_to_none=True)
-    total, mean = sum(len(labels) for _, labels in batches), torch.zeros((), dtype=batches[0][0].dtype)
-    for (x, labels), trace in zip_longest(batches, traces):
-        loss, share = model.loss(x, labels, tape=trace), len(labels) / total
-        loss.backward(torch.full_like(loss, share))
-        mean = mean + share * loss.detach()
-    return mean
-
-
 def checked(model: MLP, batches: Sequence[Batch], *, gradcheck: bool = False) -> AuditResult:
-    loss = gradients_(model, batches)
+    loss, _ = autograd_step(model, batches)
     return StepAudit(model).check(batches, loss, compare_gradients=True, gradcheck=gradcheck)
 
 
@@ -75,7 +63,7 @@ def test_what_a_result_holds() -> None:
 def test_only_what_is_due_is_done() -> None:
     model = random_model(0, DEPTHS[2])
     x, labels = random_batch(0, 9, DEPTHS[2])
-    loss, check = gradients_(model, [(x, labels)]), StepAudit(model)
+    (loss, _), check = autograd_step(model, [(x, labels)]), StepAudit(model)
     only_gradcheck = check.check([(x, labels)], loss, compare_gradients=False, gradcheck=True)
     assert (only_gradcheck.divergences, only_gradcheck.largest) == ((), None)
     assert only_gradcheck.gradcheck is not None
@@ -88,7 +76,7 @@ def test_only_what_is_due_is_done() -> None:
 def test_the_model_and_its_gradients_are_left_alone() -> None:
     model = random_model(0, DEPTHS[2])
     x, labels = random_batch(0, 9, DEPTHS[2])
-    loss = gradients_(model, [(x, labels)])
+    loss, _ = autograd_step(model, [(x, labels)])
     before = [t.detach().clone() for p in model.parameters() for t in (p, p.grad) if t is not None]
     StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=True)
     for tensor, copy in zip([t for p in model.parameters() for t in (p, p.grad) if t is not None], before, strict=True):
@@ -114,7 +102,7 @@ def test_down_to_a_loss_of_nothing(batch: int, activation: str, dtype: torch.dty
         start = step * batch % 20
         result = checked(model, [(x[start : start + batch], labels[start : start + batch])])  # ragged at the end
         assert result.passed, f"step {step}, loss {loss:.1e}: {result.message}"
-        loss = float(gradients_(model, [(x, labels)]))
+        loss = float(autograd_step(model, [(x, labels)])[0])
         if loss > 3e-2:
             descend(model, 1.0)
         else:  # every example is right, and from here on sharper logits are a quicker way down than the gradient
@@ -236,8 +224,7 @@ def test_a_unit_on_its_kink_takes_its_side_from_the_step(part: Any) -> None:
             weight[0, -1] = 1.0
             x[:, -1] = -(x[:, :-1].double() @ weight[0, :-1].double() + bias[0].double()).float()
         batches = list(zip(x.split(part), labels.split(part), strict=True))
-        traces = [StepTape(part_labels, len(part_labels) / 64) for _, part_labels in batches]
-        loss = gradients_(model, batches, traces)
+        loss, traces = autograd_step(model, batches)
         hook = CrossCheckHook(model, lambda step: True, lambda step: False, FailurePolicy(CheckSummary()))
         records = list(hook.on_gradients(Step(1, model, batches, loss, torch.tensor(1.0), 0.1, traces)))
         assert [record.value for record in records if record.name == "crosscheck/kinks"] >= [64]
@@ -459,7 +446,7 @@ def test_gradients_of_another_step_fail(other: str, wide: Wide) -> None:
 
 def test_accumulating_without_clearing_fails(wide: Wide) -> None:
     model, x, labels, loss = wide
-    gradients_(model, [(x, labels)])
+    autograd_step(model, [(x, labels)])
     model.loss(x, labels).backward()
     result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)
     assert {d.name for d in result.divergences if not d.passed} == {W1, B1, W2, B2}
@@ -471,7 +458,7 @@ def test_small_scale_errors_are_found_while_the_loss_is_large(activation: str, f
     for seed in range(3):
         model = random_model(seed, (64, 32, 10), activation)
         x, labels = random_batch(seed, 64, (64, 32, 10))
-        loss = gradients_(model, [(x, labels)])
+        loss, _ = autograd_step(model, [(x, labels)])
         for name, parameter in model.named_parameters():
             right = parameter.grad
             assert right is not None
@@ -486,11 +473,11 @@ def test_large_errors_are_found_when_the_loss_is_small(bug: Any) -> None:
     """The tolerance has grown with the cancellation, and must not have grown past this."""
     x, labels = digits(40, torch.float32)
     model = MLP((64, 32, 10), seed=0)
-    while float(gradients_(model, [(x, labels)])) > 1e-2:
+    while float(autograd_step(model, [(x, labels)])[0]) > 1e-2:
         descend(model, 0.5)
     with torch.no_grad():
         model.weights_and_biases()[-1][0].mul_(1.5)
-    loss = gradients_(model, [(x, labels)])
+    loss, _ = autograd_step(model, [(x, labels)])
     assert 1e-4 < float(loss) < 1e-3
     model.layers[0].weight.grad *= bug
     result = StepAudit(model).check([(x, labels)], loss, compare_gradients=True, gradcheck=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import Batch
+from lean_mnist.nn.step import Batch, StepTape, shares_of
 from tests.support.activations import TORCH_ACTIVATIONS
 
 
@@ -19,6 +19,18 @@ def random_batch(seed: int, examples: int, sizes: Sequence[int], dtype: torch.dt
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(examples, sizes[0], generator=generator, dtype=torch.float64).to(dtype)
     return x, torch.randint(0, sizes[-1], (examples,), generator=generator)
+
+
+def autograd_step(model: MLP, batches: Sequence[Batch]) -> tuple[Tensor, list[StepTape]]:
+    """Put the gradient of the mean loss of all of ``batches`` into ``.grad`` through autograd; the loss, and tapes."""
+    model.zero_grad(set_to_none=True)
+    tapes = [StepTape(labels, share) for (_, labels), share in zip(batches, shares_of(batches), strict=True)]
+    mean = torch.zeros((), dtype=batches[0][0].dtype)
+    for (x, labels), tape in zip(batches, tapes, strict=True):
+        loss = model.loss(x, labels, tape=tape)
+        loss.backward(torch.full_like(loss, tape.upstream))
+        mean = mean + tape.upstream * loss.detach()
+    return mean, tapes
 
 
 @torch.no_grad()
