@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,10 +30,9 @@ def select(everything: Sequence[Obligation], pattern: str) -> list[Obligation]:
     chosen = [o for o in everything if pattern == o.group or fnmatch.fnmatchcase(o.id, pattern)]
     if not chosen:
         groups = list(dict.fromkeys(o.group for o in everything))
-        known = [*groups, *(o.id for o in everything)]
         raise ConfigError(
             f"--only: expected an id, a pattern such as 'loss.*', or one of {', '.join(groups)}, "
-            f"found {pattern!r}{nearest(pattern, known)}"
+            f"found {pattern!r}{nearest(pattern, [*groups, *(o.id for o in everything)])}"
         )
     return chosen
 
@@ -42,7 +40,7 @@ def select(everything: Sequence[Obligation], pattern: str) -> list[Obligation]:
 def _statements() -> Any:
     """The statements, imported when they are needed, since SymPy takes a while."""
     try:
-        importlib.import_module("sympy")
+        import sympy  # noqa: F401
     except ImportError:
         raise ConfigError(
             "python -m lean_mnist.verify proves with SymPy, which is missing: pip install sympy"

@@ -42,12 +42,13 @@ def prove_vjp(output: IndexedArray, upstream: IndexedArray, found: Iterable[tupl
 
 def prove_zero(what: str, found: Expr, expected: Expr = 0) -> None:
     """Raise ``Refuted`` with numbers, or ``NotEstablished``, unless ``found − expected`` is proved to be 0."""
-    difference = normal(sympy.sympify(found) - expected)
+    found, expected = sympy.sympify(found), sympy.sympify(expected)
+    difference = normal(found - expected)
     if difference == 0:
         return
     # Numbers before simplification, which can take long where it cannot succeed.
     for attempt in range(_TRIES):
-        numbers = _differ_at(sympy.sympify(found), sympy.sympify(expected), random.Random(attempt))
+        numbers = _differ_at(found, expected, random.Random(attempt))
         if numbers is not None:
             raise Refuted(f"{what} is not what it should be", numbers)
     if not simplifies_to_zero(difference):
@@ -65,10 +66,8 @@ def _cannot_be_negative(e: Expr) -> bool:
         return _cannot_be_negative(e.function)
     if isinstance(e, (KroneckerDelta, sympy.exp)):  # every variable here is real
         return True
-    if isinstance(e, sympy.Add):
-        return isinstance(1 - e, KroneckerDelta) or all(_cannot_be_negative(part) for part in e.args)
-    if isinstance(e, sympy.Mul):
-        return all(_cannot_be_negative(part) for part in e.args)
+    if isinstance(e, (sympy.Add, sympy.Mul)):
+        return isinstance(1 - e, KroneckerDelta) or all(map(_cannot_be_negative, e.args))
     if isinstance(e, sympy.Pow):
         return bool(e.exp.is_integer and (e.exp.is_even or _cannot_be_negative(e.base)))
     return e.is_nonnegative is True
@@ -100,16 +99,14 @@ class Instance:
 
     def value(self, expression: Expr) -> Any:
         """The value of ``expression`` to 30 digits."""
-        expression = sympy.sympify(expression)
         bases = sorted(expression.atoms(sympy.IndexedBase), key=str)
         labels = {base.label for base in bases}
-        symbols = [s for s in expression.free_symbols - labels if not isinstance(s, sympy.Indexed)]
+        symbols = sorted((s for s in expression.free_symbols - labels if not isinstance(s, sympy.Indexed)), key=str)
         functions = {
             "Label": lambda example, classes: self._labels[example] % classes,
             "AnyFunction": mpmath.tanh,
             "Slope": lambda z: 1 - mpmath.tanh(z) ** 2,
         }
-        symbols.sort(key=str)
         with mpmath.workdps(30):
             evaluate = sympy.lambdify([*bases, *symbols], expression, [functions, "mpmath"])
             return mpmath.mpmathify(evaluate(*(self._entries[base] for base in bases), *map(self._symbol, symbols)))

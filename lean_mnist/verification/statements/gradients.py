@@ -15,6 +15,7 @@ from lean_mnist.verification.methods.indexed import (
     ANY_ACTIVATION,
     IndexedArray,
     any_labels,
+    column,
     constant,
     gradient,
     inner,
@@ -137,12 +138,11 @@ def _cross_entropy(smoothing: float, penalty: float) -> str:
     loss_B, tape = loss.forward(s, labels)
     epsilon, weight = (sympy.Rational(repr(value)) for value in (smoothing, penalty))
     one_hot = IndexedArray((B, C), lambda b, c: sympy.KroneckerDelta(c, labels.at(b)))
-    target = one_hot * (1 - epsilon) + constant(epsilon / C, B, C)
+    target = one_hot * (1 - epsilon) + epsilon / C
     p, _ = losses.softmax_forward(s)
     found = loss.backward(tape, g)
     prove_vjp(loss_B, g, [(s, found)])
-    scaled = IndexedArray((B, C), lambda b, c: (p.at(b, c) - target.at(b, c) + weight * s.at(b, c)) * g.at(b))
-    prove_equal("p − q + λs", found, scaled)
+    prove_equal("p − q + λs", found, (p - target + s * weight) * column(g))
     # The shift (the largest logit, on tensors) counted as a constant; it may, because the loss does not depend on it.
     shift = variable("m", B, sympy.Integer(1))
     prove_equal("the loss's derivative by its shift", gradient(inner(loss_B, g), shift), constant(0, *shift.shape))
