@@ -7,15 +7,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from lean_mnist.command_line import option_name, parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.config.files import config_from_dict, read_config
+from lean_mnist.training.config.files import Options, config_from_dict, read_config
 from lean_mnist.training.config.presets import preset
-
-Options = TypeVar("Options", bound=Any)  # a dataclass of options, each with a default
 
 
 @dataclass(frozen=True)
@@ -109,14 +107,12 @@ class RunCommand(Generic[Options]):
 
 def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> Path:
     """The ``last.pt`` that ``--resume which`` means; raises ``CheckpointError`` if there is none."""
+    which = which or run_name or ""
     if not which:
-        if run_name is not None:
-            which = run_name
-        else:
-            found = sorted(checkpoints_dir.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
-            if not found:
-                raise CheckpointError(f"{checkpoints_dir}: no run to resume, expected a folder with a last.pt in it")
-            return found[-1]
+        found = sorted(checkpoints_dir.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise CheckpointError(f"{checkpoints_dir}: no run to resume, expected a folder with a last.pt in it")
+        return found[-1]
     candidates = [Path(which), Path(which) / "last.pt", checkpoints_dir / which / "last.pt"]
     for path in candidates:
         if path.is_file():
@@ -125,9 +121,4 @@ def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> 
     raise CheckpointError(f"--resume {which}: expected a run with {candidates[-1]}, found none{nearest(which, known)}")
 
 
-_TRAIN = RunCommand("python -m lean_mnist.train", Config, Arguments, preset)
-
-
-def read_arguments(argv: Sequence[str]) -> tuple[Config, Path | None]:
-    """Configuration and checkpoint that the command line of ``python -m lean_mnist.train`` asks for."""
-    return _TRAIN.read(argv)
+read_arguments = RunCommand("python -m lean_mnist.train", Config, Arguments, preset).read

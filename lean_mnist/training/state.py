@@ -95,15 +95,11 @@ class CheckSummary:
         """
         if len(found) == 1:
             return found[0]
-
-        def most(name: str) -> Any:  # NaN is more than any number
-            return max((getattr(one, name) for one in found), key=_size)
-
         farthest = max(found, key=lambda one: _size(one.largest_divergence))
         widest = max(found, key=lambda one: _size(one.largest_bound))
         told = (f"rank {rank}: {one.first_failure}" for rank, one in enumerate(found) if one.failures)
         return CheckSummary(
-            **{name: most(name) for name in _OF_STEPS},
+            **{name: max((getattr(one, name) for one in found), key=_size) for name in _OF_STEPS},
             failures=sum(one.failures for one in found),
             first_failure=self.first_failure or next(told, ""),
             largest_divergence=farthest.largest_divergence,
@@ -119,7 +115,7 @@ _OF_STEPS = (
 )  # fmt: skip
 
 
-def _size(value: float) -> float:
+def _size(value: float) -> float:  # NaN is more than any number
     return math.inf if math.isnan(value) else value
 
 

@@ -21,11 +21,8 @@ EXPLODING, VANISHING = 10.0, 1e-4
 class HealthHook:
     """Gate, every step: loss and gradients are finite. First step: the loss is near that of guessing.
 
-    Args:
-        guessing: the loss of a network that knows nothing, ``ln C`` for C classes; ``None`` where there is no such.
-        cause: words on which operation made a gradient of finite numbers not finite; empty if none did, so that
-            training diverged.
-        keep: is called with a step that has such a cause.
+    ``guessing`` is ``ln C`` for C classes, ``None`` where there is no such loss. ``cause`` gives words on which
+    operation made a gradient of finite numbers not finite, none if training diverged; a step with a cause is kept.
     """
 
     def __init__(
@@ -71,11 +68,8 @@ class LossHook:
 class NormsHook:
     """Records norms of each tensor and its gradient; one warning a tensor when a gradient explodes or vanishes.
 
-    Args:
-        due: schedule.
-        guessing: the loss of a network that knows nothing. Small gradients are normal once the loss is below a tenth of
-            it, and no warning.
-        warned: tensors and warnings that were given; a resumed run does not repeat them.
+    Small gradients are normal, and no warning, once the loss is below a tenth of ``guessing``, that of a network that
+    knows nothing. ``warned`` has the tensors and warnings that were given; a resumed run does not repeat them.
     """
 
     def __init__(self, due: Schedule, guessing: float, warned: list[str]) -> None:

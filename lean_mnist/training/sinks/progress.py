@@ -18,9 +18,7 @@ def progress_sink(dataset: str, epochs: int, steps: int, done: int, quiet: bool,
     stream = sys.stderr if stream is None else stream
     if quiet:
         return _Notices(stream)
-    if stream.isatty():
-        return _Bar(stream, dataset, epochs, steps, done)
-    return _Lines(stream, dataset, epochs, steps, done)
+    return (_Bar if stream.isatty() else _Lines)(stream, dataset, epochs, steps, done)
 
 
 class _Notices:

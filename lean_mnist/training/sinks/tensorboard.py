@@ -51,8 +51,7 @@ class TensorBoardSink:
         # enough, and in one line.
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error
-        purge = None if resume_step is None else resume_step + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge)
+        self._writer = SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
         if resume_step is None:
             self._writer.add_custom_scalars(LAYOUT)
 
