@@ -1,8 +1,4 @@
-"""The first local check of a step that fails, and why: the likely class of the fault, for a person to read.
-
-The check is handed to ``diagnose`` with the values that may explain it (:mod:`.candidates`) and the tensor that the
-same backward gives when it is run again.
-"""
+"""The first local check of a step that fails, and why: the likely class of the fault, for a person to read."""
 
 from __future__ import annotations
 

@@ -32,11 +32,6 @@ def unit_of(x: Tensor) -> float:
     return torch.finfo(x.dtype).eps / 2
 
 
-def sum_unit_of(x: Tensor) -> float:
-    """Unit of rounding in which sums of products that end in ``x``'s precision are formed: at least float32's."""
-    return min(unit_of(x), torch.finfo(torch.float32).eps / 2)
-
-
 def underflow_of(x: Tensor) -> float:
     """Error that gradual underflow may hide in a sum of some thousand terms."""
     return UNDERFLOWS * torch.finfo(x.dtype).tiny
@@ -81,7 +76,10 @@ def product_residual(ours: Tensor, left: Tensor, right: Tensor, plus: Tensor | N
     n terms grow like a random walk or towards their sum.
     """
     like = ours if unit_of(ours) >= unit_of(left) else left
-    unit, tiny = sum_unit_of(like), underflow_of(like)
+    unit, tiny = (
+        min(unit_of(like), torch.finfo(torch.float32).eps / 2),
+        underflow_of(like),
+    )  # sums are in 32 bits or more
     a, b = left.double(), right.double()
     exact, count = a @ b, math.sqrt(a.shape[1] + 1)
     # A sum formed in float32 and then rounded to 16 bits, once or, with something added, twice.

@@ -26,6 +26,7 @@ from lean_mnist.nn.step import names_of_layers
 # How many units of rounding a step may have moved a pre-activation, as a multiple of the sum of its terms' magnitudes.
 # It decides only whose side of the kink is taken where ``sides`` are given, never how wide a ball is.
 KINK_ULPS = 32.0
+_CROSS_ENTROPY = softmax_cross_entropy()
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def enclose_gradients(
     labels_B: Tensor,
     *,
     activation: str = "relu",
-    loss: Loss | None = None,
+    loss: Loss = _CROSS_ENTROPY,
     sides: Sequence[Tensor] | None = None,
 ) -> Enclosure:
     """Enclose the exact gradient of an MLP's mean loss, for every parameter, and the mean loss.
@@ -78,16 +79,16 @@ def enclose_gradients(
 
     Raises ``ArgumentError`` on shapes that do not fit and where subnormal numbers are flushed to zero.
     """
-    rule, criterion = activation_named(activation), loss if loss is not None else softmax_cross_entropy()
     check_gradual_underflow(x_BD.device)
+    rule = activation_named(activation)
     balls = [(Ball.exact(weight), None if bias is None else Ball.exact(bias)) for weight, bias in layers]
-    loss_B, tape = mlp.mlp_loss_forward(Ball.exact(x_BD), labels_B, balls, rule, criterion)
+    loss_B, tape = mlp.mlp_loss_forward(Ball.exact(x_BD), labels_B, balls, rule, loss)
     if sides is not None:
         network = _take_sides(tape.network, balls, sides, KINK_ULPS * torch.finfo(x_BD.dtype).eps / 2)
         tape = mlp.MLPLossTape(network, tape.loss)
     d_loss_B = losses.mean_backward(loss_B, Ball.of_number(1, loss_B))
     needs = (False, tuple((True, bias is not None) for _, bias in layers))
-    gradients = mlp.mlp_loss_backward(tape, balls, rule, criterion, d_loss_B, needs)
+    gradients = mlp.mlp_loss_backward(tape, balls, rule, loss, d_loss_B, needs)
     names = (name for pair in names_of_layers(layers) for name in pair if name is not None)
     found = (ball for pair in gradients.layers for ball in pair if ball is not None)
     return Enclosure(losses.mean_forward(loss_B), dict(zip(names, found, strict=True)))

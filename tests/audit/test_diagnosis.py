@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lean_mnist.audit import ComputedStep, StepFault, first_fault
+from lean_mnist.audit import ComputedStep, NetworkLoss, StepFault, first_fault
 from lean_mnist.audit.diagnosis import explain_gradcheck
 from lean_mnist.audit.local_checks import largest_share
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import RING_DEPTH, StepResult, StepTape, put_gradients
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import descend, layers_of, loss_of, random_batch, random_model
+from tests.support.crosscheck_cases import descend, layers_of, random_batch, random_model
 
 Change = Callable[[Any, Any], Any]  # of a tensor and its step, the tensor in its place
 SIZES, B = (20, 24, 16, 10), 32
@@ -260,4 +260,4 @@ def test_a_replay_leaves_gradients_alone() -> None:
 def test_gradchecks_piece_of_a_right_network_has_no_fault(activation: str) -> None:
     model = MLP(SIZES, activation, seed=0)
     layers = layers_of(model)
-    assert explain_gradcheck(loss_of(model), layers, *random_batch(0, B, SIZES)) is None
+    assert explain_gradcheck(NetworkLoss.of(model), layers, *random_batch(0, B, SIZES)) is None

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from lean_mnist.audit import NetworkLoss
 from lean_mnist.audit import gradcheck_piece as module
 from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.gradcheck_piece import KINK_MARGIN, GradcheckResult, GradcheckVerdict, cut_piece, gradcheck_piece
 from lean_mnist.chainrule import activations, dense, losses
 from lean_mnist.chainrule.activations import ACTIVATIONS as RULES
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import layers_of, loss_of, random_batch, random_model
+from tests.support.crosscheck_cases import layers_of, random_batch, random_model
 from tests.support.planting import Plant
 
 KINKED = [name for name, activation in REFERENCE_ACTIVATIONS.items() if activation.below_kink is not None]
@@ -25,7 +26,7 @@ SIZES = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10), 4: (20, 9, 16, 12, 1
 
 def the_step(seed: int, sizes: Sequence[int], activation: str = "relu", examples: int = 9, **options: Any) -> Any:
     model = random_model(seed, sizes, activation, **options)
-    return loss_of(model), layers_of(model), *random_batch(seed, examples, sizes)
+    return NetworkLoss.of(model), layers_of(model), *random_batch(seed, examples, sizes)
 
 
 def cut_of(step: Any) -> Any:
@@ -173,7 +174,7 @@ def test_works_in_every_precision_and_leaves_the_step_alone() -> None:
         x, labels = random_batch(0, 9, SIZES[2], dtype)
         before = [t.detach().clone() for t in (x, labels, *model.parameters())]
         with torch.no_grad():
-            result = gradcheck_piece(loss_of(model), model.weights_and_biases(), x, labels)
+            result = gradcheck_piece(NetworkLoss.of(model), model.weights_and_biases(), x, labels)
         assert result.verdict is GradcheckVerdict.PASSED
         for tensor, copy in zip((x, labels, *model.parameters()), before, strict=True):
             assert torch.equal(tensor.detach(), copy)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lean_mnist.audit import activations, reference
 from lean_mnist.audit.reference import NetworkLoss, reference_gradients
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.crosscheck_cases import layers_of, loss_of, plain_loss, random_batch, random_model
+from tests.support.crosscheck_cases import layers_of, plain_loss, random_batch, random_model
 
 DEPTHS = {1: (6, 4), 2: (6, 5, 4), 3: (6, 5, 7, 4), 4: (6, 5, 7, 3, 4)}
 LOSSES: dict[str, Any] = {
@@ -39,7 +39,7 @@ def double(layers: Any) -> list[tuple[Tensor | None, ...]]:
 def test_is_what_pytorch_says(activation: str, depth: int, bias: bool, options: Any) -> None:
     model = random_model(depth, DEPTHS[depth], activation, bias=bias, **LOSSES[options])
     x, labels = random_batch(depth, 5, DEPTHS[depth])
-    loss, layers = loss_of(model), layers_of(model)
+    loss, layers = NetworkLoss.of(model), layers_of(model)
     found = reference_gradients(loss, layers, x, labels, dtype=torch.float64)
     parameters = double(layers)
     value = plain_loss(loss, parameters, x.double(), labels)
@@ -54,7 +54,7 @@ def test_is_what_finite_differences_say(activation: str) -> None:
     """No autograd on the right: central differences of the reference's own loss and of the plain one."""
     model = random_model(7, (4, 3, 3), activation, torch.float64, label_smoothing=0.1, logit_penalty=0.2)
     x, labels = random_batch(7, 3, (4, 3, 3), torch.float64)
-    loss, layers, eps = loss_of(model), layers_of(model), 1e-6
+    loss, layers, eps = NetworkLoss.of(model), layers_of(model), 1e-6
     found = reference_gradients(loss, layers, x, labels, dtype=torch.float64)
     for gradient, parameter in zip(found.gradients, leaves(layers), strict=True):
         for index in range(parameter.numel()):
@@ -73,7 +73,7 @@ def test_is_what_finite_differences_say(activation: str) -> None:
 def test_computes_in_the_dtype_asked_for_and_leaves_the_model_alone(dtype: torch.dtype) -> None:
     model = random_model(0, (6, 5, 4))
     x, labels = random_batch(0, 5, (6, 5, 4))
-    found = reference_gradients(loss_of(model), model.weights_and_biases(), x, labels, dtype=dtype)
+    found = reference_gradients(NetworkLoss.of(model), model.weights_and_biases(), x, labels, dtype=dtype)
     assert {t.dtype for t in (found.loss, found.logits, *found.gradients)} == {dtype}
     assert found.logits.shape == (5, 4)
     assert all(not t.requires_grad for t in (found.loss, found.logits, *found.gradients))
@@ -84,7 +84,7 @@ def test_works_where_gradients_are_switched_off() -> None:
     model = random_model(0, (6, 5, 4))
     x, labels = random_batch(0, 5, (6, 5, 4))
     with torch.no_grad():
-        found = reference_gradients(loss_of(model), layers_of(model), x, labels, dtype=torch.float64)
+        found = reference_gradients(NetworkLoss.of(model), layers_of(model), x, labels, dtype=torch.float64)
     assert all(bool(g.any()) for g in found.gradients)
 
 
@@ -154,7 +154,7 @@ def test_kinks_counts_units_not_layers(seed: int) -> None:
     sides = [torch.zeros(3, 5, dtype=torch.bool), torch.zeros(3, 7, dtype=torch.bool)]
     labels = torch.tensor([0, 1, 2])
     found = reference_gradients(
-        loss_of(model), layers_of(model), torch.zeros(3, 6), labels, dtype=torch.float64, sides=sides
+        NetworkLoss.of(model), layers_of(model), torch.zeros(3, 6), labels, dtype=torch.float64, sides=sides
     )
     assert found.kinks == 3 * (5 + 7)
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Batch, StepTape, shares_of
 from tests.support.activations import TORCH_ACTIVATIONS
@@ -56,10 +55,6 @@ def random_model(
 
 def layers_of(model: MLP) -> list[tuple[Tensor, Tensor | None]]:
     return [(w.detach(), None if b is None else b.detach()) for w, b in model.weights_and_biases()]
-
-
-def loss_of(model: MLP) -> NetworkLoss:
-    return NetworkLoss(model.activation, model.label_smoothing, model.logit_penalty)
 
 
 def plain_loss(loss: Any, layers: Any, x: Tensor, labels: Tensor) -> Tensor:

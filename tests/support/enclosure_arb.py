@@ -143,18 +143,12 @@ class ArbTally(Tally):
     """Containment of what Arb says: its whole ball, which at 300 bits is a point to us, must be inside."""
 
     def ask(self, name: str, ball: Ball, exact: object) -> None:
-        exact = np.asarray(_values(exact), dtype=object)
-        assert tuple(ball.shape) == exact.shape, (name, ball.shape, exact.shape)
         ctx.prec = EXACT_BITS
-        for mid, rad, value in zip(ball.mid.ravel().tolist(), ball.rad.ravel().tolist(), exact.ravel(), strict=True):
-            self.asked += 1
-            if not -np.inf < mid < np.inf or np.isnan(rad):
-                self.escaped.append(f"{name}: ({mid}, {rad}) is no ball")
-            elif rad < np.inf:
-                self.finite += 1
-                if not abs(value - arb(mid)) <= arb(rad):
-                    self.escaped.append(f"{name}: {value.str(30)} is not in ({mid!r}, {rad!r})")
+        super().ask(name, ball, _values(exact))
         ctx.prec = BITS
+
+    def contains(self, mid: float, rad: float, value: Any) -> bool:
+        return bool(abs(value - arb(mid)) <= arb(rad))
 
 
 # Where an elementary function is delicate: overflow, underflow, saturation, and its zero.

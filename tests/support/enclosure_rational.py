@@ -7,6 +7,7 @@ once on the balls and once on the rational numbers, and asks of every number of 
 import math
 import random
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,8 +105,11 @@ class Tally:
                 self.escaped.append(f"{name}: ({mid}, {rad}) is no ball")
             elif rad < math.inf:
                 self.finite += 1
-                if abs(value - Fraction(mid)) > Fraction(rad):
+                if not self.contains(mid, rad, value):
                     self.escaped.append(f"{name}: {value} is not in ({mid!r}, {rad!r})")
+
+    def contains(self, mid: float, rad: float, value: Any) -> bool:
+        return bool(abs(value - Fraction(mid)) <= Fraction(rad))
 
 
 def divisor_in(rng: random.Random, *shape: int) -> tuple[Ball, np.ndarray]:
