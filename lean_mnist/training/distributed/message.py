@@ -6,6 +6,7 @@ The functions here are pure, and every rank calls them with the same messages, s
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from lean_mnist.training.distributed.digest import PROJECTIONS, tolerance
 
-_DIGEST, _INTEGERS = PROJECTIONS + 1, 6
+_DIGEST = PROJECTIONS + 1
+_ROW = struct.Struct(f"=6q{1 + 2 * _DIGEST}d")
 
 
 class Message(NamedTuple):
@@ -43,18 +45,15 @@ class Message(NamedTuple):
 
 def pack(integers: Sequence[int], bits: Tensor, loss: Tensor, own_digests: Tensor, reduced_digests: Tensor) -> Tensor:
     """The row that is sent: int64, on the CPU, floats by their bits. ``integers`` are the first five of ``Message``."""
-    floats = torch.cat([loss.detach().double().reshape(1), own_digests, reduced_digests]).cpu()
-    return torch.cat([torch.tensor([*integers, int(bits)]), floats.view(torch.int64)])
+    floats = torch.cat([loss.detach().double().reshape(1), own_digests, reduced_digests]).tolist()
+    return torch.frombuffer(bytearray(_ROW.pack(*integers, int(bits), *floats)), dtype=torch.int64)
 
 
 def unpack(table: Tensor) -> list[Message]:
     """The messages of all ranks, from their rows (N, F)."""
-    floats = table[:, _INTEGERS:].view(torch.float64).tolist()
     return [
         Message(step, examples, total, bool(refused), bool(stop), bits, loss, digests[:_DIGEST], digests[_DIGEST:])
-        for (step, examples, total, refused, stop, bits), (loss, *digests) in zip(
-            table[:, :_INTEGERS].tolist(), floats, strict=True
-        )
+        for step, examples, total, refused, stop, bits, loss, *digests in _ROW.iter_unpack(table.numpy().tobytes())
     ]
 
 
