@@ -1,12 +1,10 @@
 """The divergence of a tensor from its reference, and how much of it rounding explains.
 
-A float32 gradient is not wrong for being rounded, and how much rounding is expected depends on the step: late in
-training ``p − onehot(y)`` cancels, and a tolerance relative to the gradient would raise false alarms. So the tolerance
-is measured, not chosen: the same quantity is computed a third time, by plain PyTorch in the precision under test (the
-*baseline*), and the error of ours against the float64 reference may be at most ``BASELINE_FACTOR`` times the baseline's
-own, plus ``FLOOR_ULPS`` units of rounding for when the baseline is exact by chance. (The idea is flash-attention's.)
-Where larger terms cancel, the baseline can be exact by chance; there the caller says how large the terms
-are, and ``MAGNITUDE_ULPS`` units of rounding of that are allowed as well.
+How much rounding is expected depends on the step: late in training ``p − onehot(y)`` cancels, and a tolerance relative
+to the gradient would raise false alarms. So the tolerance is measured: the same is computed a third time, by plain
+PyTorch in the precision under test (the *baseline*), and the error of ours against the float64 reference may be at most
+``BASELINE_FACTOR`` times the baseline's own (the idea is flash-attention's), plus ``FLOOR_ULPS`` units of rounding for
+when that is exact by chance, and ``MAGNITUDE_ULPS`` of the size of larger terms that cancel, where the caller gives it.
 """
 
 from __future__ import annotations

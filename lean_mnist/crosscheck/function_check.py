@@ -130,15 +130,14 @@ def _validated(
     if not checked:
         raise ArgumentError("inputs: expected at least one floating tensor with requires_grad, found none")
     for i in checked:
-        if inputs[i].is_complex() or inputs[i].layout != torch.strided:
-            kind = inputs[i].dtype if inputs[i].is_complex() else inputs[i].layout
-            raise ArgumentError(f"inputs: expected dense real tensors, found {names[i]}, which is {kind}")
-        if inputs[i].is_meta:
-            raise ArgumentError(f"inputs: expected tensors that hold numbers, found {names[i]}, which is on meta")
-        if not bool(inputs[i].detach().isfinite().all()):
-            raise ArgumentError(
-                f"inputs: expected finite numbers where a gradient is checked, found others in {names[i]}"
-            )
+        x, name = inputs[i], names[i]
+        if x.is_complex() or x.layout != torch.strided:
+            kind = x.dtype if x.is_complex() else x.layout
+            raise ArgumentError(f"inputs: expected dense real tensors, found {name}, which is {kind}")
+        if x.is_meta:
+            raise ArgumentError(f"inputs: expected tensors that hold numbers, found {name}, which is on meta")
+        if not bool(x.detach().isfinite().all()):
+            raise ArgumentError(f"inputs: expected finite numbers where a gradient is checked, found others in {name}")
     return checked
 
 
@@ -168,15 +167,16 @@ def _first_call(subject: Subject, seed: int) -> Evaluated:
 
 
 def _repeats(subject: Subject, first: Evaluated) -> bool:
-    again = subject.call()
-    return all(_repeated(a.detach(), b.detach()) for a, b in zip(first.outputs, again.outputs, strict=True))
-
-
-def _repeated(a: Tensor, b: Tensor) -> bool:
-    """On a CPU bit for bit; elsewhere sums by atomic additions may come in another order every time."""
-    if a.device.type == "cpu" or same_bits(a, b):
-        return same_bits(a, b)
-    return a.shape == b.shape and norm(a.double() - b.double()) <= 1e3 * torch.finfo(a.dtype).eps * norm(a)
+    """True if it repeats itself, on a CPU bit for bit; elsewhere atomic additions come in another order every time."""
+    return all(
+        same_bits(a.detach(), b.detach())
+        or (
+            a.device.type != "cpu"
+            and a.shape == b.shape
+            and norm(a.double() - b.double()) <= 1e3 * torch.finfo(a.dtype).eps * norm(a)
+        )
+        for a, b in zip(first.outputs, subject.call().outputs, strict=True)
+    )
 
 
 def _require_same_shapes(first: Evaluated, reference: Subject) -> None:

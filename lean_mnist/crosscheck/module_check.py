@@ -9,6 +9,7 @@ PyTorch is known, they agree with its gradients in float64, to the precision of 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -27,11 +28,12 @@ from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, noise_of
 from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
-from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, unexplained
+from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
 from lean_mnist.errors import LeanMnistError
 
 REPLAY, REFERENCE = "replay", "reference"
+_not_replayed = functools.partial(not_applicable, rule=REPLAY)
 REPLAY_SHARE = 1e-2  # of a node's gradient: a replay in another memory layout may sum in another order
 
 
@@ -47,10 +49,6 @@ def check_recorded(recorded: RecordedCall, reference: ModuleReference | None, se
     return ModuleReport(tuple(findings), recorded.step, recorded.name, time.perf_counter() - started)
 
 
-def _not_replayed(why: str) -> Finding:
-    return not_applicable(why, rule=REPLAY)
-
-
 def _check(recorded: RecordedCall, reference: ModuleReference | None, seed: int) -> list[Finding]:
     try:
         copied = copy_of(recorded.module)
@@ -62,9 +60,8 @@ def _check(recorded: RecordedCall, reference: ModuleReference | None, seed: int)
     subject = recorded.as_function(copied)
     upstream = _from_outside(subject, [recorded.upstream.get(k) for k in range(len(recorded.outputs))])
     if not _finite(upstream):
-        return [
-            _not_replayed("the upstream gradient is not finite, as where a loss scale is too large: look further up")
-        ]
+        why = "the upstream gradient is not finite, as where a loss scale is too large: look further up"
+        return [_not_replayed(why)]
     ctx = Context(subject, None, names, seed, coarsest=recorded.coarsest)
     if not recorded.gives_again(ctx.outputs, ctx.unit):
         return [_not_replayed("the same call again gives other outputs: its state has changed, or is not kept")]
@@ -183,8 +180,7 @@ def _under_autocast(ctx: Context, upstream: Upstream, gradients: Sequence[Tensor
         return perturbed_vjp(ctx.subject, upstream, inputs, ctx.generator)
 
     for place in unexplained(gradients, in32, again):
-        g, plain = gradients[place], in32[place]
-        diagnosis = diagnose(g.to(plain.dtype), plain, tolerance=0.05 * norm(plain) / max(plain.numel(), 1) ** 0.5)
+        diagnosis = diagnose_lower(gradients[place], in32[place])
         return failed("another gradient than in float32", ctx.name(place), diagnosis, AUTOCAST)
     return passed("the gradients of float32, within its precision", rule=AUTOCAST)
 

@@ -1,14 +1,9 @@
 """``GradientMonitor``: checks the hand-written gradients of any model, while somebody else's loop trains it.
 
-One line attaches it, and the loop stays as it is::
-
-    monitor = GradientMonitor(model, every=100)
-
 At scheduled forward passes it finds the ``torch.autograd.Function`` nodes in the graph and the innermost submodule
-whose call made each, keeps what is needed to make that call again (its arguments, outputs and weights, until the
-check), and listens to the nodes in the backward. When the backward has run, and before it returns (so before
-``optimizer.step``), it checks each such call: ``module_check``. At all other steps it counts one call, and
-that is all it costs.
+whose call made each, keeps what is needed to make that call again, and listens to the nodes in the backward. When the
+backward has run, and before it returns (so before ``optimizer.step``), it checks each such call: ``module_check``. All
+other steps cost one count.
 
 Limits. Functions called outside of the model's forward (a loss of your own) are not seen: wrap them in a module of the
 model, or use ``check_function``. A submodule with dropout is replayed with its own random numbers; one that changes
@@ -28,7 +23,6 @@ import secrets
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -46,7 +40,7 @@ PENDING_FORWARDS = 16  # of which the backward has not come by yet; the oldest a
 
 
 class GradientMonitor:
-    """Checks the custom Functions of ``model`` at scheduled forward passes; see the module's text for how, and limits.
+    """Checks the custom Functions of ``model`` at scheduled forward passes; the module's text says how, and limits.
 
     Args:
         model: any module, on any device.
@@ -87,7 +81,7 @@ class GradientMonitor:
         for key in self._reference:
             if isinstance(key, str) and key not in paths:
                 raise ArgumentError(f"reference: {type(model).__name__} has no submodule {key!r}")
-        self._forwards = 0
+        self.forwards = 0  # with gradients enabled
         self._depth = 0  # of entries inside each other
         self._number: int | None = None  # of the forward that is being recorded
         self._found_any = False
@@ -115,21 +109,14 @@ class GradientMonitor:
     def __enter__(self) -> GradientMonitor:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
-
-    @property
-    def forwards(self) -> int:
-        """The number of forwards with gradients enabled."""
-        return self._forwards
 
     def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._depth += 1
         if self._depth > 1 or not torch.is_grad_enabled():
             return
-        number, self._forwards = self._forwards, self._forwards + 1
+        number, self.forwards = self.forwards, self.forwards + 1
         if not self._due(number):
             return
         self._number = number
@@ -224,7 +211,9 @@ class GradientMonitor:
             for k, recorded in enumerate(ready)
         ]
         self.history.extend(reports)
-        wrong = _innermost([(r, c) for r, c in zip(reports, ready, strict=True) if not r.ok])
+        failed = [(report, recorded.path) for report, recorded in zip(reports, ready, strict=True) if not report.ok]
+        # Without the modules that are wrong only because, or at least also because, a part of them is.
+        wrong = [r for r, outer in failed if not any(_is_part(inner, outer) for _, inner in failed)]
         if not wrong:
             return
         if callable(self._on_mismatch):
@@ -242,11 +231,5 @@ class GradientMonitor:
         return next((self._reference[kind] for kind in type(recorded.module).__mro__ if kind in self._reference), None)
 
 
-def _innermost(wrong: list[tuple[ModuleReport, RecordedCall]]) -> list[ModuleReport]:
-    """Without the modules that are wrong only because, or at least also because, a part of them is."""
-    paths = [recorded.path for _, recorded in wrong]
-
-    def holds_a_wrong_part(outer: str) -> bool:
-        return any(inner != outer and (not outer or inner.startswith(f"{outer}.")) for inner in paths)
-
-    return [report for report, recorded in wrong if not holds_a_wrong_part(recorded.path)]
+def _is_part(inner: str, outer: str) -> bool:
+    return inner != outer and (not outer or inner.startswith(f"{outer}."))

@@ -81,8 +81,7 @@ def explained_by_kink(residuals: Sequence[Residual], unexplained: float | None) 
 
 def kink_within(residuals: Sequence[Residual], largest: float) -> bool:
     """True if, at some step up to ``largest``, the slopes on both sides differ by more than a second derivative can."""
-    for larger, smaller in itertools.pairwise(residuals):
-        seen = smaller.jump > 10 * NOISE_MARGIN * smaller.noise
-        if larger.h <= largest and seen and smaller.jump > RATIO * larger.jump:
-            return True
-    return False
+    return any(
+        larger.h <= largest and smaller.jump > max(10 * NOISE_MARGIN * smaller.noise, RATIO * larger.jump)
+        for larger, smaller in itertools.pairwise(residuals)
+    )

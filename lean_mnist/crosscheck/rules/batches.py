@@ -33,15 +33,9 @@ def batch_sizes(ctx: Context) -> list[Finding]:
         inputs = _made(ctx, vary, size) if callable(vary) else _resized(ctx, vary, size)
         words = "1 example" if size == 1 else f"{size} examples"
         try:
-            there = replace(
-                ctx,
-                subject=ctx.subject.at(inputs),
-                reference=None if ctx.reference is None else ctx.reference.at(inputs),
-                seed=ctx.seed + len(words),
-                probes=1,
-                noise={},
-                kinks=set(),
-            )
+            reference = None if ctx.reference is None else ctx.reference.at(inputs)
+            subject, seed = ctx.subject.at(inputs), ctx.seed + len(words)
+            there = replace(ctx, subject=subject, reference=reference, seed=seed, probes=1, noise={}, kinks=set())
         except CallFailed as failure:
             if size and (ctx.reference is None or _runs(ctx.reference, inputs)):
                 findings.append(failed(f"its {failure}", words))
@@ -97,12 +91,12 @@ def _failures(there: Context, words: str) -> list[Finding]:
     """The failures at one batch size. Values at which the reference is not finite are left out."""
     try:
         there.subject.vjp(there.gaussian())
-        reference = there.reference
-        if reference is not None:
-            shapes = [y.shape for y in reference.call(dtype=torch.float64).outputs]
-            if [y.shape for y in there.outputs] != shapes:
-                return [failed("another output shape than the reference's", words)]
-        found = finite_differences(there) if reference is None else compare_with_reference(there)
+        if there.reference is None:
+            found = finite_differences(there)
+        elif [y.shape for y in there.reference.call(dtype=torch.float64).outputs] != [y.shape for y in there.outputs]:
+            return [failed("another output shape than the reference's", words)]
+        else:
+            found = compare_with_reference(there)
     except CallFailed as failure:
         return [failed(f"its {failure}", words)]
     except ArgumentError:  # the reference does not take this size, or has no finite gradient there

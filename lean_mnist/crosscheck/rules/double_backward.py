@@ -48,8 +48,7 @@ def second_derivatives(
     inputs = [evaluated.leaves[i] for i in subject.checked]
     leaves = [v.detach().clone().requires_grad_() for v in upstream if v is not None]
     try:
-        found = evaluated.vjp(subject.checked, leaves, create_graph=True)
-        first = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+        first = evaluated.filled(subject.checked, evaluated.vjp(subject.checked, leaves, create_graph=True))
         with_graph = [(g, w.to(g.dtype)) for g, w in zip(first, weights, strict=True) if g.requires_grad]
         if not with_graph:
             raise Refused("its gradient carries no graph")

@@ -1,14 +1,11 @@
 """The gradients under ``torch.autocast``: those without it, as far as the precision that it brought in lets them be.
 
-Autocast hands matrix products and their kin bfloat16, and leaves everything else alone. So a Function of which nothing
-was computed in a lower precision, and whose outputs are the same bit for bit, owes the gradients that it gives without
-autocast, to the rounding of their own precision. Elsewhere gradients may be off by the rounding of bfloat16. How much
-that is, is measured: by how far they scatter under ulp perturbations, a computation in bfloat16 in bfloat16's last
-place.
+A Function of which nothing was computed in a lower precision, and whose outputs are the same bit for bit, owes the
+gradients that it gives without autocast, to the rounding of their own precision. Elsewhere gradients may be off by the
+rounding of bfloat16, which is measured: by how far they scatter under ulp perturbations, in bfloat16's last place.
 
 Rounding errors are many and of both signs; a wrong factor is one. So beside the size of the difference, the factor by
-which the gradient is larger than without autocast is held against how far it scatters, and of many numbers it does not
-scatter far.
+which the gradient is larger than without autocast is held against its scatter, which is small for many numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.calls import CallFailed, norm, one_line, same_bits
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.diagnosis import diagnose
+from lean_mnist.crosscheck.diagnosis import Diagnosis, diagnose
 from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_inputs, under
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
@@ -77,17 +74,17 @@ def autocast(ctx: Context) -> list[Finding]:
             texts.append(f"refused with an error (its {one_line(failure, 120)})")
             continue
         for place in places:
-            return [_wrong(words, lowered, found[place], expected[place], ctx.name(place))]
+            text = f"{words} under it give another gradient"
+            text += "" if lowered else ", though nothing was computed in a lower precision"
+            return [failed(text, ctx.name(place), diagnose_lower(found[place], expected[place], lowered))]
         texts.append("within bfloat16's precision" if lowered else "the same as without it")
     return [passed("; ".join(dict.fromkeys(texts)))]
 
 
-def _wrong(words: str, lowered: bool, found: Tensor, expected: Tensor, name: str) -> Finding:
-    text = f"{words} under it give another gradient"
+def diagnose_lower(found: Tensor, expected: Tensor, lowered: bool = True) -> Diagnosis:
+    """``diagnose``, where ``lowered`` with a tolerance for what a lower precision does to each element."""
     tolerance = 0.05 * norm(expected) / max(expected.numel(), 1) ** 0.5 if lowered else None
-    if not lowered:
-        text += ", though nothing was computed in a lower precision"
-    return failed(text, name, diagnose(found, expected, tolerance=tolerance))
+    return diagnose(found.to(expected.dtype), expected, tolerance=tolerance)
 
 
 def unexplained(found: Sequence[Tensor], expected: Sequence[Tensor], again: Callable[[], list[Tensor]]) -> list[int]:

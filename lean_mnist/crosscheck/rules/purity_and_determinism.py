@@ -1,9 +1,4 @@
-"""Every Function changes nothing in place, repeats itself, and does not depend on which gradients are asked for.
-
-*Mutation*: copies are compared, bit for bit. *Replay*: the same call gives the same bits, also with another call in
-between (which finds state kept outside of ``ctx``), and also through one graph twice. *needs_input_grad*: the gradients
-do not depend on which others are asked for.
-"""
+"""Every Function changes nothing in place, repeats itself, and does not depend on which gradients are asked for."""
 
 from __future__ import annotations
 
@@ -61,7 +56,7 @@ def mutation(ctx: Context) -> list[Finding]:
 
 @rule("replay", order=90, points_to=Kind.NONDETERMINISM)
 def replay(ctx: Context) -> list[Finding]:
-    """The same bits again: repeated, with another call between forward and backward, and through one graph twice."""
+    """The same bits again: repeated, with another call in between (for state outside ``ctx``), by one graph twice."""
     upstream = ctx.gaussian()
     first = ctx.subject.vjp(upstream)
     remark = ""

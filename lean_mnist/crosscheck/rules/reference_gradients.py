@@ -57,8 +57,7 @@ def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding]) -> None:
                 f"reference: expected a finite gradient of {ctx.name(place)}, found one that is not at these "
                 "inputs; choose others"
             )
-    leaves = [evaluated.leaves[i] for i in ctx.checked]
-    ours = [torch.zeros_like(x) if g is None else g.detach() for x, g in zip(leaves, found, strict=True)]
+    ours = [g.detach() for g in evaluated.filled(ctx.checked, found)]
     for place, g in enumerate(ours):
         before = worst[place].divergence if place in worst else None
         if before is not None and not before.passed:
