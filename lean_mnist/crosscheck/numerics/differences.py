@@ -127,8 +127,7 @@ def judge(
     """
     if not math.isfinite(dot(line.directions, gradient)):
         return Outcome(*[failed("the gradient is not finite")] * 2)
-    exponents = step_sizes.STEPS[line.points[0].dtype]
-    residuals = residuals_along(line, gradient, noise, exponents, enough)
+    residuals = residuals_along(line, gradient, noise, enough)
     if extrapolate(residuals) is None:
         return Outcome(*[not_applicable("the function is not finite around this point")] * 2)
 
@@ -136,7 +135,7 @@ def judge(
     def other() -> Slope | None:
         """The slope by other steps: an estimate that was too sure of itself is unlikely to be so twice."""
         again = Line(line.evaluate, line.points, [0.71 * u for u in line.directions], line.upstream)
-        return extrapolate(residuals_along(again, gradient, noise, exponents))
+        return extrapolate(residuals_along(again, gradient, noise))
 
     outcome = _outcome(line, gradient, residuals, floor, other)
     if outcome.slope.verdict in (Verdict.PASSED, Verdict.NOT_APPLICABLE) and outcome.taylor.verdict is Verdict.PASSED:
@@ -230,7 +229,7 @@ def why_not_float64(ctx: Context) -> str:
         return ""
     line = line_through(ctx.subject, range(len(ctx.checked)), torch.float64, ctx.generator, upstream)
     largest = max(1.0, *(float(y.detach().abs().max()) if y.numel() else 0.0 for y in outputs))
-    noise = step_sizes.noise_of(line, step_sizes.SPACINGS[torch.float64][1:2]) / total**0.5 / largest
+    noise = step_sizes.noise_of(line, quick=True) / total**0.5 / largest
     return f"it has noise of {noise:.0e} there: it computes in a lower precision on the way" * (noise > FLOAT64_NOISE)
 
 

@@ -98,7 +98,7 @@ class Line:
 
 @torch.no_grad()
 def residuals_along(
-    line: Line, gradient: Sequence[Tensor], noise: float, exponents: tuple[int, int], enough: float | None = None
+    line: Line, gradient: Sequence[Tensor], noise: float, enough: float | None = None
 ) -> list[Residual]:
     """The residual slopes from the largest step down; steps at which the function leaves its domain are left out.
 
@@ -107,8 +107,8 @@ def residuals_along(
     """
     start = line.evaluate(line.points)
     residuals = []
-    h = 2.0 ** exponents[0]
-    while h >= 2.0 ** exponents[1]:
+    h, smallest = (2.0**exponent for exponent in STEPS[line.points[0].dtype])
+    while h >= smallest:
         slopes = []
         for sign in (1, -1):
             reached, moved = line.at(sign * h)
@@ -128,12 +128,12 @@ def _known(residuals: Sequence[Residual], enough: float, noise: float) -> bool:
 
 
 @torch.no_grad()
-def noise_of(line: Line, exponents: Sequence[int]) -> float:
+def noise_of(line: Line, quick: bool = False) -> float:
     """The standard deviation of the rounding errors in ``φ`` (Moré and Wild, *Estimating computational noise*, 2011).
 
     Sixth differences of equally spaced values annihilate what is smooth, and multiply independent errors of standard
     deviation σ to ``√(12!/6!²) σ``. At least the rounding of the outputs themselves; and, since errors that
-    neighbouring values share escape the differences, the scatter under ulp perturbations.
+    neighbouring values share escape the differences, the scatter under ulp perturbations. ``quick``: at one spacing.
     """
     start = line.evaluate(line.points)
     offset = OFFSET[line.points[0].dtype]
@@ -141,7 +141,8 @@ def noise_of(line: Line, exponents: Sequence[int]) -> float:
     pairs = zip(line.upstream, rounding, strict=True)
     floor = math.sqrt(sum(norm(v.double() * r) ** 2 for v, r in pairs if v is not None))
     estimates = []
-    for exponent in exponents:
+    spacings = SPACINGS[line.points[0].dtype]
+    for exponent in spacings[1:2] if quick else spacings:
         spaced = [offset + (k - NOISE_POINTS // 2) * 2.0**exponent for k in range(NOISE_POINTS)]
         values = [line.change(line.evaluate(line.at(t)[0]), start) for t in spaced]
         for _ in range(NOISE_ORDER):

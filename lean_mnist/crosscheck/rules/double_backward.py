@@ -19,7 +19,7 @@ from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream, dot, norm
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.numerics.differences import judge, line_through
-from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, noise_of
+from lean_mnist.crosscheck.numerics.step_sizes import noise_of
 from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
@@ -159,8 +159,7 @@ def _against_differences(twice: _Twice) -> list[Finding]:
         along = line.directions[0]
         change = functools.partial(_change, twice, place, along)
         try:
-            noise = noise_of(line, SPACINGS[torch.float64])
-            slope = judge(line, [ours], ABSOLUTE * norm(along * ours), change, noise).slope
+            slope = judge(line, [ours], ABSOLUTE * norm(along * ours), change, noise_of(line)).slope
         except CallFailed:
             continue
         if slope.verdict in (Verdict.FAILED, Verdict.KINK):

@@ -10,7 +10,7 @@ from torch import Tensor
 from lean_mnist.crosscheck.calls import Subject, norm
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
-from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, Line, noise_of
+from lean_mnist.crosscheck.numerics.step_sizes import Line, noise_of
 from lean_mnist.crosscheck.report import Finding, Verdict
 from lean_mnist.crosscheck.rules import rule
 
@@ -72,7 +72,7 @@ def _along_one_input(
     def noise(line: Line) -> float:
         key = (place, differences_in)
         if key not in ctx.noise:
-            ctx.noise[key] = noise_of(line, SPACINGS[differences_in]) / weight
+            ctx.noise[key] = noise_of(line) / weight
         return ctx.noise[key] * weight
 
     unit = torch.finfo(gradients[place].dtype).eps / 2 if dtype is not None else ctx.unit

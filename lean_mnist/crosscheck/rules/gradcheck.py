@@ -17,7 +17,7 @@ from lean_mnist.crosscheck.calls import floating_outputs, in_dtype, one_line
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import MOVE, line_through
 from lean_mnist.crosscheck.numerics.kinks import kink_within
-from lean_mnist.crosscheck.numerics.step_sizes import SPACINGS, STEPS, noise_of, residuals_along
+from lean_mnist.crosscheck.numerics.step_sizes import noise_of, residuals_along
 from lean_mnist.crosscheck.report import GRADCHECK, Finding, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 
@@ -60,8 +60,7 @@ def _at_kink(ctx: Context) -> bool:
     upstream = [v.double() for v in ctx.gaussian()]
     line = line_through(ctx.subject, range(len(ctx.checked)), torch.float64, ctx.generator, upstream)
     gradients = ctx.subject.vjp(upstream, dtype=torch.float64)
-    noise = noise_of(line, SPACINGS[torch.float64])
-    return kink_within(residuals_along(line, gradients, noise, STEPS[torch.float64]), largest=2.0**-15)
+    return kink_within(residuals_along(line, gradients, noise_of(line)), largest=2.0**-15)
 
 
 def _refusal(ctx: Context, inputs: Sequence[object]) -> str:
