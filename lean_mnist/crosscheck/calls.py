@@ -112,10 +112,7 @@ class Subject:
         """
         needing = self.checked if needing is None else tuple(needing)
         given = self.inputs if inputs is None else inputs
-        leaves = in_dtype(given, dtype)
-        for i, x in enumerate(leaves):
-            if isinstance(x, Tensor):
-                leaves[i] = (x.clone() if copy else x).requires_grad_(i in needing)
+        leaves = [_leaf(x, dtype, i in needing, copy) for i, x in enumerate(given)]
         with torch.enable_grad():
             arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
             self.reseed()
@@ -156,15 +153,24 @@ class Subject:
         return inputs
 
 
+def _leaf(x: Any, dtype: torch.dtype | None, needs_gradient: bool, copy: bool) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    x = x.detach().clone() if copy else x.detach()
+    if dtype is not None and x.is_floating_point():
+        x = x.to(dtype)
+    return x.requires_grad_(needs_gradient)
+
+
 def floating_outputs(result: Any, role: str) -> list[Tensor]:
     """The floating tensors among the results of a function. Raises ``ArgumentError`` for anything but tensors."""
     outputs = [result] if isinstance(result, Tensor) else result
     if not isinstance(outputs, (tuple, list)):
         kind = type(result).__name__
         raise ArgumentError(f"{role}: expected a tensor or a tuple of tensors as its result, found {kind}")
-    nested = [type(y).__name__ for y in outputs if isinstance(y, (tuple, list, dict))]
-    if nested:
-        raise ArgumentError(f"{role}: expected a flat tuple of tensors as its result, found a {nested[0]} inside of it")
+    if any(isinstance(y, (tuple, list, dict)) for y in outputs):
+        kind = next(type(y).__name__ for y in outputs if isinstance(y, (tuple, list, dict)))
+        raise ArgumentError(f"{role}: expected a flat tuple of tensors as its result, found a {kind} inside of it")
     if any(isinstance(y, Tensor) and y.is_complex() for y in outputs):
         raise ArgumentError(f"{role}: expected real outputs, found complex ones, which are not supported")
     return [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
@@ -180,7 +186,9 @@ def seed_everything(seed: int) -> None:
 def in_dtype(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
     """Detached inputs, floating ones in ``dtype``; in their own if it is ``None``."""
     detached = [x.detach() if isinstance(x, Tensor) else x for x in inputs]
-    return [x.to(dtype) if dtype and isinstance(x, Tensor) and x.is_floating_point() else x for x in detached]
+    if dtype is None:
+        return detached
+    return [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in detached]
 
 
 def normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
