@@ -1,8 +1,7 @@
 """Candidate explanations of a failing local check: the values that its tensor has if a known fault is made.
 
-For each identity a function gives ``diagnose`` what the step knows beside it: stale or cross-layer values (of earlier
-calls, of other layers), factors that may be missing or applied twice, terms that may have been added, and the product
-that the tensor is a sum of.
+For each identity: stale or cross-layer values (of earlier calls, of other layers), factors that may be missing or
+applied twice, terms that may have been added, and the product that the tensor is a sum of.
 """
 
 from __future__ import annotations

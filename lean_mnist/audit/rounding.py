@@ -76,10 +76,8 @@ def product_residual(ours: Tensor, left: Tensor, right: Tensor, plus: Tensor | N
     n terms grow like a random walk or towards their sum.
     """
     like = ours if unit_of(ours) >= unit_of(left) else left
-    unit, tiny = (
-        min(unit_of(like), torch.finfo(torch.float32).eps / 2),
-        underflow_of(like),
-    )  # sums are in 32 bits or more
+    # Sums of products are formed in float32 at least.
+    unit, tiny = min(unit_of(like), torch.finfo(torch.float32).eps / 2), underflow_of(like)
     a, b = left.double(), right.double()
     exact, count = a @ b, math.sqrt(a.shape[1] + 1)
     # A sum formed in float32 and then rounded to 16 bits, once or, with something added, twice.
