@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place and renamed. And values as JSON has them."""
+"""Atomic writing of files, by a temporary file and a rename; conversion of values to what JSON can hold."""
 
 from __future__ import annotations
 

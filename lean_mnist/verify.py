@@ -1,4 +1,4 @@
-"""``python -m lean_mnist.verify``: LEAN_mnist's statements, checked of our own code; and our checks, of bugs."""
+"""``python -m lean_mnist.verify``: proofs of the formulas; ``--selftest`` tests the checks on planted bugs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one independent table of activations: what every check of a step compares the chain rule's with.
+"""Activations and their derivatives, implemented independently of ``chainrule``: the reference of all checks.
 
 Values are PyTorch's own, slopes are formulas of their own; nothing here is imported from ``chainrule``. The reference,
 the local checks (exact, probed and batched), the magnitudes of gradients, gradcheck's piece and the rigorous count of

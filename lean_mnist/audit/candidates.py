@@ -1,4 +1,4 @@
-"""Candidate explanations of a failing local check: the values that its tensor has if a known fault is made.
+"""For each local check, the values that its tensor would have under known bugs, for the diagnosis of a failure.
 
 For each identity: stale or cross-layer values (of earlier calls, of other layers), factors that may be missing or
 applied twice, terms that may have been added, and the product that the tensor is a sum of.

@@ -1,4 +1,4 @@
-"""Random vectors for product checks: fresh at every step, and known again from a seed and the step's number.
+"""Random probe vectors for product checks, a deterministic function of the seed and the step's number.
 
 Entries have random signs and magnitudes uniform in [1/2, 3/2], so their density is at most 1/2. Then ``⟨e, v⟩`` has a
 density of at most ``1 / (√2 ‖e‖)`` (Rogozin, 1987; Ball, 1986): an error ``e`` hides below a threshold ``t`` with

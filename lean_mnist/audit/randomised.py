@@ -1,4 +1,4 @@
-"""The randomised check: at every step, for the cost of matrix–vector products, does every identity of it hold?
+"""Verification of each training step's identities by random projections, for the cost of matrix–vector products.
 
 Products are verified as Freivalds proposed (1977): to see that ``dW = dzᵀ h``, both sides are multiplied by a random
 vector. There is no pattern of error that the probes (:mod:`.probes`) are blind to.

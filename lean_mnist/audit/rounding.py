@@ -1,4 +1,4 @@
-"""Rounding that a right step may show: of a product, of an elementwise function, and of a product seen by a probe.
+"""Tolerances: the rounding error to expect in a correct product, probed product or elementwise function.
 
 Bounds follow the probabilistic model of Higham and Mary (2019): rounding errors are independent and of mean zero, so
 that a sum of n terms is off by at most ``λ √n u`` times the size of its terms, except with probability

@@ -1,4 +1,4 @@
-"""Cross-checking: is a hand-written gradient the gradient, and if not, which tensor is wrong, where, and by how much.
+"""Compare hand-written gradients with independent references: the wrong tensor, the place, the size of the error.
 
 ``check_function`` checks any ``torch.autograd.Function`` once; ``GradientMonitor`` checks those of any model in
 anybody's training loop. Nothing here knows of networks or data of ours; ``lean_mnist.audit`` checks their trainer.

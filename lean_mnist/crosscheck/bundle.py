@@ -1,4 +1,4 @@
-"""A repro bundle: all that is needed to ask the same question again, in one file that ``torch.load`` reads safely.
+"""Repro bundles: inputs, seeds and options of a failed check, in one file that ``torch.load`` reads safely.
 
 There are two kinds: of a call of ``check_function``, written here, and of a training step (``lean_mnist.audit``). A
 bundle names the function that was checked, for people; nothing is imported because a file names it.

@@ -1,4 +1,4 @@
-"""Calling somebody else's function: on copies, its exceptions told apart from ours, its randomness fixed."""
+"""Calls of the function under test, on copied inputs and with a fixed seed, its exceptions separated from ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold the gradients of a recorded call of a module against the derivative of its forward.
+"""Compare the gradients of a recorded module call with finite differences of the module's forward.
 
 Three questions. (1) The custom nodes' gradients in the step are those of a replay of the same call with the same
 upstream gradients: else something stale or nondeterministic was used. (2) The replay's gradients of the module's inputs

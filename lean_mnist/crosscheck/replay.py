@@ -1,4 +1,4 @@
-"""``python -m lean_mnist.crosscheck.replay BUNDLE``: ask the question of a repro bundle again.
+"""``python -m lean_mnist.crosscheck.replay BUNDLE``: run a failed check again from its bundle.
 
 A bundle is one that ``check_function``'s report saved, to be asked of ``--function module:name``, or one that a
 training run left in its folder when a check of its gradients failed, whose step is computed again with the code now

@@ -1,4 +1,4 @@
-"""The words that options accept. Imports nothing, so that ``--help`` stays fast."""
+"""Names of the data sets that options accept. Imports nothing, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 

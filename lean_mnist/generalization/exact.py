@@ -1,4 +1,4 @@
-"""Exact numbers in, and decisions about real numbers that no rounding can turn.
+"""Exact rational input, and comparisons of real numbers that are decided by interval arithmetic.
 
 A *decision* asks whether a real number is at least 0. It is enclosed by ball arithmetic (Arb, through python-flint:
 F. Johansson, IEEE Transactions on Computers 66, 2017), with as many bits as it takes. Floats decide nothing.

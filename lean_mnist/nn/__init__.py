@@ -1,4 +1,4 @@
-"""The chain rule's PyTorch face: ``autograd.Function`` → functional → ``nn.Module``, one triple an operation."""
+"""PyTorch interface of the chain rule: an ``autograd.Function``, a functional and a ``nn.Module`` per operation."""
 
 from lean_mnist.nn.modules import GELU, MLP, Dense, LeakyReLU, ReLU, Sigmoid, Softmax, SoftmaxCrossEntropy, Tanh
 from lean_mnist.nn.parameters import FlatParameters, flatten_parameters, parameter_layout, unflatten_parameters

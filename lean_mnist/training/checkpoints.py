@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, hashed, and nothing but plain values and tensors.
+"""Checkpoint files: written atomically, verified by hash, of plain values and tensors only.
 
 A checkpoint opens with ``torch.load(path)`` and its safe default, without this package. It holds ``format_version``,
 ``model`` (a ``state_dict``), ``architecture``, ``normalization``, ``config``, ``metrics``, ``crosscheck``, ``data``,

@@ -1,4 +1,4 @@
-"""Obligations: every statement LEAN_mnist makes, turned into a check of this project's own code.
+"""Obligations: each statement of the Lean development LEAN_mnist, checked again on this project's own code.
 
 An :class:`Obligation` says what is claimed, how it is established, for which sizes, and on what that rests; its
 ``check()`` runs the code of ``chainrule``, ``nn`` and ``training`` itself, never a copy of a formula kept for checking.

@@ -1,4 +1,4 @@
-"""Directional differences at a sequence of step sizes, the noise of a function, and the slope that the two tell.
+"""Directional differences at a sequence of step sizes; estimates of a function's noise and of its slope.
 
 With ``φ(t) = ⟨v, f(x + t u)⟩`` and ``g``, said to be ``Jᵀ v``, there are two residual slopes at each step ``h``::
 

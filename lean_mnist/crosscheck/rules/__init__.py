@@ -1,4 +1,4 @@
-"""The rules of ``check_function``, each in the file named for it; adding one is writing a module here, and its test.
+"""The rules of ``check_function``; to add one, register a function in a module here, and write its test.
 
 A rule is a function of a ``Context`` that returns findings, registered by the decorator ``rule``. Every module of this
 package is imported, and the rules are asked in the order of their numbers.

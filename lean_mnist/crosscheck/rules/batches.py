@@ -1,4 +1,4 @@
-"""The function at other batch sizes: none, one, odd ones, and one that no tile divides."""
+"""Checks at other batch sizes: 0, 1, odd ones, and one that the usual tile sizes of kernels do not divide."""
 
 from __future__ import annotations
 

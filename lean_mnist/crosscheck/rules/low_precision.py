@@ -1,4 +1,4 @@
-"""The gradients under ``torch.autocast``: those without it, as far as the precision that it brought in lets them be.
+"""Gradients under ``torch.autocast`` must equal those without it, up to the rounding of the lower precision.
 
 A Function of which nothing was computed in a lower precision, and whose outputs are the same bit for bit, owes the
 gradients that it gives without autocast, to the rounding of their own precision. Elsewhere gradients may be off by the

@@ -1,4 +1,4 @@
-"""Holdout certificates: a bound on the risk of a network by a test split that taught and chose nothing.
+"""Holdout certificates: a bound on a network's risk from a test split used neither to train nor to select.
 
 What a certificate says and does not say: ``docs/certificates.md``. The count and the bounds are computed by other means
 than the checker's.

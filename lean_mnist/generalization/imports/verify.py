@@ -1,4 +1,4 @@
-"""The reading of an imported network that has the accuracy stated for it, where the file leaves orientations open."""
+"""Resolution of ambiguous layer orientation and pixel scaling of an imported network by its stated accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that remember: stale values, buffers that are not cleared, races, and faults that only some calls show."""
+"""Faults that depend on earlier calls: stale values, buffers that are not cleared, races, rare calls."""
 
 from __future__ import annotations
 

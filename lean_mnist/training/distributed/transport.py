@@ -1,4 +1,4 @@
-"""PyTorch's collective operations, with errors that are for people."""
+"""PyTorch's collective operations, with one-line errors that name ranks."""
 
 from __future__ import annotations
 

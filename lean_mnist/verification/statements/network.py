@@ -1,4 +1,4 @@
-"""The whole network, every parameter at once, four ways; and the order of the central difference."""
+"""Gradients of a whole network in all parameters, established in four ways; order of the central difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statements of LEAN_mnist that are false, with their counterexamples, and those that say nothing.
+"""Statements of LEAN_mnist that are false, with counterexamples, and statements that hold trivially.
 
 Its formulas are reproduced here in a few lines because it is they that are refuted; nothing else uses them.
 """
