@@ -122,6 +122,41 @@ def gradient_magnitudes(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_
     where ``t`` bounds the terms of σ' (for tanh, ``1 + h²`` rather than ``1 − h²``). Arguments as of
     :func:`reference_gradients`.
     """
+    exact, inputs, terms, z_BH, e2_BD = _forward_terms(loss, layers, x_BD)
+    p_BC, q_BC = torch.softmax(z_BH, 1), _targets(loss, labels_B, z_BH)
+    m2_BH = (p_BC + q_BC).square() + (p_BC * (1 - p_BC)).square() * e2_BD
+    m2_BH = (m2_BH + loss.logit_penalty**2 * (z_BH.square() + e2_BD)) / len(labels_B) ** 2
+    magnitudes: list[float] = []
+    for index in reversed(range(len(exact))):
+        weight, bias = exact[index]
+        if bias is not None:
+            magnitudes.append(float(m2_BH.sum().sqrt()))
+        magnitudes.append(float((m2_BH.T @ inputs[index].square()).sum().sqrt()))
+        if index:
+            m2_BH = (m2_BH @ weight.square()) * terms[index - 1].square()
+    return magnitudes[::-1]
+
+
+@torch.no_grad()
+def loss_magnitude(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor) -> float:
+    """Rounding of the mean loss that comes from that of the logits, in units of the network's precision.
+
+    ``(Σ ((p − q + λs) e)²)^½ / N``, with ``e`` the rounding of the logits as in :func:`gradient_magnitudes`.
+    """
+    _, _, _, z_BC, e2_BC = _forward_terms(loss, layers, x_BD)
+    slope_BC = torch.softmax(z_BC, 1) - _targets(loss, labels_B, z_BC) + loss.logit_penalty * z_BC
+    return float((slope_BC.square() * e2_BC).sum().sqrt()) / max(1, len(labels_B))
+
+
+def _targets(loss: NetworkLoss, labels_B: Tensor, logits_BC: Tensor) -> Tensor:
+    classes = logits_BC.shape[1]
+    return F.one_hot(labels_B, classes) * (1 - loss.label_smoothing) + loss.label_smoothing / classes
+
+
+def _forward_terms(
+    loss: NetworkLoss, layers: Layers, x_BD: Tensor
+) -> tuple[list[tuple[Tensor, Tensor | None]], list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Layers in float64, the input of each, the terms of each slope, the logits, and the square of their rounding."""
     activation = REFERENCE_ACTIVATIONS[loss.activation]
     exact = [(w.to(torch.float64), None if b is None else b.to(torch.float64)) for w, b in layers]
     h_BD = x_BD.to(torch.float64)
@@ -134,16 +169,4 @@ def gradient_magnitudes(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_
         if index + 1 < len(exact):
             terms.append(activation.slope_terms(z_BH))
             h_BD, e2_BD = activation.value(z_BH), terms[-1].square() * e2_BD
-    p_BC = torch.softmax(z_BH, 1)
-    q_BC = F.one_hot(labels_B, z_BH.shape[1]) * (1 - loss.label_smoothing) + loss.label_smoothing / z_BH.shape[1]
-    m2_BH = (p_BC + q_BC).square() + (p_BC * (1 - p_BC)).square() * e2_BD
-    m2_BH = (m2_BH + loss.logit_penalty**2 * (z_BH.square() + e2_BD)) / len(labels_B) ** 2
-    magnitudes: list[float] = []
-    for index in reversed(range(len(exact))):
-        weight, bias = exact[index]
-        if bias is not None:
-            magnitudes.append(float(m2_BH.sum().sqrt()))
-        magnitudes.append(float((m2_BH.T @ inputs[index].square()).sum().sqrt()))
-        if index:
-            m2_BH = (m2_BH @ weight.square()) * terms[index - 1].square()
-    return magnitudes[::-1]
+    return exact, inputs, terms, z_BH, e2_BD

@@ -19,7 +19,7 @@ from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.diagnosis import StepFault, explain_gradcheck, first_fault
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, gradcheck_piece
 from lean_mnist.audit.local_checks import ComputedStep
-from lean_mnist.audit.reference import NetworkLoss, Reference, gradient_magnitudes, reference_gradients
+from lean_mnist.audit.reference import NetworkLoss, Reference, gradient_magnitudes, loss_magnitude, reference_gradients
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.crosscheck.comparison import Divergence, compare
@@ -100,12 +100,17 @@ class ReferenceValues(NamedTuple):
     reference: Reference  # in float64
     baseline: Reference  # in the precision under test
     magnitudes: tuple[float, ...]  # of the terms that each gradient is a sum of
+    of_logits: (
+        float  # rounding of a 16-bit network's loss that comes from that of the logits, in its units; 0 for others
+    )
     sides: Sequence[Tensor] | None  # of its kink on which the step saw each hidden unit: bool (B, H), one a layer
 
     def compare(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Divergence, ...]:
         """The divergence of the loss and of each gradient, in the order of the parameters; a missing one is NaN."""
-        # The loss is a difference of logits, so its rounding is relative to them.
+        # The loss is a difference of logits, so its rounding is relative to them. Of a network in 16 bits it is a
+        # float32, and what the logits bring is far more than its own rounding: one baseline may be near by luck.
         of_loss = 4 * (1 + float(self.reference.logits.abs().amax()))
+        of_loss += self.of_logits * torch.finfo(self.baseline.logits.dtype).eps / torch.finfo(loss.dtype).eps
         divergences = [compare("loss", loss.detach(), self.reference.loss, self.baseline.loss, of_loss)]
         for name, ours, exact, plain, magnitude in zip(
             self.names, gradients, self.reference.gradients, self.baseline.gradients, self.magnitudes, strict=True
@@ -172,7 +177,8 @@ class StepAudit:
         )
         names = tuple(name for name, _ in self._model.named_parameters())
         magnitudes = gradient_magnitudes(self._rule, layers, x, labels)
-        return ReferenceValues(names, reference, baseline, tuple(magnitudes), sides)
+        of_logits = loss_magnitude(self._rule, layers, x, labels) if torch.finfo(x.dtype).bits <= 16 else 0.0
+        return ReferenceValues(names, reference, baseline, tuple(magnitudes), of_logits, sides)
 
     def _fault_of_gradients(
         self, examples: int, values: ReferenceValues, divergences: Sequence[Divergence]

@@ -48,6 +48,14 @@ def test_right_gradients_pass(activation: str, depth: int, batch: int, dtype: to
         descend(model, 0.5)
 
 
+def test_the_loss_of_one_example_in_16_bits() -> None:
+    """Its error and plain PyTorch's are single draws: one may be ten times the other by chance."""
+    for seed in range(60):
+        model = random_model(seed, DEPTHS[2], "gelu", torch.bfloat16)
+        result = checked(model, [random_batch(seed, 1, DEPTHS[2], torch.bfloat16)])
+        assert result.passed, f"seed {seed}: {result.message}"
+
+
 def test_what_a_result_holds() -> None:
     model = random_model(0, DEPTHS[2])
     result = checked(model, [random_batch(0, 9, DEPTHS[2])], gradcheck=True)
