@@ -90,6 +90,13 @@ REFERENCE_ACTIVATIONS: dict[str, ReferenceActivation] = {
         lambda z: 1 + z.abs() * _normal_density(z),
         1.13,
     ),
+    # SiLU'(z) = σ(z) + z σ(z) σ(−z)
+    "silu": ReferenceActivation(
+        F.silu,
+        lambda z: torch.sigmoid(z) + z * torch.sigmoid(z) * torch.sigmoid(-z),
+        lambda z: torch.sigmoid(z) * (1 + 2 * z.abs()),
+        1.1,
+    ),
     "identity": ReferenceActivation(
         lambda z: z, torch.ones_like, torch.ones_like, 1.0, exact=True, own_backward=lambda z, d_h: d_h
     ),

@@ -87,6 +87,17 @@ def gelu_backward(z: Array, d_h: Array) -> Array:
     return d_h * (_normal_cdf(z) + z * density)
 
 
+def silu_forward(z: Array) -> tuple[Array, Array]:
+    """``z σ(z)``, with the logistic function σ (Elfwing, Uchibe and Doya, 2018)."""
+    return z * primitives(z).sigmoid(z), z
+
+
+def silu_backward(z: Array, d_h: Array) -> Array:
+    """``SiLU' = σ(z) (1 + z (1 − σ(z)))``."""
+    s = primitives(z).sigmoid(z)
+    return d_h * (s * (1 + z * (1 - s)))
+
+
 def identity_forward(z: Array) -> tuple[Array, Array]:
     """``z`` itself."""
     return z, z
@@ -103,6 +114,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": Activation("sigmoid", sigmoid_forward, sigmoid_backward),
     "tanh": Activation("tanh", tanh_forward, tanh_backward),
     "gelu": Activation("gelu", gelu_forward, gelu_backward),
+    "silu": Activation("silu", silu_forward, silu_backward),
     "identity": Activation("identity", identity_forward, identity_backward),
 }
 

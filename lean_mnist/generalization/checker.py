@@ -62,6 +62,7 @@ SMOOTH_ACTIVATIONS: dict[str, tuple[Callable[[float], float], float]] = {  # wit
     "sigmoid": (lambda v: 1 / (1 + math.exp(-v)) if v > -700 else 0.0, 0.25),
     "tanh": (math.tanh, 1.0),
     "gelu": (lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2, 1.13),
+    "silu": (lambda v: v / (1 + math.exp(-v)) if v > -700 else 0.0, 1.1),
 }
 ACTIVATIONS = ("relu", "leaky-relu", "identity", *SMOOTH_ACTIVATIONS)
 DTYPES = {"float16": ("e", 2), "float32": ("f", 4), "float64": ("d", 8)}

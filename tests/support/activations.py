@@ -16,6 +16,7 @@ TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
+    "silu": F.silu,
     "identity": lambda z: z,
 }
 
@@ -24,5 +25,6 @@ SYMPY_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "sigmoid": lambda z: 1 / (1 + sympy.exp(-z)),
     "tanh": sympy.tanh,
     "gelu": lambda z: z * (1 + sympy.erf(z / sympy.sqrt(2))) / 2,
+    "silu": lambda z: z / (1 + sympy.exp(-z)),
     "identity": lambda z: z,
 }

@@ -60,7 +60,7 @@ def _kinked(slope: Expr, name: str) -> str:
     return f"z > 0, z < 0 and z = 0 are all the cases there are; at 0 the slope is taken as {slope}"
 
 
-SMOOTH = ("sigmoid", "tanh", "gelu")
+SMOOTH = ("sigmoid", "tanh", "gelu", "silu")
 FORMULAS: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "relu": (
         "ReLU'(z) = 1{z > 0} for z ≠ 0; ours is 0 at 0",
@@ -75,6 +75,7 @@ FORMULAS: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "sigmoid": ("σ' = σ (1 − σ)", "sigmoid_gradient_correct", partial(_smooth, lambda z: 1 / (1 + sympy.exp(-z)))),
     "tanh": ("tanh' = 1 − tanh²", f"{LEAN}: Gradient correctness 3", partial(_smooth, sympy.tanh)),
     "gelu": ("(z Φ(z))' = Φ(z) + z φ(z)", OURS, partial(_smooth, lambda z: z * (1 + sympy.erf(z / sympy.sqrt(2))) / 2)),
+    "silu": ("(z σ(z))' = σ(z) (1 + z (1 − σ(z)))", OURS, partial(_smooth, lambda z: z / (1 + sympy.exp(-z)))),
     "identity": ("d id = 1", "deriv_id'", partial(_smooth, lambda z: z)),
 }
 for _name in activations.ACTIVATIONS:
