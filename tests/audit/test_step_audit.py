@@ -14,7 +14,7 @@ from lean_mnist.audit import AuditResult, StepAudit
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import Batch
+from lean_mnist.nn.step import Batch, put_gradients
 from lean_mnist.training.hooks.checks import CrossCheckHook
 from lean_mnist.training.hooks.failures import FailurePolicy
 from lean_mnist.training.hooks.step import Step
@@ -54,6 +54,17 @@ def test_the_loss_of_one_example_in_16_bits() -> None:
         model = random_model(seed, DEPTHS[2], "gelu", torch.bfloat16)
         result = checked(model, [random_batch(seed, 1, DEPTHS[2], torch.bfloat16)])
         assert result.passed, f"seed {seed}: {result.message}"
+
+
+@pytest.mark.parametrize("factor", [0.999, 1.001])
+def test_a_wrong_loss_in_16_bits_is_found(factor: float) -> None:
+    """However far its logits' rounding may put it from the reference, the loss of the step's own logits is exact."""
+    model = random_model(0, DEPTHS[2], "gelu", torch.bfloat16)
+    batch = random_batch(0, 32, DEPTHS[2], torch.bfloat16)
+    result = put_gradients(model, [batch])
+    for loss, passes in ((result.loss, True), (result.loss * factor, False)):
+        audited = StepAudit(model).check([batch], loss, compare_gradients=True, gradcheck=False, tapes=result.tapes)
+        assert audited.passed is passes, audited.message
 
 
 def test_what_a_result_holds() -> None:
