@@ -20,7 +20,7 @@ Array = Any  # a torch tensor, a NumPy object array, or a class with ``__primiti
 
 
 class Primitives(Protocol):
-    """What every kind of array must be able to do besides arithmetic."""
+    """Operations that every kind of array has besides arithmetic."""
 
     def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array:
         """``x Wᵀ + b``."""

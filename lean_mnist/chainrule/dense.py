@@ -9,7 +9,7 @@ from lean_mnist.errors import ArgumentError
 
 
 class DenseTape(NamedTuple):
-    """What the backward of a dense layer needs: its input ``(B, D)`` and its weight ``(H, D)``."""
+    """Values that the backward of a dense layer needs: its input ``(B, D)`` and its weight ``(H, D)``."""
 
     x_BD: Array
     weight_HD: Array

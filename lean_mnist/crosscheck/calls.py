@@ -68,7 +68,7 @@ class Evaluated:
         return [g.detach() for g in self.filled(checked, self.vjp(checked, given, retain_graph=retain_graph))]
 
     def filled(self, checked: Sequence[int], found: Sequence[Tensor | None]) -> list[Tensor]:
-        """What ``vjp`` found, with zeros where the backward gave none."""
+        """Gradients from ``vjp``, with zeros where the backward gave none."""
         return [torch.zeros_like(self.leaves[i]) if g is None else g for i, g in zip(checked, found, strict=True)]
 
 

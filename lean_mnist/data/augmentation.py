@@ -29,7 +29,7 @@ KEPT_VARIANCE = 0.999  # of the elastic field, along each axis
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly images are deformed; every strength 0, the default, leaves them as they are.
+    """Strengths of the deformation of images; every strength 0, the default, leaves them as they are.
 
     Raises :class:`ArgumentError` for a strength that is negative or not finite, a scale of 1 or more, and a
     smoothness that is not above 0.

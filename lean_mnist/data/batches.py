@@ -70,7 +70,7 @@ class Batches:
         return -(-len(self.split) // self.batch_size)
 
     def examples_in(self, batch: int) -> int:
-        """How many examples batch ``batch`` of an epoch has, all its parts together."""
+        """Number of examples in batch ``batch`` of an epoch, all its parts together."""
         return min(self.batch_size, len(self.split) - batch * self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

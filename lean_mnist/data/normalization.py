@@ -19,7 +19,7 @@ from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, check
 
 @dataclass(frozen=True)
 class Normalization:
-    """How pixels become features; plain numbers, so that it travels inside a checkpoint.
+    """Map from pixels to features; plain numbers, so that it travels inside a checkpoint.
 
     ``standard``: mean and population standard deviation of all pixels of the training part. ``unit``: mean 0 and scale
     the largest possible pixel value. ``per-image``: each image's own mean and population standard deviation (``mean``

@@ -12,7 +12,7 @@ DEFAULT_FRACTION = 12  # one twelfth: 5,000 of MNIST's 60,000
 
 
 def resolve_validation_size(validation_size: int | None, *, examples: int, limit_train: int | None = None) -> int:
-    """How many of ``examples`` training examples validate.
+    """Number of validation examples among ``examples`` training examples.
 
     ``None`` asks for one twelfth, at least 1, and with ``limit_train`` no more than the images it leaves over.
     Raises :class:`ConfigError` for sizes below 1 and for sizes that leave nothing to train on or to validate with.

@@ -56,7 +56,7 @@ class Call(FunctionCtx):
 
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]:
-        """What the forward gave to ``save_for_backward``."""
+        """Tensors that the forward gave to ``save_for_backward``."""
         return self.to_save
 
 

@@ -19,7 +19,7 @@ from lean_mnist.errors import ArgumentError
 
 
 class ParameterSlot(NamedTuple):
-    """Where one parameter stands in the vector."""
+    """Place of one parameter in the vector."""
 
     name: str
     offset: int
@@ -31,7 +31,7 @@ class ParameterSlot(NamedTuple):
 
 
 class ColumnsSlot(ParameterSlot):
-    """Where a weight ``(H, D)`` stands column by column."""
+    """Place of a weight ``(H, D)`` that stands column by column."""
 
     def where(self, place: int) -> tuple[int, ...]:
         """The index in the weight of the number that is ``place`` after ``offset``."""

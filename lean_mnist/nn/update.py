@@ -19,7 +19,7 @@ from lean_mnist.nn.sgd import SGD
 
 
 class Optimizer(Protocol):
-    """What an update asks of an optimizer; those of ``torch.optim`` and :class:`~lean_mnist.nn.sgd.SGD` have it."""
+    """Interface of an optimizer for updates; those of ``torch.optim`` and :class:`~lean_mnist.nn.sgd.SGD` have it."""
 
     param_groups: list[dict[str, Any]]
 

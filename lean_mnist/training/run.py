@@ -71,7 +71,7 @@ def _load(config: Config, world: World) -> Dataset:
 
 
 def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
-    """What has to be the same on every rank before the first step, as text: options, data, versions, state.
+    """Values, as text, that must agree on all ranks before the first step: options, data, versions, state.
 
     ``fingerprint`` is the data set's; ``start`` holds weights and, where a run goes on, optimizer and state: a nest of
     plain values and tensors, of which the hash is compared.

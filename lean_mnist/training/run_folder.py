@@ -21,7 +21,7 @@ from lean_mnist.training.sinks.tensorboard import TensorBoardSink
 
 
 class RunFolder:
-    """Where a run writes: ``folder`` and ``checkpoints``, both called ``name``. Made by :meth:`claim`."""
+    """Folders of a run: ``folder`` and ``checkpoints``, both called ``name``. Made by :meth:`claim`."""
 
     def __init__(self, name: str, config: Config) -> None:
         self.name, self.folder = name, Path(config.runs_dir) / name

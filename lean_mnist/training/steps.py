@@ -20,7 +20,7 @@ from lean_mnist.training.state import RunState
 
 @dataclass(frozen=True)
 class Loop:
-    """What a training loop works with."""
+    """Parts that a training loop works with."""
 
     objective: Objective
     update: Update

@@ -124,7 +124,7 @@ class LayerChain:
         self.current = node.outputs[0]
 
     def scaling(self, source: str) -> Normalization | None:
-        """How the graph scales pixels; ``None`` where it leaves that to its user."""
+        """Scaling of pixels by the graph; ``None`` where it leaves that to its user."""
         if not (1e-30 < self.factor < 1e30 and abs(self.offset) < 1e30):
             raise DataError(f"{source}: scales its input by {self.factor:g}, expected a number above 0 for float32")
         if (self.factor, self.offset) == (1.0, 0.0):

@@ -77,7 +77,7 @@ class IntegerNetwork:
         return self.logits(images).argmax(1)
 
     def correct(self, images: npt.NDArray[np.uint8], labels_m: npt.NDArray[np.int64]) -> int:
-        """How many images get their label, int64 (B,); one outside the classes is never right."""
+        """Number of images that get their label, int64 (B,); one outside the classes is never right."""
         if labels_m.shape != (len(images),):
             raise ArgumentError(f"labels: shape {labels_m.shape}, expected ({len(images)},), one an image")
         return int((self.labels(images) == labels_m).sum())

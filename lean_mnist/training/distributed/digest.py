@@ -61,7 +61,7 @@ class Digests:
 
 
 def tolerance(size: int, dtype: torch.dtype, ranks: int, norms: float) -> float:
-    """How far a digest of a reduced gradient of ``size`` numbers may be from the sum of the digests.
+    """Largest distance of a digest of a reduced gradient of ``size`` numbers from the sum of the digests.
 
     ``norms`` is ``Σ_r c_r ‖g_r‖``, the weighted sum of the ranks' norms.
     """

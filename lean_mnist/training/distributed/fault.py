@@ -20,7 +20,7 @@ from lean_mnist.training.distributed.transport import Transport
 
 
 class Evidence(NamedTuple):
-    """What one rank holds after a reduction whose checks failed."""
+    """Values that one rank holds after a reduction whose checks failed."""
 
     messages: list[Message]  # the same on every rank
     own_P: Tensor  # its gradient, weighted, as it was sent
@@ -93,7 +93,7 @@ def _wrong_everywhere(transport: Transport, digests: Digests, evidence: Evidence
 def difference(
     layout: Sequence[ParameterSlot], right_P: Tensor, found_P: Tensor, was: str, now: str, most: bool = False
 ) -> str:
-    """Where two vectors differ first (or ``most``); empty if they are equal, bit for bit."""
+    """First place at which two vectors differ, or the one with the largest difference; empty if equal bit for bit."""
     if torch.equal(words_of(right_P), words_of(found_P)):
         return ""
     words = torch.int32 if right_P.element_size() == 4 else torch.int64

@@ -35,7 +35,7 @@ class Share(NamedTuple):
 
     @property
     def rows(self) -> slice:
-        """What the global batch is indexed with."""
+        """Index of the global batch."""
         return slice(self.begin, self.end)
 
 
@@ -120,9 +120,9 @@ class World:
         return [value]
 
     def on_writer(self, action: Callable[[], T]) -> T:
-        """What ``action``, done by the writer alone, returns; an error for people that it raises is raised by all."""
+        """Result of ``action``, done by the writer alone; an error for people that it raises is raised by all."""
         return action()
 
     def everywhere(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns here; an error for people that it raises on any rank is raised by all."""
+        """Result of ``action`` on this rank; an error for people that it raises on any rank is raised by all."""
         return action()

@@ -56,7 +56,7 @@ class FailureKeeper:
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What happens to a step whose gradients fail a check."""
+    """Treatment of a step whose gradients fail a check."""
 
     summary: CheckSummary  # counts the failures; whoever calls ``refuse`` has entered this one
     stop: bool = True  # whether the step is refused and the run ends; else it is warned of, and training goes on

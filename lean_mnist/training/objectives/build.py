@@ -35,7 +35,7 @@ def build_model(config: Config, features: int, classes: int) -> MLP:
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
-    """How a configuration deforms the images it trains on; ``None`` if it does not."""
+    """Augmentation that a configuration asks for; ``None`` if it asks for none."""
     if config.augment == "none":
         return None
     return Augmentation(

@@ -70,7 +70,7 @@ class Result(Protocol):
 
 
 class Objective(Protocol):
-    """What a run trains. Made from configuration and data, before anything is written."""
+    """Training objective of a run. Made from configuration and data, before anything is written."""
 
     config: Config  # with everything chosen that was left to be chosen (data set, device, size of the validation split)
     command: str  # the module that runs it, for the message that says how to go on

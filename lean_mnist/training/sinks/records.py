@@ -47,7 +47,7 @@ class Outcome(Record):
 
 
 class Sink(Protocol):
-    """Where records go."""
+    """Receiver of records."""
 
     def write(self, record: Record) -> None:
         """Take one record; a sink ignores the kinds it cannot draw."""
