@@ -121,7 +121,7 @@ class Session:
             start = {"weights": objective.parameters.vector, "optimizer": self._optimizer.state_dict()}
             start["state"] = self._state.to_dict()
             world.assert_consistent(start_of(config, objective.fingerprint, start))
-        world.prepare(objective.parameters.layout, objective.parameters.gradient, config.seed)
+            world.prepare(objective.parameters.layout, objective.parameters.gradient, config.seed)
         self._folder = world.on_writer(lambda: RunFolder.claim(config, resuming=self._resuming))
         objective.config = config = dataclasses.replace(config, run_name=self._folder.name)
         return config

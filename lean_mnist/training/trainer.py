@@ -48,9 +48,10 @@ class Trainer:
 
     def _synchronise(self) -> None:
         """Merge the findings of all processes' checks, so that all decide alike, from weights that are the same."""
-        state = self._loop.state
-        self._loop.world.same_weights(self._loop.objective.parameters.vector, state.step)
-        state.checks = state.checks.merged(self._loop.world.gather(self._own_checks))
+        state, world = self._loop.state, self._loop.world
+        if world.size > 1:
+            world.same_weights(self._loop.objective.parameters.vector, state.step)
+        state.checks = state.checks.merged(world.gather(self._own_checks))
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

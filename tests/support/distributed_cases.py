@@ -21,7 +21,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # public,
 from lean_mnist.errors import HealthError, LeanMnistError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.parameters import flatten_parameters, parameter_layout, unflatten_parameters
-from lean_mnist.training.distributed import Group, Share, World
+from lean_mnist.training.distributed import Share, World
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 Plant = Callable[[int, int, Tensor], None]  # (rank, how many all-reduces before, vector)
@@ -82,7 +82,7 @@ def together(
     outcomes: list[Any] = [None] * size
 
     def rank_of(rank: int) -> None:
-        with Group(ThreadTransport(room, rank, sent, received)) as world:
+        with World(ThreadTransport(room, rank, sent, received)) as world:
             try:
                 outcomes[rank] = (act(world), None)
             except LeanMnistError as error:
@@ -115,8 +115,9 @@ def train(world: World, *, batch_size: int = 16, epochs: int = 2, seed: int = 0)
             share = world.share(len(labels))
             gradient_P, loss = gradient(model, images[share.rows], labels[share.rows])
             step += 1
-            world.snapshot(gradient_P, step)
-            loss, _ = world.reduce(gradient_P, loss, share, step=step)
+            if world.size > 1:
+                world.snapshot(gradient_P, step)
+                loss, _ = world.reduce(gradient_P, loss, share, step=step)
             weights_P = weights_P - 0.5 * gradient_P
             unflatten_parameters(weights_P, model)
     return torch.cat([weights_P, loss.detach().reshape(1)])
@@ -182,9 +183,9 @@ def scenarios(world: World) -> list[Any]:
     return world.gather((weights, errors, world.on_writer(os.getpid)))
 
 
-def join(store: str, rank: int) -> Group:
+def join(store: str, rank: int) -> World:
     """One of two processes."""
-    return Group(Transport(FileStore(store, 2), rank, 2, torch.device("cpu"), timedelta(seconds=30)))
+    return World(Transport(FileStore(store, 2), rank, 2, torch.device("cpu"), timedelta(seconds=30)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import torch
 from torch.distributed.rendezvous import rendezvous
 
 from lean_mnist.errors import ConfigError, RankLost
-from lean_mnist.training.distributed.group import Group
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 from lean_mnist.training.distributed.world import World
 
@@ -38,7 +37,7 @@ def from_environment(device: str, timeout: timedelta = TIMEOUT) -> World:
         torch.cuda.set_device(local)
     try:
         store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-        return Group(Transport(store, rank, size, torch.device(device), timeout))
+        return World(Transport(store, rank, size, torch.device(device), timeout))
     except (ContactLost, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RankLost(f"rank {rank} could not join the other {size - 1} processes of the run: {reason}") from None

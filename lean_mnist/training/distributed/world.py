@@ -1,24 +1,35 @@
-"""Processes of a run, as the trainer sees them. ``World`` is the one process of a run without ``torchrun``.
+"""Processes of a run, as the trainer sees them, and how they train one network together.
 
 Every process (*rank*) has all of the data, draws the same batches, and takes its own contiguous part of each. A step is
 
     gradient of the mean loss over the own part → ``snapshot`` → the hooks' checks → ``reduce`` → clip → optimizer
 
-so that everything the hooks see is the rank's own, and everything the optimizer sees is everybody's.
+so that everything the hooks see is the rank's own, and everything the optimizer sees is everybody's. The reduction is
+two collective operations: the all-reduce of the flat gradient, and a gather of one small message a rank with the
+verdict of its own checks and digests of its gradient and of the sum it got (``message``, ``digest``). Whatever is
+found, all ranks find it, from the same messages, and stop at the same step with the same words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
-from lean_mnist.errors import ConfigError, Interrupted, LeanMnistError
+from lean_mnist.errors import ConfigError, GradientMismatch, Interrupted, LeanMnistError, RankLost
 from lean_mnist.nn.parameters import ParameterSlot
+from lean_mnist.training.checkpoints import content_hash
+from lean_mnist.training.distributed.digest import Digests, bits_of
+from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
+from lean_mnist.training.distributed.message import mean_loss, misfit, odd_ones, pack, unpack, wrong_sums
+from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 T = TypeVar("T")
 E = TypeVar("E", LeanMnistError, Interrupted)
+_MOST_FIELDS = 3  # named where configurations differ
 
 
 class Share(NamedTuple):
@@ -40,17 +51,24 @@ class Share(NamedTuple):
 
 
 class World:
-    """One process: everything is its own, nothing is exchanged, nothing is copied."""
+    """The processes of a run: those of ``transport``, or without one this process alone, which exchanges nothing.
 
-    rank = 0
-    size = 1
+    What exchanges anything is called by all, in the same order.
+    """
+
     resume_hint = ""  # the command with which a run goes on after a process was lost, once there is a checkpoint
+
+    def __init__(self, transport: Transport | None = None) -> None:
+        self._transport = transport
+        self.rank, self.size = (0, 1) if transport is None else (transport.rank, transport.size)
+        self._step = 0  # the last one that was begun
 
     def __enter__(self) -> World:
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        if self._transport is not None:
+            self._transport.close()
 
     @property
     def is_writer(self) -> bool:
@@ -74,19 +92,40 @@ class World:
 
     def report_once(self, error: E) -> E:
         """Mark ``error``, which every rank is about to raise, so that the command line of one of them prints it."""
+        error.reported_elsewhere = not self.is_writer
         return error
 
     def assert_consistent(self, what: Mapping[str, str]) -> None:
         """Raise ``ConfigError`` on every rank, naming fields and ranks, unless ``what`` is the same on all."""
+        given = self.gather(dict(what))
+        fields = list(dict.fromkeys(name for values in given for name in values))
+        differing = [name for name in fields if len({values.get(name) for values in given}) > 1]
+        if differing:
+            said = "; ".join(f"{name} is {_whose(name, given)}" for name in differing[:_MOST_FIELDS])
+            more = f"; and {len(differing) - _MOST_FIELDS} more" if len(differing) > _MOST_FIELDS else ""
+            raise self.report_once(ConfigError(f"the processes were started differently: {said}{more}"))
 
     def same_weights(self, vector_P: Tensor, step: int) -> None:
         """Raise ``GradientMismatch`` on every rank unless the weights after ``step`` are equal, bit for bit, on all."""
+        odd = odd_ones(self.gather(content_hash(vector_P)))
+        if odd:
+            teller = next(rank for rank in range(self.size) if rank not in odd)
+            raise self.report_once(
+                GradientMismatch(
+                    f"after step {step} the weights of {ranks(odd)} are not those of rank {teller}, "
+                    f"though they were moved by the same gradients"
+                )
+            )
 
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
         """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
+        self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device)
+        self._sent_P = torch.zeros_like(like_P)
 
     def snapshot(self, gradient_P: Tensor, step: int) -> None:
         """Copy the own gradient before it is checked, so that what is checked is what is sent."""
+        self._step, self._own_digests = step, self._digests.of(gradient_P, step)
+        self._sent_P.copy_(gradient_P)
 
     def reduce(
         self,
@@ -108,21 +147,100 @@ class World:
             stop: whether this process was asked to stop.
 
         Returns the mean loss over the global batch, like ``loss``, and whether any process was asked to stop. Raises
-        ``refusal``, on every rank and naming whose it is; with several processes also ``GradientMismatch`` where the
-        reduced gradient is not the sum of the ranks' own, and ``RankLost``.
+        ``refusal``, on every rank and naming whose it is; ``GradientMismatch`` where the reduced gradient is not the
+        sum of the ranks' own; ``RankLost``.
         """
-        if refusal is not None:
-            raise refusal
-        return loss, stop
+        assert step == self._step, "snapshot comes before reduce"
+        reduced_P = self._sent_P
+        place = difference(self._layout, reduced_P, gradient_P, "it was", "it is") if share.examples else ""
+        if place and refusal is None:
+            refusal = GradientMismatch(
+                f"gradient check failed at step {step}: the gradient was changed after it was declared, at {place}; "
+                f"the step was not applied"
+            )
+        weight = share.examples / share.total
+        if share.examples:
+            reduced_P.mul_(weight)
+        else:
+            reduced_P.zero_()  # whatever stands there may be NaN
+        with self._contact() as transport:
+            transport.all_reduce(reduced_P)
+            integers = [step, share.examples, share.total, refusal is not None, stop]
+            digest = self._digests.of(reduced_P, step)
+            row = pack(integers, bits_of(reduced_P), loss, self._own_digests, digest)
+            messages = unpack(transport.all_gather(row))
+            if any(message.refused for message in messages):
+                raise self.report_once(_combined(transport.all_gather_object(refusal))) from refusal
+            wrong = wrong_sums(messages, len(gradient_P), gradient_P.dtype)
+            if wrong or misfit(messages) or len({message.bits for message in messages}) > 1:
+                own_P = gradient_P * weight if share.examples else torch.zeros_like(gradient_P)
+                evidence = Evidence(messages, own_P, reduced_P, self._layout)
+                raise self.report_once(explain(transport, self._digests, evidence))
+        gradient_P.copy_(reduced_P)
+        return loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages)
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, in their order. For small things, now and then."""
-        return [value]
+        if self._transport is None:
+            return [value]
+        with self._contact() as transport:
+            return transport.all_gather_object(value)
 
     def on_writer(self, action: Callable[[], T]) -> T:
         """Result of ``action``, done by the writer alone; an error for people that it raises is raised by all."""
-        return action()
+        if self.size == 1:
+            return action()
+        result, failure = self.gather(_attempt(action) if self.is_writer else (None, None))[0]
+        if failure is not None:
+            raise self.report_once(failure)
+        return result  # type: ignore[return-value]
 
     def everywhere(self, action: Callable[[], T]) -> T:
         """Result of ``action`` on this rank; an error for people that it raises on any rank is raised by all."""
-        return action()
+        if self.size == 1:
+            return action()
+        result, failure = _attempt(action)
+        failures = self.gather(failure)
+        if any(failures):
+            alike = len(set(map(str, failures))) == 1
+            raise self.report_once(failures[0] if alike and failures[0] else _combined(failures))
+        return result  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def _contact(self) -> Iterator[Transport]:
+        assert self._transport is not None, "one process exchanges nothing"
+        try:
+            yield self._transport
+        except ContactLost as lost:
+            absent = self._transport.missing()
+            who = f"{ranks(absent)} died or no longer answers" if absent else "a process died or no longer answers"
+            when = f"at step {self._step}" if self._step else "before the first step"
+            hint = "; the last checkpoint is whole; to go on, with any number of processes: "
+            error = RankLost(f"{who} ({when}; {lost}){hint + self.resume_hint if self.resume_hint else ''}")
+            # Said once, by the first of those that are left.
+            error.reported_elsewhere = bool(absent) and self.rank != min(set(range(self.size)) - set(absent), default=0)
+            raise error from lost
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, LeanMnistError | None]:
+    """What ``action`` returns, or the error for people that it raises."""
+    try:
+        return action(), None
+    except LeanMnistError as error:
+        return None, error
+    except OSError as error:  # a full disk, say
+        return None, LeanMnistError(f"{error.filename or 'output'}: {error.strerror or error}")
+
+
+def _combined(errors: Sequence[LeanMnistError | None]) -> LeanMnistError:
+    """The errors of all ranks, at least one, as one of the class of the first."""
+    given = [(rank, error) for rank, error in enumerate(errors) if error is not None]
+    return type(given[0][1])("; ".join(f"rank {rank}: {error}" for rank, error in given))
+
+
+def _whose(name: str, given: Sequence[Mapping[str, str]]) -> str:
+    """``"0.1 on rank 0, 0.2 on ranks 1 and 2"``."""
+    holders: dict[str, list[int]] = {}
+    for rank, values in enumerate(given):
+        holders.setdefault(values.get(name, "absent"), []).append(rank)
+    return ", ".join(f"{value} on {ranks(numbers)}" for value, numbers in holders.items())
