@@ -72,7 +72,7 @@ def tanh_backward(h: Array, d_h: Array) -> Array:
 
 def _normal_cdf(z: Array) -> Array:
     p = primitives(z)
-    return (1 + p.erf(z / p.sqrt_of(2, z))) / 2
+    return (1 + p.erf(z / p.constant(2, z) ** p.constant(0.5, z))) / 2
 
 
 def gelu_forward(z: Array) -> tuple[Array, Array]:
@@ -82,8 +82,8 @@ def gelu_forward(z: Array) -> tuple[Array, Array]:
 
 def gelu_backward(z: Array, d_h: Array) -> Array:
     """``GELU' = Φ(z) + z φ(z)``, with the density ``φ(z) = e^(−z²/2) / √(2π)``."""
-    p = primitives(z)
-    density = p.exp(-(z * z) / 2) / (p.sqrt_of(2, z) * p.pi(z) ** p.constant(0.5, z))
+    p, half = primitives(z), primitives(z).constant(0.5, z)
+    density = p.exp(-(z * z) / 2) / (p.constant(2, z) ** half * p.pi(z) ** half)
     return d_h * (_normal_cdf(z) + z * density)
 
 

@@ -1,8 +1,8 @@
 """The array primitives that the chain rule is written over, for each kind of array it runs on.
 
-Operators (``+ - * / @``), ``.T``, ``.shape`` and ``.sum(axis)`` mean the same on every kind of array and are used
-as they are. What does not is here. A new kind of array (an interval, a ball) joins by giving its class an attribute
-``__primitives__`` that holds an object with these methods.
+Operators (``+ - * / @``), ``.T``, ``.shape``, ``.sum(axis)`` and ``[:, None]``, a column, mean the same on every kind of
+array and are used as they are. What does not is here. A new kind of array (an interval, a ball) joins by giving its
+class an attribute ``__primitives__`` that holds an object with these methods.
 """
 
 from __future__ import annotations
@@ -46,12 +46,6 @@ class Primitives(Protocol):
     def row_shift(self, x_BC: Array) -> Array:
         """A number a row, ``(B, 1)`` or one for all, by which its entries can be shifted: their maximum, or 0."""
 
-    def row_sum(self, x_BC: Array) -> Array:
-        """Sum of each row, ``(B, 1)``."""
-
-    def column(self, x_B: Array) -> Array:
-        """``(B,)`` as ``(B, 1)``."""
-
     def spread(self, value: Array, like_B: Array) -> Array:
         """``value`` for every entry of ``like (B,)``."""
 
@@ -66,9 +60,6 @@ class Primitives(Protocol):
 
     def constant(self, value: float, like: Array) -> Any:
         """A number that is written in a formula, as decimals."""
-
-    def sqrt_of(self, value: int, like: Array) -> Any:
-        """``√value``."""
 
     def pi(self, like: Array) -> Any:
         """π."""
@@ -127,12 +118,6 @@ class _TorchPrimitives:
     def row_shift(self, x_BC: torch.Tensor) -> torch.Tensor:
         return x_BC.detach().amax(dim=1, keepdim=True)
 
-    def row_sum(self, x_BC: torch.Tensor) -> torch.Tensor:
-        return x_BC.sum(dim=1, keepdim=True)
-
-    def column(self, x_B: torch.Tensor) -> torch.Tensor:
-        return x_B.unsqueeze(1)
-
     def spread(self, value: torch.Tensor, like_B: torch.Tensor) -> torch.Tensor:
         return value.expand(like_B.shape)
 
@@ -149,9 +134,6 @@ class _TorchPrimitives:
 
     def constant(self, value: float, like: torch.Tensor) -> float:
         return value
-
-    def sqrt_of(self, value: int, like: torch.Tensor) -> float:
-        return float(np.sqrt(value))
 
     def pi(self, like: torch.Tensor) -> float:
         return float(np.pi)
@@ -195,12 +177,6 @@ class _ObjectPrimitives:
     def row_shift(self, x_BC: np.ndarray) -> int:
         return 0
 
-    def row_sum(self, x_BC: np.ndarray) -> np.ndarray:
-        return x_BC.sum(axis=1, keepdims=True)
-
-    def column(self, x_B: np.ndarray) -> np.ndarray:
-        return x_B[:, None]
-
     def spread(self, value: Any, like_B: np.ndarray) -> np.ndarray:
         return np.full(like_B.shape, value, dtype=object)
 
@@ -220,9 +196,6 @@ class _ObjectPrimitives:
     # The decimal the caller wrote (0.01), not the binary number nearest to it, is what a formula means.
     def constant(self, value: float, like: np.ndarray) -> Any:
         return _exact(Fraction(repr(value)), like)
-
-    def sqrt_of(self, value: int, like: np.ndarray) -> Any:
-        return _sympy_for(like, "sqrt").sqrt(value)
 
     def pi(self, like: np.ndarray) -> Any:
         return _sympy_for(like, "pi").pi

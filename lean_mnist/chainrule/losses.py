@@ -26,14 +26,14 @@ def softmax_forward(s_BC: Array) -> tuple[Array, Array]:
     check_logits(s_BC)
     p = primitives(s_BC)
     e_BC = p.exp(s_BC - p.row_shift(s_BC))
-    probabilities_BC = e_BC / p.row_sum(e_BC)
+    probabilities_BC = e_BC / e_BC.sum(1)[:, None]
     return probabilities_BC, probabilities_BC
 
 
 def softmax_backward(probabilities_BC: Array, d_p_BC: Array) -> Array:
     """``ds = p ⊙ (dp − Σ_c p_c dp_c)``."""
     check_upstream("d_p", d_p_BC, probabilities_BC.shape)
-    return probabilities_BC * (d_p_BC - primitives(d_p_BC).row_sum(probabilities_BC * d_p_BC))
+    return probabilities_BC * (d_p_BC - (probabilities_BC * d_p_BC).sum(1)[:, None])
 
 
 def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0.0) -> Loss:
@@ -52,17 +52,17 @@ def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0
         p = primitives(s_BC)
         u_BC = s_BC - p.row_shift(s_BC)
         e_BC = p.exp(u_BC)
-        total_B1 = p.row_sum(e_BC)
-        loss_B = p.log(total_B1)[:, 0]
+        total_B = e_BC.sum(1)
+        loss_B = p.log(total_B)
         if label_smoothing:  # Σ_c q_c u_c, as the two terms of q
             epsilon = p.constant(label_smoothing, s_BC)
-            mean_B = (p.row_sum(u_BC) / s_BC.shape[1])[:, 0]
+            mean_B = u_BC.sum(1) / s_BC.shape[1]
             loss_B = loss_B - ((1 - epsilon) * p.take_label(u_BC, labels_B) + epsilon * mean_B)
         else:
             loss_B = loss_B - p.take_label(u_BC, labels_B)
         if logit_penalty:
-            loss_B = loss_B + p.constant(logit_penalty, s_BC) / 2 * p.row_sum(s_BC * s_BC)[:, 0]
-        return loss_B, (e_BC / total_B1, labels_B, s_BC)
+            loss_B = loss_B + p.constant(logit_penalty, s_BC) / 2 * (s_BC * s_BC).sum(1)
+        return loss_B, (e_BC / total_B[:, None], labels_B, s_BC)
 
     def backward(tape: tuple[Array, ...], d_loss_B: Array) -> Array:
         probabilities_BC, labels_B, s_BC = tape
@@ -75,7 +75,7 @@ def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0
         d_s_BC = probabilities_BC - q_BC
         if logit_penalty:
             d_s_BC = d_s_BC + p.constant(logit_penalty, s_BC) * s_BC
-        return d_s_BC * p.column(d_loss_B)
+        return d_s_BC * d_loss_B[:, None]
 
     return Loss(forward, backward)
 
@@ -85,14 +85,13 @@ def squared_error() -> Loss:
 
     def forward(s_BC: Array, labels_B: Array) -> tuple[Array, tuple[Array, ...]]:
         check_loss_shapes(s_BC, labels_B)
-        p = primitives(s_BC)
-        residual_BC = s_BC - p.one_hot(labels_B, s_BC)
-        return p.row_sum(residual_BC * residual_BC)[:, 0] / 2, (residual_BC,)
+        residual_BC = s_BC - primitives(s_BC).one_hot(labels_B, s_BC)
+        return (residual_BC * residual_BC).sum(1) / 2, (residual_BC,)
 
     def backward(tape: tuple[Array, ...], d_loss_B: Array) -> Array:
         (residual_BC,) = tape
         check_upstream("d_loss", d_loss_B, residual_BC.shape[:1])
-        return residual_BC * primitives(residual_BC).column(d_loss_B)
+        return residual_BC * d_loss_B[:, None]
 
     return Loss(forward, backward)
 

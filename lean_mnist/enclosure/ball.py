@@ -223,12 +223,12 @@ class Ball:
         return self._beside(other) @ self
 
     # |Σ X − fl(Σ a)| ≤ Σ r + γ_{n−1} Σ |a|
-    def sum(self, axis: int, keepdim: bool = False) -> Ball:
+    def sum(self, axis: int) -> Ball:
         """The sum along ``axis``; of an empty axis, exactly 0."""
         terms = self.shape[axis]
-        mid, rad = self.mid.sum(axis, keepdim=keepdim), self.rad.sum(axis, keepdim=keepdim)
+        mid, rad = self.mid.sum(axis), self.rad.sum(axis)
         if terms > 1:
-            total = raised(self.mid.abs().sum(axis, keepdim=keepdim), terms)
+            total = raised(self.mid.abs().sum(axis), terms)
             rad = rad + torch.where(total == 0, 0, raised_products(gamma(terms - 1) * total, 1))
         return Ball(mid, raised(rad, terms + 1))
 

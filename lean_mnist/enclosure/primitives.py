@@ -15,7 +15,6 @@ from torch import Tensor
 from lean_mnist.enclosure.ball import Ball, hull
 from lean_mnist.enclosure.products import accurate_product
 from lean_mnist.enclosure.rounding import ELEMENTARY_ULPS, EPSILON, TINY, raised, raised_products
-from lean_mnist.errors import ArgumentError
 
 
 class BallPrimitives:
@@ -76,14 +75,6 @@ class BallPrimitives:
         """A shift of each row, near its largest number; exact, since it cancels out of every formula it is used in."""
         return Ball.exact(x_BC.mid.amax(dim=1, keepdim=True))
 
-    def row_sum(self, x_BC: Ball) -> Ball:
-        """Sum of each row, ``(B, 1)``."""
-        return x_BC.sum(1, keepdim=True)
-
-    def column(self, x_B: Ball) -> Ball:
-        """``x`` as a column, ``(B, 1)``."""
-        return x_B[:, None]
-
     def spread(self, value: Ball, like_B: Ball) -> Ball:
         """A number for each entry of ``like``."""
         return Ball(value.mid.expand(like_B.shape), value.rad.expand(like_B.shape))
@@ -104,12 +95,6 @@ class BallPrimitives:
     def constant(self, value: float, like: Ball) -> Ball:
         """The decimal that the caller wrote (0.01), which a formula means, not the binary number nearest to it."""
         return Ball.of_number(Fraction(repr(float(value))), like)
-
-    def sqrt_of(self, value: int, like: Ball) -> Ball:
-        """``√value`` of a whole number."""
-        if value < 0:
-            raise ArgumentError(f"sqrt_of: expected a number of at least 0, found {value}")
-        return Ball.of_number(value, like) ** 0.5
 
     def pi(self, like: Ball) -> Ball:
         """``π``, between ``math.pi`` and the next number up: ``π − math.pi`` is 1.22…·10⁻¹⁶, a unit 4.44…·10⁻¹⁶."""

@@ -104,12 +104,6 @@ class ArbPrimitives:
     def row_shift(self, x: Any) -> Any:
         return 0
 
-    def row_sum(self, x: Any) -> Any:
-        return ArbArray(x.values.sum(1)[:, None])
-
-    def column(self, x: Any) -> Any:
-        return x[:, None]
-
     def spread(self, value: Any, like: Any) -> Any:
         filled = np.empty(like.shape, dtype=object)
         filled[...] = np.asarray(_values(value)).item()
@@ -128,9 +122,6 @@ class ArbPrimitives:
 
     def constant(self, value: Any, like: Any) -> Any:
         return to_arb(Fraction(repr(value)))
-
-    def sqrt_of(self, value: Any, like: Any) -> Any:
-        return to_arb(value).sqrt()
 
     def pi(self, like: Any) -> Any:
         return to_arb(0) + arb.pi()
@@ -206,7 +197,7 @@ def run_elementary(rng: random.Random, tally: ArbTally, count: int = 60) -> None
     tally.ask("sqrt", near ** ours.constant(0.5, near), ArbArray(_each["sqrt"](N.values)))
     n, value = rng.randint(0, 99), rng.uniform(-3, 3)
     for name, ball, number_ in (
-        ("sqrt_of", ours.sqrt_of(n, x), exact.sqrt_of(n, X)),
+        ("sqrt", ours.constant(n, x) ** 0.5, exact.constant(n, X).sqrt()),
         ("pi", ours.pi(x), exact.pi(X)),
         ("constant", ours.constant(value, x), exact.constant(value, X)),
     ):

@@ -157,7 +157,7 @@ FAULTS = [
     ),
     Fault(
         "the one-hot target is dropped",
-        _cross_entropy(lambda tape, d_loss, right: tape[0] * primitives(tape[0]).column(d_loss)),
+        _cross_entropy(lambda tape, d_loss, right: tape[0] * d_loss[:, None]),
         ("gradient.cross-entropy", "loss.gradient-sum", "tensors.loss-bounds"),
         ("gradient.softmax", "gradient.squared-error", "loss.nonnegative"),
     ),
@@ -165,7 +165,7 @@ FAULTS = [
         "the target is added and not subtracted",
         _cross_entropy(
             lambda tape, d_loss, right: (tape[0] * 2 - right.backward(tape, d_loss * 0 + 1))
-            * primitives(tape[0]).column(d_loss)
+            * d_loss[:, None]
         ),
         ("gradient.cross-entropy", "loss.gradient-bounded", "loss.lipschitz", "loss.convex"),
         ("loss.nonnegative",),

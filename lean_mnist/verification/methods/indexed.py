@@ -96,9 +96,8 @@ class IndexedArray:
         return IndexedArray(self.shape[:axis] + self.shape[axis + 1 :], entry)
 
     def __getitem__(self, key: Any) -> IndexedArray:
-        assert key == (slice(None), 0)
-        assert self.shape[1] == 1
-        return IndexedArray(self.shape[:1], lambda i: self.at(i, sympy.Integer(0)))
+        assert key == (slice(None), None)
+        return column(self)
 
 
 def variable(name: str, *shape: Expr) -> IndexedArray:
@@ -171,7 +170,6 @@ class _IndexedPrimitives:
     exp, log, tanh, erf = (
         staticmethod(operator.methodcaller("map", f)) for f in (sympy.exp, sympy.log, sympy.tanh, sympy.erf)
     )
-    column = staticmethod(column)
 
     def affine(self, x_BD: IndexedArray, weight_HD: IndexedArray, bias_H: IndexedArray | None) -> IndexedArray:
         z_BH = x_BD @ weight_HD.T
@@ -191,9 +189,6 @@ class _IndexedPrimitives:
     def row_shift(self, x_BC: IndexedArray) -> IndexedArray:
         return variable("m", x_BC.shape[0], sympy.Integer(1))
 
-    def row_sum(self, x_BC: IndexedArray) -> IndexedArray:
-        return column(x_BC.sum(1))
-
     def spread(self, value: Any, like_B: IndexedArray) -> IndexedArray:
         return constant(value.at() if isinstance(value, IndexedArray) else value, *like_B.shape)
 
@@ -208,9 +203,6 @@ class _IndexedPrimitives:
 
     def constant(self, value: float, like: IndexedArray) -> Expr:
         return sympy.Rational(repr(value))
-
-    def sqrt_of(self, value: int, like: IndexedArray) -> Expr:
-        return sympy.sqrt(value)
 
     def pi(self, like: IndexedArray) -> Expr:
         return sympy.pi
