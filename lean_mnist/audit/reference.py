@@ -107,66 +107,52 @@ def _uncertainty(h: Tensor, weight: Tensor, bias: Tensor | None, of_h: Tensor, d
     return F.linear(rounding * h.abs() + of_h, weight.abs(), own_bias)
 
 
+class Magnitudes(NamedTuple):
+    """Rounding to expect, in units of the network's precision, of each gradient, and of the mean loss by its logits."""
+
+    gradients: list[float]
+    loss: float
+
+
 @torch.no_grad()
-def gradient_magnitudes(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor) -> list[float]:
-    """2-norm of the uncancelled terms of every parameter's gradient, in the order of the parameters.
+def magnitudes(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor) -> Magnitudes:
+    """2-norm of the uncancelled terms of every parameter's gradient, and of the mean loss as a sum of rounded logits.
 
     A gradient is a sum over examples of products of differences. Where ``softmax − onehot`` or the sum over the batch
     cancels, the result is small but its rounding is that of the terms. This follows the terms instead, in float64 and
     in quadrature, because rounding errors are as good as independent (Higham and Mary, 2019)::
 
         forward    e² ← (h² + e²) (W²)ᵀ + b²,  times t² at each activation       e: rounding of h and z, in units
+        loss       (Σ ((p − q + λs) e)²)^½ / N
         logits     m² = ((p + q)² + (p (1 − p))² e² + λ² (s² + e²)) / N²
         backward   |dW|² = Σ (m²)ᵀ h²,  |db|² = Σ m²,  m² ← (m² W²) t²
 
     where ``t`` bounds the terms of σ' (for tanh, ``1 + h²`` rather than ``1 − h²``). Arguments as of
     :func:`reference_gradients`.
     """
-    exact, inputs, terms, z_BH, e2_BD = _forward_terms(loss, layers, x_BD)
-    p_BC, q_BC = torch.softmax(z_BH, 1), _targets(loss, labels_B, z_BH)
-    m2_BH = (p_BC + q_BC).square() + (p_BC * (1 - p_BC)).square() * e2_BD
-    m2_BH = (m2_BH + loss.logit_penalty**2 * (z_BH.square() + e2_BD)) / len(labels_B) ** 2
-    magnitudes: list[float] = []
+    activation, inputs, terms = REFERENCE_ACTIVATIONS[loss.activation], [], []
+    exact = [(w.to(torch.float64), None if b is None else b.to(torch.float64)) for w, b in layers]
+    h = x_BD.to(torch.float64)
+    e2 = torch.zeros_like(h)
+    for index, (weight, bias) in enumerate(exact):
+        inputs.append(h)
+        z = F.linear(h, weight, bias)
+        e2 = F.linear(h.square() + e2, weight.square(), None if bias is None else bias.square())
+        if index + 1 < len(exact):
+            terms.append(activation.slope_terms(z))
+            h, e2 = activation.value(z), terms[-1].square() * e2
+    classes, examples = z.shape[1], max(1, len(labels_B))
+    q = F.one_hot(labels_B, classes) * (1 - loss.label_smoothing) + loss.label_smoothing / classes
+    p, penalty = torch.softmax(z, 1), loss.logit_penalty
+    of_loss = float(((p - q + penalty * z).square() * e2).sum().sqrt()) / examples
+    m2 = (p + q).square() + (p * (1 - p)).square() * e2
+    m2 = (m2 + penalty**2 * (z.square() + e2)) / examples**2
+    gradients: list[float] = []
     for index in reversed(range(len(exact))):
         weight, bias = exact[index]
         if bias is not None:
-            magnitudes.append(float(m2_BH.sum().sqrt()))
-        magnitudes.append(float((m2_BH.T @ inputs[index].square()).sum().sqrt()))
+            gradients.append(float(m2.sum().sqrt()))
+        gradients.append(float((m2.T @ inputs[index].square()).sum().sqrt()))
         if index:
-            m2_BH = (m2_BH @ weight.square()) * terms[index - 1].square()
-    return magnitudes[::-1]
-
-
-@torch.no_grad()
-def loss_magnitude(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor) -> float:
-    """Rounding of the mean loss that comes from that of the logits, in units of the network's precision.
-
-    ``(Σ ((p − q + λs) e)²)^½ / N``, with ``e`` the rounding of the logits as in :func:`gradient_magnitudes`.
-    """
-    _, _, _, z_BC, e2_BC = _forward_terms(loss, layers, x_BD)
-    slope_BC = torch.softmax(z_BC, 1) - _targets(loss, labels_B, z_BC) + loss.logit_penalty * z_BC
-    return float((slope_BC.square() * e2_BC).sum().sqrt()) / max(1, len(labels_B))
-
-
-def _targets(loss: NetworkLoss, labels_B: Tensor, logits_BC: Tensor) -> Tensor:
-    classes = logits_BC.shape[1]
-    return F.one_hot(labels_B, classes) * (1 - loss.label_smoothing) + loss.label_smoothing / classes
-
-
-def _forward_terms(
-    loss: NetworkLoss, layers: Layers, x_BD: Tensor
-) -> tuple[list[tuple[Tensor, Tensor | None]], list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Layers in float64, the input of each, the terms of each slope, the logits, and the square of their rounding."""
-    activation = REFERENCE_ACTIVATIONS[loss.activation]
-    exact = [(w.to(torch.float64), None if b is None else b.to(torch.float64)) for w, b in layers]
-    h_BD = x_BD.to(torch.float64)
-    e2_BD = torch.zeros_like(h_BD)
-    inputs, terms = [], []
-    for index, (weight, bias) in enumerate(exact):
-        inputs.append(h_BD)
-        z_BH = F.linear(h_BD, weight, bias)
-        e2_BD = F.linear(h_BD.square() + e2_BD, weight.square(), None if bias is None else bias.square())
-        if index + 1 < len(exact):
-            terms.append(activation.slope_terms(z_BH))
-            h_BD, e2_BD = activation.value(z_BH), terms[-1].square() * e2_BD
-    return exact, inputs, terms, z_BH, e2_BD
+            m2 = (m2 @ weight.square()) * terms[index - 1].square()
+    return Magnitudes(gradients[::-1], of_loss)

@@ -19,7 +19,7 @@ from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.diagnosis import StepFault, explain_gradcheck, first_fault
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, gradcheck_piece
 from lean_mnist.audit.local_checks import ComputedStep
-from lean_mnist.audit.reference import NetworkLoss, Reference, gradient_magnitudes, loss_magnitude, reference_gradients
+from lean_mnist.audit.reference import Magnitudes, NetworkLoss, Reference, magnitudes, reference_gradients
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.crosscheck.comparison import Divergence, compare
@@ -99,10 +99,7 @@ class ReferenceValues(NamedTuple):
     names: tuple[str, ...]
     reference: Reference  # in float64
     baseline: Reference  # in the precision under test
-    magnitudes: tuple[float, ...]  # of the terms that each gradient is a sum of
-    of_logits: (
-        float  # rounding of a 16-bit network's loss that comes from that of the logits, in its units; 0 for others
-    )
+    magnitudes: Magnitudes  # of the terms that gradients and loss are sums of
     sides: Sequence[Tensor] | None  # of its kink on which the step saw each hidden unit: bool (B, H), one a layer
 
     def compare(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Divergence, ...]:
@@ -110,11 +107,12 @@ class ReferenceValues(NamedTuple):
         # The loss is a difference of logits, so its rounding is relative to them. Of a network in 16 bits it is a
         # float32, and what the logits bring is far more than its own rounding: one baseline may be near by luck.
         of_loss = 4 * (1 + float(self.reference.logits.abs().amax()))
-        of_loss += self.of_logits * torch.finfo(self.baseline.logits.dtype).eps / torch.finfo(loss.dtype).eps
+        narrow = torch.finfo(self.baseline.logits.dtype)
+        if narrow.bits <= 16:
+            of_loss += self.magnitudes.loss * narrow.eps / torch.finfo(loss.dtype).eps
         divergences = [compare("loss", loss.detach(), self.reference.loss, self.baseline.loss, of_loss)]
-        for name, ours, exact, plain, magnitude in zip(
-            self.names, gradients, self.reference.gradients, self.baseline.gradients, self.magnitudes, strict=True
-        ):
+        references = (self.reference.gradients, self.baseline.gradients, self.magnitudes.gradients)
+        for name, ours, exact, plain, magnitude in zip(self.names, gradients, *references, strict=True):
             found = torch.full_like(plain, torch.nan) if ours is None else ours
             divergences.append(compare(name, found, exact, plain, magnitude))
         return tuple(divergences)
@@ -176,9 +174,7 @@ class StepAudit:
             for dtype in (torch.float64, x.dtype)
         )
         names = tuple(name for name, _ in self._model.named_parameters())
-        magnitudes = gradient_magnitudes(self._rule, layers, x, labels)
-        of_logits = loss_magnitude(self._rule, layers, x, labels) if torch.finfo(x.dtype).bits <= 16 else 0.0
-        return ReferenceValues(names, reference, baseline, tuple(magnitudes), of_logits, sides)
+        return ReferenceValues(names, reference, baseline, magnitudes(self._rule, layers, x, labels), sides)
 
     def _fault_of_gradients(
         self, examples: int, values: ReferenceValues, divergences: Sequence[Divergence]

@@ -1,7 +1,7 @@
 """The array primitives that the chain rule is written over, for each kind of array it runs on.
 
-Operators (``+ - * / @``), ``.T``, ``.shape``, ``.sum(axis)`` and ``[:, None]``, a column, mean the same on every kind of
-array and are used as they are. What does not is here. A new kind of array (an interval, a ball) joins by giving its
+Operators (``+ - * / @``), ``.T``, ``.shape``, ``.sum(axis)`` and ``[:, None]`` mean the same on every kind of array and
+are used as they are. What does not is here. A new kind of array (an interval, a ball) joins by giving its
 class an attribute ``__primitives__`` that holds an object with these methods.
 """
 

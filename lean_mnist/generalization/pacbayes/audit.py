@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F  # noqa: N812
 
-from lean_mnist.audit.reference import NetworkLoss, gradient_magnitudes, reference_gradients
+from lean_mnist.audit.reference import NetworkLoss, magnitudes, reference_gradients
 from lean_mnist.crosscheck.comparison import Divergence, compare
 from lean_mnist.generalization.pacbayes.posterior import Goal, PosteriorStep
 from lean_mnist.nn.step import layers_of
@@ -51,7 +51,7 @@ def audit_posterior(step: PosteriorStep) -> tuple[Divergence, ...]:
         for log_scale, noise in zip(step.network.log_scales, step.noise.parameters(), strict=True)
     ]
     layers = layers_of(step.drawn)
-    terms = gradient_magnitudes(_LOSS, layers, *at.batches[0]) if at.batches else [0.0 for _ in deviations]
+    terms = magnitudes(_LOSS, layers, *at.batches[0]).gradients if at.batches else [0.0 for _ in deviations]
     sizes = [*terms, *(term * deviation for term, deviation in zip(terms, deviations, strict=True))]
     named, references = step.network.posterior.named_parameters(), zip(exact.gradients, plain.gradients, strict=True)
     for (name, parameter), (reference, baseline), size in zip(named, references, sizes, strict=True):
