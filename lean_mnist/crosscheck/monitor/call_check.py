@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream, norm, one_line
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import diagnose
-from lean_mnist.crosscheck.module_calls import ModuleReference, RecordedCall, WithReference, copy_of
+from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, WithReference, copy_of
 from lean_mnist.crosscheck.nodes import ancestors, custom_nodes
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
 from lean_mnist.crosscheck.numerics.step_sizes import noise_of

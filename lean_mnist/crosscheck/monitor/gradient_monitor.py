@@ -2,7 +2,7 @@
 
 At scheduled forward passes it finds the ``torch.autograd.Function`` nodes in the graph and the innermost submodule
 whose call made each, keeps what is needed to make that call again, and listens to the nodes in the backward. When the
-backward has run, and before it returns (so before ``optimizer.step``), it checks each such call: ``module_check``. All
+backward has run, and before it returns (so before ``optimizer.step``), it checks each such call: ``call_check``. All
 other steps cost one count.
 
 Limits. Functions called outside of the model's forward (a loss of your own) are not seen: wrap them in a module of the
@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from lean_mnist import torch_internals
-from lean_mnist.crosscheck.module_calls import ModuleReference, RecordedCall, StartedCall, floating
-from lean_mnist.crosscheck.module_check import check_recorded
+from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, StartedCall, floating
+from lean_mnist.crosscheck.monitor.call_check import check_recorded
 from lean_mnist.crosscheck.nodes import custom_nodes
 from lean_mnist.crosscheck.report import ModuleReport
 from lean_mnist.errors import ArgumentError, GradientMismatch
