@@ -5,9 +5,18 @@ anybody's training loop. Nothing here knows of networks or data of ours; ``lean_
 """
 
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.function_check import RULES, check_function
 from lean_mnist.crosscheck.monitor import GradientMonitor
-from lean_mnist.crosscheck.report import FunctionReport
+from lean_mnist.crosscheck.report import FunctionReport, Severity, Verdict
 from lean_mnist.errors import GradientMismatch
 
-__all__ = ["Divergence", "FunctionReport", "GradientMismatch", "GradientMonitor", "check_function"]
+__all__ = [
+    "RULES",
+    "Divergence",
+    "FunctionReport",
+    "GradientMismatch",
+    "GradientMonitor",
+    "Severity",
+    "Verdict",
+    "check_function",
+]

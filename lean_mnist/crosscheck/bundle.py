@@ -11,7 +11,7 @@ import io
 import pickle
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.calls import one_line
+from lean_mnist.crosscheck.options import Options
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.files import write_atomically
 from lean_mnist.version import __version__
@@ -31,7 +32,7 @@ FORMAT = "lean_mnist repro bundle"
 FORMAT_VERSION = 1
 _PLAIN = (type(None), bool, int, float, str, torch.dtype)
 FUNCTION, STEP = "function", "training step"
-_OPTIONS = {"names", "probes", "replays", "vary_batch", "skip"}
+_OPTIONS = {"names", *(option.name for option in fields(Options))}
 _KEYS = {
     FUNCTION: ("function", "reference", "inputs", "requires_grad", "seed", "options", "verdict", "report", "versions"),
     STEP: (

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.calls import Subject, Upstream, norm, normal
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
+from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 
 SCATTER_FACTOR = 10.0  # so many times the scatter under ulp perturbations a difference may be
-
-VaryBatch = bool | Sequence[int] | Callable[[int], Sequence[Any]]
 
 
 @dataclass
@@ -26,9 +24,8 @@ class Context:
     reference: Subject | None
     names: Sequence[str]
     seed: int
-    probes: int = 1
-    replays: int = 1
-    vary_batch: VaryBatch = False
+    options: Options = field(default_factory=Options.once)
+    smooth: Subject | None = None  # whose derivative the gradient is meant to be, instead of the subject's own
     fixed_upstream: Upstream | None = None  # to compare gradients for, instead of random ones
     why_not_float64: str = ""  # why the function does not take float64; empty if it does
     coarsest: float = 0.0  # a unit of rounding on the way that is larger than the dtypes say (autocast, TF32)
@@ -53,6 +50,11 @@ class Context:
     def dtypes(self) -> list[torch.dtype]:
         """The dtypes of the checked inputs and of the outputs."""
         return [*(self.subject.inputs[i].dtype for i in self.checked), *(y.dtype for y in self.outputs)]
+
+    @property
+    def gradient_reference(self) -> Subject | None:
+        """The function, in plain PyTorch, whose gradients the subject's are held against."""
+        return None if self.options.intended else self.smooth or self.reference
 
     @property
     def unit(self) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor
 from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundle import Question
 from lean_mnist.crosscheck.calls import CallFailed, Evaluated, Subject, norm, one_line, same_bits
-from lean_mnist.crosscheck.context import Context, VaryBatch
+from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import why_not_float64
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
-from lean_mnist.crosscheck.report import Finding, FunctionReport, failed
+from lean_mnist.crosscheck.options import Options, VaryBatch
+from lean_mnist.crosscheck.report import GRADIENT, Finding, FunctionReport, Severity, Verdict, failed, note
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
 from lean_mnist.errors import ArgumentError, nearest
 
@@ -41,6 +43,10 @@ def check_function(
     replays: int = 8,
     vary_batch: VaryBatch = False,
     skip: Collection[str] = (),
+    fail_on: str = "error",
+    intended: str = "",
+    derivative_of: Callable[..., Any] | None = None,
+    tolerance: float = 0.0,
 ) -> FunctionReport:
     """Check ``function`` (say ``MyFunction.apply``) and its gradients against ``reference``, in plain PyTorch.
 
@@ -62,7 +68,16 @@ def check_function(
         vary_batch: check other batch sizes too (0, 1, 3, 17, 35). ``True``: of all inputs that are as long as the first
             checked one; or the indices of the inputs whose dimension 0 is the batch; or a function from size to inputs.
         skip: names of ``RULES`` that are not to be asked, because the Function means to break them.
+        fail_on: the least severity that makes the report fail: ``"error"`` (a first-order gradient is wrong),
+            ``"warning"`` (silently wrong in another use that PyTorch allows), or ``"note"``.
+        intended: a word for why the gradient is meant not to be the derivative, such as ``"surrogate"``
+            (straight-through estimators, gradient reversal, natural gradients). The oracles are not asked then, the
+            contract is. A Function can say so itself by a class attribute of this name.
+        derivative_of: a function of the same inputs, in plain PyTorch, whose derivative the gradient is meant to be
+            (the sigmoid behind a step's surrogate gradient). Gradients are compared with its; also a class attribute.
+        tolerance: a relative error that gradients may have beside rounding, as those of iterative solvers do.
 
+    The report's verdict is ``FAILED``, ``PASSED``, or, where no oracle applied to some input, ``INCONCLUSIVE``.
     Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
     function that raises on these inputs); a wrong gradient is not an error but a report that is not ``ok``.
     """
@@ -72,11 +87,16 @@ def check_function(
     if not isinstance(inputs, (list, tuple)):
         raise ArgumentError(f"inputs: expected a list of arguments, found {type(inputs).__name__}")
     names = list(names) if names is not None else [f"input {i}" for i in range(len(inputs))]
-    checked = _validated(inputs, names, probes, replays, skip)
+    options = Options(
+        probes=probes, replays=replays, vary_batch=vary_batch, skip=skip, fail_on=fail_on, tolerance=tolerance,
+        intended=intended or _declared(function, "intended") or "",
+        derivative_of=derivative_of or _declared(function, "derivative_of"),
+    )  # fmt: skip
+    checked = _validated(inputs, names, skip)
     seed = secrets.randbits(48) if seed is None else seed
     own, kept = ([x.detach().clone() if isinstance(x, Tensor) else x for x in inputs] for _ in range(2))
-    options = {"names": names, "probes": probes, "replays": replays, "vary_batch": vary_batch, "skip": list(skip)}
-    question = Question(function, reference, tuple(kept), tuple(i in checked for i in range(len(inputs))), options)
+    asked = {"names": names, **vars(options), "skip": list(skip)}
+    question = Question(function, reference, tuple(kept), tuple(i in checked for i in range(len(inputs))), asked)
     # A stochastic function is seeded on every device in use, so the generators of all are put back.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         subject = Subject(function, "function", own, checked)
@@ -84,23 +104,55 @@ def check_function(
         other = None if reference is None else Subject(reference, "reference", own, checked, subject.seed)
         if other is not None:
             _require_same_shapes(first, other)
-        ctx = Context(subject, other, names, seed, probes, replays, vary_batch)
-        findings = _ask(ctx, frozenset(skip))
+        smooth = None
+        if options.derivative_of is not None:
+            smooth = replace(subject, function=options.derivative_of, role="derivative_of")
+            _require_same_shapes(first, smooth)
+        ctx = Context(subject, other, names, seed, options, smooth)
+        findings = _ask(ctx)
     worth = f"{escape_probability(probes):.1e}"
-    note = f"{probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
+    remark = f"{probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
     if reference is None:
-        note += "; no reference, so the forward itself was not checked"
-    return FunctionReport(tuple(findings), seed, note, question)
+        remark += "; no reference, so the forward itself was not checked"
+    oracles = tuple(rule.name for rule in rules.RULES if rule.oracle and rule.name not in skip)
+    judged_by = {} if options.intended else _judged_by(ctx, findings)
+    return FunctionReport(
+        tuple(findings), seed, remark, Severity(fail_on), options.intended, judged_by, oracles, question=question
+    )
 
 
-def _ask(ctx: Context, skip: frozenset[str]) -> list[Finding]:
+def _judged_by(ctx: Context, findings: Sequence[Finding]) -> dict[str, tuple[str, ...]]:
+    """The oracles that applied to each checked input; to one without entries there is nothing to apply."""
+    looked = [finding for finding in findings if finding.oracle and finding.verdict is not Verdict.NOT_APPLICABLE]
+    sizes = {ctx.name(place): ctx.subject.inputs[i].numel() for place, i in enumerate(ctx.checked)}
+    nothing = not any(sizes.values())
+    return {
+        name: tuple(dict.fromkeys(f.rule for f in looked if size and f.subject in (name, "")))
+        for name, size in sizes.items()
+        if size or nothing
+    }
+
+
+def _declared(function: Callable[..., Any], attribute: str) -> Any:
+    """What the Function behind ``MyFunction.apply`` says of its own gradient, by a class attribute."""
+    owner = getattr(function, "__self__", None)
+    declares = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
+    return getattr(owner, attribute, None) if declares else None
+
+
+def _ask(ctx: Context) -> list[Finding]:
     try:
         ctx.subject.vjp(ctx.gaussian())
     except CallFailed as failure:
         return [failed(f"{failure}{_named_input(failure, ctx)}", rule="backward")]
     ctx.why_not_float64 = why_not_float64(ctx)
-    asked = [rule for rule in rules.RULES if rule.name not in skip]
-    return [finding for rule in asked for finding in rule.findings(ctx) if finding.rule not in skip]
+    skip, intended = ctx.options.skip, ctx.options.intended
+    said = [note(f"{intended}: the gradient is meant not to be the derivative, and is compared with none")]
+    findings = [replace(said[0], rule="intended")] if intended else []
+    for rule in rules.RULES:
+        if rule.name not in skip and not (intended and rule.oracle and rule.name != GRADIENT):  # which compares outputs
+            findings += [finding for finding in rule.findings(ctx) if finding.rule not in skip]
+    return findings
 
 
 def _require_callable(name: str, given: object) -> None:
@@ -112,20 +164,13 @@ def _require_callable(name: str, given: object) -> None:
         raise ArgumentError(f"{name}: expected a function, found {type(given).__name__}")
 
 
-def _validated(
-    inputs: Sequence[Any], names: Sequence[str], probes: int, replays: int, skip: Collection[str]
-) -> tuple[int, ...]:
+def _validated(inputs: Sequence[Any], names: Sequence[str], skip: Collection[str]) -> tuple[int, ...]:
     """The indices of the inputs that are checked."""
     if len(names) != len(inputs):
         raise ArgumentError(f"names: expected {len(inputs)}, one an input, found {len(names)}")
-    if isinstance(skip, str):
-        raise ArgumentError(f"skip: expected a list of names of RULES, found the string {skip!r}")
     for rule in skip:
         if rule not in RULES:
             raise ArgumentError(f"skip: expected names of RULES, found {rule!r}{nearest(rule, RULES)}")
-    for option, value in (("probes", probes), ("replays", replays)):
-        if not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")
     checked = tuple(i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
     if not checked:
         raise ArgumentError("inputs: expected at least one floating tensor with requires_grad, found none")
@@ -185,17 +230,21 @@ def _require_same_shapes(first: Evaluated, reference: Subject) -> None:
     except CallFailed:  # in this precision; float64 decides
         outputs = []
     if outputs and not any(y.requires_grad for y in outputs):
-        raise ArgumentError("reference: expected an output that depends on an input with requires_grad, found none")
+        raise ArgumentError(
+            f"{reference.role}: expected an output that depends on an input with requires_grad, found none"
+        )
     exact = reference_outputs(reference, [y.dtype for y in first.outputs], torch.Generator()).exact
     if not exact:
-        raise ArgumentError("reference: expected a floating output, found none")
+        raise ArgumentError(f"{reference.role}: expected a floating output, found none")
     if [y.shape for y in first.outputs] != [y.shape for y in exact]:
         shapes = [[tuple(y.shape) for y in result] for result in (exact, first.outputs)]
-        raise ArgumentError(f"function: expected outputs of the reference's shapes {shapes[0]}, found {shapes[1]}")
+        raise ArgumentError(
+            f"function: expected outputs of the {reference.role}'s shapes {shapes[0]}, found {shapes[1]}"
+        )
     for y, of_reference in zip(first.outputs, exact, strict=True):
         if torch.finfo(of_reference.dtype).eps > torch.finfo(y.dtype).eps:
             raise ArgumentError(
-                "reference: expected one that computes in the precision of its inputs, found outputs in "
+                f"{reference.role}: expected one that computes in the precision of its inputs, found outputs in "
                 f"{of_reference.dtype} from inputs in float64"
             )
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.diagnosis.kinds import Diagnosis, Kind
+from lean_mnist.crosscheck.verdicts import Severity as Severity
+from lean_mnist.crosscheck.verdicts import Verdict as Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 if TYPE_CHECKING:
@@ -18,26 +20,12 @@ if TYPE_CHECKING:
 OUTPUT, GRADIENT, GRADCHECK = "output", "gradient", "gradcheck"  # rules that reports have attributes for
 
 
-class Verdict(Enum):
-    """The verdict of one rule on one tensor, gravest first. Only ``FAILED`` says that the Function is wrong."""
-
-    FAILED = "FAILED"
-    KINK = "kink"  # not differentiable here: either side's slope is a right answer
-    PASSED = "passed"
-    NOT_APPLICABLE = "not applicable"
-
-    @property
-    def rank(self) -> int:
-        """0 for the gravest."""
-        return list(Verdict).index(self)
-
-
 @dataclass(frozen=True)
 class Finding:
     """One line of a report: what a rule found of ``subject``, the name of an input or output.
 
     ``divergence`` is set where the finding is a comparison with the reference. ``points_to`` is the class of fault that
-    the rule itself points to, whatever the wrong values look like.
+    the rule itself points to, whatever the wrong values look like. ``severity`` is that of the rule, unless given.
     """
 
     verdict: Verdict
@@ -47,6 +35,16 @@ class Finding:
     rule: str = ""
     divergence: Divergence | None = None
     points_to: Kind | None = None
+    severity: Severity | None = None
+    oracle: bool = False  # whether the rule can tell a first-order gradient from a wrong one
+
+    @property
+    def label(self) -> str:
+        """The severity of what failed and of notes, else the verdict."""
+        severity = self.severity or Severity.ERROR
+        if self.verdict is Verdict.FAILED or severity is Severity.NOTE:
+            return severity.name
+        return self.verdict.value
 
     @property
     def line(self) -> str:
@@ -56,7 +54,7 @@ class Finding:
         return f"{self.rule}, {self.subject}: {self.text}" if self.subject else f"{self.rule}: {self.text}"
 
     def __str__(self) -> str:
-        return f"{self.verdict.value}  {self.line}" + (f"; {self.diagnosis}" if self.diagnosis else "")
+        return f"{self.label}  {self.line}" + (f"; {self.diagnosis}" if self.diagnosis else "")
 
 
 # Arguments: the text, the subject, the diagnosis.
@@ -64,23 +62,41 @@ passed = partial(Finding, Verdict.PASSED)
 failed = partial(Finding, Verdict.FAILED)
 kink = partial(Finding, Verdict.KINK)
 not_applicable = partial(Finding, Verdict.NOT_APPLICABLE)
+note = partial(Finding, Verdict.NOT_APPLICABLE, severity=Severity.NOTE)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Findings in the order of the rules, and whether anything failed."""
+    """Findings in the order of the rules, and the verdict that they amount to."""
 
     findings: tuple[Finding, ...]
 
     @property
+    def verdict(self) -> Verdict:
+        """``FAILED``, ``INCONCLUSIVE`` where no oracle applied, or ``PASSED``. A kink is no failure."""
+        raise NotImplementedError
+
+    @property
     def ok(self) -> bool:
-        """Nothing failed. A kink is no failure, nor is a rule that does not apply."""
-        return not self.failures
+        """True if the verdict is ``PASSED``: something looked, and nothing failed that counts."""
+        return self.verdict is Verdict.PASSED
 
     @property
     def failures(self) -> tuple[Finding, ...]:
-        """The findings that failed."""
-        return tuple(finding for finding in self.findings if finding.verdict is Verdict.FAILED)
+        """The findings that failed and count as failures."""
+        return self._failed(Severity.ERROR)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that failed with severity ``WARNING``, whether or not they count as failures."""
+        return tuple(f for f in self._failed(Severity.WARNING) if f.severity is Severity.WARNING)
+
+    def _failed(self, least: Severity) -> tuple[Finding, ...]:
+        return tuple(
+            finding
+            for finding in self.findings
+            if finding.verdict is Verdict.FAILED and (finding.severity or Severity.ERROR).rank <= least.rank
+        )
 
     @property
     def likely_kind(self) -> Kind | None:
@@ -100,13 +116,13 @@ class Report:
             return Kind.UPSTREAM_IGNORED
         return kinds[0] if kinds else Kind.WRONG_VALUES if self.failures else None
 
-    @property
-    def _verdict(self) -> str:
-        return Verdict.PASSED.value if self.ok else Verdict.FAILED.value
-
     def _lines(self) -> list[str]:
         """The findings, gravest first."""
-        return [f"  {finding}" for finding in sorted(self.findings, key=lambda finding: finding.verdict.rank)]
+
+        def rank(finding: Finding) -> tuple[int, int]:
+            return finding.verdict.rank, (finding.severity or Severity.ERROR).rank
+
+        return [f"  {finding}" for finding in sorted(self.findings, key=rank)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,28 @@ class FunctionReport(Report):
 
     seed: int = 0
     note: str = ""  # how much the probes are worth, and what was not checked
+    fail_on: Severity = Severity.ERROR
+    intended: str = ""  # why the gradient is meant to be another than the derivative
+    judged_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by input, the oracles that applied
+    oracles: tuple[str, ...] = ()  # that were asked
     question: Question | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """``FAILED`` by what is as grave as ``fail_on``; ``INCONCLUSIVE`` where some input was judged by no oracle."""
+        if self.failures:
+            return Verdict.FAILED
+        return Verdict.INCONCLUSIVE if self.unjudged and not self.intended else Verdict.PASSED
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """The findings that failed, as grave as ``fail_on`` or graver."""
+        return self._failed(self.fail_on)
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """The checked inputs whose gradient no oracle could tell from a wrong one."""
+        return tuple(name for name, oracles in self.judged_by.items() if not oracles)
 
     @property
     def outputs(self) -> tuple[Divergence, ...]:
@@ -140,7 +177,7 @@ class FunctionReport(Report):
         return "not run"
 
     def raise_if_failed(self) -> None:
-        """Raise ``GradientMismatch`` with this report as its message unless everything passed."""
+        """Raise ``GradientMismatch`` with this report as its message unless it is ``ok``."""
         if not self.ok:
             raise GradientMismatch(str(self))
 
@@ -157,7 +194,14 @@ class FunctionReport(Report):
 
     def __str__(self) -> str:
         note = [f"  {self.note}"] if self.note else []
-        return "\n".join([f"{self._verdict} (seed {self.seed})", *self._lines(), *note])
+        return "\n".join([f"{self._headline} (seed {self.seed})", *self._lines(), *note])
+
+    @property
+    def _headline(self) -> str:
+        if self.verdict is Verdict.INCONCLUSIVE:
+            return f"INCONCLUSIVE: of {len(self.oracles)} oracles none applied to {', '.join(self.unjudged)}"
+        warned = len(self.warnings) if self.verdict is Verdict.PASSED else 0
+        return self.verdict.value + f" with {warned} warning{'s' * (warned > 1)}" * (warned > 0)
 
 
 @dataclass(frozen=True)
@@ -169,9 +213,19 @@ class ModuleReport(Report):
     seconds: float
 
     @property
+    def verdict(self) -> Verdict:
+        """``FAILED``, ``PASSED`` if differences or a reference agree, else ``INCONCLUSIVE`` or ``NOT_APPLICABLE``."""
+        if self.failures:
+            return Verdict.FAILED
+        if all(finding.verdict is Verdict.NOT_APPLICABLE for finding in self.findings):
+            return Verdict.NOT_APPLICABLE
+        judged = any(f.oracle and f.verdict in (Verdict.PASSED, Verdict.KINK) for f in self.findings)
+        return Verdict.PASSED if judged else Verdict.INCONCLUSIVE
+
+    @property
     def checked(self) -> bool:
-        """True if any rule could be applied."""
-        return any(finding.verdict is not Verdict.NOT_APPLICABLE for finding in self.findings)
+        """True if the gradients were held against an oracle."""
+        return self.verdict in (Verdict.FAILED, Verdict.PASSED)
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.module}, forward {self.step}: {self._verdict}", *self._lines()])
+        return "\n".join([f"{self.module}, forward {self.step}: {self.verdict.value}", *self._lines()])

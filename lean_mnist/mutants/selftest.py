@@ -89,10 +89,10 @@ def _try_calls(mutant: Mutant, seed: int) -> MutantResult:
 def refused(function: Any, reference: Any, inputs: Any, seed: int) -> CheckFailure | None:
     """Objection of ``check_function`` to a function, which may raise; ``None`` if it passes."""
     try:
-        report = check_function(function, reference, inputs, seed=seed)
+        report = check_function(function, reference, inputs, seed=seed, fail_on="warning")
     except (RuntimeError, IndexError, ValueError) as error:
         return CheckFailure(_IN_CALLS, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    if report.ok:
+    if not report.failures:
         return None
     return CheckFailure(_IN_CALLS, str(report.failures[0]).splitlines()[0], report.likely_kind)
 

@@ -134,7 +134,7 @@ def verdict(function: Any, reference: Any, inputs: Any, names: Any) -> Any:
 
 def test_a_wrong_number_of_gradients() -> None:
     text = verdict(linear(lambda v, x, w, g: v[:2]), None, [leaf(4, 3), leaf(2, 3), leaf(2)], ["x", "weight", "bias"])
-    assert "FAILED  backward: backward raised RuntimeError" in text
+    assert "ERROR  backward: backward raised RuntimeError" in text
     assert "returned an incorrect number of gradients (expected 3, got 2)" in text
 
 
@@ -150,18 +150,18 @@ def test_a_backward_that_raises() -> None:
         raise KeyError("mask")
 
     text = verdict(made(torch.sin, backward), torch.sin, [leaf(4, 3)], ["x"])
-    assert "FAILED  backward: backward raised KeyError: 'mask'" in text
+    assert "ERROR  backward: backward raised KeyError: 'mask'" in text
 
 
 def test_a_backward_that_returns_no_tensor() -> None:
     text = verdict(made(torch.sin, lambda ctx, saved, g: 3.0), torch.sin, [leaf(4, 3)], ["x"])
-    assert "FAILED  backward: backward raised" in text
+    assert "ERROR  backward: backward raised" in text
 
 
 def test_nan_and_infinity_in_a_gradient() -> None:
     for value in (torch.nan, torch.inf):
         text = verdict(made(torch.sin, lambda ctx, s, g, v=value: g * v), torch.sin, [leaf(4, 3)], ["x"])
-        assert "FAILED  gradient of x" in text
+        assert "ERROR  gradient of x" in text
         assert "likely NaN: 12 of 12 values are" in text
         verdict(made(torch.sin, lambda ctx, s, g, v=value: g * v), None, [leaf(4, 3)], ["x"])
 

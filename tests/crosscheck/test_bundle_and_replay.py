@@ -83,7 +83,7 @@ def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lean_mnist.crosscheck.replay"]
     done = subprocess.run([*command, path, *HERE], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
-    assert "FAILED  gradient of input 0" in done.stdout
+    assert "ERROR  gradient of input 0" in done.stdout
     with pytest.raises(CheckpointError, match=r"none.pt: no such file") as raised:
         replay.main([str(tmp_path / "none.pt")])
     assert raised.value.exit_status == 2

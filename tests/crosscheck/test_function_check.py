@@ -212,7 +212,7 @@ def test_planted_bugs_are_found_and_the_input_named(bug: str, shape: Any) -> Non
     assert not report.ok
     assert wrong_inputs(report) == wrong, report
     assert all(divergence.passed for divergence in report.outputs)
-    with pytest.raises(GradientMismatch, match=f"FAILED  gradient of {min(wrong)}"):
+    with pytest.raises(GradientMismatch, match=f"ERROR  gradient of {min(wrong)}"):
         report.raise_if_failed()
 
 
@@ -254,7 +254,7 @@ def test_the_report_in_words() -> None:
     assert first == "FAILED (seed 11)"
     # What failed comes first, and only what is about the weight has.
     verdicts = [line.split()[0] for line in lines if not line.lstrip().startswith("not applicable")]
-    failed = [line for line in lines if line.lstrip().startswith("FAILED")]
+    failed = [line for line in lines if line.lstrip().startswith("ERROR")]
     assert failed == lines[: len(failed)]
     assert "passed" in verdicts
     index = r"\[\d, \d\]"
@@ -299,9 +299,9 @@ def test_ok(gradcheck: Finding, words: str, wrong: str | None) -> None:
 
 
 def test_every_module_of_rules_is_asked_in_the_order_of_its_numbers() -> None:
-    expected = """gradient, JVP-VJP product, finite differences, Taylor test, upstream gradient, upstream layout,
-        undefined upstream, input layout, mutation, replay, needs_input_grad, double backward, autocast, gradcheck,
-        batch size"""
+    expected = """gradient, output, JVP-VJP product, finite differences, Taylor test, upstream gradient,
+        upstream layout, undefined upstream, input layout, mutation, replay, needs_input_grad, double backward,
+        autocast, gradcheck, batch size"""
     assert list(RULES) == [" ".join(name.split()) for name in expected.split(",")]
     modules = {module.name for module in pkgutil.iter_modules(rules.__path__)}
     assert {registered.ask.__module__.rpartition(".")[2] for registered in rules.RULES} == modules
@@ -420,7 +420,7 @@ def test_outputs_that_are_lists_or_hold_integers() -> None:
     assert len(report.outputs) == 1
 
 
-@pytest.mark.parametrize("shape", [(), (0, 3), (1, 1), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (1, 1), (2, 3, 4)])
 def test_shapes(shape: Any) -> None:
     assert check_function(functional.tanh, torch.tanh, leaves(shape), seed=SEED).ok
 

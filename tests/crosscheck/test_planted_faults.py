@@ -13,9 +13,9 @@ from tests.support.planted_faults import LINEAR, OTHER, WRONG_VALUES, linear, ma
 
 
 def check(fault: Any, reference: Any = True, **options: Any) -> Any:
-    return check_function(
-        fault.function, fault.reference if reference else None, fault.inputs(), vary_batch=fault.vary_batch, **options
-    )
+    reference = fault.reference if reference else None
+    options = {"vary_batch": fault.vary_batch, "fail_on": "warning", **options}
+    return check_function(fault.function, reference, fault.inputs(), **options)
 
 
 def findings(report: Any, fault: Any) -> Any:
@@ -142,7 +142,7 @@ def test_failures_come_first_and_one_to_a_line() -> None:
     assert first == "FAILED (seed 1)"
     assert len(lines) == len(report.findings) + 1
     verdicts = [line.split()[0] for line in lines[:-1]]
-    assert verdicts == sorted(verdicts, key=["FAILED", "kink", "passed", "not"].index)
+    assert verdicts == sorted(verdicts, key=["ERROR", "WARNING", "kink", "passed", "not"].index)
     assert "probes: an error 100 times" in lines[-1]
 
 

@@ -29,7 +29,7 @@ LOOPS = {
     "of one's own": (
         block("zero_grad"),
         None,
-        r"^1 \(Norm\), forward 0: FAILED\n  FAILED  finite differences, input 0",
+        r"^1 \(Norm\), forward 0: FAILED\n  ERROR  finite differences, input 0",
     ),
     "lightning": (block("lightning.Trainer"), "lightning", r"^model\.1 \(Norm\), forward 0: FAILED"),
     "huggingface": (block("TrainingArguments"), "transformers", r"^model\.1 \(Norm\), forward 0: FAILED"),
@@ -64,5 +64,5 @@ def test_the_loops(loop: Any, right: bool, tmp_path: Path, monkeypatch: pytest.M
 def test_the_fixture(gradient_check: Any) -> None:
     names: dict[str, Any] = {}
     exec(MODEL + block("def test_backward"), names)
-    with pytest.raises(pytest.fail.Exception, match="FAILED  finite differences, input 0"):
+    with pytest.raises(pytest.fail.Exception, match="ERROR  finite differences, input 0"):
         names["test_backward"](gradient_check)

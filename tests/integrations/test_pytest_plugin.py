@@ -54,7 +54,7 @@ def test_the_fixture(gradient_check: Any, monkeypatch: pytest.MonkeyPatch, wrong
         return gradient_check(SwitchedRMSNorm.apply, None, [x, weight], names=["x", "weight"], seed=5)
 
     if wrong:
-        with pytest.raises(pytest.fail.Exception, match=r"^FAILED \(seed 5\)\n  FAILED  finite differences, x: "):
+        with pytest.raises(pytest.fail.Exception, match=r"^FAILED \(seed 5\)\n  ERROR  finite differences, x: "):
             check()
     else:
         assert check().seed == 5
@@ -67,7 +67,7 @@ def test_it_is_there_once_the_package_is_installed(pytester: pytest.Pytester) ->
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=1, failed=1)
-    gradient = "  FAILED  gradient of x*likely constant factor: 0.666667 times the reference*"
+    gradient = "  ERROR  gradient of x*likely constant factor: 0.666667 times the reference*"
     result.stdout.fnmatch_lines(["*_ test_wrong _*", "FAILED (seed 5)", gradient])
     result.stdout.no_fnmatch_line("*check_function(*")  # the report, and no traceback through our code
 

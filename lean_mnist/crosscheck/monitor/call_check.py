@@ -169,7 +169,7 @@ def _along_one_line(ctx: Context, upstream: Upstream, gradients: list[Tensor]) -
     findings = findings or [replace(outcome.slope, subject=", ".join(ctx.names))]
     words = ", at a perturbed point" * (at is not ctx.subject and wrong)
     words += f", by differences in {str(precision).removeprefix('torch.')}"
-    return [replace(finding, text=finding.text + words, rule=DIFFERENCES) for finding in findings]
+    return [replace(finding, text=finding.text + words, rule=DIFFERENCES, oracle=True) for finding in findings]
 
 
 def _under_autocast(ctx: Context, upstream: Upstream, gradients: Sequence[Tensor], in32: Sequence[Tensor]) -> Finding:
@@ -194,4 +194,4 @@ def _against_reference(ctx: Context, recorded: RecordedCall, referee: nn.Module,
         text = f"the module's outputs have shapes {shapes[0]}, the reference's {shapes[1]}"
         return [failed(text, rule=REFERENCE)]
     findings = [finding for finding in compare_with_reference(ctx) if finding.rule == GRADIENT]
-    return [replace(finding, rule=REFERENCE, subject="", divergence=None) for finding in findings]
+    return [replace(finding, rule=REFERENCE, subject="", divergence=None, oracle=True) for finding in findings]

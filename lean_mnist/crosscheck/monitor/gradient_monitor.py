@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from lean_mnist import torch_internals
-from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, StartedCall, floating
 from lean_mnist.crosscheck.monitor.call_check import check_recorded
+from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, StartedCall, floating
 from lean_mnist.crosscheck.nodes import custom_nodes
 from lean_mnist.crosscheck.report import ModuleReport
 from lean_mnist.errors import ArgumentError, GradientMismatch
@@ -211,7 +211,7 @@ class GradientMonitor:
             for k, recorded in enumerate(ready)
         ]
         self.history.extend(reports)
-        failed = [(report, recorded.path) for report, recorded in zip(reports, ready, strict=True) if not report.ok]
+        failed = [(report, recorded.path) for report, recorded in zip(reports, ready, strict=True) if report.failures]
         # Without the modules that are wrong only because, or at least also because, a part of them is.
         wrong = [r for r, outer in failed if not any(_is_part(inner, outer) for _, inner in failed)]
         if not wrong:

@@ -93,6 +93,7 @@ def slope_test(
     noise: Callable[[Line], float],
     dtype: torch.dtype | None = None,
     enough: float = 0.0,
+    forward: Subject | None = None,
 ) -> Outcome:
     """Judge the gradients of the checked inputs at ``places`` for ``upstream``, jointly along one random line.
 
@@ -101,13 +102,16 @@ def slope_test(
         precision: in which differences are taken.
         noise: of the function, estimated along a line.
         enough: the share of what rounding explains to which the slope need be known.
+        forward: of which differences are taken, if not of ``subject``.
     """
     claimed = [gradients[place] for place in places]
     # Each tensor has about the same weight, so that an error in the gradient of one is not lost beside another.
     sizes = [root_mean_square(subject.inputs[subject.checked[place]]) * norm(gradients[place]) for place in places]
     smallest = min((size for size in sizes if size > 0), default=1.0)
     weights = [min(1.0, max(smallest / size, 1e-3)) if size > 0 else 1.0 for size in sizes]
-    line = line_through(subject, places, precision, generator, upstream, weights)
+    line = line_through(
+        subject, places, precision, generator, upstream, weights, None if forward is None else forward.values
+    )
     floor = FLOOR_ULPS * unit * sum(norm(u * g.double()) for u, g in zip(line.directions, claimed, strict=True))
 
     def change() -> float:

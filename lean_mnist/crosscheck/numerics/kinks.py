@@ -31,10 +31,10 @@ def at_a_kink(ctx: Context, place: int, upstream: Upstream, error: float) -> boo
     Two things must hold. The reference's gradient jumps there: within ``UNITS`` units of rounding it changes by a
     fair share of ``error``. And at a perturbed point the function agrees with the reference.
     """
-    assert ctx.reference is not None
-    there, tried = ctx.reference, 0
+    assert ctx.gradient_reference is not None
+    there, tried = ctx.gradient_reference, 0
     while math.isfinite(error) and tried < POINTS and _jumps(ctx, there, place, upstream, error):
-        there, tried = ctx.reference.at(ctx.subject.moved(ctx.generator, 1e-3)), tried + 1
+        there, tried = ctx.gradient_reference.at(ctx.subject.moved(ctx.generator, 1e-3)), tried + 1
         values = reference_gradients(there, upstream, ctx.generator)
         ours = ctx.subject.vjp(upstream, there.inputs)[place]
         if values.compare(place, "", ours).passed:

@@ -18,19 +18,21 @@ from torch import Tensor
 from lean_mnist.crosscheck.calls import CallFailed, Upstream
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Kind, diagnose
-from lean_mnist.crosscheck.report import Finding, failed
+from lean_mnist.crosscheck.report import Finding, Severity, failed
 
 Ask = Callable[[Context], "list[Finding]"]
 
 
 class Rule(NamedTuple):
-    """A rule; ``also`` are other names that its findings have, ``points_to`` is theirs (see ``Finding``)."""
+    """A rule; ``also`` are other names that its findings have, the rest is theirs (see ``Finding``)."""
 
     name: str
     order: int
     ask: Ask
     also: tuple[str, ...]
     points_to: Kind | None
+    severity: Severity
+    oracle: bool
 
     def findings(self, ctx: Context) -> list[Finding]:
         """The findings, each with the rule's name unless it has another; a call that raises is one that failed."""
@@ -38,17 +40,33 @@ class Rule(NamedTuple):
             found = self.ask(ctx)
         except CallFailed as failure:  # it ran before, so it does not always
             found = [failed(f"its {failure}")]
-        return [replace(finding, rule=finding.rule or self.name, points_to=self.points_to) for finding in found]
+        return [self._own(finding) for finding in found]
+
+    def _own(self, finding: Finding) -> Finding:
+        name, severity = finding.rule or self.name, finding.severity or self.severity
+        oracle = self.oracle and name == self.name
+        return replace(finding, rule=name, points_to=self.points_to, severity=severity, oracle=oracle)
 
 
 _REGISTERED: list[Rule] = []
 
 
-def rule(name: str, *, order: int, also: tuple[str, ...] = (), points_to: Kind | None = None) -> Callable[[Ask], Ask]:
-    """Register the decorated function as the rule ``name``."""
+def rule(
+    name: str,
+    *,
+    order: int,
+    also: tuple[str, ...] = (),
+    points_to: Kind | None = None,
+    severity: Severity = Severity.ERROR,
+    oracle: bool = False,
+) -> Callable[[Ask], Ask]:
+    """Register the decorated function as the rule ``name``.
+
+    ``severity`` is that of its failures; an ``oracle`` can tell a first-order gradient from a wrong one.
+    """
 
     def register(ask: Ask) -> Ask:
-        _REGISTERED.append(Rule(name, order, ask, also, points_to))
+        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle))
         return ask
 
     return register

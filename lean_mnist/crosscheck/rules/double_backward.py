@@ -21,7 +21,7 @@ from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.numerics.differences import judge, line_through
 from lean_mnist.crosscheck.numerics.step_sizes import noise_of
 from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_vjp, scatter
-from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
+from lean_mnist.crosscheck.report import Finding, Severity, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 
 # In float64 a right second derivative is off by some 1e-15; a wrong one is off by some of its terms.
@@ -79,7 +79,7 @@ class _Twice:
             return second_derivatives(self.ctx.subject, self.upstream, self.weights, self.dtype)
 
 
-@rule("double backward", order=110)
+@rule("double backward", order=110, severity=Severity.WARNING)
 def double_backward(ctx: Context) -> list[Finding]:
     """Right to the precision of float64 (or of its own, where it does not take float64), or refused with an error."""
     dtype = torch.float64 if not ctx.why_not_float64 else None
@@ -91,11 +91,11 @@ def double_backward(ctx: Context) -> list[Finding]:
     except Refused as refusal:
         return [passed(f"refused with an error ({refusal})")]
     twice = _Twice(ctx, upstream, weights, dtype, unit, found)
-    if ctx.reference is None:
+    if ctx.gradient_reference is None:
         findings = _against_differences(twice)
     else:
         try:
-            exact = second_derivatives(ctx.reference, [v.double() for v in upstream], weights, torch.float64)
+            exact = second_derivatives(ctx.gradient_reference, [v.double() for v in upstream], weights, torch.float64)
         except Refused as refusal:
             return [not_applicable(f"the reference: {refusal}")]
         findings = _against_reference(twice, exact.in_inputs)

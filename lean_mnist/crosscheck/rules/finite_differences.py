@@ -17,16 +17,16 @@ from lean_mnist.crosscheck.rules import rule
 DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
 
 
-@rule(DIFFERENCES, order=30, also=(TAYLOR,))
+@rule(DIFFERENCES, order=30, also=(TAYLOR,), oracle=True)
 def finite_differences(ctx: Context) -> list[Finding]:
     """The gradient in float64, and in the precision under test where the comparison does not say more of it."""
     in64, own = not ctx.why_not_float64, ctx.dtypes[0]
     runs = [(torch.float64, torch.float64)] if in64 else []
-    if own != torch.float64 and (ctx.reference is None or not in64):
+    if own != torch.float64 and (ctx.gradient_reference is None or not in64):
         runs.append((own, torch.float64 if in64 and same_in_float64(ctx) else own))
     findings: list[Finding] = []
     for precision, differences_in in runs:
-        probes = ctx.probes if precision == torch.float64 or not in64 else 1
+        probes = ctx.options.probes if precision == torch.float64 or not in64 else 1
         for place, i in enumerate(ctx.checked):
             if ctx.subject.inputs[i].numel():
                 findings += _one_input(ctx, place, precision, differences_in, probes)
@@ -78,5 +78,5 @@ def _along_one_input(
     unit = torch.finfo(gradients[place].dtype).eps / 2 if dtype is not None else ctx.unit
     return slope_test(
         subject, [place], upstream, gradients, ctx.generator,
-        precision=differences_in, unit=unit, noise=noise, dtype=dtype,
+        precision=differences_in, unit=unit, noise=noise, dtype=dtype, forward=ctx.smooth,
     )  # fmt: skip

@@ -33,21 +33,22 @@ from lean_mnist.crosscheck.rules import rule
 STANDARD_DEVIATIONS = 6.0
 
 
-@rule("JVP-VJP product", order=20)
+@rule("JVP-VJP product", order=20, oracle=True)
 def forward_mode(ctx: Context) -> list[Finding]:
     """``⟨J u, v⟩ = ⟨u, Jᵀ v⟩`` for random ``u`` and ``v``, one input at a time."""
-    if ctx.reference is None:
+    reference = ctx.gradient_reference
+    if reference is None:
         return [not_applicable("no reference")]
     dtype = torch.float64 if not ctx.why_not_float64 else None
     findings: dict[int, Finding] = {}
-    for _ in range(ctx.probes):
+    for _ in range(ctx.options.probes):
         upstream = ctx.gaussian()
         gradients = ctx.subject.vjp(upstream, dtype=dtype)
-        values = reference_gradients(ctx.reference, upstream, ctx.generator, dtype)
+        values = reference_gradients(reference, upstream, ctx.generator, dtype)
         for place, g in enumerate(gradients):
             if place in findings and findings[place].verdict is Verdict.FAILED:
                 continue
-            finding = _one_input(ctx, ctx.reference, place, upstream, g, values)
+            finding = _one_input(ctx, reference, place, upstream, g, values)
             if finding.verdict is Verdict.NOT_APPLICABLE:
                 return [finding]
             if finding.verdict is not Verdict.PASSED or place not in findings:

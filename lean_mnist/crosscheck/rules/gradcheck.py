@@ -26,7 +26,7 @@ GRADCHECK_NUMBERS = 2000
 EPS, RTOL, ATOL = 1e-6, 1e-5, 1e-7
 
 
-@rule(GRADCHECK, order=130)
+@rule(GRADCHECK, order=130, oracle=True)
 def gradcheck(ctx: Context) -> list[Finding]:
     """``torch.autograd.gradcheck`` in float64 where it suits: few numbers, of ordinary size, little noise."""
     why = _unsuitable(ctx)
@@ -46,6 +46,8 @@ def _unsuitable(ctx: Context) -> str:
     numbers = max(sum(x.numel() for x in inputs), sum(y.numel() for y in ctx.outputs))
     if numbers > GRADCHECK_NUMBERS:
         return f"{numbers:,} numbers, more than the {GRADCHECK_NUMBERS:,} that finite differences suit"
+    if ctx.smooth is not None:
+        return "it asks for the derivative of the forward, not of derivative_of"
     if ctx.why_not_float64:
         return f"the function does not take float64 ({ctx.why_not_float64})"
     for place, x in enumerate(inputs):

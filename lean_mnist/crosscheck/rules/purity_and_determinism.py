@@ -12,7 +12,7 @@ from lean_mnist.crosscheck.calls import CallFailed, same_bits
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Kind, diagnose
 from lean_mnist.crosscheck.nodes import custom_nodes, kept_tensors
-from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
+from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 
 ALL_SUBSETS = 4  # of so many inputs; of more, single ones and all but one
@@ -24,16 +24,16 @@ def mutation(ctx: Context) -> list[Finding]:
     before = [x.detach().clone() if isinstance(x, Tensor) else None for x in ctx.subject.inputs]
     evaluated = ctx.subject.call()
 
-    def changed_inputs(when: str) -> list[Finding]:
+    def changed_inputs(when: str, severity: Severity) -> list[Finding]:
         return [
-            failed(f"the {when} changed this input in place", name)
+            failed(f"the {when} changed this input in place", name, severity=severity)
             for name, given, original in zip(ctx.names, evaluated.inputs, before, strict=True)
             # A clone that needs a gradient was made to be written into.
             if original is not None and not (ctx.subject.clones and given.requires_grad)
             if not same_bits(given, original)
         ]
 
-    findings = changed_inputs("forward")
+    findings = changed_inputs("forward", Severity.ERROR)
     nodes = custom_nodes(evaluated.outputs)
     upstream = ctx.gaussian()
     kept = [tensor for node in nodes for tensor in kept_tensors(node)]
@@ -47,10 +47,10 @@ def mutation(ctx: Context) -> list[Finding]:
         evaluated.gradients(ctx.checked, upstream, copy=False, retain_graph=True)
     except CallFailed as failure:
         return [failed(f"with the graph retained its {failure}")]
-    findings = findings or changed_inputs("backward")
+    findings = findings or changed_inputs("backward", Severity.WARNING)
     for (what, subject, tensor), original in zip(watched, copies, strict=True):
         if not same_bits(tensor, original):
-            findings.append(failed(f"the backward changed {what}", subject))
+            findings.append(failed(f"the backward changed {what}", subject, severity=Severity.WARNING))
     return findings or [passed(f"inputs, outputs, upstream gradient and {len(kept)} kept tensors unchanged")]
 
 
@@ -60,7 +60,7 @@ def replay(ctx: Context) -> list[Finding]:
     upstream = ctx.gaussian()
     first = ctx.subject.vjp(upstream)
     remark = ""
-    for _ in range(ctx.replays - 1):
+    for _ in range(ctx.options.replays - 1):
         again = ctx.subject.vjp(upstream)
         for place in _changed(ctx, again, first, upstream):
             text = "the same call again gives another gradient"
@@ -77,7 +77,9 @@ def replay(ctx: Context) -> list[Finding]:
             f"stochastic: the forward draws random numbers, so torch.manual_seed({ctx.subject.seed}) was called before "
             "every call here; do so yourself, or pass it a generator or the drawn numbers, to have it repeat itself; "
         )
-    return findings or [passed(f"{stochastic}{ctx.replays} calls, with another in between, give the same bits{remark}")]
+    return findings or [
+        passed(f"{stochastic}{ctx.options.replays} calls, with another in between, give the same bits{remark}")
+    ]
 
 
 def _changed(ctx: Context, found: list[Tensor], first: list[Tensor], upstream: Sequence[Tensor]) -> Sequence[int]:
@@ -120,7 +122,8 @@ def _twice(ctx: Context, upstream: Sequence[Tensor], first: list[Tensor]) -> lis
         return []  # refused, with an error
     for place in _changed(ctx, found, first, upstream):
         words = "a second backward through the same graph (retain_graph) gives another gradient"
-        return [failed(words, ctx.name(place), diagnose(found[place], first[place]))]
+        diagnosis = diagnose(found[place], first[place])
+        return [failed(words, ctx.name(place), diagnosis, severity=Severity.WARNING)]
     return []
 
 

@@ -29,20 +29,26 @@ def escape_probability(probes: int) -> float:
     return (math.sqrt(2 / math.pi) / 100) ** probes
 
 
-@rule(GRADIENT, order=10)
+@rule(GRADIENT, order=10, also=(OUTPUT,), oracle=True)
 def compare_with_reference(ctx: Context) -> list[Finding]:
     """Outputs and gradients of the function beside those of the reference, for ``probes`` upstream gradients."""
+    worst = dict[int, Finding]()
+    if ctx.gradient_reference is not None:
+        for _ in range(ctx.options.probes):
+            _probe(ctx, ctx.gradient_reference, worst)
+    return _compare_outputs(ctx) + [worst[place] for place in sorted(worst)]
+
+
+def _compare_outputs(ctx: Context) -> list[Finding]:
     if ctx.reference is None:
         return []
     values = reference_outputs(ctx.reference, [y.dtype for y in ctx.outputs], ctx.generator)
-    findings, worst = [], dict[int, Finding]()
+    findings = []
     for k, y in enumerate(ctx.outputs):
         d = values.recheck(k, f"output {k}", y)
         verdict, diagnosis = (Verdict.PASSED, None) if d.passed else (Verdict.FAILED, diagnose(y, values.exact[k]))
         findings.append(Finding(verdict, str(d), f"output {k}", diagnosis, OUTPUT, d))
-    for _ in range(ctx.probes):
-        _probe(ctx, ctx.reference, worst)
-    return findings + [worst[place] for place in sorted(worst)]
+    return findings
 
 
 def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding]) -> None:
@@ -82,9 +88,10 @@ def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding]) -> None:
 def _diagnose(
     ctx: Context, place: int, divergence: Divergence, ours: Tensor, values: ReferenceValues, upstream: Upstream
 ) -> Diagnosis:
-    assert ctx.reference is not None
+    assert ctx.gradient_reference is not None
     exact, words = values.exact[place], "this is the gradient for an upstream gradient of ones"
-    ones = ctx.reference.vjp([None if v is None else torch.ones_like(v) for v in upstream], dtype=torch.float64)
+    given = [None if v is None else torch.ones_like(v) for v in upstream]
+    ones = ctx.gradient_reference.vjp(given, dtype=torch.float64)
     tensors = [x for x in ctx.subject.inputs if isinstance(x, Tensor)]
     return diagnose(
         ours,

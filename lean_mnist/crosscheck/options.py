@@ -1,0 +1,50 @@
+"""The options of ``check_function``, validated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lean_mnist.crosscheck.verdicts import Severity
+from lean_mnist.errors import ArgumentError, nearest
+
+VaryBatch = bool | Sequence[int] | Callable[[int], Sequence[Any]]
+SEVERITIES = tuple(severity.value for severity in Severity)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``check_function``, described there. Raises ``ArgumentError`` for one that cannot be."""
+
+    probes: int = 3
+    replays: int = 8
+    vary_batch: VaryBatch = False
+    skip: Collection[str] = ()
+    fail_on: str = Severity.ERROR.value
+    intended: str = ""
+    derivative_of: Callable[..., Any] | None = None
+    tolerance: float = 0.0
+
+    @classmethod
+    def once(cls) -> Options:
+        """The least: one probe, one call."""
+        return cls(probes=1, replays=1)
+
+    def __post_init__(self) -> None:
+        for option in ("probes", "replays"):
+            value = getattr(self, option)
+            if not isinstance(value, int) or value < 1:
+                raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")
+        if self.fail_on not in SEVERITIES:
+            hint = nearest(str(self.fail_on), SEVERITIES)
+            raise ArgumentError(f"fail_on: expected one of {', '.join(SEVERITIES)}, found {self.fail_on!r}{hint}")
+        if not isinstance(self.intended, str):
+            raise ArgumentError(f"intended: expected a word such as 'surrogate', found {type(self.intended).__name__}")
+        if self.derivative_of is not None and not callable(self.derivative_of):
+            raise ArgumentError(f"derivative_of: expected a function, found {type(self.derivative_of).__name__}")
+        if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance < math.inf:
+            raise ArgumentError(f"tolerance: expected a number of at least 0, found {self.tolerance!r}")
+        if isinstance(self.skip, str):
+            raise ArgumentError(f"skip: expected a list of names of RULES, found the string {self.skip!r}")

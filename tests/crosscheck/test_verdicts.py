@@ -1,0 +1,115 @@
+"""The weight of what fails, what nothing looked at, and gradients that are meant not to be the derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lean_mnist.crosscheck import Severity, Verdict, check_function
+from lean_mnist.errors import ArgumentError
+
+
+def function(forward: Any, backward: Any, **attributes: Any) -> Any:
+    """The ``apply`` of a Function whose backward takes the upstream gradient and its one input."""
+
+    def keep(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return forward(x)
+
+    def back(ctx: Any, g: Tensor) -> Tensor:
+        return backward(g, *ctx.saved_tensors)
+
+    members = {"forward": staticmethod(keep), "backward": staticmethod(back), **attributes}
+    made: Any = type("Planted", (torch.autograd.Function,), members)
+    return made.apply
+
+
+def points(*shape: int) -> list[Tensor]:
+    return [torch.randn(*shape, generator=torch.Generator().manual_seed(0)).requires_grad_()]
+
+
+class Test8Bit:
+    """Activations rounded to 8 bits, with a backward 30 % too large, which differences are too noisy to see."""
+
+    @staticmethod
+    def report(factor: float = 1.3, **options: Any) -> Any:
+        def rounded(x: Tensor) -> Tensor:
+            scale = 127 / x.float().abs().amax(-1, keepdim=True)
+            return ((x.float() * scale).round() / scale).to(x.dtype)
+
+        return check_function(function(rounded, lambda g, x: factor * g), None, points(5, 4), seed=7, **options)
+
+    def test_where_no_oracle_applies_it_is_not_passed(self) -> None:
+        report = self.report()
+        assert report.verdict is Verdict.INCONCLUSIVE
+        assert not report.ok
+        assert str(report).startswith("INCONCLUSIVE: of 4 oracles none applied to input 0 (seed 7)")
+        assert report.judged_by == {"input 0": ()}
+
+    def test_said_to_be_intended_it_passes_with_one_line(self) -> None:
+        report = self.report(intended="straight-through")
+        assert report.ok
+        (line,) = (str(f) for f in report.findings if f.severity is Severity.NOTE)
+        assert line.startswith("NOTE  intended: straight-through: the gradient is meant not to be the derivative")
+
+    def test_compared_with_what_it_is_the_derivative_of(self) -> None:
+        assert self.report(1.0, derivative_of=lambda x: 1 * x).ok
+        report = self.report(1.3, derivative_of=lambda x: 1 * x)
+        assert {"gradient", "JVP-VJP product", "finite differences"} <= {f.rule for f in report.failures}
+
+
+def test_an_empty_input_leaves_nothing_to_compare() -> None:
+    wrong = function(torch.square, lambda g, x: g)
+    assert check_function(wrong, torch.square, points(0, 3), seed=1).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_second_derivative_is_a_warning() -> None:
+    cut = function(torch.square, lambda g, x: 2 * x.detach() * g)
+    report = check_function(cut, torch.square, points(3, 2), seed=1)
+    assert [f.rule for f in report.warnings] == ["double backward"]
+    assert str(report).startswith("passed with 1 warning (seed 1)\n  WARNING  double backward, input 0: silently zero")
+    report = check_function(cut, torch.square, points(3, 2), seed=1, fail_on="warning")
+    assert report.verdict is Verdict.FAILED
+    assert report.failures == report.warnings
+
+
+class TestClassAttributes:
+    """A Function that says of itself what its gradient is."""
+
+    def test_intended(self) -> None:
+        assert not check_function(function(torch.sign, lambda g, x: g), None, points(4), seed=1).ok
+        assert check_function(function(torch.sign, lambda g, x: g, intended="surrogate"), None, points(4), seed=1).ok
+
+    @pytest.mark.parametrize("factor", [1.0, 1.001])
+    def test_derivative_of(self, factor: float) -> None:
+        smooth = staticmethod(lambda x: torch.sigmoid(4 * x))
+
+        def surrogate(g: Tensor, x: Tensor) -> Tensor:
+            s = torch.sigmoid(4 * x)
+            return factor * 4 * s * (1 - s) * g
+
+        step = function(lambda x: (x > 0).to(x.dtype), surrogate, derivative_of=smooth)
+        report = check_function(step, None, points(6, 3), seed=1)
+        assert report.ok == (factor == 1.0), report
+
+    def test_outputs_are_still_compared(self) -> None:
+        step = function(lambda x: (x > 0).to(x.dtype), lambda g, x: g, intended="surrogate")
+        report = check_function(step, lambda x: (x < 0).to(x.dtype) + 0 * x, points(6, 3), seed=1)
+        assert {f.rule for f in report.failures} == {"output"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fail_on": "warnings"}, r"fail_on: expected one of error, warning, note, found 'warnings'"),
+        ({"derivative_of": 3}, "derivative_of: expected a function, found int"),
+        ({"derivative_of": lambda x: x.sum()}, "function: expected outputs of the derivative_of's shapes"),
+        ({"tolerance": -1.0}, "tolerance: expected a number of at least 0, found -1.0"),
+    ],
+)
+def test_bad_options(options: Any, words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        check_function(torch.tanh, None, points(3, 2), **options)
