@@ -26,6 +26,8 @@ class Kind(str, Enum):
     STALE_VALUE = "stale value"
     UPSTREAM_IGNORED = "upstream ignored"
     NONDETERMINISM = "nondeterminism"
+    RANDOM_NUMBERS = "random numbers"  # the backward draws others than the forward drew
+    UNINITIALISED = "uninitialised memory"  # never written, so that it holds whatever was there before
     PRECISION = "precision"
     LAYOUT = "layout"
     MUTATION = "mutation"  # something was changed in place that must not be
