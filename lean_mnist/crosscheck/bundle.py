@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import one_line
 from lean_mnist.crosscheck.options import Options
+from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.files import write_atomically
 from lean_mnist.version import __version__

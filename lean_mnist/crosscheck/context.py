@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import Subject, Upstream, norm, normal
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
+from lean_mnist.crosscheck.subjects.calls import Subject, Upstream, norm, normal
 
 SCATTER_FACTOR = 10.0  # so many times the scatter under ulp perturbations a difference may be
 

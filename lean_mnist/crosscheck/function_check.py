@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundle import Question
-from lean_mnist.crosscheck.calls import CallFailed, Evaluated, Subject, norm, one_line, same_bits
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import why_not_float64
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
 from lean_mnist.crosscheck.options import Options, VaryBatch
 from lean_mnist.crosscheck.report import GRADIENT, Finding, FunctionReport, Severity, Verdict, failed, note
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, norm, one_line, same_bits
 from lean_mnist.errors import ArgumentError, nearest
 
 __all__ = ["RULES", "FunctionReport", "check_function"]

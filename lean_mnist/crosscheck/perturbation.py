@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream
 from lean_mnist.torch_internals import DispatchMode, returns_a_view
 
 DRAWS = 3  # how often a computation is perturbed to see how far it scatters

@@ -18,11 +18,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream, norm, one_line
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, WithReference, copy_of
-from lean_mnist.crosscheck.nodes import ancestors, custom_nodes
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
 from lean_mnist.crosscheck.numerics.step_sizes import noise_of
 from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
@@ -30,6 +28,8 @@ from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdic
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, norm, one_line
+from lean_mnist.crosscheck.subjects.nodes import ancestors, custom_nodes
 from lean_mnist.errors import LeanMnistError
 
 REPLAY, REFERENCE = "replay", "reference"

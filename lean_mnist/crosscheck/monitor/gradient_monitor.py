@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from lean_mnist import torch_internals
 from lean_mnist.crosscheck.monitor.call_check import check_recorded
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, StartedCall, floating
-from lean_mnist.crosscheck.nodes import custom_nodes
 from lean_mnist.crosscheck.report import ModuleReport
+from lean_mnist.crosscheck.subjects.nodes import custom_nodes
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 KEPT_REPORTS = 10_000

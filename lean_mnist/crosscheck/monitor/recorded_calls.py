@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lean_mnist.crosscheck.calls import Subject, norm
+from lean_mnist.crosscheck.subjects.calls import Subject, norm
 
 ModuleReference = Callable[..., Any]  # (module, *arguments of its forward) -> what its forward returns
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")

@@ -15,7 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import (
+from lean_mnist.crosscheck.comparison import FLOOR_ULPS
+from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.numerics import step_sizes
+from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
+from lean_mnist.crosscheck.numerics.step_sizes import Line, Residual, Slope, extrapolate, residuals_along
+from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp, scatter
+from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
+from lean_mnist.crosscheck.subjects.calls import (
     CallFailed,
     Subject,
     Upstream,
@@ -26,13 +33,6 @@ from lean_mnist.crosscheck.calls import (
     random_direction,
     root_mean_square,
 )
-from lean_mnist.crosscheck.comparison import FLOOR_ULPS
-from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
-from lean_mnist.crosscheck.numerics import step_sizes
-from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
-from lean_mnist.crosscheck.numerics.step_sizes import Line, Residual, Slope, extrapolate, residuals_along
-from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp, scatter
-from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 
 SAFETY = 5.0  # times a difference's own error estimate
 # Above this, relative to its outputs, a function given float64 computes in a lower precision on the way.

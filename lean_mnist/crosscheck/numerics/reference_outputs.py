@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Subject, Upstream, in_dtype
 from lean_mnist.crosscheck.comparison import BASELINE_FACTOR, MAGNITUDE_ULPS, Divergence, compare
 from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing, perturbed_vjp
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, in_dtype
 from lean_mnist.errors import ArgumentError
 
 # What rounds in float64 as it does in float32, rounds this much less.

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import Upstream, dot, norm
 from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing, under
+from lean_mnist.crosscheck.subjects.calls import Upstream, dot, norm
 
 FACTOR = 4.0  # between step sizes
 # Exponents of 2 of the largest and the smallest step, in units of the input's size, by the function's precision.

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Upstream
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.report import Finding, Severity, failed
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Upstream
 
 Ask = Callable[[Context], "list[Finding]"]
 

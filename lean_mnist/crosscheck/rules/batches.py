@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Subject, one_line
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.rules.finite_differences import finite_differences
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, one_line
 from lean_mnist.errors import ArgumentError
 
 SIZES = (0, 1, 3, 17, 35)

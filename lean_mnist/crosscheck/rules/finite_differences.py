@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import Subject, norm
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
 from lean_mnist.crosscheck.numerics.step_sizes import Line, noise_of
 from lean_mnist.crosscheck.report import Finding, Verdict
 from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.subjects.calls import Subject, norm
 
 DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
 

@@ -13,7 +13,13 @@ import warnings
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import (
+from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.numerics.kinks import at_a_kink
+from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients
+from lean_mnist.crosscheck.perturbation import perturbed, perturbed_vjp, scatter
+from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
+from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.subjects.calls import (
     Subject,
     dot,
     floating_outputs,
@@ -23,12 +29,6 @@ from lean_mnist.crosscheck.calls import (
     random_direction,
     root_mean_square,
 )
-from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
-from lean_mnist.crosscheck.numerics.kinks import at_a_kink
-from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients
-from lean_mnist.crosscheck.perturbation import perturbed, perturbed_vjp, scatter
-from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
-from lean_mnist.crosscheck.rules import rule
 
 STANDARD_DEVIATIONS = 6.0
 

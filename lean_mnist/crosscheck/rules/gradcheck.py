@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-from lean_mnist.crosscheck.calls import floating_outputs, in_dtype, one_line
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import MOVE, line_through
 from lean_mnist.crosscheck.numerics.kinks import kink_within
 from lean_mnist.crosscheck.numerics.step_sizes import noise_of, residuals_along
 from lean_mnist.crosscheck.report import GRADCHECK, Finding, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.subjects.calls import floating_outputs, in_dtype, one_line
 
 # It calls the function twice an input number; beyond this many it would take minutes.
 GRADCHECK_NUMBERS = 2000

@@ -14,13 +14,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, Upstream, norm
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Upstream, norm
 
 FACTORS = (2.0, -1.0, 2.0**30, 2.0**-30)
 HALF_FACTORS = (2.0, -1.0, 2.0**-6)

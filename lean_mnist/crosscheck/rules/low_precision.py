@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, norm, one_line, same_bits
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Diagnosis, diagnose
 from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_inputs, under
 from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.subjects.calls import CallFailed, norm, one_line, same_bits
 from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
 
 AUTOCAST = "autocast"

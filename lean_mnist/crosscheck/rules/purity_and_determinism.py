@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import CallFailed, same_bits
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Kind, diagnose
-from lean_mnist.crosscheck.nodes import custom_nodes, kept_tensors
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
+from lean_mnist.crosscheck.subjects.calls import CallFailed, same_bits
+from lean_mnist.crosscheck.subjects.nodes import custom_nodes, kept_tensors
 
 ALL_SUBSETS = 4  # of so many inputs; of more, single ones and all but one
 

@@ -13,7 +13,6 @@ import math
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.calls import Subject, Upstream, norm
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, diagnose
@@ -21,6 +20,7 @@ from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients, reference_outputs
 from lean_mnist.crosscheck.report import GRADIENT, OUTPUT, Finding, Verdict
 from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.subjects.calls import Subject, Upstream, norm
 from lean_mnist.errors import ArgumentError
 
 
