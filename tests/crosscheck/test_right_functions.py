@@ -70,6 +70,16 @@ def test_what_is_stochastic_is_said_to_be_with_how_to_seed_it() -> None:
     assert "stochastic: the forward draws random numbers, so torch.manual_seed(12) was called before" in str(report)
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_a_mask_drawn_in_the_precision_of_the_input_is_compared_in_it(factor: float) -> None:
+    right = RIGHT["mask like its input"]
+    x = right.inputs(0)
+    report = check_function(lambda x: right.function(x).mul(factor), right.reference, x, seed=3)
+    assert report.outputs[0].allowed < 1e-4
+    assert {f.rule for f in report.failures} >= ({"output", "gradient"} if factor > 1 else set())
+    assert report.ok == (factor == 1), report
+
+
 def test_rules_that_do_not_apply_say_why() -> None:
     right = RIGHT["float32 only"]
     report = check_function(right.function, None, right.inputs(0), seed=0)

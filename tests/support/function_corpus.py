@@ -287,6 +287,38 @@ class BroadcastAdd(Function):
         return g, g.sum(0)
 
 
+class Checkpointed(Function):
+    """Keeps the state of the generator instead of the mask."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        ctx.state = torch.get_rng_state()
+        ctx.save_for_backward(x)
+        return F.dropout(x.tanh(), 0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(ctx.state)
+            return torch.autograd.grad(F.dropout(x.tanh(), 0.5), x, g)[0]
+
+
+class MaskedLike(Function):
+    """A mask drawn in the precision and in the layout of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        mask = torch.rand_like(x) < 0.5
+        ctx.save_for_backward(mask)
+        return x * mask
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g * ctx.saved_tensors[0]
+
+
 class Dropout(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: Tensor) -> Any:
@@ -364,6 +396,8 @@ RIGHT = {
     "mean square": Right(MeanSquare.apply, F.mse_loss, ((4, 5), (4, 5))),
     "broadcast": Right(BroadcastAdd.apply, torch.add, ((4, 5), (5,))),
     "dropout": Right(Dropout.apply, dropout, ((4, 5),), (0.4,)),
+    "dropout computed again": Right(Checkpointed.apply, lambda x: F.dropout(x.tanh(), 0.5), ((4, 5),)),
+    "mask like its input": Right(MaskedLike.apply, lambda x: x * (torch.rand_like(x) < 0.5), ((4, 5),)),
     "one number": Right(Softmax.apply, lambda s: torch.softmax(s, -1), ((1,),)),
     "no rows": Right(MatMul.apply, torch.matmul, ((0, 3), (3, 4))),
     "large": Right(LinearReLU.apply, lambda x, w, b: F.relu(F.linear(x, w, b)), ((48, 70), (40, 70), (40,))),

@@ -292,6 +292,12 @@ class Accumulates(Function):
         return ctx.total
 
 
+@torch.enable_grad()
+def drops_out_again(ctx: Any, saved: Any, g: Any) -> Any:
+    x = saved[0].detach().requires_grad_()
+    return torch.autograd.grad(F.dropout(x.tanh(), 0.5), x, g)[0]
+
+
 class ForgetsNeeds(Function):
     """Gives the gradient of its first input whatever it is asked for."""
 
@@ -445,7 +451,7 @@ OTHER = {
         words="times 9.31323e-10",
     ),
     "eps added to it": Fault(
-        square(lambda ctx, saved, g: 2 * saved[0] * (g / (g.norm() + 1e-8) * g.norm())),
+        square(lambda ctx, saved, g: 2 * saved[0] * (g / (g.norm() + 1e-13) * g.norm())),
         shared,
         ((6, 5),),
         "upstream gradient",
@@ -471,6 +477,28 @@ OTHER = {
         ((6, 5),),
         "upstream gradient",
         words="times 9.31323e-10",
+    ),
+    "half precision inside": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * (g / 256).half().to(g.dtype) * 256),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+    ),
+    "lost at one loss scale": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * g * (1.01 if 1e4 < g.abs().max() < 1e6 else 1)),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+        "input 0",
+        words="times 65536",
+    ),
+    "lost at a small scale": Fault(
+        square(lambda ctx, saved, g: 2 * saved[0] * g * (1.01 if 1e-8 < g.abs().max() < 1e-6 else 1)),
+        shared,
+        ((6, 5),),
+        "upstream gradient",
+        "input 0",
+        words="times 5.96046e-08",
     ),
     "believes it contiguous": Fault(
         square(lambda ctx, saved, g: 2 * saved[0] * contiguous_only(g)),
@@ -526,6 +554,14 @@ OTHER = {
     "race": Fault(square(Race()), shared, ((6, 5),), "replay", "input 0", "nondeterminism"),
     "stale activation": Fault(Stale.apply, shared, ((6, 5),), "replay", "input 0", "stale value"),
     "accumulates in ctx": Fault(Accumulates.apply, shared, ((6, 5),), "replay", "input 0", "constant factor"),
+    "other random numbers in the backward": Fault(
+        made(lambda x: F.dropout(x.tanh(), 0.5), drops_out_again),
+        None,
+        ((6, 5),),
+        "random numbers",
+        "input 0",
+        "random numbers",
+    ),
     "forgets what is needed": Fault(ForgetsNeeds.apply, torch.mul, PAIR, "needs_input_grad", "input 1"),
     "raises where one is frozen": Fault(
         RaisesWhereFrozen.apply, torch.mul, PAIR, "needs_input_grad", words="IndexError"

@@ -73,12 +73,14 @@ def rule(
 
 
 @contextmanager
-def noting_failed_calls(findings: list[Finding], words: str = "", subject: str = "") -> Iterator[None]:
+def noting_failed_calls(
+    findings: list[Finding], words: str = "", subject: str = "", severity: Severity | None = None
+) -> Iterator[None]:
     """Append a failure to ``findings`` where the function raises inside of the block, which ends there."""
     try:
         yield
     except CallFailed as failure:
-        findings.append(failed(f"{words} its {failure}".lstrip(), subject))
+        findings.append(failed(f"{words} its {failure}".lstrip(), subject, severity=severity))
 
 
 def other_gradients(

@@ -18,12 +18,13 @@ from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
-from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
+from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Upstream, norm
 
-FACTORS = (2.0, -1.0, 2.0**30, 2.0**-30)
-HALF_FACTORS = (2.0, -1.0, 2.0**-6)
+# Far up and down, and the loss scales of mixed precision. Half precision's range is soon left.
+FACTORS = (-1.0, 2.0**30, 2.0**-30, 2.0**16, 2.0**-24)
+HALF_FACTORS = (-1.0, 2.0**-6)
 HEADROOM = 2.0**-20  # of the range of numbers; results below this share of it leave a backward room on the way
 
 
@@ -35,17 +36,17 @@ def upstream_values(ctx: Context) -> list[Finding]:
     a shortcut for "zero" or an added ``eps`` shows. Far up is where a loss scale puts them.
     """
     findings: list[Finding] = []
-    half = any(dtype == torch.float16 for dtype in ctx.dtypes)  # whose range is soon left
-    kinds = (("ones", [torch.ones_like(y) for y in ctx.outputs]), ("Gaussian numbers", ctx.gaussian()))
+    factors = HALF_FACTORS if torch.float16 in ctx.dtypes else FACTORS
+    ones = [torch.ones_like(y) for y in ctx.outputs]
     with noting_failed_calls(findings, "with an upstream gradient of zeros"):
         for place, g in enumerate(ctx.subject.vjp([torch.zeros_like(y) for y in ctx.outputs])):
             if bool((g != 0).any()):
                 diagnosis = diagnose(g, torch.zeros_like(g))
                 return [failed("zeros give a gradient that is not zero", ctx.name(place), diagnosis)]
-    for kind, upstream in kinds:
+    for kind, upstream, scales in (("ones", ones, (2.0,)), ("Gaussian numbers", ctx.gaussian(), factors)):
         with noting_failed_calls(findings, f"with an upstream gradient of {kind}"):
             single = ctx.subject.vjp(upstream)
-            for factor in HALF_FACTORS if half else FACTORS:
+            for factor in scales:
                 with noting_failed_calls(findings, f"with {kind} times {factor:g}"):
                     scaled = ctx.subject.vjp([v * factor for v in upstream])
                     findings += _not_scaled(ctx, upstream, single, scaled, factor, f"{kind} times {factor:g}")
@@ -104,7 +105,7 @@ def upstream_layouts(ctx: Context) -> list[Finding]:
         for words, laid_out in _layouts(base[k], expanded=True):
             expected = ctx.subject.vjp([laid_out.contiguous() if j == k else v for j, v in enumerate(base)])
             as_given = [laid_out if j == k else v for j, v in enumerate(base)]
-            with noting_failed_calls(findings, f"with one {words}"):
+            with noting_failed_calls(findings, f"with one {words}", severity=Severity.WARNING):
                 found = ctx.subject.call().gradients(ctx.checked, as_given, copy=False)
                 findings += map(_of_layout, other_gradients(ctx, words, found, expected, as_given))
     return findings or [passed("expanded, transposed and embedded ones give the same gradients")]
@@ -138,7 +139,7 @@ def undefined_upstream(ctx: Context) -> list[Finding]:
 def input_layouts(ctx: Context) -> list[Finding]:
     """The same inputs, transposed in memory or inside a larger tensor, give the same outputs and gradients."""
     findings: list[Finding] = []
-    refused = ""
+    remark = ""
     upstream = ctx.gaussian()
     expected = ctx.subject.vjp(upstream)
     for i, x in enumerate(ctx.subject.inputs):
@@ -149,17 +150,18 @@ def input_layouts(ctx: Context) -> list[Finding]:
             try:
                 evaluated = ctx.subject.call([*copies[:i], laid_out, *copies[i + 1 :]], copy=False)
             except CallFailed as failure:
-                refused = f"refuses one that is {layout} (its {failure})"
+                remark = f"refuses one that is {layout} (its {failure})"
                 continue
             words = f"{ctx.names[i]} {layout}"
-            with noting_failed_calls(findings, f"{layout}:", ctx.names[i]):
+            with noting_failed_calls(findings, f"{layout}:", ctx.names[i], Severity.WARNING):
                 gradients = evaluated.gradients(ctx.checked, upstream)
-                found = [
-                    *_other_outputs(ctx, words, [y.detach() for y in evaluated.outputs]),
-                    *other_gradients(ctx, words, gradients, expected, upstream),
-                ]
+                found = _other_outputs(ctx, words, [y.detach() for y in evaluated.outputs])
+                if found and ctx.subject.seed is not None:  # numbers drawn in the order of memory are others
+                    remark = f"draws other random numbers for one that is {layout}, which is not compared"
+                    continue
+                found += other_gradients(ctx, words, gradients, expected, upstream)
                 findings += map(_of_layout, found)
-    return findings or [passed(refused or "transposed and embedded inputs give the same")]
+    return findings or [passed(remark or "transposed and embedded inputs give the same")]
 
 
 def _other_outputs(ctx: Context, words: str, outputs: Sequence[Tensor]) -> list[Finding]:

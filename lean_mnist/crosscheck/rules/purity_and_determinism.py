@@ -54,6 +54,27 @@ def mutation(ctx: Context) -> list[Finding]:
     return findings or [passed(f"inputs, outputs, upstream gradient and {len(kept)} kept tensors unchanged")]
 
 
+@rule("random numbers", order=85, points_to=Kind.RANDOM_NUMBERS)
+def random_numbers(ctx: Context) -> list[Finding]:
+    """A backward that computes its forward again draws the same random numbers, wherever the generators stand by then.
+
+    Every other rule leaves them where other draws have put them. Here they are put back before the backward.
+    """
+    if ctx.subject.seed is None:
+        return [not_applicable("the forward draws none")]
+    upstream = ctx.gaussian()
+    expected = ctx.subject.vjp(upstream)
+    evaluated = ctx.subject.call()
+    ctx.subject.reseed()
+    found = evaluated.gradients(ctx.checked, upstream)
+    text = "the backward draws its own, not those of the forward"
+    return [
+        replace(finding, diagnosis=replace(finding.diagnosis, kind=Kind.RANDOM_NUMBERS, text=text))
+        for finding in other_gradients(ctx, "the gradient depends on the generators", found, expected, upstream)
+        if finding.diagnosis is not None
+    ] or [passed("the backward draws none, or those of the forward")]
+
+
 @rule("replay", order=90, points_to=Kind.NONDETERMINISM)
 def replay(ctx: Context) -> list[Finding]:
     """The same bits again: repeated, with another call in between (for state outside ``ctx``), by one graph twice."""
@@ -98,7 +119,6 @@ def _interleaved(ctx: Context, upstream: Sequence[Tensor], first: list[Tensor]) 
         gradients_there = first
     evaluated = ctx.subject.call()
     between = ctx.subject.call(other)
-    ctx.subject.reseed()
     if ctx.generator.initial_seed() % 2:  # either order of the two backwards occurs in programs
         between.gradients(ctx.checked, upstream)
     found = evaluated.gradients(ctx.checked, upstream)
@@ -116,7 +136,6 @@ def _twice(ctx: Context, upstream: Sequence[Tensor], first: list[Tensor]) -> lis
     evaluated = ctx.subject.call()
     try:
         evaluated.gradients(ctx.checked, upstream, retain_graph=True)
-        ctx.subject.reseed()
         found = evaluated.gradients(ctx.checked, upstream)
     except CallFailed:
         return []  # refused, with an error

@@ -80,7 +80,7 @@ class Subject:
     role: str
     inputs: list[Any]
     checked: tuple[int, ...]
-    seed: int | None = None  # set where the function draws random numbers: every call is seeded with it
+    seed: int | None = None  # set where the function draws random numbers: every forward is seeded with it
     clones: bool = False  # give it clones of leaves, because it writes into its inputs (and says so: mark_dirty)
 
     def at(self, inputs: Sequence[Any]) -> Subject:
@@ -116,7 +116,10 @@ class Subject:
         with torch.enable_grad():
             arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
             self.reseed()
-            return Evaluated(arguments, self._outputs(self.function, arguments), leaves)
+            evaluated = Evaluated(arguments, self._outputs(self.function, arguments), leaves)
+        if self.seed is not None:  # between forward and backward a program draws others
+            seed_everything(self.seed + 1)
+        return evaluated
 
     def values(self, inputs: Sequence[Any]) -> list[Tensor]:
         """Its floating outputs alone, without a graph, on the very tensors given. Raises ``CallFailed``."""
@@ -140,7 +143,6 @@ class Subject:
     ) -> list[Tensor]:
         """Gradients by a fresh forward and backward, for all of ``checked``; zeros where there is none."""
         evaluated = self.call(inputs, dtype=dtype, needing=needing)
-        self.reseed()
         return evaluated.gradients([i for i in self.checked if needing is None or i in set(needing)], upstream)
 
     def moved(self, generator: torch.Generator, by: float, dtype: torch.dtype | None = None) -> list[Any]:
@@ -156,9 +158,7 @@ class Subject:
 def _leaf(x: Any, dtype: torch.dtype | None, needs_gradient: bool, copy: bool) -> Any:
     if not isinstance(x, Tensor):
         return x
-    x = x.detach().clone() if copy else x.detach()
-    if dtype is not None and x.is_floating_point():
-        x = x.to(dtype)
+    x = x.detach().to(dtype if dtype is not None and x.is_floating_point() else x.dtype, copy=copy)
     return x.requires_grad_(needs_gradient)
 
 
