@@ -68,7 +68,7 @@ def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
         "seed": report.seed,
         "options": {name: value for name, value in question.options.items() if _storable(value)},
         "verdict": "passed" if report.ok else "failed",
-        "report": str(report),
+        "report": report.details(),
     }
     write_bundle(path, content)
 

@@ -88,7 +88,7 @@ def _replay_function(options: Options, content: dict[str, Any]) -> bool:
         named = printable(content["reference"] or "one without an importable name")
         print(f"without its reference, {named}: give --reference module:name to compare with one")
     report = check_function(function, reference, inputs, **asked)
-    print(report)
+    print(report.details())
     return report.ok
 
 

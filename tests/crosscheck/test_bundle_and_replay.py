@@ -52,7 +52,7 @@ def test_a_bundle_opens_with_torch_alone_and_its_safe_default(tmp_path: Path) ->
     assert content["function"] == f"{__name__}:WrongSquare.apply"
     assert content["reference"] == f"{__name__}:square"
     assert torch.equal(content["inputs"][0], x)
-    assert (content["seed"], content["verdict"], content["report"]) == (7, "failed", str(report))
+    assert (content["seed"], content["verdict"], content["report"]) == (7, "failed", report.details())
     assert content["options"]["names"] == ["x"]
     assert content["versions"]["torch"] == torch.__version__
 
@@ -64,7 +64,7 @@ def test_replay_prints_the_same_report(tmp_path: Path, capsys: pytest.CaptureFix
     assert stop.value.code == 3
     recorded, replayed = capsys.readouterr().out.split("\n", 1)
     assert recorded.startswith("recorded: failed, with lean_mnist ")
-    assert replayed.rstrip() == str(report)
+    assert replayed.rstrip() == report.details()
 
 
 def test_replay_of_a_right_function_and_of_a_mended_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,7 @@ def test_skip_leaves_a_rule_out(rule: str) -> None:
 
 def test_failures_come_first_and_one_to_a_line() -> None:
     report = check(WRONG_VALUES["sign"], seed=1)
-    first, *lines = str(report).splitlines()
+    first, *lines = report.details().splitlines()
     assert first == "FAILED (seed 1)"
     assert len(lines) == len(report.findings) + 1
     verdicts = [line.split()[0] for line in lines[:-1]]

@@ -92,7 +92,8 @@ def test_every_mutant_has_its_true_class_and_seldom_two() -> None:
     for mutant in MUTANTS:
         assert 1 <= len(set(mutant.kinds)) == len(mutant.kinds) <= 2
     assert sum(len(mutant.kinds) > 1 for mutant in MUTANTS) <= len(MUTANTS) / 10
-    assert {kind for mutant in MUTANTS for kind in mutant.kinds} == set(Kind)
+    foreign = {Kind.RANDOM_NUMBERS, Kind.UNINITIALISED}  # a backward that draws none, and keeps no empty tensor
+    assert {kind for mutant in MUTANTS for kind in mutant.kinds} >= set(Kind) - foreign
 
 
 def test_every_condition_is_used_and_has_its_situations() -> None:

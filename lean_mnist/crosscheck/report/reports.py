@@ -1,68 +1,26 @@
-"""Findings, each a verdict with its words and a diagnosis, and the reports that hold them."""
+"""Reports: findings in the order of the rules, the verdict that they amount to, in words and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.diagnosis.kinds import Diagnosis, Kind
-from lean_mnist.crosscheck.verdicts import Severity as Severity
-from lean_mnist.crosscheck.verdicts import Verdict as Verdict
+from lean_mnist.crosscheck.diagnosis.kinds import Kind
+from lean_mnist.crosscheck.report.finding import GRADCHECK, GRADIENT, OUTPUT, Finding
+from lean_mnist.crosscheck.subjects.calls import one_line
+from lean_mnist.crosscheck.verdicts import Severity, Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
+from lean_mnist.files import plain
 
 if TYPE_CHECKING:
     from lean_mnist.crosscheck.bundle import Question
 
-OUTPUT, GRADIENT, GRADCHECK = "output", "gradient", "gradcheck"  # rules that reports have attributes for
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of a report: what a rule found of ``subject``, the name of an input or output.
-
-    ``divergence`` is set where the finding is a comparison with the reference. ``points_to`` is the class of fault that
-    the rule itself points to, whatever the wrong values look like. ``severity`` is that of the rule, unless given.
-    """
-
-    verdict: Verdict
-    text: str
-    subject: str = ""
-    diagnosis: Diagnosis | None = None
-    rule: str = ""
-    divergence: Divergence | None = None
-    points_to: Kind | None = None
-    severity: Severity | None = None
-    oracle: bool = False  # whether the rule can tell a first-order gradient from a wrong one
-
-    @property
-    def label(self) -> str:
-        """The severity of what failed and of notes, else the verdict."""
-        severity = self.severity or Severity.ERROR
-        if self.verdict is Verdict.FAILED or severity is Severity.NOTE:
-            return severity.name
-        return self.verdict.value
-
-    @property
-    def line(self) -> str:
-        """The rule, the subject and the text."""
-        if self.divergence is not None:  # it names the subject itself
-            return self.text
-        return f"{self.rule}, {self.subject}: {self.text}" if self.subject else f"{self.rule}: {self.text}"
-
-    def __str__(self) -> str:
-        return f"{self.label}  {self.line}" + (f"; {self.diagnosis}" if self.diagnosis else "")
-
-
-# Arguments: the text, the subject, the diagnosis.
-passed = partial(Finding, Verdict.PASSED)
-failed = partial(Finding, Verdict.FAILED)
-kink = partial(Finding, Verdict.KINK)
-not_applicable = partial(Finding, Verdict.NOT_APPLICABLE)
-note = partial(Finding, Verdict.NOT_APPLICABLE, severity=Severity.NOTE)
+JSON_FORMAT, JSON_VERSION = "lean_mnist check report", 1
+SHOWN, REASON = 3, 50  # topics, and findings of each, in full; letters of a reason why a rule does not apply
 
 
 @dataclass(frozen=True)
@@ -106,6 +64,9 @@ class Report:
         gradient that happens to be wrong in that situation.
         """
         kinds = [finding.diagnosis.kind for finding in self.failures if finding.diagnosis is not None]
+        pointed = [finding.points_to for finding in self.failures]
+        if Kind.UNINITIALISED in (*kinds, *pointed):  # it may be NaN or anything else
+            return Kind.UNINITIALISED
         if Kind.NAN in kinds:
             return Kind.NAN
         for finding in self.failures:
@@ -116,13 +77,61 @@ class Report:
             return Kind.UPSTREAM_IGNORED
         return kinds[0] if kinds else Kind.WRONG_VALUES if self.failures else None
 
-    def _lines(self) -> list[str]:
-        """The findings, gravest first."""
+    @property
+    def headline(self) -> str:
+        """The verdict and what it is about, in a line."""
+        return self.verdict.value
 
-        def rank(finding: Finding) -> tuple[int, int]:
-            return finding.verdict.rank, (finding.severity or Severity.ERROR).rank
+    def details(self) -> str:
+        """Every finding in full, gravest first."""
+        return "\n".join(
+            [self.headline, *(f"  {finding}" for finding in sorted(self.findings, key=lambda finding: finding.rank))]
+        )
 
-        return [f"  {finding}" for finding in sorted(self.findings, key=rank)]
+    def __str__(self) -> str:
+        return "\n".join([self.headline, *(f"  {line}" for line in self._summary())])
+
+    def _summary(self) -> list[str]:
+        """What failed and what to do about it, then what passed and what was not checked, in a line each."""
+        failed = sorted((f for f in self.findings if f.verdict is Verdict.FAILED), key=lambda finding: finding.rank)
+        topics = dict[tuple[str, str], list[Finding]]()
+        for finding in failed:
+            topics.setdefault((finding.label, finding.topic), []).append(finding)
+        lines = []
+        for (label, _), alike in list(topics.items())[:SHOWN]:
+            by_subject = {f.subject: f for f in reversed(alike)}
+            if len(by_subject) > 1:
+                by_subject.pop("", None)  # the same once more, of all inputs together
+            shown = [f for f in alike if f is by_subject.get(f.subject)][:SHOWN]
+            said = {(f.rule, f.subject) for f in shown}
+            also = _names(f for f in alike if (f.rule, f.subject) not in said)
+            lines += [*map(str, shown), *([f"{label}  also: {', '.join(also)}"] if also else [])]
+            lines.append(f"       next: {alike[0].next_step}")
+        more = [f for alike in list(topics.values())[SHOWN:] for f in alike]
+        lines += [f"{more[0].label}  also: {', '.join(_names(more))}; details() has the rest"] if more else []
+        wrong = {finding.rule for finding in failed}
+        for verdict in (Verdict.KINK, Verdict.PASSED, Verdict.NOT_APPLICABLE):
+            rest = [f for f in self.findings if f.verdict is verdict]
+            lines += [str(f) for f in rest if f.severity is Severity.NOTE]
+            names = _names(f for f in rest if f.severity is not Severity.NOTE and f.rule not in wrong)
+            words = "not checked" if verdict is Verdict.NOT_APPLICABLE else verdict.value
+            lines += [f"{words}: {', '.join(names)}"] if names else []
+        return lines
+
+    def to_json(self) -> str:
+        """One JSON document: the verdict, and every finding with its rule, severity, next step and diagnosis."""
+        return json.dumps(self.content(), indent=2, allow_nan=False)
+
+    def content(self) -> dict[str, Any]:
+        """What ``to_json`` writes, as plain values: enums by their values, numbers that are none as strings."""
+        return {
+            "format": JSON_FORMAT,
+            "version": JSON_VERSION,
+            "verdict": self.verdict.value,
+            "ok": self.ok,
+            "likely_kind": plain(self.likely_kind),
+            "findings": [{**plain(finding), "next_step": finding.next_step} for finding in self.findings],
+        }
 
 
 @dataclass(frozen=True)
@@ -192,16 +201,29 @@ class FunctionReport(Report):
             raise ArgumentError("save_bundle: expected a report made by check_function, found one without its inputs")
         save_bundle(Path(path), self, self.question)
 
-    def __str__(self) -> str:
-        note = [f"  {self.note}"] if self.note else []
-        return "\n".join([f"{self._headline} (seed {self.seed})", *self._lines(), *note])
+    def details(self) -> str:
+        """Every finding in full, gravest first, and how much the probes are worth."""
+        return "\n".join([super().details(), *([f"  {self.note}"] if self.note else [])])
+
+    def _summary(self) -> list[str]:
+        return [*super()._summary(), *([self.note] if self.note else [])]
+
+    def content(self) -> dict[str, Any]:
+        """What ``to_json`` writes, as plain values."""
+        own = {
+            name: plain(getattr(self, name)) for name in ("seed", "note", "fail_on", "intended", "judged_by", "oracles")
+        }
+        return {**super().content(), **own}
 
     @property
-    def _headline(self) -> str:
+    def headline(self) -> str:
+        """The verdict, the number of warnings or the inputs that nothing judged, and the seed."""
         if self.verdict is Verdict.INCONCLUSIVE:
-            return f"INCONCLUSIVE: of {len(self.oracles)} oracles none applied to {', '.join(self.unjudged)}"
-        warned = len(self.warnings) if self.verdict is Verdict.PASSED else 0
-        return self.verdict.value + f" with {warned} warning{'s' * (warned > 1)}" * (warned > 0)
+            words = f"INCONCLUSIVE: of {len(self.oracles)} oracles none applied to {', '.join(self.unjudged)}"
+        else:
+            warned = len(self.warnings) if self.verdict is Verdict.PASSED else 0
+            words = self.verdict.value + f" with {warned} warning{'s' * (warned > 1)}" * (warned > 0)
+        return f"{words} (seed {self.seed})"
 
 
 @dataclass(frozen=True)
@@ -227,5 +249,18 @@ class ModuleReport(Report):
         """True if the gradients were held against an oracle."""
         return self.verdict in (Verdict.FAILED, Verdict.PASSED)
 
-    def __str__(self) -> str:
-        return "\n".join([f"{self.module}, forward {self.step}: {self.verdict.value}", *self._lines()])
+    @property
+    def headline(self) -> str:
+        """The module, the forward and the verdict."""
+        return f"{self.module}, forward {self.step}: {self.verdict.value}"
+
+
+def _names(findings: Iterable[Finding]) -> list[str]:
+    """The rules, each with its subjects, and the reason where it does not apply."""
+    named = dict[str, list[str]]()
+    for finding in findings:
+        detail = finding.text if finding.verdict is Verdict.NOT_APPLICABLE else finding.subject
+        details = named.setdefault(finding.rule, [])
+        if detail and detail not in details and finding.verdict is not Verdict.PASSED:
+            details.append(detail)
+    return [rule + f" ({one_line(', '.join(details), REASON)})" * bool(details) for rule, details in named.items()]

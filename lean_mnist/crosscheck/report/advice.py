@@ -1,0 +1,24 @@
+"""What to mend where a rule failed, in a few words; ``docs/failed_rules.md`` has a section on each."""
+
+DERIVATIVE = "mend the backward: it is not the derivative"  # of every rule that judges a first-order gradient
+
+MEND = {
+    "gradient": DERIVATIVE,
+    "output": "mend the forward, or the reference",
+    "JVP-VJP product": DERIVATIVE,
+    "finite differences": DERIVATIVE,
+    "Taylor test": DERIVATIVE,
+    "gradcheck": DERIVATIVE,
+    "reference": DERIVATIVE,
+    "upstream gradient": "multiply by the upstream gradient as it is: no branch on its values, no clipping, no eps",
+    "upstream layout": "read the upstream gradient by its strides, or call .contiguous() on it first",
+    "undefined upstream": "take an upstream gradient of None for zeros (ctx.set_materialize_grads(True), the default)",
+    "input layout": "read inputs by their strides, or call .contiguous() on them first",
+    "mutation": "write into a clone; for an input that the forward is to change, ctx.mark_dirty(it)",
+    "replay": "keep what the backward needs on ctx, by save_for_backward, and nowhere else",
+    "needs_input_grad": "return each gradient in its input's place, None only where ctx.needs_input_grad[i] is False",
+    "double backward": "add @once_differentiable to the backward (from torch.autograd.function)",
+    "autocast": "add @torch.amp.custom_fwd(device_type=…) to the forward and @torch.amp.custom_bwd(…) to the backward",
+    "batch size": "treat the remainder of a tile, a single row and an empty batch like the rest",
+    "backward": "mend what raises: one gradient of its input's shape, or None, for each argument of the forward",
+}
