@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 __all__ = [
     "DispatchMode",
     "below_autograd",
     "current_backward",
+    "flatten_tree",
     "fused_sgd",
     "has_bfloat16_products",
     "operation_name",
@@ -25,7 +26,25 @@ __all__ = [
     "returns_a_view",
     "threshold_backward_into",
     "tree_leaves",
+    "unflatten_tree",
 ]
+
+
+def flatten_tree(arguments: Any) -> tuple[list[tuple[Any, str]], list[Any], Any]:
+    """Paths, leaves and structure of a list or dict; what holds no tensor is a leaf (PyTorch's pytree, 2.6 to 2.14).
+
+    A path is the key of an item of ``arguments`` and the rest of the way to the leaf, as in ``["a"][0]``.
+    """
+
+    def is_leaf(x: Any) -> bool:
+        return x is not arguments and not any(isinstance(y, Tensor) for y in tree_leaves(x))
+
+    found, structure = tree_flatten_with_path(arguments, is_leaf=is_leaf)
+    paths = [(getattr(path[0], "key", getattr(path[0], "idx", None)), keystr(path[1:])) for path, _ in found]
+    return paths, [leaf for _, leaf in found], structure
+
+
+unflatten_tree = tree_unflatten
 
 
 class DispatchMode(TorchDispatchMode):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.options import Options
+from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_float
 from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.files import write_atomically
@@ -48,22 +49,23 @@ class Question:
 
     function: Callable[..., Any]
     reference: Callable[..., Any] | None
-    inputs: tuple[Any, ...]
+    inputs: list[Any] | dict[str, Any]
     requires_grad: tuple[bool, ...]
     options: dict[str, Any]
 
 
 def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
     """Write the bundle. Raises ``ArgumentError`` for an input that is neither a tensor nor a plain value."""
-    for i, x in enumerate(question.inputs):
+    arguments = Arguments.of(question.inputs)
+    for name, x in zip(arguments.names, arguments.flat(question.inputs), strict=True):
         if not _storable(x):
-            raise ArgumentError(f"save_bundle: input {i}: expected a tensor or a plain value, found {type(x).__name__}")
+            raise ArgumentError(f"save_bundle: {name}: expected a tensor or a plain value, found {type(x).__name__}")
     content = {
         **envelope(FUNCTION),
         "function": import_path(question.function),
         "reference": None if question.reference is None else import_path(question.reference),
         "has_reference": question.reference is not None,
-        "inputs": list(question.inputs),
+        "inputs": question.inputs,
         "requires_grad": list(question.requires_grad),
         "seed": report.seed,
         "options": {name: value for name, value in question.options.items() if _storable(value)},
@@ -124,23 +126,27 @@ def printable(text: object, limit: int = 300) -> str:
     return one_line("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)), limit)
 
 
-def question_of(path: Path, content: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def question_of(path: Path, content: dict[str, Any]) -> tuple[Inputs, dict[str, Any]]:
     """The inputs of a bundle of a function, and the options of ``check_function``, its seed included.
 
     Raises ``CheckpointError`` if they are no such things.
     """
-    inputs, needs, options, seed = (content[key] for key in ("inputs", "requires_grad", "options", "seed"))
-    lists = isinstance(inputs, list) and isinstance(needs, list) and len(inputs) == len(needs)
-    if not lists or not isinstance(options, dict) or not isinstance(seed, int) or not set(options) <= _OPTIONS:
-        raise CheckpointError(f"{path}: a damaged bundle: expected inputs, a seed and options of check_function")
-    names, skip = options.get("names", [f"input {i}" for i in range(len(inputs))]), options.get("skip", [])
-    floating = all(
-        isinstance(x, Tensor) and x.is_floating_point() for x, need in zip(inputs, needs, strict=True) if need
-    )
-    if not floating or not isinstance(names, list) or not isinstance(skip, list):
-        raise CheckpointError(f"{path}: a damaged bundle: expected floating inputs to be checked, and lists of names")
+    given, needs, options, seed = (content[key] for key in ("inputs", "requires_grad", "options", "seed"))
+    if not isinstance(options, dict) or not isinstance(seed, int) or not set(options) <= _OPTIONS:
+        raise CheckpointError(f"{path}: a damaged bundle: expected a seed and options of check_function")
+    try:
+        arguments = Arguments.of(given, options.get("names"))
+    except (ArgumentError, TypeError) as error:
+        raise CheckpointError(f"{path}: a damaged bundle: {error}") from None
+    inputs, skip = arguments.flat(given), options.get("skip", [])
+    if not isinstance(needs, list) or len(needs) != len(inputs) or not isinstance(skip, list):
+        raise CheckpointError(f"{path}: a damaged bundle: expected lists of what needs a gradient and of rules to skip")
+    if not all(is_float(x) for x, need in zip(inputs, needs, strict=True) if need):
+        raise CheckpointError(f"{path}: a damaged bundle: expected floating inputs to be checked")
     inputs = [x.requires_grad_() if need else x for x, need in zip(inputs, needs, strict=True)]
-    return inputs, {**options, "names": [printable(name) for name in names], "seed": seed}
+    if options.get("names") is not None:
+        options = {**options, "names": [printable(name) for name in options["names"]]}
+    return arguments.nested(inputs), {**options, "seed": seed}
 
 
 def _storable(value: Any) -> bool:

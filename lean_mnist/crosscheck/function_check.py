@@ -23,7 +23,16 @@ from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
 from lean_mnist.crosscheck.options import Options, VaryBatch
 from lean_mnist.crosscheck.report import GRADIENT, Finding, FunctionReport, Severity, Verdict, failed, note
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, norm, one_line, same_bits
+from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_dense, is_float
+from lean_mnist.crosscheck.subjects.calls import (
+    CallFailed,
+    Evaluated,
+    GradientSource,
+    Subject,
+    norm,
+    one_line,
+    same_bits,
+)
 from lean_mnist.errors import ArgumentError, nearest
 
 __all__ = ["RULES", "FunctionReport", "check_function"]
@@ -35,7 +44,7 @@ RULES = tuple(name for rule in rules.RULES for name in (rule.name, *rule.also))
 def check_function(
     function: Callable[..., Any],
     reference: Callable[..., Any] | None,
-    inputs: Sequence[Any],
+    inputs: Inputs,
     *,
     names: Sequence[str] | None = None,
     seed: int | None = None,
@@ -47,6 +56,7 @@ def check_function(
     intended: str = "",
     derivative_of: Callable[..., Any] | None = None,
     tolerance: float = 0.0,
+    gradients_from: GradientSource = None,
 ) -> FunctionReport:
     """Check ``function`` (say ``MyFunction.apply``) and its gradients against ``reference``, in plain PyTorch.
 
@@ -61,7 +71,9 @@ def check_function(
     With ``reference=None`` the backward is held against the function's own forward, which itself is not checked.
 
     Args:
-        inputs: arguments of both functions, on any device; floating tensors with ``requires_grad`` are checked.
+        inputs: arguments of both functions, on any device: a list, or a mapping of keyword arguments, with tensors
+            also inside of lists and dicts. Floating and complex tensors with ``requires_grad`` are checked, complex
+            ones as their real and imaginary parts (a last dimension of 2).
         names: of the inputs, for the report.
         probes: how many random upstream gradients (and directions); the report says what so many are worth.
         replays: how often the same call is repeated, to see that it repeats itself.
@@ -76,6 +88,9 @@ def check_function(
         derivative_of: a function of the same inputs, in plain PyTorch, whose derivative the gradient is meant to be
             (the sigmoid behind a step's surrogate gradient). Gradients are compared with its; also a class attribute.
         tolerance: a relative error that gradients may have beside rounding, as those of iterative solvers do.
+        gradients_from: where gradients are read that ``torch.autograd.grad`` does not return: ``"backward"`` (``.grad``
+            after ``.backward()``; so too, with a note, where nothing is said and only that runs), ``"main_grad"``, or
+            a function from a tensor to its gradient, called after ``.backward()``.
 
     The report's verdict is ``FAILED``, ``PASSED``, or, where no oracle applied to some input, ``INCONCLUSIVE``.
     Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
@@ -84,31 +99,32 @@ def check_function(
     _require_callable("function", function)
     if reference is not None:
         _require_callable("reference", reference)
-    if not isinstance(inputs, (list, tuple)):
-        raise ArgumentError(f"inputs: expected a list of arguments, found {type(inputs).__name__}")
-    names = list(names) if names is not None else [f"input {i}" for i in range(len(inputs))]
+    arguments = Arguments.of(inputs, names)
+    given, named = arguments.flat(inputs), {} if names is None else {"names": list(names)}
     options = Options(
         probes=probes, replays=replays, vary_batch=vary_batch, skip=skip, fail_on=fail_on, tolerance=tolerance,
         intended=intended or _declared(function, "intended") or "",
-        derivative_of=derivative_of or _declared(function, "derivative_of"),
+        derivative_of=derivative_of or _declared(function, "derivative_of"), gradients_from=gradients_from,
     )  # fmt: skip
-    checked = _validated(inputs, names, skip)
+    checked = _validated(given, arguments.names, skip)
     seed = secrets.randbits(48) if seed is None else seed
-    own, kept = ([x.detach().clone() if isinstance(x, Tensor) else x for x in inputs] for _ in range(2))
-    asked = {"names": names, **vars(options), "skip": list(skip)}
-    question = Question(function, reference, tuple(kept), tuple(i in checked for i in range(len(inputs))), asked)
+    own, kept = ([x.detach().clone() if isinstance(x, Tensor) else x for x in given] for _ in range(2))
+    asked = {**named, **vars(options), "skip": list(skip)}
+    needs = tuple(i in checked for i in range(len(given)))
+    question = Question(function, reference, arguments.nested(kept), needs, asked)
     # A stochastic function is seeded on every device in use, so the generators of all are put back.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        subject = Subject(function, "function", own, checked)
+        subject = Subject(function, "function", own, checked, arguments=arguments, source=options.gradients_from)
         first = _first_call(subject, seed)
-        other = None if reference is None else Subject(reference, "reference", own, checked, subject.seed)
+        plain = replace(subject, clones=False, source=None)
+        other = None if reference is None else replace(plain, function=reference, role="reference")
         if other is not None:
             _require_same_shapes(first, other)
         smooth = None
         if options.derivative_of is not None:
-            smooth = replace(subject, function=options.derivative_of, role="derivative_of")
+            smooth = replace(plain, function=options.derivative_of, role="derivative_of")
             _require_same_shapes(first, smooth)
-        ctx = Context(subject, other, names, seed, options, smooth)
+        ctx = Context(subject, other, arguments.names, seed, options, smooth)
         findings = _ask(ctx)
     worth = f"{escape_probability(probes):.1e}"
     remark = f"{probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
@@ -141,14 +157,19 @@ def _declared(function: Callable[..., Any], attribute: str) -> Any:
 
 
 def _ask(ctx: Context) -> list[Finding]:
+    findings: list[Finding] = []
     try:
-        ctx.subject.vjp(ctx.gaussian())
+        refused = ctx.subject.refused_by_grad(ctx.gaussian())
     except CallFailed as failure:
         return [failed(f"{failure}{_named_input(failure, ctx)}", rule="backward")]
+    if refused:
+        text = f"read from .grad after .backward(), because with torch.autograd.grad its {refused}"
+        findings.append(replace(note(text), rule="gradients_from"))
     ctx.why_not_float64 = why_not_float64(ctx)
     skip, intended = ctx.options.skip, ctx.options.intended
-    said = [note(f"{intended}: the gradient is meant not to be the derivative, and is compared with none")]
-    findings = [replace(said[0], rule="intended")] if intended else []
+    if intended:
+        text = f"{intended}: the gradient is meant not to be the derivative, and is compared with none"
+        findings.append(replace(note(text), rule="intended"))
     for rule in rules.RULES:
         if rule.name not in skip and not (intended and rule.oracle and rule.name != GRADIENT):  # which compares outputs
             findings += [finding for finding in rule.findings(ctx) if finding.rule not in skip]
@@ -166,8 +187,6 @@ def _require_callable(name: str, given: object) -> None:
 
 def _validated(inputs: Sequence[Any], names: Sequence[str], skip: Collection[str]) -> tuple[int, ...]:
     """The indices of the inputs that are checked."""
-    if len(names) != len(inputs):
-        raise ArgumentError(f"names: expected {len(inputs)}, one an input, found {len(names)}")
     for rule in skip:
         if rule not in RULES:
             raise ArgumentError(f"skip: expected names of RULES, found {rule!r}{nearest(rule, RULES)}")
@@ -176,9 +195,12 @@ def _validated(inputs: Sequence[Any], names: Sequence[str], skip: Collection[str
         raise ArgumentError("inputs: expected at least one floating tensor with requires_grad, found none")
     for i in checked:
         x, name = inputs[i], names[i]
-        if x.is_complex() or x.layout != torch.strided:
-            kind = x.dtype if x.is_complex() else x.layout
-            raise ArgumentError(f"inputs: expected dense real tensors, found {name}, which is {kind}")
+        if not is_dense(x):
+            kind = "nested" if x.is_nested else x.layout
+            raise ArgumentError(f"inputs: expected dense tensors where a gradient is checked, found {name}, {kind}")
+        if not is_float(x):
+            wanted = "inputs: expected at least 16 bits a number where a gradient is checked"
+            raise ArgumentError(f"{wanted}, found {name} in {x.dtype}; give it converted, say by .to(torch.bfloat16)")
         if x.is_meta:
             raise ArgumentError(f"inputs: expected tensors that hold numbers, found {name}, which is on meta")
         if not bool(x.detach().isfinite().all()):

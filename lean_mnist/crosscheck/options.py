@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lean_mnist.crosscheck.subjects.calls import SOURCES, GradientSource
 from lean_mnist.crosscheck.verdicts import Severity
 from lean_mnist.errors import ArgumentError, nearest
 
@@ -26,6 +27,7 @@ class Options:
     intended: str = ""
     derivative_of: Callable[..., Any] | None = None
     tolerance: float = 0.0
+    gradients_from: GradientSource = None
 
     @classmethod
     def once(cls) -> Options:
@@ -46,5 +48,8 @@ class Options:
             raise ArgumentError(f"derivative_of: expected a function, found {type(self.derivative_of).__name__}")
         if not isinstance(self.tolerance, (int, float)) or not 0 <= self.tolerance < math.inf:
             raise ArgumentError(f"tolerance: expected a number of at least 0, found {self.tolerance!r}")
+        if not (self.gradients_from in (None, *SOURCES) or callable(self.gradients_from)):
+            found = f"{self.gradients_from!r}{nearest(str(self.gradients_from), SOURCES)}"
+            raise ArgumentError(f"gradients_from: expected {', '.join(SOURCES)} or a function, found {found}")
         if isinstance(self.skip, str):
             raise ArgumentError(f"skip: expected a list of names of RULES, found the string {self.skip!r}")

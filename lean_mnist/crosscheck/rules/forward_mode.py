@@ -19,10 +19,10 @@ from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, re
 from lean_mnist.crosscheck.perturbation import perturbed, perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.subjects.arguments import floating_outputs
 from lean_mnist.crosscheck.subjects.calls import (
     Subject,
     dot,
-    floating_outputs,
     in_dtype,
     norm,
     one_line,

@@ -19,7 +19,8 @@ from lean_mnist.crosscheck.numerics.kinks import kink_within
 from lean_mnist.crosscheck.numerics.step_sizes import noise_of, residuals_along
 from lean_mnist.crosscheck.report import GRADCHECK, Finding, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
-from lean_mnist.crosscheck.subjects.calls import floating_outputs, in_dtype, one_line
+from lean_mnist.crosscheck.subjects.arguments import floating_outputs
+from lean_mnist.crosscheck.subjects.calls import in_dtype, one_line
 
 # It calls the function twice an input number; beyond this many it would take minutes.
 GRADCHECK_NUMBERS = 2000
@@ -48,6 +49,8 @@ def _unsuitable(ctx: Context) -> str:
         return f"{numbers:,} numbers, more than the {GRADCHECK_NUMBERS:,} that finite differences suit"
     if ctx.smooth is not None:
         return "it asks for the derivative of the forward, not of derivative_of"
+    if ctx.subject.source is not None:
+        return "it asks by torch.autograd.grad, and gradients are read elsewhere"
     if ctx.why_not_float64:
         return f"the function does not take float64 ({ctx.why_not_float64})"
     for place, x in enumerate(inputs):

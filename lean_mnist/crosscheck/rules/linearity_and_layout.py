@@ -20,7 +20,8 @@ from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Upstream, norm
+from lean_mnist.crosscheck.subjects.arguments import as_complex, as_real, is_dense
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, norm
 
 # Far up and down, and the loss scales of mixed precision. Half precision's range is soon left.
 FACTORS = (-1.0, 2.0**30, 2.0**-30, 2.0**16, 2.0**-24)
@@ -135,6 +136,13 @@ def undefined_upstream(ctx: Context) -> list[Finding]:
     return findings or [passed("each output used alone gives what zeros for the others give")]
 
 
+def _input_layouts(subject: Subject, i: int, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Those of input ``i``; of a complex one the layouts of its complex numbers, not of their parts."""
+    if subject.arguments is None or i not in subject.arguments.complex:
+        return _layouts(x, expanded=False)
+    return ((words, as_real(laid_out)) for words, laid_out in _layouts(as_complex(x), expanded=False))
+
+
 @rule("input layout", order=70, points_to=Kind.LAYOUT)
 def input_layouts(ctx: Context) -> list[Finding]:
     """The same inputs, transposed in memory or inside a larger tensor, give the same outputs and gradients."""
@@ -143,9 +151,9 @@ def input_layouts(ctx: Context) -> list[Finding]:
     upstream = ctx.gaussian()
     expected = ctx.subject.vjp(upstream)
     for i, x in enumerate(ctx.subject.inputs):
-        if not isinstance(x, Tensor):
+        if not is_dense(x):
             continue
-        for layout, laid_out in _layouts(x.detach(), expanded=False):
+        for layout, laid_out in _input_layouts(ctx.subject, i, x.detach()):
             copies = [y.detach().clone() if isinstance(y, Tensor) else y for y in ctx.subject.inputs]
             try:
                 evaluated = ctx.subject.call([*copies[:i], laid_out, *copies[i + 1 :]], copy=False)

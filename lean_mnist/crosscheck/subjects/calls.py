@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from lean_mnist.errors import ArgumentError
+from lean_mnist.crosscheck.subjects.arguments import Arguments, floating_outputs, is_dense, is_float
 
 Upstream = Sequence["Tensor | None"]
+# Where gradients are read: None for what torch.autograd.grad returns, "backward" for .grad after .backward(),
+# "main_grad" for an attribute of that name that a backward adds to, or a function from a tensor to its gradient.
+SOURCES = ("backward", "main_grad")
+GradientSource = str | Callable[[Tensor], "Tensor | None"] | None
 
 
 class CallFailed(Exception):
@@ -36,6 +41,7 @@ class Evaluated:
     inputs: list[Any]
     outputs: list[Tensor]
     leaves: list[Any]
+    source: GradientSource = None
 
     def vjp(
         self, checked: Sequence[int], upstream: Upstream, *, retain_graph: bool = False, create_graph: bool = False
@@ -47,18 +53,42 @@ class Evaluated:
         used = [(y, v) for y, v in zip(self.outputs, upstream, strict=True) if y.requires_grad and v is not None]
         if not used:
             return [None] * len(checked)
+        roots, weights = [y for y, _ in used], [v.to(y.dtype) for y, v in used]
+        leaves = [self.leaves[i] for i in checked]
+        retain_graph = retain_graph or create_graph
         try:
-            found = torch.autograd.grad(
-                [y for y, _ in used],
-                [self.leaves[i] for i in checked],
-                [v.to(y.dtype) for y, v in used],
-                allow_unused=True,
-                retain_graph=retain_graph or create_graph,
-                create_graph=create_graph,
+            if self.source is not None:
+                return self._by_backward(leaves, roots, weights, retain_graph, create_graph)
+            return list(
+                torch.autograd.grad(
+                    roots, leaves, weights, allow_unused=True, retain_graph=retain_graph, create_graph=create_graph
+                )
             )
         except Exception as error:
             raise CallFailed("backward", error) from error
-        return list(found)
+
+    def _by_backward(
+        self, leaves: Sequence[Any], roots: list[Tensor], weights: list[Tensor], retain: bool, create: bool
+    ) -> list[Tensor | None]:
+        for x in leaves:
+            x.grad = None
+            if self.source == "main_grad":  # in which the programs that have one add up in float32
+                x.main_grad = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a graph of gradients in .grad is a cycle; it is cut below
+            torch.autograd.backward(roots, weights, retain, create)
+        found = [self._read(x) for x in leaves]
+        for x in leaves:
+            x.grad = None
+        return found
+
+    def _read(self, x: Any) -> Tensor | None:
+        if callable(self.source):
+            found = self.source(x)
+            return None if found is None else found.to(x.dtype)
+        if self.source == "main_grad" and bool(x.main_grad.any()):
+            return cast(Tensor, x.main_grad.to(x.dtype))
+        return cast("Tensor | None", x.grad)
 
     def gradients(
         self, checked: Sequence[int], upstream: Upstream, *, copy: bool = True, retain_graph: bool = False
@@ -82,6 +112,8 @@ class Subject:
     checked: tuple[int, ...]
     seed: int | None = None  # set where the function draws random numbers: every forward is seeded with it
     clones: bool = False  # give it clones of leaves, because it writes into its inputs (and says so: mark_dirty)
+    arguments: Arguments | None = None  # the structure that its inputs are the leaves of; None where it takes them flat
+    source: GradientSource = None
 
     def at(self, inputs: Sequence[Any]) -> Subject:
         """The same function at other inputs."""
@@ -95,7 +127,10 @@ class Subject:
     def __call__(self, *arguments: Any) -> Any:
         """The function's result, whatever it is, on the very tensors given (clones, where it needs them)."""
         self.reseed()
-        return self.function(*(x.clone() if self.clones and isinstance(x, Tensor) else x for x in arguments))
+        return self._applied(*(x.clone() if self.clones and isinstance(x, Tensor) else x for x in arguments))
+
+    def _applied(self, *flat: Any) -> Any:
+        return self.function(*flat) if self.arguments is None else self.arguments.call(self.function, flat)
 
     def call(
         self,
@@ -116,15 +151,17 @@ class Subject:
         with torch.enable_grad():
             arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
             self.reseed()
-            evaluated = Evaluated(arguments, self._outputs(self.function, arguments), leaves)
+            evaluated = Evaluated(arguments, self._outputs(self._applied, arguments), leaves, self.source)
         if self.seed is not None:  # between forward and backward a program draws others
             seed_everything(self.seed + 1)
         return evaluated
 
     def values(self, inputs: Sequence[Any]) -> list[Tensor]:
         """Its floating outputs alone, without a graph, on the very tensors given. Raises ``CallFailed``."""
+        # They say that they need a gradient, as in training, where a function looks at that.
+        given = [x.detach().requires_grad_() if i in self.checked else x for i, x in enumerate(inputs)]
         with torch.no_grad():
-            return self._outputs(self, inputs)
+            return self._outputs(self, given)
 
     def _outputs(self, function: Callable[..., Any], arguments: Sequence[Any]) -> list[Tensor]:
         try:
@@ -132,6 +169,24 @@ class Subject:
         except Exception as error:
             raise CallFailed("forward", error) from error
         return floating_outputs(result, self.role)
+
+    def refused_by_grad(self, upstream: Upstream) -> str:
+        """The reason why ``torch.autograd.grad`` does not run through it where ``.backward()`` does, as it does then.
+
+        Empty where it does, or where gradients are read from another ``source`` already. Raises ``CallFailed``.
+        """
+        if self.source is not None:
+            return ""
+        try:
+            self.vjp(upstream)
+        except CallFailed as failure:
+            self.source = "backward"
+            try:
+                self.vjp(upstream)
+            except CallFailed:
+                raise failure from None
+            return one_line(failure, 120)
+        return ""
 
     def vjp(
         self,
@@ -158,22 +213,8 @@ class Subject:
 def _leaf(x: Any, dtype: torch.dtype | None, needs_gradient: bool, copy: bool) -> Any:
     if not isinstance(x, Tensor):
         return x
-    x = x.detach().to(dtype if dtype is not None and x.is_floating_point() else x.dtype, copy=copy)
+    x = x.detach().to(dtype if dtype is not None and is_float(x) else x.dtype, copy=copy)
     return x.requires_grad_(needs_gradient)
-
-
-def floating_outputs(result: Any, role: str) -> list[Tensor]:
-    """The floating tensors among the results of a function. Raises ``ArgumentError`` for anything but tensors."""
-    outputs = [result] if isinstance(result, Tensor) else result
-    if not isinstance(outputs, (tuple, list)):
-        kind = type(result).__name__
-        raise ArgumentError(f"{role}: expected a tensor or a tuple of tensors as its result, found {kind}")
-    if any(isinstance(y, (tuple, list, dict)) for y in outputs):
-        kind = next(type(y).__name__ for y in outputs if isinstance(y, (tuple, list, dict)))
-        raise ArgumentError(f"{role}: expected a flat tuple of tensors as its result, found a {kind} inside of it")
-    if any(isinstance(y, Tensor) and y.is_complex() for y in outputs):
-        raise ArgumentError(f"{role}: expected real outputs, found complex ones, which are not supported")
-    return [y for y in outputs if isinstance(y, Tensor) and y.is_floating_point()]
 
 
 def seed_everything(seed: int) -> None:
@@ -188,7 +229,7 @@ def in_dtype(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
     detached = [x.detach() if isinstance(x, Tensor) else x for x in inputs]
     if dtype is None:
         return detached
-    return [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in detached]
+    return [x.to(dtype) if is_float(x) else x for x in detached]
 
 
 def normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
@@ -220,5 +261,7 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """True if two tensors hold the same numbers; NaN is the same as NaN."""
+    """True if two tensors hold the same numbers; NaN is the same as NaN. Only dense ones are compared."""
+    if not is_dense(a):
+        return True
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
