@@ -69,10 +69,6 @@ class Batches:
         """``ceil(m / batch_size)``: the partial last batch is kept."""
         return -(-len(self.split) // self.batch_size)
 
-    def examples_in(self, batch: int) -> int:
-        """Number of examples in batch ``batch`` of an epoch, all its parts together."""
-        return min(self.batch_size, len(self.split) - batch * self.batch_size)
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch: ``x`` (B, D) of ``dtype`` and ``y`` (B,) int64.
 

@@ -143,21 +143,9 @@ def _apply(function: Any, *arguments: Any) -> Any:
 def _flat(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor | None]:
     """The parameters in one list, weight, bias, weight, bias, …, checked together with ``x``."""
     flat = [parameter for layer in layers for parameter in layer]
-    if not _alike(x_BD, *flat):
-        names = [f"layers[{index}].{part}" for index in range(len(layers)) for part in ("weight", "bias")]
-        _check_tensors(x=x_BD, **dict(zip(names, flat, strict=True)))
+    names = [f"layers[{index}].{part}" for index in range(len(layers)) for part in ("weight", "bias")]
+    _check_tensors(x=x_BD, **dict(zip(names, flat, strict=True)))
     return flat
-
-
-def _alike(first: Tensor, *others: Tensor | None) -> bool:
-    """Whether all are tensors of one floating dtype on one device: what is nearly always so, found out quickly."""
-    if not (isinstance(first, Tensor) and first.is_floating_point()):
-        return False
-    dtype, device = first.dtype, first.device
-    return all(
-        other is None or (isinstance(other, Tensor) and other.dtype is dtype and other.device == device)
-        for other in others
-    )
 
 
 def _check_tensors(**named: Tensor | None) -> None:

@@ -23,7 +23,7 @@ from lean_mnist.training.distributed import World
 from lean_mnist.training.hooks.failures import FailureKeeper, FailurePolicy
 from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.objectives.classification import Classification
-from lean_mnist.training.objectives.protocol import Objective, Result, RunFiles
+from lean_mnist.training.objectives.protocol import Objective, Result
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Notice, Text
@@ -165,9 +165,7 @@ class Session:
 
     def _finish(self) -> Result:
         folder = self._folder
-        summed_up = self._ended_before and (folder.folder / "summary.json").exists()
-        result = self._objective.finish(
-            self._state, RunFiles(folder.folder, folder.checkpoints, folder.emit, ended_before=summed_up)
-        )
+        folder.ended_before = self._ended_before and (folder.folder / "summary.json").exists()
+        result = self._objective.finish(self._state, folder)
         folder.write_json("summary.json", result.to_dict())
         return result

@@ -23,6 +23,8 @@ from lean_mnist.training.sinks.tensorboard import TensorBoardSink
 class RunFolder:
     """Folders of a run: ``folder`` and ``checkpoints``, both called ``name``. Made by :meth:`claim`."""
 
+    ended_before = False  # in an earlier session, so that the records of its end are there already
+
     def __init__(self, name: str, config: Config) -> None:
         self.name, self.folder = name, Path(config.runs_dir) / name
         self.checkpoints = Path(config.checkpoints_dir) / name

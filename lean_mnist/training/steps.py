@@ -83,8 +83,8 @@ class Steps:
         """Examples of this step that all processes have together."""
         if self._loop.world.size == 1:
             return sum(len(labels) for _, labels in batches)
-        first = self._loop.state.batch
-        return sum(map(self._loop.objective.batches.examples_in, range(first, first + len(batches))))
+        size, first = self._loop.objective.config.batch_size, self._loop.state.batch
+        return min(size * len(batches), len(self._loop.objective.batches.split) - size * first)
 
     def _look(self, hooks: Sequence[Hook], step: Step, prefix: str = "") -> None:
         for hook in hooks:

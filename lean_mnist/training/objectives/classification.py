@@ -33,8 +33,8 @@ from lean_mnist.training.hooks.health import HealthHook, LossHook, NormsHook
 from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.ending import finish_classification
-from lean_mnist.training.objectives.protocol import RunFiles, Saved
 from lean_mnist.training.objectives.summary import Summary
+from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Image, Record, Text
 from lean_mnist.training.state import RunState
 
@@ -114,7 +114,7 @@ class Classification:
         """None besides those of every run."""
         return {}
 
-    def saved(self) -> Saved:
+    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Weights, and what it takes to apply them to images."""
         weights = self.model.state_dict()
         content: dict[str, Any] = {
@@ -123,7 +123,7 @@ class Classification:
             "architecture": self.model.architecture,
             "normalization": self.normalization.to_dict(),
         }
-        return Saved(content, {})
+        return content, {}
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
         """Take the weights of a checkpoint."""
@@ -140,6 +140,6 @@ class Classification:
         yield Text(0, "run/dataset", about)
         yield Image(0, "weights/first_layer", first_layer_weights(self.model, self.dataset.image_shape))
 
-    def finish(self, state: RunState, files: RunFiles) -> Summary:
+    def finish(self, state: RunState, folder: RunFolder) -> Summary:
         """Test split, certificate, last records, summary."""
-        return finish_classification(self, state, files)
+        return finish_classification(self, state, folder)

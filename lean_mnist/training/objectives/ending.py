@@ -19,8 +19,8 @@ from lean_mnist.training.evaluation.pictures import (
     reliability_diagram,
     risk_coverage_curve,
 )
-from lean_mnist.training.objectives.protocol import RunFiles
 from lean_mnist.training.objectives.summary import NETWORK, Summary
+from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Image, Outcome, Record, Scalar, Text
 from lean_mnist.training.state import RunState
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lean_mnist.training.objectives.classification import Classification
 
 
-def finish_classification(objective: Classification, state: RunState, files: RunFiles) -> Summary:
+def finish_classification(objective: Classification, state: RunState, files: RunFolder) -> Summary:
     """Evaluate the test split with the weights that the validation split selected, certify them, sum everything up."""
     best = files.checkpoints / "best.pt"
     if state.best is not None:
@@ -63,7 +63,7 @@ def finish_classification(objective: Classification, state: RunState, files: Run
     )
 
 
-def _quantized(objective: Classification, files: RunFiles) -> TrainingClaims | None:
+def _quantized(objective: Classification, files: RunFolder) -> TrainingClaims | None:
     """Of a quantised network: write its exact numbers, and certify it by the examples it learned from."""
     if not isinstance(objective.model, QuantizedMLP):
         return None

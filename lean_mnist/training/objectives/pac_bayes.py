@@ -29,7 +29,7 @@ from lean_mnist.training.hooks.pac_bayes import DrawnNetworkHook, PosteriorCheck
 from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
 from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
-from lean_mnist.training.objectives.protocol import RunFiles, Saved
+from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Record, Text
 from lean_mnist.training.state import RunState
 
@@ -131,7 +131,7 @@ class PacBayes:
             self.candidates.append(self._weights())
         return {f"{stage.name}/objective": objective, f"{stage.name}/risk": risk, f"{stage.name}/kl": divergence}
 
-    def saved(self) -> Saved:
+    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Posterior and prior; sums, epochs, seconds and finished posteriors so far."""
         content: dict[str, Any] = {
             "model": self._weights(),
@@ -140,7 +140,7 @@ class PacBayes:
             "data": {"name": self.dataset.name, "sha256": self.fingerprint},
         }
         position = {"sums": self._sums, "epochs": self.epochs, "seconds": self.seconds, "candidates": self.candidates}
-        return Saved(content, position)
+        return content, position
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: tensor.contiguous().clone() for name, tensor in self.network.state_dict().items()}
@@ -160,6 +160,6 @@ class PacBayes:
         prior = f"{self.options.prior_examples} training examples for the prior, {len(self.bound_part)} for the bound"
         yield Text(0, "run/dataset", f"{self.dataset.name}, from {self.dataset.source}: {prior}")
 
-    def finish(self, state: RunState, files: RunFiles) -> PacBayesResult:
+    def finish(self, state: RunState, folder: RunFolder) -> PacBayesResult:
         """Choice among the candidates, certificate, ``best.pt``."""
-        return finish_posterior(self, state, files)
+        return finish_posterior(self, state, folder)

@@ -17,7 +17,7 @@ from lean_mnist.generalization.pacbayes.draws import draw_outcomes
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 from lean_mnist.training.checkpoints import read_checkpoint, write_checkpoint
 from lean_mnist.training.config.pac_bayes import given
-from lean_mnist.training.objectives.protocol import RunFiles
+from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Scalar, Text
 from lean_mnist.training.state import RunState
 
@@ -56,7 +56,7 @@ class PacBayesResult:
         return "\n".join(lines)
 
 
-def finish_posterior(run: PacBayes, state: RunState, files: RunFiles) -> PacBayesResult:
+def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBayesResult:
     """Choose the posterior of the least estimated bound, certify it, and write it as ``best.pt``."""
     options, dataset, maximum = run.options, run.dataset, run.dataset.maximum
     scales = given(options.prior_scale)

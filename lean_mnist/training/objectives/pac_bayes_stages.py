@@ -86,7 +86,3 @@ class StagedBatches:
         stage = next(stage for stage in self._stages if epoch < stage.end_epoch)
         self._enter(stage, epoch == stage.first_epoch and start == 0)
         return ([batch] for batch in stage.batches.epoch(epoch - stage.first_epoch, start))
-
-    def examples_in(self, batch: int) -> int:
-        """A PAC-Bayes run is one process's, so that nothing asks."""
-        raise NotImplementedError

@@ -8,9 +8,8 @@ rates, records and sinks, checkpoints, resuming, interrupts, several processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sized
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from lean_mnist.data.batches import Batch
 from lean_mnist.nn import FlatParameters
@@ -20,6 +19,7 @@ from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.failures import FailurePolicy
 from lean_mnist.training.hooks.step import StepHooks
+from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Record
 from lean_mnist.training.state import RunState
 
@@ -34,33 +34,6 @@ class BatchSource(Protocol):
     def chunks(self, epoch: int, start: int = 0) -> Iterable[list[Batch]]:
         """Batches of an epoch, from batch ``start`` on, some at a time; of several processes, each one's part."""
 
-    def examples_in(self, batch: int) -> int:
-        """Examples that all parts of batch ``batch`` have together."""
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """Files and records of a run, for an objective's end."""
-
-    folder: Path  # of records, configuration and summary, ``runs/<run>``
-    checkpoints: Path  # of ``best.pt`` and ``last.pt``, ``checkpoints/<run>``
-    emit: Callable[[Record], None]  # takes records to every sink
-    ended_before: bool = False  # in an earlier session, so that the records of its end are there already
-
-
-class Saved(NamedTuple):
-    """An objective's part of a checkpoint: plain values and tensors.
-
-    Attributes:
-        content: ``model`` (a state dict), ``architecture``, ``normalization`` and whatever else describes the trained
-            network; in ``best.pt`` and ``last.pt``.
-        position: everything besides weights and ``RunState`` that the next step depends on, such as the state of a
-            generator of noise; in ``last.pt`` alone, within ``training``.
-    """
-
-    content: dict[str, Any]
-    position: dict[str, Any]
-
 
 class Result(Protocol):
     """Outcome of a run: ``str(result)`` is for people."""
@@ -70,30 +43,25 @@ class Result(Protocol):
 
 
 class Objective(Protocol):
-    """Training objective of a run. Made from configuration and data, before anything is written."""
+    """Training objective of a run. Made from configuration and data, before anything is written.
+
+    ``parameters`` are all trained numbers as one vector, which the run's optimizer moves, and their gradient as
+    another; ``parameters.network`` is the module whose parameters and ``.grad`` hooks look at. A parameter that is not
+    to move has gradient 0 and no weight decay.
+    """
 
     config: Config  # with everything chosen that was left to be chosen (data set, device, size of the validation split)
     command: str  # the module that runs it, for the message that says how to go on
-
-    @property
-    def steps(self) -> int:
-        """Updates of the whole run."""
+    steps: int  # updates of the whole run
+    fingerprint: str  # SHA-256 of the data set, by which a resumed run knows that it is the same
 
     @property
     def parameters(self) -> FlatParameters[Any]:
-        """All trained numbers as one vector, which the run's optimizer moves, and their gradient as another.
-
-        ``parameters.network`` is the module whose parameters and ``.grad`` hooks look at. A parameter that is not to
-        move has gradient 0 and no weight decay.
-        """
+        """See above."""
 
     @property
     def batches(self) -> BatchSource:
         """Training examples, in the order in which they are learned from."""
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the data set, by which a resumed run knows that it is the same."""
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""
@@ -104,23 +72,19 @@ class Objective(Protocol):
         ``StepEngine(compute, update, stop_requested)`` does for every objective, where ``compute`` puts the gradient
         of a step into ``parameters.gradient``. It is called once a step with the batches of that step (several where
         ``config.accumulate`` > 1), in order. Random numbers are to come from a generator of the objective's own, whose
-        state is in ``saved().position``, so that a resumed run draws what an uninterrupted one would. A step may have
-        no tape; what gates of the objective need besides, such as the noise of the step, the objective remembers for
-        them. Raises ``ConfigError`` at construction, not here, where several processes cannot share a step because the
-        objective is no mean over examples.
+        state is in its ``saved()`` position, so that a resumed run draws what an uninterrupted one would. A step may
+        have no tape; what gates of the objective need besides, it remembers for them. Raises ``ConfigError`` at
+        construction, not here, where several processes cannot share a step because it is no mean over examples.
         """
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
-        """Hooks and gates of this process, by the schedules of ``config``.
-
-        ``policy`` has the summary that gates count their findings in, and says what becomes of a step that fails.
-        """
+        """Hooks and gates of this process, by the schedules of ``config``; gates count and refuse by ``policy``."""
 
     def evaluate(self, split: str) -> Evaluation | None:
-        """Evaluate the present weights on ``"validation"`` or, where ``config.track_test``, ``"test"``.
+        """Evaluate the present weights, after every epoch, on ``"validation"`` or, to track it, ``"test"``.
 
-        After every epoch. ``None`` where no split selects: then no checkpoint is called best, no early stopping
-        applies, and the last weights are the result.
+        ``None`` where no split selects: then no checkpoint is called best, no early stopping applies, and the last
+        weights are the result.
         """
 
     def epoch_values(self) -> Mapping[str, float]:
@@ -129,8 +93,13 @@ class Objective(Protocol):
         The progress line shows them under the last part of their name.
         """
 
-    def saved(self) -> Saved:
-        """Its part of a checkpoint, in copies."""
+    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Its part of a checkpoint, plain values and copies of tensors: content and position.
+
+        The content is ``model`` (a state dict), ``architecture``, ``normalization`` and whatever else describes the
+        trained network; the position, in ``last.pt`` alone, everything besides weights and ``RunState`` that the next
+        step depends on, such as the state of a generator of noise.
+        """
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
         """Go on from a checkpoint: weights, and ``content["training"]["position"]`` where it has one.
@@ -141,10 +110,10 @@ class Objective(Protocol):
     def first_records(self) -> Iterable[Record]:
         """Records of step 0: data, pictures of the initial weights."""
 
-    def finish(self, state: RunState, files: RunFiles) -> Result:
+    def finish(self, state: RunState, folder: RunFolder) -> Result:
         """End of the run, on the writer alone: final evaluation, certificate, last records.
 
-        Called with ``state.finished`` set and the last checkpoint written; again if a run that had ended is resumed,
-        with the same result and without counting an evaluation of the test split twice. Writes what belongs to it into
-        ``files.folder``; the run writes ``summary.json`` from the result.
+        Called with ``state.finished`` set and the last checkpoint written; again if a run that had ended is resumed
+        (``folder.ended_before``), with the same result and without counting an evaluation of the test split twice.
+        Writes what belongs to it into ``folder``; the run writes ``summary.json`` from the result.
         """
