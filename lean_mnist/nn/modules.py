@@ -1,8 +1,9 @@
-"""``nn.Module`` faces of :mod:`lean_mnist.nn.functional`."""
+"""``nn.Module`` faces of :mod:`lean_mnist.nn.functional`, and their initial weights."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,31 @@ from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.errors import ArgumentError, check_choice
 from lean_mnist.nn import functional
-from lean_mnist.nn.initialization import initialize_weight_
 
 if TYPE_CHECKING:
     from lean_mnist.nn.step import StepTape
+
+INITIALIZATIONS = ("he-normal", "xavier-uniform", "scale")
+
+
+@torch.no_grad()
+def initialize_weight_(
+    weight_HD: Tensor, initialization: str, generator: torch.Generator, scale: float = 0.01
+) -> Tensor:
+    """Fill ``weight (H, D)`` in place, by draws from ``generator`` alone, and return it.
+
+    - ``he-normal``: N(0, 2/D) (He et al., 2015, eq. 10)
+    - ``xavier-uniform``: U(−a, a), a = √(6 / (D + H)) (Glorot and Bengio, 2010, eq. 16)
+    - ``scale``: N(0, scale²)
+    """
+    check_choice("initialization", initialization, INITIALIZATIONS)
+    units, features = weight_HD.shape
+    if initialization == "he-normal":
+        return weight_HD.normal_(0, math.sqrt(2 / features), generator=generator)
+    if initialization == "xavier-uniform":
+        bound = math.sqrt(6 / (features + units))
+        return weight_HD.uniform_(-bound, bound, generator=generator)
+    return weight_HD.normal_(0, scale, generator=generator)
 
 
 class Dense(nn.Module):

@@ -8,8 +8,7 @@ The statements are in ``statements``, one module a group; the ways to establish 
 """
 
 from lean_mnist.verification.model import Method, Obligation, ObligationFailed, Truth
-from lean_mnist.verification.report import ObligationReport, verify
-from lean_mnist.verification.table import obligations, select, vacuous_statements
+from lean_mnist.verification.report import ObligationReport, obligations, select, vacuous_statements, verify
 
 __all__ = [
     "Method",

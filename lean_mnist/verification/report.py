@@ -1,7 +1,8 @@
-"""Running obligations, and the report of the results: a table for people, a document for programs."""
+"""Choice and check of obligations, and the report of the results: a table for people, a document for programs."""
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import json
 import platform
@@ -14,12 +15,52 @@ from importlib import metadata
 from textwrap import wrap
 from typing import Any
 
-from lean_mnist.verification.model import Method, ObligationFailed, ObligationResult, Truth, Vacuous
-from lean_mnist.verification.table import obligations, select, titles, vacuous_statements
+from lean_mnist.errors import ConfigError, nearest
+from lean_mnist.verification.model import Method, Obligation, ObligationFailed, ObligationResult, Truth, Vacuous
 
 Progress = Callable[[int, int, str], None]  # how many are done, of how many, which is next ("" at the end)
 _SHARES = (0.39, 0.27, 0.34)  # of what verdict and time leave: statement, source, how it is established
 _VERDICT, _SECONDS, _GAP, _NARROWEST = 8, 6, 2, 88
+
+
+def obligations() -> list[Obligation]:
+    """All obligations, in the order of the table; raises ``ConfigError`` where SymPy is missing."""
+    return [obligation for group in _statements().GROUPS for obligation in group]
+
+
+def vacuous_statements() -> list[Vacuous]:
+    """Statements of the original that say less than their names; raises ``ConfigError`` where SymPy is missing."""
+    return list(_statements().VACUOUS)
+
+
+def titles() -> dict[str, str]:
+    """Title of each group, in the order of the table; raises ``ConfigError`` where SymPy is missing."""
+    return {group.group: group.title for group in _statements().GROUPS}
+
+
+def select(everything: Sequence[Obligation], pattern: str) -> list[Obligation]:
+    """Those whose group or id is ``pattern``, or whose id fits it (``*`` and ``?``); ``ConfigError`` if none does."""
+    chosen = [o for o in everything if pattern == o.group or fnmatch.fnmatchcase(o.id, pattern)]
+    if not chosen:
+        groups = list(dict.fromkeys(o.group for o in everything))
+        raise ConfigError(
+            f"--only: expected an id, a pattern such as 'loss.*', or one of {', '.join(groups)}, "
+            f"found {pattern!r}{nearest(pattern, [*groups, *(o.id for o in everything)])}"
+        )
+    return chosen
+
+
+def _statements() -> Any:
+    """The statements, imported when they are needed, since SymPy takes a while."""
+    try:
+        import sympy  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "python -m lean_mnist.verify proves with SymPy, which is missing: pip install sympy"
+        ) from None
+    from lean_mnist.verification import statements
+
+    return statements
 
 
 @dataclass(frozen=True)

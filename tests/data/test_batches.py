@@ -15,7 +15,7 @@ from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import ArgumentError, ConfigError
-from lean_mnist.nn.capture.ring import BatchRing
+from lean_mnist.nn.capture.engine import BatchRing
 from lean_mnist.nn.step import RING_DEPTH
 
 UNIT = Normalization("unit", 0.0, 1.0)

@@ -11,7 +11,7 @@ import torch
 
 from lean_mnist import nn as lean
 from lean_mnist.nn import functional
-from lean_mnist.nn.initialization import INITIALIZATIONS, initialize_weight_
+from lean_mnist.nn.modules import INITIALIZATIONS, initialize_weight_
 from tests.support.nn_cases import labels_for
 
 

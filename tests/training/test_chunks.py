@@ -15,8 +15,7 @@ from torch import Tensor
 
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import HealthError
-from lean_mnist.nn.capture.cuda_graph import CudaGraph
-from lean_mnist.nn.capture.kernels import CannotCapture
+from lean_mnist.nn.capture.kernels import CannotCapture, CudaGraph
 from lean_mnist.training.distributed import World
 from lean_mnist.training.objectives import build
 from tests.support.planting import Plant

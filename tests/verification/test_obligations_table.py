@@ -9,7 +9,7 @@ import pytest
 
 from lean_mnist.errors import ConfigError
 from lean_mnist.verification import Method, Obligation, ObligationReport, Truth, select, vacuous_statements
-from lean_mnist.verification.table import titles
+from lean_mnist.verification.report import titles
 
 LINEAR_ALGEBRA = [
     *("vadd", "vsub", "smul", "matAdd", "matSub", "matSmul", "transpose", "vmul", "dot", "normSq", "outer"),

@@ -1,5 +1,5 @@
 """The engine that captures a step once and replays it without Python in between; see ``capture.engine``.
 
-On a processor the kernels that PyTorch runs are noted and called again (``capture.kernels``); on a CUDA device they are
-one graph (``capture.cuda_graph``).
+On a processor the kernels that PyTorch runs are noted and called again, on a CUDA device they are one graph
+(``capture.kernels``).
 """

@@ -8,8 +8,8 @@ import torch
 
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.nn import MLP
-from lean_mnist.nn.capture.cuda_graph import CudaGraph
 from lean_mnist.nn.capture.engine import ChunkCapture
+from lean_mnist.nn.capture.kernels import CudaGraph
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import World

@@ -17,8 +17,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError
 from lean_mnist.nn import FlatParameters
-from lean_mnist.nn.capture.engine import CaptureEngine
-from lean_mnist.nn.capture.ring import BatchRing
+from lean_mnist.nn.capture.engine import BatchRing, CaptureEngine
 from lean_mnist.nn.step import StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.training.checkpoints import restore_weights
