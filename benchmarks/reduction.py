@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from lean_mnist.training.distributed import World, from_environment
-from lean_mnist.training.distributed.digest import Digests
+from lean_mnist.training.distributed.message import Digests
 
 NUMBERS = 101_770  # of 784-128-10
 REPEATS, STEPS = 15, 40

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from lean_mnist.data.batches import Batch
-from lean_mnist.training.epoch_end import end_epoch
+from lean_mnist.training.evaluation.metrics import Evaluation
+from lean_mnist.training.sinks.records import Epoch, Scalar, Text
+from lean_mnist.training.state import Best, Verdict
 from lean_mnist.training.steps import Loop, Steps
 
 
@@ -59,3 +61,57 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     batches = iter(batches)
     while group := list(itertools.islice(batches, size)):
         yield group
+
+
+def end_epoch(loop: Loop, examples_per_second: float) -> None:
+    """End the present epoch; sets ``state.finished`` where it was the last one."""
+    state, config, emit = loop.state, loop.objective.config, loop.emit
+    train_loss = state.end_epoch()
+    validation = loop.world.on_writer(lambda: loop.objective.evaluate("validation"))
+    emit(Scalar(state.step, "train/epoch_loss", train_loss))
+    if validation is not None:
+        emit(Scalar(state.step, "validation/loss", validation.loss))
+        emit(Scalar(state.step, "validation/accuracy", validation.accuracy))
+        for name, value in zip(("accuracy_low", "accuracy_high"), validation.interval, strict=True):
+            emit(Scalar(state.step, f"validation/{name}", value))
+    own = loop.objective.epoch_values()
+    for name, value in {"throughput/examples_per_second": examples_per_second, **own}.items():
+        emit(Scalar(state.step, name, value))
+    test = loop.world.on_writer(lambda: loop.objective.evaluate("test")) if config.track_test else None
+    if test is not None:
+        state.enter_test("track", test.errors)
+        emit(Scalar(state.step, "test/accuracy", test.accuracy))
+        emit(Scalar(state.step, "test/loss", test.loss))
+    shown = {"epoch": state.epoch, "train_loss": train_loss}
+    if validation is not None:
+        _select(loop, validation)
+        shown |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
+    shown |= {name.rpartition("/")[2]: value for name, value in own.items()}
+    emit(Epoch(state.step, "epoch", {**shown, "divergence": state.checks.largest_divergence}))
+    if state.epoch >= config.epochs:
+        state.finished = f"all {config.epochs} epochs done"
+    elif config.early_stopping is not None and state.epochs_without_improvement >= config.early_stopping:
+        state.finished = f"no better validation accuracy in {state.epochs_without_improvement} epochs"
+
+
+def _select(loop: Loop, validation: Evaluation) -> None:
+    """Save the present weights as the best, by validation accuracy, ties by loss, unless a check has failed."""
+    state, best, emit = loop.state, loop.state.best, loop.emit
+    improved = validation.accuracy > state.best_accuracy
+    state.epochs_without_improvement = 0 if improved else state.epochs_without_improvement + 1
+    state.best_accuracy = max(state.best_accuracy, validation.accuracy)
+    if best is not None and (validation.correct, -validation.loss) <= (best.correct, -best.loss):
+        return
+    verdict = state.checks.verdict
+    if verdict is Verdict.FAILED:
+        reason = f"not selected: a gradient check failed ({state.checks.first_failure})"
+        emit(Text(state.step, "checkpoint/selection", f"step {state.step}: {reason}"))
+        return
+    what = "accuracy" if best is None or validation.correct > best.correct else "loss at equal accuracy"
+    state.best = Best(state.step, state.epoch, validation.correct, validation.examples, validation.loss)
+    loop.save("best")
+    emit(Scalar(state.step, "checkpoint/best_accuracy", validation.accuracy))
+    emit(Scalar(state.step, "checkpoint/best_step", state.step))
+    reason = f"best validation {what} so far; gradient checks {verdict.value}"
+    text = f"step {state.step}, epoch {state.epoch}: validation accuracy {validation.accuracy:.4%}, {reason}"
+    emit(Text(state.step, "checkpoint/selection", text))

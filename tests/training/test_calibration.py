@@ -9,8 +9,7 @@ import torch
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
-from lean_mnist.training.evaluation.calibration import calibration, risk_by_coverage
-from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
+from lean_mnist.training.evaluation.metrics import Evaluation, calibration, evaluate, risk_by_coverage
 from lean_mnist.training.evaluation.pictures import reliability_diagram, risk_coverage_curve
 
 

@@ -17,7 +17,7 @@ from lean_mnist.command_line import run_command
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, HealthError, LeanMnistError, RankLost
 from lean_mnist.nn import MLP
 from lean_mnist.training.distributed import Share, World, from_environment
-from lean_mnist.training.distributed.digest import PROJECTIONS, Digests, bits_of, tolerance
+from lean_mnist.training.distributed.message import PROJECTIONS, Digests, bits_of, tolerance
 from lean_mnist.training.run import start_of
 from tests.support.distributed_cases import at, join, one_step, scenarios, together, train
 from tests.support.training_cases import REPOSITORY, digits_config, surroundings

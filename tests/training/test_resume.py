@@ -152,7 +152,7 @@ def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(
         return finish(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lean_mnist.training.checkpointing.write_checkpoint", dying)
+        patch.setattr("lean_mnist.training.run.write_checkpoint", dying)
         patch.setattr(Classification, "finish", ending)
         with pytest.raises(Killed):
             run(digits_config(**COMMON))

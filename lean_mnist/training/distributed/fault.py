@@ -14,8 +14,16 @@ from torch import Tensor
 
 from lean_mnist.errors import GradientMismatch, HealthError, LeanMnistError
 from lean_mnist.nn.parameters import ParameterSlot
-from lean_mnist.training.distributed.digest import PROJECTIONS, Digests, tolerance, words_of
-from lean_mnist.training.distributed.message import Message, misfit, odd_ones, wrong_sums
+from lean_mnist.training.distributed.message import (
+    PROJECTIONS,
+    Digests,
+    Message,
+    misfit,
+    odd_ones,
+    tolerance,
+    words_of,
+    wrong_sums,
+)
 from lean_mnist.training.distributed.transport import Transport
 
 

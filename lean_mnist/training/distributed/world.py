@@ -6,25 +6,36 @@ Every process (*rank*) has all of the data, draws the same batches, and takes it
 
 so that everything the hooks see is the rank's own, and everything the optimizer sees is everybody's. The reduction is
 two collective operations: the all-reduce of the flat gradient, and a gather of one small message a rank with the
-verdict of its own checks and digests of its gradient and of the sum it got (``message``, ``digest``). Whatever is
+verdict of its own checks and digests of its gradient and of the sum it got (``message``). Whatever is
 found, all ranks find it, from the same messages, and stop at the same step with the same words.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from lean_mnist.errors import ConfigError, GradientMismatch, Interrupted, LeanMnistError, RankLost
 from lean_mnist.nn.parameters import ParameterSlot
 from lean_mnist.training.checkpoints import content_hash
-from lean_mnist.training.distributed.digest import Digests, bits_of
 from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
-from lean_mnist.training.distributed.message import mean_loss, misfit, odd_ones, pack, unpack, wrong_sums
+from lean_mnist.training.distributed.message import (
+    Digests,
+    bits_of,
+    mean_loss,
+    misfit,
+    odd_ones,
+    pack,
+    unpack,
+    wrong_sums,
+)
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 T = TypeVar("T")
@@ -244,3 +255,42 @@ def _whose(name: str, given: Sequence[Mapping[str, str]]) -> str:
     for rank, values in enumerate(given):
         holders.setdefault(values.get(name, "absent"), []).append(rank)
     return ", ".join(f"{value} on {ranks(numbers)}" for value, numbers in holders.items())
+
+
+# A process that says nothing for so long counts as dead. One that died is noticed at once: its connections close.
+TIMEOUT = timedelta(minutes=5)
+
+
+def from_environment(device: str, timeout: timedelta = TIMEOUT) -> World:
+    """Join the group that ``WORLD_SIZE``, ``RANK``, ``LOCAL_RANK`` and ``MASTER_…`` describe; a ``World`` without them.
+
+    ``device`` is ``cpu`` or ``cuda``; with ``cuda`` each process of a machine takes the GPU of its ``LOCAL_RANK``.
+    Raises ``ConfigError`` for variables that make no sense or too few GPUs, and ``RankLost`` if somebody does not come.
+    """
+    size = _number("WORLD_SIZE", 1)
+    if size <= 1:
+        return World()
+    rank, local = _number("RANK", 0), _number("LOCAL_RANK", 0)
+    if not 0 <= rank < size:
+        raise ConfigError(f"RANK: expected 0 to {size - 1}, found {rank}")
+    if device == "cuda":
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"--device cuda: expected a GPU for each process, found {torch.cuda.device_count()} "
+                f"for at least {local + 1} processes on this machine"
+            )
+        torch.cuda.set_device(local)
+    try:
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        return World(Transport(store, rank, size, torch.device(device), timeout))
+    except (ContactLost, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RankLost(f"rank {rank} could not join the other {size - 1} processes of the run: {reason}") from None
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{name}: expected a number, as torchrun sets it, found {text!r}") from None

@@ -11,8 +11,7 @@ from lean_mnist import figures
 from lean_mnist.data.datasets import Split
 from lean_mnist.figures import Picture
 from lean_mnist.nn import MLP
-from lean_mnist.training.evaluation.calibration import risk_by_coverage
-from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson
+from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson, risk_by_coverage
 
 _LARGEST_GRID = 128  # units shown
 _MISREAD = 40  # digits shown

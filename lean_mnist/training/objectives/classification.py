@@ -11,30 +11,40 @@ from typing import Any
 
 import torch
 
+from lean_mnist import figures
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import ConfigError
+from lean_mnist.generalization.certificates.document import Certificate
+from lean_mnist.generalization.certificates.runs import certify_run
+from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
+from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.capture.engine import BatchRing, CaptureEngine
+from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.nn.step import StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
-from lean_mnist.training.checkpoints import restore_weights
-from lean_mnist.training.config import Config
+from lean_mnist.training.checkpoints import read_checkpoint, restore_weights, write_test_metrics
+from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
-from lean_mnist.training.evaluation.pictures import first_layer_weights
+from lean_mnist.training.evaluation.pictures import (
+    first_layer_weights,
+    misread_digits,
+    reliability_diagram,
+    risk_coverage_curve,
+)
 from lean_mnist.training.hooks.checks import CrossCheckHook, ScreenHook, cause_of_not_finite
 from lean_mnist.training.hooks.failures import FailurePolicy
 from lean_mnist.training.hooks.health import HealthHook, LossHook, NormsHook
 from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives import build
-from lean_mnist.training.objectives.ending import finish_classification
-from lean_mnist.training.objectives.summary import Summary
+from lean_mnist.training.objectives.summary import NETWORK, Summary
 from lean_mnist.training.run_folder import RunFolder
-from lean_mnist.training.sinks.records import Image, Record, Text
+from lean_mnist.training.sinks.records import Image, Outcome, Record, Scalar, Text
 from lean_mnist.training.state import RunState
 
 
@@ -140,5 +150,53 @@ class Classification:
         yield Image(0, "weights/first_layer", first_layer_weights(self.model, self.dataset.image_shape))
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
-        """Test split, certificate, last records, summary."""
-        return finish_classification(self, state, folder)
+        """One evaluation of the test split with the weights that validation selected, certificate, records, summary."""
+        best = folder.checkpoints / "best.pt"
+        if state.best is not None:
+            restore_weights(self.model, read_checkpoint(best)["model"], best)
+        # A run that had ended before is only summed up again: the same evaluation of the same weights counts once.
+        state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
+        test = self.evaluate("test")
+        state.enter_test("final", test.errors)
+        metrics = write_test_metrics(folder.checkpoints, state, test.counts())
+        certificate, _ = certify_run(
+            self.model, self.normalization, self.dataset, metrics, folder.folder, tracked=self.config.track_test
+        )
+        if not folder.ended_before:
+            for record in self._last_records(state, test, certificate):
+                folder.emit(record)
+        examples, quantized = len(self.train), self._quantized(folder.folder)
+        return Summary(self.config, state, test, folder.folder, folder.checkpoints, examples, certificate, quantized)
+
+    def _quantized(self, folder: Path) -> TrainingClaims | None:
+        """Of a quantised network: write its exact numbers, and certify it by the examples it learned from."""
+        if not isinstance(self.model, QuantizedMLP):
+            return None
+        maximum = self.dataset.maximum
+        network = quantized_network(self.model, maximum)
+        write_network(folder / NETWORK, network)
+        return training_claims(network, self.dataset.train, maximum)
+
+    def _last_records(self, state: RunState, test: Evaluation, certificate: Certificate) -> Iterator[Record]:
+        for (bound, delta), risk in certificate.risks.items():
+            name = f"{bound.replace('-', '_')}_risk_{delta.numerator}_in_{delta.denominator}"
+            yield Scalar(state.step, f"certificate/{name}", float(risk))
+        yield Text(state.step, "certificate/statement", "\n\n".join(certificate.document["statement"]))
+        dataset, config = self.dataset, self.config
+        yield Image(state.step, "weights/first_layer", first_layer_weights(self.model, dataset.image_shape))
+        misread = misread_digits(dataset.test, test, dataset.maximum)
+        if misread is not None:
+            yield Image(state.step, "test/misread", misread)
+        if figures.available():
+            yield Image(state.step, "test/reliability", reliability_diagram(test))
+            yield Image(state.step, "test/risk_by_coverage", risk_coverage_curve(test))
+        results = {
+            "final/test_accuracy": test.accuracy,
+            "final/test_calibration_error": test.calibration.error,
+            "final/largest_divergence": state.checks.largest_divergence,
+        }
+        if state.best is not None:
+            results["final/validation_accuracy"] = state.best.accuracy
+        # For comparing runs: what they learnt with, not where they wrote it.
+        settings = {name: value for name, value in config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
+        yield Outcome(state.step, "run/outcome", results, {**settings, "lr": config.learning_rate})

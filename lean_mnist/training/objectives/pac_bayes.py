@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lean_mnist.audit import AuditResult
 from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import CheckpointError
 from lean_mnist.generalization.exact import exact
+from lean_mnist.generalization.pacbayes.audit import audit_posterior
 from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
 from lean_mnist.nn.sgd import SGD
@@ -21,17 +25,50 @@ from lean_mnist.nn.step import StepEngine, StepResult
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
-from lean_mnist.training.config.schedules import every
-from lean_mnist.training.hooks.checks import CrossCheckHook, ScreenHook
+from lean_mnist.training.config.schedules import Schedule, every
+from lean_mnist.training.hooks.checks import CrossCheckHook, ScreenHook, check_records
 from lean_mnist.training.hooks.failures import FailurePolicy
 from lean_mnist.training.hooks.health import HealthHook, LossHook, NormsHook
-from lean_mnist.training.hooks.pac_bayes import DrawnNetworkHook, PosteriorCheckHook
-from lean_mnist.training.hooks.step import Hook, StepHooks
+from lean_mnist.training.hooks.step import Hook, Step, StepHooks, keep_nothing
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
 from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Record, Text
 from lean_mnist.training.state import RunState
+
+
+class DrawnNetworkHook:
+    """Shows ``hook`` the drawn network's step in place of the posterior's: any hook of a network's step serves."""
+
+    def __init__(self, hook: Hook, step: PosteriorStep) -> None:
+        self._hook, self._step, self.due = hook, step, hook.due
+
+    def on_gradients(self, step: Step) -> Iterable[Record]:
+        """Its records; none where all examples are at the ceiling, so that there is no such step."""
+        drawn, at = self._step.drawn, self._step.last
+        if not at.batches:
+            return ()
+        loss, _, tapes = at.result
+        shown = dataclasses.replace(step, model=drawn, batches=at.batches, loss=loss, tapes=tapes)
+        return self._hook.on_gradients(shown)
+
+
+class PosteriorCheckHook:
+    """Gate: compares objective and gradients of means and log-scales with the float64 reference."""
+
+    def __init__(self, step: PosteriorStep, due: Schedule, policy: FailurePolicy) -> None:
+        # A bundle could reproduce the drawn network's step only, which the gate before this one has passed.
+        self._step, self.due, self._policy = step, due, dataclasses.replace(policy, keep=keep_nothing)
+
+    def on_gradients(self, step: Step) -> Iterator[Record]:
+        """Records of the comparison; raises ``GradientMismatch``."""
+        started = time.perf_counter()
+        found = audit_posterior(self._step)
+        result = AuditResult(found, (), None, 0, time.perf_counter() - started)
+        self._policy.summary.add_comparison(step.number, result)
+        yield from check_records(step.number, result)
+        if not result.passed:
+            yield from self._policy.refuse(step, result.message, result.details)
 
 
 class PacBayes:
