@@ -1,6 +1,8 @@
-"""Cutting a validation split from the training examples. The test split is never touched here."""
+"""Cutting the training examples: a validation split, and a prior's part. The test split is never touched here."""
 
 from __future__ import annotations
+
+import hashlib
 
 import torch
 
@@ -63,3 +65,19 @@ def split_training(
 def _take(split: Split, chosen: torch.Tensor) -> Split:
     index = chosen.nonzero().flatten()  # whole images are copied at once, which a mask of booleans does not do
     return Split(split.images.index_select(0, index), split.labels.index_select(0, index))
+
+
+def cut(split: Split, prior_examples: int, seed: int) -> tuple[Split, Split]:
+    """Cut a training split into ``(prior part, bound part)``, disjoint, each in the order of the file.
+
+    The examples are ranked by the SHA-256 of the text ``"{seed}:{index}"``, which needs no library to be repeated; the
+    first ``prior_examples`` of them make the prior's part. Raises ``ConfigError`` unless both parts hold something or
+    the prior's is empty.
+    """
+    examples = len(split)
+    if not 0 <= prior_examples < examples:
+        raise ConfigError(f"prior-examples: expected from 0 to {examples - 1}, found {prior_examples}")
+    ranked = sorted(range(examples), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
+    chosen = torch.zeros(examples, dtype=torch.bool)
+    chosen[ranked[:prior_examples]] = True
+    return _take(split, chosen), _take(split, ~chosen)

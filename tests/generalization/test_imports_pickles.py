@@ -15,9 +15,8 @@ import pytest
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.errors import DataError
 from lean_mnist.generalization import reading
-from lean_mnist.generalization.imports.mlcert import read_mlcert
-from lean_mnist.generalization.imports.pickles import read_arrays
-from lean_mnist.generalization.imports.verify import verify_on_data
+from lean_mnist.generalization.imports.certified import verify_on_data
+from lean_mnist.generalization.imports.mlcert import read_arrays, read_mlcert
 from lean_mnist.generalization.spaces import IntegerNetwork, code_length
 from tests.support.import_cases import (
     B2,

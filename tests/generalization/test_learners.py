@@ -21,18 +21,20 @@ from lean_mnist.generalization.learners.experiments import (
     LearnerSettings,
     certify_learner,
     learn_and_count,
+    read_examples,
     results_table,
     union_risk,
 )
-from lean_mnist.generalization.learners.files import read_examples
 from lean_mnist.generalization.learners.perceptrons import (
     BudgetKernelPerceptron,
     DescriptionKernelPerceptron,
     KernelPerceptron,
     LinearParameters,
     Perceptron,
+    linear_kernel,
+    ordered_sum,
+    quadratic_kernel,
 )
-from lean_mnist.generalization.learners.sums import linear_kernel, ordered_sum, quadratic_kernel
 from lean_mnist.learners import main
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

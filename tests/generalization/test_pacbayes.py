@@ -14,13 +14,12 @@ from torch.distributions import Normal
 from lean_mnist.chainrule import gaussian
 from lean_mnist.chainrule.pac_bayes import OBJECTIVES, confidence_cost
 from lean_mnist.data.normalization import Normalization
+from lean_mnist.data.splits import cut
 from lean_mnist.errors import ArgumentError, CertificateError, ConfigError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.pacbayes import draws, posterior
 from lean_mnist.generalization.pacbayes.audit import audit_posterior
-from lean_mnist.generalization.pacbayes.certificate import layers_of
-from lean_mnist.generalization.pacbayes.divergence import divergence_above
-from lean_mnist.generalization.pacbayes.parts import cut
+from lean_mnist.generalization.pacbayes.certificate import divergence_above, layers_of
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, Goal, PosteriorStep
 from tests.support.certificate_cases import random_data
 

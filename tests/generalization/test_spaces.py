@@ -15,8 +15,7 @@ import pytest
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.generalization.spaces import IntegerNetwork, encode, read_network, write_network
 from lean_mnist.generalization.spaces import integers as integers_module
-from lean_mnist.generalization.spaces.encoding import decode
-from lean_mnist.generalization.spaces.files import network_hash
+from lean_mnist.generalization.spaces.encoding import decode, network_hash
 from lean_mnist.generalization.spaces.network import NetworkSpace, QuantizedLayer, QuantizedNetwork
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError
-from lean_mnist.generalization.learners.sums import Floats
 
 P = TypeVar("P", bound=tuple[Any, ...])
 
 Booleans = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 
 _FIRST_BLOCK = 16
 

@@ -11,9 +11,37 @@ from typing import NamedTuple
 import numpy as np
 
 from lean_mnist.errors import ArgumentError
-from lean_mnist.generalization.learners.base import Booleans, Examples, Learner
-from lean_mnist.generalization.learners.sums import KERNELS, Floats, ordered_sum
+from lean_mnist.generalization.learners.base import Booleans, Examples, Floats, Learner
 
+Kernel = Callable[[Floats, Floats], Floats]
+
+
+def ordered_sum(terms_SB: Floats) -> Floats:
+    """``((0 + t_1) + t_2) + …`` down each column of float32 ``(S, B)``: ``(B,)``, zeros if there is no term.
+
+    ``np.sum`` and ``@`` add in an order of their own choosing, which differs between machines.
+    """
+    if len(terms_SB) == 0:
+        return np.zeros(terms_SB.shape[1], np.float32)
+    # accumulate is defined by r[i] = r[i − 1] + t[i]; reduce may add in pairs
+    total_B: Floats = np.add.accumulate(terms_SB, axis=0)[-1]
+    return total_B
+
+
+def linear_kernel(x_Sn: Floats, z_Bn: Floats) -> Floats:
+    """``K(x, z) = x·z`` of every pair of rows, features added in order: float32 ``(S, B)``."""
+    total_SB = np.zeros((len(x_Sn), len(z_Bn)), np.float32)
+    for x_S, z_B in zip(x_Sn.T, z_Bn.T, strict=True):
+        total_SB += x_S[:, None] * z_B[None, :]
+    return total_SB
+
+
+def quadratic_kernel(x_Sn: Floats, z_Bn: Floats) -> Floats:
+    """``K(x, z) = (x·z)²`` of every pair of rows: float32 ``(S, B)``."""
+    return np.square(linear_kernel(x_Sn, z_Bn))
+
+
+KERNELS: dict[str, Kernel] = {"linear": linear_kernel, "quadratic": quadratic_kernel}
 _LARGEST_TABLE = 1 << 26
 
 

@@ -6,8 +6,7 @@ fixed before the data were seen, for the length of the one member's code word.
 
 from __future__ import annotations
 
-from lean_mnist.generalization.spaces.encoding import MOST_CODED_BITS, code_length, encode
-from lean_mnist.generalization.spaces.files import read_network, write_network
+from lean_mnist.generalization.spaces.encoding import MOST_CODED_BITS, code_length, encode, read_network, write_network
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
 

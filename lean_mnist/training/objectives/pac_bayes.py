@@ -15,10 +15,10 @@ from lean_mnist.audit import AuditResult
 from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.seeding import generator_for
+from lean_mnist.data.splits import cut
 from lean_mnist.errors import CheckpointError
 from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.audit import audit_posterior
-from lean_mnist.generalization.pacbayes.parts import cut
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
 from lean_mnist.nn.sgd import SGD
 from lean_mnist.nn.step import StepEngine, StepResult
