@@ -128,7 +128,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     Raises ``ArgumentError``, ``DataError``, ``BoundError`` or ``CertificateError``.
     """
     from lean_mnist.data.datasets import load_dataset
-    from lean_mnist.generalization.certificates.code_length import certify_network
+    from lean_mnist.generalization.certificates.networks import certify_network
     from lean_mnist.generalization.imports.certified import NetworkFile, certify_reading, read_for
     from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
 

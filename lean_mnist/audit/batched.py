@@ -33,10 +33,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.local_checks import ComputedStep, ElementwiseCheck, Identity, ProductCheck, local_checks
 from lean_mnist.audit.logits import Arithmetic, LogitsTerms, loss_size
-from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS, NetworkLoss
 from lean_mnist.audit.rounding import ELEMENTWISE_ULPS, underflow_of, unit_of
 from lean_mnist.nn.step import StepTape
 

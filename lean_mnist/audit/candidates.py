@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.local_checks import ComputedStep, Identity, LocalCheck, ProductCheck, there
 from lean_mnist.audit.logits import LogitsTerms
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS
 from lean_mnist.crosscheck.diagnosis import Candidate, Kind, Pointwise, Product
 from lean_mnist.nn.step import RING_DEPTH, StepTape
 

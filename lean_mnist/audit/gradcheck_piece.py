@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F  # noqa: N812
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
-from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS, NetworkLoss
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.nn import functional
 from lean_mnist.nn.step import Layers, names_of_layers

@@ -25,10 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.logits import EXACT, Arithmetic, Expected, LogitsTerms, loss_size
 from lean_mnist.audit.probes import Probe
-from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS, NetworkLoss
 from lean_mnist.audit.rounding import (
     ELEMENTWISE_ULPS,
     Residual,

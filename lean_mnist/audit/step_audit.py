@@ -15,11 +15,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
 from lean_mnist.audit.diagnosis import StepFault, explain_gradcheck, first_fault
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, gradcheck_piece
 from lean_mnist.audit.local_checks import ComputedStep
-from lean_mnist.audit.reference import Magnitudes, NetworkLoss, Reference, magnitudes, reference_gradients
+from lean_mnist.audit.reference import (
+    REFERENCE_ACTIVATIONS,
+    Magnitudes,
+    NetworkLoss,
+    Reference,
+    magnitudes,
+    reference_gradients,
+)
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.crosscheck.comparison import Divergence, compare

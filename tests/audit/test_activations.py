@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lean_mnist.audit import ComputedStep, first_fault
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.nn.step import put_gradients
 from tests.support.crosscheck_cases import random_batch, random_model

@@ -23,7 +23,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
-from lean_mnist.generalization.certificates.holdout import certify, precision_for
+from lean_mnist.generalization.certificates.networks import certify, precision_for
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config

@@ -20,9 +20,9 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates import code_length, counting, document, holdout
+from lean_mnist.generalization.certificates import counting, document, networks
 from lean_mnist.generalization.certificates.document import ClaimOptions
-from lean_mnist.generalization.certificates.holdout import certify
+from lean_mnist.generalization.certificates.networks import certify
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.generalization.exact import decimal_text
 from lean_mnist.generalization.pacbayes import certificate as posterior
@@ -228,7 +228,7 @@ def test_a_lower_count_is_found_by_counting(copied: Path) -> None:
     model, data = random_network(4), random_data(4)
     normalization = Normalization.fit("standard", data.train.images, 255)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lean_mnist.generalization.certificates.holdout.count_errors", lambda *_: original - 1)
+        patch.setattr("lean_mnist.generalization.certificates.networks.count_errors", lambda *_: original - 1)
         certify(model, normalization, data, SplitHistory("test", 1)).write(copied)
     assert rejection(str(path)) == (
         f"counts.errors: expected {original}, counted again from weights and data, found {original - 1}"
@@ -315,7 +315,7 @@ def test_the_checker_imports_the_standard_library_only() -> None:
 
 def test_makers_take_nothing_from_the_checker_but_its_fixed_texts() -> None:
     """What the checker writes again must have been written by somebody else, or it could not be found wrong."""
-    for module in (code_length, counting, document, holdout, posterior):
+    for module in (counting, document, networks, posterior):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "checker":
@@ -335,7 +335,7 @@ def test_makers_take_nothing_from_the_checker_but_its_fixed_texts() -> None:
 )
 def test_a_maker_that_writes_something_wrong_is_found(name: str, wrong: Any, message: str, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (document, holdout):
+        for module in (document, networks):
             patch.setattr(module, name, wrong, raising=False)
         made = small_certificate(4)
     (tmp_path / FILES[0]).write_bytes(checker.canonical(made.document))

@@ -17,8 +17,8 @@ import pytest
 from lean_mnist import certify
 from lean_mnist.errors import BoundError, CertificateError, ConfigError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.code_length import certify_network
 from lean_mnist.generalization.certificates.document import FILE, Certificate
+from lean_mnist.generalization.certificates.networks import certify_network
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior
 from lean_mnist.generalization.quantize import quantize_layers
 from lean_mnist.generalization.spaces import QuantizedNetwork, write_network

@@ -17,8 +17,7 @@ from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError, DataError, LeanMnistError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.imports.certified import NetworkFile, import_network, kind_of, verify_on_data
-from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
-from lean_mnist.generalization.imports.tensors import network_from_tensors
+from lean_mnist.generalization.imports.network import ImportedNetwork, network_from_tensors, scaling_of
 from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork
 from tests.support.import_cases import (
     B16,

@@ -15,8 +15,12 @@ import safetensors.numpy
 import torch
 
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports.network import scaling_of
-from lean_mnist.generalization.imports.tensors import network_from_tensors, read_safetensors, read_state_dict
+from lean_mnist.generalization.imports.network import (
+    network_from_tensors,
+    read_safetensors,
+    read_state_dict,
+    scaling_of,
+)
 from lean_mnist.generalization.spaces import IntegerNetwork
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import write_checkpoint
@@ -161,7 +165,7 @@ def test_torch_files_that_announce_more_than_they_hold(tmp_path: Path, monkeypat
     with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed:
         for entry in plain.infolist():
             packed.writestr(entry.filename, plain.read(entry))
-    monkeypatch.setattr("lean_mnist.generalization.imports.tensors.LARGEST", 1 << 20)
+    monkeypatch.setattr("lean_mnist.generalization.imports.network.LARGEST", 1 << 20)
     assert (tmp_path / "b.pt").stat().st_size < 1 << 14
     with pytest.raises(DataError, match="refused"):
         read_state_dict(tmp_path / "b.pt")

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.sgd import SGD
-from lean_mnist.nn.update import Update, not_finite
+from lean_mnist.nn.update import SGD, Update, not_finite
 
 FLAT = pytest.mark.parametrize("flat", [True, False])
 

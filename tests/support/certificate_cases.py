@@ -17,7 +17,7 @@ from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
-from lean_mnist.generalization.certificates.holdout import certify
+from lean_mnist.generalization.certificates.networks import certify
 from lean_mnist.generalization.certificates.runs import FoundCertificate, certificate_places, find_certificate
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP

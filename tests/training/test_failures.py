@@ -19,7 +19,7 @@ from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.step import compute_gradients
-from lean_mnist.training.hooks import failures
+from lean_mnist.training.hooks import step as steps
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
 from tests.support.training_cases import NAME, Result, call, digits_config, digits_run, load, named, records_in
@@ -120,9 +120,9 @@ def test_a_run_that_goes_on_keeps_its_first_failures(
     with planted(mutant_named("weight-scale-1.01")):
         finished = digits_run(tmp_path, check="full", check_every=2, on_divergence="warn")
     kept = sorted(path.name for path in (finished.folder / "failures").iterdir())
-    assert kept == [f"step-{number}.pt" for number in range(1, failures.MOST + 1)]
+    assert kept == [f"step-{number}.pt" for number in range(1, steps.MOST + 1)]
     assert load(finished.folder / "failures" / "step-3.pt")["past"][1]["x"].shape == (128, 64)
-    assert f"failures of the first {failures.MOST} failed steps: {finished.summary.folder}/failures" in str(
+    assert f"failures of the first {steps.MOST} failed steps: {finished.summary.folder}/failures" in str(
         finished.summary
     )
     warning = named(finished.records, "crosscheck/warning")[0]
@@ -171,7 +171,7 @@ def test_on_a_full_disk_nothing_is_half_written_and_the_failure_is_still_told(
     if function == "mkdir":
         monkeypatch.setattr(Path, "mkdir", _only_failures_refused(Path.mkdir, full))
     else:
-        monkeypatch.setattr(failures, "save_step_bundle", write_to_a_full_disk)
+        monkeypatch.setattr(steps, "save_step_bundle", write_to_a_full_disk)
     with planted(mutant_named("weight-sign")):
         status, out, err = call(train.main, ["--dataset", "digits", "--run-name", NAME, "--quiet"], monkeypatch, capsys)
     assert (status, out) == (3, "")

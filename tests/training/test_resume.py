@@ -21,10 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import write_checkpoint
-from lean_mnist.training.interrupts import StopRequest
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.summary import Summary
-from lean_mnist.training.run import run
+from lean_mnist.training.run import StopRequest, run
 from tests.support.training_cases import (
     MEASURED,
     NAME,

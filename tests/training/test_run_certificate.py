@@ -11,7 +11,7 @@ import pytest
 from lean_mnist.certify import CertifyArguments, certify_checkpoint
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
-from lean_mnist.generalization.certificates.holdout import weights_hash
+from lean_mnist.generalization.certificates.networks import weights_hash
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import load_checkpoint, write_checkpoint
 from lean_mnist.training.run import run

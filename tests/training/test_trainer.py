@@ -16,9 +16,8 @@ from lean_mnist.chainrule import dense
 from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.sgd import SGD
 from lean_mnist.nn.step import StepEngine, put_flat_gradients
-from lean_mnist.nn.update import Update
+from lean_mnist.nn.update import SGD, Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.health import HealthHook

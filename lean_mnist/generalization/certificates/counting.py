@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS
 from lean_mnist.errors import CertificateError
 
 Array = npt.NDArray[np.float64]

@@ -148,7 +148,7 @@ class ClaimOptions:
     adaptive: bool = False
     """True to pay for evaluations that may have depended on earlier ones."""
     precision: str = "auto"
-    """``float32`` or ``float64``: how roughly the network may be run; ``auto``: see :func:`~.holdout.precision_for`."""
+    """``float32`` or ``float64``: how roughly the network may be run; ``auto``: see ``networks.precision_for``."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import FILE, Certificate, ClaimOptions
-from lean_mnist.generalization.certificates.holdout import DEFAULT_OPTIONS, certify, decoder_of, weights_hash
+from lean_mnist.generalization.certificates.networks import DEFAULT_OPTIONS, certify, decoder_of, weights_hash
 from lean_mnist.generalization.confidence import history_of
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
@@ -32,7 +32,7 @@ def certify_run(
 
     Of a quantised network the exact weights are certified, which can be run exactly, so that ``auto`` precision gives
     nothing away for rounding. ``metrics`` are those of the run's checkpoint, with its evaluations on the test split;
-    ``tracked`` says that there was one after every epoch. Raises what :func:`~.holdout.certify` does, and
+    ``tracked`` says that there was one after every epoch. Raises what :func:`~.networks.certify` does, and
     ``CertificateError`` for fewer ``looks`` than were recorded.
     """
     if isinstance(model, QuantizedMLP) and options.precision == "auto":

@@ -18,18 +18,19 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError, DataError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
-from lean_mnist.generalization.certificates.holdout import certify
+from lean_mnist.generalization.certificates.networks import certify
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.imports.mlcert import read_mlcert
-from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
-from lean_mnist.generalization.imports.onnx import read_onnx
-from lean_mnist.generalization.imports.tensors import (
+from lean_mnist.generalization.imports.network import (
+    ImportedNetwork,
     load_safely,
     network_from_tensors,
     read_safetensors,
     read_state_dict,
+    scaling_of,
 )
+from lean_mnist.generalization.imports.onnx import read_onnx
 from lean_mnist.generalization.quantize import fold_scaling, quantize_layers
 from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork, read_network
 

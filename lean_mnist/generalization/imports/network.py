@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import itertools
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +18,7 @@ import torch
 
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
+from lean_mnist.generalization.reading import LARGEST, one_line, optional_package, read_bytes
 from lean_mnist.nn import MLP
 
 Doubles = npt.NDArray[np.float64]
@@ -88,3 +95,136 @@ def _checked(array: npt.NDArray[Any], dimensions: int, name: str, source: str) -
     if not np.isfinite(doubles).all():
         raise DataError(f"{source}: {name} holds infinities or NaN, expected finite numbers")
     return doubles
+
+
+_INSIDE = ("model", "state_dict", "model_state_dict")
+_MOST_LAYERS = 8  # orders of more layers are not searched
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """The floating tensors of a safetensors file by their names, float64.
+
+    Raises ``DataError`` for other dtypes, for anything that is no such file, and where the package is missing.
+    """
+    content = read_bytes(path, "a safetensors file")
+    safetensors = optional_package("safetensors.torch", path)
+    try:
+        tensors = safetensors.load(content)
+    except Exception as error:  # SafetensorError, KeyError for a dtype that PyTorch lacks
+        found = f"damaged or with other tensors than PyTorch's ({one_line(str(error))[:80]})"
+        raise DataError(f"{path}: {found}, expected safetensors") from None
+    return _floating(tensors, path)
+
+
+def read_state_dict(path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a file of ``torch.save``, in its order, float64, by PyTorch's safe reader; nothing in it is run.
+
+    It may be the ``state_dict`` itself or a dictionary that has it as ``model``, ``state_dict`` or ``model_state_dict``
+    (a checkpoint of ours, too). Raises ``DataError``.
+    """
+    content = load_safely(path)
+    architecture = content.get("architecture")
+    if isinstance(architecture, dict) and architecture.get("activation", "relu") != "relu":
+        raise DataError(f"{path}: a network with {architecture['activation']!r}, expected relu")
+    inside = (content[key] for key in _INSIDE if isinstance(content.get(key), dict))
+    named = next(inside, content)
+    if not named:
+        raise DataError(f"{path}: holds no named tensors, expected a state_dict")
+    return _floating(named, path)
+
+
+def load_safely(path: str | Path) -> dict[Any, Any]:
+    """The dictionary in a file of ``torch.save``; ``DataError`` if it is none or holds more than plain values."""
+    content = read_bytes(path, "a state_dict")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if zipfile.is_zipfile(io.BytesIO(content)):
+                unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
+                assert unpacked <= LARGEST
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # damage and code show as almost any error
+        raise DataError(f"{path}: refused, damaged or holds other objects than tensors and plain values") from None
+    if not isinstance(loaded, dict):
+        raise DataError(f"{path}: holds no named tensors, expected a state_dict")
+    return loaded
+
+
+def _floating(named: Mapping[Any, Any], path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    arrays = {}
+    for key, tensor in named.items():
+        name = one_line(str(key))
+        if not isinstance(tensor, torch.Tensor) or not isinstance(key, str) or tensor.layout != torch.strided:
+            raise DataError(f"{path}: {name[:60]!r} is a {type(tensor).__name__}, expected a dense tensor")
+        if not tensor.is_floating_point():
+            raise DataError(f"{path}: {name} is {tensor.dtype}, expected floating weights of dense layers")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise DataError(f"{path}: {name} announces shape {tuple(tensor.shape)}, which its bytes do not fill")
+        arrays[name] = tensor.double().numpy()
+    return arrays
+
+
+def network_from_tensors(
+    named: Arrays, source: str, features: int, classes: int, *, ordered: bool = True
+) -> ImportedNetwork:
+    """The network whose layers are the tensors ``….weight`` (2-dimensional) with their ``….bias``.
+
+    Every tensor must be one of these. Weights are (H, D) by PyTorch's convention, unless the shapes say otherwise. The
+    order is that of ``named`` where ``ordered``, or that of the numbers in names that differ in nothing else, if its
+    shapes make a chain from ``features`` to ``classes``; otherwise the only order that does, names that differ in a
+    number alone keeping theirs. ``DataError`` where there is none or more than one.
+    """
+    layers: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for name, array in named.items():
+        stem, dot, kind = name.rpartition(".")
+        if kind not in ("weight", "bias") or array.ndim != {"weight": 2, "bias": 1}[kind]:
+            what = "….weight of 2 dimensions and ….bias of 1"
+            raise DataError(f"{source}: {name} of shape {array.shape} belongs to no dense layer, expected only {what}")
+        layers.setdefault(stem + dot, {})[kind] = array
+    for stem, parts in layers.items():
+        if "weight" not in parts:
+            raise DataError(f"{source}: {stem}bias has no {stem}weight beside it")
+
+    def chained(order: Sequence[str]) -> ImportedNetwork:
+        parts = [(f"{stem}weight", layers[stem]["weight"], layers[stem].get("bias")) for stem in order]
+        return orient(parts, source, features, classes)
+
+    numbered, refusal = sorted(layers, key=_numbers), None
+    if ordered or len({_pattern(stem) for stem in layers}) <= 1:
+        try:
+            return chained(list(layers) if ordered else numbered)
+        except DataError as error:
+            refusal = error
+    orders = []
+    if len(layers) <= _MOST_LAYERS:
+        alike = [(a, b) for a, b in itertools.combinations(numbered, 2) if _pattern(a) == _pattern(b)]
+        orders = [order for order in itertools.permutations(numbered) if _fits(order, layers, alike, features, classes)]
+    if len(orders) > 1:
+        raise DataError(f"{source}: its layers fit together in more than one order, expected one")
+    if not orders and refusal is not None:
+        raise refusal
+    return chained(orders[0] if orders else numbered)
+
+
+def _fits(
+    order: Sequence[str], layers: Mapping[str, Arrays], alike: Sequence[tuple[str, str]], width: int, classes: int
+) -> bool:
+    """Whether each layer takes what the one before gives, and pairs ``alike`` but for numbers keep their order."""
+    for stem in order:
+        shape, bias = layers[stem]["weight"].shape, layers[stem].get("bias")
+        if width not in shape:
+            return False
+        width = shape[0] if shape[1] == width else shape[1]
+        if bias is not None and len(bias) != width:
+            return False
+    return width == classes and all(order.index(a) < order.index(b) for a, b in alike)
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _numbers(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

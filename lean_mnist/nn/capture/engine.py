@@ -12,9 +12,8 @@ from torch import Tensor
 from lean_mnist.nn.capture.kernels import CannotCapture, CudaGraph, KernelCapture, Replayable
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
-from lean_mnist.nn.sgd import SGD
 from lean_mnist.nn.step import RING_DEPTH, Batch, StepChunk, StepEngine, StepResult, StepTape, put_flat_gradients
-from lean_mnist.nn.update import Update
+from lean_mnist.nn.update import SGD, Update
 
 _EXAMPLES = 256  # of a chunk on a processor: few, so that they stay in its cache from their normalisation to their step
 _BATCHES_ON_GPU = 8  # of a chunk on a GPU: as many as are worth a graph of their steps

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from lean_mnist.nn.sgd import SGD
-from lean_mnist.nn.update import Optimizer
+from lean_mnist.nn.update import SGD, Optimizer
 from lean_mnist.training.config import Config
 
 

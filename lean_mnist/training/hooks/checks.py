@@ -14,8 +14,7 @@ from lean_mnist.audit import (
 )
 from lean_mnist.nn import MLP
 from lean_mnist.training.config.schedules import Schedule
-from lean_mnist.training.hooks.failures import FailurePolicy
-from lean_mnist.training.hooks.step import Step
+from lean_mnist.training.hooks.step import FailurePolicy, Step
 from lean_mnist.training.sinks.records import Record, Scalar
 
 

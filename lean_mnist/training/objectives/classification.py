@@ -38,9 +38,8 @@ from lean_mnist.training.evaluation.pictures import (
     risk_coverage_curve,
 )
 from lean_mnist.training.hooks.checks import CrossCheckHook, ScreenHook, cause_of_not_finite
-from lean_mnist.training.hooks.failures import FailurePolicy
 from lean_mnist.training.hooks.health import HealthHook, LossHook, NormsHook
-from lean_mnist.training.hooks.step import Hook, StepHooks
+from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.summary import NETWORK, Summary
 from lean_mnist.training.run_folder import RunFolder

@@ -17,8 +17,7 @@ from lean_mnist.nn.step import StepEngine
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
-from lean_mnist.training.hooks.failures import FailurePolicy
-from lean_mnist.training.hooks.step import StepHooks
+from lean_mnist.training.hooks.step import FailurePolicy, StepHooks
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Record
 from lean_mnist.training.state import RunState

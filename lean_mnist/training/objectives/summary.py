@@ -14,7 +14,7 @@ from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize import TrainingClaims
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
-from lean_mnist.training.hooks.failures import FOLDER, MOST
+from lean_mnist.training.hooks.step import FOLDER, MOST
 from lean_mnist.training.state import RunState, Verdict
 
 NETWORK = "network.json"  # a quantised network's exact numbers

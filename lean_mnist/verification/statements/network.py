@@ -11,8 +11,7 @@ import numpy as np
 import sympy
 import torch
 
-from lean_mnist.audit.activations import REFERENCE_ACTIVATIONS
-from lean_mnist.audit.reference import NetworkLoss, reference_gradients
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS, NetworkLoss, reference_gradients
 from lean_mnist.chainrule import activations, losses, mlp
 from lean_mnist.nn import MLP, functional, parameters
 from lean_mnist.verification import assumptions as rests_on

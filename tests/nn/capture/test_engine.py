@@ -12,9 +12,8 @@ from lean_mnist.chainrule import dense
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
 from lean_mnist.nn.capture.engine import BatchRing, CaptureEngine
-from lean_mnist.nn.sgd import SGD
 from lean_mnist.nn.step import RING_DEPTH, Batch, StepEngine, put_flat_gradients
-from lean_mnist.nn.update import Update
+from lean_mnist.nn.update import SGD, Update
 from tests.support.planting import Plant
 
 SIZES = (7, 5, 4, 3)
