@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,14 +112,6 @@ KINK_ULPS = 32.0
 Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
 
 
-class HasLoss(Protocol):
-    """A network that knows its activation and the options of its loss."""
-
-    activation: str
-    label_smoothing: float
-    logit_penalty: float
-
-
 class NetworkLoss(NamedTuple):
     """All that decides a loss besides parameters and batch: the activation and the options of the loss."""
 
@@ -128,8 +120,8 @@ class NetworkLoss(NamedTuple):
     logit_penalty: float = 0.0
 
     @classmethod
-    def of(cls, model: HasLoss) -> NetworkLoss:
-        """The loss of ``model``."""
+    def of(cls, model: Any) -> NetworkLoss:
+        """The loss of ``model``, which has these as attributes."""
         return cls(model.activation, model.label_smoothing, model.logit_penalty)
 
 

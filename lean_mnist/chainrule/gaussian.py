@@ -12,25 +12,19 @@ from lean_mnist.chainrule.arrays import Array, check_upstream, primitives
 from lean_mnist.errors import ArgumentError
 
 
-class SampleTape(NamedTuple):
-    """``σ ⊙ ε``, the sample's distance from the mean."""
-
-    deviation: Array
-
-
 # w = μ + e^ℓ ⊙ ε, ε ~ N(0, 1);  dμ = dw,  dℓ = dw ⊙ e^ℓ ⊙ ε. The reparametrisation of Kingma and Welling (2014,
 # section 2.4), for weights as in Blundell et al. (2015, section 3.2).
-def sample_forward(mean: Array, log_scale: Array, noise: Array) -> tuple[Array, SampleTape]:
-    """Draw ``w = μ + e^ℓ ⊙ ε``."""
+def sample_forward(mean: Array, log_scale: Array, noise: Array) -> tuple[Array, Array]:
+    """Draw ``w = μ + e^ℓ ⊙ ε``; the tape is its distance from the mean, ``e^ℓ ⊙ ε``."""
     _check_shapes(mean, log_scale=log_scale, noise=noise)
     deviation = primitives(log_scale).exp(log_scale) * noise
-    return mean + deviation, SampleTape(deviation)
+    return mean + deviation, deviation
 
 
-def sample_backward(tape: SampleTape, d_w: Array) -> tuple[Array, Array]:
+def sample_backward(deviation: Array, d_w: Array) -> tuple[Array, Array]:
     """Gradients ``(dμ, dℓ)`` from ``dw``."""
-    check_upstream("d_w", d_w, tape.deviation.shape)
-    return d_w, d_w * tape.deviation
+    check_upstream("d_w", d_w, deviation.shape)
+    return d_w, d_w * deviation
 
 
 class DivergenceTape(NamedTuple):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from lean_mnist.errors import BoundError, nearest
+from lean_mnist.errors import BoundError, check_choice
 from lean_mnist.generalization.exact import Exact, ball, decide, exact, least
 
 if TYPE_CHECKING:
@@ -219,6 +219,5 @@ BOUNDS = {
 
 def named(bound: str) -> Bound:
     """The bound of this name; raises ``BoundError`` with the nearest name if there is none."""
-    if bound not in BOUNDS:
-        raise BoundError(f"bound: expected one of {', '.join(BOUNDS)}, found {bound!r}{nearest(bound, BOUNDS)}")
+    check_choice("bound", bound, BOUNDS, BoundError)
     return BOUNDS[bound]

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from lean_mnist.data.augmentation import Augmentation
-from lean_mnist.data.batches import Batches
+from lean_mnist.data.batches import Batches, BatchRing
 from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import ArgumentError, ConfigError
-from lean_mnist.nn.capture.engine import BatchRing
 from lean_mnist.nn.step import RING_DEPTH
 
 UNIT = Normalization("unit", 0.0, 1.0)
@@ -93,7 +92,7 @@ def test_parts_put_together_are_the_batches(kind: str) -> None:
 def test_batches_in_a_ring_are_the_same_and_hold_while_others_come(size: int, examples: int, kind: str) -> None:
     split, normalization = numbered(examples), Normalization(kind, 3.0, 2.0)
     anew = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16)
-    ring = BatchRing()
+    ring = BatchRing(RING_DEPTH + 1)
     static = Batches(split, normalization, size, seed=1, dtype=torch.bfloat16, memory=ring)
     places, latest = set(), deque[tuple[Any, Any]](maxlen=1 + RING_DEPTH)
     for epoch in range(4):

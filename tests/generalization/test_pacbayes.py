@@ -73,8 +73,8 @@ def test_a_step_passes_its_audit(objective: str, ceiling: float) -> None:
     assert objective == "risk" or (below == expected if expected is not None else 0 < below < 16)
 
 
-def wrong_sample(tape: gaussian.SampleTape, d_w: Any) -> Any:
-    return d_w, d_w * tape.deviation * 1.001
+def wrong_sample(deviation: Any, d_w: Any) -> Any:
+    return d_w, d_w * deviation * 1.001
 
 
 def wrong_divergence(tape: gaussian.DivergenceTape, d_divergence: Any) -> Any:

@@ -1,24 +1,14 @@
 """Count errors so that the count holds for every evaluation that rounds no worse than stated, in any order of sums.
 
-The exact logits ``z`` are computed in float64; around each stands a bound ``e`` on what rounding can do. The recursion,
-from Higham (Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1) and the inequality of Cauchy and
-Schwarz, for a layer of n inputs, with ``u = 2^−24`` for float32 and ``g = (n + 3)u / (1 − (n + 3)u)``:
-
-    E_0 = u (2√n |mean| / scale + 5 |x|)        how far the features may be (for rounding mean and scale, the
-                                                subtraction, and a division or a multiplication by the reciprocal)
-    e'_j = |w_j| E + g (|w_j| (N + E) + |b_j|) + 2^−149 (√n (N + E) + n + 1)
-                                                with |w_j| the Euclidean norm of a unit's weights, N that of its inputs,
-                                                E that of their errors; the last term is for gradual underflow
-    E' = min(|s|, L √‖W Wᵀ‖_∞ E + |min(s, L f + r)|)
-                                                how far the vector of activations may be: s is a unit's bound through
-                                                the activation (ReLU: min(e', z + e') or 0), L the activation's
-                                                steepest slope, r its own rounding, f what of e' is not |w_j| E. From
-                                                the second layer on; after the first it is |s|
+The exact logits ``z`` are computed in float64; around each stands a bound ``e`` on what rounding can do, by the
+recursion at the top of :mod:`lean_mnist.generalization.checker`. It begins with how far the features may be (for
+rounding mean and scale, the subtraction, and a division or a multiplication by the reciprocal):
+``E = u (2√n |mean| / scale + 5 |x|)``.
 
 An example is right if its label's ``z − e`` is above every other ``z + e``. That makes "right" a property of the
-example and the weights alone, so its risk is one number, and every evaluation's own risk is at most that.
-The checker (:mod:`lean_mnist.generalization.checker`) counts by other means; the factor 1 + 2^−11 on the bounds here
-stands between the two with which it finds the fewest and the most errors that a correct count can give.
+example and the weights alone, so its risk is one number, and every evaluation's own risk is at most that. The checker
+counts by other means; the factor 1 + 2^−11 on the bounds here stands between the two with which it finds the fewest
+and the most errors that a correct count can give.
 
 Shapes: ``B`` batch, ``D`` input features, ``H`` units, ``m`` examples.
 """

@@ -131,7 +131,7 @@ class PosteriorStep:
         By ``risk`` the gradient of the log-scales is 0: only the means are trained, at the prior's noise.
         """
         noise = self._noise.vector.data.normal_(generator=generator)
-        w, sample_tape = gaussian.sample_forward(self._mean, self._log_scale, noise)
+        w, deviation = gaussian.sample_forward(self._mean, self._log_scale, noise)
         self._drawn.vector.data.copy_(w)
         batch = (x_BD, labels_B)
         batches, result = [batch], put_flat_gradients(self._drawn, [batch])
@@ -157,7 +157,7 @@ class PosteriorStep:
         value, slopes = OBJECTIVES[goal.objective](risk, divergence * weight, goal.examples, goal.cost)
         d_risk, d_weighted = objective_backward(slopes, torch.ones_like(value))
         d_w = self._drawn.gradient * bounded_risk_backward(slope, d_risk)
-        by_sample = gaussian.sample_backward(sample_tape, d_w)
+        by_sample = gaussian.sample_backward(deviation, d_w)
         by_divergence = gaussian.divergence_backward(tape, d_weighted * weight)
         torch.add(by_sample[0], by_divergence[0], out=self._d_mean)
         torch.add(by_sample[1], by_divergence[1], out=self._d_log_scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lean_mnist.errors import ConfigError, nearest
+from lean_mnist.errors import ConfigError, check_choice
 from lean_mnist.training.config import Config
 
 # LEAN_mnist's recipe: He normal weights, pixel / 255, plain SGD on the mean gradient, global-norm clipping at 10,
@@ -77,6 +77,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def preset(name: str) -> Config:
     """The configuration of the preset ``name``; ``ConfigError`` with the nearest name if there is none."""
-    if name not in PRESETS:
-        raise ConfigError(f"--preset: expected one of {', '.join(PRESETS)}, found {name!r}{nearest(name, PRESETS)}")
+    check_choice("--preset", name, PRESETS, ConfigError)
     return dataclasses.replace(Config(), preset=name, **PRESETS[name])  # type: ignore[arg-type]

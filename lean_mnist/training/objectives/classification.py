@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lean_mnist import figures
-from lean_mnist.data.batches import Batches
+from lean_mnist.data.batches import Batches, BatchRing
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
@@ -22,9 +22,9 @@ from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
 from lean_mnist.generalization.spaces import write_network
 from lean_mnist.nn import FlatParameters
-from lean_mnist.nn.capture.engine import BatchRing, CaptureEngine
+from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.quantized import QuantizedMLP
-from lean_mnist.nn.step import StepEngine, put_flat_gradients
+from lean_mnist.nn.step import RING_DEPTH, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.training.checkpoints import read_checkpoint, restore_weights, write_test_metrics
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
@@ -68,7 +68,8 @@ class Classification:
         self.model = build.build_model(config, dataset.features, dataset.classes)
         dtype = build.STEP_DTYPES[config.precision]
         self.parameters = FlatParameters(self.model, dtype)
-        self._ring = BatchRing(on_gpu=config.device == "cuda") if build.captures_steps(config) else None
+        on_gpu, captured = config.device == "cuda", build.captures_steps(config)
+        self._ring = BatchRing(RING_DEPTH + 1, on_gpu=on_gpu) if captured else None
         self.batches = Batches(
             self.train,
             self.normalization,

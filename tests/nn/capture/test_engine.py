@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lean_mnist.chainrule import dense
+from lean_mnist.data.batches import BatchRing
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
-from lean_mnist.nn.capture.engine import BatchRing, CaptureEngine
+from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.step import RING_DEPTH, Batch, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import SGD, Update
 from tests.support.planting import Plant
@@ -24,7 +25,7 @@ class Steps:
 
     def __init__(self, model: MLP, *, capture: bool, dtype: torch.dtype | None = None) -> None:
         self.model, self.parameters = model, FlatParameters(model, dtype)
-        self.ring = BatchRing() if capture else None
+        self.ring = BatchRing(RING_DEPTH + 1) if capture else None
         optimizer = SGD([self.parameters.vector], 0.1, 0.0, False, 0.0)
         update = Update(self.parameters.network, optimizer, flat=self.parameters)
         self.engine: StepEngine
