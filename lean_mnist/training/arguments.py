@@ -12,7 +12,7 @@ from typing import Any, Generic
 from lean_mnist.command_line import option_name, parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.config.files import Options, config_from_dict, read_config
+from lean_mnist.training.config.config import Options, config_from_dict, read_config
 from lean_mnist.training.config.presets import preset
 
 

@@ -25,7 +25,7 @@ from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.files import config_from_dict
+from lean_mnist.training.config.config import config_from_dict
 from lean_mnist.training.state import RunState
 
 FORMAT_VERSION = 1

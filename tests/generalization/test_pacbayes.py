@@ -17,7 +17,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import cut
 from lean_mnist.errors import ArgumentError, CertificateError, ConfigError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.pacbayes import draws, posterior
+from lean_mnist.generalization.pacbayes import certificate, posterior
 from lean_mnist.generalization.pacbayes.audit import audit_posterior
 from lean_mnist.generalization.pacbayes.certificate import divergence_above, layers_of
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, Goal, PosteriorStep
@@ -132,7 +132,7 @@ def test_pairs_are_drawn_as_whole_networks_would_be() -> None:
     print(f"seed {seed}")
     network, split = moved(4, 0.2), random_data(4).train
     images, labels = split.images.numpy(), split.labels.numpy()
-    pairs = draws.draw_outcomes(layers_of(network), images, labels, 255, b"key", 4 * number).mean()
+    pairs = certificate.draw_outcomes(layers_of(network), images, labels, 255, b"key", 4 * number).mean()
     random = generator(seed)
     x, wrong = UNIT.apply(split.images), 0
     means = [mean.detach() for mean in network.means]
@@ -147,7 +147,7 @@ def test_pairs_are_drawn_as_whole_networks_would_be() -> None:
 
 
 def test_random_numbers_are_normal_and_the_checkers() -> None:
-    examples, noise = draws.random_numbers(b"key", range(3, 403), 10, 25)
+    examples, noise = certificate.random_numbers(b"key", range(3, 403), 10, 25)
     for row, number in enumerate(range(3, 23)):
         word, same = checker.random_numbers(b"key", number, 25)
         assert word * 10 >> 64 == examples[row]

@@ -20,7 +20,7 @@ from lean_mnist.nn.step import StepEngine, put_flat_gradients
 from lean_mnist.nn.update import SGD, Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
-from lean_mnist.training.hooks.health import HealthHook
+from lean_mnist.training.hooks.checks import HealthHook
 from lean_mnist.training.hooks.step import StepHooks
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run

@@ -2,10 +2,13 @@
 
 The divergence, the draws and the bounds are computed here by other means than the checker's; of the checker only the
 fixed texts are quoted.
+
+Shapes: ``N`` draws, ``D`` input features, ``H`` units, ``P`` parameters of one network.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -31,11 +34,18 @@ from lean_mnist.generalization.certificates.document import (
     written,
 )
 from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text, exact, least, percent
-from lean_mnist.generalization.pacbayes.draws import Layer, draw_outcomes
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
     from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
+
+Array = npt.NDArray[np.float64]
+Layer = tuple[Array, Array, Array, Array]  # μ (H, D), σ (H, D), β (H,), τ (H,)
+
+DIGITS = 6
+"""After the point, of a divergence in nats."""
+MARGIN = 2.0**-20
+_EXPONENT, _CHUNK = 149, 1000  # every float32 is a whole number times 2^-149
 
 
 def certify_posterior(
@@ -137,11 +147,6 @@ def _stored(network: GaussianMLP) -> dict[str, list[npt.NDArray[np.float32]]]:
     return dict(zip(("mean", "scale", "prior_mean"), numbers, strict=True))
 
 
-DIGITS = 6
-"""After the point, of a divergence in nats."""
-_EXPONENT, _CHUNK = 149, 1000  # every float32 is a whole number times 2^-149
-
-
 def divergence_above(
     means: npt.NDArray[np.float32],
     scales: npt.NDArray[np.float32],
@@ -190,3 +195,51 @@ def _products(scales: npt.NDArray[np.float32]) -> Sequence[Fraction]:
         exponent = int(exponents[start : start + _CHUNK].sum()) - 24 * len(whole[start : start + _CHUNK])
         result.append(Fraction(math.prod(whole[start : start + _CHUNK])) * Fraction(2) ** exponent)
     return result
+
+
+def draw_outcomes(
+    layers: Sequence[Layer],
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    maximum: int,
+    key: bytes,
+    draws: int,
+) -> npt.NDArray[np.bool_]:
+    """Which of the draws are errors, bool (N,); images uint8 (m, rows, columns), features ``pixel / maximum``.
+
+    Every draw takes an example at random and draws the weights anew for it. A layer's pre-activations, given its
+    inputs, are then independent Gaussians, ``z_j ~ N(Σ μ_ji h_i + β_j, Σ σ_ji² h_i² + τ_j²)`` with biases of mean β and
+    deviation τ, because no weight is used twice: drawing them is drawing the weights, exactly, at the price of two
+    products a layer (Kingma, Salimans and Welling, 2015, train this way). The draws are independent, so their errors
+    are binomial. The random numbers are not chosen: draw i reads the output of SHAKE-128 on a key and i, and the key is
+    the hash of what is certified; ``checker.DRAWS`` is the specification.
+    """
+    pixels = images.reshape(len(images), -1)
+    variances = [(mean.T.copy(), np.square(scale).T.copy(), bias, np.square(own)) for mean, scale, bias, own in layers]
+    units = [len(bias) for _, _, bias, _ in layers]
+    wrong = np.empty(draws, dtype=bool)
+    for start in range(0, draws, _CHUNK):
+        numbers = range(start, min(start + _CHUNK, draws))
+        examples, noise = random_numbers(key, numbers, len(images), sum(units))
+        h, at = pixels[examples] / maximum, 0
+        for mean_DH, variance_DH, bias, own in variances:
+            z = h @ mean_DH + bias
+            z += np.sqrt(np.square(h) @ variance_DH + own) * noise[:, at : at + len(bias)]
+            h, at = np.maximum(z, 0), at + len(bias)
+        rows, chosen = np.arange(len(z)), labels[examples]
+        own_logit = z[rows, chosen].copy()
+        z[rows, chosen] = -np.inf
+        wrong[numbers.start : numbers.stop] = ~(own_logit - z.max(1) > MARGIN)
+    return wrong
+
+
+def random_numbers(key: bytes, numbers: range, examples: int, units: int) -> tuple[npt.NDArray[np.int64], Array]:
+    """For each of these draws an example's index, int64 (N,), and ``units`` standard normal numbers, float64."""
+    words = 1 + units + units % 2
+    raw = b"".join(hashlib.shake_128(key + number.to_bytes(8, "big")).digest(8 * words) for number in numbers)
+    streams = np.frombuffer(raw, "<u8").reshape(len(numbers), words)
+    chosen = np.array([int(word) * examples >> 64 for word in streams[:, 0]], np.int64)
+    radius = np.sqrt(-2 * np.log(((streams[:, 1::2] >> np.uint64(11)) + 0.5) * 2.0**-53))
+    angle = (streams[:, 2::2] >> np.uint64(11)) * (2 * np.pi * 2.0**-53)
+    noise = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(len(numbers), -1)
+    return chosen, noise[:, :units]

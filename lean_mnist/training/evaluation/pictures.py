@@ -1,17 +1,37 @@
-"""Pictures of a network: first-layer weights, misread digits, and charts of its calibration."""
+"""Pictures of a network: weights, misread digits, charts of calibration, and of what a certified risk depends on.
+
+In charts of a certified risk every point is the bound itself, rounded up to five digits.
+"""
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from lean_mnist import figures
-from lean_mnist.data.datasets import Split
-from lean_mnist.figures import Picture
+from lean_mnist.data.datasets import Dataset, Split
+from lean_mnist.errors import ConfigError
+from lean_mnist.figures import BLUE, GREEN, GREY, ORANGE, Picture
+from lean_mnist.files import write_atomically
+from lean_mnist.generalization.bounds import upper_risk
+from lean_mnist.generalization.certificates.document import DEFAULT_DELTAS
+from lean_mnist.generalization.exact import Exact, exact
+from lean_mnist.generalization.quantize import quantized_network
+from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.nn import MLP
-from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson, risk_by_coverage
+from lean_mnist.nn.quantized import QuantizedMLP
+from lean_mnist.training.checkpoints import Checkpoint
+from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson, evaluate, risk_by_coverage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _LARGEST_GRID = 128  # units shown
 _MISREAD = 40  # digits shown
@@ -103,3 +123,111 @@ def _grid(tiles: list[np.ndarray]) -> np.ndarray:
         left = _GAP + number % columns * (width + _GAP)
         grid[top : top + height, left : left + width] = tile
     return grid
+
+
+def write_plots(
+    folder: str, checkpoint: Checkpoint, dataset: Dataset, split: Split, found: Evaluation, learned: Split | None
+) -> list[Path]:
+    """Draw the evaluation ``found`` of ``split`` into ``folder``, which is made if need be; returns the files.
+
+    ``learned``: the examples that the network learned from, where they are known; for the bound by bits. Raises
+    ``ConfigError`` where the folder cannot be made or matplotlib is missing.
+    """
+    delta = DEFAULT_DELTAS[0]
+    pictures: dict[str, Picture | None] = {
+        "reliability": reliability_diagram(found),
+        "risk-by-coverage": risk_coverage_curve(found),
+        "misread": misread_digits(split, found, dataset.maximum),
+        "first-layer-weights": first_layer_weights(checkpoint.model, dataset.image_shape),
+    }
+    if split is dataset.test:  # a holdout; the others taught or selected
+        pictures["bound-by-examples"] = risk_by_examples(found.errors, found.examples, delta)
+        pictures["bound-by-delta"] = risk_by_delta(found.errors, found.examples, DEFAULT_DELTAS)
+    if learned is not None:
+        seen = evaluate(checkpoint.model, learned, checkpoint.normalization)
+        bits = _bits(checkpoint.model)
+        pictures["bound-by-bits"] = risk_by_bits(seen.errors, seen.examples, delta, bits)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--plots {folder}: expected a folder that can be written, found: {error.strerror}") from None
+    return [_write(Path(folder) / f"{name}.png", picture) for name, picture in pictures.items() if picture is not None]
+
+
+def _bits(model: MLP) -> int:
+    """Bits that write the network down, in the precision it has or as a quantised network."""
+    if isinstance(model, QuantizedMLP):
+        return quantized_network(model).space.size_in_bits
+    return sum(8 * tensor.element_size() * tensor.numel() for tensor in model.parameters())
+
+
+def _write(path: Path, picture: Picture) -> Path:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "png")
+    write_atomically(path, content.getvalue())
+    return path
+
+
+_BOUNDS = (("hoeffding", ORANGE), ("kl", GREEN), ("clopper-pearson", BLUE))
+_DIGITS = 5
+_MOST_COUNTED = 100_000  # Clopper–Pearson sums one term an error; with more examples kl can hardly be told from it
+
+
+def risk_by_examples(errors: int, examples: int, delta: Exact) -> Picture:
+    """Certified risk by m, at the error rate that was measured; the dot is the measured m."""
+    rate = Fraction(errors, examples)
+    title = f"what more examples would show: {errors:,} errors in {examples:,}, one look, δ = {_said(delta)}"
+    axes = _axes(title, "examples of the holdout, m", upper_risk("hoeffding", -(-rate * 100 // 1), 100, delta, _DIGITS))
+    for bound, colour in _BOUNDS:
+        sizes = _spaced(100, _MOST_COUNTED if bound == "clopper-pearson" else 1_000_000)
+        risks = [float(upper_risk(bound, min(m, -(-rate * m // 1)), m, delta, _DIGITS)) for m in sizes]
+        axes.plot(sizes, risks, color=colour, label=bound)
+    axes.axhline(float(rate), linestyle="--", color=GREY, label="measured error rate")
+    if 100 <= examples <= 1_000_000:
+        axes.plot(examples, float(upper_risk("clopper-pearson", errors, examples, delta, _DIGITS)), "o", color=BLUE)
+    return figures.picture(axes)
+
+
+def risk_by_delta(errors: int, examples: int, deltas: Sequence[Exact]) -> Picture:
+    """Certified risk by δ; the dots are at ``deltas``."""
+    powers = [Fraction(1, 10**power) for power in range(1, 13)]
+    title = f"what more confidence costs: {errors:,} errors in {examples:,}, one look"
+    axes = _axes(title, "failure probability, δ", upper_risk("hoeffding", errors, examples, powers[-1], _DIGITS))
+    for bound, colour in _BOUNDS:
+        risks = [float(upper_risk(bound, errors, examples, d, _DIGITS)) for d in powers]
+        axes.plot([float(d) for d in powers], risks, color=colour, label=bound)
+    axes.axhline(errors / examples, linestyle="--", color=GREY, label="measured error rate")
+    risks = [float(upper_risk("clopper-pearson", errors, examples, delta, _DIGITS)) for delta in deltas]
+    axes.plot([float(exact(delta, "delta")) for delta in deltas], risks, "o", color=BLUE)
+    return figures.picture(axes)
+
+
+def risk_by_bits(errors: int, examples: int, delta: Exact, bits: int) -> Picture:
+    """Risk certified on the training examples, by the bits that learning could choose; dashed: this network's."""
+    title = f"certified by the {examples:,} examples it learned from: {errors:,} errors, δ = {_said(delta)}"
+    axes = _axes(title, "bits of the hypothesis space, B", Fraction(1))
+    sizes = _spaced(100, 10**7)
+    for bound, colour in _BOUNDS[:2]:
+        risks = [Fraction(0)]
+        for b in sizes:
+            risks.append(Fraction(1) if risks[-1] == 1 else certified_risk(bound, errors, examples, delta, b, _DIGITS))
+        axes.plot(sizes, list(map(float, risks[1:])), color=colour, label=f"{bound}, union over 2^B")
+    axes.axvline(bits, linestyle="--", color=GREY, label=f"this network: {bits:,} bits")
+    return figures.picture(axes)
+
+
+def _axes(title: str, x_label: str, highest: Fraction) -> Axes:
+    """Certified risk, up to somewhat more than ``highest``, over a logarithmic axis."""
+    axes = figures.axes(title, x_label, "certified risk")
+    axes.set(xscale="log", ylim=(0, min(1.0, max(0.001, 1.1 * float(highest)))))
+    return axes
+
+
+def _spaced(low: int, high: int) -> list[int]:
+    return sorted({round(value) for value in np.geomspace(low, high, 60)})
+
+
+def _said(delta: Exact) -> str:
+    return f"{float(exact(delta, 'delta')):g}"

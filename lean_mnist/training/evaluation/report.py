@@ -84,7 +84,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.generalization.certificates.runs import certificate_places, find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.evaluation.metrics import evaluate
-    from lean_mnist.training.evaluation.plots import write_plots
+    from lean_mnist.training.evaluation.pictures import write_plots
 
     checkpoint: Checkpoint = load_checkpoint(arguments.checkpoint)
     config = checkpoint.config

@@ -37,8 +37,13 @@ from lean_mnist.training.evaluation.pictures import (
     reliability_diagram,
     risk_coverage_curve,
 )
-from lean_mnist.training.hooks.checks import CrossCheckHook, ScreenHook, cause_of_not_finite
-from lean_mnist.training.hooks.health import HealthHook, LossHook, NormsHook
+from lean_mnist.training.hooks.checks import (
+    CrossCheckHook,
+    HealthHook,
+    LossHook,
+    NormsHook,
+    ScreenHook,
+)
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.summary import NETWORK, Summary
@@ -108,7 +113,7 @@ class Classification:
         if config.check in ("screen", "full"):
             gates.append(ScreenHook(network, log, config.seed, policy))
         return StepHooks(
-            health=HealthHook(guessing, cause_of_not_finite, policy.keep),
+            health=HealthHook(guessing, policy.keep),
             observers=[LossHook(log), NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned)],
             gates=gates,
             checks=policy.summary,

@@ -12,8 +12,7 @@ import numpy as np
 from lean_mnist.data.datasets import Split
 from lean_mnist.generalization.bounds import pac_bayes_risk
 from lean_mnist.generalization.exact import percent
-from lean_mnist.generalization.pacbayes.certificate import certify_posterior, layers_of
-from lean_mnist.generalization.pacbayes.draws import draw_outcomes
+from lean_mnist.generalization.pacbayes.certificate import certify_posterior, draw_outcomes, layers_of
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 from lean_mnist.training.checkpoints import read_checkpoint, write_checkpoint
 from lean_mnist.training.config.pac_bayes import given
