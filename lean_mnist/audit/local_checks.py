@@ -20,13 +20,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lean_mnist.audit.logits import EXACT, Arithmetic, Expected, LogitsTerms, loss_size
-from lean_mnist.audit.probes import Probe
 from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS, NetworkLoss
 from lean_mnist.audit.rounding import (
     ELEMENTWISE_ULPS,
@@ -50,6 +49,9 @@ from lean_mnist.nn.step import (
     layers_of,
     names_of_layers,
 )
+
+if TYPE_CHECKING:
+    from lean_mnist.audit.randomised import Probe
 
 
 class Identity(enum.Enum):

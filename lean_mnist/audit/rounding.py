@@ -111,7 +111,7 @@ def probed_product_shares(
     """Residual of each row of ``ours = Σ left @ right + plus`` along ``probe``, as a share of what rounding explains.
 
     Freivalds (1977): ``ours p = left (right p) + plus · p`` takes products of a matrix and a vector only. A row of norm
-    ``r`` times its threshold passes with probability at most ``√2 / r`` (:mod:`.probes`).
+    ``r`` times its threshold passes with probability at most ``√2 / r`` (:mod:`.randomised`).
     """
     inner, outer = sum(right.shape[0] for _, right in parts), parts[0][1].shape[1]
     expected = total([left @ (right @ probe) for left, right in parts])

@@ -3,7 +3,7 @@
 The functions here are pure, and every rank calls them with the same messages, so all ranks come to the same verdict. A
 sum of gradients is held against its summands by *digests*, a few random projections of each.
 
-A digest is ``⟨w, g⟩`` in float64, with entries of ``w`` as in ``audit.probes``: random signs, magnitudes
+A digest is ``⟨w, g⟩`` in float64, with entries of ``w`` as in ``audit.randomised``: random signs, magnitudes
 uniform in [1/2, 3/2]. It is linear, so that of a sum is the sum of those of the summands, up to rounding:
 
 - The reduction computes ``fl(Σ_r fl(c_r g_r))`` elementwise, in any order. Each summand passes at most N roundings
