@@ -18,53 +18,38 @@ from lean_mnist.crosscheck.bundle import STEP, envelope, write_bundle
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.quantized import network_of
-from lean_mnist.nn.step import Batch, StepResult, StepTape, put_gradients
+from lean_mnist.nn.step import Batch, Step, StepResult, StepTape, put_gradients
 
 REPEATS = 4  # of the step, to see that it repeats itself
 _DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, StopIteration, AssertionError)
 
 
-def save_step_bundle(
-    path: Path,
-    *,
-    number: int,
-    model: MLP,
-    batches: Sequence[Batch],
-    tapes: Sequence[StepTape],
-    past: Sequence[StepTape],
-    loss: Tensor,
-    message: str,
-    seed: int,
-    config: Mapping[str, Any],
-) -> None:
-    """Write all that step ``number`` was computed from, and the gradients in ``.grad``, whole or not at all.
+def save_step_bundle(path: Path, step: Step, message: str, seed: int, config: Mapping[str, Any]) -> None:
+    """Write all that ``step`` was computed from, and the gradients in ``.grad``, whole or not at all.
 
-    Args:
-        past: tapes of the calls before the step, whose batches are kept for faults that carry over from call to call.
-        message: of the failed check.
-        seed: of the run, from which the randomised check draws its probes as well.
-
-    Raises ``OSError`` if it cannot be written.
+    Batches of the calls before it are kept for faults that carry over from call to call, the ``message`` of the failed
+    check, and the run's ``seed``, from which the randomised check draws its probes. Raises ``OSError``.
     """
+    model = step.model
     content = {
         **envelope(STEP),
-        "step": number,
+        "step": step.number,
         "message": message,
         "architecture": model.architecture,
         "loss_options": {"label_smoothing": model.label_smoothing, "logit_penalty": model.logit_penalty},
         "weights": {name: _own(p) for name, p in model.named_parameters()},
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "gradients": {name: None if p.grad is None else _own(p.grad) for name, p in model.named_parameters()},
-        "loss": _own(loss),
-        "batches": [{"x": _own(x), "labels": _own(y)} for x, y in batches],
-        "past": [{"x": _own(call.inputs[0]), "labels": _own(call.labels_B)} for call in past],
+        "loss": _own(step.loss),
+        "batches": [{"x": _own(x), "labels": _own(y)} for x, y in step.batches],
+        "past": [{"x": _own(call.inputs[0]), "labels": _own(call.labels_B)} for call in step.past],
         # Of the tapes; inputs of layers are the batch and follow from the pre-activations.
         "computed": [
             {
                 "pre_activations": [_own(z) for z in tape.pre_activations],
                 "d_pre_activations": [None if d is None else _own(d) for d in tape.d_pre_activations],
             }
-            for tape in tapes
+            for tape in step.tapes
         ],
         "seeds": {"run": seed, "screen": seed},
         "config": dict(config),

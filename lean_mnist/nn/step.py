@@ -7,10 +7,11 @@ Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` cla
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -50,6 +51,25 @@ class StepResult(NamedTuple):
     loss: Tensor
     gradients: Gradients
     tapes: list[StepTape]
+
+
+@dataclass
+class Step:
+    """One step, its gradients ready in ``.grad`` and not yet applied."""
+
+    number: int  # counted from 1
+    model: Any  # the network that computed it
+    batches: list[Batch]  # one, or several whose gradients were averaged
+    loss: Tensor  # the mean over all their examples, a scalar
+    gradient: Tensor  # the whole gradient, (P,)
+    learning_rate: float  # of the update that follows
+    tapes: list[StepTape]  # one a batch; empty where the run keeps none
+    past: tuple[StepTape, ...] = ()  # tapes of the steps before, the latest last
+
+    @functools.cached_property
+    def loss_value(self) -> float:
+        """``loss`` as a Python number, fetched from its device once."""
+        return float(self.loss)
 
 
 def compute_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:

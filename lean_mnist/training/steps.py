@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from lean_mnist.data.batches import Batch
 from lean_mnist.errors import LeanMnistError
-from lean_mnist.nn.step import RING_DEPTH, StepTape
+from lean_mnist.nn.step import RING_DEPTH, Step, StepTape
 from lean_mnist.nn.update import Update
 from lean_mnist.training.distributed import Share, World
-from lean_mnist.training.hooks.step import Hook, Step, StepHooks
+from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives.protocol import Objective
 from lean_mnist.training.sinks.records import Notice, Record
 from lean_mnist.training.state import RunState

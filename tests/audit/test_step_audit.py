@@ -14,9 +14,9 @@ from lean_mnist.audit import AuditResult, StepAudit
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.nn.step import Batch, put_gradients
+from lean_mnist.nn.step import Batch, Step, put_gradients
 from lean_mnist.training.hooks.checks import CrossCheckHook
-from lean_mnist.training.hooks.step import FailurePolicy, Step
+from lean_mnist.training.hooks.step import FailurePolicy
 from lean_mnist.training.state import CheckSummary
 from tests.support.activations import TORCH_ACTIVATIONS
 from tests.support.crosscheck_cases import autograd_step, descend, random_batch, random_model

@@ -18,9 +18,10 @@ from lean_mnist.audit import (
 )
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
+from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import has_finite_sum, not_finite
 from lean_mnist.training.config.schedules import Schedule
-from lean_mnist.training.hooks.step import FailurePolicy, KeepFailure, Step, keep_nothing
+from lean_mnist.training.hooks.step import FailurePolicy, KeepFailure, keep_nothing
 from lean_mnist.training.sinks.records import Notice, Record, Scalar
 
 # LEAN_mnist's thresholds for the norm of one tensor's gradient.

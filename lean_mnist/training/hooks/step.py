@@ -1,4 +1,4 @@
-"""A step as hooks see it, between its backward pass and the update, the interface of a hook, and failed checks.
+"""Hooks, which look at a step between its backward pass and the update, and what becomes of a step that fails.
 
 A hook says at which steps it is due and, given the step, yields records. It never talks to a sink. A hook that raises
 stops the run before the gradients reach the weights: that is a gate.
@@ -6,40 +6,18 @@ stops the run before the gradients reach the weights: that is a gate.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Protocol
 
 from lean_mnist.audit.bundle import save_step_bundle
 from lean_mnist.errors import GradientMismatch
-from lean_mnist.nn.step import StepTape
+from lean_mnist.nn.step import Step
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.schedules import is_power_of_ten
 from lean_mnist.training.sinks.records import Notice, Record
 from lean_mnist.training.state import CheckSummary
-
-
-@dataclass
-class Step:
-    """One step, its gradients ready in ``.grad`` and not yet applied."""
-
-    number: int  # counted from 1
-    model: Any  # the network that computed it
-    batches: list[tuple[Tensor, Tensor]]  # one, or several whose gradients were averaged
-    loss: Tensor  # the mean over all their examples, a scalar
-    gradient: Tensor  # the whole gradient, (P,)
-    learning_rate: float  # of the update that follows
-    tapes: list[StepTape]  # one a batch; empty where the run keeps none
-    past: tuple[StepTape, ...] = ()  # tapes of the steps before, the latest last
-
-    @functools.cached_property
-    def loss_value(self) -> float:
-        """``loss`` as a Python number, fetched from its device once."""
-        return float(self.loss)
 
 
 class Hook(Protocol):
@@ -106,18 +84,7 @@ class FailureKeeper:
                 return ""
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                save_step_bundle(
-                    path,
-                    number=step.number,
-                    model=step.model,
-                    batches=step.batches,
-                    tapes=step.tapes,
-                    past=step.past,
-                    loss=step.loss,
-                    message=message,
-                    seed=self._config.seed,
-                    config=self._config.to_dict(),
-                )
+                save_step_bundle(path, step, message, self._config.seed, self._config.to_dict())
             except OSError as error:
                 return f"; its bundle could not be written: {path}: {error.strerror or error}"
         return f"; to ask again: python -m lean_mnist.crosscheck.replay {path}"

@@ -20,13 +20,13 @@ from lean_mnist.errors import CheckpointError
 from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.audit import audit_posterior
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
-from lean_mnist.nn.step import StepEngine, StepResult
+from lean_mnist.nn.step import Step, StepEngine, StepResult
 from lean_mnist.nn.update import SGD, Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import Schedule, every
 from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, LossHook, NormsHook, ScreenHook, check_records
-from lean_mnist.training.hooks.step import FailurePolicy, Hook, Step, StepHooks, keep_nothing
+from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks, keep_nothing
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
 from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
 from lean_mnist.training.run_folder import RunFolder
