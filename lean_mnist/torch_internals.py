@@ -21,6 +21,7 @@ __all__ = [
     "fused_sgd",
     "has_bfloat16_products",
     "operation_name",
+    "operator_of",
     "overwrites_an_argument",
     "queue_after_backward",
     "returns_a_view",
@@ -65,6 +66,15 @@ class DispatchMode(TorchDispatchMode):
 def operation_name(kernel: Any) -> str:
     """The name of a kernel that a dispatch mode is given, ``"mm"`` for ``aten::mm`` (2.6 to 2.14)."""
     return str(kernel._schema.name).removeprefix("aten::")
+
+
+def operator_of(function: Any) -> Any:
+    """The overload behind ``torch.library.custom_op`` or ``torch.ops``, ``None`` for other functions (2.6 to 2.14)."""
+    if isinstance(function, torch._library.custom_ops.CustomOpDef):
+        return function._opoverload
+    if isinstance(function, torch._ops.OpOverloadPacket) and len(function.overloads()) == 1:
+        return getattr(function, function.overloads()[0])
+    return function if isinstance(function, torch._ops.OpOverload) else None
 
 
 def overwrites_an_argument(kernel: Any) -> bool:
