@@ -83,12 +83,15 @@ class Context:
         return [SCATTER_FACTOR * max(shift) + self.floor(g) for shift, g in zip(shifts, gradients, strict=True)]
 
     def floor(self, gradient: Tensor) -> float:
-        """The least that rounding of ``gradient`` may be, in 2-norm."""
-        return FLOOR_ULPS * self.unit * norm(gradient) + torch.finfo(gradient.dtype).tiny
+        """The least that rounding of ``gradient`` may be, in 2-norm, with the tolerance that was asked for."""
+        return (FLOOR_ULPS * self.unit + self.options.tolerance) * norm(gradient) + torch.finfo(gradient.dtype).tiny
 
     def differing(self, found: Sequence[Tensor], expected: Sequence[Tensor], upstream: Upstream) -> list[int]:
         """The places where two sets of gradients for ``upstream`` differ by more than rounding explains."""
-        differences = [norm(a.double() - b.double()) for a, b in zip(found, expected, strict=True)]
+        # Where both are infinite in the same way, they do not differ.
+        differences = [
+            norm(torch.where(a == b, 0, a.double() - b.double())) for a, b in zip(found, expected, strict=True)
+        ]
         suspects = [place for place, e in enumerate(expected) if not differences[place] <= self.floor(e)]
         if not suspects:
             return []

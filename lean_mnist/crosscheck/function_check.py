@@ -87,7 +87,8 @@ def check_function(
             contract is. A Function can say so itself by a class attribute of this name.
         derivative_of: a function of the same inputs, in plain PyTorch, whose derivative the gradient is meant to be
             (the sigmoid behind a step's surrogate gradient). Gradients are compared with its; also a class attribute.
-        tolerance: a relative error that gradients may have beside rounding, as those of iterative solvers do.
+        tolerance: a relative error that gradients, and outputs beside the reference's, may have besides rounding, as
+            those of iterative solvers do.
         gradients_from: where gradients are read that ``torch.autograd.grad`` does not return: ``"backward"`` (``.grad``
             after ``.backward()``; so too, with a note, where nothing is said and only that runs), ``"main_grad"``, or
             a function from a tensor to its gradient, called after ``.backward()``.

@@ -29,11 +29,13 @@ from lean_mnist.crosscheck.subjects.calls import (
     dot,
     in_dtype,
     norm,
+    normal,
     one_line,
     random_direction,
     root_mean_square,
 )
 
+STANDARD_DEVIATIONS = 6.0
 SAFETY = 5.0  # times a difference's own error estimate
 # Above this, relative to its outputs, a function given float64 computes in a lower precision on the way.
 FLOAT64_NOISE = 1e-13
@@ -46,6 +48,12 @@ class Outcome(NamedTuple):
 
     slope: Finding
     taylor: Finding
+    left_domain: bool = False  # by the largest step
+
+    @classmethod
+    def both(cls, finding: Finding, left_domain: bool = False) -> Outcome:
+        """The same finding of the slope and of the rate."""
+        return cls(finding, finding, left_domain)
 
     @property
     def verdicts(self) -> tuple[Verdict, Verdict]:
@@ -61,15 +69,20 @@ def line_through(
     upstream: Upstream,
     weights: Sequence[float] | None = None,
     evaluate: Callable[[list[object]], list[Tensor]] | None = None,
+    elementwise: bool = False,
 ) -> Line:
     """A random line along which the checked inputs at ``places`` move, each by its size times its weight.
 
+    ``elementwise``: each number by its own size, so that a small one does not leave the function's domain first.
     Along it ``evaluate`` is evaluated at the inputs (``subject``'s outputs, if not given); the others are held fixed.
     """
     indices = [subject.checked[place] for place in places]
     points = [subject.inputs[i].detach().to(precision) for i in indices]
     weights = weights or [1.0] * len(points)
-    directions = [w * random_direction(x, generator) for w, x in zip(weights, points, strict=True)]
+    directions = [
+        w * (x.double().abs() * normal(x.shape, generator, x.device) if elementwise else random_direction(x, generator))
+        for w, x in zip(weights, points, strict=True)
+    ]
     fixed = in_dtype(subject.inputs, torch.float64 if precision == torch.float64 else None)
 
     def at(moved: Sequence[Tensor]) -> list[Tensor]:
@@ -94,6 +107,7 @@ def slope_test(
     dtype: torch.dtype | None = None,
     enough: float = 0.0,
     forward: Subject | None = None,
+    tolerance: float = 0.0,
 ) -> Outcome:
     """Judge the gradients of the checked inputs at ``places`` for ``upstream``, jointly along one random line.
 
@@ -103,22 +117,30 @@ def slope_test(
         noise: of the function, estimated along a line.
         enough: the share of what rounding explains to which the slope need be known.
         forward: of which differences are taken, if not of ``subject``.
+        tolerance: the relative error (in 2-norm) that each gradient may have beside rounding.
     """
     claimed = [gradients[place] for place in places]
     # Each tensor has about the same weight, so that an error in the gradient of one is not lost beside another.
     sizes = [root_mean_square(subject.inputs[subject.checked[place]]) * norm(gradients[place]) for place in places]
     smallest = min((size for size in sizes if size > 0), default=1.0)
     weights = [min(1.0, max(smallest / size, 1e-3)) if size > 0 else 1.0 for size in sizes]
-    line = line_through(
-        subject, places, precision, generator, upstream, weights, None if forward is None else forward.values
-    )
-    floor = FLOOR_ULPS * unit * sum(norm(u * g.double()) for u, g in zip(line.directions, claimed, strict=True))
 
-    def change() -> float:
-        drawn = perturbed_vjp(subject, upstream, perturbed_inputs(subject, generator, unit), generator, dtype)
-        return abs(dot(line.directions, [drawn[place].double() - gradients[place].double() for place in places]))
+    def along(elementwise: bool) -> Outcome:
+        evaluate = None if forward is None else forward.values
+        line = line_through(subject, places, precision, generator, upstream, weights, evaluate, elementwise)
+        pairs = list(zip(line.directions, claimed, strict=True))
+        floor = FLOOR_ULPS * unit * sum(norm(u * g.double()) for u, g in pairs)
+        # Of an error e, the standard deviation of ⟨u, e⟩ is its size times that of a number in u.
+        floor += STANDARD_DEVIATIONS * tolerance * sum(norm(u) / max(u.numel(), 1) ** 0.5 * norm(g) for u, g in pairs)
 
-    return judge(line, claimed, floor, change, noise(line), enough * floor)
+        def change() -> float:
+            drawn = perturbed_vjp(subject, upstream, perturbed_inputs(subject, generator, unit), generator, dtype)
+            return abs(dot(line.directions, [drawn[place].double() - gradients[place].double() for place in places]))
+
+        return judge(line, claimed, floor, change, noise(line), enough * floor)
+
+    outcome = along(elementwise=False)
+    return min(outcome, along(elementwise=True), key=lambda o: o.slope.verdict.rank) if outcome.left_domain else outcome
 
 
 def judge(
@@ -130,10 +152,11 @@ def judge(
     scatter of its ``change`` is added. No more steps are taken once the slope is known to ``enough``.
     """
     if not math.isfinite(dot(line.directions, gradient)):
-        return Outcome(*[failed("the gradient is not finite")] * 2)
+        return Outcome.both(failed("the gradient is not finite"))
     residuals = residuals_along(line, gradient, noise, enough)
+    left = not residuals or residuals[0].h < 2.0 ** step_sizes.STEPS[line.points[0].dtype][0]
     if extrapolate(residuals) is None:
-        return Outcome(*[not_applicable("the function is not finite around this point")] * 2)
+        return Outcome.both(not_applicable("the function is not finite around this point"), left)
 
     @functools.cache
     def other() -> Slope | None:
@@ -141,10 +164,12 @@ def judge(
         again = Line(line.evaluate, line.points, [0.71 * u for u in line.directions], line.upstream)
         return extrapolate(residuals_along(again, gradient, noise))
 
-    outcome = _outcome(line, gradient, residuals, floor, other)
+    outcome = _outcome(line, gradient, residuals, floor, other)._replace(left_domain=left)
     if outcome.slope.verdict in (Verdict.PASSED, Verdict.NOT_APPLICABLE) and outcome.taylor.verdict is Verdict.PASSED:
         return outcome
-    return _outcome(line, gradient, residuals, floor + SCATTER_FACTOR * scatter(change), other)
+    return _outcome(line, gradient, residuals, floor + SCATTER_FACTOR * scatter(change), other)._replace(
+        left_domain=left
+    )
 
 
 def _outcome(
@@ -173,7 +198,8 @@ def _outcome(
     if any(wrong) and explained_by_kink(residuals, slope.residual if wrong[0] else None):
         text = f"the slopes on both sides differ: {text}"
         verdicts = (Verdict.KINK if w else v for w, v in zip(wrong, (verdict, taylor.verdict), strict=True))
-        return Outcome(*(Finding(v, text) for v in verdicts))
+        slope_at_kink, taylor_at_kink = (Finding(v, text) for v in verdicts)
+        return Outcome(slope_at_kink, taylor_at_kink)
     return Outcome(Finding(verdict, text), taylor)
 
 
@@ -202,7 +228,7 @@ def past_kinks(
         try:
             return judge_at(there)
         except CallFailed as failure:  # it may be out of its domain
-            return Outcome(*[not_applicable(f"around this point its {failure}")] * 2)
+            return Outcome.both(not_applicable(f"around this point its {failure}"))
 
     first = judged(subject)
     if Verdict.KINK not in first.verdicts:

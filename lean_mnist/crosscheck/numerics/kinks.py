@@ -35,7 +35,7 @@ def at_a_kink(ctx: Context, place: int, upstream: Upstream, error: float) -> boo
     there, tried = ctx.gradient_reference, 0
     while math.isfinite(error) and tried < POINTS and _jumps(ctx, there, place, upstream, error):
         there, tried = ctx.gradient_reference.at(ctx.subject.moved(ctx.generator, 1e-3)), tried + 1
-        values = reference_gradients(there, upstream, ctx.generator)
+        values = reference_gradients(there, upstream, ctx.generator, tolerance=ctx.options.tolerance)
         ours = ctx.subject.vjp(upstream, there.inputs)[place]
         if values.compare(place, "", ours).passed:
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,12 +27,13 @@ _Values = Callable[[Sequence[Any], "torch.dtype | None"], "list[Tensor]"]
 class ReferenceValues:
     """Float64 values beside a baseline: the same by plain PyTorch in the precision under test.
 
-    ``redraw`` computes the baseline again with ulp perturbations.
+    ``redraw`` computes the baseline again with ulp perturbations. ``tolerance`` is the relative error allowed besides.
     """
 
     exact: list[Tensor]
     baseline: list[Tensor]
     redraw: Callable[[], list[Tensor]]
+    tolerance: float = 0.0
 
     def compare(self, place: int, name: str, ours: Tensor, magnitude: float = 0.0) -> Divergence:
         """The divergence of ``ours`` from the ``place``-th value, with what the baseline's own error allows."""
@@ -41,7 +42,8 @@ class ReferenceValues:
         same = (ours == exact) & ours.isinf()
         if bool(same.any()):
             ours, exact, baseline = (torch.where(same, 0, x) for x in (ours, exact, baseline))
-        return compare(name, ours, exact, baseline.to(ours.dtype), magnitude)
+        divergence = compare(name, ours, exact, baseline.to(ours.dtype), magnitude)
+        return replace(divergence, allowed=divergence.allowed + self.tolerance)
 
     def recheck(self, place: int, name: str, ours: Tensor) -> Divergence:
         """The divergence, rechecked with a wider tolerance where it does not pass.
@@ -64,7 +66,9 @@ class ReferenceValues:
         return divergence.allowed * (scale if scale > 0 else torch.finfo(torch.float64).tiny)
 
 
-def reference_outputs(reference: Subject, dtypes: Sequence[torch.dtype], generator: torch.Generator) -> ReferenceValues:
+def reference_outputs(
+    reference: Subject, dtypes: Sequence[torch.dtype], generator: torch.Generator, tolerance: float = 0.0
+) -> ReferenceValues:
     """The outputs of ``reference``, for a check of outputs in ``dtypes``."""
 
     def outputs(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Tensor]:
@@ -74,11 +78,15 @@ def reference_outputs(reference: Subject, dtypes: Sequence[torch.dtype], generat
         with Perturbing(generator):
             return outputs(reference.inputs, None)
 
-    return ReferenceValues(*_values_and_baseline(outputs, reference, dtypes, redraw), redraw)
+    return ReferenceValues(*_values_and_baseline(outputs, reference, dtypes, redraw), redraw, tolerance)
 
 
 def reference_gradients(
-    reference: Subject, upstream: Upstream, generator: torch.Generator, dtype: torch.dtype | None = None
+    reference: Subject,
+    upstream: Upstream,
+    generator: torch.Generator,
+    dtype: torch.dtype | None = None,
+    tolerance: float = 0.0,
 ) -> ReferenceValues:
     """The gradients of ``reference`` for ``upstream``, for a check of ones in ``dtype`` (the inputs' own)."""
 
@@ -92,7 +100,7 @@ def reference_gradients(
         return perturbed_vjp(reference, of(dtype), reference.inputs, generator, dtype)
 
     own = [reference.inputs[i].dtype if dtype is None else dtype for i in reference.checked]
-    return ReferenceValues(*_values_and_baseline(gradients, reference, own, redraw), redraw)
+    return ReferenceValues(*_values_and_baseline(gradients, reference, own, redraw), redraw, tolerance)
 
 
 def _values_and_baseline(

@@ -41,6 +41,7 @@ AGREEING = 4.0  # at most this factor between two estimates
 NOISE_MARGIN = 4.0  # times its standard deviation
 DENIAL_MARGIN = 2 * NOISE_MARGIN  # of a smaller step's entry, whose orders add the noise of several steps
 FEWEST_STEPS = 3  # below which agreement may be luck
+STEPS_INSIDE = 6  # below the first step that stays in the domain, where the larger ones leave it
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,15 @@ def residuals_along(
 ) -> list[Residual]:
     """The residual slopes from the largest step down; steps at which the function leaves its domain are left out.
 
+    Where all of them do, near its edge, smaller ones are taken.
+
     Given ``enough``, no more steps are taken once the slope is known to it, or as well as the noise lets smaller steps
     tell, and is that of ``gradient``. (A slope that is not is looked into with all of them: it may be that of a kink.)
     """
     start = line.evaluate(line.points)
     residuals = []
-    h, smallest = (2.0**exponent for exponent in STEPS[line.points[0].dtype])
+    dtype = line.points[0].dtype
+    h, smallest = (2.0**exponent for exponent in STEPS[dtype])
     while h >= smallest:
         slopes = []
         for sign in (1, -1):
@@ -115,6 +119,8 @@ def residuals_along(
             slopes.append((line.change(line.evaluate(reached), start) - dot(moved, gradient)) / (sign * h))
         if all(map(math.isfinite, slopes)):
             residuals.append(Residual(h, slopes[0], slopes[1], noise / h))
+        elif not residuals:
+            smallest = min(smallest, max(h / FACTOR**STEPS_INSIDE, 4 * torch.finfo(dtype).eps))
         h /= FACTOR
         if enough is not None and len(residuals) > FEWEST_STEPS and _known(residuals, enough, NOISE_MARGIN * noise / h):
             break

@@ -110,7 +110,7 @@ def _in_upstream(twice: _Twice) -> list[Finding]:
     gradients = ctx.subject.vjp(z, dtype=twice.dtype)
     expected, found = dot(gradients, weights), dot(twice.found.in_upstream, z)
     size = sum(norm(g) * norm(w) for g, w in zip(gradients, weights, strict=True))
-    allowed = max(RELATIVE, 1e4 * twice.unit) * size + torch.finfo(torch.float32).tiny
+    allowed = (max(RELATIVE, 1e4 * twice.unit) + ctx.options.tolerance) * size + torch.finfo(torch.float32).tiny
     if not abs(found - expected) <= allowed:
 
         def drawn() -> float:
@@ -126,7 +126,8 @@ def _in_upstream(twice: _Twice) -> list[Finding]:
 def _against_reference(twice: _Twice, exact: Sequence[Tensor]) -> list[Finding]:
     ctx, unit = twice.ctx, twice.unit
     size = max((norm(g) for g in (*exact, *twice.found.first)), default=0.0)
-    relative, absolute = min(max(RELATIVE, 1e4 * unit), 0.1), max(ABSOLUTE, 100 * unit) * size
+    relative = min(max(RELATIVE, 1e4 * unit), 0.1) + ctx.options.tolerance
+    absolute = max(ABSOLUTE, 100 * unit) * size
     findings = []
     for place, (ours, reference) in enumerate(zip(twice.found.in_inputs, exact, strict=True)):
         difference, allowed = norm(ours.double() - reference), relative * norm(reference) + absolute
@@ -155,8 +156,9 @@ def _against_differences(twice: _Twice) -> list[Finding]:
         line = line_through(ctx.subject, [place], torch.float64, ctx.generator, twice.weights, evaluate=gradient_at)
         along = line.directions[0]
         change = functools.partial(_change, twice, place, along)
+        allowed = ABSOLUTE * norm(along * ours) + ctx.options.tolerance * norm(along) * norm(ours)
         try:
-            slope = judge(line, [ours], ABSOLUTE * norm(along * ours), change, noise_of(line)).slope
+            slope = judge(line, [ours], allowed, change, noise_of(line)).slope
         except CallFailed:
             continue
         if slope.verdict in (Verdict.FAILED, Verdict.KINK):

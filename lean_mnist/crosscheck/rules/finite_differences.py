@@ -48,7 +48,7 @@ def _one_input(
         if outcome.verdicts == (Verdict.FAILED, Verdict.FAILED):
             break
     findings = []
-    for rule_name, tests in zip((DIFFERENCES, TAYLOR), zip(*outcomes, strict=True), strict=True):
+    for rule_name, tests in ((DIFFERENCES, [o.slope for o in outcomes]), (TAYLOR, [o.taylor for o in outcomes])):
         gravest = min(tests, key=lambda finding: finding.verdict.rank)
         text = f"{gravest.text}, in {str(precision).removeprefix('torch.')}"
         findings.append(replace(gravest, text=text, subject=ctx.name(place), rule=rule_name))
@@ -79,4 +79,5 @@ def _along_one_input(
     return slope_test(
         subject, [place], upstream, gradients, ctx.generator,
         precision=differences_in, unit=unit, noise=noise, dtype=dtype, forward=ctx.smooth,
+        tolerance=ctx.options.tolerance,
     )  # fmt: skip

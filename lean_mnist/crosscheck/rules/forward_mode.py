@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.numerics.differences import STANDARD_DEVIATIONS
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients
 from lean_mnist.crosscheck.perturbation import perturbed, perturbed_vjp, scatter
@@ -30,8 +31,6 @@ from lean_mnist.crosscheck.subjects.calls import (
     root_mean_square,
 )
 
-STANDARD_DEVIATIONS = 6.0
-
 
 @rule("JVP-VJP product", order=20, oracle=True)
 def forward_mode(ctx: Context) -> list[Finding]:
@@ -44,7 +43,7 @@ def forward_mode(ctx: Context) -> list[Finding]:
     for _ in range(ctx.options.probes):
         upstream = ctx.gaussian()
         gradients = ctx.subject.vjp(upstream, dtype=dtype)
-        values = reference_gradients(reference, upstream, ctx.generator, dtype)
+        values = reference_gradients(reference, upstream, ctx.generator, dtype, ctx.options.tolerance)
         for place, g in enumerate(gradients):
             if place in findings and findings[place].verdict is Verdict.FAILED:
                 continue

@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
@@ -67,7 +66,7 @@ def _not_scaled(
         difference = norm(back - g.double())
         # A number that falls below the normal ones on the way is off by at most the smallest of these.
         underflow = limits.tiny * max(1.0, 1 / abs(factor)) * math.sqrt(g.numel())
-        if difference <= FLOOR_ULPS * ctx.unit * norm(g) + underflow:
+        if difference <= ctx.floor(g) + underflow:
             continue
         # Elsewhere than on the CPU sums may be in another order every time.
         if g.device.type != "cpu" and difference <= ctx.allowances(upstream, single)[place]:
@@ -180,7 +179,7 @@ def _other_outputs(ctx: Context, words: str, outputs: Sequence[Tensor]) -> list[
         def difference(y: Tensor, equal: Tensor = equal, expected: Tensor = expected) -> float:
             return norm(torch.where(equal, 0, y.detach() - expected))
 
-        allowed = FLOOR_ULPS * ctx.unit * norm(torch.where(expected.isfinite(), expected, 0))
+        allowed = ctx.floor(torch.where(expected.isfinite(), expected, 0))
         if not difference(found) <= allowed:
             drawn = [ctx.subject.call(perturbed_inputs(ctx.subject, ctx.generator)).outputs[k] for _ in range(DRAWS)]
             allowed += SCATTER_FACTOR * max(map(difference, drawn))

@@ -67,7 +67,8 @@ def autocast(ctx: Context) -> list[Finding]:
             outputs, found = run(whole)
             lowered = not _same_outputs(outputs, ctx.outputs) or _computes_lower(functools.partial(run, whole))
             if lowered:
-                places = unexplained(found, expected, functools.partial(_perturbed, ctx, run, whole))
+                again = functools.partial(_perturbed, ctx, run, whole)
+                places = unexplained(found, expected, again, ctx.options.tolerance)
             else:
                 places = ctx.differing(found, expected, upstream)
         except CallFailed as failure:
@@ -87,13 +88,15 @@ def diagnose_lower(found: Tensor, expected: Tensor, lowered: bool = True) -> Dia
     return diagnose(found.to(expected.dtype), expected, tolerance=tolerance)
 
 
-def unexplained(found: Sequence[Tensor], expected: Sequence[Tensor], again: Callable[[], list[Tensor]]) -> list[int]:
+def unexplained(
+    found: Sequence[Tensor], expected: Sequence[Tensor], again: Callable[[], list[Tensor]], tolerance: float = 0.0
+) -> list[int]:
     """The places where rounding to bfloat16 does not explain that ``found`` is not ``expected``.
 
     ``again`` gives ``found`` with ulp perturbations. Numbers that are not finite are explained by nothing.
     """
     measures = [_measures(g, e, e) for g, e in zip(found, expected, strict=True)]
-    floor = [FLOOR_UNITS * BFLOAT16_UNIT * norm(e) + torch.finfo(torch.float32).tiny for e in expected]
+    floor = [(FLOOR_UNITS * BFLOAT16_UNIT + tolerance) * norm(e) + torch.finfo(torch.float32).tiny for e in expected]
     allowed = [[least] * len(m) for least, m in zip(floor, measures, strict=True)]
 
     def suspects() -> list[int]:

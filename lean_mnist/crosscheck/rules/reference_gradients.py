@@ -42,7 +42,7 @@ def compare_with_reference(ctx: Context) -> list[Finding]:
 def _compare_outputs(ctx: Context) -> list[Finding]:
     if ctx.reference is None:
         return []
-    values = reference_outputs(ctx.reference, [y.dtype for y in ctx.outputs], ctx.generator)
+    values = reference_outputs(ctx.reference, [y.dtype for y in ctx.outputs], ctx.generator, ctx.options.tolerance)
     findings = []
     for k, y in enumerate(ctx.outputs):
         d = values.recheck(k, f"output {k}", y)
@@ -56,7 +56,7 @@ def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding]) -> None:
     upstream = ctx.fixed_upstream or ctx.gaussian()
     evaluated = ctx.subject.call()
     found = evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
-    values = reference_gradients(reference, upstream, ctx.generator)
+    values = reference_gradients(reference, upstream, ctx.generator, tolerance=ctx.options.tolerance)
     for place, exact in enumerate(values.exact):
         if not bool(exact.isfinite().all()):
             raise ArgumentError(
