@@ -5,19 +5,23 @@ Each entry says its purpose, the versions it was tried on, and the behaviour whe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_unflatten
 
 __all__ = [
+    "COMPILED_CALL",
     "DispatchMode",
     "below_autograd",
+    "compiled_original",
     "current_backward",
     "flatten_tree",
+    "function_of",
     "fused_sgd",
     "has_bfloat16_products",
     "operation_name",
@@ -25,6 +29,7 @@ __all__ = [
     "overwrites_an_argument",
     "queue_after_backward",
     "returns_a_view",
+    "tensor_stores",
     "threshold_backward_into",
     "tree_leaves",
     "unflatten_tree",
@@ -130,3 +135,25 @@ def queue_after_backward(callback: Callable[[], None]) -> None:
     A backward that raises has no such end.
     """
     torch.autograd.Variable._execution_engine.queue_callback(callback)
+
+
+def function_of(node: Any) -> type[Any] | None:
+    """The ``torch.autograd.Function`` that made a node of the graph, ``None`` for other nodes (2.6 to 2.14)."""
+    return getattr(type(node), "_forward_cls", None)
+
+
+COMPILED_CALL = "_compiled_call_impl"  # the attribute that ``module.compile()`` sets: hooks are called inside of it
+
+
+def compiled_original(module: nn.Module) -> nn.Module | None:
+    """The module that ``torch.compile(module)`` wraps; ``None`` for any other module (2.6 to 2.14).
+
+    Where PyTorch's compiler was not imported there is none, and it is not imported for this.
+    """
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return module._orig_mod if compiler is not None and isinstance(module, compiler.OptimizedModule) else None
+
+
+def tensor_stores(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters and the buffers of ``module`` itself, by name, to be changed in place (2.6 to 2.14)."""
+    return module._parameters, module._buffers

@@ -1,5 +1,6 @@
 """``GradientMonitor``: silent on right models, loud on wrong ones, in an ordinary training loop."""
 
+import threading
 import warnings
 from typing import Any
 
@@ -118,11 +119,13 @@ def test_a_right_model_trains_as_if_nobody_were_looking(accumulate: int) -> None
         assert torch.equal(a.grad, b.grad)
     assert monitor.forwards == 6 * accumulate
     assert {report.step for report in monitor.history} == set(range(0, 6 * accumulate, 2))
-    assert {report.module for report in monitor.history if report.step == 0} == {
-        f"{block}.{part}"
-        for block in (1, 2)
-        for part in ("norm (Norm)", "attention (SelfAttention)", "feed (FeedForward)")
-    }
+    kinds = ("norm (Norm)", "attention (SelfAttention)", "feed (FeedForward)")
+    assert [report.module for report in monitor.history if report.step == 0] == [f"1.{kind}" for kind in kinds]
+    # One a turn from then on, those first that were not checked yet.
+    turns = [f"{block}.{kind}" for block in (2, 1) for kind in kinds]
+    later = [report.module for report in monitor.history if report.step > 0]
+    assert later == turns[: len(later)]
+    assert len(later) == 3 * accumulate - 1
     assert all(report.ok and report.checked for report in monitor.history), list(map(str, monitor.history))
 
 
@@ -154,8 +157,9 @@ def test_a_fault_is_named_before_the_optimizer_steps(name: str) -> None:
 
 
 def test_the_path_of_every_failing_module() -> None:
-    wrong = spoilt(RMSNorm, at(1, torch.neg))
-    model = nn.Sequential(nn.Embedding(TOKENS, WIDTH), Block(norm=wrong), Block(norm=wrong), nn.Linear(WIDTH, TOKENS))
+    wrong = [spoilt(RMSNorm, at(1, torch.neg)) for _ in range(2)]
+    blocks = [Block(norm=function) for function in wrong]
+    model = nn.Sequential(nn.Embedding(TOKENS, WIDTH), *blocks, nn.Linear(WIDTH, TOKENS))
     GradientMonitor(model)
     with pytest.raises(GradientMismatch) as raised:
         Loop(model).run(1)
@@ -177,11 +181,11 @@ class Late(RMSNorm):
 
 def test_a_fault_that_comes_later_is_found_at_the_next_scheduled_step() -> None:
     Late.calls = -1000  # the monitor's own replays call it as well
-    model = language_model(norm=Late)
+    model = nn.Sequential(nn.Embedding(TOKENS, WIDTH), Norm(WIDTH, Late), nn.Linear(WIDTH, TOKENS))
     GradientMonitor(model, every=4)
     loop = Loop(model).run(3)
     Late.calls = 1000
-    with pytest.raises(GradientMismatch, match=r"2.norm \(Norm\), forward 4"):
+    with pytest.raises(GradientMismatch, match=r"1 \(Norm\), forward 4"):
         loop.run(3)
     assert loop.steps == 4
 
@@ -203,7 +207,7 @@ class Stale(Function):
 
 
 def test_what_a_replay_does_not_give_again_is_stale() -> None:
-    model = language_model(norm=Stale)
+    model = nn.Sequential(nn.Embedding(TOKENS, WIDTH), Norm(WIDTH, Stale), nn.Linear(WIDTH, TOKENS))
     GradientMonitor(model, every=1)
     Loop(model).run(1)
     tokens = torch.arange(5)[None] % TOKENS
@@ -219,7 +223,11 @@ def test_a_reference_adds_the_last_digits() -> None:
     reference: dict[str | type[nn.Module], Any] = {Norm: lambda norm, x: rms_norm(x, norm.weight)}
     with GradientMonitor(model, reference=reference) as monitor:
         Loop(model).run(1)
+<<<<<<< HEAD
     assert sum("reference: gradient of weight" in report.details() for report in monitor.history) == 2
+=======
+    assert sum("reference: gradient of weight" in str(report) for report in monitor.history) == 1
+>>>>>>> e9e87df (The monitor checks one call a turn, fences its hooks, counts what it could not check, and is told of intents)
     model = language_model(norm=spoilt(RMSNorm, at(1, lambda v: v.bfloat16().to(v.dtype))))
     for key in ("2.norm", Norm):
         with (
@@ -249,7 +257,8 @@ def test_detach_leaves_nothing_behind() -> None:
     monitor = GradientMonitor(model)
     tokens = torch.zeros(1, 2, dtype=torch.long)
     loss = model(tokens).sum()
-    monitor.detach()
+    with pytest.warns(UserWarning, match="nothing was checked in 1 forwards"):
+        monitor.detach()
     loss.backward()
     Loop(model).run(1)
     assert not monitor.history
@@ -315,7 +324,7 @@ def test_kinks_dropout_and_batch_normalisation(seed: int) -> None:
         for _ in range(3):
             x = torch.randn(16, 6).round()
             running = running_mean(model)
-            loss = model(x).square().mean() + model(x).sin().mean()
+            loss = model(x).pow(4).mean() + model(x).sin().mean()
             state, mean = torch.get_rng_state(), running_mean(model)
             assert not torch.equal(mean, running)
             loss.backward()
@@ -454,13 +463,16 @@ def test_a_shared_module_and_frozen_parameters() -> None:
     norm = Norm(WIDTH)
     norm.weight.requires_grad_(False)
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), norm, nn.Linear(WIDTH, WIDTH), norm)
-    with GradientMonitor(model) as monitor:
-        model(torch.randn(3, WIDTH)).sin().sum().backward()
+    with GradientMonitor(model, every=1) as monitor:
+        for _ in range(2):
+            model(torch.randn(3, WIDTH)).sin().sum().backward()
     assert [report.ok for report in monitor.history] == [True, True]
 
 
 class Generates(nn.Module):
     """Gives something else every time, by a counter that nobody can replay."""
+
+    function: Any = RMSNorm
 
     def __init__(self) -> None:
         super().__init__()
@@ -468,25 +480,44 @@ class Generates(nn.Module):
 
     def forward(self, x: Any) -> Any:
         self.calls += 1
-        return RMSNorm.apply(x * self.calls, torch.ones(WIDTH)) * self.calls
+        return self.function.apply(x * self.calls, torch.ones(WIDTH)) * self.calls
 
 
-def test_what_cannot_be_replayed_is_said_not_to_be_checked() -> None:
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Generates())
-    with GradientMonitor(model) as monitor:
+WRONG_INPUT = spoilt(RMSNorm, at(0, torch.neg))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_of_a_call_that_does_not_repeat_itself_the_functions_are_checked_alone(wrong: bool) -> None:
+    class Repeats(Generates):
+        function = WRONG_INPUT if wrong else RMSNorm
+
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Repeats())
+    with GradientMonitor(model, on_mismatch=lambda report: None) as monitor:
         model(torch.randn(3, WIDTH)).sum().backward()
     (report,) = monitor.history
+<<<<<<< HEAD
     assert report.verdict is Verdict.NOT_APPLICABLE
     assert not report.ok
     assert "not applicable  replay: the same call again gives other outputs" in report.details()
+=======
+    assert report.verdict is (Verdict.FAILED if wrong else Verdict.PASSED)
+    assert "finite differences, input 0 of" in str(report)
+>>>>>>> e9e87df (The monitor checks one call a turn, fences its hooks, counts what it could not check, and is told of intents)
 
 
-def test_a_module_that_cannot_be_copied() -> None:
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Norm(WIDTH))
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_cannot_be_copied_is_shared(wrong: bool) -> None:
+    model: Any = nn.Sequential(nn.Linear(WIDTH, WIDTH), Norm(WIDTH, WRONG_INPUT if wrong else RMSNorm))
     model[1].cache = model[0](torch.randn(2, WIDTH))
-    with GradientMonitor(model) as monitor:
+    model[1].lock = threading.Lock()
+    model[1].handles = {"operator": torch.ops.aten.add, "lock": model[1].lock}
+    with GradientMonitor(model, on_mismatch=lambda report: None) as monitor:
         model(torch.randn(3, WIDTH)).sum().backward()
+<<<<<<< HEAD
     assert "the module cannot be copied" in monitor.history[0].details()
+=======
+    assert [report.verdict for report in monitor.history] == [Verdict.FAILED if wrong else Verdict.PASSED]
+>>>>>>> e9e87df (The monitor checks one call a turn, fences its hooks, counts what it could not check, and is told of intents)
 
 
 def test_a_model_without_custom_functions_is_warned_of_once() -> None:

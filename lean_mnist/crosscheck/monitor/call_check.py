@@ -2,9 +2,13 @@
 
 Three questions. (1) The custom nodes' gradients in the step are those of a replay of the same call with the same
 upstream gradients: else something stale or nondeterministic was used. (2) The replay's gradients of the module's inputs
-and parameters agree with directional differences of its forward in float64, jointly along one random direction in which
-each tensor has about the same weight; if they do not, each tensor is asked alone. (3) Where a reference in plain
-PyTorch is known, they agree with its gradients in float64, to the precision of plain PyTorch.
+and parameters from which a custom node's gradient is on its way agree with directional differences of its forward in
+float64, jointly along one random direction in which each tensor has about the same weight; if they do not, each tensor
+is asked alone. (3) Where a reference in plain PyTorch is known, they agree with its gradients in float64, to the
+precision of plain PyTorch.
+
+Where a gradient of one of several Functions in the call is meant to be no derivative, or the call does not repeat
+itself, differences are taken of every other Function alone (``function_calls``).
 """
 
 from __future__ import annotations
@@ -16,77 +20,113 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import diagnose
-from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, WithReference, copy_of
-from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
-from lean_mnist.crosscheck.numerics.step_sizes import noise_of
+from lean_mnist.crosscheck.monitor.function_calls import check_functions
+from lean_mnist.crosscheck.monitor.intents import Intents
+from lean_mnist.crosscheck.monitor.module_copies import ModuleCopy
+from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason, not_applicable_because
+from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, nodes_to_check
+from lean_mnist.crosscheck.monitor.slopes import differences
+from lean_mnist.crosscheck.numerics.differences import same_in_float64
 from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
-from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed
-from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
+from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, norm, one_line
-from lean_mnist.crosscheck.subjects.nodes import ancestors, custom_nodes
-from lean_mnist.errors import LeanMnistError
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, norm
+from lean_mnist.crosscheck.subjects.nodes import ancestors, reached_from
 
 REPLAY, REFERENCE = "replay", "reference"
 _not_replayed = functools.partial(not_applicable, rule=REPLAY)
 REPLAY_SHARE = 1e-2  # of a node's gradient: a replay in another memory layout may sum in another order
 
 
-def check_recorded(recorded: RecordedCall, reference: ModuleReference | None, seed: int) -> ModuleReport:
-    """Check one call whose backward came by. Leaves gradients, modes, buffers and generators as they are."""
-    started = time.perf_counter()
-    devices = sorted({d for d in recorded.random if d != "cpu"})
-    with torch.random.fork_rng(devices=[torch.device(d).index for d in devices]):
+def check_recorded(
+    recorded: RecordedCall, reference: ModuleReference | None, intents: Intents, seed: int
+) -> tuple[ModuleReport, NotApplicable | None]:
+    """Check one call whose backward came by. Leaves gradients, modes, buffers and generators as they are.
+
+    The report, and why the call could not be checked, where it could not.
+    """
+    started, reason = time.perf_counter(), None
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         try:
-            findings = _check(recorded, reference, seed)
-        except (CallFailed, LeanMnistError, torch.OutOfMemoryError) as error:
-            findings = [_not_replayed(f"the call cannot be made again: {one_line(error)}")]
-    return ModuleReport(tuple(findings), recorded.step, recorded.name, time.perf_counter() - started)
+            findings = _check(recorded, reference, intents, seed)
+        except Exception as error:
+            reason = not_applicable_because(error)
+            findings = [_not_replayed(str(reason))]
+    return ModuleReport(tuple(findings), recorded.step, recorded.name, time.perf_counter() - started), reason
 
 
-def _check(recorded: RecordedCall, reference: ModuleReference | None, seed: int) -> list[Finding]:
-    try:
-        copied = copy_of(recorded.module)
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
-        return [_not_replayed(f"the module cannot be copied: {one_line(error)}")]
-    names = list(recorded.checked_tensors)
-    if not names:
-        return [_not_replayed("neither an input nor a parameter needs a gradient")]
+def _check(recorded: RecordedCall, reference: ModuleReference | None, intents: Intents, seed: int) -> list[Finding]:
+    recorded.require_unchanged()
+    if not recorded.checked_tensors:
+        raise NotApplicable(Reason.NOTHING_TO_CHECK)
+    copied = ModuleCopy(recorded.module)
     subject = recorded.as_function(copied)
     upstream = _from_outside(subject, [recorded.upstream.get(k) for k in range(len(recorded.outputs))])
+    if all(v is None for v in upstream):
+        raise NotApplicable(Reason.UPSTREAM)
     if not _finite(upstream):
-        why = "the upstream gradient is not finite, as where a loss scale is too large: look further up"
-        return [_not_replayed(why)]
-    ctx = Context(subject, None, names, seed, coarsest=recorded.coarsest)
+        raise NotApplicable(Reason.UPSTREAM, "as where a loss scale is too large: look further up")
+    if any(intents.of_function(function) for function in recorded.functions.values()):
+        return _functions_alone(recorded, subject, upstream, intents, seed)
+    ctx = Context(subject, None, list(recorded.checked_tensors), seed, coarsest=recorded.coarsest)
     if not recorded.gives_again(ctx.outputs, ctx.unit):
-        return [_not_replayed("the same call again gives other outputs: its state has changed, or is not kept")]
-    gradients = subject.vjp(upstream)
+        return _functions_alone(recorded, subject, upstream, intents, seed)
+    evaluated = subject.call()
+    every, subject.checked = subject.checked, _behind_custom_nodes(recorded, evaluated)
+    try:
+        gradients, replayed = _replayed(recorded, ctx, evaluated, upstream)
+    except CallFailed:  # it may be for .backward() only, as where a checkpoint computes again what is out of sight
+        subject.source, subject.checked = "backward", every
+        gradients, replayed = _replayed(recorded, ctx, subject.call(), upstream)
     half = torch.float16 in (*ctx.dtypes, *recorded.autocast_dtypes)
     if half and not _finite(gradients) and _finite(subject.vjp(_smaller(upstream))):
         # A loss scale too large for float16, which the scaler will see and skip the step: checked without it.
         upstream = _smaller(upstream)
         gradients = subject.vjp(upstream)
-        findings = [_not_replayed("the gradient is out of the range of float16")]
-    else:
-        findings = [_replayed(recorded, ctx, upstream)]
+        replayed = _not_replayed("the gradient is out of the range of float16")
+    findings = [replayed]
+    smooth = intents.of_module(recorded.path, recorded.module).smooth
     # In half precision throughout differences tell little; where it can be in float32, it is checked there.
     if recorded.autocast_dtypes or (ctx.unit > torch.finfo(torch.float32).eps and same_in_float64(ctx)):
         with recorded.under_autocast(enabled=False):  # the backward may have been called under it
-            plain = Context(recorded.as_function(copied, in_float32=True), None, names, seed)
+            in_float32 = functools.partial(recorded.as_function, copied, in_float32=True)
+            plain = Context(replace(in_float32(), checked=subject.checked, source=subject.source), None, ctx.names, seed)
             upstream32 = [None if v is None else v.to(y.dtype) for v, y in zip(upstream, plain.outputs, strict=True)]
             in32 = plain.subject.vjp(upstream32)
-            along = _along_one_line(plain, upstream32, in32)
+            along = differences(plain, upstream32, in32, in_float32(call=smooth) if smooth else None)
         findings += [_under_autocast(ctx, upstream, gradients, in32), *along]
     else:
-        findings += _along_one_line(ctx, upstream, gradients)
+        findings += differences(ctx, upstream, gradients, recorded.as_function(copied, call=smooth) if smooth else None)
     if reference is not None:
-        findings += _against_reference(ctx, recorded, WithReference(copied, reference), upstream)
+        findings += _against_reference(ctx, recorded.as_function(copied, call=reference), upstream)
     return findings
+
+
+def _functions_alone(
+    recorded: RecordedCall, subject: Subject, upstream: Upstream, intents: Intents, seed: int
+) -> list[Finding]:
+    findings = check_functions(recorded, subject, upstream, intents, seed)
+    if not findings:
+        raise NotApplicable(Reason.NOT_REPEATABLE, "its state has changed, or is not kept")
+    return findings
+
+
+def _behind_custom_nodes(recorded: RecordedCall, evaluated: Evaluated) -> tuple[int, ...]:
+    """The indices of the tensors whose gradient comes through one of the call's own custom nodes."""
+    nodes = nodes_to_check(evaluated.outputs, set())
+    if [type(node).__name__ for node in nodes] != recorded.nodes:
+        raise NotApplicable(Reason.NOT_REPEATABLE, "it makes other nodes")
+    own = [nodes[k] for k in recorded.functions]
+    behind = {id(getattr(node, "variable", None)) for node in reached_from(own)}
+    checked = tuple(i for i, x in enumerate(evaluated.leaves) if id(x) in behind)
+    if not checked:
+        raise NotApplicable(Reason.NOTHING_TO_CHECK)
+    return checked
 
 
 def _from_outside(subject: Subject, totals: Upstream) -> Upstream:
@@ -125,15 +165,14 @@ def _smaller(upstream: Upstream) -> list[Tensor | None]:
     return [None if v is None else v * factor for v in upstream]
 
 
-def _replayed(recorded: RecordedCall, ctx: Context, upstream: Upstream) -> Finding:
-    evaluated = ctx.subject.call()
-    nodes = custom_nodes(evaluated.outputs)
-    if [type(node).__name__ for node in nodes] != recorded.nodes:
-        return _not_replayed("the same call again makes other nodes")
-    again: dict[int, tuple[Tensor | None, ...]] = {}
+def _replayed(
+    recorded: RecordedCall, ctx: Context, evaluated: Evaluated, upstream: Upstream
+) -> tuple[list[Tensor], Finding]:
+    """The gradients of a replay, and whether its custom nodes give what they gave in the step."""
+    nodes, again = nodes_to_check(evaluated.outputs, set()), dict[int, tuple[Tensor | None, ...]]()
     for number, node in enumerate(nodes):
         node.register_hook(lambda gradients, _, number=number: again.__setitem__(number, gradients))
-    evaluated.gradients(ctx.checked, upstream)
+    replayed = evaluated.gradients(ctx.checked, upstream)
     for number, gradients in recorded.node_gradients.items():
         for index, (g, expected) in enumerate(zip(gradients, again.get(number, ()), strict=False)):
             if g is None or expected is None or bool((g == expected).all()):
@@ -144,32 +183,8 @@ def _replayed(recorded: RecordedCall, ctx: Context, upstream: Upstream) -> Findi
             names = [n for n, x in zip(ctx.names, evaluated.leaves, strict=True) if x is leaf]
             name = names[0] if names else f"gradient {index} of {recorded.nodes[number]}"
             text = "the step's gradient is not what the same call gives again: stale or nondeterministic"
-            return failed(text, name, diagnose(g, expected), REPLAY)
-    return passed(f"{len(recorded.node_gradients)} custom nodes gave what they give again", rule=REPLAY)
-
-
-def _along_one_line(ctx: Context, upstream: Upstream, gradients: list[Tensor]) -> list[Finding]:
-    """Differences along a random line; where they meet a kink (zeros before a ReLU), at a perturbed point too."""
-    own = ctx.dtypes[0]
-    precision = torch.float64 if own == torch.float64 or same_in_float64(ctx) else own
-
-    def judge_at(subject: Subject, places: Sequence[int] = range(len(gradients))) -> Outcome:
-        claimed = gradients if subject is ctx.subject else subject.vjp(upstream)
-        slope = slope_test(
-            subject, places, upstream, claimed, ctx.generator, precision=precision, unit=ctx.unit,
-            noise=functools.partial(noise_of, quick=True), enough=0.05,
-        ).slope  # fmt: skip
-        return Outcome(slope, slope)
-
-    outcome, at = past_kinks(judge_at, ctx.subject, ctx.generator)
-    wrong, findings = outcome.slope.verdict is Verdict.FAILED, list[Finding]()
-    if wrong and len(gradients) > 1:
-        alone = [replace(judge_at(at, [place]).slope, subject=ctx.name(place)) for place in range(len(gradients))]
-        findings = [slope for slope in alone if slope.verdict is Verdict.FAILED]
-    findings = findings or [replace(outcome.slope, subject=", ".join(ctx.names))]
-    words = ", at a perturbed point" * (at is not ctx.subject and wrong)
-    words += f", by differences in {str(precision).removeprefix('torch.')}"
-    return [replace(finding, text=finding.text + words, rule=DIFFERENCES, oracle=True) for finding in findings]
+            return replayed, failed(text, name, diagnose(g, expected), REPLAY)
+    return replayed, passed(f"{len(recorded.node_gradients)} custom nodes gave what they give again", rule=REPLAY)
 
 
 def _under_autocast(ctx: Context, upstream: Upstream, gradients: Sequence[Tensor], in32: Sequence[Tensor]) -> Finding:
@@ -185,9 +200,9 @@ def _under_autocast(ctx: Context, upstream: Upstream, gradients: Sequence[Tensor
     return passed("the gradients of float32, within its precision", rule=AUTOCAST)
 
 
-def _against_reference(ctx: Context, recorded: RecordedCall, referee: nn.Module, upstream: Upstream) -> list[Finding]:
+def _against_reference(ctx: Context, referee: Subject, upstream: Upstream) -> list[Finding]:
     ctx.fixed_upstream = upstream
-    ctx.reference = recorded.as_function(referee, prefix="module.")
+    ctx.reference = replace(referee, checked=ctx.checked)
     expected = ctx.reference.call(dtype=torch.float64).outputs
     if [y.shape for y in expected] != [y.shape for y in ctx.outputs]:
         shapes = [[tuple(y.shape) for y in outputs] for outputs in (ctx.outputs, expected)]

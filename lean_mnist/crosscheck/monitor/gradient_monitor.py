@@ -1,38 +1,47 @@
 """``GradientMonitor``: checks the hand-written gradients of any model, while somebody else's loop trains it.
 
 At scheduled forward passes it finds the ``torch.autograd.Function`` nodes in the graph and the innermost submodule
-whose call made each, keeps what is needed to make that call again, and listens to the nodes in the backward. When the
-backward has run, and before it returns (so before ``optimizer.step``), it checks each such call: ``call_check``. All
-other steps cost one count.
+whose call made each. Of these calls it keeps what is needed to make one again, and listens to its nodes in the
+backward. When the backward has run, and before it returns (so before ``optimizer.step``), it checks the call:
+``call_check``. The first such forward checks a call of every kind, later ones one call each, in turn. All other steps
+cost one count. Whatever goes wrong in a hook, or cannot be checked, is counted with its reason (``summary``), and
+reaches the loop in no way.
 
 Limits. Functions called outside of the model's forward (a loss of your own) are not seen: wrap them in a module of the
-model, or use ``check_function``. A submodule with dropout is replayed with its own random numbers; one that changes
-its own state in a forward so that the same call gives other outputs (spectral normalisation) is reported as not
-applicable, as is one that cannot be copied. Batch normalisation in training mode is replayed, its running statistics
-untouched. A module that takes float32 alone is checked by differences in float32, which see errors of about 1e-3;
-under autocast they are checked in float32, and what autocast gave within bfloat16's precision of that. Gradients are
-checked as the submodule's: a fault that another part of the same submodule compensates is none. ``torch.compile``
-merges Functions into its own graph, where they cannot be found; a model without any is warned of once. Where a module
-runs collective operations, its replay runs them too, on every process alike.
+model, or use ``check_function``. A submodule with dropout is replayed with its own random numbers; of one that changes
+its own state in a forward, so that the same call gives other outputs (spectral normalisation), and of one that calls
+Functions whose gradient is meant to be no derivative, the other Functions are checked alone. Batch normalisation in
+training mode is replayed, its running statistics untouched. A module that takes float32 alone is checked by differences
+in float32, which see errors of about 1e-3; under autocast they are checked in float32, and what autocast gave within
+bfloat16's precision of that. Gradients are checked as the submodule's: a fault that another part of the same submodule
+compensates is none. Of what ``torch.compile`` compiled, the eager twin is checked at the same weights and arguments,
+after ``module.compile()`` only where a module around it is not compiled. Where a module runs collective operations, its
+replay runs them too, on every process alike.
 """
 
 from __future__ import annotations
 
-import functools
 import secrets
+import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lean_mnist import torch_internals
 from lean_mnist.crosscheck.monitor.call_check import check_recorded
-from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, StartedCall, floating
-from lean_mnist.crosscheck.report import ModuleReport
-from lean_mnist.crosscheck.subjects.nodes import custom_nodes
+from lean_mnist.crosscheck.monitor.forward_recording import ForwardRecording, calls_inside
+from lean_mnist.crosscheck.monitor.intents import Intents, Key, named
+from lean_mnist.crosscheck.monitor.module_copies import calls_compiled
+from lean_mnist.crosscheck.monitor.reasons import Fence, Reason, not_applicable_because
+from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall
+from lean_mnist.crosscheck.monitor.schedule import Budget, Turns
+from lean_mnist.crosscheck.monitor.summary import MonitorSummary
+from lean_mnist.crosscheck.report import ModuleReport, Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 KEPT_REPORTS = 10_000
@@ -45,71 +54,125 @@ class GradientMonitor:
     Args:
         model: any module, on any device.
         every: check every so many forwards with gradients enabled, the first one included; or a function from the
-            number of such a forward (from 0) to whether it is checked.
+            number of such a forward (from 0) to whether it is checked; by default as ``at_most`` allows.
         reference: by submodule path or by type, the same in plain PyTorch, ``(module, *arguments) -> outputs``, which
             reads the weights from the module it is given; adds a comparison to the last digits that rounding leaves.
         on_mismatch: ``"raise"`` ``GradientMismatch`` out of ``backward()``, ``"warn"``, or a function of the report.
         seed: of the random directions; a fresh one if ``None``. ``seed`` says which it was.
         entries: modules whose outermost calls are the forwards that count, where it is not ``model`` itself that the
             loop calls but parts of it.
+        ignore: modules and Functions not to be checked, by type, path of a submodule, or name of a Function.
+        derivative_of: by the same keys, a smooth function whose derivative the gradient is meant to be: of the
+            arguments of a Function, or, like ``reference``, of a module and its arguments. A Function can say so itself
+            by a class attribute of this name.
+        intended: by the same keys, a word such as ``"surrogate"`` for why a gradient is meant to be no derivative; also
+            a class attribute of a Function. The summary says so in a line.
+        at_most: the share of the time since the first forward that checks may take, where ``every`` is not given. In a
+            group of processes, whose clocks differ, every hundredth forward is checked instead.
 
-    ``history`` holds the reports. ``detach()`` removes it, as leaving a ``with`` block does.
+    ``history`` holds the reports, ``summary()`` counts them. ``detach()`` removes it, as leaving a ``with`` block does,
+    and warns if nothing was checked.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        every: int | Callable[[int], bool] = 100,
-        reference: Mapping[str | type[nn.Module], ModuleReference] | None = None,
+        every: int | Callable[[int], bool] | None = None,
+        reference: Mapping[Key, ModuleReference] | None = None,
         on_mismatch: str | Callable[[ModuleReport], None] = "raise",
         seed: int | None = None,
         entries: Sequence[nn.Module] | None = None,
+        *,
+        ignore: Collection[Key] = (),
+        derivative_of: Mapping[Key, Callable[..., Any]] | None = None,
+        intended: Mapping[Key, str] | None = None,
+        at_most: float = 0.02,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
-        if not callable(every) and (not isinstance(every, int) or every < 1):
+        if every is not None and not callable(every) and (not isinstance(every, int) or every < 1):
             raise ArgumentError(f"every: expected a whole number of at least 1, or a function, found {every!r}")
         if not callable(on_mismatch) and on_mismatch not in ("raise", "warn"):
             raise ArgumentError(f"on_mismatch: expected 'raise', 'warn' or a function, found {on_mismatch!r}")
+        if not isinstance(at_most, (int, float)) or not 0 < at_most <= 1:
+            raise ArgumentError(f"at_most: expected a share above 0 and up to 1, found {at_most!r}")
         self.model = model
         self.seed = secrets.randbits(48) if seed is None else seed
         self.history: deque[ModuleReport] = deque(maxlen=KEPT_REPORTS)
-        self._due = every if callable(every) else lambda number: number % every == 0
+        self.forwards = 0  # with gradients enabled
+        self._fence = Fence()
+        self._due = _schedule(every, at_most, lambda: self._fence.seconds)
+        self._intents = Intents(ignore, intended or {}, derivative_of or {})
         self._reference = dict(reference or {})
         self._on_mismatch = on_mismatch
-        paths = dict(model.named_modules())
+        self._paths = {part: path.replace("_orig_mod.", "") for path, part in model.named_modules()}
+        eager = torch_internals.compiled_original(model)
+        if eager is not None:
+            self._paths[eager] = ""
         for key in self._reference:
-            if isinstance(key, str) and key not in paths:
+            if isinstance(key, str) and key not in self._paths.values():
                 raise ArgumentError(f"reference: {type(model).__name__} has no submodule {key!r}")
-        self.forwards = 0  # with gradients enabled
+        # Parameters of sharded modules are gathered for a call only.
+        self._copy_parameters = any(kind.__name__ == "FSDPModule" for m in self._paths for kind in type(m).__mro__)
         self._depth = 0  # of entries inside each other
-        self._number: int | None = None  # of the forward that is being recorded
-        self._found_any = False
-        self._started: list[StartedCall] = []
-        self._claimed: set[Any] = set()  # custom nodes that a call inside of the present one made
+        self._began: float | None = None
+        self._found_any = self._warned = False
+        self._verdicts = Counter[Verdict]()
+        self._recording: ForwardRecording | None = None
+        self._turns: dict[str, Turns] = {"": Turns()}  # those of calls inside of compiled ones by their paths
         self._pending: dict[int, list[RecordedCall]] = {}  # by forward, until the backward comes by
         self._queued: set[int] = set()  # backwards, by their number, at whose end a check stands
-        self._temporary: list[Any] = []
-        self._paths = {module: path for path, module in paths.items()}
         self._handles = []
+        before, after = self._fence.guard(self._before_forward), self._fence.guard(self._after_forward)
         for entry in [model] if entries is None else entries:
             if entry not in self._paths:
                 raise ArgumentError(f"entries: {type(entry).__name__} is no part of the model")
-            self._handles.append(entry.register_forward_pre_hook(self._before_forward, with_kwargs=True))
-            self._handles.append(entry.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True))
+            self._handles.append(entry.register_forward_pre_hook(before, with_kwargs=True))
+            hook = entry.register_forward_hook(after, prepend=True, with_kwargs=True, always_call=True)
+            self._handles.append(hook)
+
+    def summary(self) -> MonitorSummary:
+        """What was checked so far, what was not and why, and what it cost."""
+        elapsed = 0.0 if self._began is None else time.perf_counter() - self._began
+        bypassed = [
+            f"{path or 'the model'} ({type(part).__name__})"
+            for part, path in self._paths.items()
+            if calls_compiled(part)
+            or (type(part).__call__ is not nn.Module.__call__ and torch_internals.compiled_original(part) is None)
+        ]
+        return MonitorSummary(
+            forwards=self.forwards,
+            passed=self._verdicts[Verdict.PASSED],
+            failed=self._verdicts[Verdict.FAILED],
+            inconclusive=self._verdicts[Verdict.INCONCLUSIVE],
+            not_applicable={reason.value: count for reason, count in self._fence.reasons.items()},
+            examples={reason.value: example for reason, example in self._fence.examples.items()},
+            intended={word: tuple(sorted(where)) for word, where in self._intents.settled.items()},
+            never_met=tuple(self._intents.never_met),
+            bypassed=tuple(bypassed),
+            seconds=self._fence.seconds,
+            share=self._fence.seconds / elapsed if elapsed else 0.0,
+        )
 
     def detach(self) -> None:
-        """Remove every hook; what was recorded and not checked is let go."""
-        for handle in (*self._handles, *self._temporary):
+        """Remove every hook; what was recorded and not checked is let go. Warns, once, if nothing was checked."""
+        for handle in self._handles:
             handle.remove()
-        self._handles, self._temporary = [], []
+        self._handles = []
+        self._stop_recording()
         self._pending.clear()
-        self._started.clear()
+        done = self.summary()
+        if not done.checked and not done.intended and not self._warned:
+            self._warned = True
+            warnings.warn(f"GradientMonitor: {done}", stacklevel=2)
 
     def __enter__(self) -> GradientMonitor:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._warned |= error is not None
         self.detach()
 
     def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -119,101 +182,63 @@ class GradientMonitor:
         number, self.forwards = self.forwards, self.forwards + 1
         if not self._due(number):
             return
-        self._number = number
-        self._claimed = set()
-        for part in module.modules():
-            if part is not module:
-                self._temporary.append(part.register_forward_pre_hook(self._enter, with_kwargs=True))
-                self._temporary.append(part.register_forward_hook(self._leave, with_kwargs=True))
-        self._started = [StartedCall(self._paths.get(module, ""), module, (arguments, named))]
+        self._began = self._began or time.perf_counter()
+        self._stop_recording()
+        self._recording = self._fence.timed(self._record)(module, number)
+        if self._recording is not None:
+            self._recording.begin(arguments, named)
+
+    def _record(self, module: nn.Module, number: int) -> ForwardRecording:
+        return ForwardRecording(
+            module, self._paths, number, turns=self._turns[""], intents=self._intents, fence=self._fence,
+            arrived=self._arrived, copy_parameters=self._copy_parameters,
+        )  # fmt: skip
 
     def _after_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         self._depth = max(self._depth - 1, 0)
-        if self._depth or self._number is None:
+        if self._depth or self._recording is None:
             return
-        for handle in self._temporary:
-            handle.remove()
-        self._temporary = []
-        number = self._number
+        recording, self._recording = self._recording, None
         try:
-            if result is not None and len(self._started) == 1:
-                self._record(self._started[0], result)
+            self._fence.timed(recording.close)(result)
         finally:
-            self._started, self._claimed, self._number = [], set(), None
-        if number in self._pending:
-            self._found_any = True
+            recording.remove()
+        if recording.calls:
+            self._pending[recording.step] = recording.calls
             while len(self._pending) > PENDING_FORWARDS:
                 self._pending.pop(min(self._pending))
-        elif result is not None and not self._found_any:
-            self._found_any = True  # said once
+        if recording.found_any or result is None:
+            self._found_any |= recording.found_any
+        elif not self._found_any and not self._warned:
+            self._warned = True
             name = type(self.model).__name__
             warnings.warn(
                 f"GradientMonitor: the forward of {name} calls no torch.autograd.Function, so nothing is checked",
                 stacklevel=2,
             )
 
-    def _enter(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._started.append(StartedCall(self._paths.get(module, "?"), module, (arguments, named)))
+    def _stop_recording(self) -> None:
+        """Let go of a forward that has not returned."""
+        if self._recording is not None:
+            self._recording.remove()
+            self._recording = None
 
-    def _leave(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        while self._started and self._started[-1].module is not module:  # calls inside that raised, and were caught
-            self._started.pop()
-        if self._started:
-            self._record(self._started.pop(), result)
-
-    def _record(self, call: StartedCall, result: Any) -> None:
-        """Keep the call if it made custom nodes that no submodule inside of it made."""
-        outputs = floating(result)
-        every_node = custom_nodes(outputs, call.before)
-        own = [(k, node) for k, node in enumerate(every_node) if node not in self._claimed]
-        if not own or self._number is None or call.changed:
-            return
-        self._claimed.update(node for _, node in own)
-        recorded = call.returned(self._number, outputs, every_node)
-        self._pending.setdefault(self._number, []).append(recorded)
-        for k, y in enumerate(outputs):
-            if y.grad_fn is not None:
-                y.register_hook(functools.partial(self._keep_upstream, recorded, k))
-        for k, node in own:
-            node.register_hook(functools.partial(self._keep_gradients, recorded, k))
-
-    def _keep_upstream(self, recorded: RecordedCall, output: int, gradient: Tensor) -> None:
-        if self._in_its_backward(recorded):
-            recorded.upstream.setdefault(output, gradient.detach().clone())
-
-    def _keep_gradients(self, recorded: RecordedCall, node: int, gradients: tuple[Tensor | None, ...], _: Any) -> None:
-        if not self._in_its_backward(recorded):
-            return
-        recorded.node_gradients.setdefault(node, tuple(None if g is None else g.detach().clone() for g in gradients))
+    def _arrived(self, recorded: RecordedCall) -> bool:
+        """True if ``recorded`` waits for a backward, and this is the first that came by it."""
+        if recorded.step not in self._pending:
+            return False
         backward = torch_internals.current_backward()
-        if backward not in self._queued:
+        if recorded.backward is None:
+            recorded.backward = backward
+        if recorded.backward == backward and backward not in self._queued:
             self._queued.add(backward)
             # At the end of this backward, gradients accumulated, before it returns to the loop. A backward that
             # raises has no such end; its calls are not checked, and are let go in time.
             torch_internals.queue_after_backward(lambda: self._check_pending(backward))
-
-    def _in_its_backward(self, recorded: RecordedCall) -> bool:
-        """True if ``recorded`` waits for a backward, and this is the first that came by it."""
-        if recorded.step not in self._pending:
-            return False
-        if recorded.backward is None:
-            recorded.backward = torch_internals.current_backward()
-        return recorded.backward == torch_internals.current_backward()
+        return recorded.backward == backward
 
     def _check_pending(self, backward: int) -> None:
-        self._queued = set()
-        calls = [recorded for pending in self._pending.values() for recorded in pending]
-        ready = [recorded for recorded in calls if recorded.node_gradients and recorded.backward == backward]
-        for number in {recorded.step for recorded in ready}:
-            self._pending.pop(number)
-        reports = [
-            check_recorded(recorded, self._reference_of(recorded), self.seed + 1_000_003 * recorded.step + k)
-            for k, recorded in enumerate(ready)
-        ]
-        self.history.extend(reports)
-        failed = [(report, recorded.path) for report, recorded in zip(reports, ready, strict=True) if report.failures]
-        # Without the modules that are wrong only because, or at least also because, a part of them is.
-        wrong = [r for r, outer in failed if not any(_is_part(inner, outer) for _, inner in failed)]
+        wrong = self._fence.timed(self._wrong_reports)(backward)
         if not wrong:
             return
         if callable(self._on_mismatch):
@@ -225,10 +250,50 @@ class GradientMonitor:
             raise GradientMismatch(message)
         warnings.warn(message, stacklevel=2)
 
-    def _reference_of(self, recorded: RecordedCall) -> ModuleReference | None:
-        if recorded.path in self._reference:
-            return self._reference[recorded.path]
-        return next((self._reference[kind] for kind in type(recorded.module).__mro__ if kind in self._reference), None)
+    def _wrong_reports(self, backward: int) -> list[ModuleReport]:
+        """Check the calls that ``backward`` came by."""
+        self._queued = set()
+        calls = [recorded for pending in self._pending.values() for recorded in pending]
+        ready = [recorded for recorded in calls if recorded.backward == backward and recorded.backward_ran]
+        for number in {recorded.step for recorded in ready}:
+            self._pending.pop(number)
+        failed = list[tuple[ModuleReport, str]]()
+        for k, recorded in enumerate(self._in_view(ready)):
+            seed = self.seed + 1_000_003 * recorded.step + k
+            reference = named(self._reference, recorded.path, recorded.module)
+            report, reason = check_recorded(recorded, reference, self._intents, seed)
+            self.history.append(report)
+            self._verdicts[report.verdict] += 1
+            if reason is not None:
+                self._fence.count(reason, recorded.name)
+                self._copy_parameters |= reason.reason in (Reason.FREED, Reason.CHANGED)  # before the next check
+            if report.failures:
+                failed.append((report, recorded.path))
+        # Without the modules that are wrong only because, or at least also because, a part of them is.
+        return [report for report, outer in failed if not any(_is_part(inner, outer) for _, inner in failed)]
+
+    def _in_view(self, ready: Sequence[RecordedCall]) -> list[RecordedCall]:
+        """The calls whose Functions can be seen: instead of a compiled one, those of its eager twin."""
+        calls = list[RecordedCall]()
+        for recorded in ready:
+            if not recorded.compiled:
+                calls.append(recorded)
+                continue
+            turns = self._turns.setdefault(f"compiled {recorded.path}", Turns())
+            try:
+                recorded.require_unchanged()
+                calls += calls_inside(recorded, turns, self._intents, self._fence)
+            except Exception as error:
+                self._fence.count(not_applicable_because(error), recorded.name)
+        return calls
+
+
+def _schedule(
+    every: int | Callable[[int], bool] | None, at_most: float, spent: Callable[[], float]
+) -> Callable[[int], bool]:
+    if every is None:
+        return Budget(at_most, spent)
+    return every if callable(every) else lambda number: number % every == 0
 
 
 def _is_part(inner: str, outer: str) -> bool:

@@ -37,6 +37,7 @@ from lean_mnist.crosscheck.subjects.calls import (
 
 STANDARD_DEVIATIONS = 6.0
 SAFETY = 5.0  # times a difference's own error estimate
+SHORTER = 0.71  # the direction of a second estimate, as a share of the first
 # Above this, relative to its outputs, a function given float64 computes in a lower precision on the way.
 FLOAT64_NOISE = 1e-13
 INCONCLUSIVE = 0.1  # a tolerance above this share of the slope's size tells nothing
@@ -161,7 +162,7 @@ def judge(
     @functools.cache
     def other() -> Slope | None:
         """The slope by other steps: an estimate that was too sure of itself is unlikely to be so twice."""
-        again = Line(line.evaluate, line.points, [0.71 * u for u in line.directions], line.upstream)
+        again = Line(line.evaluate, line.points, [SHORTER * u for u in line.directions], line.upstream)
         return extrapolate(residuals_along(again, gradient, noise))
 
     outcome = _outcome(line, gradient, residuals, floor, other)._replace(left_domain=left)
@@ -189,7 +190,7 @@ def _outcome(
     verdict = Verdict.PASSED
     if not abs(slope.residual) <= tolerance:
         second = other()
-        if second is None or abs(second.residual) > SAFETY * second.error + rounding:
+        if second is None or abs(second.residual) > SAFETY * second.error + SHORTER * rounding:
             verdict = Verdict.FAILED
     elif tolerance > INCONCLUSIVE * max(size, abs(found)) > 0:
         verdict, text = Verdict.NOT_APPLICABLE, f"too noisy to tell: {text}"

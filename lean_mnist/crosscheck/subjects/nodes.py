@@ -12,8 +12,13 @@ from torch.autograd.function import BackwardCFunction
 
 def ancestors(outputs: Iterable[Tensor], stop: AbstractSet[Any] = frozenset()) -> list[Any]:
     """The nodes between ``outputs`` and those in ``stop`` (which stay out), in an order that only the graph decides."""
+    return reached_from([y.grad_fn for y in outputs if y.grad_fn is not None], stop)
+
+
+def reached_from(nodes: Iterable[Any], stop: AbstractSet[Any] = frozenset()) -> list[Any]:
+    """``nodes``, and those that their gradients go on to."""
     visited = dict[Any, None]()
-    pending = [y.grad_fn for y in outputs if y.grad_fn is not None][::-1]
+    pending = list(nodes)[::-1]
     while pending:
         node = pending.pop()
         if node not in visited and node not in stop:

@@ -1,0 +1,107 @@
+"""The Functions inside of a recorded call, each on its own: where the call as a whole tells nothing of some of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lean_mnist.crosscheck.context import Context
+from lean_mnist.crosscheck.monitor.intents import Intents
+from lean_mnist.crosscheck.monitor.recorded_calls import RecordedCall, nodes_to_check
+from lean_mnist.crosscheck.monitor.slopes import differences
+from lean_mnist.crosscheck.report import Finding, Verdict, not_applicable
+from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
+from lean_mnist.crosscheck.subjects.calls import Subject, Upstream
+from lean_mnist.torch_internals import function_of
+
+
+def check_functions(
+    recorded: RecordedCall, subject: Subject, upstream: Upstream, intents: Intents, seed: int
+) -> list[Finding]:
+    """Differences of every Function that ``recorded`` calls, at the arguments that a replay gives it.
+
+    Those whose gradient is meant to be no derivative are left out.
+    """
+    functions = set(recorded.functions.values())
+    with _arguments_of(functions) as arguments:
+        evaluated = subject.call()
+    nodes = [node for node in nodes_to_check(evaluated.outputs, set()) if function_of(node) in functions]
+    came: dict[Any, tuple[Tensor | None, ...]] = {}
+    for node in nodes:
+        node.register_hook(functools.partial(lambda node, _, gradients: came.__setitem__(node, gradients), node))
+    evaluated.gradients(subject.checked, upstream)
+    findings = []
+    for node in nodes:
+        function = function_of(node)
+        if function is None or intents.of_function(function).word:
+            continue
+        if node in came and node in arguments:
+            findings += _check(function, arguments[node], came[node], intents, seed)
+        else:
+            findings.append(not_applicable(f"no gradient came to {function.__name__}", rule=DIFFERENCES))
+    if any(finding.verdict is Verdict.NOT_APPLICABLE for finding in findings):  # then nothing is said of all
+        findings = [replace(finding, oracle=False) for finding in findings]
+    return findings
+
+
+def _check(
+    function: Any, arguments: list[Any], came: tuple[Tensor | None, ...], intents: Intents, seed: int
+) -> list[Finding]:
+    needing = tuple(i for i, x in enumerate(arguments) if isinstance(x, Tensor) and x.requires_grad)
+    inputs = [_in_full_precision(x) for x in arguments]
+    subject = Subject(function.apply, function.__name__, inputs, needing, seed % 2**63)
+    results = function.apply(*inputs)
+    floats = [isinstance(y, Tensor) and y.is_floating_point() for y in _tuple(results)]
+    upstream = [_in_full_precision(v) for v, is_float in zip(came, floats, strict=True) if is_float]
+    ctx = Context(subject, None, [f"input {i} of {function.__name__}" for i in range(len(inputs))], seed)
+    smooth = intents.of_function(function).smooth
+    forward = None if smooth is None else Subject(smooth, "derivative_of", inputs, needing)
+    return differences(ctx, upstream, subject.vjp(upstream), forward)
+
+
+def _tuple(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _in_full_precision(x: Any) -> Any:
+    if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+        return x.detach().float().requires_grad_(x.requires_grad)
+    return x
+
+
+@contextmanager
+def _arguments_of(functions: Collection[type[Any]]) -> Iterator[dict[Any, list[Any]]]:
+    """Copies of the arguments of all calls of ``functions`` inside of the block, by the node that a call made."""
+    kept = dict[Any, list[Any]]()
+    before = []
+    for function in functions:
+        name = "forward" if getattr(function, "setup_context", None) is Function.setup_context else "setup_context"
+        before.append((function, name, vars(function).get(name)))
+        setattr(function, name, staticmethod(_keeping(kept, getattr(function, name), name == "setup_context")))
+    try:
+        yield kept
+    finally:
+        for function, name, original in before:
+            if original is None:
+                delattr(function, name)
+            else:
+                setattr(function, name, original)
+
+
+def _keeping(kept: dict[Any, list[Any]], method: Any, given_together: bool) -> Any:
+    def keeping(ctx: Any, *given: Any, **named: Any) -> Any:
+        arguments = given[0] if given_together else given
+        kept[ctx] = [
+            x.detach().clone().requires_grad_(needs) if isinstance(x, Tensor) else x
+            for x, needs in zip(arguments, ctx.needs_input_grad, strict=True)
+        ]
+        return method(ctx, *given, **named)
+
+    return keeping

@@ -1,0 +1,118 @@
+"""A copy of a module to call again, whose parameters stay set while a backward runs, and what may not be touched."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason
+from lean_mnist.torch_internals import COMPILED_CALL, compiled_original, tensor_stores
+
+_HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
+
+
+class ModuleCopy:
+    """A copy without hooks and without compilation, sharing memory with its original.
+
+    ``set`` puts tensors in the places of parameters and buffers, where they stay: a backward that computes something
+    again finds them. What ``copy.deepcopy`` refuses (locks, handles of operators) is shared with the original.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = _copy_of(module)
+        places = defaultdict[int, list[tuple[dict[str, Any], str]]](list)
+        for part in self.module.modules():
+            for store in tensor_stores(part):
+                for key, x in store.items():
+                    places[id(x)].append((store, key))
+        named = [*self.module.named_parameters(), *self.module.named_buffers()]
+        self._places = {name: places[id(x)] for name, x in named}
+
+    def set(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put ``tensors`` in the places that have these names."""
+        for name, x in tensors.items():
+            for store, key in self._places[name]:
+                store[key] = x
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    parts = [part for part in module.modules() if compiled_original(part) is None]
+    memo: dict[int, Any] = {id(part): object.__new__(type(part)) for part in parts}
+    for part in module.modules():
+        original = compiled_original(part)
+        if original is not None:
+            memo[id(part)] = memo[id(original)]
+    for x in (*module.parameters(), *module.buffers()):
+        memo[id(x)] = x.detach().requires_grad_(x.requires_grad)
+    for part in parts:
+        own = vars(memo[id(part)])
+        for name, value in vars(part).items():
+            if name.endswith(_HOOKS) and isinstance(value, dict):
+                own[name] = type(value)()
+            elif name != COMPILED_CALL:
+                own[name] = value if isinstance(value, _PLAIN) else _attribute(value, memo)
+    copied = memo[id(module)]
+    assert isinstance(copied, nn.Module)
+    return copied
+
+
+def _attribute(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor) and id(value) not in memo:
+        require_usable([value])
+        return value.detach().clone().requires_grad_(value.requires_grad and value.is_leaf)
+    tried = dict(memo)  # a copy that fails half-way leaves halves in it
+    try:
+        copied = copy.deepcopy(value, tried)
+    except Exception:
+        return value
+    memo.update(tried)
+    return copied
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """True if ``module`` or a part of it runs compiled, so that hooks of its parts are not called."""
+    return any(compiled_original(part) is not None or calls_compiled(part) for part in module.modules())
+
+
+def calls_compiled(module: nn.Module) -> bool:
+    """True after ``module.compile()``, which takes its own hooks out of sight, too."""
+    return vars(module).get(COMPILED_CALL) is not None
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(item)
+
+
+def require_usable(tensors: Iterable[Tensor]) -> None:
+    """Raise ``NotApplicable`` for tensors that hold no numbers to read, or not all of them."""
+    for x in tensors:
+        kind = f"{type(x).__name__} with layout {x.layout}"
+        if x.layout != torch.strided or x.is_nested or _is_distributed(x):
+            raise NotApplicable(Reason.UNUSUAL_TENSORS, kind)
+        if _is_freed(x):
+            raise NotApplicable(Reason.FREED, f"of shape {tuple(x.shape)}")
+
+
+def _is_freed(x: Tensor) -> bool:
+    """True if its storage is smaller than its numbers, so that reading them would crash."""
+    if x.numel() == 0 or x.is_meta:
+        return False
+    last = x.storage_offset() + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    return x.untyped_storage().nbytes() < (last + 1) * x.element_size()
+
+
+def _is_distributed(x: Tensor) -> bool:
+    tensors = sys.modules.get("torch.distributed.tensor")  # where nobody imported it, there are none
+    return tensors is not None and isinstance(x, tensors.DTensor)

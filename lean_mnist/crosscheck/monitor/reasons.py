@@ -1,0 +1,100 @@
+"""Why a call is not checked, and the fence that turns whatever goes wrong in a hook into such a reason."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, TypeVar
+
+import torch
+
+from lean_mnist.crosscheck.subjects.calls import CallFailed, one_line
+from lean_mnist.errors import LeanMnistError
+
+Result = TypeVar("Result")
+
+
+class Reason(Enum):
+    """The kinds of calls that cannot be checked."""
+
+    FREED = "the storage of a tensor that it needs was freed"
+    CHANGED = "a tensor that it needs was changed before the check"
+    UNUSUAL_TENSORS = "sparse, nested or distributed tensors"
+    NOT_REPEATABLE = "the same call again gives something else"
+    CALL_FAILED = "the call cannot be made again"
+    UPSTREAM = "no finite upstream gradient came"
+    NOTHING_TO_CHECK = "neither an input nor a parameter needs a gradient"
+    MEMORY = "out of memory"
+    UNFORESEEN = "unforeseen"
+
+
+class NotApplicable(Exception):
+    """The call cannot be checked, for ``reason``."""
+
+    def __init__(self, reason: Reason, detail: object = "") -> None:
+        super().__init__(f"{reason.value}: {one_line(detail)}" if detail else reason.value)
+        self.reason = reason
+
+
+def not_applicable_because(error: Exception) -> NotApplicable:
+    """The reason that an exception in a check amounts to."""
+    cause = error.error if isinstance(error, CallFailed) else error
+    if isinstance(cause, NotApplicable):
+        return cause
+    if isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
+        return NotApplicable(Reason.MEMORY, cause)
+    if isinstance(error, (CallFailed, LeanMnistError)):
+        return NotApplicable(Reason.CALL_FAILED, error)
+    return NotApplicable(Reason.UNFORESEEN, f"{type(error).__name__}: {error}")
+
+
+class Fence:
+    """Keeps what goes wrong in hooks from the loop that calls them: counts it, and the time that hooks take."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[Reason] = Counter()
+        self.examples: dict[Reason, str] = {}  # the first of each
+        self.seconds = 0.0
+        self._inside = False
+
+    def count(self, error: NotApplicable, module: str = "") -> None:
+        """Count a call of ``module`` that is not checked."""
+        self.reasons[error.reason] += 1
+        self.examples.setdefault(error.reason, f"{module}: {error}" if module else str(error))
+
+    def guard(self, hook: Callable[..., Result]) -> Callable[..., Result | None]:
+        """``hook``, which no exception leaves, and which does nothing while PyTorch's compiler traces it."""
+
+        @functools.wraps(hook)
+        def guarded(*arguments: Any, **named: Any) -> Result | None:
+            if torch.compiler.is_compiling():
+                return None
+            try:
+                return hook(*arguments, **named)
+            except Warning:  # which the loop has turned into an error
+                return None
+            except Exception as error:
+                self.count(not_applicable_because(error))
+                return None
+
+        return guarded
+
+    def timed(self, hook: Callable[..., Result]) -> Callable[..., Result | None]:
+        """``guard``, for hooks that are there only where something is checked: their time is added up."""
+        guarded = self.guard(hook)
+
+        @functools.wraps(hook)
+        def measured(*arguments: Any, **named: Any) -> Result | None:
+            if self._inside or torch.compiler.is_compiling():
+                return guarded(*arguments, **named)
+            self._inside, started = True, time.perf_counter()
+            try:
+                return guarded(*arguments, **named)
+            finally:
+                self._inside = False
+                self.seconds += time.perf_counter() - started
+
+        return measured
