@@ -95,7 +95,9 @@ def _check(recorded: RecordedCall, reference: ModuleReference | None, intents: I
     if recorded.autocast_dtypes or (ctx.unit > torch.finfo(torch.float32).eps and same_in_float64(ctx)):
         with recorded.under_autocast(enabled=False):  # the backward may have been called under it
             in_float32 = functools.partial(recorded.as_function, copied, in_float32=True)
-            plain = Context(replace(in_float32(), checked=subject.checked, source=subject.source), None, ctx.names, seed)
+            plain = Context(
+                replace(in_float32(), checked=subject.checked, source=subject.source), None, ctx.names, seed
+            )
             upstream32 = [None if v is None else v.to(y.dtype) for v, y in zip(upstream, plain.outputs, strict=True)]
             in32 = plain.subject.vjp(upstream32)
             along = differences(plain, upstream32, in32, in_float32(call=smooth) if smooth else None)
