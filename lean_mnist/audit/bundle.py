@@ -14,7 +14,7 @@ from torch import Tensor
 from lean_mnist.audit.local_checks import ComputedStep
 from lean_mnist.audit.randomised import RandomisedCheck
 from lean_mnist.audit.step_audit import AuditResult, StepAudit
-from lean_mnist.crosscheck.bundle import STEP, envelope, write_bundle
+from lean_mnist.crosscheck.bundles.bundle import STEP, envelope, write_bundle
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.quantized import network_of

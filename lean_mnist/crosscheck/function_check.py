@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck import rules
-from lean_mnist.crosscheck.bundle import Question
+from lean_mnist.crosscheck.bundles.bundle import Question
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import why_not_float64
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs

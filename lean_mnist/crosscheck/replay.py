@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(
         Options, sys.argv[1:] if arguments is None else arguments, prog="python -m lean_mnist.crosscheck.replay"
     )
-    from lean_mnist.crosscheck.bundle import STEP, load_bundle
+    from lean_mnist.crosscheck.bundles.bundle import STEP, load_bundle
     from lean_mnist.errors import ArgumentError
 
     content = load_bundle(options.bundle)
@@ -62,7 +62,7 @@ def _replay_step(path: Path, content: dict[str, Any]) -> bool:
 
 
 def _print_recorded(verdict: str, content: dict[str, Any]) -> None:
-    from lean_mnist.crosscheck.bundle import printable
+    from lean_mnist.crosscheck.bundles.bundle import printable
 
     versions = content["versions"] if isinstance(content["versions"], dict) else {}
     said = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -70,7 +70,8 @@ def _print_recorded(verdict: str, content: dict[str, Any]) -> None:
 
 
 def _replay_function(options: Options, content: dict[str, Any]) -> bool:
-    from lean_mnist.crosscheck.bundle import printable, question_of, resolve
+    from lean_mnist.crosscheck.bundles.bundle import printable, question_of
+    from lean_mnist.crosscheck.bundles.names import resolve
     from lean_mnist.crosscheck.function_check import check_function
     from lean_mnist.errors import ArgumentError
 

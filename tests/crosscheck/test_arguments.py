@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lean_mnist.crosscheck import Severity, Verdict, check_function
-from lean_mnist.crosscheck.bundle import load_bundle, question_of
+from lean_mnist.crosscheck.bundles.bundle import load_bundle, question_of
 from tests.support.written_functions import ComplexProduct, SetupContext, WithoutConjugate, WrongSetupContext
 
 

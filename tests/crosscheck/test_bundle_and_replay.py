@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.crosscheck import FunctionReport, check_function, replay
-from lean_mnist.crosscheck.bundle import import_path, load_bundle, resolve
+from lean_mnist.crosscheck.bundles.bundle import load_bundle
+from lean_mnist.crosscheck.bundles.names import import_path, resolve
 from lean_mnist.errors import ArgumentError, CheckpointError
 from tests.support.function_corpus import RIGHT, Softmax, layer_norm
 
@@ -193,7 +194,7 @@ def test_import_paths() -> None:
     assert resolve("tests.support.function_corpus:Softmax.apply", "function") == Softmax.apply
     assert import_path(lambda x: x) is None
     for path, message in (
-        ("torch", "expected module:name, found 'torch'"),
+        ("torch", "expected module:name or file.py:name, found 'torch'"),
         ("no_such_module:f", "cannot import no_such_module"),
         ("torch:no_such_name", "torch has no no_such_name"),
         ("torch:pi", "expected a function, found torch:pi, a float"),

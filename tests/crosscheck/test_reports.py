@@ -64,9 +64,9 @@ def test_the_words_to_type(name: str, rule: str, words: str) -> None:
 
 
 def test_what_is_skipped_as_the_report_says_fails_no_more() -> None:
-    report = report_of("views it")
+    report = report_of("views it", fail_on="warning")
     (skip,) = {re.findall(r'skip=\["(.*)"\]', finding.next_step)[0] for finding in report.failures}
-    assert report_of("views it", skip=[skip]).ok
+    assert report_of("views it", fail_on="warning", skip=[skip]).ok
 
 
 def test_nothing_is_said_to_do_where_nothing_failed() -> None:

@@ -14,7 +14,7 @@ import torch
 from lean_mnist import train
 from lean_mnist.audit.bundle import reproduce_step, save_step_bundle
 from lean_mnist.crosscheck import replay
-from lean_mnist.crosscheck.bundle import load_bundle
+from lean_mnist.crosscheck.bundles.bundle import load_bundle
 from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.nn import FlatParameters

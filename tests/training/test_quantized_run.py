@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lean_mnist.audit.bundle import reproduce_step
-from lean_mnist.crosscheck.bundle import load_bundle
+from lean_mnist.crosscheck.bundles.bundle import load_bundle
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, GradientMismatch, HealthError
 from lean_mnist.generalization import checker

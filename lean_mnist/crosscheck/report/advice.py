@@ -16,6 +16,7 @@ MEND = {
     "input layout": "read inputs by their strides, or call .contiguous() on them first",
     "mutation": "write into a clone; for an input that the forward is to change, ctx.mark_dirty(it)",
     "replay": "keep what the backward needs on ctx, by save_for_backward, and nowhere else",
+    "random numbers": "save the mask, or the generators' states, which the backward sets in torch.random.fork_rng()",
     "needs_input_grad": "return each gradient in its input's place, None only where ctx.needs_input_grad[i] is False",
     "double backward": "add @once_differentiable to the backward (from torch.autograd.function)",
     "autocast": "add @torch.amp.custom_fwd(device_type=…) to the forward and @torch.amp.custom_bwd(…) to the backward",

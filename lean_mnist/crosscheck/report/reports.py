@@ -17,7 +17,7 @@ from lean_mnist.errors import ArgumentError, GradientMismatch
 from lean_mnist.files import plain
 
 if TYPE_CHECKING:
-    from lean_mnist.crosscheck.bundle import Question
+    from lean_mnist.crosscheck.bundles.bundle import Question
 
 JSON_FORMAT, JSON_VERSION = "lean_mnist check report", 1
 SHOWN, REASON = 3, 50  # topics, and findings of each, in full; letters of a reason why a rule does not apply
@@ -195,7 +195,7 @@ class FunctionReport(Report):
 
         One ``torch.save`` file of plain values and tensors, which ``torch.load`` reads with its safe default.
         """
-        from lean_mnist.crosscheck.bundle import save_bundle
+        from lean_mnist.crosscheck.bundles.bundle import save_bundle
 
         if self.question is None:
             raise ArgumentError("save_bundle: expected a report made by check_function, found one without its inputs")

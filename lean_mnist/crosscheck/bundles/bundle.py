@@ -6,19 +6,18 @@ bundle names the function that was checked, for people; nothing is imported beca
 
 from __future__ import annotations
 
-import importlib
 import io
 import pickle
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lean_mnist.crosscheck.bundles.names import import_path
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_float
 from lean_mnist.crosscheck.subjects.calls import one_line
@@ -155,32 +154,3 @@ def _storable(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _storable(item) for key, item in value.items())
     return isinstance(value, (Tensor, *_PLAIN))
-
-
-def import_path(function: Callable[..., Any]) -> str | None:
-    """``"module:qualified.name"`` of ``function``, for people; ``None`` where it has no name outside of its program."""
-    owner = getattr(function, "__self__", None)
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<unnamed>")
-    if isinstance(owner, type):
-        module, name = owner.__module__, f"{owner.__qualname__}.{name.rpartition('.')[2]}"
-    elif isinstance(function, BuiltinFunctionType):  # as most of PyTorch's, whose class is of no interest
-        module, name = module or "torch", name.rpartition(".")[2]
-    return None if module == "__main__" or "<" in name else f"{module}:{name}"
-
-
-def resolve(path: str, what: str) -> Callable[..., Any]:
-    """The function that ``"module:qualified.name"`` names. Raises ``ArgumentError``, which says what is missing."""
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise ArgumentError(f"{what}: expected module:name, found {path!r}")
-    try:
-        found: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise ArgumentError(f"{what}: cannot import {module} ({error})") from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ArgumentError(f"{what}: {module} has no {name}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ArgumentError(f"{what}: expected a function, found {path}, a {type(found).__name__}")
-    return found

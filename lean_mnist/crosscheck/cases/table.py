@@ -1,0 +1,129 @@
+"""One Function checked at several sizes, dtypes and layouts, or on several bundles: a report each, and a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lean_mnist.crosscheck.cases.language import DTYPES, Given
+from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.report import FunctionReport, Verdict
+from lean_mnist.errors import ArgumentError
+
+JSON_FORMAT, JSON_VERSION = "lean_mnist check", 1
+IN_FULL = 3  # reports below the table
+
+
+@dataclass(frozen=True)
+class Case:
+    """The inputs and options of one check, and what sets it apart from the other rows of the table."""
+
+    setting: Mapping[str, str]  # in the order of the columns
+    inputs: Sequence[Any]
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The setting in words."""
+        return ", ".join(f"{column} {value}" for column, value in self.setting.items()) or "as given"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cases of ``function``, each with its report, or with the reason why it could not be asked."""
+
+    function: str
+    rows: tuple[tuple[Case, FunctionReport | str], ...]
+
+    @property
+    def ok(self) -> bool:
+        """True if every case was asked and passed."""
+        return all(isinstance(report, FunctionReport) and report.ok for _, report in self.rows)
+
+    @property
+    def reports(self) -> dict[str, FunctionReport | str]:
+        """The reports by the names of their cases."""
+        return {case.name: report for case, report in self.rows}
+
+    def to_json(self) -> str:
+        """One JSON document, with the document of every report."""
+        cases = [
+            {**case.setting, **({"error": report} if isinstance(report, str) else {"report": report.content()})}
+            for case, report in self.rows
+        ]
+        head = {"format": JSON_FORMAT, "version": JSON_VERSION, "function": self.function, "ok": self.ok}
+        return json.dumps({**head, "cases": cases}, indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        if len(self.rows) == 1:
+            return str(self.rows[0][1])
+        columns = [*self.rows[0][0].setting, "verdict", ""]
+        lines = [[*case.setting.values(), *_in_words(report)] for case, report in self.rows]
+        widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in [columns, *lines]]
+        wrong = [
+            (case.name, report) for case, report in self.rows if isinstance(report, FunctionReport) and not report.ok
+        ]
+        return "\n".join([*table, *(f"\n{name}: {report}" for name, report in wrong[:IN_FULL])])
+
+
+def _in_words(report: FunctionReport | str) -> tuple[str, str]:
+    """The verdict and what led to it."""
+    if isinstance(report, str):
+        return "not asked", report
+    if report.verdict is Verdict.INCONCLUSIVE:
+        return report.verdict.value, "no oracle applied"
+    failed = report.failures or report.warnings
+    label = "" if report.failures else "warnings: "
+    return report.verdict.value, label * bool(failed) + ", ".join(dict.fromkeys(finding.rule for finding in failed))
+
+
+def cases_of(
+    given: Sequence[Given],
+    *,
+    sizes: Sequence[int],
+    dtypes: Sequence[str],
+    layouts: Sequence[str],
+    device: str,
+    options: Mapping[str, Any],
+) -> list[Case]:
+    """All of ``sizes`` × ``dtypes`` × ``layouts``; an empty one leaves that as it is written.
+
+    ``sizes`` are lengths of dimension 0 of every input that is there as long as the first checked one.
+    """
+    names = [item.name or f"input {i}" for i, item in enumerate(given)]
+    checked = next(item for item in given if item.requires_grad)
+    if sizes and not checked.shape:
+        raise ArgumentError("sizes: expected a first checked input with a dimension to vary, found a single number")
+    if dtypes and not any(item.maker in ("randn", "rand", "zeros", "ones") and item.dtype is None for item in given):
+        raise ArgumentError("dtypes: expected a floating input that names no dtype of its own, found none")
+    cases = []
+    all_sizes: Sequence[int | None] = sizes or [None]
+    all_dtypes: Sequence[str | None] = dtypes or [None]
+    for size in all_sizes:
+        for dtype in all_dtypes:
+            for layout in layouts or ["contiguous"]:
+                generator = torch.Generator().manual_seed(options["seed"])
+                sized = given if size is None else [item.resized(checked.shape[0], size) for item in given]
+                made = [item.make(generator, DTYPES[dtype] if dtype else None, layout, device) for item in sized]
+                setting = {"size": size, "dtype": dtype, "layout": layout if layouts else None}
+                said = {column: str(value) for column, value in setting.items() if value is not None}
+                cases.append(Case(said, made, {"names": names, **options}))
+    return cases
+
+
+def check_cases(name: str, function: Callable[..., Any], reference: Any, cases: Sequence[Case]) -> Table:
+    """Ask every case; raises ``ArgumentError`` if none of them can be asked."""
+    rows = list[tuple[Case, FunctionReport | str]]()
+    for case in cases:
+        try:
+            rows.append((case, check_function(function, reference, case.inputs, **case.options)))
+        except ArgumentError as error:
+            rows.append((case, str(error)))
+    if all(isinstance(report, str) for _, report in rows):
+        raise ArgumentError(str(rows[0][1]))
+    return Table(name, tuple(rows))
