@@ -222,6 +222,7 @@ def document(matrix: Matrix) -> str:
             "",
             *markdown(matrix.matrix()),
             "",
+            *functions_section(),
             "## Replayed from shipped code",
             "",
             *markdown([("bug", "what was wrong", "report"), *sources]),
@@ -232,6 +233,24 @@ def document(matrix: Matrix) -> str:
             "",
         ]
     )
+
+
+def functions_section() -> list[str]:
+    """The whole Functions of the self-test, which no protocol of the table can be put to."""
+    from lean_mnist.mutants import FUNCTION_MUTANTS
+
+    rows = [(m.name, m.group, m.condition, m.description.replace("``", "`")) for m in FUNCTION_MUTANTS]
+    return [
+        "## Whole Functions",
+        "",
+        *_paragraph(
+            f"Another {len(rows)} are Functions of their own, in situations that ours never meet. Each is written",
+            "twice, right and faulty; `python -m lean_mnist.verify --selftest` puts both to the same check, which must",
+            "pass the one and refuse the other.",
+        ),
+        *markdown([("bug", "group", "shows", "what is wrong"), *rows]),
+        "",
+    ]
 
 
 def _seeds(matrix: Matrix) -> str:

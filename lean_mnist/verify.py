@@ -20,7 +20,7 @@ class VerifyArguments:
     only: str | None = None
     """One id (loss.convex), one group (loss), or a pattern of ids ('loss.grad*')."""
     selftest: bool = False
-    """Instead, plant known bugs in our own backward, train with the checks of a run, and report which are caught."""
+    """Instead, plant known bugs in our own backward and in whole Functions, and report which the checks catch."""
     target: str | None = None
     """With --selftest: plant in this Function instead, MODULE:FUNCTION; its module also names reference and inputs."""
     json: bool = False

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from benchmarks.figures import FIGURES, documents, figures, quotations, updated
-from lean_mnist.mutants import MUTANTS
+from lean_mnist.mutants import FUNCTION_MUTANTS, MUTANTS
 
 _CODE = re.compile(r"^```.*?^```|^    .*?$", re.DOTALL | re.MULTILINE)
 _ANY_QUOTATION = re.compile(r"<!--=.*?<!--/-->", re.DOTALL)
@@ -52,4 +52,4 @@ def test_a_repeated_figure_is_found() -> None:
 
 
 def test_the_number_of_planted_bugs_is_that_of_the_corpus() -> None:
-    assert figures()["planted-bugs"] == f"{len(MUTANTS)} planted bugs"
+    assert figures()["planted-bugs"] == f"{len(MUTANTS) + len(FUNCTION_MUTANTS)} planted bugs"

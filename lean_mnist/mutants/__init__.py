@@ -1,12 +1,13 @@
 """Planted bugs: a public corpus of faulty backwards, each tagged with the condition under which it shows.
 
 A check that has never been seen to fail is no check. :func:`run_selftest` plants the corpus in this package's own
-backward and trains with the checks that a run uses; :func:`for_target` plants what fits anywhere in your Function.
+backward and trains with the checks that a run uses, and checks whole Functions, right and faulty;
+:func:`for_target` plants what fits anywhere in your Function.
 :func:`planted` and :func:`planting` plant a mutant, or any replacement, for the length of a ``with``.
 """
 
 from lean_mnist.mutants.conditions import CONDITIONS
-from lean_mnist.mutants.corpus import MUTANTS, mutant_named
+from lean_mnist.mutants.corpus import FUNCTION_MUTANTS, MUTANTS, mutant_named
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.planting import plant_in, planted, planting
 from lean_mnist.mutants.report import SelftestReport
@@ -15,6 +16,7 @@ from lean_mnist.mutants.target import for_target
 
 __all__ = [
     "CONDITIONS",
+    "FUNCTION_MUTANTS",
     "MUTANTS",
     "Mutant",
     "SelftestReport",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,18 +21,13 @@ Change = TypeVar("Change", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A faulty backward: what is wrong, when it shows, and how it is planted.
+class PlantedBug:
+    """What is wrong, and when it shows.
 
     Attributes:
         kinds: the classes that a diagnosis may honestly give the fault: one, or two where both say what the code does.
-        condition: an entry of ``conditions.CONDITIONS``, the situation in which the gradient is wrong.
-        site: an entry of ``planting.SITES``, the backward that is replaced.
-        new_fault: makes a fresh fault, since some remember earlier calls.
-        activation: whose backward a fault at ``"activation"`` replaces.
+        condition: the situation in which the gradient is wrong.
         source: ``owner/repo#number`` where the fault replays one that was shipped.
-        equivalent_when: the configurations for which the faulty backward is right after all; empty if for none.
-        ours_only: a fault against what this package's Functions promise, and others need not.
     """
 
     name: str
@@ -40,17 +35,32 @@ class Mutant:
     kinds: tuple[Kind, ...]
     group: str
     condition: str
-    site: str
-    new_fault: Callable[[], Fault]
-    activation: str = "relu"
-    source: str = ""
-    equivalent_when: str = ""
-    ours_only: bool = False
+    source: str = field(default="", kw_only=True)
 
     @property
     def held_out(self) -> bool:
         """Written after all others had been measured, to show that the checks were not fitted to the corpus."""
         return self.group == "held-out"
+
+
+@dataclass(frozen=True)
+class Mutant(PlantedBug):
+    """A faulty backward in the chain rule or in a Function, and how it is planted.
+
+    Attributes:
+        condition: an entry of ``conditions.CONDITIONS``.
+        site: an entry of ``planting.SITES``, the backward that is replaced.
+        new_fault: makes a fresh fault, since some remember earlier calls.
+        activation: whose backward a fault at ``"activation"`` replaces.
+        equivalent_when: the configurations for which the faulty backward is right after all; empty if for none.
+        ours_only: a fault against what this package's Functions promise, and others need not.
+    """
+
+    site: str
+    new_fault: Callable[[], Fault]
+    activation: str = "relu"
+    equivalent_when: str = ""
+    ours_only: bool = False
 
     @property
     def generic(self) -> bool:
@@ -169,15 +179,24 @@ class Group:
             def new_fault() -> Fault:
                 return part.fault_of(partial(change, Memory()) if remembers else change)
 
-            said = description or (change.__doc__ or "").partition("\n")[0].rstrip(".")
-            said = said[:1].lower() + said[1:]
-            both = kinds if isinstance(kinds, tuple) else (kinds,)
             shown = shows if activation == "relu" else f"activation {activation}"
             more.update(activation=activation, equivalent_when=unless)
-            self.mutants.append(Mutant(name, said, both, self.name, shown, part.site, new_fault, **more))
+            said = description or description_of(change)
+            self.mutants.append(Mutant(name, said, as_tuple(kinds), self.name, shown, part.site, new_fault, **more))
             return change
 
         return add
+
+
+def description_of(fault: Callable[..., Any]) -> str:
+    """The first line of the docstring, as a part of a sentence."""
+    said = (fault.__doc__ or "").partition("\n")[0].rstrip(".")
+    return said[:1].lower() + said[1:]
+
+
+def as_tuple(kinds: Kind | tuple[Kind, ...]) -> tuple[Kind, ...]:
+    """One class, or several, as a tuple."""
+    return kinds if isinstance(kinds, tuple) else (kinds,)
 
 
 def map_gradients(change: Callable[[Tensor], Tensor], gradients: Any) -> tuple[Any, ...]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.errors import GradientMismatch
-from lean_mnist.mutants.mutant import Mutant
+from lean_mnist.mutants.mutant import PlantedBug
 
-OURS = "the chain rule and its Functions"
+OURS = "the chain rule, its Functions, and Functions of other kinds"
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what comes next)``; the last call has nothing next."""
 
@@ -38,7 +38,7 @@ class MutantResult:
         caught_at: first training step that a check refused.
     """
 
-    mutant: Mutant
+    mutant: PlantedBug
     fate: Fate
     where: str = ""
     checks: tuple[str, ...] = ()

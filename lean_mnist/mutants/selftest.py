@@ -1,25 +1,35 @@
-"""The self-test: plant every mutant in this package's own backward and see that the checks of a run refuse it."""
+"""The self-test: plant every mutant in this package's own backward and see that the checks of a run refuse it.
+
+Whole Functions, right and faulty, are put to ``check_function`` and its like.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.report import Report
 from lean_mnist.mutants.cases import cases
 from lean_mnist.mutants.conditions import CONDITIONS
-from lean_mnist.mutants.corpus import MUTANTS
-from lean_mnist.mutants.mutant import Mutant
+from lean_mnist.mutants.corpus import FUNCTION_MUTANTS, MUTANTS
+from lean_mnist.mutants.mutant import Mutant, PlantedBug
 from lean_mnist.mutants.planting import planted
 from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport
 from lean_mnist.mutants.training import STEPS, CheckFailure, train_and_check
+from lean_mnist.mutants.whole_function import FunctionMutant
 
 _IN_CALLS = ("check_function",)
+Bug = TypeVar("Bug", bound=PlantedBug)
 
 
 def run_selftest(
-    mutants: Sequence[Mutant] = MUTANTS, *, seed: int = 0, steps: int = STEPS, progress: Progress | None = None
+    mutants: Sequence[PlantedBug] = (*MUTANTS, *FUNCTION_MUTANTS),
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    progress: Progress | None = None,
 ) -> SelftestReport:
     """Plant each of ``mutants`` in the chain rule, train with the checks of a run, and report what caught it.
 
@@ -36,7 +46,7 @@ def run_selftest(
     return SelftestReport(OURS, results, tuple(false_alarms), controls, time.perf_counter() - started, seed)
 
 
-def announced(mutants: Sequence[Mutant], progress: Progress | None) -> Iterator[Mutant]:
+def announced(mutants: Sequence[Bug], progress: Progress | None) -> Iterator[Bug]:
     """The mutants in turn, of each of which ``progress`` is told before."""
     for done, mutant in enumerate(mutants):
         if progress is not None:
@@ -46,8 +56,11 @@ def announced(mutants: Sequence[Mutant], progress: Progress | None) -> Iterator[
         progress(len(mutants), len(mutants), "")
 
 
-def try_mutant(mutant: Mutant, *, seed: int = 0, steps: int = STEPS) -> MutantResult:
+def try_mutant(mutant: PlantedBug, *, seed: int = 0, steps: int = STEPS) -> MutantResult:
     """Plant one mutant; see :func:`run_selftest`."""
+    if isinstance(mutant, FunctionMutant):
+        return _try_function(mutant, seed)
+    assert isinstance(mutant, Mutant), mutant
     if CONDITIONS[mutant.condition].training:
         return _try_training(mutant, seed, steps)
     in_calls = _try_calls(mutant, seed)
@@ -86,29 +99,47 @@ def _try_calls(mutant: Mutant, seed: int) -> MutantResult:
     return MutantResult(mutant, Fate.ESCAPED, message="check_function passes every case")
 
 
+def _try_function(mutant: FunctionMutant, seed: int) -> MutantResult:
+    """The right function must pass, so that what is refused of the faulty one is its fault."""
+    report = mutant.report(True, seed)
+    if not report.failures:
+        return MutantResult(mutant, Fate.ESCAPED, message=f"{mutant.check.__name__}: {report.verdict.value}")
+    return MutantResult(mutant, Fate.CAUGHT, mutant.check.__name__, *_failure(report, mutant.check.__name__))
+
+
 def refused(function: Any, reference: Any, inputs: Any, seed: int) -> CheckFailure | None:
     """Objection of ``check_function`` to a function, which may raise; ``None`` if it passes."""
     try:
         report = check_function(function, reference, inputs, seed=seed, fail_on="warning")
     except (RuntimeError, IndexError, ValueError) as error:
         return CheckFailure(_IN_CALLS, f"{type(error).__name__}: {' '.join(str(error).split())}")
-    if not report.failures:
-        return None
-    return CheckFailure(_IN_CALLS, str(report.failures[0]).splitlines()[0], report.likely_kind)
+    return _failure(report) if report.failures else None
 
 
-def _control(mutants: Sequence[Mutant], seed: int, steps: int) -> tuple[list[str], int]:
+def _failure(report: Report, check: str = "check_function") -> CheckFailure:
+    return CheckFailure((check,), str(report.failures[0]).splitlines()[0], report.likely_kind)
+
+
+def _control(mutants: Sequence[PlantedBug], seed: int, steps: int) -> tuple[list[str], int]:
     """Alarms with nothing planted, and the number of times that checks were run."""
     alarms, controls = [], 0
-    runs = dict.fromkeys((CONDITIONS[m.condition].network, CONDITIONS[m.condition].dtype) for m in mutants)
+    conditions = [CONDITIONS[mutant.condition] for mutant in mutants if isinstance(mutant, Mutant)]
+    runs = dict.fromkeys((condition.network, condition.dtype) for condition in conditions)
     for network, dtype in runs:
         run = train_and_check(None, network, seed=seed, steps=steps, dtype=dtype)
         controls += run.steps
         if run.failure is not None:
             alarms.append(f"step {run.steps} of {network}: {run.failure.message}")
-    for case in cases():
+    for case in cases() if runs else ():
         controls += 1
         found = refused(case.function, case.reference, case.inputs, seed)
         if found is not None:
             alarms.append(f"{case.name}: {found.message}")
+    for mutant in mutants:
+        if isinstance(mutant, FunctionMutant):
+            controls += 1
+            report = mutant.report(False, seed)
+            if not report.ok:
+                said = str(report.failures[0]) if report.failures else report.verdict.value
+                alarms.append(f"{mutant.name}, right: {said}")
     return alarms, controls

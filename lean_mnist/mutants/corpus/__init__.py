@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from lean_mnist.errors import ArgumentError, nearest
-from lean_mnist.mutants.corpus import activations, held_out, losses, memory, network, nodes, products, shipped
+from lean_mnist.mutants.corpus import (
+    activations,
+    formulas,
+    functions,
+    held_out,
+    losses,
+    memory,
+    network,
+    nodes,
+    products,
+    shipped,
+)
 from lean_mnist.mutants.mutant import Mutant
+from lean_mnist.mutants.whole_function import FunctionMutant
 
 _GROUPS = (
     *(products.GROUP, activations.GROUP, losses.GROUP, network.GROUP, memory.GROUP),
     *(nodes.ANY_NODE, nodes.CONTRACTS, shipped.GROUP, held_out.GROUP),
 )
+_FUNCTION_GROUPS = (
+    *(formulas.SIZES, formulas.SCALES, formulas.VALUES),
+    *(functions.RANDOM, functions.STATE, functions.CALLS),
+)
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for group in _GROUPS for mutant in group.mutants)
-"""Every mutant, group by group."""
+"""Every mutant of our own backward, group by group."""
+FUNCTION_MUTANTS: tuple[FunctionMutant, ...] = tuple(m for group in _FUNCTION_GROUPS for m in group.mutants)
+"""Every whole Function with a fault, group by group."""
 
 
 def mutant_named(name: str) -> Mutant:

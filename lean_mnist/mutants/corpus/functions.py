@@ -1,0 +1,127 @@
+"""Whole Functions whose fault shows in how they are called: again, after another call, with one tensor twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lean_mnist.crosscheck.diagnosis import Kind
+from lean_mnist.mutants.whole_function import FunctionGroup, function
+
+RANDOM, STATE, CALLS = (FunctionGroup(name) for name in ("random numbers", "kept state", "ways to call"))
+Apply = Callable[..., Any]
+
+
+@STATE("kept-on-the-class", Kind.STALE_VALUE, "two forwards before a backward", (5, 6), reference=torch.sin)
+def _kept_on_the_class(wrong: bool) -> Apply:
+    """The input is kept outside of ``ctx``, where the next call overwrites it."""
+    kept: dict[str, Tensor] = {}
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        kept["x"] = x
+        return x.sin()
+
+    return function(forward, lambda ctx, g: g * (kept["x"] if wrong else ctx.saved_tensors[0]).cos())
+
+
+@STATE("kept-on-a-stack", Kind.STALE_VALUE, "two forwards before a backward", (5, 6), reference=torch.sin)
+def _kept_on_a_stack(wrong: bool) -> Apply:
+    """Inputs are kept on a stack, as if backwards always came in the reverse order of their forwards."""
+    stack: list[Tensor] = []
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        stack.append(x)
+        return x.sin()
+
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        top = stack.pop() if stack else ctx.saved_tensors[0]
+        return g * (top if wrong and top.shape == g.shape else ctx.saved_tensors[0]).cos()
+
+    return function(forward, backward)
+
+
+@STATE("workspace-written-again", (Kind.STALE_VALUE, Kind.MUTATION), "two forwards before a backward", (5, 6),
+       reference=torch.sin)  # fmt: skip
+def _workspace(wrong: bool) -> Apply:
+    """The slope is kept in a buffer that the next forward writes to."""
+    buffers: dict[Any, Tensor] = {}
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        slope = x.cos()
+        ctx.slope = buffers.setdefault((x.shape, x.dtype), slope).copy_(slope) if wrong else slope
+        return x.sin()
+
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g * ctx.slope
+
+    return function(forward, backward)
+
+
+def _sine_and_cosine(taken: Callable[[Any, Any], tuple[Any, Any]]) -> Apply:
+    """Two outputs, whose upstream gradients may be ``None``, of which ``taken`` is made what counts."""
+
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        return x.sin(), x.cos()
+
+    def backward(ctx: Any, *upstream: Tensor | None) -> Tensor | None:
+        (x,) = ctx.saved_tensors
+        d_sin, d_cos = taken(*upstream)
+        through_sin = None if d_sin is None else d_sin * x.cos()
+        if d_cos is None:
+            return through_sin
+        return -d_cos * x.sin() + (0 if through_sin is None else through_sin)
+
+    return function(forward, backward)
+
+
+def _both(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.sin(), x.cos()
+
+
+@CALLS("undefined-upstream-drops-all", (Kind.ZERO, Kind.MISSING_TERM), "one output unused", (5, 6), reference=_both)
+def _undefined_drops_all(wrong: bool) -> Apply:
+    """Where one of two upstream gradients is undefined there is no gradient at all."""
+    return _sine_and_cosine(lambda s, c: (None, None) if wrong and (s is None or c is None) else (s, c))
+
+
+@CALLS("undefined-upstream-is-one", Kind.MISSING_TERM, "one output unused", (5, 6), reference=_both)
+def _undefined_is_one(wrong: bool) -> Apply:
+    """An undefined upstream gradient is taken to be 1."""
+    return _sine_and_cosine(lambda s, c: (1, c) if wrong and s is None else (s, 1) if wrong and c is None else (s, c))
+
+
+def _product(gradient: Callable[..., Any], **methods: Callable[..., Any]) -> Apply:
+    """``a · sin(b)`` with ``setup_context``."""
+
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs)
+
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return gradient(g, *ctx.saved_tensors)
+
+    return function(_a_sine, backward, setup_context=setup_context, **methods)
+
+
+def _a_sine(a: Tensor, b: Tensor) -> Tensor:
+    return a * b.sin()
+
+
+def _a_sine_gradients(g: Tensor, a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return g * b.sin(), g * a * b.cos()
+
+
+@CALLS("setup-context-saves-output", Kind.WRONG_VALUES, "always", (5, 6), (5, 6), reference=_a_sine)
+def _saves_output(wrong: bool) -> Apply:
+    """``setup_context`` saves the output where the backward expects the first input."""
+    return _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y))

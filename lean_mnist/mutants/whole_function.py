@@ -1,0 +1,118 @@
+"""The form of a planted bug that is a whole Function: right or faulty, with what it is checked against.
+
+Those of ``mutant.Mutant`` change a part of a backward of ours. These are for situations that ours never meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lean_mnist.crosscheck.diagnosis import Kind
+from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.report import Report
+from lean_mnist.mutants.mutant import PlantedBug, as_tuple, description_of
+
+Make = Callable[[bool], Callable[..., Any]]
+"""``make(wrong)``: a fresh function, faulty or right."""
+Formula = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class FunctionMutant(PlantedBug):
+    """A Function with a fault, and the same without.
+
+    Attributes:
+        make: the faulty function for ``True``, the right one for ``False``, which the same check must pass.
+        arguments: of the check, after the function.
+        check: what it is put to.
+        options: of the check.
+    """
+
+    make: Make
+    arguments: Callable[[], tuple[Any, ...]]
+    check: Callable[..., Report] = check_function
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def report(self, wrong: bool, seed: int) -> Report:
+        """The report on the faulty function, or on the right one."""
+        return self.check(self.make(wrong), *self.arguments(), seed=seed, fail_on="warning", **self.options)
+
+
+class FunctionGroup:
+    """Whole Functions of one group, in the order in which they are added."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.mutants: list[FunctionMutant] = []
+
+    def __call__(
+        self,
+        name: str,
+        kinds: Kind | tuple[Kind, ...],
+        shows: str,
+        *shapes: tuple[int, ...],
+        reference: Formula | None = None,
+        check: Callable[..., Report] = check_function,
+        source: str = "",
+        **options: Any,
+    ) -> Callable[[Make], Make]:
+        """Decorator of ``make``, whose docstring describes the fault; inputs of ``shapes`` are Gaussian."""
+
+        def add(make: Make) -> Make:
+            mutant = FunctionMutant(
+                name, description_of(make), as_tuple(kinds), self.name, shows, make,
+                lambda: (reference, gaussian(*shapes)), check, options, source=source,
+            )  # fmt: skip
+            self.mutants.append(mutant)
+            return make
+
+        return add
+
+    def by_formulas(
+        self,
+        name: str,
+        kinds: Kind | tuple[Kind, ...],
+        shows: str,
+        description: str,
+        value: Formula,
+        right: Formula,
+        wrong: Formula,
+        *shapes: tuple[int, ...],
+        **options: Any,
+    ) -> None:
+        """Add a Function of this ``value(*inputs)``, whose gradients are ``right`` or ``wrong(upstream, *inputs)``."""
+
+        def make(faulty: bool) -> Callable[..., Any]:
+            return by_formulas(value, wrong if faulty else right)
+
+        make.__doc__ = description
+        self(name, kinds, shows, *shapes, reference=value, **options)(make)
+
+
+def gaussian(*shapes: tuple[int, ...]) -> list[Tensor]:
+    """Gaussian inputs that need a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def function(forward: Formula, backward: Formula, **methods: Formula) -> Callable[..., Any]:
+    """``apply`` of a Function with these static methods."""
+    named = {"forward": forward, "backward": backward, **methods}
+    owner: Any = type("WholeFunction", (Function,), {name: staticmethod(method) for name, method in named.items()})
+    return owner.apply
+
+
+def by_formulas(value: Formula, gradient: Formula) -> Callable[..., Any]:
+    """The Function ``value(*inputs)`` whose gradients are ``gradient(upstream, *inputs)``."""
+
+    def forward(ctx: Any, *inputs: Tensor) -> Any:
+        ctx.save_for_backward(*inputs)
+        return value(*inputs)
+
+    return function(forward, lambda ctx, g: gradient(g, *ctx.saved_tensors))
