@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,14 @@ class Context:
         outputs = self.subject.call().outputs
         self.outputs = [y.detach() for y in outputs]
         self.differentiable = [y.requires_grad for y in outputs]
+
+    def at(self, inputs: Sequence[Any], words: str) -> Context:
+        """The same check at other inputs, by one probe, seeded by ``words`` for them. Raises ``CallFailed``."""
+        return replace(
+            self, subject=self.subject.at(inputs), seed=self.seed + len(words), noise={}, kinks=set(),
+            reference=None if self.reference is None else self.reference.at(inputs),
+            smooth=None if self.smooth is None else self.smooth.at(inputs), options=replace(self.options, probes=1),
+        )  # fmt: skip
 
     @property
     def checked(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from lean_mnist.crosscheck.bundles.bundle import Question
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import why_not_float64
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
-from lean_mnist.crosscheck.options import Options, VaryBatch
+from lean_mnist.crosscheck.options import Options, VaryBatch, VarySizes
 from lean_mnist.crosscheck.report import GRADIENT, Finding, FunctionReport, Severity, Verdict, failed, note
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_dense, is_float
@@ -51,6 +51,7 @@ def check_function(
     probes: int = 3,
     replays: int = 8,
     vary_batch: VaryBatch = False,
+    vary_sizes: VarySizes | None = None,
     skip: Collection[str] = (),
     fail_on: str = "error",
     intended: str = "",
@@ -79,6 +80,8 @@ def check_function(
         replays: how often the same call is repeated, to see that it repeats itself.
         vary_batch: check other batch sizes too (0, 1, 3, 17, 35). ``True``: of all inputs that are as long as the first
             checked one; or the indices of the inputs whose dimension 0 is the batch; or a function from size to inputs.
+        vary_sizes: check other sizes (1, 2, 15, 16, 17, 33) of these dimensions too: from indices or names of inputs to
+            a dimension or several. Those that have one length now are of one length then.
         skip: names of ``RULES`` that are not to be asked, because the Function means to break them.
         fail_on: the least severity that makes the report fail: ``"error"`` (a first-order gradient is wrong),
             ``"warning"`` (silently wrong in another use that PyTorch allows), or ``"note"``.
@@ -103,7 +106,8 @@ def check_function(
     arguments = Arguments.of(inputs, names)
     given, named = arguments.flat(inputs), {} if names is None else {"names": list(names)}
     options = Options(
-        probes=probes, replays=replays, vary_batch=vary_batch, skip=skip, fail_on=fail_on, tolerance=tolerance,
+        probes=probes, replays=replays, vary_batch=vary_batch, vary_sizes=vary_sizes, skip=skip, fail_on=fail_on,
+        tolerance=tolerance,
         intended=intended or _declared(function, "intended") or "",
         derivative_of=derivative_of or _declared(function, "derivative_of"), gradients_from=gradients_from,
     )  # fmt: skip

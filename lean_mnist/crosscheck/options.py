@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from lean_mnist.crosscheck.verdicts import Severity
 from lean_mnist.errors import ArgumentError, nearest
 
 VaryBatch = bool | Sequence[int] | Callable[[int], Sequence[Any]]
+VarySizes = Mapping[int | str, int | Sequence[int]]
 SEVERITIES = tuple(severity.value for severity in Severity)
 
 
@@ -22,6 +23,7 @@ class Options:
     probes: int = 3
     replays: int = 8
     vary_batch: VaryBatch = False
+    vary_sizes: VarySizes | None = None
     skip: Collection[str] = ()
     fail_on: str = Severity.ERROR.value
     intended: str = ""
@@ -39,6 +41,10 @@ class Options:
             value = getattr(self, option)
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")
+        sizes: object = self.vary_sizes
+        if sizes is not None and not isinstance(sizes, Mapping):
+            kind = type(sizes).__name__
+            raise ArgumentError(f"vary_sizes: expected a dict from inputs to dimensions, found {kind}")
         if self.fail_on not in SEVERITIES:
             hint = nearest(str(self.fail_on), SEVERITIES)
             raise ArgumentError(f"fail_on: expected one of {', '.join(SEVERITIES)}, found {self.fail_on!r}{hint}")

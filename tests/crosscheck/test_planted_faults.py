@@ -14,7 +14,7 @@ from tests.support.planted_faults import LINEAR, OTHER, WRONG_VALUES, linear, ma
 
 def check(fault: Any, reference: Any = True, **options: Any) -> Any:
     reference = fault.reference if reference else None
-    options = {"vary_batch": fault.vary_batch, "fail_on": "warning", **options}
+    options = {"vary_batch": fault.vary_batch, "vary_sizes": fault.vary_sizes, "fail_on": "warning", **options}
     return check_function(fault.function, reference, fault.inputs(), **options)
 
 
@@ -80,7 +80,7 @@ def test_wrong_values_are_found_without_a_reference(name: str) -> None:
 
 
 # The other rules never look at a reference.
-ASK_ELSE = ("double backward", "autocast", "batch size")
+ASK_ELSE = ("double backward", "autocast", "batch size", "size")
 
 
 @pytest.mark.parametrize("name", [name for name, fault in OTHER.items() if fault.rule in ASK_ELSE])

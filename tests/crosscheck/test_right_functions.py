@@ -7,6 +7,7 @@ import torch
 
 from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.crosscheck.report import Verdict
+from lean_mnist.errors import ArgumentError
 from tests.support.function_corpus import RIGHT
 
 CASES = [(name, dtype) for name, right in RIGHT.items() for dtype in right.dtypes]
@@ -55,6 +56,35 @@ def test_other_batch_sizes(name: str) -> None:
         report = check_function(right.function, reference, right.inputs(0), seed=0, vary_batch=batched)
         assert report.ok, report
         assert "batch size: right with 0, 1, 3, 17, 35 examples" in report.details()
+
+
+@pytest.mark.parametrize("reference", [True, False])
+@pytest.mark.parametrize(
+    ("name", "vary_sizes"),
+    [("linear relu", {0: (0, 1), 1: (0, -1), 2: 0}), ("layer norm", {0: 1, 1: 0, 2: 0}), ("log-sum-exp", {0: [0, 1]})],
+)
+def test_other_sizes(name: str, vary_sizes: Any, reference: bool) -> None:
+    right = RIGHT[name]
+    report = check_function(
+        right.function, right.reference if reference else None, right.inputs(0), seed=0, vary_sizes=vary_sizes
+    )
+    assert report.ok, report
+    assert "size: right with sizes 1, 2, 15, 16, 17, 33" in report.details()
+
+
+@pytest.mark.parametrize(
+    ("vary_sizes", "words"),
+    [
+        ([0], "vary_sizes: expected a dict from inputs to dimensions, found list"),
+        ({"weight": 0}, "vary_sizes: expected the index or name of a tensor among the inputs, found 'weight'"),
+        ({7: 0}, "vary_sizes: expected the index or name of a tensor among the inputs, found 7"),
+        ({0: 2}, "vary_sizes: expected dimensions of input 0 with entries, found 2"),
+    ],
+)
+def test_bad_sizes(vary_sizes: Any, words: str) -> None:
+    right = RIGHT["softmax"]
+    with pytest.raises(ArgumentError, match=words):
+        check_function(right.function, None, right.inputs(0), vary_sizes=vary_sizes)
 
 
 def test_labels_are_resized_too() -> None:

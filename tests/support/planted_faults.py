@@ -23,6 +23,7 @@ class Fault:
     words: str = ""
     rest: tuple[Any, ...] = ()
     vary_batch: Any = False
+    vary_sizes: Any = None
 
     def inputs(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
         generator = torch.Generator().manual_seed(seed)
@@ -587,6 +588,17 @@ OTHER = {
     ),
     "tiles of 16": Fault(
         TiledSum.apply, torch.add, ((8, 5), (5,)), "batch size", words="35 examples", vary_batch=True
+    ),
+    "columns beyond 16": Fault(
+        made(
+            lambda x, b: x * b,
+            lambda ctx, saved, g: (g * saved[1], torch.cat([(g * saved[0])[:, :16].sum(0), 0 * g[0, 16:]])),
+        ),
+        torch.mul,
+        ((4, 5), (5,)),
+        "size",
+        words="input 0 dimension 1, input 1 dimension 0 of 17",
+        vary_sizes={0: 1, 1: 0},
     ),
     "squeezes one example": Fault(
         Squeezes.apply, torch.add, ((8, 5), (5,)), "batch size", words="1 example", vary_batch=(0,)
