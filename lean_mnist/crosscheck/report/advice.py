@@ -15,7 +15,6 @@ MEND = {
     "undefined upstream": "take an upstream gradient of None for zeros (ctx.set_materialize_grads(True), the default)",
     "input layout": "read inputs by their strides, or call .contiguous() on them first",
     "mutation": "write into a clone; for an input that the forward is to change, ctx.mark_dirty(it)",
-    "random numbers": "in the backward, set the generators to their state before the forward drew (fork_rng around it)",
     "replay": "keep what the backward needs on ctx, by save_for_backward, and nowhere else",
     "random numbers": "save the mask, or the generators' states, which the backward sets in torch.random.fork_rng()",
     "needs_input_grad": "return each gradient in its input's place, None only where ctx.needs_input_grad[i] is False",
