@@ -5,8 +5,10 @@ Each entry says its purpose, the versions it was tried on, and the behaviour whe
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,10 +21,13 @@ __all__ = [
     "DispatchMode",
     "below_autograd",
     "compiled_original",
+    "counting",
     "current_backward",
+    "eager",
     "flatten_tree",
     "function_of",
     "fused_sgd",
+    "graphs_compiled",
     "has_bfloat16_products",
     "operation_name",
     "operator_of",
@@ -32,6 +37,7 @@ __all__ = [
     "tensor_stores",
     "threshold_backward_into",
     "tree_leaves",
+    "uncompiled",
     "unflatten_tree",
 ]
 
@@ -157,3 +163,37 @@ def compiled_original(module: nn.Module) -> nn.Module | None:
 def tensor_stores(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters and the buffers of ``module`` itself, by name, to be changed in place (2.6 to 2.14)."""
     return module._parameters, module._buffers
+
+
+def graphs_compiled() -> int:
+    """How many graphs ``torch.compile`` has compiled in this process so far (2.6 to 2.14).
+
+    0 where PyTorch's compiler was not imported, which is not imported for this.
+    """
+    compiler = sys.modules.get("torch._dynamo.utils")
+    return 0 if compiler is None else int(compiler.counters["stats"]["unique_graphs"])
+
+
+def eager() -> AbstractContextManager[Any]:
+    """A context in which compiled code runs as it was written (2.6 to 2.14)."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def counting(backend: Any, **fixed: Any) -> tuple[Callable[..., Any], list[int]]:
+    """A backend of ``torch.compile`` that calls ``backend``, and how large the graphs are that it compiled so far.
+
+    Nothing compiled before is used again with it, so that a graph is compiled for whatever runs compiled (2.6 to 2.14).
+    """
+    lookup = importlib.import_module("torch._dynamo").lookup_backend
+    compiler, graphs = lookup(backend), list[int]()
+
+    def compile_graph(graph: Any, *arguments: Any, **options: Any) -> Any:
+        graphs.append(len(graph.graph.nodes))
+        return compiler(graph, *arguments, **options, **fixed)
+
+    return compile_graph, graphs
+
+
+def uncompiled(function: Any) -> Any:
+    """The function or module that ``torch.compile`` made ``function`` of; itself if it did not (2.6 to 2.14)."""
+    return getattr(function, "_torchdynamo_orig_callable", getattr(function, "_orig_mod", function))

@@ -5,6 +5,7 @@ anybody's training loop. Nothing here knows of networks or data of ours; ``lean_
 """
 
 from lean_mnist.crosscheck.comparison import Divergence
+from lean_mnist.crosscheck.executions import check_compiled
 from lean_mnist.crosscheck.function_check import RULES, check_function
 from lean_mnist.crosscheck.monitor import GradientMonitor
 from lean_mnist.crosscheck.report import FunctionReport, Severity, Verdict
@@ -18,5 +19,6 @@ __all__ = [
     "GradientMonitor",
     "Severity",
     "Verdict",
+    "check_compiled",
     "check_function",
 ]

@@ -51,9 +51,13 @@ class Divergence:
         return self.value / self.allowed if self.allowed > 0 else math.inf
 
     def __str__(self) -> str:
+        return self.said("hand-written", "reference")
+
+    def said(self, ours: str, reference: str) -> str:
+        """In a line, with words for the two."""
         place = f"[{', '.join(map(str, self.index))}]" if self.index else ""
         return (
-            f"{self.name}{place}: hand-written {self.ours:.9g}, reference {self.reference:.9g} "
+            f"{self.name}{place}: {ours} {self.ours:.9g}, {reference} {self.reference:.9g} "
             f"(divergence {self.value:.2e}, rounding explains {self.allowed:.2e})"
         )
 

@@ -11,7 +11,7 @@ from lean_mnist.crosscheck.report.advice import DERIVATIVE, MEND
 from lean_mnist.crosscheck.verdicts import Severity, Verdict
 
 OUTPUT, GRADIENT, GRADCHECK = "output", "gradient", "gradcheck"  # rules that reports have attributes for
-NO_RULES = ("backward", "intended")  # names that findings have and ``skip`` does not know
+NO_RULES = ("backward", "intended", "compiled", "sharded")  # names that findings have and ``skip`` does not know
 WHOSE = "the function whose derivative it is"
 ITERATIVE = 1e-3  # an error below this may be that of an iterative solver
 

@@ -1,0 +1,93 @@
+"""A compiled model gives what it gives eager; what was not compiled is not said to have been checked."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lean_mnist.crosscheck import Severity, Verdict, check_compiled
+from lean_mnist.errors import ArgumentError
+from tests.support.written_functions import SetupContext
+
+
+class Model(nn.Module):
+    """A custom Function between layers of which one has state, and random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x: Any) -> Any:
+        return {"logits": self.last(nn.functional.dropout(SetupContext.apply(self.norm(self.first(x))), 0.2))}
+
+
+def leaf(*shape: int) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).requires_grad_()
+
+
+def scaling_gradients(factor: float) -> Any:
+    """A backend that multiplies every gradient by ``factor``."""
+    from functorch.compile import make_boxed_func  # type: ignore[import-untyped]
+    from torch._dynamo.backends.common import aot_autograd
+
+    def scaled(graph: Any, example: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            return [x if x is None else x * factor for x in graph(*arguments)]
+
+        return make_boxed_func(run)
+
+    return aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph), bw_compiler=scaled)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", scaling_gradients(1.0)])
+def test_a_model_that_compiles_right(backend: Any) -> None:
+    torch.manual_seed(0)
+    model = Model()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    report = check_compiled(model, [leaf(5, 6)], backend=backend, seed=1)
+    assert report.ok, report
+    names = {f.subject for f in report.findings}
+    assert {"output 0", "buffer norm.running_mean", "gradient of input 0", "gradient of last.bias"} <= names
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0, 1.001])
+def test_gradients_that_a_backend_scales_are_errors(factor: float) -> None:
+    report = check_compiled(Model(), [leaf(5, 6)], backend=scaling_gradients(factor), seed=1)
+    assert report.verdict is Verdict.FAILED
+    assert {"gradient of input 0", "gradient of last.weight"} <= {f.subject for f in report.failures}
+    assert all(f.severity in (None, Severity.ERROR) for f in report.failures)
+    assert "torch.compiler.disable" in str(report)
+
+
+def test_a_gradient_that_is_dropped_under_compilation() -> None:
+    def function(*, x: Any) -> Any:
+        return x.sin() + (x.detach() if torch.compiler.is_compiling() else x)
+
+    report = check_compiled(function, {"x": leaf(3, 4)}, backend="aot_eager", seed=1)
+    assert [f.subject for f in report.failures] == ["gradient of x"]
+    # The eager twin of what is compiled already is the function that it was made of.
+    report = check_compiled(torch.compile(function, backend="eager"), {"x": leaf(3, 4)}, backend="eager", seed=1)
+    assert report.verdict is Verdict.FAILED
+
+
+def test_what_was_not_compiled_is_inconclusive() -> None:
+    sine = torch.compiler.disable(lambda x: x.sin())
+    report = check_compiled(lambda x: sine(x), [leaf(3)], backend="eager", seed=1)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "nothing was compiled" in str(report)
+
+
+def test_a_compilation_that_fails_and_a_model_that_does_not_run() -> None:
+    def backend(graph: Any, example: Any) -> Any:
+        raise NotImplementedError("no such operation")
+
+    report = check_compiled(torch.sin, [leaf(3)], backend=backend, seed=1)
+    assert report.verdict is Verdict.FAILED
+    assert "no such operation" in str(report)
+    with pytest.raises(ArgumentError, match=r"model: eager it raised RuntimeError: mat1 and mat2 shapes"):
+        check_compiled(Model(), [leaf(5, 7)], backend="eager")
+    with pytest.raises(ArgumentError, match=r"expected a parameter or an input that requires a gradient"):
+        check_compiled(torch.sin, [torch.ones(3)], backend="eager")
