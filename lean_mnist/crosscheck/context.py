@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,7 @@ class Context:
     coarsest: float = 0.0  # a unit of rounding on the way that is larger than the dtypes say (autocast, TF32)
     noise: dict[object, float] = field(default_factory=dict)  # of one output, by checked input and precision
     kinks: set[int] = field(default_factory=set)  # inputs at whose value a rule met a kink
+    started: float = field(default_factory=lambda: time.monotonic())
     generator: torch.Generator = field(init=False)
     outputs: list[Tensor] = field(init=False)  # of one forward, detached
     differentiable: list[bool] = field(init=False)  # which of them depend on an input
@@ -69,6 +71,12 @@ class Context:
     def unit(self) -> float:
         """The unit of rounding of the coarsest dtype among inputs and outputs, or on the way."""
         return max(self.coarsest, *(torch.finfo(dtype).eps / 2 for dtype in self.dtypes))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all inputs and outputs."""
+        tensors = [x for x in (*self.subject.inputs, *self.outputs) if isinstance(x, Tensor)]
+        return sum(x.numel() * x.element_size() for x in tensors)
 
     def gaussian(self) -> list[Tensor]:
         """Upstream gradients, Gaussian, one for each output, exactly representable in its dtype."""

@@ -6,9 +6,10 @@ and the contract that every Function owes. This module validates the question an
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +22,23 @@ from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import why_not_float64
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
 from lean_mnist.crosscheck.options import Options, VaryBatch, VarySizes
-from lean_mnist.crosscheck.report import GRADIENT, Finding, FunctionReport, Severity, Verdict, failed, note
+from lean_mnist.crosscheck.report import (
+    GRADIENT,
+    Finding,
+    FunctionReport,
+    Severity,
+    Verdict,
+    failed,
+    not_applicable,
+    note,
+)
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_dense, is_float
 from lean_mnist.crosscheck.subjects.calls import (
     CallFailed,
     Evaluated,
     GradientSource,
+    NotChecked,
     Subject,
     norm,
     one_line,
@@ -58,6 +69,9 @@ def check_function(
     derivative_of: Callable[..., Any] | None = None,
     tolerance: float = 0.0,
     gradients_from: GradientSource = None,
+    time_limit: float = math.inf,
+    max_memory: float = math.inf,
+    fast: bool = False,
 ) -> FunctionReport:
     """Check ``function`` (say ``MyFunction.apply``) and its gradients against ``reference``, in plain PyTorch.
 
@@ -95,6 +109,9 @@ def check_function(
         gradients_from: where gradients are read that ``torch.autograd.grad`` does not return: ``"backward"`` (``.grad``
             after ``.backward()``; so too, with a note, where nothing is said and only that runs), ``"main_grad"``, or
             a function from a tensor to its gradient, called after ``.backward()``.
+        time_limit: in seconds; rules are asked in the order of their worth for their cost, what does not fit is listed.
+        max_memory: in bytes, beside the inputs; rules that would take more are left out, and listed.
+        fast: ask the rules of most worth for their cost only (those that are registered as ``fast``).
 
     The report's verdict is ``FAILED``, ``PASSED``, or, where no oracle applied to some input, ``INCONCLUSIVE``.
     Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
@@ -110,6 +127,7 @@ def check_function(
         tolerance=tolerance,
         intended=intended or _declared(function, "intended") or "",
         derivative_of=derivative_of or _declared(function, "derivative_of"), gradients_from=gradients_from,
+        time_limit=time_limit, max_memory=max_memory, fast=fast,
     )  # fmt: skip
     checked = _validated(given, arguments.names, skip)
     seed = secrets.randbits(48) if seed is None else seed
@@ -120,26 +138,38 @@ def check_function(
     # A stochastic function is seeded on every device in use, so the generators of all are put back.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         subject = Subject(function, "function", own, checked, arguments=arguments, source=options.gradients_from)
-        first = _first_call(subject, seed)
-        plain = replace(subject, clones=False, source=None)
-        other = None if reference is None else replace(plain, function=reference, role="reference")
-        if other is not None:
-            _require_same_shapes(first, other)
-        smooth = None
-        if options.derivative_of is not None:
-            smooth = replace(plain, function=options.derivative_of, role="derivative_of")
-            _require_same_shapes(first, smooth)
-        ctx = Context(subject, other, arguments.names, seed, options, smooth)
-        findings = _ask(ctx)
+        try:
+            findings, judged_by = _ask(_context(subject, reference, arguments.names, seed, options))
+        except Exception as error:
+            reason = NotChecked.of(error)
+            if reason is None:
+                raise
+            findings = [not_applicable(str(reason), rule="backward")]
+            judged_by = {arguments.names[i]: () for i in checked}
     worth = f"{escape_probability(probes):.1e}"
     remark = f"{probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
     if reference is None:
         remark += "; no reference, so the forward itself was not checked"
     oracles = tuple(rule.name for rule in rules.RULES if rule.oracle and rule.name not in skip)
-    judged_by = {} if options.intended else _judged_by(ctx, findings)
     return FunctionReport(
         tuple(findings), seed, remark, Severity(fail_on), options.intended, judged_by, oracles, question=question
     )
+
+
+def _context(
+    subject: Subject, reference: Callable[..., Any] | None, names: Sequence[str], seed: int, options: Options
+) -> Context:
+    """The check's state, once the functions are seen to run, and to give outputs of the same shapes."""
+    first = _first_call(subject, seed)
+    plain = replace(subject, clones=False, source=None)
+    other = smooth = None
+    if reference is not None:
+        other = replace(plain, function=reference, role="reference")
+        _require_same_shapes(first, other)
+    if options.derivative_of is not None:
+        smooth = replace(plain, function=options.derivative_of, role="derivative_of")
+        _require_same_shapes(first, smooth)
+    return Context(subject, other, names, seed, options, smooth)
 
 
 def _judged_by(ctx: Context, findings: Sequence[Finding]) -> dict[str, tuple[str, ...]]:
@@ -161,24 +191,37 @@ def _declared(function: Callable[..., Any], attribute: str) -> Any:
     return getattr(owner, attribute, None) if declares else None
 
 
-def _ask(ctx: Context) -> list[Finding]:
-    findings: list[Finding] = []
+def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
+    """The findings of all rules that are to be asked, and that time and memory allow; and what judged which input."""
+    options = ctx.options
     try:
         refused = ctx.subject.refused_by_grad(ctx.gaussian())
     except CallFailed as failure:
-        return [failed(f"{failure}{_named_input(failure, ctx)}", rule="backward")]
+        findings = [failed(f"{failure}{_named_input(failure, ctx)}", rule="backward")]
+        return findings, _judged_by(ctx, findings)
+    for subject in (ctx.subject, ctx.reference, ctx.smooth):
+        if subject is not None:
+            subject.deadline = ctx.started + options.time_limit
+    try:
+        ctx.why_not_float64 = why_not_float64(ctx)
+    except Exception as error:
+        reason = NotChecked.of(error)
+        if reason is None:
+            raise
+        ctx.why_not_float64 = str(reason)
+    said = [note(f"{options.intended}: the gradient is meant not to be the derivative, and is compared with none")]
+    findings = [replace(said[0], rule="intended")] if options.intended else []
     if refused:
         text = f"read from .grad after .backward(), because with torch.autograd.grad its {refused}"
         findings.append(replace(note(text), rule="gradients_from"))
-    ctx.why_not_float64 = why_not_float64(ctx)
-    skip, intended = ctx.options.skip, ctx.options.intended
-    if intended:
-        text = f"{intended}: the gradient is meant not to be the derivative, and is compared with none"
-        findings.append(replace(note(text), rule="intended"))
     for rule in rules.RULES:
-        if rule.name not in skip and not (intended and rule.oracle and rule.name != GRADIENT):  # which compares outputs
-            findings += [finding for finding in rule.findings(ctx) if finding.rule not in skip]
-    return findings
+        # An oracle is not asked of what is meant not to be the derivative, but for outputs.
+        if rule.name in options.skip or (options.intended and rule.oracle and rule.name != GRADIENT):
+            continue
+        left_out = rule.left_out(ctx)
+        found = [not_applicable(left_out, rule=rule.name)] if left_out else rule.findings(ctx)
+        findings += [finding for finding in found if finding.rule not in options.skip]
+    return findings, {} if options.intended else _judged_by(ctx, findings)
 
 
 def _require_callable(name: str, given: object) -> None:
@@ -260,7 +303,12 @@ def _require_same_shapes(first: Evaluated, reference: Subject) -> None:
         raise ArgumentError(
             f"{reference.role}: expected an output that depends on an input with requires_grad, found none"
         )
-    exact = reference_outputs(reference, [y.dtype for y in first.outputs], torch.Generator()).exact
+    try:
+        exact = reference_outputs(reference, [y.dtype for y in first.outputs], torch.Generator()).exact
+    except Exception as error:
+        if NotChecked.of(error):
+            return  # the rules will say so
+        raise
     if not exact:
         raise ArgumentError(f"{reference.role}: expected a floating output, found none")
     if [y.shape for y in first.outputs] != [y.shape for y in exact]:

@@ -30,6 +30,9 @@ class Options:
     derivative_of: Callable[..., Any] | None = None
     tolerance: float = 0.0
     gradients_from: GradientSource = None
+    time_limit: float = math.inf
+    max_memory: float = math.inf
+    fast: bool = False
 
     @classmethod
     def once(cls) -> Options:
@@ -57,5 +60,9 @@ class Options:
         if not (self.gradients_from in (None, *SOURCES) or callable(self.gradients_from)):
             found = f"{self.gradients_from!r}{nearest(str(self.gradients_from), SOURCES)}"
             raise ArgumentError(f"gradients_from: expected {', '.join(SOURCES)} or a function, found {found}")
+        for option in ("time_limit", "max_memory"):
+            value = getattr(self, option)
+            if not isinstance(value, (int, float)) or not value > 0:
+                raise ArgumentError(f"{option}: expected a number above 0, found {value!r}")
         if isinstance(self.skip, str):
             raise ArgumentError(f"skip: expected a list of names of RULES, found the string {self.skip!r}")

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Kind, diagnose
-from lean_mnist.crosscheck.report import Finding, Severity, failed
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Upstream
+from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable
+from lean_mnist.crosscheck.subjects.calls import CallFailed, NotChecked, Upstream, one_line
+from lean_mnist.errors import ArgumentError
 
 Ask = Callable[[Context], "list[Finding]"]
 
@@ -33,13 +34,33 @@ class Rule(NamedTuple):
     points_to: Kind | None
     severity: Severity
     oracle: bool
+    fast: bool
+    copies: float
+
+    def left_out(self, ctx: Context) -> str:
+        """The reason why the options leave it out; empty if they do not."""
+        options = ctx.options
+        needed = self.copies * ctx.size
+        if options.fast and not self.fast:
+            return "not checked: fast"
+        if needed > options.max_memory:
+            return f"not checked: some {needed:.1e} bytes, more than max_memory"
+        return ""
 
     def findings(self, ctx: Context) -> list[Finding]:
-        """The findings, each with the rule's name unless it has another; a call that raises is one that failed."""
+        """The findings, each with the rule's name unless it has another; a call that raises is one that failed.
+
+        Where memory or time runs out, or the rule itself raises, it is not applicable: what others found stays.
+        """
         try:
             found = self.ask(ctx)
         except CallFailed as failure:  # it ran before, so it does not always
             found = [failed(f"its {failure}")]
+        except ArgumentError:
+            raise
+        except Exception as error:
+            reason = NotChecked.of(error) or f"internal error, {type(error).__name__}: {one_line(error, 160)}"
+            found = [not_applicable(str(reason))]
         return [self._own(finding) for finding in found]
 
     def _own(self, finding: Finding) -> Finding:
@@ -59,14 +80,18 @@ def rule(
     points_to: Kind | None = None,
     severity: Severity = Severity.ERROR,
     oracle: bool = False,
+    fast: bool = False,
+    copies: float = 8.0,
 ) -> Callable[[Ask], Ask]:
     """Register the decorated function as the rule ``name``.
 
-    ``severity`` is that of its failures; an ``oracle`` can tell a first-order gradient from a wrong one.
+    ``order`` is that in which rules are asked, which is that of their worth for their cost. ``severity`` is that of its
+    failures; an ``oracle`` can tell a first-order gradient from a wrong one. A ``fast`` one is asked even if few are.
+    ``copies``: so many times the bytes of inputs and outputs it takes in memory.
     """
 
     def register(ask: Ask) -> Ask:
-        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle))
+        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle, fast, copies))
         return ask
 
     return register

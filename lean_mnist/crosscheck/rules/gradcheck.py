@@ -8,6 +8,7 @@ with smaller steps and a forward for each backward.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +25,11 @@ from lean_mnist.crosscheck.numerics.step_sizes import noise_of, residuals_along
 from lean_mnist.crosscheck.report import GRADCHECK, Finding, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.subjects.arguments import floating_outputs
-from lean_mnist.crosscheck.subjects.calls import in_dtype, one_line
+from lean_mnist.crosscheck.subjects.calls import NotChecked, in_dtype, one_line
 
-# It calls the function twice an input number; beyond this many it would take minutes.
+# It calls the function twice a number: at most so many numbers, and so many seconds, or what the check took until then.
 GRADCHECK_NUMBERS = 2000
+GRADCHECK_SECONDS = 2.0
 EPS, RTOL, ATOL = 1e-6, 1e-5, 1e-7
 SMALLER = (2.0**-24, 2.0**-28)  # below these, rounding is more than ATOL
 
@@ -74,6 +76,12 @@ def _unsuitable(ctx: Context) -> str:
         largest = float(x.abs().max()) if x.numel() else 0.0
         if largest > 1e4 or 0 < largest < 1e-3:
             return f"numbers as large as {largest:.1g} in {ctx.name(place)} do not suit its fixed step of 1e-6"
+    started = time.monotonic()
+    ctx.subject.vjp(ctx.outputs, dtype=torch.float64)
+    now = time.monotonic()
+    seconds = 2 * numbers * (now - started)
+    if seconds > max(GRADCHECK_SECONDS, now - ctx.started):
+        return f"{numbers:,} numbers would take it some {seconds:.0f} s"
     return ""
 
 
@@ -143,6 +151,8 @@ def _refusal(ctx: Context, inputs: Sequence[object], eps: float = EPS, alone: bo
     except GradcheckError as error:
         refusal = one_line(error, 160)
     except Exception as error:  # the function's own, called in a way that was not tried before
+        if NotChecked.of(error):
+            raise
         refusal = f"{type(error).__name__}: {one_line(error, 160)}"
     else:
         return ""

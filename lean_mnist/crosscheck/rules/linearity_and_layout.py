@@ -28,7 +28,7 @@ HALF_FACTORS = (-1.0, 2.0**-6)
 HEADROOM = 2.0**-20  # of the range of numbers; results below this share of it leave a backward room on the way
 
 
-@rule("upstream gradient", order=40)
+@rule("upstream gradient", order=40, fast=True)
 def upstream_values(ctx: Context) -> list[Finding]:
     """Zero gives exactly zero; ones and Gaussian numbers, doubled, negated, and scaled far up and down, do so to it.
 

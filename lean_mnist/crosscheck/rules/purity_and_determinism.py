@@ -18,7 +18,7 @@ from lean_mnist.crosscheck.subjects.nodes import custom_nodes, kept_tensors
 ALL_SUBSETS = 4  # of so many inputs; of more, single ones and all but one
 
 
-@rule("mutation", order=80, points_to=Kind.MUTATION)
+@rule("mutation", order=80, fast=True, points_to=Kind.MUTATION)
 def mutation(ctx: Context) -> list[Finding]:
     """Neither pass changes the inputs, nor the backward its upstream gradient, the outputs or what the forward kept."""
     before = [x.detach().clone() if isinstance(x, Tensor) else None for x in ctx.subject.inputs]

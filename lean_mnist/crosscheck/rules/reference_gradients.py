@@ -29,7 +29,7 @@ def escape_probability(probes: int) -> float:
     return (math.sqrt(2 / math.pi) / 100) ** probes
 
 
-@rule(GRADIENT, order=10, also=(OUTPUT,), oracle=True)
+@rule(GRADIENT, order=10, also=(OUTPUT,), oracle=True, fast=True)
 def compare_with_reference(ctx: Context) -> list[Finding]:
     """Outputs and gradients of the function beside those of the reference, for ``probes`` upstream gradients."""
     worst = dict[int, Finding]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,21 @@ class CallFailed(Exception):
     def __init__(self, stage: str, error: Exception) -> None:
         super().__init__(f"{stage} raised {type(error).__name__}: {one_line(error)}")
         self.error = error
+
+
+class NotChecked(Exception):
+    """A check ended for a reason that says nothing about the gradient: memory ran out, or time was up."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> NotChecked | None:
+        """``error`` as such a reason; ``None`` if it is none. For the CPU's allocator PyTorch has no class."""
+        if isinstance(error, NotChecked):
+            return error
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+            isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        ):
+            return cls(f"out of memory ({one_line(error, 120) or type(error).__name__})")
+        return None
 
 
 def one_line(error: object, limit: int = 300) -> str:
@@ -65,7 +81,7 @@ class Evaluated:
                 )
             )
         except Exception as error:
-            raise CallFailed("backward", error) from error
+            raise NotChecked.of(error) or CallFailed("backward", error) from error
 
     def _by_backward(
         self, leaves: Sequence[Any], roots: list[Tensor], weights: list[Tensor], retain: bool, create: bool
@@ -114,6 +130,7 @@ class Subject:
     clones: bool = False  # give it clones of leaves, because it writes into its inputs (and says so: mark_dirty)
     arguments: Arguments | None = None  # the structure that its inputs are the leaves of; None where it takes them flat
     source: GradientSource = None
+    deadline: float = math.inf  # of time.monotonic(), after which calls raise NotChecked
 
     def at(self, inputs: Sequence[Any]) -> Subject:
         """The same function at other inputs."""
@@ -124,8 +141,13 @@ class Subject:
         if self.seed is not None:
             seed_everything(self.seed)
 
+    def _in_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise NotChecked("not checked: time limit")
+
     def __call__(self, *arguments: Any) -> Any:
         """The function's result, whatever it is, on the very tensors given (clones, where it needs them)."""
+        self._in_time()
         self.reseed()
         return self._applied(*(x.clone() if self.clones and isinstance(x, Tensor) else x for x in arguments))
 
@@ -165,9 +187,10 @@ class Subject:
 
     def _outputs(self, function: Callable[..., Any], arguments: Sequence[Any]) -> list[Tensor]:
         try:
+            self._in_time()
             result = function(*arguments)
         except Exception as error:
-            raise CallFailed("forward", error) from error
+            raise NotChecked.of(error) or CallFailed("forward", error) from error
         return floating_outputs(result, self.role)
 
     def refused_by_grad(self, upstream: Upstream) -> str:
