@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -278,6 +278,48 @@ class Stale(Function):
         return 2 * Stale.kept * g
 
 
+class Stacked(Function):
+    """Takes what was kept last: right where backwards come in the order opposite to that of their forwards."""
+
+    kept: ClassVar[list[Any]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        Stacked.kept.append(x.detach())
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return 2 * Stacked.kept.pop() * g
+
+
+class Evaluated(Function):
+    """Keeps its activation on the class where no gradient is needed, over that of a forward which needs one."""
+
+    kept: Any = None
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        ctx.mine = x.detach() * 1
+        Evaluated.kept = None if ctx.needs_input_grad[0] else x.detach()
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return 2 * (ctx.mine if Evaluated.kept is None else Evaluated.kept) * g
+
+
+class KeepsAttribute(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        ctx.x = x
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return 2 * ctx.x * g
+
+
 class Accumulates(Function):
     """Right the first time only that the graph is gone through."""
 
@@ -544,6 +586,16 @@ OTHER = {
         made(overwrites_input, lambda ctx, saved, g: 2 * (saved[0] - 1) * g), shared, ((6, 5),), "mutation", "input 0"
     ),
     "overwrites its output": Fault(OverwritesOutput.apply, torch.exp, ((6, 5),), "mutation", "output 0"),
+    "last on a stack": Fault(Stacked.apply, shared, ((6, 5),), "replay", "input 0", "stale value"),
+    "kept by evaluation": Fault(Evaluated.apply, shared, ((6, 5),), "replay", "input 0", "stale value"),
+    "kept as an attribute": Fault(KeepsAttribute.apply, shared, ((6, 5),), "changed input", "input 0"),
+    "inputs told by identity": Fault(
+        made(lambda a, b: a * b, lambda ctx, s, g: (g * s[1], g * s[0] * (s[0].data_ptr() != s[1].data_ptr()))),
+        torch.mul, PAIR, "same tensor twice",
+    ),
+    "undefined one of one output crashes": Fault(
+        made(torch.square, right_square, set_materialize_grads=False), shared, ((6, 5),), "undefined upstream",
+    ),
     "noise": Fault(
         square(lambda ctx, saved, g: 2 * saved[0] * g + 1e-4 * torch.randn_like(g)),
         shared,

@@ -17,6 +17,8 @@ MEND = {
     "mutation": "write into a clone; for an input that the forward is to change, ctx.mark_dirty(it)",
     "replay": "keep what the backward needs on ctx, by save_for_backward, and nowhere else",
     "random numbers": "save the mask, or the generators' states, which the backward sets in torch.random.fork_rng()",
+    "changed input": "keep inputs by ctx.save_for_backward, which notices that they were changed",
+    "same tensor twice": "write no gradient into a saved input, and tell inputs by place, not by identity",
     "needs_input_grad": "return each gradient in its input's place, None only where ctx.needs_input_grad[i] is False",
     "double backward": "add @once_differentiable to the backward (from torch.autograd.function)",
     "autocast": "add @torch.amp.custom_fwd(device_type=…) to the forward and @torch.amp.custom_bwd(…) to the backward",

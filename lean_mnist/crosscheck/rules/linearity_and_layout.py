@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,12 +120,17 @@ def _of_layout(finding: Finding) -> Finding:
 
 @rule("undefined upstream", order=60)
 def undefined_upstream(ctx: Context) -> list[Finding]:
-    """An undefined upstream gradient means zero: so it is for all outputs but the one that is used."""
+    """An undefined upstream gradient means zero: for all outputs but the one that is used, and for all of them."""
     used = [k for k, differentiable in enumerate(ctx.differentiable) if differentiable]
-    if len(used) < 2:
-        return [not_applicable("one output only")]
     findings: list[Finding] = []
-    for k in used:
+    with noting_failed_calls(findings, "where no upstream gradient is defined", severity=Severity.WARNING):
+        evaluated = ctx.subject.call()
+        blocked = {k: _Blocked.apply(y) if k in used else y for k, y in enumerate(evaluated.outputs)}
+        evaluated = replace(evaluated, outputs=list(blocked.values()))
+        for place, g in enumerate(evaluated.gradients(ctx.checked, ctx.gaussian())):
+            if bool((g != 0).any()):
+                findings.append(failed("with none defined it is not zero", ctx.name(place)))
+    for k in used if len(used) > 1 else ():
         upstream = ctx.gaussian()
         zeros = [v if j == k else torch.zeros_like(v) for j, v in enumerate(upstream)]
         with noting_failed_calls(findings, f"where only output {k} is used"):
@@ -132,7 +138,19 @@ def undefined_upstream(ctx: Context) -> list[Finding]:
             found = ctx.subject.vjp([v if j == k else None for j, v in enumerate(upstream)])
             words = f"only output {k} used: other gradients than with zeros for the others"
             findings += other_gradients(ctx, words, found, expected, zeros)
-    return findings or [passed("each output used alone gives what zeros for the others give")]
+    return findings or [passed("undefined ones are zeros")]
+
+
+class _Blocked(torch.autograd.Function):
+    """Its input, without a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> None:
+        return None
 
 
 def _input_layouts(subject: Subject, i: int, x: Tensor) -> Iterator[tuple[str, Tensor]]:
