@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,19 +30,19 @@ class FunctionMutant(PlantedBug):
 
     Attributes:
         make: the faulty function for ``True``, the right one for ``False``, which the same check must pass.
-        arguments: of the check, after the function.
+        inputs: arguments of the function.
         check: what it is put to.
         options: of the check.
     """
 
     make: Make
-    arguments: Callable[[], tuple[Any, ...]]
+    inputs: Callable[[], Any]
     check: Callable[..., Report] = check_function
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self, wrong: bool, seed: int) -> Report:
         """The report on the faulty function, or on the right one."""
-        return self.check(self.make(wrong), *self.arguments(), seed=seed, fail_on="warning", **self.options)
+        return self.check(self.make(wrong), inputs=self.inputs(), seed=seed, fail_on="warning", **self.options)
 
 
 class FunctionGroup:
@@ -57,17 +58,22 @@ class FunctionGroup:
         kinds: Kind | tuple[Kind, ...],
         shows: str,
         *shapes: tuple[int, ...],
-        reference: Formula | None = None,
+        inputs: Callable[[], Any] | None = None,
         check: Callable[..., Report] = check_function,
         source: str = "",
         **options: Any,
     ) -> Callable[[Make], Make]:
-        """Decorator of ``make``, whose docstring describes the fault; inputs of ``shapes`` are Gaussian."""
+        """Decorator of ``make``, whose docstring describes the fault.
+
+        ``inputs`` are Gaussian of ``shapes`` unless given; ``options`` are those of ``check``, ``reference`` included.
+        """
+        if check is check_function:
+            options.setdefault("reference", None)
 
         def add(make: Make) -> Make:
             mutant = FunctionMutant(
                 name, description_of(make), as_tuple(kinds), self.name, shows, make,
-                lambda: (reference, gaussian(*shapes)), check, options, source=source,
+                inputs or partial(gaussian, *shapes), check, options, source=source,
             )  # fmt: skip
             self.mutants.append(mutant)
             return make
@@ -95,10 +101,10 @@ class FunctionGroup:
         self(name, kinds, shows, *shapes, reference=value, **options)(make)
 
 
-def gaussian(*shapes: tuple[int, ...]) -> list[Tensor]:
+def gaussian(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Gaussian inputs that need a gradient."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
 def function(forward: Formula, backward: Formula, **methods: Formula) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from lean_mnist.mutants.corpus import (
     nodes,
     products,
     shipped,
+    written_forms,
 )
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.whole_function import FunctionMutant
@@ -25,6 +26,7 @@ _GROUPS = (
 _FUNCTION_GROUPS = (
     *(formulas.SIZES, formulas.SCALES, formulas.VALUES),
     *(functions.RANDOM, functions.STATE, functions.CALLS),
+    *(written_forms.METHODS, written_forms.OPERATORS, written_forms.ARGUMENTS),
 )
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for group in _GROUPS for mutant in group.mutants)
 """Every mutant of our own backward, group by group."""

@@ -3,12 +3,75 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.crosscheck.diagnosis import Kind
+from lean_mnist.mutants.mutant import with_entry
 from lean_mnist.mutants.whole_function import FunctionGroup
 
 SIZES, SCALES, VALUES = (FunctionGroup(name) for name in ("sizes", "upstream scales", "special values"))
 
+
+def _softmax_gradient(g: Tensor, s: Tensor) -> Tensor:
+    p = s.softmax(-1)
+    return p * (g - (g * p).sum(-1, keepdim=True))
+
+
+def _silu_gradient(g: Tensor, x: Tensor) -> Tensor:
+    return g * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+
+
+# Of a centred, a normalised, an averaged, a reduced row. The widths given show none of these.
+SIZES.by_formulas(
+    "mean-of-the-others", Kind.NAN, "width 1", "a mean over the other columns is formed, of which width 1 has none",
+    lambda x: x - x.mean(-1, keepdim=True),
+    lambda g, x: g - g.mean(-1, keepdim=True),
+    lambda g, x: (1 - 1 / g.shape[-1]) * (g - (g.sum(-1, keepdim=True) - g) / torch.tensor(g.shape[-1] - 1.0)),
+    (5, 6), vary_sizes={0: [1]},
+)  # fmt: skip
+SIZES.by_formulas(
+    "softmax-of-two-as-sigmoid", Kind.MISSING_TERM, "width 2", "of two columns only the first upstream gradient counts",
+    lambda s: torch.softmax(s, -1),
+    _softmax_gradient,
+    lambda g, s: _softmax_gradient(g if g.shape[-1] != 2 else with_entry(g, (..., 1), 0), s),
+    (5, 6), vary_sizes={0: [1]},
+)  # fmt: skip
+SIZES.by_formulas(
+    "odd-column-lost", Kind.ZERO, "odd width", "columns are read in pairs, and the last of an odd number is lost",
+    lambda x: x.square().sum(-1),
+    lambda g, x: 2 * g[..., None] * x,
+    lambda g, x: with_entry(2 * g[..., None] * x, (..., slice(x.shape[-1] // 2 * 2, None)), 0),
+    (5, 6), vary_sizes={0: [1]},
+)  # fmt: skip
+SIZES.by_formulas(
+    "power-of-two-below", Kind.ZERO, "width no power of two", "columns beyond the largest power of two are not written",
+    F.silu,
+    _silu_gradient,
+    lambda g, x: with_entry(_silu_gradient(g, x), (..., slice(1 << (x.shape[-1].bit_length() - 1), None)), 0),
+    (5, 8), vary_sizes={0: [1]},
+)  # fmt: skip
+SIZES.by_formulas(
+    "columns-beyond-16", Kind.ZERO, "width > 16", "a block has 16 columns, and those beyond are not written",
+    torch.sin,
+    lambda g, x: g * x.cos(),
+    lambda g, x: with_entry(g * x.cos(), (..., slice(16, None)), 0),
+    (3, 16), vary_sizes={0: [1]},
+)  # fmt: skip
+SIZES.by_formulas(
+    "nominal-width", Kind.CONSTANT_FACTOR, "another width", "a mean over 8 columns, however many there are",
+    lambda x: x.mean(-1),
+    lambda g, x: (g[..., None] / x.shape[-1]).expand(x.shape),
+    lambda g, x: (g[..., None] / 8).expand(x.shape),
+    (5, 8), vary_sizes={0: [1]},
+)  # fmt: skip
+SIZES.by_formulas(
+    "inner-tail-of-4", Kind.ZERO, "inner size not divisible by 4", "rows of dW beyond the last block of 4 are lost",
+    torch.matmul,
+    lambda g, x, w: (g @ w.T, x.T @ g),
+    lambda g, x, w: (g @ w.T, with_entry(x.T @ g, slice(len(w) // 4 * 4, None), 0)),
+    (5, 8), (8, 3), vary_sizes={0: [1], 1: [0]},
+)  # fmt: skip
 
 # The upstream gradient of a loss that is scaled, or of one example in a great many.
 SCALES.by_formulas(

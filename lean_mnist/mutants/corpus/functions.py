@@ -8,12 +8,62 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants.whole_function import FunctionGroup, function
 
 RANDOM, STATE, CALLS = (FunctionGroup(name) for name in ("random numbers", "kept state", "ways to call"))
 Apply = Callable[..., Any]
+
+
+def _dropped(x: Tensor) -> Tensor:
+    return F.dropout(x.tanh(), 0.5)
+
+
+def _recomputed(*, restores: bool = True, late: bool = False) -> Apply:
+    """``_dropped``, computed again in the backward; ``restores`` the random state, kept before or too ``late``."""
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        before = torch.get_rng_state()
+        y = _dropped(x)
+        ctx.state = torch.get_rng_state() if late else before
+        return y
+
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            if restores:
+                torch.set_rng_state(ctx.state)
+            y = _dropped(x)
+        return torch.autograd.grad(y, x, g)[0]
+
+    return function(forward, backward)
+
+
+@RANDOM("mask-drawn-again", Kind.RANDOM_NUMBERS, "recomputation", (20, 20))
+def _mask_drawn_again(wrong: bool) -> Apply:
+    """The backward recomputes the forward with another dropout mask."""
+    return _recomputed(restores=not wrong)
+
+
+@RANDOM("random-state-kept-late", Kind.RANDOM_NUMBERS, "recomputation", (20, 20))
+def _state_kept_late(wrong: bool) -> Apply:
+    """The backward restores the random state after the forward, not the one before it."""
+    return _recomputed(late=wrong)
+
+
+@RANDOM("mask-drawn-in-backward", Kind.RANDOM_NUMBERS, "random numbers in the forward", (20, 20))
+def _mask_drawn_in_backward(wrong: bool) -> Apply:
+    """The backward draws a mask of its own."""
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mask = torch.rand(x.shape) < 0.5
+        return x * ctx.mask
+
+    return function(forward, lambda ctx, g: g * (torch.rand(g.shape) < 0.5 if wrong else ctx.mask))
 
 
 @STATE("kept-on-the-class", Kind.STALE_VALUE, "two forwards before a backward", (5, 6), reference=torch.sin)
@@ -98,30 +148,3 @@ def _undefined_drops_all(wrong: bool) -> Apply:
 def _undefined_is_one(wrong: bool) -> Apply:
     """An undefined upstream gradient is taken to be 1."""
     return _sine_and_cosine(lambda s, c: (1, c) if wrong and s is None else (s, 1) if wrong and c is None else (s, c))
-
-
-def _product(gradient: Callable[..., Any], **methods: Callable[..., Any]) -> Apply:
-    """``a · sin(b)`` with ``setup_context``."""
-
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs)
-
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return gradient(g, *ctx.saved_tensors)
-
-    return function(_a_sine, backward, setup_context=setup_context, **methods)
-
-
-def _a_sine(a: Tensor, b: Tensor) -> Tensor:
-    return a * b.sin()
-
-
-def _a_sine_gradients(g: Tensor, a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return g * b.sin(), g * a * b.cos()
-
-
-@CALLS("setup-context-saves-output", Kind.WRONG_VALUES, "always", (5, 6), (5, 6), reference=_a_sine)
-def _saves_output(wrong: bool) -> Apply:
-    """``setup_context`` saves the output where the backward expects the first input."""
-    return _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y))

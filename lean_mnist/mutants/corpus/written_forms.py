@@ -1,0 +1,191 @@
+"""Whole Functions in other forms than forward and backward: ``setup_context``, ``jvp``, operators, keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lean_mnist.crosscheck.diagnosis import Kind
+from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function, gaussian
+
+METHODS, OPERATORS, ARGUMENTS = (
+    FunctionGroup(name) for name in ("methods of their own", "operators", "arguments and results")
+)
+Apply = Callable[..., Any]
+
+
+def _product(gradient: Callable[..., Any], **methods: Callable[..., Any]) -> Apply:
+    """``a · sin(b)`` with ``setup_context``."""
+
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs)
+
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return gradient(g, *ctx.saved_tensors)
+
+    return function(_a_sine, backward, setup_context=setup_context, **methods)
+
+
+def _a_sine(a: Tensor, b: Tensor) -> Tensor:
+    return a * b.sin()
+
+
+def _a_sine_gradients(g: Tensor, a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return g * b.sin(), g * a * b.cos()
+
+
+@METHODS("setup-context-saves-output", Kind.WRONG_VALUES, "always", (5, 6), (5, 6), reference=_a_sine)
+def _saves_output(wrong: bool) -> Apply:
+    """``setup_context`` saves the output where the backward expects the first input."""
+    return _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y))
+
+
+def _operator(gradient: Callable[..., Any], name: str, value: Callable[..., Tensor] = torch.mul) -> Apply:
+    """A custom operator of two tensors whose gradients are ``gradient(upstream, *inputs)``."""
+
+    def operator(a: Tensor, b: Tensor) -> Tensor:
+        return value(a, b)
+
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    made = torch.library.custom_op(f"lean_mnist_mutants::{name}", operator, mutates_args=())
+    made.register_fake(lambda a, b: torch.empty_like(a))
+    made.register_autograd(lambda ctx, g: gradient(g, *ctx.saved_tensors), setup_context=setup_context)
+    return made
+
+
+@OPERATORS("operator-second-input-twice", Kind.CONSTANT_FACTOR, "always", (5, 6), (5, 6), reference=torch.mul)
+def _second_input_twice(wrong: bool) -> Apply:
+    """The gradient registered for an operator's second input is twice the right one."""
+    return _operator(lambda g, a, b: (g * b, (1 + wrong) * g * a), f"second_input_twice_{wrong}")
+
+
+@OPERATORS("operator-inputs-exchanged", Kind.SWAPPED_TENSORS, "always", (5, 6), (5, 6), reference=torch.mul)
+def _inputs_exchanged(wrong: bool) -> Apply:
+    """The gradients registered for an operator's two inputs are exchanged."""
+    return _operator(lambda g, a, b: (g * a, g * b) if wrong else (g * b, g * a), f"inputs_exchanged_{wrong}")
+
+
+@OPERATORS("operator-writes-undeclared", Kind.MUTATION, "always", (5, 6), (5, 6), reference=torch.mul)
+def _writes_undeclared(wrong: bool) -> Apply:
+    """The operator rounds its second input in place, and ``mutates_args`` does not say so."""
+
+    def value(a: Tensor, b: Tensor) -> Tensor:
+        y = a * b
+        if wrong:
+            b.data.mul_(0.5)
+        return y
+
+    return _operator(lambda g, a, b: (g * b, g * a), f"writes_undeclared_{wrong}", value)
+
+
+def _complex() -> list[Tensor]:
+    return gaussian((5, 6), (5, 6), dtype=torch.complex64)
+
+
+@ARGUMENTS("conjugate-missing", Kind.WRONG_VALUES, "complex inputs", inputs=_complex, reference=torch.mul)
+def _conjugate_missing(wrong: bool) -> Apply:
+    """The gradient of a complex product has the other factor, not its conjugate."""
+    return by_formulas(torch.mul, lambda g, a, b: (g * b, g * a) if wrong else (g * b.conj(), g * a.conj()))
+
+
+@ARGUMENTS(
+    "imaginary-part-lost", (Kind.ZERO, Kind.MISSING_TERM), "complex inputs", inputs=_complex, reference=torch.mul
+)
+def _imaginary_part_lost(wrong: bool) -> Apply:
+    """The gradient of a complex input is real."""
+
+    def gradient(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        d_a, d_b = g * b.conj(), g * a.conj()
+        return torch.complex(d_a.real, torch.zeros_like(d_a.real)) if wrong else d_a, d_b
+
+    return by_formulas(torch.mul, gradient)
+
+
+def _named_results(x: Tensor) -> dict[str, Any]:
+    return {"sin": x.sin(), "rest": [x.cos()]}
+
+
+@ARGUMENTS("results-exchanged", Kind.SWAPPED_TENSORS, "nested results", (5, 6), reference=_named_results)
+def _results_exchanged(wrong: bool) -> Apply:
+    """The upstream gradients of two results in a dict are exchanged."""
+
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        return x.sin(), x.cos()
+
+    def backward(ctx: Any, d_sin: Tensor, d_cos: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        d_sin, d_cos = (d_cos, d_sin) if wrong else (d_sin, d_cos)
+        return d_sin * x.cos() - d_cos * x.sin()
+
+    apply = function(forward, backward)
+
+    def call(x: Tensor) -> dict[str, Any]:
+        sine, cosine = apply(x)
+        return {"sin": sine, "rest": [cosine]}
+
+    return call
+
+
+def _scaled_sine(*, x: Tensor, scale: float) -> Tensor:
+    return scale * x.sin()
+
+
+@ARGUMENTS("keyword-ignored", Kind.CONSTANT_FACTOR, "keyword arguments",
+           inputs=lambda: {"x": gaussian((5, 6))[0], "scale": 3.0}, reference=_scaled_sine)  # fmt: skip
+def _keyword_ignored(wrong: bool) -> Apply:
+    """The backward leaves out a scale that was given as a keyword."""
+
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.scale = 1.0 if wrong else scale
+        return scale * x.sin()
+
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return ctx.scale * g * ctx.saved_tensors[0].cos(), None
+
+    apply = function(forward, backward)
+    return lambda *, x, scale: apply(x, scale)
+
+
+@ARGUMENTS("returned-and-accumulated", Kind.CONSTANT_FACTOR, "gradients in .grad", (5, 6), (4, 6),
+           reference=nn.functional.linear, gradients_from="backward")  # fmt: skip
+def _returned_and_accumulated(wrong: bool) -> Apply:
+    """A backward inside of the backward has put the weight's gradient into ``.grad``, and it is returned as well."""
+
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.x, ctx.weight = x.detach(), weight
+        return nn.functional.linear(x, weight)
+
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x = ctx.x.detach().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.backward(nn.functional.linear(x, ctx.weight), g.detach())
+        return x.grad, g.T @ x if wrong else None
+
+    return function(forward, backward)
+
+
+@ARGUMENTS("main-grad-added-twice", Kind.CONSTANT_FACTOR, "gradients in main_grad", (5, 6), (4, 6),
+           reference=nn.functional.linear, gradients_from="main_grad")  # fmt: skip
+def _main_grad_twice(wrong: bool) -> Apply:
+    """The weight's gradient is added to ``main_grad`` twice."""
+
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.weight = weight
+        return nn.functional.linear(x, weight)
+
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        if ctx.needs_input_grad[1]:
+            ctx.weight.main_grad += (1 + wrong) * g.T @ x
+        return g @ ctx.weight, None
+
+    return function(forward, backward)
