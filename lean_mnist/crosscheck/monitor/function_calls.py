@@ -57,17 +57,15 @@ def _check(
     needing = tuple(i for i, x in enumerate(arguments) if isinstance(x, Tensor) and x.requires_grad)
     inputs = [_in_full_precision(x) for x in arguments]
     subject = Subject(function.apply, function.__name__, inputs, needing, seed % 2**63)
-    results = function.apply(*inputs)
-    floats = [isinstance(y, Tensor) and y.is_floating_point() for y in _tuple(results)]
+    results = function.apply(*(x.detach().clone() if isinstance(x, Tensor) else x for x in inputs))
+    floats = [
+        isinstance(y, Tensor) and y.is_floating_point() for y in (results if isinstance(results, tuple) else (results,))
+    ]
     upstream = [_in_full_precision(v) for v, is_float in zip(came, floats, strict=True) if is_float]
     ctx = Context(subject, None, [f"input {i} of {function.__name__}" for i in range(len(inputs))], seed)
     smooth = intents.of_function(function).smooth
     forward = None if smooth is None else Subject(smooth, "derivative_of", inputs, needing)
     return differences(ctx, upstream, subject.vjp(upstream), forward)
-
-
-def _tuple(results: Any) -> tuple[Any, ...]:
-    return results if isinstance(results, tuple) else (results,)
 
 
 def _in_full_precision(x: Any) -> Any:

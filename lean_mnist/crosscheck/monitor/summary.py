@@ -36,6 +36,6 @@ class MonitorSummary:
         if self.never_met:
             lines.append(f"  named in an option and never met: {', '.join(self.never_met)}")
         if self.bypassed:
-            lines.append(f"  called without their hooks, checked with what is around them: {', '.join(self.bypassed)}")
+            lines.append(f"  called without their hooks, so seen only inside of others: {', '.join(self.bypassed)}")
         lines.append(f"  {self.seconds:.2f} s, {self.share:.1%} of the time")
         return "\n".join(lines)
