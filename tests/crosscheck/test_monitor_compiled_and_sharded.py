@@ -14,7 +14,6 @@ from torch import nn
 from lean_mnist.crosscheck.report import Verdict
 from tests.support.monitored_models import WIDTH, Applied, monitored, network, sine
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler's
 
 
