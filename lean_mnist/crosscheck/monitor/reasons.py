@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lean_mnist.crosscheck.subjects.calls import CallFailed, one_line
+from lean_mnist.crosscheck.subjects.calls import CallFailed, NotChecked, one_line
 from lean_mnist.errors import LeanMnistError
 
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ def not_applicable_because(error: Exception) -> NotApplicable:
     cause = error.error if isinstance(error, CallFailed) else error
     if isinstance(cause, NotApplicable):
         return cause
-    if isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
+    if NotChecked.of(cause) is not None:
         return NotApplicable(Reason.MEMORY, cause)
     if isinstance(error, (CallFailed, LeanMnistError)):
         return NotApplicable(Reason.CALL_FAILED, error)
