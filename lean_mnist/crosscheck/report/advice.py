@@ -24,6 +24,7 @@ MEND = {
     "autocast": "add @torch.amp.custom_fwd(device_type=…) to the forward and @torch.amp.custom_bwd(…) to the backward",
     "batch size": "treat the remainder of a tile, a single row and an empty batch like the rest",
     "size": "treat the remainder of a tile and a size of one like the rest",
+    "opcheck": "register_fake with the real kernel's shapes, dtypes and strides; mutates_args with what it writes into",
     "compiled": 'narrow it down by backend="aot_eager", then "eager"; until then keep it out by torch.compiler.disable',
     "sharded": "look for a reduction over the ranks that is missing, doubled, or of a sum for a mean",
     "backward": "mend what raises: one gradient of its input's shape, or None, for each argument of the forward",
