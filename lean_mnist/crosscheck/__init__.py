@@ -7,6 +7,7 @@ anybody's training loop. Nothing here knows of networks or data of ours; ``lean_
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.executions import check_compiled
 from lean_mnist.crosscheck.function_check import RULES, check_function
+from lean_mnist.crosscheck.module_check import check_module
 from lean_mnist.crosscheck.monitor import GradientMonitor
 from lean_mnist.crosscheck.report import FunctionReport, Severity, Verdict
 from lean_mnist.errors import GradientMismatch
@@ -21,4 +22,5 @@ __all__ = [
     "Verdict",
     "check_compiled",
     "check_function",
+    "check_module",
 ]

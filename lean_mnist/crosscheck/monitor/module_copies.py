@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,34 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason
-from lean_mnist.torch_internals import COMPILED_CALL, compiled_original, tensor_stores
+from lean_mnist.crosscheck.subjects.modules import TensorPlaces
+from lean_mnist.torch_internals import COMPILED_CALL, compiled_original
 
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type)
 
 
-class ModuleCopy:
+class ModuleCopy(TensorPlaces):
     """A copy without hooks and without compilation, sharing memory with its original.
 
-    ``set`` puts tensors in the places of parameters and buffers, where they stay: a backward that computes something
-    again finds them. What ``copy.deepcopy`` refuses (locks, handles of operators) is shared with the original.
+    What ``copy.deepcopy`` refuses (locks, handles of operators) is shared with the original.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = _copy_of(module)
-        places = defaultdict[int, list[tuple[dict[str, Any], str]]](list)
-        for part in self.module.modules():
-            for store in tensor_stores(part):
-                for key, x in store.items():
-                    places[id(x)].append((store, key))
-        named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        self._places = {name: places[id(x)] for name, x in named}
-
-    def set(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put ``tensors`` in the places that have these names."""
-        for name, x in tensors.items():
-            for store, key in self._places[name]:
-                store[key] = x
+        super().__init__(_copy_of(module))
 
 
 def _copy_of(module: nn.Module) -> nn.Module:

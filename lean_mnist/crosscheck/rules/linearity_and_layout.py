@@ -167,7 +167,8 @@ def input_layouts(ctx: Context) -> list[Finding]:
     remark = ""
     upstream = ctx.gaussian()
     expected = ctx.subject.vjp(upstream)
-    for i, x in enumerate(ctx.subject.inputs):
+    for i in ctx.subject.given:
+        x = ctx.subject.inputs[i]
         if not is_dense(x):
             continue
         for layout, laid_out in _input_layouts(ctx.subject, i, x.detach()):

@@ -24,7 +24,8 @@ class Arguments:
     """
 
     structure: Any
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the leaves
+    top: tuple[str, ...]  # of the arguments
     complex: frozenset[int]
 
     @classmethod
@@ -43,7 +44,7 @@ class Arguments:
         paths, leaves, structure = flatten_tree(named)
         top = dict(zip(named if isinstance(named, dict) else range(len(named)), names, strict=True))
         flat = tuple(f"{top[key]}{rest}" for key, rest in paths)
-        return cls(structure, flat, frozenset(i for i, x in enumerate(leaves) if _is_complex(x)))
+        return cls(structure, flat, tuple(names), frozenset(i for i, x in enumerate(leaves) if _is_complex(x)))
 
     def flat(self, inputs: Inputs) -> list[Any]:
         """The arguments one after the other, complex tensors as real ones."""

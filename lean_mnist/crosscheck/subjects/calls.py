@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import warnings
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.subjects.arguments import Arguments, floating_outputs, is_dense, is_float
+from lean_mnist.crosscheck.subjects.modules import ModuleFunction
 
 Upstream = Sequence["Tensor | None"]
 # Where gradients are read: None for what torch.autograd.grad returns, "backward" for .grad after .backward(),
@@ -58,6 +60,7 @@ class Evaluated:
     outputs: list[Tensor]
     leaves: list[Any]
     source: GradientSource = None
+    before: Callable[[], Any] = lambda: None  # called before each backward
 
     def vjp(
         self, checked: Sequence[int], upstream: Upstream, *, retain_graph: bool = False, create_graph: bool = False
@@ -72,6 +75,7 @@ class Evaluated:
         roots, weights = [y for y, _ in used], [v.to(y.dtype) for y, v in used]
         leaves = [self.leaves[i] for i in checked]
         retain_graph = retain_graph or create_graph
+        self.before()
         try:
             if self.source is not None:
                 return self._by_backward(leaves, roots, weights, retain_graph, create_graph)
@@ -136,6 +140,11 @@ class Subject:
         """The same function at other inputs."""
         return replace(self, inputs=list(inputs))
 
+    @property
+    def given(self) -> Sequence[int]:
+        """The indices of the inputs that the caller makes, in whatever layout; a module makes its own tensors."""
+        return range(len(self.inputs) - (self.function.own if isinstance(self.function, ModuleFunction) else 0))
+
     def reseed(self) -> None:
         """Put the random generators where they were before the forward, if it draws random numbers."""
         if self.seed is not None:
@@ -152,7 +161,10 @@ class Subject:
         return self._applied(*(x.clone() if self.clones and isinstance(x, Tensor) else x for x in arguments))
 
     def _applied(self, *flat: Any) -> Any:
-        return self.function(*flat) if self.arguments is None else self.arguments.call(self.function, flat)
+        return self._called(self.function, flat)
+
+    def _called(self, function: Callable[..., Any], flat: Sequence[Any]) -> Any:
+        return function(*flat) if self.arguments is None else self.arguments.call(function, flat)
 
     def call(
         self,
@@ -174,6 +186,8 @@ class Subject:
             arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
             self.reseed()
             evaluated = Evaluated(arguments, self._outputs(self._applied, arguments), leaves, self.source)
+        if isinstance(self.function, ModuleFunction):  # a backward that computes something again reads parameters
+            evaluated.before = functools.partial(self._called, self.function.put, arguments)
         if self.seed is not None:  # between forward and backward a program draws others
             seed_everything(self.seed + 1)
         return evaluated
