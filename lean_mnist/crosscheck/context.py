@@ -30,6 +30,7 @@ class Context:
     smooth: Subject | None = None  # whose derivative the gradient is meant to be, instead of the subject's own
     fixed_upstream: Upstream | None = None  # to compare gradients for, instead of random ones
     why_not_float64: str = ""  # why the function does not take float64; empty if it does
+    lowered: bool = False  # in float64 it computes in about float32 on the way
     coarsest: float = 0.0  # a unit of rounding on the way that is larger than the dtypes say (autocast, TF32)
     noise: dict[object, float] = field(default_factory=dict)  # of one output, by checked input and precision
     kinks: set[int] = field(default_factory=set)  # inputs at whose value a rule met a kink

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream
-from lean_mnist.torch_internals import DispatchMode, returns_a_view
+from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
 
 DRAWS = 3  # how often a computation is perturbed to see how far it scatters
 Result = TypeVar("Result")
@@ -37,8 +37,25 @@ def perturbed_inputs(subject: Subject, generator: torch.Generator, unit: float |
     return inputs
 
 
+# What only selects, copies or compares numbers, or gives whole ones.
+EXACT = {
+    "abs", "amax", "amin", "arange", "cat", "ceil", "clamp", "clamp_max", "clamp_min", "clone",
+    "constant_pad_nd", "copy", "embedding", "eye", "fill", "flip", "floor", "full", "gather", "index",
+    "index_select", "masked_fill", "masked_scatter", "max", "maximum", "min", "minimum", "neg", "ones", "relu",
+    "repeat", "roll", "round", "scatter", "sign", "sort", "stack", "threshold_backward", "topk", "tril",
+    "triu", "trunc", "where", "zeros",
+}  # fmt: skip
+
+
+def _rounds_nothing(name: str, arguments: Any, result: Any) -> bool:
+    if name == "_to_copy" and isinstance(result, Tensor) and result.is_floating_point():
+        given = arguments[0].dtype
+        return not given.is_floating_point or torch.finfo(given).eps >= torch.finfo(result.dtype).eps
+    return name in EXACT
+
+
 class Perturbing(DispatchMode):
-    """While active, operations return new floating tensors moved by up to one unit in the last place."""
+    """While active, operations that round return new floating tensors moved by up to one unit in the last place."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -46,8 +63,8 @@ class Perturbing(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if returns_a_view(func):
-            return result  # a view, or written in place
+        if returns_a_view(func) or _rounds_nothing(operation_name(func), args, result):
+            return result  # a view, or written in place, or exact
         if isinstance(result, Tensor):
             return self._moved(result)
         if isinstance(result, (tuple, list)):

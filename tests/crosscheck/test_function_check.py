@@ -299,7 +299,7 @@ def test_ok(gradcheck: Finding, words: str, wrong: str | None) -> None:
 
 
 def test_every_module_of_rules_is_asked_in_the_order_of_its_numbers() -> None:
-    expected = """gradient, output, JVP-VJP product, finite differences, Taylor test, upstream gradient,
+    expected = """precision, gradient, output, JVP-VJP product, finite differences, Taylor test, upstream gradient,
         upstream layout, undefined upstream, input layout, mutation, random numbers, changed input,
         replay, needs_input_grad, same tensor twice,
         double backward, autocast, gradcheck, opcheck, batch size, size"""

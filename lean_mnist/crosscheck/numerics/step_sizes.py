@@ -161,7 +161,9 @@ def noise_of(line: Line, quick: bool = False) -> float:
     between = sorted(estimates)[len(estimates) // 2] if estimates else 0.0
     mode = Perturbing(torch.Generator().manual_seed(0))
     again: list[list[Tensor]] = under(mode, lambda: [line.evaluate(line.points) for _ in range(DRAWS)], otherwise=list)
-    scattered = max((abs(line.change(values, start)) for values in again), default=0.0)
+    shapes = [y.shape for y in start]  # which may be computed by operations that round
+    same = [values for values in again if [y.shape for y in values] == shapes]
+    scattered = max((abs(line.change(values, start)) for values in same), default=0.0)
     return max(floor, between, scattered if math.isfinite(scattered) else 0.0)
 
 

@@ -109,6 +109,7 @@ class Report:
             lines.append(f"       next: {alike[0].next_step}")
         more = [f for alike in list(topics.values())[SHOWN:] for f in alike]
         lines += [f"{more[0].label}  also: {', '.join(_names(more))}; details() has the rest"] if more else []
+        lines += [str(finding) for finding in self.findings if finding.verdict is Verdict.INCONCLUSIVE]
         wrong = {finding.rule for finding in failed}
         for verdict in (Verdict.KINK, Verdict.PASSED, Verdict.NOT_APPLICABLE):
             rest = [f for f in self.findings if f.verdict is verdict]
@@ -151,7 +152,8 @@ class FunctionReport(Report):
         """``FAILED`` by what is as grave as ``fail_on``; ``INCONCLUSIVE`` where some input was judged by no oracle."""
         if self.failures:
             return Verdict.FAILED
-        return Verdict.INCONCLUSIVE if self.unjudged and not self.intended else Verdict.PASSED
+        unjudged = self.unjudged and not self.intended
+        return Verdict.INCONCLUSIVE if unjudged or self.doubted else Verdict.PASSED
 
     @property
     def failures(self) -> tuple[Finding, ...]:
@@ -162,6 +164,12 @@ class FunctionReport(Report):
     def unjudged(self) -> tuple[str, ...]:
         """The checked inputs whose gradient no oracle could tell from a wrong one."""
         return tuple(name for name, oracles in self.judged_by.items() if not oracles)
+
+    @property
+    def doubted(self) -> tuple[str, ...]:
+        """The checked inputs about whose gradient the reference itself is wrong."""
+        doubts = (finding.subject for finding in self.findings if finding.verdict is Verdict.INCONCLUSIVE)
+        return tuple(dict.fromkeys(doubts))
 
     @property
     def outputs(self) -> tuple[Divergence, ...]:
@@ -219,7 +227,8 @@ class FunctionReport(Report):
     def headline(self) -> str:
         """The verdict, the number of warnings or the inputs that nothing judged, and the seed."""
         if self.verdict is Verdict.INCONCLUSIVE:
-            words = f"INCONCLUSIVE: of {len(self.oracles)} oracles none applied to {', '.join(self.unjudged)}"
+            none = f"of {len(self.oracles)} oracles none applied to {', '.join(self.unjudged)}"
+            words = f"INCONCLUSIVE: {none if self.unjudged else f'the reference is wrong about {self.doubted[0]}'}"
         else:
             warned = len(self.warnings) if self.verdict is Verdict.PASSED else 0
             words = self.verdict.value + f" with {warned} warning{'s' * (warned > 1)}" * (warned > 0)

@@ -21,7 +21,7 @@ DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
 def finite_differences(ctx: Context) -> list[Finding]:
     """The gradient in float64, and in the precision under test where the comparison does not say more of it."""
     in64, own = not ctx.why_not_float64, ctx.dtypes[0]
-    runs = [(torch.float64, torch.float64)] if in64 else []
+    runs = [(torch.float64, torch.float64)] if in64 or own == torch.float64 else []
     if own != torch.float64 and (ctx.gradient_reference is None or not in64):
         runs.append((own, torch.float64 if in64 and same_in_float64(ctx) else own))
     findings: list[Finding] = []

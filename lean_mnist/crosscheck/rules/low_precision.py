@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Diagnosis, diagnose
 from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_inputs, under
-from lean_mnist.crosscheck.report import Finding, failed, not_applicable, passed
+from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.subjects.calls import CallFailed, norm, one_line, same_bits
 from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
@@ -37,7 +38,20 @@ SPREAD_FACTOR = 3.0
 # rounding puts on the other side of a kink, and with it much of a small gradient, does so in some of the draws only.
 DRAWS = 24
 
+PRECISION = 1e-5  # that of a gradient computed in float32
+
 _Run = Callable[..., "tuple[list[Tensor], list[Tensor]]"]
+
+
+@rule("precision", order=5, severity=Severity.WARNING)
+def precision(ctx: Context) -> list[Finding]:
+    """Given float64, it computes in float64; if not, all that follows is asked for to the precision of float32."""
+    if ctx.dtypes[0] != torch.float64:
+        return [not_applicable("the inputs are not float64")]
+    if not ctx.lowered:
+        return [passed("computed in float64")]
+    ctx.options = replace(ctx.options, tolerance=max(ctx.options.tolerance, PRECISION))
+    return [failed(f"given float64, {ctx.why_not_float64}; compared to {PRECISION:g}")]
 
 
 @rule(AUTOCAST, order=120)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, diagnose
+from lean_mnist.crosscheck.numerics.differences import reference_is_off
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients, reference_outputs
 from lean_mnist.crosscheck.report import GRADIENT, OUTPUT, Finding, Verdict
@@ -77,6 +78,8 @@ def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding]) -> None:
         elif not none and at_a_kink(ctx, place, upstream, norm(g.double() - values.exact[place])):
             ctx.kinks.add(place)
             verdict, text = Verdict.KINK, f"{text}; the reference's own gradient jumps within rounding"
+        elif not none and (off := reference_is_off(ctx, reference, place, upstream)):
+            verdict, text = Verdict.INCONCLUSIVE, off
         elif ctx.coarsest and place not in ctx.differing(ours, values.exact, upstream):
             text += ", within the precision of autocast or TF32"
         else:
