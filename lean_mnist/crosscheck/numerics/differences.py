@@ -109,6 +109,7 @@ def slope_test(
     enough: float = 0.0,
     forward: Subject | None = None,
     tolerance: float = 0.0,
+    at_once: Callable[[Line, Sequence[Tensor], float], Finding | None] = lambda *_: None,
 ) -> Outcome:
     """Judge the gradients of the checked inputs at ``places`` for ``upstream``, jointly along one random line.
 
@@ -119,6 +120,7 @@ def slope_test(
         enough: the share of what rounding explains to which the slope need be known.
         forward: of which differences are taken, if not of ``subject``.
         tolerance: the relative error (in 2-norm) that each gradient may have beside rounding.
+        at_once: given the line, the gradients and what rounding explains, a finding where fewer evaluations do.
     """
     claimed = [gradients[place] for place in places]
     # Each tensor has about the same weight, so that an error in the gradient of one is not lost beside another.
@@ -133,6 +135,10 @@ def slope_test(
         floor = FLOOR_ULPS * unit * sum(norm(u * g.double()) for u, g in pairs)
         # Of an error e, the standard deviation of ⟨u, e⟩ is its size times that of a number in u.
         floor += STANDARD_DEVIATIONS * tolerance * sum(norm(u) / max(u.numel(), 1) ** 0.5 * norm(g) for u, g in pairs)
+
+        found = at_once(line, claimed, floor)
+        if found is not None:
+            return Outcome.both(found)
 
         def change() -> float:
             drawn = perturbed_vjp(subject, upstream, perturbed_inputs(subject, generator, unit), generator, dtype)
