@@ -60,7 +60,7 @@ def test_a_right_function_that_the_check_refuses_is_a_false_alarm() -> None:
     found = run_selftest([replace(mutant, make=lambda wrong: mutant.make(True))])
     assert found.score == 1
     assert not found.ok
-    assert "false alarm: kept-on-the-class, right: ERROR" in str(found)
+    assert "false alarm: kept-on-the-class, right: " in str(found)
 
 
 def test_a_right_function_that_nothing_judged_is_a_false_alarm_too() -> None:
