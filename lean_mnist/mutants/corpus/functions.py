@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.crosscheck.diagnosis import Kind
-from lean_mnist.mutants.whole_function import FunctionGroup, function
+from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function
 
 RANDOM, STATE, CALLS = (FunctionGroup(name) for name in ("random numbers", "kept state", "ways to call"))
 Apply = Callable[..., Any]
@@ -113,6 +113,37 @@ def _workspace(wrong: bool) -> Apply:
         return g * ctx.slope
 
     return function(forward, backward)
+
+
+@STATE("overwritten-by-evaluation", Kind.STALE_VALUE, "evaluation between forward and backward", (5, 6),
+       reference=torch.sin)  # fmt: skip
+def _overwritten_by_evaluation(wrong: bool) -> Apply:
+    """The backward reads what a forward that needed no gradient has kept meanwhile."""
+    kept: dict[Any, Tensor] = {}
+
+    def gradient(g: Tensor, x: Tensor) -> Tensor:
+        return g * (kept[x.shape] if wrong and x.shape in kept else x).cos()
+
+    apply = by_formulas(torch.sin, gradient)
+
+    def call(x: Tensor) -> Tensor:
+        kept.clear()
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            kept[x.shape] = x
+        return apply(x)
+
+    return call
+
+
+@CALLS("same-tensor-counted-once", (Kind.CONSTANT_FACTOR, Kind.MISSING_TERM), "same tensor twice", (5, 6), (5, 6),
+       reference=torch.mul)  # fmt: skip
+def _same_tensor(wrong: bool) -> Apply:
+    """A tensor that is given twice is told by its address, and its gradient counted once."""
+
+    def gradient(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
+        return g * b, None if wrong and a.data_ptr() == b.data_ptr() else g * a
+
+    return by_formulas(torch.mul, gradient)
 
 
 def _sine_and_cosine(taken: Callable[[Any, Any], tuple[Any, Any]]) -> Apply:

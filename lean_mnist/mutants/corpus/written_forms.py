@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lean_mnist.crosscheck.diagnosis import Kind
+from lean_mnist.crosscheck.executions import check_compiled
 from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function, gaussian
 
-METHODS, OPERATORS, ARGUMENTS = (
-    FunctionGroup(name) for name in ("methods of their own", "operators", "arguments and results")
+METHODS, OPERATORS, ARGUMENTS, COMPILED = (
+    FunctionGroup(name) for name in ("methods of their own", "operators", "arguments and results", "compiled code")
 )
 Apply = Callable[..., Any]
 
@@ -160,13 +161,14 @@ def _returned_and_accumulated(wrong: bool) -> Apply:
     """A backward inside of the backward has put the weight's gradient into ``.grad``, and it is returned as well."""
 
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.x, ctx.weight = x.detach(), weight
+        ctx.save_for_backward(x, weight)
         return nn.functional.linear(x, weight)
 
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x = ctx.x.detach().requires_grad_()
+        x, weight = ctx.saved_tensors
+        x = x.detach().requires_grad_()
         with torch.enable_grad():
-            torch.autograd.backward(nn.functional.linear(x, ctx.weight), g.detach())
+            torch.autograd.backward(nn.functional.linear(x, weight), g.detach())
         return x.grad, g.T @ x if wrong else None
 
     return function(forward, backward)
@@ -189,3 +191,34 @@ def _main_grad_twice(wrong: bool) -> Apply:
         return g @ ctx.weight, None
 
     return function(forward, backward)
+
+
+def _sine_compiled(slope: Callable[[Tensor], Tensor]) -> Apply:
+    """``sin(x)``, whose slope where it is compiled is ``slope(x)``."""
+
+    def gradient(g: Tensor, x: Tensor) -> Tensor:
+        return g * (slope(x) if torch.compiler.is_compiling() else x.cos())
+
+    return by_formulas(torch.sin, gradient)
+
+
+@COMPILED("compiled-half", Kind.CONSTANT_FACTOR, "torch.compile", (5, 6), check=check_compiled, backend="aot_eager")
+def _compiled_half(wrong: bool) -> Apply:
+    """Where it is compiled, the gradient is half of the eager one."""
+    return _sine_compiled(lambda x: (0.5 if wrong else 1) * x.cos())
+
+
+@COMPILED("compiled-dropped", Kind.ZERO, "torch.compile", (5, 6), (6,), check=check_compiled, backend="aot_eager")
+def _compiled_dropped(wrong: bool) -> Apply:
+    """Where it is compiled, one of two inputs gets no gradient."""
+
+    def call(x: Tensor, scale: Tensor) -> Tensor:
+        return x.sin() * (scale.detach() if wrong and torch.compiler.is_compiling() else scale)
+
+    return call
+
+
+@COMPILED("compiled-in-bfloat16", Kind.PRECISION, "torch.compile", (5, 6), check=check_compiled, backend="aot_eager")
+def _compiled_in_bfloat16(wrong: bool) -> Apply:
+    """Where it is compiled, the slope is computed in bfloat16."""
+    return _sine_compiled(lambda x: x.to(torch.bfloat16).cos().to(x.dtype) if wrong else x.cos())
