@@ -14,6 +14,8 @@ from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.subjects.calls import Subject, Upstream, norm, normal
+from lean_mnist.crosscheck.subjects.nodes import custom_nodes
+from lean_mnist.torch_internals import function_of
 
 SCATTER_FACTOR = 10.0  # so many times the scatter under ulp perturbations a difference may be
 
@@ -38,12 +40,15 @@ class Context:
     generator: torch.Generator = field(init=False)
     outputs: list[Tensor] = field(init=False)  # of one forward, detached
     differentiable: list[bool] = field(init=False)  # which of them depend on an input
+    functions: list[type[Any]] = field(init=False)  # the classes of the Functions in its graph
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.seed)
         outputs = self.subject.call().outputs
         self.outputs = [y.detach() for y in outputs]
         self.differentiable = [y.requires_grad for y in outputs]
+        made_by = [function_of(node) for node in custom_nodes(outputs)]
+        self.functions = [function for function in made_by if function is not None]
 
     def at(self, inputs: Sequence[Any], words: str) -> Context:
         """The same check at other inputs, by one probe, seeded by ``words`` for them. Raises ``CallFailed``."""

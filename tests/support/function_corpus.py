@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from tests.support.planted_faults import Transformed
+
 
 class LayerNorm(Function):
     @staticmethod
@@ -398,6 +400,7 @@ RIGHT = {
     "dropout": Right(Dropout.apply, dropout, ((4, 5),), (0.4,)),
     "dropout computed again": Right(Checkpointed.apply, lambda x: F.dropout(x.tanh(), 0.5), ((4, 5),)),
     "mask like its input": Right(MaskedLike.apply, lambda x: x * (torch.rand_like(x) < 0.5), ((4, 5),)),
+    "transformed": Right(Transformed.apply, torch.mul, ((4, 5), (4, 5))),
     "one number": Right(Softmax.apply, lambda s: torch.softmax(s, -1), ((1,),)),
     "no rows": Right(MatMul.apply, torch.matmul, ((0, 3), (3, 4))),
     "large": Right(LinearReLU.apply, lambda x, w, b: F.relu(F.linear(x, w, b)), ((48, 70), (40, 70), (40,))),

@@ -341,6 +341,54 @@ def drops_out_again(ctx: Any, saved: Any, g: Any) -> Any:
     return torch.autograd.grad(F.dropout(x.tanh(), 0.5), x, g)[0]
 
 
+class Transformed(Function):
+    """A product with forward-mode and batched rules of its own."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Any:
+        return a * b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        return g * b, g * a
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, db: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        return da * b + a * db
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, a: Tensor, b: Tensor) -> Any:
+        moved = [x if d is None else x.movedim(d, 0) for x, d in zip((a, b), in_dims, strict=True)]
+        return Transformed.apply(*moved), 0
+
+
+class SecondTangentLost(Transformed):
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, db: Tensor) -> Any:
+        return da * ctx.saved_tensors[1]
+
+
+class DimensionIgnored(Transformed):
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, a: Tensor, b: Tensor) -> Any:
+        return Transformed.apply(a, b), 0 if in_dims[0] is None else in_dims[0]
+
+
+class FirstForAll(Transformed):
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, a: Tensor, b: Tensor) -> Any:
+        if None in in_dims:
+            return Transformed.vmap(info, in_dims, a, b)
+        return Transformed.apply(a.movedim(in_dims[0], 0), b.movedim(in_dims[1], 0)[:1]), 0
+
+
 class ForgetsNeeds(Function):
     """Gives the gradient of its first input whatever it is asked for."""
 
@@ -615,6 +663,9 @@ OTHER = {
         "input 0",
         "random numbers",
     ),
+    "second tangent lost": Fault(SecondTangentLost.apply, torch.mul, PAIR, "jvp", "input 1"),
+    "mapped dimension ignored": Fault(DimensionIgnored.apply, torch.mul, PAIR, "vmap"),
+    "first example for all": Fault(FirstForAll.apply, torch.mul, PAIR, "vmap", "output 0"),
     "forgets what is needed": Fault(ForgetsNeeds.apply, torch.mul, PAIR, "needs_input_grad", "input 1"),
     "raises where one is frozen": Fault(
         RaisesWhereFrozen.apply, torch.mul, PAIR, "needs_input_grad", words="IndexError"

@@ -22,6 +22,8 @@ MEND = {
     "same tensor twice": "write no gradient into a saved input, and tell inputs by place, not by identity",
     "needs_input_grad": "return each gradient in its input's place, None only where ctx.needs_input_grad[i] is False",
     "double backward": "add @once_differentiable to the backward (from torch.autograd.function)",
+    "jvp": "mend the Function's jvp: the sum over its inputs of derivative times tangent",
+    "vmap": "mend the Function's vmap: move each input's in_dims to one place, None meaning not batched",
     "autocast": "add @torch.amp.custom_fwd(device_type=…) to the forward and @torch.amp.custom_bwd(…) to the backward",
     "batch size": "treat the remainder of a tile, a single row and an empty batch like the rest",
     "size": "treat the remainder of a tile and a size of one like the rest",
