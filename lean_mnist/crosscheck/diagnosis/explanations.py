@@ -16,6 +16,7 @@ from lean_mnist.crosscheck.diagnosis import patterns
 from lean_mnist.crosscheck.diagnosis.case import UNEXPLAINED, Case, fit
 from lean_mnist.crosscheck.diagnosis.kinds import Candidate, Kind
 
+NEAR = 2**-5  # a relative error below which digits are right
 NOTHING = 1e-6  # a factor this small leaves what is lost in rounding
 
 Explanation = Callable[[Case], Iterator[Candidate]]
@@ -91,19 +92,19 @@ def _factor(case: Case) -> Iterator[Candidate]:
     model = torch.where(case.wrong, factor * case.reference, case.reference)
     if abs(factor) < NOTHING:
         yield Candidate(Kind.ZERO, "the gradient is zero but for rounding", model)
-    yield Candidate(Kind.CONSTANT_FACTOR, _factor_in_words(factor, (*case.sizes, *case.ours.shape)), model)
+    yield Candidate(Kind.CONSTANT_FACTOR, factor_in_words(factor, (*case.sizes, *case.ours.shape)), model)
 
 
-def _factor_in_words(factor: float, sizes: Sequence[int]) -> str:
+def factor_in_words(factor: float, sizes: Sequence[int], of: str = "the reference") -> str:
     """A whole number or its reciprocal where it is one, and whether it is one of ``sizes``."""
     for number, shown in ((factor, "{}"), (1 / factor if factor else 0.0, "1/{}")):
         whole = round(number)
         if abs(whole) > 1 and abs(number - whole) <= 1e-3 * abs(whole):
-            text = f"{shown.format(whole)} times the reference"
+            text = f"{shown.format(whole)} times {of}"
             if abs(whole) in sizes and abs(whole) > 2:
                 text += f" ({abs(whole)} is a size here: a mean for a sum, or a sum for a mean?)"
             return text
-    return f"{factor:.6g} times the reference"
+    return f"{factor:.6g} times {of}"
 
 
 def _clipped(case: Case) -> Iterator[Candidate]:
@@ -137,26 +138,26 @@ def _only_upstream(case: Case) -> Iterator[Candidate]:
 
 def _precision(case: Case) -> Iterator[Candidate]:
     error, size = float(case.error.norm()), float(case.reference.norm())
-    if size == 0 or error > 2**-5 * size or case.region.count * 4 < case.region.total:
+    if size == 0 or error > NEAR * size or case.region.count * 4 < case.region.total:
         return
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         name, eps = str(dtype).removeprefix("torch."), torch.finfo(dtype).eps
         coarser = eps > torch.finfo(case.dtype).eps and error > eps / 64 * size
         if coarser and bool((case.ours == case.ours.to(dtype).double()).all()):
             yield Candidate(Kind.PRECISION, f"every value is a {name} number: rounded to {name} on the way")
-    digits = -math.log10(error / size)
-    words = "as when accumulated in bfloat16 or float16" if digits < 4.5 else "more than its precision explains"
-    yield Candidate(Kind.PRECISION, f"right to {digits:.1f} digits, with errors that look random: {words}")
+    if case.product is not None:  # else an error that looks random may be that of another formula
+        digits = -math.log10(error / size)
+        yield Candidate(Kind.PRECISION, f"right to {digits:.1f} digits, with errors that look random")
 
 
 def vague(case: Case) -> Iterator[Candidate]:
-    """The words where nothing simple fits."""
+    """How near it is, where nothing simple fits, and no class."""
     a, b = torch.where(case.wrong, case.ours, 0), torch.where(case.wrong, case.reference, 0)
     product = float(a.norm() * b.norm())
     cosine = float((a * b).sum()) / product if product else 0.0
-    if case.region.count > 2 and abs(cosine) > 0.3:
-        yield Candidate(Kind.MISSING_TERM, f"cosine {cosine:.2f} with the reference: right in part")
-    yield Candidate(Kind.WRONG_VALUES, "no simple relation to the reference")
+    near = 0 < case.relative < NEAR
+    words = f"right to {-math.log10(case.relative):.1f} digits" if near else f"cosine {cosine:.2f} with the reference"
+    yield Candidate(Kind.WRONG_VALUES, f"no simple relation to the reference, {words}")
 
 
 # From the most to the least specific; the last always applies.

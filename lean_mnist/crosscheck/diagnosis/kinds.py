@@ -66,6 +66,6 @@ class Diagnosis:
     basis: Basis = Basis.FITTED
 
     def __str__(self) -> str:
-        place = f"[{', '.join(map(str, self.index))}]"
-        values = f"at {place} {self.ours:.9g} instead of {self.reference:.9g}"
+        place = f"at [{', '.join(map(str, self.index))}] " if self.index else ""
+        values = f"{place}{self.ours:.9g} instead of {self.reference:.9g}"
         return f"likely {self.kind}: {self.text} ({self.where}; {values})"

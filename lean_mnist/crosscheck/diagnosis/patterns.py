@@ -96,6 +96,12 @@ def structured(case: Case) -> Iterator[Candidate]:
             ratio = (case.ours * case.reference).sum(others, keepdim=True) / energy
             words = f"each {name} has a factor of its own: a factor is missing"
             yield Candidate(Kind.MISSING_TERM, words, ratio * case.reference)
+            if case.upstream is not None and case.upstream.shape == case.ours.shape:
+                slope = (case.ours / case.upstream.double()).nan_to_num(0.0, 0.0, 0.0)
+                energy = slope.square().sum(others, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+                share = (case.error * slope).sum(others, keepdim=True) / energy
+                words = f"off by the slope times one number for each {name}: a sum over it is missing"
+                yield Candidate(Kind.MISSING_TERM, words, case.reference + share * slope)
 
 
 def parts(case: Case) -> Iterator[Candidate]:

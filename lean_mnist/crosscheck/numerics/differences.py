@@ -50,6 +50,7 @@ class Outcome(NamedTuple):
     slope: Finding
     taylor: Finding
     left_domain: bool = False  # by the largest step
+    slopes: tuple[float, float] = (0.0, 0.0)  # found by differences, and claimed by the gradient
 
     @classmethod
     def both(cls, finding: Finding, left_domain: bool = False) -> Outcome:
@@ -207,7 +208,7 @@ def _outcome(
         verdicts = (Verdict.KINK if w else v for w, v in zip(wrong, (verdict, taylor.verdict), strict=True))
         slope_at_kink, taylor_at_kink = (Finding(v, text) for v in verdicts)
         return Outcome(slope_at_kink, taylor_at_kink)
-    return Outcome(Finding(verdict, text), taylor)
+    return Outcome(Finding(verdict, text), taylor, slopes=(found, claimed))
 
 
 def _taylor(residuals: Sequence[Residual], rounding: float) -> Finding:

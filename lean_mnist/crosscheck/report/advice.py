@@ -11,6 +11,7 @@ MEND = {
     "gradcheck": DERIVATIVE,
     "reference": DERIVATIVE,
     "precision": "compute in the dtype of the inputs: no .float() and no constants of float32 on the way",
+    "uninitialised memory": "write every element of what torch.empty or empty_like gives, or use torch.zeros_like",
     "upstream gradient": "multiply by the upstream gradient as it is: no branch on its values, no clipping, no eps",
     "upstream layout": "read the upstream gradient by its strides, or call .contiguous() on it first",
     "undefined upstream": "take an upstream gradient of None for zeros (ctx.set_materialize_grads(True), the default)",

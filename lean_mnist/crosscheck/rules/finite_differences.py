@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.context import Context
+from lean_mnist.crosscheck.diagnosis import Diagnosis, Kind, factor_in_words
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
 from lean_mnist.crosscheck.numerics.step_sizes import Line, noise_of
 from lean_mnist.crosscheck.report import Finding, Verdict
 from lean_mnist.crosscheck.rules import rule
-from lean_mnist.crosscheck.subjects.calls import Subject, norm
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, norm
 
 DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
 
@@ -50,15 +53,57 @@ def _one_input(
     findings = []
     for rule_name, tests in ((DIFFERENCES, [o.slope for o in outcomes]), (TAYLOR, [o.taylor for o in outcomes])):
         gravest = min(tests, key=lambda finding: finding.verdict.rank)
+        if gravest.verdict is Verdict.FAILED and rule_name == DIFFERENCES:
+            failed = next(outcome for outcome in outcomes if outcome.slope is gravest)
+            gravest = replace(gravest, diagnosis=_diagnosed(ctx, place, precision, differences_in, failed))
         text = f"{gravest.text}, in {str(precision).removeprefix('torch.')}"
         findings.append(replace(gravest, text=text, subject=ctx.name(place), rule=rule_name))
     return findings if differences_in == precision else findings[:1]
 
 
+def _diagnosed(
+    ctx: Context, place: int, precision: torch.dtype, differences_in: torch.dtype, outcome: Outcome
+) -> Diagnosis | None:
+    """What the gradient is instead, without a reference: the first simple thing that the slope of a new line confirms.
+
+    The opposite sign, another input's gradient, or a multiple.
+    """
+    found, claimed = outcome.slopes
+    shapes = [ctx.subject.inputs[i].shape for i in ctx.checked]
+    hypotheses: list[tuple[Kind, str, Callable[[list[Tensor]], Tensor]]]
+    hypotheses = [(Kind.SIGN, "the opposite sign", lambda gradients: -gradients[place])]
+    for other, shape in enumerate(shapes):
+        if other != place and shape == shapes[place]:
+            words = f"its gradient is returned as that of {ctx.name(other)}"
+            hypotheses.append((Kind.SWAPPED_TENSORS, words, operator.itemgetter(other)))
+    if found and claimed and differences_in == torch.float64:  # else any factor near 1 would do
+        factor = claimed / found
+        sizes = [n for shape in shapes for n in shape]
+        words = factor_in_words(factor, sizes, "the slope")
+        hypotheses.append((Kind.CONSTANT_FACTOR, words, lambda gradients: gradients[place] / factor))
+    for kind, words, instead in hypotheses:
+        try:
+            again = _along_one_input(ctx, ctx.subject, place, precision, differences_in, instead)
+        except CallFailed:
+            continue
+        slope, supposed = again.slopes
+        if abs(slope - supposed) <= (1e-5 if differences_in == torch.float64 else 1e-2) * abs(slope):
+            return Diagnosis(kind, words, "along a random direction", (), claimed, found)
+    return None
+
+
 def _along_one_input(
-    ctx: Context, subject: Subject, place: int, precision: torch.dtype, differences_in: torch.dtype
+    ctx: Context,
+    subject: Subject,
+    place: int,
+    precision: torch.dtype,
+    differences_in: torch.dtype,
+    instead: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> Outcome:
-    """Judge the gradient of one input, computed in ``precision``, by differences taken in ``differences_in``."""
+    """Judge the gradient of one input, computed in ``precision``, by differences taken in ``differences_in``.
+
+    ``instead`` makes of the gradients of all inputs another one to be judged.
+    """
     dtype = torch.float64 if precision == torch.float64 else None
     if dtype is None:  # a point perturbed in another precision
         pairs = zip(subject.inputs, ctx.subject.inputs, strict=True)
@@ -67,6 +112,8 @@ def _along_one_input(
     pairs = zip(ctx.gaussian(), ctx.differentiable, strict=True)
     upstream = [v.to(dtype or v.dtype) * differentiable for v, differentiable in pairs]
     gradients = subject.vjp(upstream, dtype=dtype)
+    if instead is not None:
+        gradients[place] = instead(gradients)
     weight = max(sum(norm(v) ** 2 for v in upstream) ** 0.5, 1e-300)
 
     def noise(line: Line) -> float:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lean_mnist.crosscheck.comparison import place_of_largest
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.diagnosis import Candidate, Kind, diagnose
+from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, diagnose, region_of
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 from lean_mnist.crosscheck.subjects.calls import CallFailed, same_bits
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes, kept_tensors
+
+
+@contextmanager
+def _empty_is_nan() -> Iterator[None]:
+    """A block in which ``torch.empty`` and its kin hold NaN, as PyTorch offers in its deterministic mode."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic: Any = torch.utils.deterministic
+    filled = deterministic.fill_uninitialized_memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of operations that have no deterministic kernel
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            deterministic.fill_uninitialized_memory = True
+            yield
+        finally:
+            deterministic.fill_uninitialized_memory = filled
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @rule("mutation", order=80, fast=True, points_to=Kind.MUTATION)
@@ -51,6 +71,33 @@ def mutation(ctx: Context) -> list[Finding]:
         if not same_bits(tensor, original):
             findings.append(failed(f"the backward changed {what}", subject, severity=Severity.WARNING))
     return findings or [passed(f"inputs, outputs, upstream gradient and {len(kept)} kept tensors unchanged")]
+
+
+@rule("uninitialised memory", order=35, points_to=Kind.UNINITIALISED)
+def uninitialised_memory(ctx: Context) -> list[Finding]:
+    """No output or gradient holds what ``torch.empty`` left, which is NaN here: a kernel that does not write all of it.
+
+    Memory fresh from the system is zero, so that the same shows in some calls only.
+    """
+    upstream = ctx.gaussian()
+    expected = ctx.subject.vjp(upstream)
+    findings: list[Finding] = []
+    with noting_failed_calls(findings, "with uninitialised memory filled with NaN"), _empty_is_nan():
+        evaluated = ctx.subject.call()
+        outputs = [y.detach().clone() for y in evaluated.outputs]
+        gradients = evaluated.gradients(ctx.checked, upstream)
+        names = [*(f"output {k}" for k in range(len(outputs))), *(ctx.name(place) for place in range(len(gradients)))]
+        for name, found, right in zip(names, (*outputs, *gradients), (*ctx.outputs, *expected), strict=True):
+            unwritten = found.isnan() & ~right.isnan()
+            if bool(unwritten.any()):
+                place = place_of_largest(unwritten.double())
+                text = f"{int(unwritten.sum())} of {found.numel()} numbers are never written"
+                values = (float(found[place].real), float(right[place].real))
+                where = str(region_of(unwritten))
+                findings.append(
+                    failed(text, name, Diagnosis(Kind.UNINITIALISED, "of torch.empty", where, place, *values))
+                )
+    return findings or [passed("all that is returned is written")]
 
 
 @rule("random numbers", order=85, points_to=Kind.RANDOM_NUMBERS)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, diagnose
+from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, Pointwise, diagnose
 from lean_mnist.crosscheck.numerics.differences import reference_is_off
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients, reference_outputs
@@ -92,16 +92,34 @@ def _diagnose(
     ctx: Context, place: int, divergence: Divergence, ours: Tensor, values: ReferenceValues, upstream: Upstream
 ) -> Diagnosis:
     assert ctx.gradient_reference is not None
-    exact, words = values.exact[place], "this is the gradient for an upstream gradient of ones"
+    exact, v = values.exact[place], upstream[0] if len(upstream) == 1 else None
     given = [None if v is None else torch.ones_like(v) for v in upstream]
-    ones = ctx.gradient_reference.vjp(given, dtype=torch.float64)
-    tensors = [x for x in ctx.subject.inputs if isinstance(x, Tensor)]
+    ones = ctx.gradient_reference.vjp(given, dtype=torch.float64)[place]
+    candidates = [Candidate(Kind.UPSTREAM_IGNORED, "this is the gradient for an upstream gradient of ones", ones)]
+    if v is not None and v.numel():
+        mean, first = float(v.double().mean()), float(v.flatten()[0])
+        words = "this is the gradient for an upstream gradient of"
+        candidates.append(Candidate(Kind.UPSTREAM_IGNORED, f"{words} its mean everywhere", mean * ones))
+        candidates.append(Candidate(Kind.LAYOUT, f"{words} its first number everywhere", first * ones))
+    for other, gradient in enumerate(values.exact):
+        if other != place and gradient.shape == exact.shape:
+            words = f"this is the gradient of {ctx.name(other)}"
+            candidates.append(Candidate(Kind.SWAPPED_TENSORS, words, gradient))
+    x, tensors = ctx.subject.inputs[ctx.checked[place]], [x for x in ctx.subject.inputs if isinstance(x, Tensor)]
     return diagnose(
         ours,
         exact,
-        upstream[0] if len(upstream) == 1 else None,
+        v,
         tolerance=3 * values.allowed_norm(place, divergence) / math.sqrt(max(exact.numel(), 1)),
-        candidates=[Candidate(Kind.UPSTREAM_IGNORED, words, ones[place])],
-        terms={ctx.name(place): ctx.subject.inputs[ctx.checked[place]]},
+        candidates=candidates,
+        terms={ctx.name(place): x},
         sizes=[*(n for x in tensors for n in x.shape), *(x.numel() for x in tensors)],
+        pointwise=_pointwise(x, v, ours, exact, ones),
     )
+
+
+def _pointwise(x: Tensor, v: Tensor | None, ours: Tensor, exact: Tensor, ones: Tensor) -> Pointwise | None:
+    """The elementwise product that the right gradient is, if it is one; not where it is the zeros that differ."""
+    if v is None or v.shape != exact.shape or bool(((ours == 0) != (exact == 0)).any()):
+        return None
+    return Pointwise(x.detach(), v) if norm(exact - v.double() * ones) <= 1e-9 * norm(exact) else None
