@@ -21,9 +21,9 @@ __all__ = [
     "DispatchMode",
     "below_autograd",
     "compiled_original",
+    "compiling_often",
     "counting",
     "current_backward",
-    "eager",
     "flatten_tree",
     "function_of",
     "fused_sgd",
@@ -38,6 +38,7 @@ __all__ = [
     "threshold_backward_into",
     "tree_leaves",
     "uncompiled",
+    "uncompiled_calls",
     "unflatten_tree",
 ]
 
@@ -165,18 +166,24 @@ def tensor_stores(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return module._parameters, module._buffers
 
 
-def graphs_compiled() -> int:
-    """How many graphs ``torch.compile`` has compiled in this process so far (2.6 to 2.14).
+def uncompiled_calls() -> AbstractContextManager[Any]:
+    """A context in which compiled code runs as it was written (2.6 to 2.14)."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
-    0 where PyTorch's compiler was not imported, which is not imported for this.
-    """
+
+def graphs_compiled() -> int:
+    """How many graphs ``torch.compile`` has compiled in this process (2.6 to 2.14), whose compiler is not imported."""
     compiler = sys.modules.get("torch._dynamo.utils")
     return 0 if compiler is None else int(compiler.counters["stats"]["unique_graphs"])
 
 
-def eager() -> AbstractContextManager[Any]:
-    """A context in which compiled code runs as it was written (2.6 to 2.14)."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+def compiling_often() -> AbstractContextManager[Any]:
+    """A context in which no code is run uncompiled because it was compiled so often already (2.6 to 2.14)."""
+    config = getattr(sys.modules.get("torch._dynamo"), "config", None)
+    if config is None:
+        return nullcontext()
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    return config.patch({limit: max(64, getattr(config, limit))})
 
 
 def counting(backend: Any, **fixed: Any) -> tuple[Callable[..., Any], list[int]]:

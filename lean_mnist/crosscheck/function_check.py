@@ -45,6 +45,7 @@ from lean_mnist.crosscheck.subjects.calls import (
     same_bits,
 )
 from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.torch_internals import compiling_often, graphs_compiled
 
 __all__ = ["RULES", "FunctionReport", "check_function"]
 
@@ -136,7 +137,9 @@ def check_function(
     needs = tuple(i in checked for i in range(len(given)))
     question = Question(function, reference, arguments.nested(kept), needs, asked)
     # A stochastic function is seeded on every device in use, so the generators of all are put back.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices), compiling_often():
+        graphs = graphs_compiled()
         subject = Subject(function, "function", own, checked, arguments=arguments, source=options.gradients_from)
         try:
             findings, judged_by = _ask(_context(subject, reference, arguments.names, seed, options))
@@ -146,6 +149,9 @@ def check_function(
                 raise
             findings = [not_applicable(str(reason), rule="backward")]
             judged_by = {arguments.names[i]: () for i in checked}
+    if graphs_compiled() > graphs:
+        text = "other layouts, sizes and subsets of inputs, autocast and second derivatives were asked of it uncompiled"
+        findings.append(replace(note(f"{text}; see check_compiled"), rule="compilation"))
     worth = f"{escape_probability(probes):.1e}"
     remark = f"{probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
     if reference is None:

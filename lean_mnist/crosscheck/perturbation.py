@@ -9,13 +9,14 @@ second implementation. What a kernel rounds inside is not seen, only what it ret
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream
-from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
+from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view, uncompiled_calls
 
 DRAWS = 3  # how often a computation is perturbed to see how far it scatters
 Result = TypeVar("Result")
@@ -55,11 +56,23 @@ def _rounds_nothing(name: str, arguments: Any, result: Any) -> bool:
 
 
 class Perturbing(DispatchMode):
-    """While active, operations that round return new floating tensors moved by up to one unit in the last place."""
+    """While active, operations that round return new floating tensors moved by up to one unit in the last place.
+
+    Compiled code runs uncompiled: its operations could not be told apart, and this class would be compiled into it.
+    """
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self._generator = generator
+        self._generator, self._stack = generator, ExitStack()
+
+    def __enter__(self) -> Perturbing:
+        self._stack.enter_context(uncompiled_calls())
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._stack.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

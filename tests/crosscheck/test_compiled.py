@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lean_mnist.crosscheck import Severity, Verdict, check_compiled
+from lean_mnist.crosscheck import Severity, Verdict, check_compiled, check_function
 from lean_mnist.errors import ArgumentError
 from tests.support.written_functions import SetupContext
 
@@ -91,3 +91,29 @@ def test_a_compilation_that_fails_and_a_model_that_does_not_run() -> None:
         check_compiled(Model(), [leaf(5, 7)], backend="eager")
     with pytest.raises(ArgumentError, match=r"expected a parameter or an input that requires a gradient"):
         check_compiled(torch.sin, [torch.ones(3)], backend="eager")
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_function_of_compiled_formulas_is_compiled_a_few_times_only(factor: float) -> None:
+    forward = torch.compile(lambda x: x * torch.sigmoid(x), backend="eager")
+
+    @torch.compile(backend="eager")
+    def backward(g: Any, x: Any) -> Any:
+        return factor * g * torch.sigmoid(x) * (1 + x * (1 - torch.sigmoid(x)))
+
+    class Swish(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return forward(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return backward(g, *ctx.saved_tensors)
+
+    stats = torch._dynamo.utils.counters["stats"]
+    before = stats["unique_graphs"]
+    report = check_function(Swish.apply, nn.functional.silu, [leaf(4, 6)], seed=1)
+    assert report.ok == (factor == 1), report
+    assert 1 <= stats["unique_graphs"] - before <= 8
+    assert [f.label for f in report.findings if f.rule == "compilation"] == ["NOTE"]

@@ -17,7 +17,7 @@ from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, fail
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.errors import ArgumentError
-from lean_mnist.torch_internals import counting, eager, uncompiled
+from lean_mnist.torch_internals import counting, uncompiled, uncompiled_calls
 
 COMPILED = "compiled"
 
@@ -61,7 +61,7 @@ def check_compiled(
         for probe in range(probes):
             there = replace(step, seed=(seed + probe) % 2**63)
             try:
-                with eager():
+                with uncompiled_calls():
                     expected = Expected.of(model, there, (COMPILED, "eager"), tolerance)
             except ArgumentError:
                 raise
@@ -77,7 +77,7 @@ def check_compiled(
                 text = f"compiled, it raised {type(error).__name__}: {one_line(error)}"
                 findings.append(failed(text, rule=COMPILED, severity=Severity.ERROR))
                 break
-            with eager():  # a check may compute again
+            with uncompiled_calls():  # a check may compute again
                 findings += expected.findings(found)
     named = backend if isinstance(backend, str) else getattr(backend, "__name__", "a backend of your own")
     note = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable
 from lean_mnist.crosscheck.subjects.calls import CallFailed, NotChecked, Upstream, one_line
 from lean_mnist.errors import ArgumentError
+from lean_mnist.torch_internals import uncompiled_calls
 
 Ask = Callable[[Context], "list[Finding]"]
 
@@ -36,6 +37,7 @@ class Rule(NamedTuple):
     oracle: bool
     fast: bool
     copies: float
+    varies: bool
 
     def left_out(self, ctx: Context) -> str:
         """The reason why the options leave it out; empty if they do not."""
@@ -53,7 +55,8 @@ class Rule(NamedTuple):
         Where memory or time runs out, or the rule itself raises, it is not applicable: what others found stays.
         """
         try:
-            found = self.ask(ctx)
+            with uncompiled_calls() if self.varies else nullcontext():
+                found = self.ask(ctx)
         except CallFailed as failure:  # it ran before, so it does not always
             found = [failed(f"its {failure}")]
         except ArgumentError:
@@ -82,16 +85,18 @@ def rule(
     oracle: bool = False,
     fast: bool = False,
     copies: float = 8.0,
+    varies: bool = False,
 ) -> Callable[[Ask], Ask]:
     """Register the decorated function as the rule ``name``.
 
     ``order`` is that in which rules are asked, which is that of their worth for their cost. ``severity`` is that of its
     failures; an ``oracle`` can tell a first-order gradient from a wrong one. A ``fast`` one is asked even if few are.
-    ``copies``: so many times the bytes of inputs and outputs it takes in memory.
+    ``copies``: so many times the bytes of inputs and outputs it takes in memory. One that ``varies`` layouts, sizes or
+    what needs a gradient would have compiled code compiled anew for each, and is asked of it uncompiled.
     """
 
     def register(ask: Ask) -> Ask:
-        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle, fast, copies))
+        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle, fast, copies, varies))
         return ask
 
     return register

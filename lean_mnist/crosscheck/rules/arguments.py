@@ -39,7 +39,7 @@ def changed_input(ctx: Context) -> list[Finding]:
     return other_gradients(ctx, words, found, expected, upstream) or [passed("makes no difference")]
 
 
-@rule("needs_input_grad", order=100)
+@rule("needs_input_grad", order=100, varies=True)
 def needs_input_grad(ctx: Context) -> list[Finding]:
     """Each subset of the inputs that require a gradient gives the gradients that all together give."""
     if len(ctx.checked) < 2:
@@ -60,7 +60,7 @@ def needs_input_grad(ctx: Context) -> list[Finding]:
     return findings[:4] or [passed(f"{len(subsets)} subsets of the inputs give the same gradients")]
 
 
-@rule("same tensor twice", order=105)
+@rule("same tensor twice", order=105, varies=True)
 def same_tensor_twice(ctx: Context) -> list[Finding]:
     """One tensor given as two inputs has the sum of the gradients that two equal tensors have."""
     inputs = ctx.subject.inputs

@@ -94,7 +94,7 @@ def _layouts(x: Tensor, expanded: bool) -> Iterator[tuple[str, Tensor]]:
     yield "rows of a larger tensor, as after torch.cat", torch.cat([torch.zeros_like(x), x], 0)[x.shape[0] :]
 
 
-@rule("upstream layout", order=50, points_to=Kind.LAYOUT)
+@rule("upstream layout", order=50, varies=True, points_to=Kind.LAYOUT)
 def upstream_layouts(ctx: Context) -> list[Finding]:
     """The same upstream gradient, expanded, transposed, or inside a larger tensor, gives the same gradients."""
     outputs = [k for k, y in enumerate(ctx.outputs) if ctx.differentiable[k] and y.numel() > 1]
@@ -160,7 +160,7 @@ def _input_layouts(subject: Subject, i: int, x: Tensor) -> Iterator[tuple[str, T
     return ((words, as_real(laid_out)) for words, laid_out in _layouts(as_complex(x), expanded=False))
 
 
-@rule("input layout", order=70, points_to=Kind.LAYOUT)
+@rule("input layout", order=70, varies=True, points_to=Kind.LAYOUT)
 def input_layouts(ctx: Context) -> list[Finding]:
     """The same inputs, transposed in memory or inside a larger tensor, give the same outputs and gradients."""
     findings: list[Finding] = []

@@ -54,7 +54,7 @@ def precision(ctx: Context) -> list[Finding]:
     return [failed(f"given float64, {ctx.why_not_float64}; compared to {PRECISION:g}")]
 
 
-@rule(AUTOCAST, order=120)
+@rule(AUTOCAST, order=120, varies=True)
 def autocast(ctx: Context) -> list[Finding]:
     """Under ``torch.autocast`` in bfloat16: an error, or the gradients without it, as its precision lets them be."""
     device = ctx.subject.inputs[ctx.checked[0]].device.type

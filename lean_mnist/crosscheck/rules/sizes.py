@@ -23,7 +23,7 @@ SIZES = (1, 2, 15, 16, 17, 33)
 Dimensions = Sequence[tuple[int, int]]  # an input's index, and one of its dimensions
 
 
-@rule("batch size", order=140)
+@rule("batch size", order=140, varies=True)
 def batch_sizes(ctx: Context) -> list[Finding]:
     """Outputs and gradients with each of ``BATCHES``: against the reference, or, without one, by finite differences."""
     vary = ctx.options.vary_batch
@@ -40,7 +40,7 @@ def batch_sizes(ctx: Context) -> list[Finding]:
     return _checked(ctx, cases()) or [passed(f"right with {', '.join(map(str, BATCHES))} examples")]
 
 
-@rule("size", order=145)
+@rule("size", order=145, varies=True)
 def sizes(ctx: Context) -> list[Finding]:
     """The same with each of ``SIZES`` for the dimensions in ``vary_sizes``, those of one length together."""
     given = ctx.options.vary_sizes
