@@ -32,8 +32,8 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
 
     Args:
         every: check every so many training batches, the first one included; or a function from the number of a batch
-            (from 0, over all epochs of one fit) to whether it is checked. With ``accumulate_grad_batches`` a batch is
-            one backward, not one optimizer's step.
+            (from 0, over all epochs of one fit) to whether it is checked; by default as ``at_most`` allows. With
+            ``accumulate_grad_batches`` a batch is one backward, not one optimizer's step.
         options: the other arguments of ``GradientMonitor``.
 
     ``monitor`` is the one of the last fit, with its ``history``. Where ``training_step`` calls the module itself, once
@@ -42,13 +42,13 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
     Raises ``ArgumentError`` for an ``every`` that makes no sense.
     """
 
-    def __init__(self, every: int | Callable[[int], bool] = 100, **options: Any) -> None:
+    def __init__(self, every: int | Callable[[int], bool] | None = None, **options: Any) -> None:
         super().__init__()
-        if not callable(every) and (not isinstance(every, int) or every < 1):
+        if every is not None and not callable(every) and (not isinstance(every, int) or every < 1):
             raise ArgumentError(f"every: expected a whole number of at least 1, or a function, found {every!r}")
         self.options = options
         self.monitor: GradientMonitor | None = None
-        self._is_due = every if callable(every) else lambda batch: batch % every == 0
+        self._every = every
         self._batches = 0
         self._due = False
 
@@ -59,16 +59,23 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
         # ``training_step`` may call the module itself or any parts of it. Batches are counted here, for of two parts
         # that are called one after the other an even ``every`` would check one only.
         entries = [pl_module, *(part for part in pl_module.modules() if part is not pl_module)]
-        self.monitor = GradientMonitor(pl_module, every=lambda _: self._due, entries=entries, **self.options)
+        every = None if self._every is None else lambda _: self._due
+        self.monitor = GradientMonitor(pl_module, every=every, entries=entries, **self.options)
+        self.monitor.enabled = self._every is not None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch, and decide whether it is checked."""
-        self._due = self._is_due(self._batches)
+        every, number = self._every, self._batches
+        self._due = every is not None and (every(number) if callable(every) else number % every == 0)
         self._batches += 1
+        if every is None and self.monitor is not None:
+            self.monitor.enabled = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check nothing until the next batch."""
         self._due = False  # a validation step may enable gradients
+        if self._every is None and self.monitor is not None:
+            self.monitor.enabled = False
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Detach the monitor."""

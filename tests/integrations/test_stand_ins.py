@@ -105,6 +105,14 @@ def test_lightning(lightning: Any, kind: Any, every: Any) -> None:
     assert hooks(module) == 0
 
 
+def test_lightning_as_the_budget_allows(lightning: Any) -> None:
+    module, callback = CallsItself(), lightning(seed=0, at_most=1.0)
+    fit(module, callback)
+    assert callback.monitor.forwards == BATCHES  # no validation among them
+    assert checked_steps(callback.monitor)[0] == 0
+    assert hooks(module) == 0
+
+
 @pytest.mark.parametrize("kind", [CallsItself, CallsItsParts])
 def test_lightning_stops_at_a_wrong_gradient(lightning: Any, wrong: bool, kind: Any) -> None:
     module = kind()

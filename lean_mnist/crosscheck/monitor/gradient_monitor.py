@@ -71,7 +71,7 @@ class GradientMonitor:
             group of processes, whose clocks differ, every hundredth forward is checked instead.
 
     ``history`` holds the reports, ``summary()`` counts them. ``detach()`` removes it, as leaving a ``with`` block does,
-    and warns if nothing was checked.
+    and warns if nothing was checked. While ``enabled`` is false, forwards do not count.
     """
 
     def __init__(
@@ -115,7 +115,8 @@ class GradientMonitor:
         # Parameters of sharded modules are gathered for a call only.
         self._copy_parameters = any(kind.__name__ == "FSDPModule" for m in self._paths for kind in type(m).__mro__)
         self._depth = 0  # of entries inside each other
-        self._began: float | None = None
+        self.enabled = True
+        self._began = self._ended = 0.0  # the first forward checked, and when it was detached
         self._found_any = self._warned = False
         self._verdicts = Counter[Verdict]()
         self._recording: ForwardRecording | None = None
@@ -133,7 +134,7 @@ class GradientMonitor:
 
     def summary(self) -> MonitorSummary:
         """What was checked so far, what was not and why, and what it cost."""
-        elapsed = 0.0 if self._began is None else time.perf_counter() - self._began
+        elapsed = (self._ended or time.perf_counter()) - self._began
         bypassed = [
             f"{path or 'the model'} ({type(part).__name__})"
             for part, path in self._paths.items()
@@ -151,11 +152,12 @@ class GradientMonitor:
             never_met=tuple(self._intents.never_met),
             bypassed=tuple(bypassed),
             seconds=self._fence.seconds,
-            share=self._fence.seconds / elapsed if elapsed else 0.0,
+            share=self._fence.seconds / elapsed if self._began else 0.0,
         )
 
-    def detach(self) -> None:
+    def detach(self) -> MonitorSummary:
         """Remove every hook; what was recorded and not checked is let go. Warns, once, if nothing was checked."""
+        self._ended = self._ended or time.perf_counter()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -165,6 +167,7 @@ class GradientMonitor:
         if not done.checked and not done.intended and not self._warned:
             self._warned = True
             warnings.warn(f"GradientMonitor: {done}", stacklevel=2)
+        return done
 
     def __enter__(self) -> GradientMonitor:
         return self
@@ -177,7 +180,7 @@ class GradientMonitor:
 
     def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._depth += 1
-        if self._depth > 1 or not torch.is_grad_enabled():
+        if self._depth > 1 or not self.enabled or not torch.is_grad_enabled():
             return
         number, self.forwards = self.forwards, self.forwards + 1
         if not self._due(number):
@@ -209,7 +212,7 @@ class GradientMonitor:
                 self._pending.pop(min(self._pending))
         if recording.found_any or result is None:
             self._found_any |= recording.found_any
-        elif not self._found_any and not self._warned:
+        elif module is self.model and not self._found_any and not self._warned:
             self._warned = True
             name = type(self.model).__name__
             warnings.warn(
