@@ -25,13 +25,13 @@ def measure(world: World, numbers: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(world.rank)
     gradient_P, loss = torch.randn(numbers, generator=generator), torch.tensor(1.0)
     world.prepare([], gradient_P, 0)
-    digests, share = Digests(0, numbers, gradient_P.device), world.share(64)
+    digests, part = Digests(0, numbers, gradient_P.device), world.share(64)
     plain_P, small = gradient_P.clone(), torch.zeros(16, dtype=torch.int64)
     table = torch.zeros(16 * world.size, dtype=torch.int64)
 
     def checked(step: int) -> None:
         world.snapshot(gradient_P, step)
-        world.reduce(gradient_P, loss, share, step=step)
+        world.reduce(gradient_P, loss, part.stop - part.start, 64, step=step)
 
     def unchecked(step: int) -> None:
         dist.all_reduce(plain_P)

@@ -45,7 +45,7 @@ def planting(target: str, replacement: Any, *, everywhere: bool = True) -> Itera
 
     Args:
         target: dotted path within ``lean_mnist``: a function, ``"chainrule.dense.dense_backward"``; an attribute of a
-            class, ``"nn.functions.DenseFunction.backward"``; an entry of a dictionary,
+            class, ``"nn.functions.MLPFunction.backward"``; an entry of a dictionary,
             ``"chainrule.activations.ACTIVATIONS.relu"``.
         replacement: what stands there meanwhile.
         everywhere: replace a function wherever a module of the package has a name for it, not only at ``target``.

@@ -1,4 +1,4 @@
-"""PyTorch interface of the chain rule: an ``autograd.Function``, a functional and a ``nn.Module`` per operation."""
+"""PyTorch interface of the chain rule: nodes of its graph, and a functional and a ``nn.Module`` per operation."""
 
 from lean_mnist.nn.modules import GELU, MLP, Dense, LeakyReLU, ReLU, Sigmoid, Softmax, SoftmaxCrossEntropy, Tanh
 from lean_mnist.nn.parameters import FlatParameters, flatten_parameters, parameter_layout, unflatten_parameters

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lean_mnist.chainrule.activations import activation_named
+from lean_mnist.chainrule import losses
+from lean_mnist.chainrule.activations import ACTIVATIONS, Activation, activation_named
 from lean_mnist.chainrule.losses import Loss, softmax_cross_entropy
 from lean_mnist.errors import ArgumentError, check_choice
 from lean_mnist.nn import functions
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 REDUCTIONS = ("mean", "sum", "none")
 _CROSS_ENTROPY = softmax_cross_entropy()
+_SOFTMAX = Activation("softmax", lambda s: losses.softmax_forward(s), lambda p, d_p: losses.softmax_backward(p, d_p))
 
 
 def dense(x_BD: Tensor, weight_HD: Tensor, bias_H: Tensor | None = None) -> Tensor:
     """``x Wᵀ + b``: ``(B, H)`` from ``x (B, D)``, ``weight (H, D)`` and ``bias (H,)`` or ``None``."""
     _check_tensors(x=x_BD, weight=weight_HD, bias=bias_H)
-    return _apply(functions.DenseFunction, x_BD, weight_HD, bias_H)
+    return _apply(functions.MLPFunction, x_BD, ACTIVATIONS["identity"], weight_HD, bias_H)
 
 
 def activate(z: Tensor, activation: str) -> Tensor:
@@ -52,7 +54,7 @@ relu, leaky_relu, sigmoid, tanh, gelu = map(_elementwise, ("relu", "leaky-relu",
 def softmax(logits_BC: Tensor) -> Tensor:
     """``e^(s_c) / Σ_k e^(s_k)`` along each row of ``(B, C)``, stable for logits of any size."""
     _check_tensors(logits=logits_BC)
-    return _apply(functions.SoftmaxFunction, logits_BC)
+    return _apply(functions.ActivationFunction, logits_BC, _SOFTMAX)
 
 
 def cross_entropy(

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from lean_mnist.chainrule import dense, losses, mlp
+from lean_mnist.chainrule import losses, mlp
 from lean_mnist.chainrule.activations import Activation
 from lean_mnist.chainrule.losses import Loss
 
@@ -60,25 +60,8 @@ class Call(FunctionCtx):
         return self.to_save
 
 
-class DenseFunction(Function):
-    """``z = x Wᵀ + b``."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BD: Tensor, weight_HD: Tensor, bias_H: Tensor | None) -> Tensor:
-        """Value, and what the backward needs in ``ctx``."""
-        z_BH, _ = dense.dense_forward(x_BD, weight_HD, bias_H)
-        ctx.save_for_backward(x_BD, weight_HD)
-        return z_BH
-
-    @staticmethod
-    @_in_the_given_dtype
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of each argument of the forward, ``None`` where there is none."""
-        return tuple(dense.dense_backward(dense.DenseTape(*ctx.saved_tensors), upstream[0], ctx.needs_input_grad))
-
-
 class ActivationFunction(Function):
-    """``h = σ(z)``, elementwise."""
+    """``h = σ(z)``, elementwise, or row by row where ``activation`` is the softmax."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, activation: Activation) -> Tensor:
@@ -96,23 +79,6 @@ class ActivationFunction(Function):
         """Gradient of each argument of the forward, ``None`` where there is none."""
         (saved,) = ctx.saved_tensors
         return ctx.activation.backward(saved, upstream[0]), None
-
-
-class SoftmaxFunction(Function):
-    """``p = softmax(s)``, row by row."""
-
-    @staticmethod
-    def forward(ctx: Any, logits_BC: Tensor) -> Tensor:
-        """Value, and what the backward needs in ``ctx``."""
-        p_BC, saved = losses.softmax_forward(logits_BC)
-        ctx.save_for_backward(saved)  # the output
-        return p_BC
-
-    @staticmethod
-    @_in_the_given_dtype
-    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        """Gradient of each argument of the forward, ``None`` where there is none."""
-        return losses.softmax_backward(ctx.saved_tensors[0], upstream[0])
 
 
 class LossFunction(Function):

@@ -22,14 +22,13 @@ from lean_mnist.training.checkpoints import content_hash, read_checkpoint, write
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
-from lean_mnist.training.hooks.step import FailureKeeper, FailurePolicy
+from lean_mnist.training.hooks.step import FOLDER, FailurePolicy
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.protocol import Objective, Result
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Notice, Text
 from lean_mnist.training.state import RunState
-from lean_mnist.training.steps import Loop
 from lean_mnist.training.trainer import Trainer
 from lean_mnist.version import __version__
 
@@ -217,10 +216,12 @@ class Session:
         policy = FailurePolicy(
             summary=state.checks if alone else state.checks.of_rank(world.rank),
             stop=config.on_divergence == "stop",
-            keep=FailureKeeper(self._folder.folder, config, None if alone else world.rank),
+            folder=self._folder.folder / FOLDER,
+            config=config,
+            rank=None if alone else world.rank,
         )
         flat = self._objective.parameters
-        loop = Loop(
+        return Trainer(
             objective=self._objective,
             update=Update(flat.network, self._optimizer, config.clip_norm, flat),
             hooks=self._objective.hooks(state, policy),
@@ -230,7 +231,6 @@ class Session:
             stop_requested=stop_requested,
             world=world,
         )
-        return Trainer(loop)
 
     def _save(self, which: str) -> None:
         self._folder.flush()  # records of steps that a checkpoint has behind it are never written again

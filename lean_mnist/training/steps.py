@@ -11,16 +11,16 @@ from lean_mnist.data.batches import Batch
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn.step import RING_DEPTH, Step, StepTape
 from lean_mnist.nn.update import Update
-from lean_mnist.training.distributed import Share, World
+from lean_mnist.training.distributed import World
 from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives.protocol import Objective
 from lean_mnist.training.sinks.records import Notice, Record
 from lean_mnist.training.state import RunState
 
 
-@dataclass(frozen=True)
-class Loop:
-    """Parts that a training loop works with."""
+@dataclass
+class Steps:
+    """Makes the updates of a run, each in the order gradients → observers → gates → update."""
 
     objective: Objective
     update: Update
@@ -31,14 +31,9 @@ class Loop:
     stop_requested: Callable[[], bool]  # whether somebody asked the run to stop; asked after every step
     world: World = field(default_factory=World)
 
-
-class Steps:
-    """Makes the updates of a run, each in the order gradients → observers → gates → update."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._engine = loop.objective.engine(loop.update, loop.stop_requested)
-        self._keeps_tapes = loop.objective.config.check != "off"
+    def __post_init__(self) -> None:
+        self._engine = self.objective.engine(self.update, self.stop_requested)
+        self._keeps_tapes = self.objective.config.check != "off"
         # For the diagnosis of a step that fails: they are there anyway, and kept for longer.
         self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
 
@@ -47,9 +42,9 @@ class Steps:
 
         Returns whether somebody asked to stop after the last update that was made.
         """
-        state = self._loop.state
-        if not any(map(self._loop.hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
-            rates = [self._loop.objective.learning_rate(state.step + i) for i in range(len(batches))]
+        state = self.state
+        if not any(map(self.hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
+            rates = [self.objective.learning_rate(state.step + i) for i in range(len(batches))]
             chunk = self._engine.chunk(batches, rates)
             for batch, loss in zip(batches, chunk.losses, strict=False):
                 state.count(1, len(batch[1]), loss)
@@ -62,29 +57,29 @@ class Steps:
 
     def take(self, batches: list[Batch]) -> bool:
         """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it."""
-        state, alone = self._loop.state, self._loop.world.size == 1
-        rate, examples = self._loop.objective.learning_rate(state.step), self._examples(batches)
+        state, alone = self.state, self.world.size == 1
+        rate, examples = self.objective.learning_rate(state.step), self._examples(batches)
         used = batches if alone else [batch for batch in batches if len(batch[1])]
         result = self._engine.step(used)
-        tapes, flat = result.tapes if self._keeps_tapes else [], self._loop.objective.parameters
+        tapes, flat = result.tapes if self._keeps_tapes else [], self.objective.parameters
         past = tuple(self._past)
         step = Step(state.step + 1, flat.network, used, result.loss, flat.gradient, rate, tapes, past)
         if alone:
-            self._look((*self._loop.hooks.observers, self._loop.hooks.health, *self._loop.hooks.gates), step)
-            stop = self._loop.stop_requested()
+            self._look((*self.hooks.observers, self.hooks.health, *self.hooks.gates), step)
+            stop = self.stop_requested()
         else:
-            step, stop = self._reduce(step, Share(0, sum(len(labels) for _, labels in batches), examples))
-        self._loop.update.apply(rate)
+            step, stop = self._reduce(step, sum(len(labels) for _, labels in batches), examples)
+        self.update.apply(rate)
         self._past.extend(tapes)
         state.count(len(batches), examples, step.loss_value)
         return stop
 
     def _examples(self, batches: list[Batch]) -> int:
         """Examples of this step that all processes have together."""
-        if self._loop.world.size == 1:
+        if self.world.size == 1:
             return sum(len(labels) for _, labels in batches)
-        size, first = self._loop.objective.config.batch_size, self._loop.state.batch
-        return min(size * len(batches), len(self._loop.objective.batches.split) - size * first)
+        size, first = self.objective.config.batch_size, self.state.batch
+        return min(size * len(batches), len(self.objective.batches.split) - size * first)
 
     def _look(self, hooks: Sequence[Hook], step: Step, prefix: str = "") -> None:
         for hook in hooks:
@@ -92,23 +87,25 @@ class Steps:
                 for record in hook.on_gradients(step):
                     if prefix and isinstance(record, Notice):
                         record = dataclasses.replace(record, value=prefix + record.value)
-                    self._loop.emit(record)
+                    self.emit(record)
 
-    def _reduce(self, step: Step, share: Share) -> tuple[Step, bool]:
+    def _reduce(self, step: Step, examples: int, total: int) -> tuple[Step, bool]:
         """With several processes: each checks its own gradient, then all replace it by the mean of all.
 
         Returns the step with the loss of all, and whether any process was asked to stop.
         """
-        world, refusal = self._loop.world, None
+        world, refusal = self.world, None
         world.snapshot(step.gradient, step.number)
-        if share.examples:
+        if examples:
             try:
-                self._look((self._loop.hooks.health, *self._loop.hooks.gates), step, f"rank {world.rank}: ")
+                self._look((self.hooks.health, *self.hooks.gates), step, f"rank {world.rank}: ")
             except LeanMnistError as error:
                 refusal = error
-        stop = self._loop.stop_requested()
-        loss, stop = world.reduce(step.gradient, step.loss, share, step=step.number, refusal=refusal, stop=stop)
+        stop = self.stop_requested()
+        loss, stop = world.reduce(
+            step.gradient, step.loss, examples, total, step=step.number, refusal=refusal, stop=stop
+        )
         step = dataclasses.replace(step, loss=loss)
         if world.is_writer:
-            self._look(self._loop.hooks.observers, step)
+            self._look(self.hooks.observers, step)
         return step, stop

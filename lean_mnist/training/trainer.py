@@ -10,18 +10,15 @@ from lean_mnist.data.batches import Batch
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.sinks.records import Epoch, Scalar, Text
 from lean_mnist.training.state import Best, Verdict
-from lean_mnist.training.steps import Loop, Steps
+from lean_mnist.training.steps import Steps
 
 
-class Trainer:
-    """Trains from where ``loop.state`` stands until the last epoch, early stopping, or a request to stop."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop, self._steps, self._own_checks = loop, Steps(loop), loop.hooks.checks
+class Trainer(Steps):
+    """Trains from where ``state`` stands until the last epoch, early stopping, or a request to stop."""
 
     def fit(self) -> bool:
         """Train; returns whether training ended (``state.finished`` says why), rather than being asked to stop."""
-        state = self._loop.state
+        state = self.state
         while not state.finished:
             started, examples_before = time.perf_counter(), state.epoch_examples
             seconds_before = state.seconds
@@ -31,29 +28,81 @@ class Trainer:
                 state.seconds = seconds_before + time.perf_counter() - started
                 if stop:
                     self._synchronise()
-                    self._loop.save("last")
+                    self.save("last")
                     return False
             speed = (state.epoch_examples - examples_before) / max(1e-9, time.perf_counter() - started)
             self._synchronise()
-            end_epoch(self._loop, speed)
+            self._end_epoch(speed)
             state.seconds = seconds_before + time.perf_counter() - started
-            self._loop.save("last")
+            self.save("last")
         return True
 
     def _rest_of_epoch(self) -> tuple[Callable[[list[Batch]], bool], Iterable[list[Batch]]]:
         """What makes one update or several, and the batches to call it with, group by group."""
-        state, accumulate = self._loop.state, self._loop.objective.config.accumulate
-        chunks = self._loop.objective.batches.chunks(state.epoch, state.batch)
-        if self._loop.world.size == 1 and accumulate == 1:
-            return self._steps.take_chunk, chunks
-        return self._steps.take, _groups(itertools.chain.from_iterable(chunks), accumulate)
+        state, accumulate = self.state, self.objective.config.accumulate
+        chunks = self.objective.batches.chunks(state.epoch, state.batch)
+        if self.world.size == 1 and accumulate == 1:
+            return self.take_chunk, chunks
+        return self.take, _groups(itertools.chain.from_iterable(chunks), accumulate)
 
     def _synchronise(self) -> None:
         """Merge the findings of all processes' checks, so that all decide alike, from weights that are the same."""
-        state, world = self._loop.state, self._loop.world
+        state, world = self.state, self.world
         if world.size > 1:
-            world.same_weights(self._loop.objective.parameters.vector, state.step)
-        state.checks = state.checks.merged(world.gather(self._own_checks))
+            world.same_weights(self.objective.parameters.vector, state.step)
+        state.checks = state.checks.merged(world.gather(self.hooks.checks))
+
+    def _end_epoch(self, examples_per_second: float) -> None:
+        """End the present epoch; sets ``state.finished`` where it was the last one."""
+        state, config, emit = self.state, self.objective.config, self.emit
+        train_loss = state.end_epoch()
+        validation = self.world.on_writer(lambda: self.objective.evaluate("validation"))
+        emit(Scalar(state.step, "train/epoch_loss", train_loss))
+        if validation is not None:
+            emit(Scalar(state.step, "validation/loss", validation.loss))
+            emit(Scalar(state.step, "validation/accuracy", validation.accuracy))
+            for name, value in zip(("accuracy_low", "accuracy_high"), validation.interval, strict=True):
+                emit(Scalar(state.step, f"validation/{name}", value))
+        own = self.objective.epoch_values()
+        for name, value in {"throughput/examples_per_second": examples_per_second, **own}.items():
+            emit(Scalar(state.step, name, value))
+        test = self.world.on_writer(lambda: self.objective.evaluate("test")) if config.track_test else None
+        if test is not None:
+            state.enter_test("track", test.errors)
+            emit(Scalar(state.step, "test/accuracy", test.accuracy))
+            emit(Scalar(state.step, "test/loss", test.loss))
+        shown = {"epoch": state.epoch, "train_loss": train_loss}
+        if validation is not None:
+            self._select(validation)
+            shown |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
+        shown |= {name.rpartition("/")[2]: value for name, value in own.items()}
+        emit(Epoch(state.step, "epoch", {**shown, "divergence": state.checks.largest_divergence}))
+        if state.epoch >= config.epochs:
+            state.finished = f"all {config.epochs} epochs done"
+        elif config.early_stopping is not None and state.epochs_without_improvement >= config.early_stopping:
+            state.finished = f"no better validation accuracy in {state.epochs_without_improvement} epochs"
+
+    def _select(self, validation: Evaluation) -> None:
+        """Save the present weights as the best, by validation accuracy, ties by loss, unless a check has failed."""
+        state, best, emit = self.state, self.state.best, self.emit
+        improved = validation.accuracy > state.best_accuracy
+        state.epochs_without_improvement = 0 if improved else state.epochs_without_improvement + 1
+        state.best_accuracy = max(state.best_accuracy, validation.accuracy)
+        if best is not None and (validation.correct, -validation.loss) <= (best.correct, -best.loss):
+            return
+        verdict = state.checks.verdict
+        if verdict is Verdict.FAILED:
+            reason = f"not selected: a gradient check failed ({state.checks.first_failure})"
+            emit(Text(state.step, "checkpoint/selection", f"step {state.step}: {reason}"))
+            return
+        what = "accuracy" if best is None or validation.correct > best.correct else "loss at equal accuracy"
+        state.best = Best(state.step, state.epoch, validation.correct, validation.examples, validation.loss)
+        self.save("best")
+        emit(Scalar(state.step, "checkpoint/best_accuracy", validation.accuracy))
+        emit(Scalar(state.step, "checkpoint/best_step", state.step))
+        reason = f"best validation {what} so far; gradient checks {verdict.value}"
+        text = f"step {state.step}, epoch {state.epoch}: validation accuracy {validation.accuracy:.4%}, {reason}"
+        emit(Text(state.step, "checkpoint/selection", text))
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -61,57 +110,3 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     batches = iter(batches)
     while group := list(itertools.islice(batches, size)):
         yield group
-
-
-def end_epoch(loop: Loop, examples_per_second: float) -> None:
-    """End the present epoch; sets ``state.finished`` where it was the last one."""
-    state, config, emit = loop.state, loop.objective.config, loop.emit
-    train_loss = state.end_epoch()
-    validation = loop.world.on_writer(lambda: loop.objective.evaluate("validation"))
-    emit(Scalar(state.step, "train/epoch_loss", train_loss))
-    if validation is not None:
-        emit(Scalar(state.step, "validation/loss", validation.loss))
-        emit(Scalar(state.step, "validation/accuracy", validation.accuracy))
-        for name, value in zip(("accuracy_low", "accuracy_high"), validation.interval, strict=True):
-            emit(Scalar(state.step, f"validation/{name}", value))
-    own = loop.objective.epoch_values()
-    for name, value in {"throughput/examples_per_second": examples_per_second, **own}.items():
-        emit(Scalar(state.step, name, value))
-    test = loop.world.on_writer(lambda: loop.objective.evaluate("test")) if config.track_test else None
-    if test is not None:
-        state.enter_test("track", test.errors)
-        emit(Scalar(state.step, "test/accuracy", test.accuracy))
-        emit(Scalar(state.step, "test/loss", test.loss))
-    shown = {"epoch": state.epoch, "train_loss": train_loss}
-    if validation is not None:
-        _select(loop, validation)
-        shown |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
-    shown |= {name.rpartition("/")[2]: value for name, value in own.items()}
-    emit(Epoch(state.step, "epoch", {**shown, "divergence": state.checks.largest_divergence}))
-    if state.epoch >= config.epochs:
-        state.finished = f"all {config.epochs} epochs done"
-    elif config.early_stopping is not None and state.epochs_without_improvement >= config.early_stopping:
-        state.finished = f"no better validation accuracy in {state.epochs_without_improvement} epochs"
-
-
-def _select(loop: Loop, validation: Evaluation) -> None:
-    """Save the present weights as the best, by validation accuracy, ties by loss, unless a check has failed."""
-    state, best, emit = loop.state, loop.state.best, loop.emit
-    improved = validation.accuracy > state.best_accuracy
-    state.epochs_without_improvement = 0 if improved else state.epochs_without_improvement + 1
-    state.best_accuracy = max(state.best_accuracy, validation.accuracy)
-    if best is not None and (validation.correct, -validation.loss) <= (best.correct, -best.loss):
-        return
-    verdict = state.checks.verdict
-    if verdict is Verdict.FAILED:
-        reason = f"not selected: a gradient check failed ({state.checks.first_failure})"
-        emit(Text(state.step, "checkpoint/selection", f"step {state.step}: {reason}"))
-        return
-    what = "accuracy" if best is None or validation.correct > best.correct else "loss at equal accuracy"
-    state.best = Best(state.step, state.epoch, validation.correct, validation.examples, validation.loss)
-    loop.save("best")
-    emit(Scalar(state.step, "checkpoint/best_accuracy", validation.accuracy))
-    emit(Scalar(state.step, "checkpoint/best_step", state.step))
-    reason = f"best validation {what} so far; gradient checks {verdict.value}"
-    text = f"step {state.step}, epoch {state.epoch}: validation accuracy {validation.accuracy:.4%}, {reason}"
-    emit(Text(state.step, "checkpoint/selection", text))

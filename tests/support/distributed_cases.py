@@ -21,7 +21,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # public,
 from lean_mnist.errors import HealthError, LeanMnistError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.parameters import flatten_parameters, parameter_layout, unflatten_parameters
-from lean_mnist.training.distributed import Share, World
+from lean_mnist.training.distributed import World
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 Plant = Callable[[int, int, Tensor], None]  # (rank, how many all-reduces before, vector)
@@ -113,11 +113,11 @@ def train(world: World, *, batch_size: int = 16, epochs: int = 2, seed: int = 0)
         for start in range(0, 50, batch_size):
             images, labels = x[start : start + batch_size], y[start : start + batch_size]
             share = world.share(len(labels))
-            gradient_P, loss = gradient(model, images[share.rows], labels[share.rows])
+            gradient_P, loss = gradient(model, images[share], labels[share])
             step += 1
             if world.size > 1:
                 world.snapshot(gradient_P, step)
-                loss, _ = world.reduce(gradient_P, loss, share, step=step)
+                loss, _ = world.reduce(gradient_P, loss, len(labels[share]), len(labels), step=step)
             weights_P = weights_P - 0.5 * gradient_P
             unflatten_parameters(weights_P, model)
     return torch.cat([weights_P, loss.detach().reshape(1)])
@@ -138,7 +138,7 @@ def one_step(
     *,
     change: Callable[[World, Tensor], None] | None = None,
     before: Callable[[World, Tensor], None] | None = None,
-    share: Callable[[World], Share] | None = None,
+    share: Callable[[World], slice] | None = None,
     step: int = 7,
     **options: Any,
 ) -> tuple[Tensor, Any]:
@@ -151,8 +151,10 @@ def one_step(
     world.snapshot(gradient_P, step)
     if change is not None:
         change(world, gradient_P)
-    part = share(world) if share is not None else world.share(4 * world.size)
-    reduced = world.reduce(gradient_P, torch.tensor(float(world.rank)), part, step=step, **options)
+    total = 4 * world.size
+    part = share(world) if share is not None else world.share(total)
+    loss, examples = torch.tensor(float(world.rank)), part.stop - part.start
+    reduced = world.reduce(gradient_P, loss, examples, total, step=step, **options)
     return gradient_P, reduced
 
 

@@ -256,7 +256,7 @@ FAULTS = [
     ),
     Fault(
         "a node scales its gradient by 1.001",
-        _node(functions.DenseFunction, 1.001),
+        _node(functions.MLPFunction, 1.001),
         ("tensors.gradcheck",),
         ("gradient.dense", "gradient.network-gradcheck"),
     ),

@@ -16,7 +16,7 @@ from torch import Tensor
 from lean_mnist.command_line import run_command
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, HealthError, LeanMnistError, RankLost
 from lean_mnist.nn import MLP
-from lean_mnist.training.distributed import Share, World, from_environment
+from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.distributed.message import PROJECTIONS, Digests, bits_of, tolerance
 from lean_mnist.training.run import start_of
 from tests.support.distributed_cases import at, join, one_step, scenarios, together, train
@@ -41,8 +41,9 @@ def test_parts_tile_every_batch() -> None:
     for size in range(1, 6):
         for total in range(1, 12):
             shares = [share for share, _ in together(size, lambda world: world.share(total))]  # noqa: B023
-            assert [i for share in shares for i in range(total)[share.rows]] == list(range(total))
-            assert max(s.examples for s in shares) - min(s.examples for s in shares) <= 1
+            assert [i for share in shares for i in range(total)[share]] == list(range(total))
+            sizes = [share.stop - share.start for share in shares]
+            assert max(sizes) - min(sizes) <= 1
 
 
 def test_more_processes_than_examples() -> None:
@@ -187,7 +188,7 @@ def test_no_all_reduce_at_all() -> None:
 
 
 def test_parts_that_overlap_and_steps_that_differ() -> None:
-    overlap = together(2, lambda world: one_step(world, share=lambda world: Share(0, 5, 8)))
+    overlap = together(2, lambda world: one_step(world, share=lambda world: slice(0, 5)))
     assert "the ranks' parts do not make up one batch: 5 of 8, 5 of 8 examples" in said(overlap, GradientMismatch)
     apart = together(2, lambda world: one_step(world, step=7 + world.rank))
     assert "the ranks are at different steps: 7, 8" in said(apart, GradientMismatch)

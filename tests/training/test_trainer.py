@@ -21,12 +21,11 @@ from lean_mnist.nn.update import SGD, Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.checks import HealthHook
-from lean_mnist.training.hooks.step import StepHooks
+from lean_mnist.training.hooks.step import FailurePolicy, StepHooks
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
 from lean_mnist.training.sinks.records import Epoch, Record, Scalar
 from lean_mnist.training.state import CheckSummary, RunState, Verdict
-from lean_mnist.training.steps import Loop
 from lean_mnist.training.trainer import Trainer
 from tests.support.planting import Plant
 from tests.support.training_cases import (
@@ -152,16 +151,15 @@ def _trained_on(evaluations: list[tuple[int, float]], **options: Any) -> tuple[R
     objective: Any = OneBatch(digits_config(epochs=len(evaluations), **options), evaluations)
 
     flat = objective.parameters
-    loop = Loop(
+    trainer = Trainer(
         objective=objective,
         update=Update(flat.network, torch.optim.SGD([flat.vector], lr=0.1), flat=flat),
-        hooks=StepHooks(HealthHook(math.log(2)), [], [], state.checks),
+        hooks=StepHooks(HealthHook(math.log(2), FailurePolicy(state.checks)), [], [], state.checks),
         state=state,
         emit=records.append,
         save=lambda which: saved.append(f"{which} {state.epoch}"),
         stop_requested=lambda: False,
     )
-    trainer = Trainer(loop)
     assert trainer.fit()
     return state, saved, records
 

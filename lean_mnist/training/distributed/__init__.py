@@ -1,5 +1,5 @@
 """A run in many processes, under ``torchrun``; begin with ``world``."""
 
-from lean_mnist.training.distributed.world import Share, World, from_environment
+from lean_mnist.training.distributed.world import World, from_environment
 
-__all__ = ["Share", "World", "from_environment"]
+__all__ = ["World", "from_environment"]

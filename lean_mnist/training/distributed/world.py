@@ -16,7 +16,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -41,24 +41,6 @@ from lean_mnist.training.distributed.transport import ContactLost, Transport
 T = TypeVar("T")
 E = TypeVar("E", LeanMnistError, Interrupted)
 _MOST_FIELDS = 3  # named where configurations differ
-
-
-class Share(NamedTuple):
-    """A rank's part of a global batch of ``total`` examples: those from ``begin`` up to, not including, ``end``."""
-
-    begin: int
-    end: int
-    total: int
-
-    @property
-    def examples(self) -> int:
-        """Number of them."""
-        return self.end - self.begin
-
-    @property
-    def rows(self) -> slice:
-        """Index of the global batch."""
-        return slice(self.begin, self.end)
 
 
 class World:
@@ -86,12 +68,12 @@ class World:
         """Whether this process writes what the run leaves behind."""
         return self.rank == 0
 
-    def share(self, total: int) -> Share:
+    def share(self, total: int) -> slice:
         """This rank's part of a global batch: the parts tile it in order, and their sizes differ by at most 1.
 
         Some are empty where ``total < size``; their ranks still take part in every reduction.
         """
-        return Share(self.rank * total // self.size, (self.rank + 1) * total // self.size, total)
+        return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
     def require_examples(self, batch_size: int, examples: int) -> None:
         """Raise ``ConfigError`` unless every process gets an example of a full batch."""
@@ -142,7 +124,8 @@ class World:
         self,
         gradient_P: Tensor,
         loss: Tensor,
-        share: Share,
+        examples: int,
+        total: int,
         *,
         step: int,
         refusal: LeanMnistError | None = None,
@@ -153,6 +136,7 @@ class World:
         Args:
             gradient_P: (P,), of the mean loss over this rank's part; that of an empty part is taken as zero.
             loss: the mean over this rank's part.
+            examples, total: their number in this rank's part, and in the global batch.
             step: the step's number, from 1.
             refusal: why this rank's checks refuse the step, if they do; every rank then raises an error that says so.
             stop: whether this process was asked to stop.
@@ -163,20 +147,20 @@ class World:
         """
         assert step == self._step, "snapshot comes before reduce"
         reduced_P = self._sent_P
-        place = difference(self._layout, reduced_P, gradient_P, "it was", "it is") if share.examples else ""
+        place = difference(self._layout, reduced_P, gradient_P, "it was", "it is") if examples else ""
         if place and refusal is None:
             refusal = GradientMismatch(
                 f"gradient check failed at step {step}: the gradient was changed after it was declared, at {place}; "
                 f"the step was not applied"
             )
-        weight = share.examples / share.total
-        if share.examples:
+        weight = examples / total
+        if examples:
             reduced_P.mul_(weight)
         else:
             reduced_P.zero_()  # whatever stands there may be NaN
         with self._contact() as transport:
             transport.all_reduce(reduced_P)
-            integers = [step, share.examples, share.total, refusal is not None, stop]
+            integers = [step, examples, total, refusal is not None, stop]
             digest = self._digests.of(reduced_P, step)
             row = pack(integers, bits_of(reduced_P), loss, self._own_digests, digest)
             messages = unpack(transport.all_gather(row))
@@ -184,7 +168,7 @@ class World:
                 raise self.report_once(_combined(transport.all_gather_object(refusal))) from refusal
             wrong = wrong_sums(messages, len(gradient_P), gradient_P.dtype)
             if wrong or misfit(messages) or len({message.bits for message in messages}) > 1:
-                own_P = gradient_P * weight if share.examples else torch.zeros_like(gradient_P)
+                own_P = gradient_P * weight if examples else torch.zeros_like(gradient_P)
                 evidence = Evidence(messages, own_P, reduced_P, self._layout)
                 raise self.report_once(explain(transport, self._digests, evidence))
         gradient_P.copy_(reduced_P)

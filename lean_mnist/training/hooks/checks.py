@@ -21,7 +21,7 @@ from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import has_finite_sum, not_finite
 from lean_mnist.training.config.schedules import Schedule
-from lean_mnist.training.hooks.step import FailurePolicy, KeepFailure, keep_nothing
+from lean_mnist.training.hooks.step import FailurePolicy
 from lean_mnist.training.sinks.records import Notice, Record, Scalar
 
 # LEAN_mnist's thresholds for the norm of one tensor's gradient.
@@ -35,8 +35,8 @@ class HealthHook:
     is not finite of finite numbers, where training has not diverged, is kept.
     """
 
-    def __init__(self, guessing: float | None, keep: KeepFailure = keep_nothing) -> None:
-        self._guessing, self._keep = guessing, keep
+    def __init__(self, guessing: float | None, policy: FailurePolicy) -> None:
+        self._guessing, self._policy = guessing, policy
 
     def due(self, step: int) -> bool:
         """Every step."""
@@ -48,7 +48,7 @@ class HealthHook:
         if not (math.isfinite(loss) and has_finite_sum(step.gradient)):
             cause = cause_of_not_finite(step) if math.isfinite(loss) else ""
             if message := not_finite(step.model, loss, step.number, cause):
-                raise HealthError(message + (self._keep(step, message) if cause else ""))
+                raise HealthError(message + (self._policy.keep(step, message) if cause else ""))
         return self._first(loss, self._guessing) if step.number == 1 and self._guessing is not None else ()
 
     def _first(self, loss: float, guessing: float) -> Iterator[Record]:

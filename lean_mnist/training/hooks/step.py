@@ -6,7 +6,7 @@ stops the run before the gradients reach the weights: that is a gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,15 +28,6 @@ class Hook(Protocol):
 
     def on_gradients(self, step: Step, /) -> Iterable[Record]:
         """Records of this step; raises to keep its gradients from the weights."""
-
-
-# Writes what is needed to reproduce a failed check, given its message; returns the end of that, which says where.
-KeepFailure = Callable[[Step, str], str]
-
-
-def keep_nothing(step: Step, message: str) -> str:
-    """``KeepFailure`` of a run without a folder."""
-    return ""
 
 
 @dataclass(frozen=True)
@@ -66,37 +57,36 @@ MOST = 3
 FOLDER = "failures"
 
 
-class FailureKeeper:
-    """Writes ``<run>/failures/step-<n>.pt`` for the first failed steps of a run.
+@dataclass(frozen=True)
+class FailurePolicy:
+    """Treatment of steps whose gradients fail a check: refused or warned of, and the first of them kept.
 
-    ``rank`` is the process's number where there are several: each writes of its own part, ``step-<n>-rank-<r>.pt``.
+    ``summary`` counts the failures; whoever calls ``refuse`` has entered this one. With ``stop`` the step is refused
+    and the run ends, else it is warned of. Into ``folder``, if any, go ``step-<n>.pt`` with ``config``; of several
+    processes each writes of its own part, ``step-<n>-rank-<r>.pt``.
     """
 
-    def __init__(self, run_folder: Path, config: Config, rank: int | None = None) -> None:
-        self._folder, self._config = run_folder / FOLDER, config
-        self._ending = ".pt" if rank is None else f"-rank-{rank}.pt"
+    summary: CheckSummary
+    stop: bool = True
+    folder: Path | None = None
+    config: Config | None = None
+    rank: int | None = None
 
-    def __call__(self, step: Step, message: str) -> str:
+    def keep(self, step: Step, message: str) -> str:
         """Write the bundle; returns the command that reproduces the step. A full disk stops nothing."""
-        path = self._folder / f"step-{step.number}{self._ending}"
+        if self.folder is None or self.config is None:
+            return ""
+        ending = ".pt" if self.rank is None else f"-rank-{self.rank}.pt"
+        path = self.folder / f"step-{step.number}{ending}"
         if not path.exists():  # else the other check has failed at the same step before
-            if len(list(self._folder.glob(f"step-*{self._ending}"))) >= MOST:
+            if len(list(self.folder.glob(f"step-*{ending}"))) >= MOST:
                 return ""
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                save_step_bundle(path, step, message, self._config.seed, self._config.to_dict())
+                self.folder.mkdir(parents=True, exist_ok=True)
+                save_step_bundle(path, step, message, self.config.seed, self.config.to_dict())
             except OSError as error:
                 return f"; its bundle could not be written: {path}: {error.strerror or error}"
         return f"; to ask again: python -m lean_mnist.crosscheck.replay {path}"
-
-
-@dataclass(frozen=True)
-class FailurePolicy:
-    """Treatment of a step whose gradients fail a check."""
-
-    summary: CheckSummary  # counts the failures; whoever calls ``refuse`` has entered this one
-    stop: bool = True  # whether the step is refused and the run ends; else it is warned of, and training goes on
-    keep: KeepFailure = keep_nothing  # writes a bundle of the step
 
     def refuse(self, step: Step, found: str, details: str) -> Iterator[Record]:
         """Keep the step with all ``details`` and raise ``GradientMismatch`` with ``found``, or yield a warning."""

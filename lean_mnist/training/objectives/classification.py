@@ -83,7 +83,7 @@ class Classification:
             dtype,
             config.device,
             augmentation=build.build_augmentation(config),
-            part=None if world.size == 1 else lambda examples: world.share(examples).rows,
+            part=None if world.size == 1 else world.share,
             memory=self._ring,
         )
         self._world = world
@@ -113,7 +113,7 @@ class Classification:
         if config.check in ("screen", "full"):
             gates.append(ScreenHook(network, log, config.seed, policy))
         return StepHooks(
-            health=HealthHook(guessing, policy.keep),
+            health=HealthHook(guessing, policy),
             observers=[LossHook(log), NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned)],
             gates=gates,
             checks=policy.summary,

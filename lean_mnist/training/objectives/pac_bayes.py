@@ -26,7 +26,7 @@ from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import Schedule, every
 from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, LossHook, NormsHook, ScreenHook, check_records
-from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks, keep_nothing
+from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
 from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
 from lean_mnist.training.run_folder import RunFolder
@@ -55,7 +55,7 @@ class PosteriorCheckHook:
 
     def __init__(self, step: PosteriorStep, due: Schedule, policy: FailurePolicy) -> None:
         # A bundle could reproduce the drawn network's step only, which the gate before this one has passed.
-        self._step, self.due, self._policy = step, due, dataclasses.replace(policy, keep=keep_nothing)
+        self._step, self.due, self._policy = step, due, dataclasses.replace(policy, folder=None)
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """Records of the comparison; raises ``GradientMismatch``."""
@@ -134,7 +134,7 @@ class PacBayes:
         guessing = math.log(self.dataset.classes) if self.stages[0].name == "prior" else None
         # A stage may leave a tensor alone, whose gradient is then 0; so no gradient is called vanishing.
         observers: list[Hook] = [LossHook(log), NormsHook(log, math.inf, state.warned)]
-        return StepHooks(HealthHook(guessing), observers, gates, policy.summary)
+        return StepHooks(HealthHook(guessing, policy), observers, gates, policy.summary)
 
     def _enter(self, stage: Stage, beginning: bool) -> None:
         """An epoch of ``stage`` begins; at the stage's beginning, put prior, posterior and optimizer at its start."""
