@@ -35,16 +35,11 @@ class Augmentation:
     smoothness that is not above 0.
     """
 
-    shift: float = 0.0
-    """Along each axis, uniform in ±shift pixels."""
-    rotation: float = 0.0
-    """About the centre, uniform in ±rotation degrees."""
-    scale: float = 0.0
-    """Width and height are multiplied by factors, independent and uniform in 1 ± scale."""
-    elastic: float = 0.0
-    """Standard deviation of each pixel's random displacement along each axis, in pixels."""
-    smoothness: float = 5.0
-    """Standard deviation, in pixels, of the Gaussian that smooths the elastic displacements."""
+    shift: float = 0.0  # along each axis, uniform in ±shift pixels
+    rotation: float = 0.0  # about the centre, uniform in ±rotation degrees
+    scale: float = 0.0  # width and height are multiplied by factors, independent and uniform in 1 ± scale
+    elastic: float = 0.0  # standard deviation of each pixel's random displacement along each axis, in pixels
+    smoothness: float = 5.0  # standard deviation, in pixels, of the Gaussian that smooths the elastic displacements
 
     def __post_init__(self) -> None:
         for field in fields(self):

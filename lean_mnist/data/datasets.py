@@ -50,10 +50,8 @@ class Dataset:
     train: Split
     test: Split
     classes: int
-    maximum: int
-    """Largest possible pixel value: 255, for ``digits`` 16."""
-    source: str
-    """Where it came from, for people: a folder, or "scikit-learn"."""
+    maximum: int  # largest possible pixel value: 255, for ``digits`` 16
+    source: str  # where it came from, for people: a folder, or "scikit-learn"
 
     @property
     def image_shape(self) -> tuple[int, int]:

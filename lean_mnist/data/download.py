@@ -25,10 +25,8 @@ from urllib.parse import urlsplit
 
 from lean_mnist.data.layout import Layout
 
-PROBE_SECONDS = 5.0
-"""How long to wait for the first server that answers."""
-STALL_SECONDS = 10.0
-"""How long a running download may stand still."""
+PROBE_SECONDS = 5.0  # how long to wait for the first server that answers
+STALL_SECONDS = 10.0  # how long a running download may stand still
 
 _FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, zipfile.BadZipFile, zlib.error)
 

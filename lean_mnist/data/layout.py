@@ -14,14 +14,10 @@ from lean_mnist.errors import DataError
 class Layout:
     """The files of one data set, unpacked names; each may also lie there as ``NAME.gz``."""
 
-    folder: str
-    """Name of torchvision's class, which is also the name of the folder that holds ``raw``."""
-    files: tuple[str, str, str, str]
-    """Training images, training labels, test images, test labels."""
-    transposed: bool = False
-    """Images are stored column by column and have to be turned upright."""
-    test_limit: int | None = None
-    """Only the first so many examples of the test files are the test split."""
+    folder: str  # name of torchvision's class, which is also the name of the folder that holds ``raw``
+    files: tuple[str, str, str, str]  # training images, training labels, test images, test labels
+    transposed: bool = False  # images are stored column by column and have to be turned upright
+    test_limit: int | None = None  # only the first so many examples of the test files are the test split
 
     @property
     def raw(self) -> str:

@@ -5,14 +5,10 @@ from __future__ import annotations
 DATASETS: tuple[str, ...] = ("mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits")
 """Every data set that can be asked for by name."""
 
-AUTO = "auto"
-"""MNIST where it can be had, otherwise ``digits``."""
+AUTO = "auto"  # MNIST where it can be had, otherwise ``digits``
 
-DATASET_CHOICES: tuple[str, ...] = (AUTO, *DATASETS)
-"""What ``--dataset`` accepts."""
+DATASET_CHOICES: tuple[str, ...] = (AUTO, *DATASETS)  # what ``--dataset`` accepts
 
-NORMALIZATIONS: tuple[str, ...] = ("standard", "unit", "per-image")
-"""What ``--normalization`` accepts."""
+NORMALIZATIONS: tuple[str, ...] = ("standard", "unit", "per-image")  # what ``--normalization`` accepts
 
-DATA_VARIABLE = "LEAN_MNIST_DATA"
-"""The environment variable that names a folder to search first; it is read, never written."""
+DATA_VARIABLE = "LEAN_MNIST_DATA"  # names a folder to search first, which is read, never written

@@ -30,8 +30,7 @@ from lean_mnist.generalization.exact import Exact, ball, decide, exact, least
 if TYPE_CHECKING:
     import flint
 
-DIGITS = 12
-"""After the point, of every bound that is returned, unless asked for otherwise."""
+DIGITS = 12  # after the point, of every bound that is returned, unless asked for otherwise
 
 
 def checked_counts(errors: int, examples: int) -> tuple[int, int]:

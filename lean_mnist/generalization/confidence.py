@@ -43,14 +43,10 @@ class SplitHistory:
     """The history of a split before a claim is made on it."""
 
     split: str
-    evaluations: int
-    """Times that any candidate was evaluated on it, this claim's own evaluation included."""
-    adaptive: bool = False
-    """True if what was evaluated may have depended on what earlier evaluations showed."""
-    learned: bool = False
-    """True if weights were fitted to it."""
-    selected: str = ""
-    """Description of whatever was chosen by it; empty if nothing."""
+    evaluations: int  # times that any candidate was evaluated on it, this claim's own evaluation included
+    adaptive: bool = False  # whether what was evaluated may have depended on what earlier evaluations showed
+    learned: bool = False  # whether weights were fitted to it
+    selected: str = ""  # description of whatever was chosen by it; empty if nothing
 
     def require_holdout(self) -> None:
         """Raise ``CertificateError`` unless nothing was learned from this split or chosen by it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -94,42 +95,35 @@ class Optimizer(Protocol):
         """Go on from a ``state_dict``."""
 
 
+@dataclass
 class Update:
     """Moves the parameters of ``model`` by the gradients that stand in their ``.grad``.
 
     Ask :meth:`is_finite` before :meth:`apply`, where no gate has tested that already.
-
-    Args:
-        model: has the parameters.
-        optimizer: of ``flat.vector``, or of the parameters of ``model``.
-        clip_norm: the largest norm of the whole gradient; a longer one is scaled down to it. ``None``: never.
-        flat: the parameters of ``model`` as one vector, where they are one.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        clip_norm: float | None = None,
-        flat: FlatParameters[Any] | None = None,
-    ) -> None:
-        self.optimizer, self._clip_norm, self._flat = optimizer, clip_norm, flat
-        self._moved = list(model.parameters()) if flat is None else [flat.vector]
+    model: nn.Module
+    optimizer: Optimizer  # of ``flat.vector``, or of the parameters of ``model``
+    clip_norm: float | None = None  # the largest norm of the whole gradient; a longer one is scaled down to it
+    flat: FlatParameters[Any] | None = None  # the parameters of ``model`` as one vector, where they are one
+
+    def __post_init__(self) -> None:
+        self._moved = list(self.model.parameters()) if self.flat is None else [self.flat.vector]
 
     def is_finite(self, loss: float) -> bool:
         """Whether the loss and the sum of the gradient are finite; see :func:`has_finite_sum`."""
-        if self._flat is not None:
-            return math.isfinite(loss) and has_finite_sum(self._flat.gradient)
+        if self.flat is not None:
+            return math.isfinite(loss) and has_finite_sum(self.flat.gradient)
         return math.isfinite(loss) and all(has_finite_sum(p.grad) for p in self._moved if p.grad is not None)
 
     def apply(self, rate: float) -> None:
         """Clip, set the learning rate, step, and bring the new weights to the copy that steps are computed with."""
-        if self._clip_norm is not None:
-            clip_gradient(self._moved, self._clip_norm)
+        if self.clip_norm is not None:
+            clip_gradient(self._moved, self.clip_norm)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
-        if self._flat is not None:
-            self._flat.vector_to_network()
+        if self.flat is not None:
+            self.flat.vector_to_network()
 
     def apply_on_device(self, loss: Tensor, rate: Tensor, failed: Tensor) -> None:
         """The whole update without waiting for the device, for captured steps; of our ``SGD`` and a flat vector only.
@@ -137,14 +131,14 @@ class Update:
         ``rate`` is a float32 of one element. ``failed``, a scalar, becomes 1 if ``loss`` or the gradient is not finite;
         while it is 1 the weights stay as they are.
         """
-        assert self._flat is not None
+        assert self.flat is not None
         assert isinstance(self.optimizer, SGD)
-        finite = torch.isfinite(loss) & torch.isfinite(self._flat.gradient.sum())
+        finite = torch.isfinite(loss) & torch.isfinite(self.flat.gradient.sum())
         failed.copy_(torch.where(finite, failed, torch.ones_like(failed)))
-        if self._clip_norm is not None:
-            clip_gradient(self._moved, self._clip_norm)
+        if self.clip_norm is not None:
+            clip_gradient(self._moved, self.clip_norm)
         self.optimizer.step_at(rate, unless=failed)
-        self._flat.vector_to_network()
+        self.flat.vector_to_network()
 
 
 def has_finite_sum(gradient: Tensor) -> bool:

@@ -31,30 +31,20 @@ class Arguments(Origin, Config):
     """Train a multilayer perceptron whose backward pass is written by hand, and check its gradients while it trains."""
 
 
+@dataclass(frozen=True)
 class RunCommand(Generic[Options]):
-    """Reads the command line of a command that trains.
+    """Reads the command line of a command that trains."""
 
-    Args:
-        prog: the command as it is called.
-        options: the class of its configuration, with ``run_name`` and ``checkpoints_dir`` among its fields.
-        arguments: that with the fields of ``Origin``.
-        preset: a configuration by its name, where the command has presets.
-    """
-
-    def __init__(
-        self,
-        prog: str,
-        options: type[Options],
-        arguments: type[Options],
-        preset: Callable[[str], Options] | None = None,
-    ) -> None:
-        self._prog, self._options, self._arguments, self._preset = prog, options, arguments, preset
+    prog: str  # the command as it is called
+    options: type[Options]  # the class of its configuration, with ``run_name`` and ``checkpoints_dir`` among its fields
+    arguments: type[Options]  # that with the fields of ``Origin``
+    preset: Callable[[str], Options] | None = None  # a configuration by its name, where the command has presets
 
     def read(self, argv: Sequence[str]) -> tuple[Options, Path | None]:
         """The configuration that ``argv`` asks for and, when it asks to resume, the checkpoint to continue from."""
         # These choose what the other options start from, so they are read first. tyro sees them only for --help.
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        origins = [*(["preset"] if self._preset else []), "config", "resume"]
+        origins = [*(["preset"] if self.preset else []), "config", "resume"]
         for name in (*origins, "run-name", "checkpoints-dir"):
             alone = name == "resume"
             first.add_argument(f"--{name}", nargs="?" if alone else None, const="" if alone else None)
@@ -69,27 +59,27 @@ class RunCommand(Generic[Options]):
         rest += [] if chosen.checkpoints_dir is None else ["--checkpoints-dir", chosen.checkpoints_dir]
 
         if chosen.resume is not None:
-            folder = Path(chosen.checkpoints_dir or self._options.checkpoints_dir)
+            folder = Path(chosen.checkpoints_dir or self.options.checkpoints_dir)
             return self._resumed(find_checkpoint(chosen.resume, chosen.run_name, folder), rest)
-        base = self._options()
-        if self._preset is not None and chosen.preset is not None:
-            base = self._preset(chosen.preset)
+        base = self.options()
+        if self.preset is not None and chosen.preset is not None:
+            base = self.preset(chosen.preset)
         elif chosen.config is not None:
             # A repetition is a new run: it gets a name of its own unless one is given.
-            base = dataclasses.replace(read_config(Path(chosen.config), self._options), run_name=None)
+            base = dataclasses.replace(read_config(Path(chosen.config), self.options), run_name=None)
         return self._overridden(base, rest), None
 
     def _overridden(self, base: Options, arguments: Sequence[str]) -> Options:
-        parsed = parse(self._arguments, arguments, prog=self._prog, default=self._arguments(**self._fields(base)))
-        return self._options(**self._fields(parsed))
+        parsed = parse(self.arguments, arguments, prog=self.prog, default=self.arguments(**self._fields(base)))
+        return self.options(**self._fields(parsed))
 
     def _fields(self, options: Options) -> dict[str, Any]:
-        return {field.name: getattr(options, field.name) for field in dataclasses.fields(self._options)}
+        return {field.name: getattr(options, field.name) for field in dataclasses.fields(self.options)}
 
     def _resumed(self, path: Path, arguments: Sequence[str]) -> tuple[Options, Path]:
         from lean_mnist.training.checkpoints import read_checkpoint
 
-        saved = config_from_dict(read_checkpoint(path)["config"], str(path), self._options)
+        saved = config_from_dict(read_checkpoint(path)["config"], str(path), self.options)
         wanted = self._overridden(saved, arguments)
         for name, value in self._fields(saved).items():
             now = getattr(wanted, name)

@@ -25,7 +25,5 @@ SMOOTH = "an L-smooth f has f(θ−αg) ≤ f(θ) − α⟨∇f(θ), g⟩ + α²
 STEP = "plain SGD steps by θ − αg; checked exactly, on quadratics, by convergence.sgd-enumerated and gd-quadratic"
 LIBM = "math.exp and math.log round as the C library that Lean's Float.exp and Float.log call"
 
-SYMBOLIC = (SYMPY, SUMS, REALS)
-"""Of every proof for all sizes."""
-ANY = (*SYMBOLIC, PAIRS)
-"""Of a proof for any activation."""
+SYMBOLIC = (SYMPY, SUMS, REALS)  # of every proof for all sizes
+ANY = (*SYMBOLIC, PAIRS)  # of a proof for any activation

@@ -11,8 +11,7 @@ from typing import Any
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.verification import assumptions
 
-Check = Callable[[], str]
-"""Runs the code and returns what there is to say about it; raises ``Refuted`` with a counterexample."""
+Check = Callable[[], str]  # runs the code and says what there is to say; raises ``Refuted`` with a counterexample
 
 
 class Method(Enum):
@@ -59,27 +58,16 @@ class NotEstablished(Exception):
 
 @dataclass(frozen=True)
 class Obligation:
-    """A statement, and how it is established of this project's code.
+    """A statement, and how it is established of this project's code."""
 
-    Attributes:
-        id: ``group.name``, unique.
-        statement: plain mathematics.
-        source: the theorem or axiom of LEAN_mnist that it answers, or where else it comes from.
-        scope: the sizes and cases for which it is established, to be read after the method's word.
-        run: checks the code.
-        method: how it is established.
-        assumptions: what the verdict rests on.
-        expected: ``REFUTED`` for a false statement of the original, which must be found false.
-    """
-
-    id: str
-    statement: str
-    source: str
-    scope: str
-    run: Check
+    id: str  # ``group.name``, unique
+    statement: str  # plain mathematics
+    source: str  # the theorem or axiom of LEAN_mnist that it answers, or where else it comes from
+    scope: str  # the sizes and cases for which it is established, to be read after the method's word
+    run: Check  # checks the code
     method: Method = Method.SYMBOLIC
-    assumptions: tuple[str, ...] = assumptions.SYMBOLIC
-    expected: Truth = Truth.HOLDS
+    assumptions: tuple[str, ...] = assumptions.SYMBOLIC  # what the verdict rests on
+    expected: Truth = Truth.HOLDS  # ``REFUTED`` for a false statement of the original, which must be found false
 
     @property
     def group(self) -> str:

@@ -139,14 +139,10 @@ def require_known_bounds(bounds: Sequence[str]) -> None:
 class ClaimOptions:
     """Options of the claims in a certificate by a test split."""
 
-    deltas: Sequence[Exact] = DEFAULT_DELTAS
-    """Failure probabilities, each of them for its own claim."""
-    bounds: Sequence[str] = DEFAULT_BOUNDS
-    """Names of bounds on counted errors, each of them at each δ."""
-    looks: int | None = None
-    """All evaluations on this test split; those that are known of if ``None``."""
-    adaptive: bool = False
-    """True to pay for evaluations that may have depended on earlier ones."""
+    deltas: Sequence[Exact] = DEFAULT_DELTAS  # failure probabilities, each of them for its own claim
+    bounds: Sequence[str] = DEFAULT_BOUNDS  # names of bounds on counted errors, each of them at each δ
+    looks: int | None = None  # all evaluations on this test split; those that are known of if ``None``
+    adaptive: bool = False  # whether to pay for evaluations that may have depended on earlier ones
     precision: str = "auto"
     """``float32`` or ``float64``: how roughly the network may be run; ``auto``: see ``networks.precision_for``."""
 

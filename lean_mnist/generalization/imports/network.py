@@ -22,8 +22,7 @@ from lean_mnist.generalization.reading import LARGEST, one_line, optional_packag
 from lean_mnist.nn import MLP
 
 Doubles = npt.NDArray[np.float64]
-NamedLayer = tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]
-"""Name, weight, and bias or ``None``."""
+NamedLayer = tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]  # name, weight, and bias or ``None``
 
 
 @dataclass(frozen=True, eq=False)

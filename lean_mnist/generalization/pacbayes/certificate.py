@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Layer = tuple[Array, Array, Array, Array]  # μ (H, D), σ (H, D), β (H,), τ (H,)
 
-DIGITS = 6
-"""After the point, of a divergence in nats."""
+DIGITS = 6  # after the point, of a divergence in nats
 MARGIN = 2.0**-20
 _EXPONENT, _CHUNK = 149, 1000  # every float32 is a whole number times 2^-149
 

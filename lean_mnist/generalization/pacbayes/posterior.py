@@ -82,26 +82,17 @@ class GaussianMLP(nn.Module):
 
 
 class StepAtDraw(NamedTuple):
-    """A step's values at the one network that was drawn for it.
-
-    Attributes:
-        goal, batch: of the step.
-        losses: cross-entropy of each example, at most the goal's ceiling, (B,).
-        below: bool (B,), which of them are below the ceiling; the gradient is theirs.
-        batches: the examples below as one batch; none if there are none.
-        result: the step of the drawn network on that batch: its mean cross-entropy, gradient and tape.
-        value, risk, divergence: objective, mean bounded loss (or cross-entropy, by ``risk``) and KL, scalars.
-    """
+    """A step's values at the one network that was drawn for it."""
 
     goal: Goal
     batch: Batch
-    losses: Tensor
-    below: Tensor
-    batches: list[Batch]
-    result: StepResult
-    value: Tensor
-    risk: Tensor
-    divergence: Tensor
+    losses: Tensor  # cross-entropy of each example, at most the goal's ceiling, (B,)
+    below: Tensor  # bool (B,), which of them are below the ceiling; the gradient is theirs
+    batches: list[Batch]  # the examples below as one batch; none if there are none
+    result: StepResult  # of the drawn network on that batch: its mean cross-entropy, gradient and tape
+    value: Tensor  # objective, a scalar
+    risk: Tensor  # mean bounded loss (or cross-entropy, by ``risk``), a scalar
+    divergence: Tensor  # KL, a scalar
 
 
 class PosteriorStep:

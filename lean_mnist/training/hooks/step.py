@@ -32,20 +32,16 @@ class Hook(Protocol):
 
 @dataclass(frozen=True)
 class StepHooks:
-    """Everything that looks at the steps of a run.
+    """Everything that looks at the steps of a run; gates are each process's own.
 
-    Attributes:
-        health: a gate due at every step. In a chunk of steps the update's own test stands in for it.
-        observers: record what they see; of several processes only the writer's do, after the gradients are summed.
-        gates: further gates; each process has its own. They come after the observers where there is one process,
-            because the records of a refused step are what a person needs to see.
-        checks: the findings of this process's gates.
+    Of several processes only the writer's observers record, after the gradients are summed. Of one, they come before
+    the gates, because the records of a refused step are what a person needs to see.
     """
 
-    health: Hook
-    observers: Sequence[Hook]
-    gates: Sequence[Hook]
-    checks: CheckSummary
+    health: Hook  # a gate due at every step; in a chunk of steps the update's own test stands in for it
+    observers: Sequence[Hook]  # record what they see
+    gates: Sequence[Hook]  # further ones
+    checks: CheckSummary  # the findings of this process's gates
 
     def any_due(self, step: int) -> bool:
         """Whether a scheduled hook, one besides ``health``, is due at this step."""
