@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lean_mnist.audit import NetworkLoss, StepAudit
 from lean_mnist.audit.gradcheck_piece import gradcheck_piece
+from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.step_audit import StepAudit
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import StepTape

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm import tqdm
 
-from lean_mnist.audit import ComputedStep, RandomisedCheck
+from lean_mnist.audit.local_checks import ComputedStep
+from lean_mnist.audit.randomised import RandomisedCheck
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.batches import Batches

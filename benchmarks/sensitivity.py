@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
-from lean_mnist.audit import ComputedStep, RandomisedCheck, StepAudit
-from lean_mnist.audit.local_checks import largest_share
-from lean_mnist.audit.step_audit import ReferenceValues
+from lean_mnist.audit.local_checks import ComputedStep, largest_share
+from lean_mnist.audit.randomised import RandomisedCheck
+from lean_mnist.audit.step_audit import ReferenceValues, StepAudit
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP

@@ -30,7 +30,7 @@ from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.crosscheck.comparison import Divergence, compare
 from lean_mnist.crosscheck.diagnosis import diagnose
-from lean_mnist.enclosure import GradientBound, enclose_model_gradients
+from lean_mnist.enclosure.enclose import GradientBound, enclose_model_gradients
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Batch, Layers, StepTape, layers_of
 

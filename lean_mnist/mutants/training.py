@@ -15,8 +15,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from lean_mnist.audit import ComputedStep, RandomisedCheck, StepAudit
+from lean_mnist.audit.local_checks import ComputedStep
+from lean_mnist.audit.randomised import RandomisedCheck
 from lean_mnist.audit.rounding import unit_of
+from lean_mnist.audit.step_audit import StepAudit
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lean_mnist.audit import AuditResult, GradcheckVerdict, RandomisedResult
+from lean_mnist.audit.gradcheck_piece import GradcheckVerdict
+from lean_mnist.audit.randomised import RandomisedResult
+from lean_mnist.audit.step_audit import AuditResult
 
 
 class Verdict(str, enum.Enum):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lean_mnist.audit import ComputedStep, first_fault
+from lean_mnist.audit.diagnosis import first_fault
+from lean_mnist.audit.local_checks import ComputedStep
 from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.nn.step import put_gradients

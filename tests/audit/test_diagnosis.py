@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lean_mnist.audit import ComputedStep, NetworkLoss, StepFault, first_fault
-from lean_mnist.audit.diagnosis import explain_gradcheck
-from lean_mnist.audit.local_checks import largest_share
+from lean_mnist.audit.diagnosis import StepFault, explain_gradcheck, first_fault
+from lean_mnist.audit.local_checks import ComputedStep, largest_share
+from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import RING_DEPTH, StepResult, StepTape, put_gradients

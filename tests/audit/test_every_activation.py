@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from lean_mnist.audit import ComputedStep, RandomisedCheck, StepAudit
 from lean_mnist.audit.gradcheck_piece import gradcheck_piece
-from lean_mnist.audit.local_checks import Identity, local_checks
+from lean_mnist.audit.local_checks import ComputedStep, Identity, local_checks
+from lean_mnist.audit.randomised import RandomisedCheck
 from lean_mnist.audit.reference import NetworkLoss
+from lean_mnist.audit.step_audit import StepAudit
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation
 from lean_mnist.crosscheck import check_function
-from lean_mnist.enclosure import enclose_model_gradients
+from lean_mnist.enclosure.enclose import enclose_model_gradients
 from lean_mnist.mutants import planting
 from lean_mnist.nn import functional
 from lean_mnist.nn.step import put_gradients
-from lean_mnist.verification import verify
+from lean_mnist.verification.report import verify
 from tests.support.activations import TORCH_ACTIVATIONS
 from tests.support.crosscheck_cases import layers_of, random_batch, random_model
 

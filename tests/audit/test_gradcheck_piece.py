@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lean_mnist.audit import NetworkLoss
 from lean_mnist.audit import gradcheck_piece as module
 from lean_mnist.audit.gradcheck_piece import KINK_MARGIN, GradcheckResult, GradcheckVerdict, cut_piece, gradcheck_piece
-from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS
+from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS, NetworkLoss
 from lean_mnist.chainrule import activations, dense, losses
 from lean_mnist.chainrule.activations import ACTIVATIONS as RULES
 from tests.support.activations import TORCH_ACTIVATIONS

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from lean_mnist.audit import ComputedStep, RandomisedCheck, RandomisedResult
 from lean_mnist.audit.batched import with_bias
-from lean_mnist.audit.randomised import BLOCK, Probes
+from lean_mnist.audit.local_checks import ComputedStep
+from lean_mnist.audit.randomised import BLOCK, Probes, RandomisedCheck, RandomisedResult
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.step import Batch

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lean_mnist.audit import StepAudit
+from lean_mnist.audit.step_audit import StepAudit
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Batch, StepTape, put_gradients
 from tests.support.crosscheck_cases import descend, random_batch

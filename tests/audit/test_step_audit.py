@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lean_mnist.audit import AuditResult, StepAudit
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
+from lean_mnist.audit.step_audit import AuditResult, StepAudit
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Batch, Step, put_gradients

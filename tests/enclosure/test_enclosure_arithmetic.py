@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lean_mnist.chainrule.arrays import primitives
-from lean_mnist.enclosure import Ball
+from lean_mnist.enclosure.ball import Ball
 from lean_mnist.errors import ArgumentError
 from tests.support.enclosure_rational import fractions_of_tensor, run_rational
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from lean_mnist import MLP
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.enclosure import (
-    Ball,
+from lean_mnist.enclosure.ball import Ball
+from lean_mnist.enclosure.enclose import (
     Enclosure,
     GradientBound,
     bound_gradient,

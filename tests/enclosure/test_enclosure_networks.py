@@ -15,7 +15,7 @@ from torch import Tensor
 from lean_mnist.chainrule import losses, mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.chainrule.losses import softmax_cross_entropy, squared_error
-from lean_mnist.enclosure import Enclosure, enclose_gradients
+from lean_mnist.enclosure.enclose import Enclosure, enclose_gradients
 from tests.support.enclosure_rational import Tally, fractions_of_tensor, magnitude
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lean_mnist.audit import StepAudit
+from lean_mnist.audit.step_audit import StepAudit
 from lean_mnist.chainrule.straight_through import quantize_backward, quantize_forward
 from lean_mnist.data.datasets import Dataset, load_digits
 from lean_mnist.data.normalization import Normalization

@@ -16,7 +16,7 @@ from flint import arb, ctx, fmpq
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.chainrule.arrays import primitives
-from lean_mnist.enclosure import Ball
+from lean_mnist.enclosure.ball import Ball
 from tests.support.enclosure_rational import Tally, number, radius, random_ball, tame_ball
 
 BITS = 300

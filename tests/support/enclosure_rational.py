@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lean_mnist.chainrule.arrays import primitives
-from lean_mnist.enclosure import Ball
+from lean_mnist.enclosure.ball import Ball
 
 # Where float64 is delicate: zeros, ones and their neighbours, both ends of the subnormal and the normal range.
 DELICATE = [0.0, 0.0, 1.0, -1.0, 0.5, 3.0, 1 + 2.0**-52, 1 - 2.0**-53, -(2.0**-1074), 2.0**-1074, 2.0**-1022, 0.1,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lean_mnist.verification import Obligation, Truth
-from lean_mnist.verification.model import Check, Refuted
+from lean_mnist.verification.model import Check, Obligation, Refuted, Truth
 
 
 def holds() -> str:

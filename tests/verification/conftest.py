@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lean_mnist import verification, verify
-from lean_mnist.verification import Obligation, ObligationReport, obligations
+from lean_mnist.verification.model import Obligation
+from lean_mnist.verification.report import ObligationReport, obligations
 from tests.support.training_cases import Result
 from tests.support.training_cases import call as run_in_process
 

@@ -14,7 +14,8 @@ import pytest
 
 from lean_mnist import verify as command
 from lean_mnist.errors import LeanMnistError
-from lean_mnist.verification import ObligationFailed, Truth, report, verify
+from lean_mnist.verification import report, verify
+from lean_mnist.verification.model import ObligationFailed, Truth
 from tests.support.obligations_cases import an_obligation, breaks, holds, is_false
 from tests.support.training_cases import Result
 

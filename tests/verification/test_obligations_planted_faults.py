@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lean_mnist.verification import Obligation, Truth
+from lean_mnist.verification.model import Obligation, Truth
 from lean_mnist.verification.statements import network
 from tests.support.obligations_faults import FAULTS, Fault
 

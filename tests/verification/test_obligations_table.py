@@ -8,8 +8,8 @@ import re
 import pytest
 
 from lean_mnist.errors import ConfigError
-from lean_mnist.verification import Method, Obligation, ObligationReport, Truth, select, vacuous_statements
-from lean_mnist.verification.report import titles
+from lean_mnist.verification.model import Method, Obligation, Truth
+from lean_mnist.verification.report import ObligationReport, select, titles, vacuous_statements
 
 LINEAR_ALGEBRA = [
     *("vadd", "vsub", "smul", "matAdd", "matSub", "matSmul", "transpose", "vmul", "dot", "normSq", "outer"),

@@ -8,14 +8,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from lean_mnist.audit import (
-    AuditResult,
-    ComputedStep,
-    GradcheckVerdict,
-    RandomisedCheck,
-    StepAudit,
-    first_fault,
-)
+from lean_mnist.audit.diagnosis import first_fault
+from lean_mnist.audit.gradcheck_piece import GradcheckVerdict
+from lean_mnist.audit.local_checks import ComputedStep
+from lean_mnist.audit.randomised import RandomisedCheck
+from lean_mnist.audit.step_audit import AuditResult, StepAudit
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Step

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lean_mnist.audit import AuditResult
+from lean_mnist.audit.step_audit import AuditResult
 from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.seeding import generator_for
