@@ -130,7 +130,8 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.networks import certify_network
     from lean_mnist.generalization.imports.certified import NetworkFile, certify_reading, read_for
-    from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
+    from lean_mnist.generalization.spaces.encoding import write_network
+    from lean_mnist.generalization.spaces.network import QuantizedNetwork
 
     quantize = arguments.quantize
     training = arguments.split == "train" or (

@@ -19,8 +19,9 @@ from lean_mnist.data.datasets import Split
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.exact import Exact, exact, percent
 from lean_mnist.generalization.solve import certified_risk
-from lean_mnist.generalization.spaces import MOST_CODED_BITS, IntegerNetwork, QuantizedNetwork, code_length
-from lean_mnist.generalization.spaces.network import QuantizedLayer
+from lean_mnist.generalization.spaces.encoding import MOST_CODED_BITS, code_length
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
+from lean_mnist.generalization.spaces.network import QuantizedLayer, QuantizedNetwork
 from lean_mnist.nn.grid import check_bits, grid_of
 from lean_mnist.nn.quantized import QuantizedMLP
 

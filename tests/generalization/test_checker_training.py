@@ -21,7 +21,8 @@ from lean_mnist.generalization.certificates.document import FILE, Certificate
 from lean_mnist.generalization.certificates.networks import certify_network
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior
 from lean_mnist.generalization.quantize import quantize_layers
-from lean_mnist.generalization.spaces import QuantizedNetwork, write_network
+from lean_mnist.generalization.spaces.encoding import write_network
+from lean_mnist.generalization.spaces.network import QuantizedNetwork
 from tests.generalization.test_checker import altered_value, leaves
 from tests.generalization.test_pacbayes import moved
 from tests.support.certificate_cases import forged, random_data, rejection

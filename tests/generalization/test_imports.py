@@ -18,7 +18,8 @@ from lean_mnist.errors import CertificateError, CheckpointError, ConfigError, Da
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.imports.certified import NetworkFile, import_network, kind_of, verify_on_data
 from lean_mnist.generalization.imports.network import ImportedNetwork, network_from_tensors, scaling_of
-from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
+from lean_mnist.generalization.spaces.network import QuantizedNetwork
 from tests.support.import_cases import (
     B16,
     GEMM,

@@ -17,7 +17,8 @@ from lean_mnist.errors import DataError
 from lean_mnist.generalization import reading
 from lean_mnist.generalization.imports.certified import verify_on_data
 from lean_mnist.generalization.imports.mlcert import read_arrays, read_mlcert
-from lean_mnist.generalization.spaces import IntegerNetwork, code_length
+from lean_mnist.generalization.spaces.encoding import code_length
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from tests.support.import_cases import (
     B2,
     B16,

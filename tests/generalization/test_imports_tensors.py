@@ -21,7 +21,7 @@ from lean_mnist.generalization.imports.network import (
     read_state_dict,
     scaling_of,
 )
-from lean_mnist.generalization.spaces import IntegerNetwork
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import write_checkpoint
 from tests.support.import_cases import (

@@ -16,7 +16,8 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.imports.certified import exact_layers
 from lean_mnist.generalization.quantize import fold_scaling, quantize_layers, quantized_network
-from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
+from lean_mnist.generalization.spaces.network import QuantizedNetwork
 from lean_mnist.nn import MLP
 from lean_mnist.nn.grid import Grid, grid_of
 from lean_mnist.nn.quantized import QuantizedMLP, fake_quantize

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lean_mnist.errors import ArgumentError, DataError
-from lean_mnist.generalization.spaces import IntegerNetwork, encode, read_network, write_network
 from lean_mnist.generalization.spaces import integers as integers_module
-from lean_mnist.generalization.spaces.encoding import decode, network_hash
+from lean_mnist.generalization.spaces.encoding import decode, encode, network_hash, read_network, write_network
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.generalization.spaces.network import NetworkSpace, QuantizedLayer, QuantizedNetwork
 
 

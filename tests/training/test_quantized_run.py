@@ -20,7 +20,8 @@ from lean_mnist.generalization import checker
 from lean_mnist.generalization.imports.certified import exact_layers
 from lean_mnist.generalization.quantize import quantized_network, training_claims
 from lean_mnist.generalization.solve import certified_risk
-from lean_mnist.generalization.spaces import IntegerNetwork, code_length, read_network
+from lean_mnist.generalization.spaces.encoding import code_length, read_network
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.mutants import planting
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.arguments import read_arguments

@@ -30,7 +30,9 @@ from lean_mnist.generalization.certificates.document import (
 )
 from lean_mnist.generalization.confidence import SplitHistory, union
 from lean_mnist.generalization.exact import Exact
-from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork, code_length, encode
+from lean_mnist.generalization.spaces.encoding import code_length, encode
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
+from lean_mnist.generalization.spaces.network import QuantizedNetwork
 
 if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset

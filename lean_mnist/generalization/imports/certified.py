@@ -32,7 +32,9 @@ from lean_mnist.generalization.imports.network import (
 )
 from lean_mnist.generalization.imports.onnx import read_onnx
 from lean_mnist.generalization.quantize import fold_scaling, quantize_layers
-from lean_mnist.generalization.spaces import IntegerNetwork, QuantizedNetwork, read_network
+from lean_mnist.generalization.spaces.encoding import read_network
+from lean_mnist.generalization.spaces.integers import IntegerNetwork
+from lean_mnist.generalization.spaces.network import QuantizedNetwork
 
 Network = ImportedNetwork | QuantizedNetwork
 

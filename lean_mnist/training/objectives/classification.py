@@ -20,7 +20,7 @@ from lean_mnist.errors import ConfigError
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
-from lean_mnist.generalization.spaces import write_network
+from lean_mnist.generalization.spaces.encoding import write_network
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.quantized import QuantizedMLP
