@@ -13,19 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import checked_delta, upper_risk
 from lean_mnist.generalization.exact import Exact, decimal_text, percent
-
-if TYPE_CHECKING:
-    from lean_mnist.data.datasets import Dataset
 
 DEFAULT_DELTAS = ("0.035", "1e-9")
 DEFAULT_BOUNDS = ("clopper-pearson",)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lean_mnist.data.datasets import Dataset
+from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.counting import count_errors
@@ -33,11 +35,7 @@ from lean_mnist.generalization.exact import Exact
 from lean_mnist.generalization.spaces.encoding import code_length, encode
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
-
-if TYPE_CHECKING:
-    from lean_mnist.data.datasets import Dataset
-    from lean_mnist.data.normalization import Normalization
-    from lean_mnist.nn import MLP
+from lean_mnist.nn import MLP
 
 DEFAULT_OPTIONS = ClaimOptions()
 _WEIGHTS, _CODES = "certificate.weights", "certificate.codes"

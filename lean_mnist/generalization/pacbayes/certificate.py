@@ -12,13 +12,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import flint
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.splits import cut
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
@@ -34,10 +34,7 @@ from lean_mnist.generalization.certificates.document import (
     written,
 )
 from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text, exact, least, percent
-
-if TYPE_CHECKING:
-    from lean_mnist.data.datasets import Dataset
-    from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
+from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 
 Array = npt.NDArray[np.float64]
 Layer = tuple[Array, Array, Array, Array]  # μ (H, D), σ (H, D), β (H,), τ (H,)
