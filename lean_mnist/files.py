@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def errors_named(name: str) -> Iterator[None]:
+    """Where the system's errors do not say of which file they are, it is ``name``."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = name
+        raise
 
 
 def plain(value: Any) -> Any:

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.files import plain, write_atomically
-from lean_mnist.training.sinks.records import Image, Outcome, Record
+from lean_mnist.files import errors_named, plain, write_atomically
+from lean_mnist.training.sinks.records import Image, Outcome, Record, Sink
 
 
-class JsonLinesSink:
+class JsonLinesSink(Sink):
     """Appends ``{"step": …, "name": …, "value": …}`` lines to a file; pictures are left to the dashboard.
 
     With ``resume_step``, lines after that step are dropped first: the resumed run writes them again.
@@ -33,12 +33,9 @@ class JsonLinesSink:
 
     def flush(self) -> None:
         """Make sure that the lines are on disk."""
-        try:
+        with errors_named(self._file.name):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            error.filename = self._file.name
-            raise
 
     def close(self) -> None:
         """Close the file."""

@@ -21,7 +21,7 @@ def progress_sink(dataset: str, epochs: int, steps: int, done: int, quiet: bool,
     return (_Bar if stream.isatty() else _Lines)(stream, dataset, epochs, steps, done)
 
 
-class _Notices:
+class _Notices(Sink):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
@@ -31,12 +31,6 @@ class _Notices:
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def close(self) -> None:
-        self.flush()
 
 
 class _Lines(_Notices):

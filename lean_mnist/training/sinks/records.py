@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Outcome(Record):
     settings: Mapping[str, Any]
 
 
-class Sink(Protocol):
+class Sink:
     """Receiver of records."""
 
     def write(self, record: Record) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.training.sinks.records import Image, Notice, Outcome, Record, Scalar, Text
+from lean_mnist.files import errors_named
+from lean_mnist.training.sinks.records import Image, Notice, Outcome, Record, Scalar, Sink, Text
 
 # What the Custom Scalars tab shows, most important first. A name is a regular expression over tags.
 LAYOUT: dict[str, dict[str, list[Any]]] = {
@@ -40,7 +39,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
 }
 
 
-class TensorBoardSink:
+class TensorBoardSink(Sink):
     """Writes events into ``folder``; with ``resume_step``, events after that step are purged, to be written again."""
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
@@ -79,26 +78,18 @@ class TensorBoardSink:
 
     def flush(self) -> None:
         """Write what is queued."""
-        with self._named_errors():
+        with errors_named(str(self._folder)):
             self._writer.flush()
 
     def close(self) -> None:
         """Write what is queued, and end the writer's thread."""
         threading.excepthook = self._excepthook
-        with self._named_errors():
+        with errors_named(str(self._folder)):
             self._writer.close()
 
     def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
         if not isinstance(arguments.exc_value, OSError):
             self._excepthook(arguments)
-
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            error.filename = str(self._folder)
-            raise
 
 
 def _picture(record: Image) -> Any:
