@@ -20,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,9 +49,6 @@ from lean_mnist.nn.step import (
     layers_of,
     names_of_layers,
 )
-
-if TYPE_CHECKING:
-    from lean_mnist.audit.randomised import Probe
 
 
 class Identity(enum.Enum):
@@ -96,6 +93,13 @@ class ComputedStep:
         """The step of ``model`` whose gradients stand in ``.grad`` and whose tapes, one a batch, are ``tapes``."""
         again = functools.partial(compute_gradients, model, batches)
         return cls(NetworkLoss.of(model), layers_of(model), gradients_of(model), tapes, loss, past, again)
+
+
+class Probe(NamedTuple):
+    """Random vectors (see :mod:`.randomised`) for one layer with a weight of shape (H, D)."""
+
+    v: Tensor  # (H,)
+    u: Tensor  # (D,)
 
 
 @dataclass(frozen=True)

@@ -20,25 +20,17 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lean_mnist.audit.batched import BatchChecks, BatchedCheck
-from lean_mnist.audit.local_checks import ComputedStep, LocalCheck, local_checks
+from lean_mnist.audit.local_checks import ComputedStep, LocalCheck, Probe, local_checks
 from lean_mnist.nn.capture.kernels import CannotCapture, KernelCapture
 from lean_mnist.nn.step import StepTape
 
 # So many steps' probes are drawn at a time.
 BLOCK = 64
-
-
-class Probe(NamedTuple):
-    """The two vectors for one layer with a weight of shape (H, D)."""
-
-    v: Tensor  # (H,)
-    u: Tensor  # (D,)
 
 
 class Probes:

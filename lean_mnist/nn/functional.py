@@ -8,7 +8,7 @@ given.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from lean_mnist.chainrule.activations import ACTIVATIONS, Activation, activation
 from lean_mnist.chainrule.losses import Loss, softmax_cross_entropy
 from lean_mnist.errors import ArgumentError, check_choice
 from lean_mnist.nn import functions
-
-if TYPE_CHECKING:
-    from lean_mnist.nn.step import StepTape
 
 REDUCTIONS = ("mean", "sum", "none")
 _CROSS_ENTROPY = softmax_cross_entropy()
@@ -87,7 +84,7 @@ def mlp_loss(
     activation: str = "relu",
     loss: Loss = _CROSS_ENTROPY,
     reduction: str = "mean",
-    tape: StepTape | None = None,
+    tape: functions.StepTape | None = None,
 ) -> Tensor:
     """The loss of a multilayer perceptron on a batch, network and loss in one node: what the trainer differentiates.
 
@@ -109,7 +106,7 @@ def mlp_loss_and_gradients(
     activation: str = "relu",
     loss: Loss = _CROSS_ENTROPY,
     upstream: float = 1.0,
-    tape: StepTape | None = None,
+    tape: functions.StepTape | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
     """The mean loss of a batch, and ``upstream`` times its gradients in every weight and bias: a training step's work.
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +26,24 @@ from lean_mnist.chainrule import losses, mlp
 from lean_mnist.chainrule.activations import Activation
 from lean_mnist.chainrule.losses import Loss
 
-if TYPE_CHECKING:
-    from lean_mnist.nn.step import StepTape
+
+@dataclass
+class StepTape:
+    """Values that one forward and backward of the mean loss of a batch computed.
+
+    The forward fills ``inputs``, ``pre_activations`` and ``loss_B``, the backward ``d_pre_activations`` and
+    ``d_inputs``. Lists have one entry a layer, first layer first, ``None`` where the backward did not go.
+    """
+
+    labels_B: Tensor
+    upstream: float = 1.0  # gradient of the step's loss in this batch's mean loss: its share of all examples
+    layers: Sequence[mlp.Layer] | None = None  # those used, where they are not those of the step being checked
+    inputs: list[Tensor] = field(default_factory=list)  # h_0 = x, h_1, …, h_{L−1}: the input of each dense layer
+    pre_activations: list[Tensor] = field(default_factory=list)  # z_1 … z_L, the last the logits
+    d_pre_activations: list[Tensor | None] = field(default_factory=list)  # dz_1 … dz_L
+    d_inputs: list[Tensor | None] = field(default_factory=list)  # dh_0 … dh_{L−1}
+    loss_B: Tensor | None = None
+    static: bool = False  # whether later steps write their values into these very tensors (see nn.capture)
 
 
 def autocast_disabled(x: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.errors import ArgumentError, check_choice
 from lean_mnist.nn import functional
-
-if TYPE_CHECKING:
-    from lean_mnist.nn.step import StepTape
+from lean_mnist.nn.functions import StepTape
 
 INITIALIZATIONS = ("he-normal", "xavier-uniform", "scale")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,9 @@ from torch.autograd import Function
 
 from lean_mnist.chainrule.straight_through import quantize_backward, quantize_forward
 from lean_mnist.errors import ArgumentError, check_choice
+from lean_mnist.nn.functions import StepTape
 from lean_mnist.nn.grid import RANGES, Grid, check_bits, grid_of
 from lean_mnist.nn.modules import MLP
-
-if TYPE_CHECKING:
-    from lean_mnist.nn.step import StepTape
 
 
 class StraightThrough(Function):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lean_mnist.nn.functions import StepTape as StepTape
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
 from lean_mnist.nn.update import Update
@@ -24,25 +25,6 @@ Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) o
 Gradients = Sequence[tuple[Tensor | None, Tensor | None]]  # of each layer's weight and bias; None where not computed
 
 RING_DEPTH = 2  # steps after a step during which its batch and its tape stay as they were (see nn.capture)
-
-
-@dataclass
-class StepTape:
-    """Values that one forward and backward of the mean loss of a batch computed.
-
-    The forward fills ``inputs``, ``pre_activations`` and ``loss_B``, the backward ``d_pre_activations`` and
-    ``d_inputs``. Lists have one entry a layer, first layer first, ``None`` where the backward did not go.
-    """
-
-    labels_B: Tensor
-    upstream: float = 1.0  # gradient of the step's loss in this batch's mean loss: its share of all examples
-    layers: Layers | None = None  # parameters that were used, where they are not those of the step being checked
-    inputs: list[Tensor] = field(default_factory=list)  # h_0 = x, h_1, …, h_{L−1}: the input of each dense layer
-    pre_activations: list[Tensor] = field(default_factory=list)  # z_1 … z_L, the last the logits
-    d_pre_activations: list[Tensor | None] = field(default_factory=list)  # dz_1 … dz_L
-    d_inputs: list[Tensor | None] = field(default_factory=list)  # dh_0 … dh_{L−1}
-    loss_B: Tensor | None = None
-    static: bool = False  # whether later steps write their values into these very tensors (see nn.capture)
 
 
 class StepResult(NamedTuple):
