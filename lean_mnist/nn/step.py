@@ -142,10 +142,8 @@ class StepEngine:
     An engine derived from it may reuse memory. The batches and the tape of a step hold until ``RING_DEPTH`` more steps
     have been computed, or longer where it says so; the gradient (``.grad``, the flat gradient) until the next step.
 
-    Args:
-        compute: puts the gradient of a step into the flat gradient; :func:`put_flat_gradients` for an MLP.
-        update: moves the parameters.
-        stop_requested: asked after every step of a chunk.
+    ``compute`` puts the gradient of a step into the flat gradient (:func:`put_flat_gradients` for an MLP), ``update``
+    moves the parameters, and ``stop_requested`` is asked after every step of a chunk.
     """
 
     def __init__(

@@ -27,14 +27,9 @@ class CaptureEngine(StepEngine):
     comes round to it, ``RING_DEPTH`` chunks of batches later at the earliest. The gradient holds until the next step.
     Tapes whose tensors are reused are marked ``static``.
 
-    Args:
-        parameters: of the network, whose steps are the same kernels every time.
-        update: moves them.
-        stop_requested: asked where a chunk can end.
-        ring: where the batches come from that are to be captured.
-        chunk_capture: captures all steps of a chunk as one, with their updates; by a ``CudaGraph``, on CUDA, with
-            ``SGD``. That loss and gradient are finite is then tested on the device, and ``stop_requested`` is asked
-            after the whole chunk. ``None``: a chunk is one step after the other.
+    ``chunk_capture`` captures all steps of a chunk as one, with their updates; by a ``CudaGraph``, on CUDA, with
+    ``SGD``. That loss and gradient are finite is then tested on the device, and ``stop_requested`` is asked after the
+    whole chunk. ``None``: a chunk is one step after the other.
     """
 
     def __init__(
