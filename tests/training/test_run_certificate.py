@@ -54,7 +54,7 @@ def test_a_run_that_tracked_the_test_split_pays_for_every_look(default_run: Fini
 
 
 def test_a_run_without_a_best_checkpoint_is_certified_by_its_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lean_mnist.training.trainer._select", lambda loop, validation: None)
+    monkeypatch.setattr("lean_mnist.training.trainer.Trainer._select", lambda trainer, validation: None)
     finished = FinishedRun(here, run(digits_config(epochs=1)))
     assert not finished.best.exists()
     assert held(finished).errors == finished.summary_json["certificate"]["errors"]
