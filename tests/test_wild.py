@@ -132,13 +132,13 @@ def test_an_outcome_survives_its_line_of_json() -> None:
 
 def test_a_case_is_asked_in_a_process_of_its_own() -> None:
     case = next(case for case in CASES if case.key == "torch:silu")
-    (outcome,) = run([case], 0, 120.0)
+    (outcome,) = run([case], 0, 120.0, "cpu")
     assert (outcome.name, outcome.observed) == ("silu", Observed.PASSED)
 
 
 def test_a_process_that_ends_is_a_crash_of_its_case_and_the_next_is_asked() -> None:
     case = next(case for case in CASES if case.key == "torch:silu")
-    crash, after = run([replace(case, name="no such case"), case], 0, 120.0)
+    crash, after = run([replace(case, name="no such case"), case], 0, 120.0, "cpu")
     assert crash.observed is Observed.CRASH
     assert "ended with status 1" in crash.said
     assert after.observed is Observed.PASSED

@@ -35,6 +35,8 @@ class WildArguments:
     """Write the record to this file: docs/wild.md."""
     seed: int = 0
     """Of inputs and probes."""
+    device: str = "cpu"
+    """Where tensors and modules are made that name no device themselves."""
     limit: float = 120.0
     """Seconds that one case may take."""
 
@@ -67,7 +69,7 @@ def main() -> None:
         print("\n".join(f"{case.key}: {case.expect.value}" for case in cases))
         return
     started, outcomes = time.perf_counter(), []
-    for outcome in run(cases, arguments.seed, arguments.limit):
+    for outcome in run(cases, arguments.seed, arguments.limit, arguments.device):
         outcomes.append(outcome)
         case = cases[len(outcomes) - 1]
         mark = "" if is_expected(case, outcome) else "  UNEXPECTED"

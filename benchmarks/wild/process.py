@@ -14,21 +14,21 @@ from benchmarks.wild.case import Case
 from benchmarks.wild.outcome import Observed, Outcome, judge
 
 
-def run(cases: Iterable[Case], seed: int, limit: float) -> Iterator[Outcome]:
-    """The outcomes of ``cases``; each may take ``limit`` seconds."""
+def run(cases: Iterable[Case], seed: int, limit: float, device: str) -> Iterator[Outcome]:
+    """The outcomes of ``cases`` on ``device``; each may take ``limit`` seconds."""
     for _, group in groupby(cases, key=lambda case: case.package):
         left = list(group)
         while left:
             answered = 0
-            for outcome in _in_process(left, seed, limit):
+            for outcome in _in_process(left, seed, limit, device):
                 answered += 1
                 yield outcome
             left = left[answered:]
 
 
-def _in_process(cases: Sequence[Case], seed: int, limit: float) -> Iterator[Outcome]:
+def _in_process(cases: Sequence[Case], seed: int, limit: float, device: str) -> Iterator[Outcome]:
     """Outcomes of one process, up to the case at which it ends: that one is a crash."""
-    command = [sys.executable, "-m", "benchmarks.wild.process", str(seed)]
+    command = [sys.executable, "-m", "benchmarks.wild.process", str(seed), device]
     environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1"}  # formulas under torch.compile are run eagerly
     lines: queue.Queue[str] = queue.Queue()
     with subprocess.Popen(
@@ -67,6 +67,7 @@ def main() -> None:
     from benchmarks.wild.cases import all_cases
 
     torch.set_num_threads(1)
+    torch.set_default_device(sys.argv[2])
     by_key = {case.key: case for case in all_cases()}
     for key in sys.stdin.read().splitlines():
         print(judge(by_key[key], int(sys.argv[1])).to_json(), flush=True)
