@@ -302,7 +302,7 @@ def test_every_module_of_rules_is_asked_in_the_order_of_its_numbers() -> None:
     expected = """precision, gradient, output, JVP-VJP product, finite differences, Taylor test, uninitialised memory,
         upstream gradient, upstream layout, undefined upstream, input layout, mutation, random numbers, changed
         input, replay, needs_input_grad, same tensor twice, double backward, jvp, vmap, autocast, gradcheck,
-        opcheck, batch size, size"""
+        opcheck, special values, batch size, size"""
     assert list(RULES) == [" ".join(name.split()) for name in expected.split(",")]
     modules = {module.name for module in pkgutil.iter_modules(rules.__path__)}
     assert {registered.ask.__module__.rpartition(".")[2] for registered in rules.RULES} == modules

@@ -666,6 +666,16 @@ OTHER = {
     "second tangent lost": Fault(SecondTangentLost.apply, torch.mul, PAIR, "jvp", "input 1"),
     "mapped dimension ignored": Fault(DimensionIgnored.apply, torch.mul, PAIR, "vmap"),
     "first example for all": Fault(FirstForAll.apply, torch.mul, PAIR, "vmap", "output 0"),
+    "zero instead of one at 0": Fault(
+        made(F.elu, lambda ctx, s, g: g * ((s[0] > 0) + (s[0] < 0) * s[0].clamp(max=0).exp())), F.elu, ((6, 5),),
+        "special values",
+    ),
+    "0/0 at 0": Fault(
+        made(torch.square, lambda ctx, s, g: 2 * g * s[0] ** 2 / s[0]), torch.square, ((6, 5),), "special values",
+    ),
+    "overflows at large numbers": Fault(
+        made(F.softplus, lambda ctx, s, g: g * s[0].exp() / (1 + s[0].exp())), F.softplus, ((6, 5),), "special values",
+    ),
     "forgets what is needed": Fault(ForgetsNeeds.apply, torch.mul, PAIR, "needs_input_grad", "input 1"),
     "raises where one is frozen": Fault(
         RaisesWhereFrozen.apply, torch.mul, PAIR, "needs_input_grad", words="IndexError"

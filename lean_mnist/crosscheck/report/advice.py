@@ -26,6 +26,7 @@ MEND = {
     "jvp": "mend the Function's jvp: the sum over its inputs of derivative times tangent",
     "vmap": "mend the Function's vmap: move each input's in_dims to one place, None meaning not batched",
     "autocast": "add @torch.amp.custom_fwd(device_type=…) to the forward and @torch.amp.custom_bwd(…) to the backward",
+    "special values": "give zeros, ties and large numbers a branch or a form that neither divides by 0 nor overflows",
     "batch size": "treat the remainder of a tile, a single row and an empty batch like the rest",
     "size": "treat the remainder of a tile and a size of one like the rest",
     "opcheck": "register_fake with the real kernel's shapes, dtypes and strides; mutates_args with what it writes into",
