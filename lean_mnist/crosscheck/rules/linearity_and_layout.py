@@ -23,8 +23,8 @@ from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, ru
 from lean_mnist.crosscheck.subjects.arguments import as_complex, as_real, is_dense
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, norm
 
-# The loss scales of mixed precision, then farther up and down. Half precision's range is soon left.
-FACTORS = (-1.0, 2.0**16, 2.0**-24, 2.0**30, 2.0**-30)
+# Far up, by way of a usual loss scale, where clipping still looks like clipping; and down. Half's range is soon left.
+FACTORS = (-1.0, 2.0**16, 2.0**30, 2.0**-30, 2.0**-24)
 HALF_FACTORS = (-1.0, 2.0**-6)
 HEADROOM = 2.0**-20  # of the range of numbers; results below this share of it leave a backward room on the way
 
