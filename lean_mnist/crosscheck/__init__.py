@@ -5,7 +5,7 @@ anybody's training loop. Nothing here knows of networks or data of ours; ``lean_
 """
 
 from lean_mnist.crosscheck.comparison import Divergence
-from lean_mnist.crosscheck.executions import check_compiled
+from lean_mnist.crosscheck.executions import check_compiled, check_sharded
 from lean_mnist.crosscheck.function_check import RULES, check_function
 from lean_mnist.crosscheck.module_check import check_module
 from lean_mnist.crosscheck.monitor import GradientMonitor
@@ -23,4 +23,5 @@ __all__ = [
     "check_compiled",
     "check_function",
     "check_module",
+    "check_sharded",
 ]

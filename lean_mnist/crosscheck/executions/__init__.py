@@ -1,5 +1,6 @@
 """One model executed in two ways, which should agree: eager and compiled, on one device and on several."""
 
 from lean_mnist.crosscheck.executions.compiled import check_compiled
+from lean_mnist.crosscheck.executions.sharded import check_sharded
 
-__all__ = ["check_compiled"]
+__all__ = ["check_compiled", "check_sharded"]

@@ -45,17 +45,8 @@ class Step:
         arguments = Arguments.of(inputs)
         return cls(arguments, arguments.flat(inputs), seed)
 
-    def of(
-        self,
-        model: Model,
-        dtype: torch.dtype | None = None,
-        module: nn.Module | None = None,
-        after: Callable[[], None] = lambda: None,
-    ) -> Results:
-        """Outputs, gradients and buffers, by name. Parameters and buffers are those of ``module``, or of ``model``.
-
-        ``after`` is called between the backward and the reading of gradients.
-        """
+    def of(self, model: Model, dtype: torch.dtype | None = None, module: nn.Module | None = None) -> Results:
+        """Outputs, gradients and buffers, by name. Parameters and buffers are those of ``module``, or of ``model``."""
         module = module or (model if isinstance(model, nn.Module) else None)
         leaves = [self._leaf(x, dtype) for x in self.inputs]
         seed_everything(self.seed)
@@ -64,7 +55,6 @@ class Step:
             terms = [self._term(k, y) for k, y in enumerate(outputs) if y.requires_grad]
             if terms:
                 torch.stack(terms).sum().backward()
-        after()
         wanted = {n: x for n, x in zip(self.arguments.names, leaves, strict=True) if _needs_gradient(x)}
         parameters, buffers = ({}, {}) if module is None else (module.named_parameters(), module.named_buffers())
         wanted.update((name, p) for name, p in dict(parameters).items() if p.requires_grad)
@@ -101,6 +91,7 @@ class Expected:
     names: list[str]
     values: ReferenceValues
     words: tuple[str, str]  # what is checked (the rule's name), and what it is held against
+    random: bool  # whether the model draws random numbers
 
     @classmethod
     def of(cls, model: Model, step: Step, words: tuple[str, str], tolerance: float = 0.0) -> Expected:
@@ -119,7 +110,7 @@ class Expected:
             return [drawn[name] for name in own]
 
         values = ReferenceValues([exact[n].double() for n in own], list(own.values()), redraw, tolerance)
-        return cls(list(own), values, words)
+        return cls(list(own), values, words, random)
 
     def findings(self, found: Mapping[str, Tensor], where: str = "") -> list[Finding]:
         """A finding for each result: whether rounding explains its difference."""
