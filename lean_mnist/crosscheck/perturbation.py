@@ -46,13 +46,18 @@ EXACT = {
     "repeat", "roll", "round", "scatter", "sign", "sort", "stack", "threshold_backward", "topk", "tril",
     "triu", "trunc", "where", "zeros",
 }  # fmt: skip
+EXACT_FOR_WHOLE = {"add", "mul", "rsub", "sub", "sum"}  # as indices are made of
 
 
 def _rounds_nothing(name: str, arguments: Any, result: Any) -> bool:
     if name == "_to_copy" and isinstance(result, Tensor) and result.is_floating_point():
         given = arguments[0].dtype
         return not given.is_floating_point or torch.finfo(given).eps >= torch.finfo(result.dtype).eps
-    return name in EXACT
+    return name in EXACT or (name in EXACT_FOR_WHOLE and isinstance(result, Tensor) and _whole(result))
+
+
+def _whole(x: Tensor) -> bool:
+    return bool(x.numel()) and bool(x.flatten()[0] % 1 == 0) and bool((x % 1 == 0).all())
 
 
 class Perturbing(DispatchMode):
