@@ -101,11 +101,11 @@ def test_what_detach_returns_does_not_change() -> None:
 
 
 def test_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.costs(width=24, tokens=16, steps=2)
-    benchmark.detection(width=24, tokens=16, trials=9)
+    benchmark.costs(width=24, tokens=16, steps=1)
+    benchmark.detection(width=24, tokens=64, trials=4)
     printed = capsys.readouterr().out
     assert "checked (a call in turn): " in printed
-    assert "10 checked in 3 forwards: 10 passed" in printed or "6 checked in 3 forwards: 6 passed" in printed
-    seen = [int(n) for n in re.findall(r"^seen, .*: (\d+) of 9$", printed, re.MULTILINE)]
+    assert "5 checked in 2 forwards: 5 passed" in printed
+    seen = [int(n) for n in re.findall(r"^seen, .*: (\d+) of 4$", printed, re.MULTILINE)]
     assert len(seen) == 2
-    assert min(seen) >= 8
+    assert min(seen) >= 3

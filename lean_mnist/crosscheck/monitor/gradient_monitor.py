@@ -24,7 +24,7 @@ from __future__ import annotations
 import secrets
 import time
 import warnings
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -120,7 +120,7 @@ class GradientMonitor:
         self._found_any = self._warned = False
         self._verdicts = Counter[Verdict]()
         self._recording: ForwardRecording | None = None
-        self._turns: dict[str, Turns] = {"": Turns()}  # those of calls inside of compiled ones by their paths
+        self._turns = defaultdict[str, Turns](Turns)  # by the path of what is entered
         self._pending: dict[int, list[RecordedCall]] = {}  # by forward, until the backward comes by
         self._queued: set[int] = set()  # backwards, by their number, at whose end a check stands
         self._handles = []
@@ -193,9 +193,15 @@ class GradientMonitor:
 
     def _record(self, module: nn.Module, number: int) -> ForwardRecording:
         return ForwardRecording(
-            module, self._paths, number, turns=self._turns[""], intents=self._intents, fence=self._fence,
-            arrived=self._arrived, copy_parameters=self._copy_parameters,
-        )  # fmt: skip
+            module,
+            self._paths,
+            number,
+            turns=self._turns[self._paths[module]],
+            intents=self._intents,
+            fence=self._fence,
+            arrived=self._arrived,
+            copy_parameters=self._copy_parameters,
+        )
 
     def _after_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
         self._depth = max(self._depth - 1, 0)
@@ -282,9 +288,9 @@ class GradientMonitor:
             if not recorded.compiled:
                 calls.append(recorded)
                 continue
-            turns = self._turns.setdefault(f"compiled {recorded.path}", Turns())
             try:
                 recorded.require_unchanged()
+                turns = self._turns[f"compiled {recorded.path}"]
                 calls += calls_inside(recorded, turns, self._intents, self._fence)
             except Exception as error:
                 self._fence.count(not_applicable_because(error), recorded.name)
