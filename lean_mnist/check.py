@@ -88,12 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert name is not None
     function = resolve(name, "function")
     reference = None if asked.reference is None else resolve(asked.reference, "--reference")
-    options: dict[str, Any] = {"skip": list(asked.skip), "fail_on": asked.fail_on, "tolerance": asked.tolerance}
-    options["intended"] = asked.intended
+    options: dict[str, Any] = {"fail_on": asked.fail_on, "tolerance": asked.tolerance, "intended": asked.intended}
+    options["skip"] = list(asked.skip)
     if asked.derivative_of is not None:
         options["derivative_of"] = resolve(asked.derivative_of, "--derivative-of")
-    options["seed"] = secrets.randbits(48) if asked.seed is None else asked.seed
-    table = check_cases(name, function, reference, _cases(asked, options))
+    if is_bundle:
+        cases = _bundles(asked, path, function, {name: value for name, value in options.items() if value})
+    else:
+        cases = _cases(asked, {**options, "seed": secrets.randbits(48) if asked.seed is None else asked.seed})
+    table = check_cases(name, function, reference, cases)
     print(table)
     if asked.json is not None:
         write_atomically(asked.json, f"{table.to_json()}\n".encode())
@@ -102,6 +105,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not table.ok:
         sys.stdout.flush()
         sys.exit(3)
+
+
+def _bundles(asked: CheckArguments, path: Path, function: Any, given: dict[str, Any]) -> list[Case]:
+    """The case of one bundle, or of each of a folder that is of ``function``; options that are given come first."""
+    from lean_mnist.crosscheck.bundles.bundle import FUNCTION, load_bundle, printable, question_of
+    from lean_mnist.crosscheck.bundles.names import import_path
+    from lean_mnist.crosscheck.cases.table import Case
+
+    if asked.inputs or asked.sizes or asked.dtypes or asked.layouts:
+        raise ConfigError(f"--inputs, --sizes, --dtypes, --layouts: {path} has inputs of its own")
+    if given["fail_on"] == "error":  # the default
+        del given["fail_on"]
+    if asked.seed is not None:
+        given["seed"] = asked.seed
+    files = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+    contents = {file: load_bundle(file) for file in files}
+    own = str(import_path(function)).rpartition(":")[2]
+    cases = []
+    for file, content in contents.items():
+        of = printable(content.get("function") or "a function without an importable name")
+        if content["kind"] != FUNCTION:
+            raise ConfigError(
+                f"{file}: a bundle of a {content['kind']}; python -m lean_mnist.crosscheck.replay runs it"
+            )
+        if path.is_dir() and of.rpartition(":")[2] != own:
+            continue
+        inputs, options = question_of(file, content)
+        cases.append(Case({"bundle": file.name} if path.is_dir() else {}, inputs, {**options, **given}))
+    if not cases:
+        raise ConfigError(f"{path}: expected bundles of {own}, found {len(contents)} of other functions")
+    return cases
 
 
 def _cases(asked: CheckArguments, options: dict[str, Any]) -> list[Case]:

@@ -4,6 +4,7 @@
 anybody's training loop. Nothing here knows of networks or data of ours; ``lean_mnist.audit`` checks their trainer.
 """
 
+from lean_mnist.crosscheck.bundles.record import record
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.executions import check_compiled, check_sharded
 from lean_mnist.crosscheck.function_check import RULES, check_function
@@ -24,4 +25,5 @@ __all__ = [
     "check_function",
     "check_module",
     "check_sharded",
+    "record",
 ]

@@ -13,8 +13,10 @@ from torch import Tensor
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
+from lean_mnist.crosscheck.subjects.arguments import as_real
 from lean_mnist.crosscheck.subjects.calls import Subject, Upstream, norm, normal
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes
+from lean_mnist.errors import ArgumentError
 from lean_mnist.torch_internals import function_of
 
 SCATTER_FACTOR = 10.0  # so many times the scatter under ulp perturbations a difference may be
@@ -41,12 +43,14 @@ class Context:
     outputs: list[Tensor] = field(init=False)  # of one forward, detached
     differentiable: list[bool] = field(init=False)  # which of them depend on an input
     functions: list[type[Any]] = field(init=False)  # the classes of the Functions in its graph
+    given_upstream: list[list[Tensor]] = field(init=False)  # beside the random ones
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.seed)
         outputs = self.subject.call().outputs
         self.outputs = [y.detach() for y in outputs]
         self.differentiable = [y.requires_grad for y in outputs]
+        self.given_upstream = [_like(self.outputs, given) for given in self.options.upstream]
         made_by = [function_of(node) for node in custom_nodes(outputs)]
         self.functions = [function for function in made_by if function is not None]
 
@@ -55,7 +59,8 @@ class Context:
         return replace(
             self, subject=self.subject.at(inputs), seed=self.seed + len(words), noise={}, kinks=set(),
             reference=None if self.reference is None else self.reference.at(inputs),
-            smooth=None if self.smooth is None else self.smooth.at(inputs), options=replace(self.options, probes=1),
+            smooth=None if self.smooth is None else self.smooth.at(inputs),
+            options=replace(self.options, probes=1, upstream=()),
         )  # fmt: skip
 
     @property
@@ -120,3 +125,14 @@ class Context:
             return []
         allowed = self.allowances([None if v is None else v.contiguous() for v in upstream], expected)
         return [place for place in suspects if not differences[place] <= allowed[place]]
+
+
+def _like(outputs: Sequence[Tensor], given: Upstream) -> list[Tensor]:
+    """Upstream gradients in the dtypes and on the devices of ``outputs``; zeros where one is ``None``."""
+    real = [None if v is None else as_real(v.detach()) for v in given]
+    if len(real) != len(outputs) or any(
+        v is not None and v.shape != y.shape for v, y in zip(real, outputs, strict=True)
+    ):
+        shapes = [[None if x is None else tuple(x.shape) for x in tensors] for tensors in (outputs, real)]
+        raise ArgumentError(f"upstream: expected the shapes {shapes[0]} of the outputs, found {shapes[1]}")
+    return [torch.zeros_like(y) if v is None else v.to(y) for v, y in zip(real, outputs, strict=True)]

@@ -11,13 +11,14 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck import rules
-from lean_mnist.crosscheck.bundles.bundle import Question
+from lean_mnist.crosscheck.bundles.bundle import Question, load_bundle, question_of
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import why_not_float64
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
@@ -56,7 +57,7 @@ RULES = tuple(name for rule in rules.RULES for name in (rule.name, *rule.also))
 def check_function(
     function: Callable[..., Any],
     reference: Callable[..., Any] | None,
-    inputs: Inputs,
+    inputs: Inputs | str | Path,
     *,
     names: Sequence[str] | None = None,
     seed: int | None = None,
@@ -73,6 +74,7 @@ def check_function(
     time_limit: float = math.inf,
     max_memory: float = math.inf,
     fast: bool = False,
+    upstream: Sequence[Sequence[Tensor | None]] = (),
 ) -> FunctionReport:
     """Check ``function`` (say ``MyFunction.apply``) and its gradients against ``reference``, in plain PyTorch.
 
@@ -89,7 +91,8 @@ def check_function(
     Args:
         inputs: arguments of both functions, on any device: a list, or a mapping of keyword arguments, with tensors
             also inside of lists and dicts. Floating and complex tensors with ``requires_grad`` are checked, complex
-            ones as their real and imaginary parts (a last dimension of 2).
+            ones as their real and imaginary parts (a last dimension of 2). Or the path of a bundle that ``record``
+            wrote: its inputs, and its upstream gradients as further probes.
         names: of the inputs, for the report.
         probes: how many random upstream gradients (and directions); the report says what so many are worth.
         replays: how often the same call is repeated, to see that it repeats itself.
@@ -113,6 +116,7 @@ def check_function(
         time_limit: in seconds; rules are asked in the order of their worth for their cost, what does not fit is listed.
         max_memory: in bytes, beside the inputs; rules that would take more are left out, and listed.
         fast: ask the rules of most worth for their cost only (those that are registered as ``fast``).
+        upstream: further upstream gradients, as of a training run: lists of a tensor, or ``None``, for every output.
 
     The report's verdict is ``FAILED``, ``PASSED``, or, where no oracle applied to some input, ``INCONCLUSIVE``.
     Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
@@ -121,6 +125,9 @@ def check_function(
     _require_callable("function", function)
     if reference is not None:
         _require_callable("reference", reference)
+    if isinstance(inputs, (str, Path)):
+        inputs, recorded = question_of(Path(inputs), load_bundle(Path(inputs)))
+        names, upstream = names or recorded.get("names"), upstream or recorded.get("upstream", ())
     arguments = Arguments.of(inputs, names)
     given, named = arguments.flat(inputs), {} if names is None else {"names": list(names)}
     options = Options(
@@ -128,7 +135,7 @@ def check_function(
         tolerance=tolerance,
         intended=intended or _declared(function, "intended") or "",
         derivative_of=derivative_of or _declared(function, "derivative_of"), gradients_from=gradients_from,
-        time_limit=time_limit, max_memory=max_memory, fast=fast,
+        time_limit=time_limit, max_memory=max_memory, fast=fast, upstream=upstream,
     )  # fmt: skip
     checked = _validated(given, arguments.names, skip)
     seed = secrets.randbits(48) if seed is None else seed

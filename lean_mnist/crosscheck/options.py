@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lean_mnist.crosscheck.subjects.calls import SOURCES, GradientSource
 from lean_mnist.crosscheck.verdicts import Severity
 from lean_mnist.errors import ArgumentError, nearest
@@ -33,6 +35,7 @@ class Options:
     time_limit: float = math.inf
     max_memory: float = math.inf
     fast: bool = False
+    upstream: Sequence[Sequence[Tensor | None]] = ()
 
     @classmethod
     def once(cls) -> Options:
@@ -64,5 +67,7 @@ class Options:
             value = getattr(self, option)
             if not isinstance(value, (int, float)) or not value > 0:
                 raise ArgumentError(f"{option}: expected a number above 0, found {value!r}")
+        if not all(isinstance(v, (list, tuple)) for v in self.upstream):
+            raise ArgumentError("upstream: expected lists, each of a tensor or None for every output")
         if isinstance(self.skip, str):
             raise ArgumentError(f"skip: expected a list of names of RULES, found the string {self.skip!r}")

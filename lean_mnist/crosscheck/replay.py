@@ -30,6 +30,8 @@ class Options:
     """module:name of the function to check; without it nothing is called (a training step has none)"""
     reference: str = ""
     """module:name of a reference in plain PyTorch to compare it with; without it there is no comparison"""
+    derivative_of: str = ""
+    """module:name of the function whose derivative the gradient is meant to be, where the check had one"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     content = load_bundle(options.bundle)
     if content["kind"] != STEP:
         ok = _replay_function(options, content)
-    elif options.function or options.reference:
-        raise ArgumentError(f"--function, --reference: {options.bundle} is of a training step, which has neither")
+    elif options.function or options.reference or options.derivative_of:
+        names = "--function, --reference, --derivative-of"
+        raise ArgumentError(f"{names}: {options.bundle} is of a training step, which has none")
     else:
         ok = _replay_step(options.bundle, content)
     if not ok:
@@ -88,6 +91,11 @@ def _replay_function(options: Options, content: dict[str, Any]) -> bool:
     if reference is None and content.get("has_reference", content["reference"] is not None):
         named = printable(content["reference"] or "one without an importable name")
         print(f"without its reference, {named}: give --reference module:name to compare with one")
+    if options.derivative_of:
+        asked["derivative_of"] = resolve(options.derivative_of, "--derivative-of")
+    elif content.get("has_derivative_of"):
+        named = printable(content["derivative_of"] or "one without an importable name")
+        print(f"without the function whose derivative it is meant to be, {named}: give --derivative-of module:name")
     report = check_function(function, reference, inputs, **asked)
     print(report.details())
     return report.ok

@@ -201,3 +201,37 @@ def test_import_paths() -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             resolve(path, "function")
+
+
+def smooth(x: Tensor) -> Tensor:
+    return torch.sigmoid(4 * x)
+
+
+class Step(Function):
+    """A step with the derivative of ``smooth``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        s = smooth(ctx.saved_tensors[0])
+        return 4 * s * (1 - s) * g
+
+
+def test_what_a_gradient_is_meant_to_be_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, path = bundle(tmp_path, Step.apply, None, derivative_of=smooth)
+    assert report.ok
+    command = [str(path), "--function", f"{__name__}:Step"]
+    replay.main([*command, "--derivative-of", f"{__name__}:smooth"])
+    assert "passed (seed 7)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        replay.main(command)
+    assert (
+        f"without the function whose derivative it is meant to be, {__name__}:smooth: give" in capsys.readouterr().out
+    )
+    report, path = bundle(tmp_path, Step.apply, None, intended="surrogate")
+    replay.main(command)
+    assert "NOTE  intended: surrogate" in capsys.readouterr().out

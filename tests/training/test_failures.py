@@ -192,7 +192,7 @@ def test_a_step_bundle_has_no_functions_to_exchange(
 ) -> None:
     status, out, err = ask(bundle, monkeypatch, capsys, "--function", "torch:square")
     assert (status, out) == (2, "")
-    assert err == f"error: --function, --reference: {bundle} is of a training step, which has neither\n"
+    assert err == f"error: --function, --reference, --derivative-of: {bundle} is of a training step, which has none\n"
 
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

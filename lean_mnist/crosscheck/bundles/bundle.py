@@ -57,17 +57,20 @@ def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
     """Write the bundle. Raises ``ArgumentError`` for an input that is neither a tensor nor a plain value."""
     arguments = Arguments.of(question.inputs)
     for name, x in zip(arguments.names, arguments.flat(question.inputs), strict=True):
-        if not _storable(x):
+        if not storable(x):
             raise ArgumentError(f"save_bundle: {name}: expected a tensor or a plain value, found {type(x).__name__}")
+    smooth = question.options.get("derivative_of")
     content = {
         **envelope(FUNCTION),
         "function": import_path(question.function),
         "reference": None if question.reference is None else import_path(question.reference),
         "has_reference": question.reference is not None,
+        "derivative_of": None if smooth is None else import_path(smooth),
+        "has_derivative_of": smooth is not None,
         "inputs": question.inputs,
         "requires_grad": list(question.requires_grad),
         "seed": report.seed,
-        "options": {name: value for name, value in question.options.items() if _storable(value)},
+        "options": {name: value for name, value in question.options.items() if storable(value)},
         "verdict": "passed" if report.ok else "failed",
         "report": report.details(),
     }
@@ -148,9 +151,10 @@ def question_of(path: Path, content: dict[str, Any]) -> tuple[Inputs, dict[str, 
     return arguments.nested(inputs), {**options, "seed": seed}
 
 
-def _storable(value: Any) -> bool:
+def storable(value: Any) -> bool:
+    """True for tensors, plain values, and lists and dicts of these: what ``torch.load`` reads safely."""
     if isinstance(value, (list, tuple)):
-        return all(_storable(item) for item in value)
+        return all(storable(item) for item in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _storable(item) for key, item in value.items())
+        return all(isinstance(key, (str, int)) and storable(item) for key, item in value.items())
     return isinstance(value, (Tensor, *_PLAIN))

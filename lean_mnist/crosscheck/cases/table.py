@@ -12,6 +12,7 @@ import torch
 from lean_mnist.crosscheck.cases.language import DTYPES, Given
 from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.crosscheck.report import FunctionReport, Verdict
+from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.errors import ArgumentError
 
 JSON_FORMAT, JSON_VERSION = "lean_mnist check", 1
@@ -23,7 +24,7 @@ class Case:
     """The inputs and options of one check, and what sets it apart from the other rows of the table."""
 
     setting: Mapping[str, str]  # in the order of the columns
-    inputs: Sequence[Any]
+    inputs: Inputs
     options: Mapping[str, Any]
 
     @property

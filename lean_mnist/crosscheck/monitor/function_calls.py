@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.monitor.intents import Intents
@@ -19,6 +18,7 @@ from lean_mnist.crosscheck.monitor.slopes import differences
 from lean_mnist.crosscheck.report import Finding, Verdict, not_applicable
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
 from lean_mnist.crosscheck.subjects.calls import Subject, Upstream
+from lean_mnist.crosscheck.subjects.interception import intercepted
 from lean_mnist.torch_internals import function_of
 
 
@@ -78,28 +78,12 @@ def _in_full_precision(x: Any) -> Any:
 def _arguments_of(functions: Collection[type[Any]]) -> Iterator[dict[Any, list[Any]]]:
     """Copies of the arguments of all calls of ``functions`` inside of the block, by the node that a call made."""
     kept = dict[Any, list[Any]]()
-    before = []
-    for function in functions:
-        name = "forward" if getattr(function, "setup_context", None) is Function.setup_context else "setup_context"
-        before.append((function, name, vars(function).get(name)))
-        setattr(function, name, staticmethod(_keeping(kept, getattr(function, name), name == "setup_context")))
-    try:
-        yield kept
-    finally:
-        for function, name, original in before:
-            if original is None:
-                delattr(function, name)
-            else:
-                setattr(function, name, original)
 
-
-def _keeping(kept: dict[Any, list[Any]], method: Any, given_together: bool) -> Any:
-    def keeping(ctx: Any, *given: Any, **named: Any) -> Any:
-        arguments = given[0] if given_together else given
+    def keep(_: type[Any], ctx: Any, arguments: list[Any]) -> None:
         kept[ctx] = [
             x.detach().clone().requires_grad_(needs) if isinstance(x, Tensor) else x
             for x, needs in zip(arguments, ctx.needs_input_grad, strict=True)
         ]
-        return method(ctx, *given, **named)
 
-    return keeping
+    with intercepted(functions, keep):
+        yield kept

@@ -39,11 +39,12 @@ def finite_differences(ctx: Context) -> list[Finding]:
 def _one_input(
     ctx: Context, place: int, precision: torch.dtype, differences_in: torch.dtype, probes: int
 ) -> list[Finding]:
-    def judge_at(subject: Subject) -> Outcome:
-        return _along_one_input(ctx, subject, place, precision, differences_in)
-
     outcomes = []
-    for _ in range(probes):
+    for given in (*[None] * probes, *ctx.given_upstream):
+
+        def judge_at(subject: Subject, given: list[Tensor] | None = given) -> Outcome:
+            return _along_one_input(ctx, subject, place, precision, differences_in, given=given)
+
         outcome, at = past_kinks(judge_at, ctx.subject, ctx.generator, differences_in)
         if Verdict.KINK in outcome.verdicts or at is not ctx.subject:
             ctx.kinks.add(place)
@@ -99,17 +100,18 @@ def _along_one_input(
     precision: torch.dtype,
     differences_in: torch.dtype,
     instead: Callable[[list[Tensor]], Tensor] | None = None,
+    given: list[Tensor] | None = None,
 ) -> Outcome:
     """Judge the gradient of one input, computed in ``precision``, by differences taken in ``differences_in``.
 
-    ``instead`` makes of the gradients of all inputs another one to be judged.
+    ``instead`` makes of the gradients of all inputs another one to be judged; ``given`` is the upstream gradient.
     """
     dtype = torch.float64 if precision == torch.float64 else None
     if dtype is None:  # a point perturbed in another precision
         pairs = zip(subject.inputs, ctx.subject.inputs, strict=True)
         subject = subject.at([x.to(y.dtype) if isinstance(x, Tensor) else x for x, y in pairs])
     # What an output that is not differentiable does is not the backward's affair.
-    pairs = zip(ctx.gaussian(), ctx.differentiable, strict=True)
+    pairs = zip(given or ctx.gaussian(), ctx.differentiable, strict=True)
     upstream = [v.to(dtype or v.dtype) * differentiable for v, differentiable in pairs]
     gradients = subject.vjp(upstream, dtype=dtype)
     if instead is not None:

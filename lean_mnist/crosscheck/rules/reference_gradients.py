@@ -35,8 +35,8 @@ def compare_with_reference(ctx: Context) -> list[Finding]:
     """Outputs and gradients of the function beside those of the reference, for ``probes`` upstream gradients."""
     worst = dict[int, Finding]()
     if ctx.gradient_reference is not None:
-        for _ in range(ctx.options.probes):
-            _probe(ctx, ctx.gradient_reference, worst)
+        for given in (*[ctx.fixed_upstream] * ctx.options.probes, *ctx.given_upstream):
+            _probe(ctx, ctx.gradient_reference, worst, given or ctx.gaussian())
     return _compare_outputs(ctx) + [worst[place] for place in sorted(worst)]
 
 
@@ -52,9 +52,8 @@ def _compare_outputs(ctx: Context) -> list[Finding]:
     return findings
 
 
-def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding]) -> None:
+def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding], upstream: Upstream) -> None:
     """Compare the gradients for one upstream gradient, and keep the ``worst`` finding of each."""
-    upstream = ctx.fixed_upstream or ctx.gaussian()
     evaluated = ctx.subject.call()
     found = evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
     values = reference_gradients(reference, upstream, ctx.generator, tolerance=ctx.options.tolerance)

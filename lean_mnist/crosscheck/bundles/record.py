@@ -1,0 +1,131 @@
+"""Real inputs and upstream gradients of Functions, kept as bundles while somebody else's loop trains.
+
+Some faults show only at real activations: large ones, ties, zeros, rows of padding. ``record`` writes calls as they
+come, and ``check_function(…, inputs=path)`` or ``python -m lean_mnist.check path module:Function`` asks them again.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lean_mnist.crosscheck.bundles.bundle import FUNCTION, envelope, storable, write_bundle
+from lean_mnist.crosscheck.subjects.calls import one_line
+from lean_mnist.crosscheck.subjects.interception import intercepted, loaded_functions
+from lean_mnist.errors import ArgumentError
+
+
+@dataclass
+class Recording:
+    """The bundles written so far, and how many calls were not kept, by the reason."""
+
+    folder: Path
+    calls: int
+    paths: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    _seen: Counter[type[Any]] = field(default_factory=Counter)
+    _waiting: dict[Any, _Call] = field(default_factory=dict)  # by node, for their backward
+
+    def __str__(self) -> str:
+        skipped = "".join(f"; {number} not kept: {reason}" for reason, number in self.skipped.items())
+        return f"{len(self.paths)} calls recorded in {self.folder}{skipped}"
+
+    def _called(self, function: type[Any], ctx: Any, arguments: list[Any]) -> Callable[[Any], None] | None:
+        """Keep copies of the arguments until the backward comes by; nothing raised here reaches the loop."""
+        needs = ctx.needs_input_grad
+        if self._seen[function] >= self.calls or not any(needs) or torch.compiler.is_compiling():
+            return None
+        if not all(map(storable, arguments)):
+            self.skipped[f"{function.__name__} has arguments that are neither tensors nor plain values"] += 1
+            return None
+        name = re.sub(r"[^\w.-]+", "_", f"{function.__module__}.{function.__qualname__}-{self._seen[function]}")
+        self._seen[function] += 1
+        try:
+            inputs = [x.detach().clone() if isinstance(x, Tensor) else x for x in arguments]
+            call = _Call(
+                self.folder / f"{name}.pt", f"{function.__module__}:{function.__qualname__}.apply", inputs, needs
+            )
+            ctx.register_prehook(lambda upstream: self._write(ctx, upstream))
+        except Exception as error:  # out of memory
+            self.skipped[f"{function.__name__}: {one_line(error, 120)}"] += 1
+            return None
+        self._waiting[ctx] = call
+        return call.returned
+
+    def _write(self, ctx: Any, upstream: Sequence[Tensor | None] = ()) -> None:
+        call = self._waiting.pop(ctx, None)
+        if call is None:  # a second backward
+            return
+        try:
+            write_bundle(call.path, call.content(upstream))
+            self.paths.append(call.path)
+        except Exception as error:  # a full disk stops no training
+            self.skipped[f"{call.path.name}: {one_line(error, 120)}"] += 1
+
+
+@dataclass
+class _Call:
+    """One call of a Function, on copies."""
+
+    path: Path
+    function: str
+    inputs: list[Any]
+    requires_grad: tuple[bool, ...]
+    floating: list[bool] = field(default_factory=list)  # which outputs are
+
+    def returned(self, result: Any) -> None:
+        """Note which outputs a gradient can come to."""
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+        self.floating = [isinstance(y, Tensor) and (y.is_floating_point() or y.is_complex()) for y in outputs]
+
+    def content(self, upstream: Sequence[Tensor | None]) -> dict[str, Any]:
+        """The bundle, with ``upstream`` as further probes if a backward came by."""
+        came = [None if v is None else v.detach() for v, y in zip(upstream, self.floating, strict=False) if y]
+        return {
+            **envelope(FUNCTION),
+            "function": self.function,
+            "reference": None,
+            "inputs": self.inputs,
+            "requires_grad": list(self.requires_grad),
+            "seed": secrets.randbits(48),
+            "options": {"upstream": [came]} if came else {},
+            "verdict": "recorded",
+            "report": "",
+        }
+
+
+@contextmanager
+def record(folder: str | Path, functions: Collection[type[Any]] = (), *, calls: int = 4) -> Iterator[Recording]:
+    """Write the first ``calls`` calls of each Function inside of the block to ``folder``, a bundle each.
+
+    A bundle, ``module.Name-0.pt``, has copies of the arguments, and the upstream gradients if a backward came by. What
+    runs compiled by ``torch.compile`` is not seen, nor are operators of ``torch.library``.
+
+    Args:
+        folder: made if it is not there.
+        functions: classes of Functions, by default all that are loaded and not PyTorch's own.
+
+    Raises ``ArgumentError`` for what is no Function; while training, nothing.
+    """
+    for function in functions:
+        if not (isinstance(function, type) and issubclass(function, torch.autograd.Function)):
+            raise ArgumentError(f"functions: expected classes of torch.autograd.Function, found {function!r}")
+    if not isinstance(calls, int) or calls < 1:
+        raise ArgumentError(f"calls: expected a whole number of at least 1, found {calls!r}")
+    recording = Recording(Path(folder), calls)
+    recording.folder.mkdir(parents=True, exist_ok=True)
+    with intercepted(functions or loaded_functions(), recording._called):
+        try:
+            yield recording
+        finally:
+            for ctx in list(recording._waiting):  # no backward came by
+                recording._write(ctx)

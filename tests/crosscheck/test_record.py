@@ -1,0 +1,187 @@
+"""Real calls of a training run, kept as bundles: what passes random inputs and is wrong on real ones fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lean_mnist import check
+from lean_mnist.crosscheck import RULES, check_function, record
+from lean_mnist.crosscheck.bundles.bundle import load_bundle
+from lean_mnist.errors import ArgumentError, CheckpointError
+
+
+class Saturating(torch.autograd.Function):
+    """``x²`` whose backward is clamped from 8 on, which no Gaussian number reaches."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return 2 * g * x.clamp(max=8)
+
+
+saturating = Saturating.apply  # as many programs keep it
+
+
+class WrongWherePositive(torch.autograd.Function):
+    """An integer output, a floating one, and twice the gradient where all of its upstream is positive."""
+
+    @staticmethod
+    def forward(x: Tensor, scale: float) -> Any:
+        return x.argmax(1), scale * x.sin()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.scale = inputs[1]
+        ctx.mark_non_differentiable(output[0])
+
+    @staticmethod
+    def backward(ctx: Any, _: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return ctx.scale * g * x.cos() * (2.0 if bool((g > 0).all()) else 1.0), None
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return saturating(self.linear(x))
+
+
+def trained(folder: Path, **options: Any) -> Any:
+    torch.manual_seed(0)
+    model = Model()
+    with record(folder, **options) as recording:
+        for scale in (1.0, 30.0, 30.0):
+            model(scale * torch.randn(6, 4)).sum().backward()
+    return recording
+
+
+def test_wrong_only_on_real_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = [torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()]
+    assert check_function(Saturating.apply, torch.square, random, seed=1).ok
+    recording = trained(tmp_path / "bundles", calls=2)
+    assert [path.name for path in recording.paths] == [
+        f"tests.crosscheck.test_record.Saturating-{k}.pt" for k in (0, 1)
+    ]
+    for reference in (torch.square, None):
+        verdicts = [check_function(Saturating.apply, reference, path, seed=1).ok for path in recording.paths]
+        assert verdicts == [True, False]
+    name = f"{__name__}:Saturating"
+    with pytest.raises(SystemExit) as stop:
+        check.main([str(recording.paths[1]), name, "--seed", "1"])
+    assert stop.value.code == 3
+    assert capsys.readouterr().out.startswith("FAILED (seed 1)\n  ERROR  finite differences, input 0")
+    with pytest.raises(SystemExit):
+        check.main([str(tmp_path / "bundles"), name, "--reference", "torch:square"])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split() == ["bundle", "verdict"]
+    assert [row.split()[1] for row in rows[1:3]] == ["passed", "FAILED"]
+
+
+def test_recorded_upstream_gradients_are_probes(tmp_path: Path) -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    with record(tmp_path, [WrongWherePositive]) as recording:
+        WrongWherePositive.apply(x, 0.5)[1].mul(0.125).sum().backward()
+        WrongWherePositive.apply(x, 2.0)  # of which no backward comes
+    assert len(recording.paths) == 2
+    first, second = (load_bundle(path)["options"] for path in recording.paths)
+    assert torch.equal(first["upstream"][0][0], torch.full((5, 3), 0.125))
+    assert second == {}
+
+    def plain(x: Tensor, scale: float) -> Tensor:
+        return scale * x.sin()
+
+    skip = [name for name in RULES if name not in ("gradient", "output", "finite differences")]
+    for reference in (None, plain):
+        report = check_function(WrongWherePositive.apply, reference, recording.paths[0], seed=1, skip=skip)
+        rule = "finite differences" if reference is None else "gradient"
+        assert rule in {f.rule for f in report.failures}, report.details()
+    assert check_function(WrongWherePositive.apply, plain, [x, 0.5], seed=1, skip=skip).ok
+    given = [[torch.full((5, 3), 0.125)]]
+    assert not check_function(WrongWherePositive.apply, plain, [x, 0.5], seed=1, skip=skip, upstream=given).ok
+
+
+def test_functions_are_as_before_and_training_is_the_same(tmp_path: Path) -> None:
+    forward, setup = Saturating.forward, WrongWherePositive.setup_context
+    trained(tmp_path)
+    assert (Saturating.forward, WrongWherePositive.setup_context) == (forward, setup)
+    gradients = []
+    for recorded in (False, True):
+        torch.manual_seed(3)
+        model = Model()
+        if recorded:
+            with record(tmp_path / "again"):
+                model(torch.ones(2, 4)).sum().backward()
+        else:
+            model(torch.ones(2, 4)).sum().backward()
+        assert model.linear.weight.grad is not None
+        gradients.append(model.linear.weight.grad)
+    assert torch.equal(gradients[0], gradients[1])
+
+
+def test_nothing_of_the_recording_reaches_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr("lean_mnist.crosscheck.bundles.record.write_bundle", full)
+    recording = trained(tmp_path, calls=1)
+    assert "0 calls recorded" in str(recording)
+    assert "Saturating-0.pt: full" in str(recording)
+
+    class TakesAnything(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, f: Any) -> Any:
+            return f(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return g, None
+
+    with record(tmp_path) as recording, pytest.raises(ZeroDivisionError):
+        TakesAnything.apply(torch.ones(2, requires_grad=True), lambda x: x + 1 / 0)
+    assert "1 not kept: TakesAnything has arguments that are neither tensors nor plain values" in str(recording)
+    with record(tmp_path) as recording, torch.no_grad():
+        Model()(torch.ones(2, 4))
+    assert str(recording) == f"0 calls recorded in {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ([[torch.sin]], {}, "functions: expected classes of torch.autograd.Function, found <built-in"),
+        ([], {"calls": 0}, "calls: expected a whole number of at least 1, found 0"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: Any, options: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message), record(tmp_path, *arguments, **options):
+        pass
+
+
+def test_bundles_that_do_not_fit(tmp_path: Path) -> None:
+    (path,) = trained(tmp_path, calls=1).paths
+    cases: list[tuple[list[str], str]] = [
+        ([str(path)], "expected the function to ask it of behind it, as module:name; none is called unnamed"),
+        ([str(path), "torch:square", "--inputs", "randn(3,req)"], "has inputs of its own"),
+        ([str(tmp_path), "torch:square"], "expected bundles of square, found 1 of other functions"),
+        ([str(tmp_path / "none.pt"), "torch:square"], "none.pt: no such file"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(ValueError, match=message):
+            check.main(arguments)
+    with pytest.raises(ArgumentError, match=r"upstream: expected the shapes \[\(6, 3\)\] of the outputs, found"):
+        check_function(torch.square, None, [torch.ones(6, 3, requires_grad=True)], upstream=[[torch.ones(2)]])
+    with pytest.raises(CheckpointError, match="no such file"):
+        check_function(torch.square, None, tmp_path / "none.pt")
