@@ -42,6 +42,7 @@ class Context:
     generator: torch.Generator = field(init=False)
     outputs: list[Tensor] = field(init=False)  # of one forward, detached
     differentiable: list[bool] = field(init=False)  # which of them depend on an input
+    marked: set[int] = field(init=False)  # outputs that the Function marks non-differentiable
     functions: list[type[Any]] = field(init=False)  # the classes of the Functions in its graph
     given_upstream: list[list[Tensor]] = field(init=False)  # beside the random ones
 
@@ -51,6 +52,9 @@ class Context:
         self.outputs = [y.detach() for y in outputs]
         self.differentiable = [y.requires_grad for y in outputs]
         self.given_upstream = [_like(self.outputs, given) for given in self.options.upstream]
+        # Of what a Function itself returns, only what it marks needs no gradient; a wrapper may cut a gradient off.
+        alone = isinstance(getattr(self.subject.function, "__self__", None), type) and any(self.differentiable)
+        self.marked = {k for k, needs in enumerate(self.differentiable) if alone and not needs}
         made_by = [function_of(node) for node in custom_nodes(outputs)]
         self.functions = [function for function in made_by if function is not None]
 
@@ -90,8 +94,12 @@ class Context:
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def gaussian(self) -> list[Tensor]:
-        """Upstream gradients, Gaussian, one for each output, exactly representable in its dtype."""
-        return [normal(y.shape, self.generator, y.device).to(y.dtype) for y in self.outputs]
+        """Upstream gradients, Gaussian, one for each output, exactly representable in its dtype.
+
+        Zeros for outputs that are marked non-differentiable, whatever the reference's are.
+        """
+        drawn = [normal(y.shape, self.generator, y.device).to(y.dtype) for y in self.outputs]
+        return [v * (k not in self.marked) for k, v in enumerate(drawn)]
 
     def name(self, place: int) -> str:
         """The name of the ``place``-th checked input."""

@@ -211,6 +211,21 @@ class TopOne(Function):
         return F.one_hot(index, ctx.columns) * g[:, None]
 
 
+class WithNorms(Function):
+    """A sine, and the squares' sums for a log, which it marks non-differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        ctx.save_for_backward(x)
+        norms = x.square().sum(1)
+        ctx.mark_non_differentiable(norms)
+        return x.sin(), norms
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Any) -> Any:
+        return g * ctx.saved_tensors[0].cos()
+
+
 class Abs(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Any:
@@ -401,6 +416,7 @@ RIGHT = {
     "dropout computed again": Right(Checkpointed.apply, lambda x: F.dropout(x.tanh(), 0.5), ((4, 5),)),
     "mask like its input": Right(MaskedLike.apply, lambda x: x * (torch.rand_like(x) < 0.5), ((4, 5),)),
     "transformed": Right(Transformed.apply, torch.mul, ((4, 5), (4, 5))),
+    "one of two marked": Right(WithNorms.apply, lambda x: (x.sin(), x.square().sum(1)), ((4, 5),)),
     "one number": Right(Softmax.apply, lambda s: torch.softmax(s, -1), ((1,),)),
     "no rows": Right(MatMul.apply, torch.matmul, ((0, 3), (3, 4))),
     "large": Right(LinearReLU.apply, lambda x, w, b: F.relu(F.linear(x, w, b)), ((48, 70), (40, 70), (40,))),

@@ -19,7 +19,7 @@ from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, Pointwis
 from lean_mnist.crosscheck.numerics.differences import reference_is_off
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients, reference_outputs
-from lean_mnist.crosscheck.report import GRADIENT, OUTPUT, Finding, Verdict
+from lean_mnist.crosscheck.report import GRADIENT, OUTPUT, Finding, Verdict, not_applicable
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.subjects.calls import Subject, Upstream, norm
 from lean_mnist.errors import ArgumentError
@@ -37,7 +37,8 @@ def compare_with_reference(ctx: Context) -> list[Finding]:
     if ctx.gradient_reference is not None:
         for given in (*[ctx.fixed_upstream] * ctx.options.probes, *ctx.given_upstream):
             _probe(ctx, ctx.gradient_reference, worst, given or ctx.gaussian())
-    return _compare_outputs(ctx) + [worst[place] for place in sorted(worst)]
+    marked = [not_applicable("marked non-differentiable", f"output {k}") for k in sorted(ctx.marked)]
+    return _compare_outputs(ctx) + [worst[place] for place in sorted(worst)] + marked
 
 
 def _compare_outputs(ctx: Context) -> list[Finding]:
