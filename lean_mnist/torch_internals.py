@@ -99,6 +99,11 @@ def returns_a_view(kernel: Any) -> bool:
     return any(returned.alias_info is not None for returned in kernel._schema.returns)
 
 
+def has_no_memory(x: Tensor) -> bool:
+    """Whether ``x`` is one of autograd's zeros, of which only the shape exists (2.6 to 2.14)."""
+    return bool(x._is_zerotensor())
+
+
 # A context in which kernels are called without autograd's work around each (2.6 to 2.14); where it is missing,
 # ``torch.no_grad``, which costs more and does the same.
 below_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream
-from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view, uncompiled_calls
+from lean_mnist.torch_internals import DispatchMode, has_no_memory, operation_name, returns_a_view, uncompiled_calls
 
 DRAWS = 3  # how often a computation is perturbed to see how far it scatters
 Result = TypeVar("Result")
@@ -53,11 +53,19 @@ def _rounds_nothing(name: str, arguments: Any, result: Any) -> bool:
     if name == "_to_copy" and isinstance(result, Tensor) and result.is_floating_point():
         given = arguments[0].dtype
         return not given.is_floating_point or torch.finfo(given).eps >= torch.finfo(result.dtype).eps
-    return name in EXACT or (name in EXACT_FOR_WHOLE and isinstance(result, Tensor) and _whole(result))
+    if name in EXACT_FOR_WHOLE:
+        numbers = [x for x in (*arguments, result) if isinstance(x, (Tensor, float))]
+        return all(map(_whole, numbers))
+    return name in EXACT
 
 
-def _whole(x: Tensor) -> bool:
-    return bool(x.numel()) and bool(x.flatten()[0] % 1 == 0) and bool((x % 1 == 0).all())
+def _whole(x: Tensor | float) -> bool:
+    """Whether all numbers of ``x`` are whole, and so small that sums and products of such round nothing."""
+    if isinstance(x, float):
+        return x.is_integer()
+    if not x.is_floating_point():
+        return not x.is_complex()
+    return bool(((x == x.round()) & (x.abs() * torch.finfo(x.dtype).eps < 1)).all())
 
 
 class Perturbing(DispatchMode):
@@ -90,7 +98,8 @@ class Perturbing(DispatchMode):
         return result
 
     def _moved(self, x: Tensor) -> Tensor:
-        return perturbed(x, self._generator) if x.is_floating_point() and x.numel() else x
+        moves = x.is_floating_point() and x.numel() and not has_no_memory(x)
+        return perturbed(x, self._generator) if moves else x
 
 
 def perturbed_vjp(

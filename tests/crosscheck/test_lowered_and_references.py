@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lean_mnist.crosscheck import Verdict, check_function
+from lean_mnist.crosscheck.perturbation import Perturbing
 from tests.support.planted_faults import made, shared, square
 
 
@@ -107,3 +108,19 @@ def test_the_second_derivative_of_an_intended_gradient_is_nobodys_affair() -> No
     report = check_function(function, None, [points(5, 3)], seed=0, intended="natural gradient")
     assert report.ok
     assert not report.warnings
+
+
+def test_sums_and_products_of_whole_numbers_are_not_perturbed() -> None:
+    def spline(x: Tensor, c: Tensor) -> Tensor:
+        n = torch.floor(x)
+        i = (torch.arange(x.numel()) * 0 + 1.0 * n).long()
+        return c[i] * (1 - (x - n)) + c[i + 1] * (x - n)
+
+    x = (4 * torch.rand(6, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    assert check_function(spline, None, [x, points(7)], seed=0).ok
+
+
+def test_zeros_without_memory_are_not_perturbed() -> None:
+    with Perturbing(torch.Generator()):
+        zero = torch._efficientzerotensor((2,))
+    assert zero.sum() == 0

@@ -26,8 +26,9 @@ def _bounds(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tensor(-0.5).to(x), torch.tensor(0.5).to(x)
 
 
-def _clamp(name: str) -> Call:
-    return Call(lambda x: load(_BREVITAS + name).apply(x, *_bounds(x)), [normal(3, 4)], options=_THROUGH)
+def _clamp(name: str, *skip: str) -> Call:
+    return Call(lambda x: load(_BREVITAS + name).apply(x, *_bounds(x)), [normal(3, 4)],
+                options={**_THROUGH, "skip": list(skip)})  # fmt: skip
 
 
 def _reversal(path: str, *more: Any) -> Call:
@@ -97,9 +98,9 @@ CASES = [
     _through("brevitas", "ScalarClampMinSteFn", _BREVITAS + "ScalarClampMinSteFn", "clamping from below", -0.5),
     Case("brevitas", "TensorClampSteFn", Expect.INTENDED, "passes the gradient through clamping",
          lambda: _clamp("TensorClampSteFn")),
-    Case("brevitas", "InplaceTensorClampSteFn", Expect.CONTRACT,
-         "writes into its input, as its name says, without marking it dirty",
-         lambda: _clamp("InplaceTensorClampSteFn")),
+    Case("brevitas", "InplaceTensorClampSteFn", Expect.INTENDED,
+         "passes the gradient through clamping; writes into its input, as its name says",
+         lambda: _clamp("InplaceTensorClampSteFn", "mutation")),
     Case("brevitas", "AbsBinarySignGradFn", Expect.RIGHT, "absolute value with slope 1 at 0",
          lambda: Call(load(_BREVITAS + "AbsBinarySignGradFn").apply, [normal(3, 4)], torch.abs)),
     _through("torchao", "_Round", _AO + "quantization.quant_primitives:_Round", "round"),

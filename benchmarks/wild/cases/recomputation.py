@@ -121,7 +121,8 @@ CASES = [
          lambda: _checkpoint(lambda layer: load("fairscale.nn:checkpoint_wrapper")(layer))),
     Case("fairscale", "Fork", Expect.RIGHT, "an identity with a second, empty output", lambda: _phony("Fork")),
     Case("fairscale", "Join", Expect.RIGHT, "an identity that depends on an empty tensor", lambda: _phony("Join")),
-    Case("deepspeed", "CheckpointFunction", Expect.RIGHT, "recomputes; only by .backward()",
+    Case("deepspeed", "CheckpointFunction", Expect.CONTRACT,
+         "keeps its inputs without save_for_backward, which would notice that they were changed in place",
          lambda: _checkpoint(_deepspeed)),
     Case("torch", "checkpoint, reentrant", Expect.RIGHT, "recomputes; only by .backward()",
          lambda: _checkpoint(lambda layer: lambda x: load("torch.utils.checkpoint:checkpoint")(

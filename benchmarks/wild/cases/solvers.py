@@ -124,12 +124,11 @@ def _event() -> Call:
         zero = torch.zeros((), dtype=state.dtype)
         falling = nn.Module()
         falling.forward = lambda t, s: torch.stack([s[1], -torch.ones_like(s[1])])
-        time, _ = load("torchdiffeq:odeint_event")(falling, state, zero, event_fn=lambda t, s: s[0], atol=1e-10,
-                                                   method="rk4", options={"step_size": 0.25})  # fmt: skip
+        time, _ = load("torchdiffeq:odeint_event")(falling, state, zero, event_fn=lambda t, s: s[0], atol=1e-9)
         return time
 
     start = torch.tensor([1.0, 0.3], dtype=torch.float64, requires_grad=True)
-    return Call(function, [start], lambda s: s[1] + (s[1] ** 2 + 2 * s[0]).sqrt(), {"tolerance": 1e-6})
+    return Call(function, [start], lambda s: s[1] + (s[1] ** 2 + 2 * s[0]).sqrt(), {"tolerance": 1e-5})
 
 
 class _Diffusion(nn.Module):
@@ -160,14 +159,16 @@ def _sde() -> Call:
 
 
 CASES = [
-    Case("deepinv", "LinearSplineFunc", Expect.RIGHT, "a piecewise linear spline", lambda: _spline("LinearSplineFunc")),
+    Case("deepinv", "LinearSplineFunc", Expect.CONTRACT,
+         "its backward calls view, and raises for a transposed input", lambda: _spline("LinearSplineFunc")),
     Case("deepinv", "QuadraticSplineFunc", Expect.SECOND, "saves its slope as a constant",
          lambda: _spline("QuadraticSplineFunc")),
     Case("deepinv", "LinearSplineDerivativeFunc", Expect.BUG,
          "the gradient of the coefficients ignores the upstream gradient and has another shape: it raises",
          lambda: _spline("LinearSplineDerivativeFunc")),
     Case("deepinv", "MMSEFunction", Expect.SECOND, "saves the weights as constants", _denoiser),
-    Case("deepinv", "LeastSquaresSolver", Expect.RIGHT, "conjugate gradients; right to their tolerance",
+    Case("deepinv", "LeastSquaresSolver", Expect.BUG,
+         "adds 1e-8 to squared norms: the gradient is 30 % too small for upstream gradients of 1e-5, and 0 below 1e-7",
          _least_squares),
     Case("deepinv", "ApplyRadon", Expect.INTENDED, "the backward is a rescaled back-projection, by its documentation "
          "not exactly the adjoint", _radon),
@@ -178,6 +179,7 @@ CASES = [
          "multiplies the gradients of all examples with the first example's upstream gradient",
          lambda: _log_det(True)),
     Case("torchdiffeq", "OdeintAdjointMethod", Expect.RIGHT, "the adjoint equation, to the solver's tolerance", _ode),
-    Case("torchdiffeq", "ImplicitFnGradientRerouting", Expect.RIGHT, "the time of an event", _event),
+    Case("torchdiffeq", "ImplicitFnGradientRerouting", Expect.SECOND,
+         "the time of an event; its derivative is a constant", _event),
     Case("torchsde", "_SdeintAdjointMethod", Expect.RIGHT, "the reversible Heun adjoint", _sde),
 ]  # fmt: skip
