@@ -116,6 +116,9 @@ class Report:
             lines += [str(f) for f in rest if f.severity is Severity.NOTE]
             names = _names(f for f in rest if f.severity is not Severity.NOTE and f.rule not in wrong)
             words = "not checked" if verdict is Verdict.NOT_APPLICABLE else verdict.value
+            if verdict is Verdict.NOT_APPLICABLE and len(names) > SHOWN:
+                names = [*dict.fromkeys(f.rule for f in rest if f.rule not in wrong)]
+                words += ", for the reasons in details()"
             lines += [f"{words}: {', '.join(names)}"] if names else []
         return lines
 
