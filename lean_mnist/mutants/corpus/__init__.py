@@ -25,8 +25,8 @@ _GROUPS = (
 )
 _FUNCTION_GROUPS = (
     *(formulas.SIZES, formulas.SCALES, formulas.VALUES),
-    *(functions.RANDOM, functions.STATE, functions.CALLS),
-    *(written_forms.METHODS, written_forms.OPERATORS, written_forms.ARGUMENTS, written_forms.COMPILED),
+    *(functions.RANDOM, functions.STATE, functions.CALLS, functions.METHODS),
+    *(written_forms.OPERATORS, written_forms.ARGUMENTS, written_forms.MODULES, written_forms.COMPILED),
 )
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for group in _GROUPS for mutant in group.mutants)
 """Every mutant of our own backward, group by group."""

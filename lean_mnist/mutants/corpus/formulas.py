@@ -76,9 +76,9 @@ SIZES.by_formulas(
 # The upstream gradient of a loss that is scaled, or of one example in a great many.
 SCALES.by_formulas(
     "upstream-clamped-to-half", Kind.CLIPPING, "upstream > 2¹⁶", "the upstream gradient is clamped to float16's range",
-    torch.sin,
-    lambda g, x: g * x.cos(),
-    lambda g, x: g.clamp(-65504, 65504) * x.cos(),
+    lambda x: 2 * x,
+    lambda g, x: 2 * g,
+    lambda g, x: 2 * g.clamp(-65504, 65504),
     (5, 6),
 )  # fmt: skip
 SCALES.by_formulas(
@@ -108,4 +108,34 @@ SCALES.by_formulas(
     lambda g, x: g * x.cos(),
     lambda g, x: g * x.cos() * (g.detach().norm() / (g.detach().norm() + 1e-8)),
     (5, 6),
+)  # fmt: skip
+
+# All but the ties are smooth there.
+VALUES.by_formulas(
+    "product-divided", Kind.NAN, "exact 0", "the product is divided by the factor, which may be 0",
+    torch.mul,
+    lambda g, a, b: (g * b, g * a),
+    lambda g, a, b: (g * (a * b / a), g * a),
+    (5, 6), (5, 6),
+)  # fmt: skip
+VALUES.by_formulas(
+    "no-branch-at-zero", (Kind.MASK, Kind.ZERO), "exact 0", "x > 0 and x < 0 have a branch each, and 0 has none",
+    F.elu,
+    lambda g, x: g * torch.where(x > 0, 1, x.clamp(max=0).exp()),
+    lambda g, x: g * ((x > 0) + (x < 0) * x.clamp(max=0).exp()),
+    (5, 6),
+)  # fmt: skip
+VALUES.by_formulas(
+    "exponential-overflows", Kind.NAN, "large values", "the slope is exp(x) / (1 + exp(x))",
+    F.softplus,
+    lambda g, x: g * x.sigmoid(),
+    lambda g, x: g * x.exp() / (1 + x.exp()),
+    (8, 16),
+)  # fmt: skip
+VALUES.by_formulas(
+    "normalizer-not-shifted", Kind.NAN, "large values", "exp(x) / Σ exp(x), the largest x not subtracted",
+    lambda x: x.logsumexp(-1),
+    lambda g, x: g[..., None] * x.softmax(-1),
+    lambda g, x: g[..., None] * x.exp() / x.exp().sum(-1, keepdim=True),
+    (8, 16),
 )  # fmt: skip

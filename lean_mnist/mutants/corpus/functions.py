@@ -13,7 +13,9 @@ from torch.nn import functional as F  # noqa: N812
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function
 
-RANDOM, STATE, CALLS = (FunctionGroup(name) for name in ("random numbers", "kept state", "ways to call"))
+RANDOM, STATE, CALLS, METHODS = (
+    FunctionGroup(name) for name in ("random numbers", "kept state", "ways to call", "methods of their own")
+)
 Apply = Callable[..., Any]
 
 
@@ -135,6 +137,36 @@ def _overwritten_by_evaluation(wrong: bool) -> Apply:
     return call
 
 
+@STATE("kept-unprotected", (Kind.MUTATION, Kind.STALE_VALUE), "input changed after the forward", (5, 6),
+       reference=torch.sin)  # fmt: skip
+def _kept_unprotected(wrong: bool) -> Apply:
+    """The input is kept as an attribute, where autograd does not see that it is changed in place."""
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.x = x.detach()
+        return x.sin()
+
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * (ctx.x if wrong else ctx.saved_tensors[0]).cos()
+
+    return function(forward, backward)
+
+
+@STATE("tail-never-written", Kind.UNINITIALISED, "always", (12, 8), reference=torch.sin)
+def _tail_never_written(wrong: bool) -> Apply:
+    """The last rows of the gradient are whatever was in memory before."""
+
+    def gradient(g: Tensor, x: Tensor) -> Tensor:
+        d_x = torch.empty_like(g)
+        rows = len(g) - 3 if wrong else len(g)
+        d_x[:rows] = g[:rows] * x[:rows].cos()
+        return d_x
+
+    return by_formulas(torch.sin, gradient)
+
+
 @CALLS("same-tensor-counted-once", (Kind.CONSTANT_FACTOR, Kind.MISSING_TERM), "same tensor twice", (5, 6), (5, 6),
        reference=torch.mul)  # fmt: skip
 def _same_tensor(wrong: bool) -> Apply:
@@ -179,3 +211,85 @@ def _undefined_drops_all(wrong: bool) -> Apply:
 def _undefined_is_one(wrong: bool) -> Apply:
     """An undefined upstream gradient is taken to be 1."""
     return _sine_and_cosine(lambda s, c: (1, c) if wrong and s is None else (s, 1) if wrong and c is None else (s, c))
+
+
+def _product(gradient: Callable[..., Any], **methods: Callable[..., Any]) -> Apply:
+    """``a · sin(b)`` with ``setup_context``."""
+
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs)
+
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return gradient(g, *ctx.saved_tensors)
+
+    return function(_a_sine, backward, setup_context=setup_context, **methods)
+
+
+def _a_sine(a: Tensor, b: Tensor) -> Tensor:
+    return a * b.sin()
+
+
+def _a_sine_gradients(g: Tensor, a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return g * b.sin(), g * a * b.cos()
+
+
+@METHODS("setup-context-saves-output", Kind.WRONG_VALUES, "always", (5, 6), (5, 6), reference=_a_sine)
+def _saves_output(wrong: bool) -> Apply:
+    """``setup_context`` saves the output where the backward expects the first input."""
+    return _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y))
+
+
+@METHODS("jvp-second-tangent-lost", Kind.MISSING_TERM, "forward-mode derivative", (5, 6), (5, 6), reference=_a_sine)
+def _second_tangent_lost(wrong: bool) -> Apply:
+    """Its ``jvp`` leaves the second input's tangent out."""
+
+    def jvp(ctx: Any, d_a: Tensor, d_b: Tensor) -> Tensor:
+        a, b = ctx.saved_tensors
+        return d_a * b.sin() + (0 if wrong else d_b * a * b.cos())
+
+    return _product(_a_sine_gradients, jvp=jvp)
+
+
+@METHODS("jvp-twice", Kind.CONSTANT_FACTOR, "forward-mode derivative", (5, 6), (5, 6), reference=_a_sine)
+def _jvp_twice(wrong: bool) -> Apply:
+    """Its ``jvp`` is twice the derivative."""
+
+    def jvp(ctx: Any, d_a: Tensor, d_b: Tensor) -> Tensor:
+        a, b = ctx.saved_tensors
+        return (1 + wrong) * (d_a * b.sin() + d_b * a * b.cos())
+
+    return _product(_a_sine_gradients, jvp=jvp)
+
+
+def _batched(vmap: Callable[..., Any]) -> Apply:
+    made: list[Apply] = []
+    made.append(_product(_a_sine_gradients, vmap=lambda info, dims, a, b: vmap(made[0], info, dims, a, b)))
+    return made[0]
+
+
+def _in_front(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+@METHODS("vmap-dimension-ignored", (Kind.LAYOUT, Kind.TRANSPOSE), "vmap over dimension 1", (5, 5), (5, 5),
+       reference=_a_sine)  # fmt: skip
+def _dimension_ignored(wrong: bool) -> Apply:
+    """Its ``vmap`` takes every batch dimension to be the first."""
+
+    def vmap(apply: Apply, info: Any, dims: tuple[int | None, ...], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+        dims = tuple(None if d is None else 0 for d in dims) if wrong else dims
+        return apply(*(_in_front(x, d, info.batch_size) for x, d in zip((a, b), dims, strict=True))), 0
+
+    return _batched(vmap)
+
+
+@METHODS("vmap-first-for-all", (Kind.MISSING_TERM, Kind.PERMUTATION), "vmap", (5, 6), (5, 6), reference=_a_sine)
+def _first_for_all(wrong: bool) -> Apply:
+    """Its ``vmap`` gives every example the first one's second argument."""
+
+    def vmap(apply: Apply, info: Any, dims: tuple[int | None, ...], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+        a, b = (_in_front(x, d, info.batch_size) for x, d in zip((a, b), dims, strict=True))
+        return apply(a, b[:1].expand_as(b) if wrong else b), 0
+
+    return _batched(vmap)

@@ -1,4 +1,4 @@
-"""Whole Functions in other forms than forward and backward: ``setup_context``, ``jvp``, operators, keywords."""
+"""What is given and checked in other forms than a Function of tensors: operators, keywords, modules, compiled code."""
 
 from __future__ import annotations
 
@@ -10,39 +10,13 @@ from torch import Tensor, nn
 
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.crosscheck.executions import check_compiled
+from lean_mnist.crosscheck.module_check import check_module
 from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function, gaussian
 
-METHODS, OPERATORS, ARGUMENTS, COMPILED = (
-    FunctionGroup(name) for name in ("methods of their own", "operators", "arguments and results", "compiled code")
+OPERATORS, ARGUMENTS, MODULES, COMPILED = (
+    FunctionGroup(name) for name in ("operators", "arguments and results", "modules", "compiled code")
 )
 Apply = Callable[..., Any]
-
-
-def _product(gradient: Callable[..., Any], **methods: Callable[..., Any]) -> Apply:
-    """``a · sin(b)`` with ``setup_context``."""
-
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs)
-
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return gradient(g, *ctx.saved_tensors)
-
-    return function(_a_sine, backward, setup_context=setup_context, **methods)
-
-
-def _a_sine(a: Tensor, b: Tensor) -> Tensor:
-    return a * b.sin()
-
-
-def _a_sine_gradients(g: Tensor, a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return g * b.sin(), g * a * b.cos()
-
-
-@METHODS("setup-context-saves-output", Kind.WRONG_VALUES, "always", (5, 6), (5, 6), reference=_a_sine)
-def _saves_output(wrong: bool) -> Apply:
-    """``setup_context`` saves the output where the backward expects the first input."""
-    return _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y))
 
 
 def _operator(gradient: Callable[..., Any], name: str, value: Callable[..., Tensor] = torch.mul) -> Apply:
@@ -193,11 +167,50 @@ def _main_grad_twice(wrong: bool) -> Apply:
     return function(forward, backward)
 
 
-def _sine_compiled(slope: Callable[[Tensor], Tensor]) -> Apply:
-    """``sin(x)``, whose slope where it is compiled is ``slope(x)``."""
+class _Layer(nn.Linear):
+    """A linear layer that computes ``value(x, weight, bias)``."""
+
+    def __init__(self, value: Callable[..., Tensor]) -> None:
+        super().__init__(6, 6)
+        self._value = value
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._value(input, self.weight, self.bias)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return nn.functional.linear(x, layer.weight, layer.bias)
+
+
+def _linear_twice(layer: nn.Linear, x: Tensor) -> Tensor:
+    return x @ layer.weight.T @ layer.weight.T + layer.bias
+
+
+@MODULES("parameter-left-out", Kind.ZERO, "always", (5, 6), check=check_module, reference=_linear)
+def _parameter_left_out(wrong: bool) -> nn.Module:
+    """A parameter of a module is detached, and gets no gradient."""
+    return _Layer(lambda x, weight, bias: nn.functional.linear(x, weight, bias.detach() if wrong else bias))
+
+
+@MODULES("used-twice-counted-once", Kind.MISSING_TERM, "a parameter used twice", (5, 6), check=check_module,
+         reference=_linear_twice)  # fmt: skip
+def _used_twice_counted_once(wrong: bool) -> nn.Module:
+    """Of a weight that a module uses twice only the second use is differentiated."""
+
+    def gradient(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        through = g @ weight
+        d_weight = g.T @ (x @ weight.T)
+        return through @ weight, d_weight if wrong else d_weight + through.T @ x
+
+    twice = by_formulas(lambda x, weight: x @ weight.T @ weight.T, gradient)
+    return _Layer(lambda x, weight, bias: twice(x, weight) + bias)
+
+
+def _sine_compiled(change: Callable[[Tensor], Tensor]) -> Apply:
+    """``sin(x)``, whose gradient has this ``change`` where it is compiled."""
 
     def gradient(g: Tensor, x: Tensor) -> Tensor:
-        return g * (slope(x) if torch.compiler.is_compiling() else x.cos())
+        return change(g * x.cos()) if torch.compiler.is_compiling() else g * x.cos()
 
     return by_formulas(torch.sin, gradient)
 
@@ -205,7 +218,7 @@ def _sine_compiled(slope: Callable[[Tensor], Tensor]) -> Apply:
 @COMPILED("compiled-half", Kind.CONSTANT_FACTOR, "torch.compile", (5, 6), check=check_compiled, backend="aot_eager")
 def _compiled_half(wrong: bool) -> Apply:
     """Where it is compiled, the gradient is half of the eager one."""
-    return _sine_compiled(lambda x: (0.5 if wrong else 1) * x.cos())
+    return _sine_compiled(lambda g: 0.5 * g if wrong else g)
 
 
 @COMPILED("compiled-dropped", Kind.ZERO, "torch.compile", (5, 6), (6,), check=check_compiled, backend="aot_eager")
@@ -220,5 +233,5 @@ def _compiled_dropped(wrong: bool) -> Apply:
 
 @COMPILED("compiled-in-bfloat16", Kind.PRECISION, "torch.compile", (5, 6), check=check_compiled, backend="aot_eager")
 def _compiled_in_bfloat16(wrong: bool) -> Apply:
-    """Where it is compiled, the slope is computed in bfloat16."""
-    return _sine_compiled(lambda x: x.to(torch.bfloat16).cos().to(x.dtype) if wrong else x.cos())
+    """Where it is compiled, the gradient passes through bfloat16."""
+    return _sine_compiled(lambda g: g.to(torch.bfloat16).to(g.dtype) if wrong else g)
