@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lean_mnist.crosscheck import RULES, check_function
-from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, Verdict, failed
+from lean_mnist.crosscheck.report import Finding, FunctionReport, ModuleReport, Severity, Verdict, failed
 from lean_mnist.crosscheck.report.advice import MEND
 from tests.support.planted_faults import OTHER, WRONG_VALUES
 
@@ -91,3 +91,11 @@ def test_json() -> None:
 def test_unknown_rules_still_say_something() -> None:
     report = FunctionReport((failed("off", "x", rule="new", severity=Severity.WARNING), Finding(Verdict.KINK, "")))
     assert 'WARNING  new, x: off\n         next: mend it; if it is meant to be so: skip=["new"]' in str(report)
+
+
+def test_the_monitor_says_it_in_its_own_words() -> None:
+    wrong = Finding(Verdict.FAILED, "off", "x", rule="finite differences", oracle=True)
+    text = str(ModuleReport((wrong,), 3, "1 (Norm)", 0.0, "1"))
+    assert text.startswith("1 (Norm), forward 3: FAILED\n  ERROR  finite differences, x: off\n         next: mend the ")
+    assert 'intended={"1": "surrogate"} or ignore=["1"] of GradientMonitor' in text
+    assert "derivative_of=the" not in text

@@ -57,7 +57,9 @@ def check_recorded(
         except Exception as error:
             reason = not_applicable_because(error)
             findings = [_not_replayed(str(reason))]
-    return ModuleReport(tuple(findings), recorded.step, recorded.name, time.perf_counter() - started), reason
+    return ModuleReport(
+        tuple(findings), recorded.step, recorded.name, time.perf_counter() - started, recorded.path
+    ), reason
 
 
 def _check(recorded: RecordedCall, reference: ModuleReference | None, intents: Intents, seed: int) -> list[Finding]:

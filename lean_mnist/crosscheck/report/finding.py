@@ -55,6 +55,11 @@ class Finding:
         return f"{self.rule}, {self.subject}: {self.text}" if self.subject else f"{self.rule}: {self.text}"
 
     @property
+    def mend(self) -> str:
+        """What to change, in a few words."""
+        return MEND.get(self.rule, "mend it")
+
+    @property
     def topic(self) -> str:
         """What a user would mend: the same for all rules that judge a first-order gradient."""
         return MEND.get(self.rule, self.rule)
@@ -64,12 +69,11 @@ class Finding:
         """What to do where it failed: mend it, or the words to type where it is meant to be so; else empty."""
         if self.verdict is not Verdict.FAILED:
             return ""
-        mend = MEND.get(self.rule, "mend it")
-        if mend is DERIVATIVE:
+        if self.mend is DERIVATIVE:
             off = self.divergence.value if self.divergence is not None else 1.0
             solver = f", or tolerance={2 * off:.0e} for an iterative solver" if off < ITERATIVE else ""
-            return f'{mend}; if it is meant to be so: intended="surrogate", or derivative_of={WHOSE}{solver}'
-        return mend if self.rule in NO_RULES else f'{mend}; if it is meant to be so: skip=["{self.rule}"]'
+            return f'{self.mend}; if it is meant to be so: intended="surrogate", or derivative_of={WHOSE}{solver}'
+        return self.mend if self.rule in NO_RULES else f'{self.mend}; if it is meant to be so: skip=["{self.rule}"]'
 
     def __str__(self) -> str:
         return f"{self.label}  {self.line}" + (f"; {self.diagnosis}" if self.diagnosis else "")

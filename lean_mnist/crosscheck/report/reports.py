@@ -106,7 +106,7 @@ class Report:
             said = {(f.rule, f.subject) for f in shown}
             also = _names(f for f in alike if (f.rule, f.subject) not in said)
             lines += [*map(str, shown), *([f"{label}  also: {', '.join(also)}"] if also else [])]
-            lines.append(f"       next: {alike[0].next_step}")
+            lines.append(f"       next: {self.next_step(alike[0])}")
         more = [f for alike in list(topics.values())[SHOWN:] for f in alike]
         lines += [f"{more[0].label}  also: {', '.join(_names(more))}; details() has the rest"] if more else []
         lines += [str(finding) for finding in self.findings if finding.verdict is Verdict.INCONCLUSIVE]
@@ -122,6 +122,10 @@ class Report:
             lines += [f"{words}: {', '.join(names)}"] if names else []
         return lines
 
+    def next_step(self, finding: Finding) -> str:
+        """What to do where ``finding`` failed."""
+        return finding.next_step
+
     def to_json(self) -> str:
         """One JSON document: the verdict, and every finding with its rule, severity, next step and diagnosis."""
         return json.dumps(self.content(), indent=2, allow_nan=False)
@@ -134,7 +138,7 @@ class Report:
             "verdict": self.verdict.value,
             "ok": self.ok,
             "likely_kind": plain(self.likely_kind),
-            "findings": [{**plain(finding), "next_step": finding.next_step} for finding in self.findings],
+            "findings": [{**plain(finding), "next_step": self.next_step(finding)} for finding in self.findings],
         }
 
 
@@ -245,6 +249,7 @@ class ModuleReport(Report):
     step: int
     module: str
     seconds: float
+    path: str = ""  # of the module in the model
 
     @property
     def verdict(self) -> Verdict:
@@ -260,6 +265,11 @@ class ModuleReport(Report):
     def checked(self) -> bool:
         """True if the gradients were held against an oracle."""
         return self.verdict in (Verdict.FAILED, Verdict.PASSED)
+
+    def next_step(self, finding: Finding) -> str:
+        """What to do where ``finding`` failed, in the words of ``GradientMonitor``."""
+        meant = f'intended={{"{self.path}": "surrogate"}} or ignore=["{self.path}"] of GradientMonitor'
+        return f"{finding.mend}; if it is meant to be so: {meant}" if finding.next_step else ""
 
     @property
     def headline(self) -> str:
