@@ -206,7 +206,7 @@ class Training:
 
     def step(self) -> float:
         """The seconds of one training step."""
-        x = torch.randn(self.shape)
+        x = torch.randn(self.shape, requires_grad=True)
         started = time.perf_counter()
         self.optimizer.zero_grad()
         self.model(x).sin().mean().backward()
