@@ -137,6 +137,67 @@ def test_the_whole_model_in_a_checkpoint(factor: float) -> None:
     assert [report.verdict for report in monitor.history] == [verdict(factor)]
 
 
+def scaled(factor: float) -> Any:
+    """``w x``, whose gradient of ``w`` is ``factor`` times the right one."""
+
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        return g * w, factor * (g * x).sum(0)
+
+    return function(forward, backward, "Scaled")
+
+
+class OutOfSight(nn.Module):
+    """Its weight is no parameter of its own: an attribute, as where parameters are sharded flat, or in a list."""
+
+    def __init__(self, factor: float, how: str) -> None:
+        super().__init__()
+        self.function, self.weights = scaled(factor), [nn.Parameter(torch.linspace(0.5, 1, WIDTH))]
+        if how == "attribute":
+            self.weights, self.weight = [], self.weights[0] * 1
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function.apply(x, self.weights[0] if self.weights else self.weight)
+
+
+@RIGHT_OR_WRONG
+@pytest.mark.parametrize("how", ["attribute", "list"])
+def test_a_weight_that_is_no_parameter_is_not_passed_over(factor: float, how: str) -> None:
+    (report,) = monitored(network(OutOfSight(factor, how))).history
+    assert report.verdict is verdict(factor), report.details()
+    assert "of Scaled" in report.details()
+
+
+def test_a_checkpoint_of_what_is_out_of_sight() -> None:
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.weight = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.ones(WIDTH))
+            self.child = Child(self.product)
+
+        def product(self, x: Tensor) -> Any:
+            return scaled(1.1).apply(x, self.weight)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.child(self.linear(x))
+
+    class Child(nn.Module):
+        def __init__(self, product: Any) -> None:
+            super().__init__()
+            self.product = [product]
+
+        def forward(self, x: Tensor) -> Any:
+            return checkpoint(lambda u: self.product[0](u), x, use_reentrant=True)
+
+    model = Parent()
+    monitor = monitored(model)
+    assert reasons(monitor) == {Reason.OUT_OF_SIGHT.value: 1}
+
+
 class KeepsItsOutput(Applied):
     """Keeps a tensor with a graph, as spiking and recurrent networks do, which ``copy.deepcopy`` refuses."""
 

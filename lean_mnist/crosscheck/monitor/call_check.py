@@ -7,8 +7,9 @@ float64, jointly along one random direction in which each tensor has about the s
 is asked alone. (3) Where a reference in plain PyTorch is known, they agree with its gradients in float64, to the
 precision of plain PyTorch.
 
-Where a gradient of one of several Functions in the call is meant to be no derivative, or the call does not repeat
-itself, differences are taken of every other Function alone (``function_calls``).
+Where a gradient of one of several Functions in the call is meant to be no derivative, where one goes to a tensor out of
+sight, or where the call does not repeat itself, differences are taken of every other Function alone
+(``function_calls``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -44,16 +46,22 @@ REPLAY_SHARE = 1e-2  # of a node's gradient: a replay in another memory layout m
 
 
 def check_recorded(
-    recorded: RecordedCall, reference: ModuleReference | None, intents: Intents, seed: int
+    recorded: RecordedCall,
+    reference: ModuleReference | None,
+    intents: Intents,
+    seed: int,
+    parameters: Sequence[Tensor] = (),
 ) -> tuple[ModuleReport, NotApplicable | None]:
     """Check one call whose backward came by. Leaves gradients, modes, buffers and generators as they are.
 
-    The report, and why the call could not be checked, where it could not.
+    ``parameters`` are those whose gradients a replay might touch. Gives the report, and why the call could not be
+    checked, where it could not.
     """
     started, reason = time.perf_counter(), None
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with _gradients_kept(parameters), torch.random.fork_rng(devices=devices):
         try:
-            findings = _check(recorded, reference, intents, seed)
+            findings = _check(recorded, reference, intents, seed, parameters)
         except Exception as error:
             reason = not_applicable_because(error)
             findings = [_not_replayed(str(reason))]
@@ -62,7 +70,22 @@ def check_recorded(
     ), reason
 
 
-def _check(recorded: RecordedCall, reference: ModuleReference | None, intents: Intents, seed: int) -> list[Finding]:
+@contextmanager
+def _gradients_kept(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Has ``parameters`` their gradients again at the end, whatever a ``.backward()`` of a replay adds to them."""
+    kept = [x.grad for x in parameters]
+    for x in parameters:
+        x.grad = None
+    try:
+        yield
+    finally:
+        for x, gradient in zip(parameters, kept, strict=True):
+            x.grad = gradient
+
+
+def _check(
+    recorded: RecordedCall, reference: ModuleReference | None, intents: Intents, seed: int, parameters: Sequence[Tensor]
+) -> list[Finding]:
     recorded.require_unchanged()
     if not recorded.checked_tensors:
         raise NotApplicable(Reason.NOTHING_TO_CHECK)
@@ -79,12 +102,17 @@ def _check(recorded: RecordedCall, reference: ModuleReference | None, intents: I
     if not recorded.gives_again(ctx.outputs, ctx.unit):
         return _functions_alone(recorded, subject, upstream, intents, seed)
     evaluated = subject.call()
-    every, subject.checked = subject.checked, _behind_custom_nodes(recorded, evaluated)
+    every, behind = subject.checked, _behind_custom_nodes(recorded, evaluated)
+    if behind is None:
+        return _functions_alone(recorded, subject, upstream, intents, seed)
+    subject.checked = behind
     try:
         gradients, replayed = _replayed(recorded, ctx, evaluated, upstream)
     except CallFailed:  # it may be for .backward() only, as where a checkpoint computes again what is out of sight
         subject.source, subject.checked = "backward", every
         gradients, replayed = _replayed(recorded, ctx, subject.call(), upstream)
+        if any(x.grad is not None for x in (*parameters, *copied.others)):
+            raise NotApplicable(Reason.OUT_OF_SIGHT, "a parameter that is not the module's own") from None
     half = torch.float16 in (*ctx.dtypes, *recorded.autocast_dtypes)
     if half and not _finite(gradients) and _finite(subject.vjp(_smaller(upstream))):
         # A loss scale too large for float16, which the scaler will see and skip the step: checked without it.
@@ -120,17 +148,20 @@ def _functions_alone(
     return findings
 
 
-def _behind_custom_nodes(recorded: RecordedCall, evaluated: Evaluated) -> tuple[int, ...]:
-    """The indices of the tensors whose gradient comes through one of the call's own custom nodes."""
+def _behind_custom_nodes(recorded: RecordedCall, evaluated: Evaluated) -> tuple[int, ...] | None:
+    """The indices of the tensors whose gradient comes through one of the call's own custom nodes.
+
+    ``None`` where such a gradient goes to a tensor out of sight, as one that is kept in a list or a closure.
+    """
     nodes = nodes_to_check(evaluated.outputs, set())
     if [type(node).__name__ for node in nodes] != recorded.nodes:
         raise NotApplicable(Reason.NOT_REPEATABLE, "it makes other nodes")
-    own = [nodes[k] for k in recorded.functions]
-    behind = {id(getattr(node, "variable", None)) for node in reached_from(own)}
-    checked = tuple(i for i, x in enumerate(evaluated.leaves) if id(x) in behind)
-    if not checked:
+    reached = reached_from([nodes[k] for k in recorded.functions])
+    behind = {id(node.variable) for node in reached if hasattr(node, "variable")}
+    in_sight = {id(x): i for i, x in enumerate(evaluated.leaves)}
+    if not behind:
         raise NotApplicable(Reason.NOTHING_TO_CHECK)
-    return checked
+    return tuple(sorted(in_sight[x] for x in behind)) if behind <= set(in_sight) else None
 
 
 def _from_outside(subject: Subject, totals: Upstream) -> Upstream:

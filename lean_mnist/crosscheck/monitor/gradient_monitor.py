@@ -266,11 +266,11 @@ class GradientMonitor:
         ready = [recorded for recorded in calls if recorded.backward == backward and recorded.backward_ran]
         for number in {recorded.step for recorded in ready}:
             self._pending.pop(number)
-        failed = list[tuple[ModuleReport, str]]()
+        failed, parameters = list[tuple[ModuleReport, str]](), list(self.model.parameters())
         for k, recorded in enumerate(self._in_view(ready)):
             seed = self.seed + 1_000_003 * recorded.step + k
             reference = named(self._reference, recorded.path, recorded.module)
-            report, reason = check_recorded(recorded, reference, self._intents, seed)
+            report, reason = check_recorded(recorded, reference, self._intents, seed, parameters)
             self.history.append(report)
             self._verdicts[report.verdict] += 1
             if reason is not None:

@@ -25,10 +25,14 @@ class ModuleCopy(TensorPlaces):
     """
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__(_copy_of(module))
+        copied, copies = _copy_of(module)
+        super().__init__(copied)
+        # Parameters that it reaches by other ways than its parts.
+        self.others = [x for x in copies if isinstance(x, nn.Parameter)]
 
 
-def _copy_of(module: nn.Module) -> nn.Module:
+def _copy_of(module: nn.Module) -> tuple[nn.Module, Iterable[Any]]:
+    """The copy, and everything that was copied with it."""
     parts = [part for part in module.modules() if compiled_original(part) is None]
     memo: dict[int, Any] = {id(part): object.__new__(type(part)) for part in parts}
     for part in module.modules():
@@ -46,13 +50,13 @@ def _copy_of(module: nn.Module) -> nn.Module:
                 own[name] = value if isinstance(value, _PLAIN) else _attribute(value, memo)
     copied = memo[id(module)]
     assert isinstance(copied, nn.Module)
-    return copied
+    return copied, memo.values()
 
 
 def _attribute(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, Tensor) and id(value) not in memo:
         require_usable([value])
-        return value.detach().clone().requires_grad_(value.requires_grad and value.is_leaf)
+        return value.detach().clone().requires_grad_(value.requires_grad)
     tried = dict(memo)  # a copy that fails half-way leaves halves in it
     try:
         copied = copy.deepcopy(value, tried)

@@ -25,6 +25,7 @@ class Reason(Enum):
     UNUSUAL_TENSORS = "sparse, nested or distributed tensors"
     NOT_REPEATABLE = "the same call again gives something else"
     CALL_FAILED = "the call cannot be made again"
+    OUT_OF_SIGHT = "a gradient goes to a tensor that cannot be seen"
     UPSTREAM = "no finite upstream gradient came"
     NOTHING_TO_CHECK = "neither an input nor a parameter needs a gradient"
     MEMORY = "out of memory"
