@@ -32,13 +32,13 @@ class CheckArguments:
     """
 
     subject: Annotated[str, tyro.conf.Positional]
-    """module:name or path/to/file.py:name of the Function or function; or a bundle, or a folder of bundles"""
+    """module:name or path/to/file.py:name of the Function, function or nn.Module; or a bundle, or a folder of them"""
     function: Annotated[str | None, tyro.conf.Positional] = None
     """after a bundle: module:name of the function to ask it of"""
     inputs: str = ""
     """the arguments, made by randn, rand, zeros, ones, randint, arange: "x=randn(4,8,req) randint(0,8,(4,)) 1e-5\""""
     reference: str | None = None
-    """module:name of the same in plain PyTorch, such as torch:square"""
+    """module:name of the same in plain PyTorch, such as torch:square; of a module, f(module, *inputs) or a module"""
     derivative_of: str | None = None
     """module:name of the function whose derivative the gradient is meant to be (surrogate gradients)"""
     intended: str = ""

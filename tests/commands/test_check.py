@@ -70,6 +70,16 @@ def positive(x):
     return x.sin()
 
 
+class Norm(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return Square.apply(x) * self.weight
+
+
+norm, plain_norm = Norm(), torch.nn.LayerNorm(3)
 number = 3
 """
 
@@ -134,6 +144,15 @@ def test_sizes_without_numbers_are_those_around_powers_of_two(folder: Path, caps
     run("mine_checked:nll", "--inputs", "randn(4,8,req) randint(0,8,(4,)) weight=2.0", "--sizes", "--skip", "gradcheck")
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split() for row in rows] == [[str(n), "passed"] for n in check.DEFAULT_SIZES]
+
+
+def test_a_module_is_checked_with_its_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("mine_checked:plain_norm", "--inputs", "randn(4,3,req)", "--dtypes", "float32", "float64")
+    capsys.readouterr()
+    run("mine_checked:norm", "--inputs", "x=randn(4,3,req)", "--json", "out.json", status=3)
+    report = json.loads((folder / "out.json").read_text())["cases"][0]["report"]
+    assert set(report["judged_by"]) == {"x", "weight"}
+    assert {f["subject"] for f in report["findings"] if f["rule"] == "finite differences" and f["next_step"]} == {"x"}
 
 
 def test_what_cannot_be_asked_is_not_passed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def resolve(path: str, what: str) -> Callable[..., Any]:
         return found.apply
     if isinstance(found, type) and issubclass(found, nn.Module):
         raise ArgumentError(
-            f"{what}: expected a function or a module, found {path}, a class; name one of its instances"
+            f"{what}: expected a function or a module, found {path}, a class; name an instance, as of norm = Norm(8)"
         )
     if not callable(found):
         raise ArgumentError(f"{what}: expected a function, found {path}, a {type(found).__name__}")

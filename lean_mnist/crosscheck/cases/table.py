@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lean_mnist.crosscheck.cases.language import DTYPES, Given
 from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.module_check import check_module
 from lean_mnist.crosscheck.report import FunctionReport, Verdict
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.errors import ArgumentError
@@ -117,12 +119,21 @@ def cases_of(
     return cases
 
 
+def _checked(function: Callable[..., Any], reference: Any, case: Case) -> FunctionReport:
+    """The report of a case; a module follows the inputs' dtype and device, and its parameters are checked, too."""
+    if not isinstance(function, nn.Module):
+        return check_function(function, reference, case.inputs, **case.options)
+    floating = [x for x in case.inputs if isinstance(x, Tensor) and x.is_floating_point()]
+    own = function.to(floating[0].device, floating[0].dtype) if floating else function
+    return check_module(own, case.inputs, reference, **case.options)
+
+
 def check_cases(name: str, function: Callable[..., Any], reference: Any, cases: Sequence[Case]) -> Table:
     """Ask every case; raises ``ArgumentError`` if none of them can be asked."""
     rows = list[tuple[Case, FunctionReport | str]]()
     for case in cases:
         try:
-            rows.append((case, check_function(function, reference, case.inputs, **case.options)))
+            rows.append((case, _checked(function, reference, case)))
         except ArgumentError as error:
             rows.append((case, str(error)))
     if all(isinstance(report, str) for _, report in rows):
