@@ -20,7 +20,10 @@ torch.set_num_threads(1)
 SLOW = {
     "audit": ("every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
     "chainrule": ("chainrule_symbolic",),
-    "crosscheck": ("bundle_and_replay", "function_check", "monitor", "planted_faults", "right_functions"),
+    "crosscheck": (
+        "arguments", "bundle_and_replay", "compiled", "custom_operators", "function_check", "gradients_from",
+        "module_check", "monitor", "planted_faults", "right_functions", "sharded",
+    ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
     "generalization": ("certify", "checker"),
     "integrations": ("pytest_plugin",),
