@@ -48,6 +48,13 @@ def test_an_intended_gradient_trains_on_in_silence(said: str) -> None:
     assert f"\n  {word}: STE in 1\n" in str(monitor.summary())
 
 
+def test_a_path_stands_for_what_is_inside_of_it() -> None:
+    model = network(nn.Sequential(Norm(sine()), nn.Sequential(Quantised(STE))))
+    monitor = monitored(model, ignore=["1.1"])
+    assert [report.module for report in monitor.history] == ["1.0 (Norm)"]
+    assert monitor.summary().intended == {"ignored": ("STE in 1.1.0",)}
+
+
 def test_a_function_says_it_itself() -> None:
     model = network(Quantised(straight_through(intended="surrogate")))
     with GradientMonitor(model) as monitor:

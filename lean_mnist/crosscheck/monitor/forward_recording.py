@@ -40,10 +40,14 @@ class ForwardRecording:
         turns.begin()
         enter, leave = fence.timed(self._enter), fence.timed(self._leave)
         self._handles = []
-        for part in _hookable(root):
-            self._handles.append(part.register_forward_pre_hook(enter, with_kwargs=True))
-            # Before other hooks that change the result, or the parameters, as those of sharded modules do.
-            self._handles.append(part.register_forward_hook(leave, with_kwargs=True, prepend=True))
+        try:
+            for part in _hookable(root):
+                self._handles.append(part.register_forward_pre_hook(enter, with_kwargs=True))
+                # Before other hooks that change the result, or the parameters, as those of sharded modules do.
+                self._handles.append(part.register_forward_hook(leave, with_kwargs=True, prepend=True))
+        except Exception:
+            self.remove()
+            raise
 
     def begin(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """The forward of ``root`` starts."""
@@ -73,10 +77,11 @@ class ForwardRecording:
         self._started.append(StartedCall(self._paths.get(module, "?"), module, (arguments, named)))
 
     def _leave(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        while self._started and self._started[-1].called is not module:  # calls inside that raised, and were caught
+        if all(call.called is not module for call in self._started):
+            return
+        while self._started[-1].called is not module:  # calls inside that raised, and were caught
             self._started.pop()
-        if self._started:
-            self._record(self._started.pop(), result)
+        self._record(self._started.pop(), result)
 
     def _record(self, call: StartedCall, result: Any) -> None:
         """Keep the call if it made custom nodes that no submodule inside of it made, and its turn has come."""

@@ -61,8 +61,12 @@ class Intents:
         self.settled: dict[str, set[str]] = {}  # by word, the Functions and modules that it says all about
 
     def of_module(self, path: str, module: nn.Module) -> Intent:
-        """What was said of the module itself."""
-        return self._said([path, *type(module).__mro__])
+        """What was said of the module, or of one around it that is named by its path."""
+        said, outer = self._said([path, *type(module).__mro__]), path
+        while not said and "." in outer:
+            outer = outer.rpartition(".")[0]
+            said = Intent(self._said([outer]).word)
+        return said
 
     def of_function(self, function: type[Any]) -> Intent:
         """What was said of the Function, or what it says itself."""
