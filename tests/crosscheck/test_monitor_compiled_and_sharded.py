@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from lean_mnist.crosscheck.monitor.reasons import Reason
 from lean_mnist.crosscheck.report import Verdict
 from tests.support.monitored_models import WIDTH, Applied, monitored, network, sine
 
@@ -75,6 +76,7 @@ def test_two_ranks_of_fsdp2(tmp_path: Path) -> None:
     for process in processes:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0
+        found = json.loads(output.splitlines()[-1])
+        assert found["distributed"] == [0, {Reason.UNUSUAL_TENSORS.value: 1}]
         for factor, word in (("1.0", "passed"), ("1.1", "FAILED")):
-            found = json.loads(output.splitlines()[-1])[factor]
-            assert found == {"whole": [["1 (Linear)", word]] * 2, "part": [["1 (FSDPLinear)", word]] * 2}
+            assert found[factor] == {"whole": [["1 (Linear)", word]] * 2, "part": [["1 (FSDPLinear)", word]] * 2}

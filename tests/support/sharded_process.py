@@ -1,18 +1,20 @@
 """As a program: one of two processes that train a sharded model. Arguments: the file of a store, and the rank.
 
-Prints what a monitor found of a right gradient and of one that is wrong by a factor: sharded as a whole, and by parts.
+Prints what a monitor found of a right gradient and of one that is wrong by a factor: sharded as a whole, and by parts;
+and of a module with a distributed tensor.
 """
 
 import json
 import sys
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from tests.support.monitored_models import WIDTH, function, monitored, network
 
@@ -40,6 +42,17 @@ class Linear(nn.Module):
         return self.function.apply(x, self.weight)
 
 
+class Local(Linear):
+    """Its weight is a part of a distributed tensor."""
+
+    def distribute(self, mesh: Any) -> nn.Module:
+        self.weight = nn.Parameter(distribute_tensor(self.weight.detach(), mesh, [Shard(0)]))
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function.apply(x, cast(DTensor, self.weight).to_local())
+
+
 def found(factor: float, mesh: Any, *, by_parts: bool) -> list[Any]:
     """The modules and verdicts of two steps."""
     model = network(Linear(factor), nn.Tanh())
@@ -56,7 +69,8 @@ def main(store: str, rank: int) -> None:
         str(factor): {"whole": found(factor, mesh, by_parts=False), "part": found(factor, mesh, by_parts=True)}
         for factor in (1.0, 1.1)
     }
-    print(json.dumps(every))
+    local = monitored(network(Local(1.1).distribute(mesh))).summary()
+    print(json.dumps({**every, "distributed": [local.checked, dict(local.not_applicable)]}))
     dist.destroy_process_group()
 
 
