@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,13 @@ from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.subjects.arguments import as_real
-from lean_mnist.crosscheck.subjects.calls import Subject, Upstream, norm, normal
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, norm, normal
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes
 from lean_mnist.errors import ArgumentError
 from lean_mnist.torch_internals import function_of
 
+# Of a call of more numbers than LARGE, oracles are asked in full, and the contract of some rows, of PART numbers.
+LARGE, PART = 2**17, 2**14
 SCATTER_FACTOR = 10.0  # so many times the scatter under ulp perturbations a difference may be
 
 
@@ -38,6 +41,7 @@ class Context:
     coarsest: float = 0.0  # a unit of rounding on the way that is larger than the dtypes say (autocast, TF32)
     noise: dict[object, float] = field(default_factory=dict)  # of one output, by checked input and precision
     kinks: set[int] = field(default_factory=set)  # inputs at whose value a rule met a kink
+    evaluated: Evaluated | None = None  # a forward of the subject, if there was one already
     started: float = field(default_factory=lambda: time.monotonic())
     generator: torch.Generator = field(init=False)
     outputs: list[Tensor] = field(init=False)  # of one forward, detached
@@ -48,7 +52,8 @@ class Context:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.seed)
-        outputs = self.subject.call().outputs
+        outputs = (self.evaluated or self.subject.call()).outputs
+        self.evaluated = None
         self.outputs = [y.detach() for y in outputs]
         self.differentiable = [y.requires_grad for y in outputs]
         self.given_upstream = [_like(self.outputs, given) for given in self.options.upstream]
@@ -66,6 +71,77 @@ class Context:
             smooth=None if self.smooth is None else self.smooth.at(inputs),
             options=replace(self.options, probes=1, upstream=()),
         )  # fmt: skip
+
+    def rows(self, index: Tensor) -> Context:
+        """The same check at the rows ``index`` of all inputs that are as long as the first checked one.
+
+        Raises ``CallFailed``.
+        """
+        inputs = [x.detach()[index.to(x.device)] if i in self._long else x for i, x in enumerate(self.subject.inputs)]
+        return replace(self.at(inputs, ""), kinks=self.kinks, options=replace(self.options, upstream=()))
+
+    @property
+    def length(self) -> int:
+        """Of the first checked input."""
+        first = self.subject.inputs[self.checked[0]]
+        return first.shape[0] if first.dim() else 0
+
+    @property
+    def _long(self) -> list[int]:
+        inputs = enumerate(self.subject.inputs)
+        return [i for i, x in inputs if isinstance(x, Tensor) and x.dim() and x.shape[0] == self.length]
+
+    @property
+    def large(self) -> bool:
+        """True if it has more than ``LARGE`` numbers."""
+        return self.numbers > LARGE
+
+    @functools.cached_property
+    def base(self) -> tuple[list[Tensor], list[Tensor]]:
+        """An upstream gradient that rules share, and the gradients for it."""
+        upstream = self.gaussian()
+        return upstream, self.subject.vjp(upstream)
+
+    def probe(self) -> tuple[list[Tensor], list[Tensor]]:
+        """An upstream gradient, and the gradients for it; of a large call always the same ones."""
+        if self.large:
+            return self.base
+        upstream = self.gaussian()
+        return upstream, self.subject.vjp(upstream)
+
+    @functools.cached_property
+    def in_float64(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The outputs in float64, and the gradients for the shared upstream gradient. Raises ``CallFailed``."""
+        evaluated = self.subject.call(dtype=torch.float64)
+        upstream = [v.to(y.dtype) for v, y in zip(self.base[0], evaluated.outputs, strict=True)]
+        return [y.detach() for y in evaluated.outputs], evaluated.gradients(self.checked, upstream)
+
+    @functools.cached_property
+    def part(self) -> Context | None:
+        """Some rows of a large call, drawn at random, where the function is seen to treat each of them by itself.
+
+        Their outputs and gradients alone are those that they have in the whole call, up to rounding.
+        """
+        if not self.large or not self.length or self.subject.seed is not None:
+            return None
+        moving = sum(self.subject.inputs[i].numel() for i in self._long) + sum(y.numel() for y in self.outputs)
+        count = max(2, PART * self.length // moving)
+        if self.numbers - moving + count * moving // self.length > self.numbers // 8:
+            return None
+        index = torch.randint(self.length, (count,), generator=self.generator).unique()
+        try:
+            there = self.rows(index)
+            found = there.subject.vjp([v[index.to(v.device)] for v in self.base[0]])
+        except (CallFailed, IndexError):
+            return None
+        pairs = list(zip(there.outputs, self.outputs, strict=False))
+        pairs += [(g, whole) for i, g, whole in zip(self.checked, found, self.base[1], strict=True) if i in self._long]
+        same = len(there.outputs) == len(self.outputs) and all(
+            whole.dim() > 0 and whole.shape[0] == self.length and g.shape == whole[index.to(g.device)].shape
+            and norm(g - whole[index.to(g.device)]) <= 1e3 * self.unit * (norm(g) + g.numel() ** 0.5)
+            for g, whole in pairs
+        )  # fmt: skip
+        return there if same else None
 
     @property
     def checked(self) -> tuple[int, ...]:
@@ -86,6 +162,11 @@ class Context:
     def unit(self) -> float:
         """The unit of rounding of the coarsest dtype among inputs and outputs, or on the way."""
         return max(self.coarsest, *(torch.finfo(dtype).eps / 2 for dtype in self.dtypes))
+
+    @property
+    def numbers(self) -> int:
+        """The numbers in all inputs and outputs."""
+        return sum(x.numel() for x in (*self.subject.inputs, *self.outputs) if isinstance(x, Tensor))
 
     @property
     def size(self) -> int:

@@ -182,7 +182,7 @@ def _context(
     if options.derivative_of is not None:
         smooth = replace(plain, function=options.derivative_of, role="derivative_of")
         _require_same_shapes(first, smooth)
-    return Context(subject, other, names, seed, options, smooth)
+    return Context(subject, other, names, seed, options, smooth, evaluated=first)
 
 
 def _judged_by(ctx: Context, findings: Sequence[Finding]) -> dict[str, tuple[str, ...]]:
@@ -208,7 +208,7 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
     """The findings of all rules that are to be asked, and that time and memory allow; and what judged which input."""
     options = ctx.options
     try:
-        refused = ctx.subject.refused_by_grad(ctx.gaussian())
+        refused = ctx.subject.refused_by_grad(ctx.probe)
     except CallFailed as failure:
         findings = [failed(f"{failure}{_named_input(failure, ctx)}", rule="backward")]
         return findings, _judged_by(ctx, findings)
@@ -231,9 +231,7 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
         # An oracle is not asked of what is meant not to be the derivative, but for outputs.
         if rule.name in options.skip or (options.intended and rule.oracle and rule.name != GRADIENT):
             continue
-        left_out = rule.left_out(ctx)
-        found = [not_applicable(left_out, rule=rule.name)] if left_out else rule.findings(ctx)
-        findings += [finding for finding in found if finding.rule not in options.skip]
+        findings += [finding for finding in rule.findings(ctx) if finding.rule not in options.skip]
     return findings, {} if options.intended else _judged_by(ctx, findings)
 
 

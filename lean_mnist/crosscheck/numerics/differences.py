@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
-from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
+from lean_mnist.crosscheck.context import LARGE, SCATTER_FACTOR, Context
 from lean_mnist.crosscheck.numerics import step_sizes
 from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
 from lean_mnist.crosscheck.numerics.step_sizes import Line, Residual, Slope, extrapolate, residuals_along
@@ -124,10 +124,7 @@ def slope_test(
         at_once: given the line, the gradients and what rounding explains, a finding where fewer evaluations do.
     """
     claimed = [gradients[place] for place in places]
-    # Each tensor has about the same weight, so that an error in the gradient of one is not lost beside another.
-    sizes = [root_mean_square(subject.inputs[subject.checked[place]]) * norm(gradients[place]) for place in places]
-    smallest = min((size for size in sizes if size > 0), default=1.0)
-    weights = [min(1.0, max(smallest / size, 1e-3)) if size > 0 else 1.0 for size in sizes]
+    weights = balanced(subject, places, gradients)
 
     def along(elementwise: bool) -> Outcome:
         evaluate = None if forward is None else forward.values
@@ -149,6 +146,13 @@ def slope_test(
 
     outcome = along(elementwise=False)
     return min(outcome, along(elementwise=True), key=lambda o: o.slope.verdict.rank) if outcome.left_domain else outcome
+
+
+def balanced(subject: Subject, places: Sequence[int], gradients: Sequence[Tensor]) -> list[float]:
+    """Weights by which an error in the gradient of one tensor is not lost beside another, as each counts the same."""
+    sizes = [root_mean_square(subject.inputs[subject.checked[place]]) * norm(gradients[place]) for place in places]
+    smallest = min((size for size in sizes if size > 0), default=1.0)
+    return [min(1.0, max(smallest / size, 1e-3)) if size > 0 else 1.0 for size in sizes]
 
 
 def judge(
@@ -258,15 +262,18 @@ def why_not_float64(ctx: Context) -> str:
     Where it computes in about float32, ``ctx.lowered`` says so.
     """
     try:
-        outputs = ctx.subject.call(dtype=torch.float64).outputs
+        outputs = ctx.in_float64[0] if ctx.large else ctx.subject.call(dtype=torch.float64).outputs
         if any(y.dtype != torch.float64 for y in outputs):
             return f"its output is {next(y.dtype for y in outputs if y.dtype != torch.float64)}"
-        upstream = [normal(y.shape, ctx.generator, y.device) for y in outputs]
-        gradients = ctx.subject.vjp(upstream, dtype=torch.float64)
+        if ctx.large:
+            upstream, gradients = [v.double() for v in ctx.base[0]], ctx.in_float64[1]
+        if not ctx.large or _fit_into_float32(gradients):
+            upstream = [normal(y.shape, ctx.generator, y.device) for y in outputs]
+            gradients = ctx.subject.vjp(upstream, dtype=torch.float64)
     except CallFailed as failure:  # in its own precision both ran before
         return one_line(failure.error) or type(failure.error).__name__
     # Of numbers with all 53 digits, as those of ``upstream``, float64 makes none that fit into float32.
-    if any(bool(g.any()) for g in gradients) and all(bool((g.float() == g).all()) for g in gradients):
+    if _fit_into_float32(gradients):
         ctx.lowered = True
         return "its gradient has the precision of float32 there"
     total = sum(y.numel() for y in outputs)
@@ -274,7 +281,12 @@ def why_not_float64(ctx: Context) -> str:
         return ""
     line = line_through(ctx.subject, range(len(ctx.checked)), torch.float64, ctx.generator, upstream)
     largest = max(1.0, *(float(y.detach().abs().max()) if y.numel() else 0.0 for y in outputs))
-    noise = step_sizes.noise_of(line, quick=True) / total**0.5 / largest
+    noise = step_sizes.noise_of_many(line, outputs) if ctx.large else math.inf
+    if noise > FLOAT64_NOISE * total**0.5 * largest:
+        noise = step_sizes.noise_of(line, quick=True)
+    if ctx.large:
+        ctx.noise[LARGE] = noise / sum(norm(v) ** 2 for v in upstream) ** 0.5
+    noise = noise / total**0.5 / largest
     ctx.lowered = noise > LOWERED_NOISE
     return f"it has noise of {noise:.0e} there: it computes in a lower precision on the way" * (noise > FLOAT64_NOISE)
 
@@ -302,13 +314,17 @@ def reference_is_off(ctx: Context, reference: Subject, place: int, upstream: Ups
     return f"the reference is off, not the function: of the reference's own outputs {theirs.text}; here {ours.text}"
 
 
+def _fit_into_float32(gradients: Sequence[Tensor]) -> bool:
+    return any(bool(g.any()) for g in gradients) and all(bool((g.float() == g).all()) for g in gradients)
+
+
 def same_in_float64(ctx: Context) -> bool:
     """True if the function runs in float64 and gives there what it gives in its own precision.
 
     A Function may choose another formula by the precision of its input.
     """
     try:
-        outputs = ctx.subject.values(in_dtype(ctx.subject.inputs, torch.float64))
+        outputs = ctx.in_float64[0] if ctx.large else ctx.subject.values(in_dtype(ctx.subject.inputs, torch.float64))
     except CallFailed:
         return False
     return len(outputs) == len(ctx.outputs) and all(

@@ -99,7 +99,12 @@ class Line:
 
 @torch.no_grad()
 def residuals_along(
-    line: Line, gradient: Sequence[Tensor], noise: float, enough: float | None = None
+    line: Line,
+    gradient: Sequence[Tensor],
+    noise: float,
+    enough: float | None = None,
+    start: Sequence[Tensor] | None = None,
+    steps: tuple[int, int] | None = None,
 ) -> list[Residual]:
     """The residual slopes from the largest step down; steps at which the function leaves its domain are left out.
 
@@ -107,11 +112,12 @@ def residuals_along(
 
     Given ``enough``, no more steps are taken once the slope is known to it, or as well as the noise lets smaller steps
     tell, and is that of ``gradient``. (A slope that is not is looked into with all of them: it may be that of a kink.)
+    ``start`` is the value at the point, where that is known; ``steps`` as in ``STEPS``.
     """
-    start = line.evaluate(line.points)
+    start = start or line.evaluate(line.points)
     residuals = []
     dtype = line.points[0].dtype
-    h, smallest = (2.0**exponent for exponent in STEPS[dtype])
+    h, smallest = (2.0**exponent for exponent in steps or STEPS[dtype])
     while h >= smallest:
         slopes = []
         for sign in (1, -1):
@@ -165,6 +171,24 @@ def noise_of(line: Line, quick: bool = False) -> float:
     same = [values for values in again if [y.shape for y in values] == shapes]
     scattered = max((abs(line.change(values, start)) for values in same), default=0.0)
     return max(floor, between, scattered if math.isfinite(scattered) else 0.0)
+
+
+@torch.no_grad()
+def noise_of_many(line: Line, start: Sequence[Tensor]) -> float:
+    """The same of a function of many outputs, in float64, by two evaluations: from a second difference of each output.
+
+    At a spacing at which an output that is computed in float32 moves by some units of its rounding, and what is smooth
+    in float64 by less than one.
+    """
+    values = [line.evaluate(line.at(sign * 2.0**-26)[0]) for sign in (1, -1)]
+    pairs = zip(line.upstream, *values, start, strict=True)
+    errors, rounding = list[Tensor](), list[Tensor]()
+    for v, above, below, y in pairs:
+        if v is not None:
+            errors.append(v.double() * (above + below - 2 * y) / math.sqrt(6))
+            rounding.append(v.double() * y * torch.finfo(torch.float64).eps / 2)
+    norms = [math.hypot(*map(norm, both)) for both in (errors, rounding)]
+    return max(*norms, abs(sum(float(e.sum()) for e in errors)))
 
 
 def extrapolate(residuals: Sequence[Residual]) -> Slope | None:

@@ -38,25 +38,24 @@ class Rule(NamedTuple):
     fast: bool
     copies: float
     varies: bool
-
-    def left_out(self, ctx: Context) -> str:
-        """The reason why the options leave it out; empty if they do not."""
-        options = ctx.options
-        needed = self.copies * ctx.size
-        if options.fast and not self.fast:
-            return "not checked: fast"
-        if needed > options.max_memory:
-            return f"not checked: some {needed:.1e} bytes, more than max_memory"
-        return ""
+    part: bool
 
     def findings(self, ctx: Context) -> list[Finding]:
         """The findings, each with the rule's name unless it has another; a call that raises is one that failed.
 
         Where memory or time runs out, or the rule itself raises, it is not applicable: what others found stays.
         """
+        rows = ""
+        left_out = "not checked: fast" if ctx.options.fast and not self.fast else ""
         try:
+            there = ctx.part if self.part and not left_out else None
+            if there is not None:
+                rows = f", of {there.length:,} of {ctx.length:,} rows"
+            needed = self.copies * (there or ctx).size
+            if needed > ctx.options.max_memory:
+                left_out = f"not checked: some {needed:.1e} bytes, more than max_memory"
             with uncompiled_calls() if self.varies else nullcontext():
-                found = self.ask(ctx)
+                found = [not_applicable(left_out)] if left_out else self.ask(there or ctx)
         except CallFailed as failure:  # it ran before, so it does not always
             found = [failed(f"its {failure}")]
         except ArgumentError:
@@ -64,7 +63,7 @@ class Rule(NamedTuple):
         except Exception as error:
             reason = NotChecked.of(error) or f"internal error, {type(error).__name__}: {one_line(error, 160)}"
             found = [not_applicable(str(reason))]
-        return [self._own(finding) for finding in found]
+        return [self._own(replace(finding, text=f"{finding.text}{rows}")) for finding in found]
 
     def _own(self, finding: Finding) -> Finding:
         name, severity = finding.rule or self.name, finding.severity or self.severity
@@ -86,17 +85,19 @@ def rule(
     fast: bool = False,
     copies: float = 8.0,
     varies: bool = False,
+    part: bool = False,
 ) -> Callable[[Ask], Ask]:
     """Register the decorated function as the rule ``name``.
 
     ``order`` is that in which rules are asked, which is that of their worth for their cost. ``severity`` is that of its
     failures; an ``oracle`` can tell a first-order gradient from a wrong one. A ``fast`` one is asked even if few are.
     ``copies``: so many times the bytes of inputs and outputs it takes in memory. One that ``varies`` layouts, sizes or
-    what needs a gradient would have compiled code compiled anew for each, and is asked of it uncompiled.
+    what needs a gradient would have compiled code compiled anew for each, and is asked of it uncompiled. ``part``: of a
+    large call it is asked of some rows alone, where the function treats each by itself.
     """
 
     def register(ask: Ask) -> Ask:
-        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle, fast, copies, varies))
+        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle, fast, copies, varies, part))
         return ask
 
     return register

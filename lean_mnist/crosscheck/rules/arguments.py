@@ -18,14 +18,13 @@ from lean_mnist.crosscheck.subjects.calls import CallFailed, norm
 ALL_SUBSETS = 4  # of so many inputs; of more, single ones and all but one
 
 
-@rule("changed input", order=88, points_to=Kind.STALE_VALUE, severity=Severity.WARNING)
+@rule("changed input", order=88, points_to=Kind.STALE_VALUE, severity=Severity.WARNING, part=True)
 def changed_input(ctx: Context) -> list[Finding]:
     """Inputs changed in place after the forward, as by an optimizer, raise in the backward, or make no difference.
 
     What ``save_for_backward`` keeps raises; what is kept as an attribute of ``ctx`` is read as it is by then.
     """
-    upstream = ctx.gaussian()
-    expected = ctx.subject.vjp(upstream)
+    upstream, expected = ctx.probe()
     evaluated = ctx.subject.call()
     with torch.no_grad():
         for x in evaluated.inputs:
@@ -39,7 +38,7 @@ def changed_input(ctx: Context) -> list[Finding]:
     return other_gradients(ctx, words, found, expected, upstream) or [passed("makes no difference")]
 
 
-@rule("needs_input_grad", order=100, varies=True)
+@rule("needs_input_grad", order=100, varies=True, part=True)
 def needs_input_grad(ctx: Context) -> list[Finding]:
     """Each subset of the inputs that require a gradient gives the gradients that all together give."""
     if len(ctx.checked) < 2:
@@ -47,8 +46,7 @@ def needs_input_grad(ctx: Context) -> list[Finding]:
     places = range(len(ctx.checked))
     sizes = range(1, len(places)) if len(places) <= ALL_SUBSETS else (1, len(places) - 1)
     subsets = [subset for size in sizes for subset in itertools.combinations(places, size)]
-    upstream = ctx.gaussian()
-    expected = ctx.subject.vjp(upstream)
+    upstream, expected = ctx.probe()
     findings: list[Finding] = []
     for subset in subsets:
         only = ", ".join(ctx.name(place) for place in subset)
@@ -60,7 +58,7 @@ def needs_input_grad(ctx: Context) -> list[Finding]:
     return findings[:4] or [passed(f"{len(subsets)} subsets of the inputs give the same gradients")]
 
 
-@rule("same tensor twice", order=105, varies=True)
+@rule("same tensor twice", order=105, varies=True, part=True)
 def same_tensor_twice(ctx: Context) -> list[Finding]:
     """One tensor given as two inputs has the sum of the gradients that two equal tensors have."""
     inputs = ctx.subject.inputs

@@ -19,7 +19,7 @@ from lean_mnist.torch_internals import operator_of
 COMPILED = "test_aot_dispatch_dynamic"  # outputs and gradients, compiled, against eager ones
 
 
-@rule("opcheck", order=135, severity=Severity.WARNING)
+@rule("opcheck", order=135, severity=Severity.WARNING, part=True)
 def opcheck(ctx: Context) -> list[Finding]:
     """The failures of ``opcheck``; one of compiled gradients that no other explains is an error."""
     subject = ctx.subject

@@ -42,10 +42,14 @@ def forward_mode(ctx: Context) -> list[Finding]:
         return [not_applicable("no reference")]
     dtype = torch.float64 if not ctx.why_not_float64 else None
     findings: dict[int, Finding] = {}
-    for _ in range(ctx.options.probes):
-        upstream = ctx.gaussian()
-        gradients = ctx.subject.vjp(upstream, dtype=dtype)
-        values = reference_gradients(reference, upstream, ctx.generator, dtype, ctx.options.tolerance)
+    for number in range(ctx.options.probes):
+        if ctx.large and dtype is not None:  # one upstream gradient, and as many directions
+            upstream, gradients = ctx.base[0], ctx.in_float64[1]
+        else:
+            upstream = ctx.gaussian()
+            gradients = ctx.subject.vjp(upstream, dtype=dtype)
+        if not (ctx.large and number):
+            values = reference_gradients(reference, upstream, ctx.generator, dtype, ctx.options.tolerance)
         for place, g in enumerate(gradients):
             if place in findings and findings[place].verdict is Verdict.FAILED:
                 continue

@@ -21,7 +21,7 @@ from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 from lean_mnist.crosscheck.subjects.arguments import as_complex, as_real, is_dense
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, norm
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, norm, same_bits
 
 # Far up, by way of a usual loss scale, where clipping still looks like clipping; and down. Half's range is soon left.
 FACTORS = (-1.0, 2.0**16, 2.0**30, 2.0**-30, 2.0**-24)
@@ -29,7 +29,7 @@ HALF_FACTORS = (-1.0, 2.0**-6)
 HEADROOM = 2.0**-20  # of the range of numbers; results below this share of it leave a backward room on the way
 
 
-@rule("upstream gradient", order=40, fast=True)
+@rule("upstream gradient", order=40, fast=True, part=True)
 def upstream_values(ctx: Context) -> list[Finding]:
     """Zero gives exactly zero; ones and Gaussian numbers, doubled, negated, and scaled far up and down, do so to it.
 
@@ -94,7 +94,7 @@ def _layouts(x: Tensor, expanded: bool) -> Iterator[tuple[str, Tensor]]:
     yield "rows of a larger tensor, as after torch.cat", torch.cat([torch.zeros_like(x), x], 0)[x.shape[0] :]
 
 
-@rule("upstream layout", order=50, varies=True, points_to=Kind.LAYOUT)
+@rule("upstream layout", order=50, varies=True, points_to=Kind.LAYOUT, part=True)
 def upstream_layouts(ctx: Context) -> list[Finding]:
     """The same upstream gradient, expanded, transposed, or inside a larger tensor, gives the same gradients."""
     outputs = [k for k, y in enumerate(ctx.outputs) if ctx.differentiable[k] and y.numel() > 1]
@@ -102,9 +102,10 @@ def upstream_layouts(ctx: Context) -> list[Finding]:
         return [not_applicable("no output of more than one number")]
     findings: list[Finding] = []
     for k in outputs:
-        base = ctx.gaussian()
+        base, of_base = ctx.probe()
         for words, laid_out in _layouts(base[k], expanded=True):
-            expected = ctx.subject.vjp([laid_out.contiguous() if j == k else v for j, v in enumerate(base)])
+            given = [laid_out.contiguous() if j == k else v for j, v in enumerate(base)]
+            expected = of_base if same_bits(given[k], base[k]) else ctx.subject.vjp(given)
             as_given = [laid_out if j == k else v for j, v in enumerate(base)]
             with noting_failed_calls(findings, f"with one {words}", severity=Severity.WARNING):
                 found = ctx.subject.call().gradients(ctx.checked, as_given, copy=False)
@@ -118,7 +119,7 @@ def _of_layout(finding: Finding) -> Finding:
     return replace(finding, diagnosis=replace(finding.diagnosis, kind=Kind.LAYOUT, text=text))
 
 
-@rule("undefined upstream", order=60)
+@rule("undefined upstream", order=60, part=True)
 def undefined_upstream(ctx: Context) -> list[Finding]:
     """An undefined upstream gradient means zero: for all outputs but the one that is used, and for all of them."""
     used = [k for k, differentiable in enumerate(ctx.differentiable) if differentiable]
@@ -160,13 +161,12 @@ def _input_layouts(subject: Subject, i: int, x: Tensor) -> Iterator[tuple[str, T
     return ((words, as_real(laid_out)) for words, laid_out in _layouts(as_complex(x), expanded=False))
 
 
-@rule("input layout", order=70, varies=True, points_to=Kind.LAYOUT)
+@rule("input layout", order=70, varies=True, points_to=Kind.LAYOUT, part=True)
 def input_layouts(ctx: Context) -> list[Finding]:
     """The same inputs, transposed in memory or inside a larger tensor, give the same outputs and gradients."""
     findings: list[Finding] = []
     remark = ""
-    upstream = ctx.gaussian()
-    expected = ctx.subject.vjp(upstream)
+    upstream, expected = ctx.probe()
     for i in ctx.subject.given:
         x = ctx.subject.inputs[i]
         if not is_dense(x):

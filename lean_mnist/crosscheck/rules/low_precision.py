@@ -54,7 +54,7 @@ def precision(ctx: Context) -> list[Finding]:
     return [failed(f"given float64, {ctx.why_not_float64}; compared to {PRECISION:g}")]
 
 
-@rule(AUTOCAST, order=120, varies=True)
+@rule(AUTOCAST, order=120, varies=True, part=True)
 def autocast(ctx: Context) -> list[Finding]:
     """Under ``torch.autocast`` in bfloat16: an error, or the gradients without it, as its precision lets them be."""
     device = ctx.subject.inputs[ctx.checked[0]].device.type
@@ -62,8 +62,7 @@ def autocast(ctx: Context) -> list[Finding]:
         return [not_applicable("it acts on float32 inputs only")]
     if not torch.amp.is_autocast_available(device):
         return [not_applicable(f"there is none on {device}")]
-    upstream = ctx.gaussian()
-    expected = ctx.subject.vjp(upstream)
+    upstream, expected = ctx.probe()
 
     def run(whole: bool, inputs: Sequence[Any] | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs and gradients with the forward, or the whole, under autocast."""

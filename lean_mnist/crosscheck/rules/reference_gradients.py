@@ -9,6 +9,7 @@ error in the derivative of spectral norm σ stays below a tolerance τ in all of
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ def compare_with_reference(ctx: Context) -> list[Finding]:
     worst = dict[int, Finding]()
     if ctx.gradient_reference is not None:
         for given in (*[ctx.fixed_upstream] * ctx.options.probes, *ctx.given_upstream):
-            _probe(ctx, ctx.gradient_reference, worst, given or ctx.gaussian())
+            shared = ctx.large and not worst
+            _probe(ctx, ctx.gradient_reference, worst, given or (ctx.base[0] if shared else ctx.gaussian()))
     marked = [not_applicable("marked non-differentiable", f"output {k}") for k in sorted(ctx.marked)]
     return _compare_outputs(ctx) + [worst[place] for place in sorted(worst)] + marked
 
@@ -55,8 +57,13 @@ def _compare_outputs(ctx: Context) -> list[Finding]:
 
 def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding], upstream: Upstream) -> None:
     """Compare the gradients for one upstream gradient, and keep the ``worst`` finding of each."""
-    evaluated = ctx.subject.call()
-    found = evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
+    found: Sequence[Tensor | None]
+    if ctx.large and upstream is ctx.base[0]:
+        found = ours = ctx.base[1]
+    else:
+        evaluated = ctx.subject.call()
+        found = evaluated.vjp(ctx.checked, [None if v is None else v.clone() for v in upstream])
+        ours = [g.detach() for g in evaluated.filled(ctx.checked, found)]
     values = reference_gradients(reference, upstream, ctx.generator, tolerance=ctx.options.tolerance)
     for place, exact in enumerate(values.exact):
         if not bool(exact.isfinite().all()):
@@ -64,7 +71,6 @@ def _probe(ctx: Context, reference: Subject, worst: dict[int, Finding], upstream
                 f"reference: expected a finite gradient of {ctx.name(place)}, found one that is not at these "
                 "inputs; choose others"
             )
-    ours = [g.detach() for g in evaluated.filled(ctx.checked, found)]
     for place, g in enumerate(ours):
         before = worst[place].divergence if place in worst else None
         if before is not None and not before.passed:

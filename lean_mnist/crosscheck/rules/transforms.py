@@ -32,7 +32,7 @@ def _defines(ctx: Context, method: str) -> bool:
     return own or (method == "vmap" and any(f.generate_vmap_rule for f in ctx.functions))
 
 
-@rule("jvp", order=112)
+@rule("jvp", order=112, part=True)
 def jvp(ctx: Context) -> list[Finding]:
     """``⟨J u, v⟩`` by the Function's own ``jvp`` is ``⟨u, Jᵀ v⟩`` by its backward, for each input alone and for all."""
     if not _defines(ctx, "jvp"):
@@ -81,7 +81,7 @@ def _tangents(ctx: Context, inputs: Sequence[Any], moving: dict[int, Tensor]) ->
         return [torch.zeros_like(y.primal) if y.tangent is None else y.tangent for y in duals]
 
 
-@rule("vmap", order=114)
+@rule("vmap", order=114, part=True)
 def vmap(ctx: Context) -> list[Finding]:
     """``torch.func.vmap`` gives the outputs and gradients of a loop, whatever dimension of whichever input it maps."""
     if ctx.subject.seed is not None or ctx.subject.clones or not _defines(ctx, "vmap"):

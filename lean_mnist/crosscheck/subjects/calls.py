@@ -207,19 +207,20 @@ class Subject:
             raise NotChecked.of(error) or CallFailed("forward", error) from error
         return floating_outputs(result, self.role)
 
-    def refused_by_grad(self, upstream: Upstream) -> str:
+    def refused_by_grad(self, ask: Callable[[], object]) -> str:
         """The reason why ``torch.autograd.grad`` does not run through it where ``.backward()`` does, as it does then.
 
+        ``ask`` calls it and its backward.
         Empty where it does, or where gradients are read from another ``source`` already. Raises ``CallFailed``.
         """
         if self.source is not None:
             return ""
         try:
-            self.vjp(upstream)
+            ask()
         except CallFailed as failure:
             self.source = "backward"
             try:
-                self.vjp(upstream)
+                ask()
             except CallFailed:
                 raise failure from None
             return one_line(failure, 120)

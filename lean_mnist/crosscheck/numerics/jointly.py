@@ -1,0 +1,52 @@
+"""Differences of a large call along lines on which all its inputs move at once, with few evaluations.
+
+Two steps a line are enough where they agree, and the gradient with them, to ``ENOUGH`` of the size of one number. Else
+each input is looked at by itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lean_mnist.crosscheck.comparison import FLOOR_ULPS
+from lean_mnist.crosscheck.context import LARGE, Context
+from lean_mnist.crosscheck.numerics.differences import SAFETY, balanced, line_through, same_in_float64
+from lean_mnist.crosscheck.numerics.step_sizes import extrapolate, residuals_along
+from lean_mnist.crosscheck.subjects.calls import norm
+
+STEPS = (-15, -17)
+# So that an error of 1e-3 in one number, along a direction in which all have some size, is a hundred times as large.
+ENOUGH = 1e-5
+
+
+def agrees_along_lines(ctx: Context, lines: int) -> str:
+    """How far the gradients in float64 agree with differences along so many lines; empty where a closer look is due."""
+    places = [place for place, i in enumerate(ctx.checked) if ctx.subject.inputs[i].numel()]
+    largest, enough = 0.0, ENOUGH / ctx.numbers**0.5
+    for number in range(lines):
+        own = ctx.gaussian() if number else ctx.base[0]
+        # What an output that is not differentiable does is not the backward's affair.
+        upstream = [v.double() * moves for v, moves in zip(own, ctx.differentiable, strict=True)]
+        gradients = ctx.subject.vjp(upstream, dtype=torch.float64) if number else ctx.in_float64[1]
+        weights = balanced(ctx.subject, places, gradients)
+        evaluate = None if ctx.smooth is None else ctx.smooth.values
+        line = line_through(ctx.subject, places, torch.float64, ctx.generator, upstream, weights, evaluate)
+        claimed = [gradients[place] for place in places]
+        noise = ctx.noise[LARGE] * math.hypot(*map(norm, upstream))
+        start = ctx.in_float64[0] if ctx.smooth is None else None
+        slope = extrapolate(residuals_along(line, claimed, noise, start=start, steps=STEPS))
+        size = math.hypot(*(norm(u * g) for u, g in zip(line.directions, claimed, strict=True)))
+        rounding = FLOOR_ULPS * torch.finfo(torch.float64).eps / 2 * size
+        if slope is None or not abs(slope.residual) <= SAFETY * slope.error + rounding <= enough * size:
+            return ""
+        largest = max(largest, abs(slope.residual) / size if size else 0.0)
+    return f"along {lines} lines on which all inputs move, the slope is ⟨u, gradient⟩ to {largest:.0e} of its size"
+
+
+def same_gradients(ctx: Context) -> bool:
+    """True if the gradients in the precision under test are those in float64, up to rounding."""
+    if all(dtype == torch.float64 for dtype in ctx.dtypes):
+        return True
+    return same_in_float64(ctx) and not ctx.differing(ctx.base[1], ctx.in_float64[1], ctx.base[0])
