@@ -40,6 +40,7 @@ __all__ = [
     "uncompiled",
     "uncompiled_calls",
     "unflatten_tree",
+    "use_deterministic_algorithms",
 ]
 
 
@@ -134,6 +135,15 @@ def has_bfloat16_products() -> bool:
     """Whether the processor multiplies bfloat16 by instructions of its own; true where PyTorch cannot tell."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return known is None or bool(known())
+
+
+def use_deterministic_algorithms(mode: bool, warn_only: bool) -> None:
+    """``torch.use_deterministic_algorithms``, without importing PyTorch's compiler to tell it (2.6 to 2.14)."""
+    known = getattr(torch._C, "_set_deterministic_algorithms", None)
+    if known is None:
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+    else:
+        known(mode, warn_only=warn_only)
 
 
 def current_backward() -> int:

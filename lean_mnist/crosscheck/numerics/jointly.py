@@ -16,9 +16,9 @@ from lean_mnist.crosscheck.numerics.differences import SAFETY, balanced, line_th
 from lean_mnist.crosscheck.numerics.step_sizes import extrapolate, residuals_along
 from lean_mnist.crosscheck.subjects.calls import norm
 
-STEPS = (-15, -17)
-# So that an error of 1e-3 in one number, along a direction in which all have some size, is a hundred times as large.
-ENOUGH = 1e-5
+STEPS = (-14, -16)
+# So that an error of 1e-3 in one number, along a direction in which all have some size, is fifty times as large.
+ENOUGH = 2e-5
 
 
 def agrees_along_lines(ctx: Context, lines: int) -> str:

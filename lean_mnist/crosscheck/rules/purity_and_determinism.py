@@ -18,6 +18,7 @@ from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicab
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 from lean_mnist.crosscheck.subjects.calls import CallFailed, same_bits
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes, kept_tensors
+from lean_mnist.torch_internals import use_deterministic_algorithms
 
 REPLAYS_OF_LARGE = 3  # in which there are many numbers to be off
 
@@ -31,12 +32,12 @@ def _empty_is_nan() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of operations that have no deterministic kernel
         try:
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            use_deterministic_algorithms(True, warn_only=True)
             deterministic.fill_uninitialized_memory = True
             yield
         finally:
             deterministic.fill_uninitialized_memory = filled
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @rule("mutation", order=80, fast=True, points_to=Kind.MUTATION)
