@@ -50,9 +50,9 @@ def _zeros_and_ties(x: Tensor, share: Tensor) -> Tensor:
 
 
 def _large(x: Tensor, share: Tensor) -> Tensor:
-    """An eighth of the numbers large, of either sign."""
+    """An eighth of the numbers large, the largest and the smallest among them, so that either sign is."""
     size = LARGE.get(x.dtype, LARGE_IN_FLOAT32)
-    return torch.where(share >= 0.875, size * x.sign(), x)
+    return torch.where((share >= 0.875) | (x == x.max()) | (x == x.min()), size * x.sign(), x)
 
 
 def _with(ctx: Context, kind: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
