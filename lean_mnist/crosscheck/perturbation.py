@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 def perturbed(x: Tensor, generator: torch.Generator, unit: float | None = None) -> Tensor:
     """``x`` with every number moved up or down by one unit in its last place (or by twice ``unit``, relatively)."""
-    sign = torch.randint(0, 2, x.shape, generator=generator).to(x.device) * 2 - 1
+    sign = torch.randint(0, 2, x.shape, generator=generator, device="cpu").to(x.device) * 2 - 1
     eps = torch.finfo(x.dtype).eps if unit is None else 2 * unit
     moved = x + x * eps * sign.to(x.dtype)
     return torch.where(moved.isfinite(), moved, x)  # −inf, as masks are made of, would become NaN

@@ -594,3 +594,12 @@ def test_the_callers_random_numbers_are_left_alone(seed: int) -> None:
     before = torch.get_rng_state()
     check_function(fused(right), plain_linear_relu, leaves(*SHAPES["rectangular"]), seed=seed)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_default_device_than_the_inputs_have() -> None:
+    """As after ``torch.set_default_device("cuda")``, with inputs on the CPU."""
+    (x,) = leaves((6, 4))
+    with torch.device("meta"):
+        report = check_function(torch.tanh, torch.tanh, [x], seed=SEED, vary_batch=[0])
+        assert report.ok, report
+        assert not check_function(lambda x: torch.tanh(x.detach()) + 0 * x, torch.tanh, [x], seed=SEED).ok

@@ -74,13 +74,13 @@ class Given:
     def _numbers(self, generator: torch.Generator) -> Tensor:
         if self.maker == "randint":
             low, high = self.bounds
-            return torch.randint(low, high, self.shape, generator=generator)
+            return torch.randint(low, high, self.shape, generator=generator, device="cpu")
         if self.maker == "arange":
-            return torch.arange(*self.shape)
+            return torch.arange(*self.shape, device="cpu")
         if self.maker in ("zeros", "ones"):
-            return torch.full(self.shape, float(self.maker == "ones"), dtype=torch.float64)
+            return torch.full(self.shape, float(self.maker == "ones"), dtype=torch.float64, device="cpu")
         make = torch.randn if self.maker == "randn" else torch.rand
-        return make(self.shape, generator=generator, dtype=torch.float64)
+        return make(self.shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def parse_inputs(text: str) -> tuple[Given, ...]:

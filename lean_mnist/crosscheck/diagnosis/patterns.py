@@ -72,7 +72,9 @@ def _order(case: Case, dim: int) -> Tensor:
     if bool(((before.sort().values - after.sort().values).abs() > 0.05 * after.amax()).any()):
         return order  # slices that have only changed places have the same norms
     if a.shape[1] > 2 * PROJECTED:  # a few random directions tell slices apart as well as all their elements
-        directions = torch.randn(a.shape[1], PROJECTED, generator=torch.Generator().manual_seed(0), dtype=a.dtype)
+        directions = torch.randn(
+            a.shape[1], PROJECTED, generator=torch.Generator().manual_seed(0), dtype=a.dtype, device="cpu"
+        )
         a, b = (x @ directions.to(x.device) for x in (a, b))
     distances = torch.cdist(a, b)
     # Some slices are alike (pixels that are always black): each takes the nearest that is left.

@@ -133,7 +133,7 @@ def _resized(ctx: Context, dimensions: Dimensions, size: int) -> list[Any]:
         inputs[i] = x.index_select(dimension, torch.arange(size, device=x.device) % x.shape[dimension])
     for i in {i for i, _ in dimensions} & set(ctx.checked):  # so that repeated entries are not the same
         x = inputs[i]
-        inputs[i] = x * (1 + 0.1 * torch.rand(x.shape, generator=ctx.generator)).to(x)
+        inputs[i] = x * (1 + 0.1 * torch.rand(x.shape, generator=ctx.generator, device="cpu")).to(x)
     return inputs
 
 

@@ -60,7 +60,7 @@ def _with(ctx: Context, kind: Callable[[Tensor, Tensor], Tensor]) -> list[Any]:
     for i in ctx.checked:
         if inputs[i].numel() > 1:
             # Of every kind as many as its share, also among few numbers.
-            order = torch.randperm(inputs[i].numel(), generator=ctx.generator).to(inputs[i].device)
+            order = torch.randperm(inputs[i].numel(), generator=ctx.generator, device="cpu").to(inputs[i].device)
             inputs[i] = kind(inputs[i], (order / order.numel()).reshape(inputs[i].shape))
     return inputs
 

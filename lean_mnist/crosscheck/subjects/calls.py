@@ -272,7 +272,7 @@ def in_dtype(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
 
 def normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
     """Gaussian numbers in float64, the same on every device."""
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(device)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device="cpu").to(device)
 
 
 def root_mean_square(x: Tensor) -> float:
