@@ -267,6 +267,32 @@ def test_sparse_and_nested_arguments(kind: str) -> None:
     assert reasons(monitored(GivesSparse(kind))) == {Reason.UNUSUAL_TENSORS.value: 1}
 
 
+class Trained(Applied):
+    """Leaves its trainer out of its copies, as Lightning's modules do."""
+
+    def __init__(self, *functions: Any) -> None:
+        super().__init__(*functions)
+        self.trainer = NotToCopy()
+
+    def __getstate__(self) -> Any:
+        return {**vars(self), "trainer": None}
+
+
+class NotToCopy:
+    copied = False
+
+    def __deepcopy__(self, _: Any) -> Any:
+        NotToCopy.copied = True
+        return self
+
+
+@RIGHT_OR_WRONG
+def test_what_a_module_leaves_out_of_its_copies_is_not_copied(factor: float) -> None:
+    (report,) = monitored(network(Trained(sine(factor)))).history
+    assert report.verdict is verdict(factor)
+    assert not NotToCopy.copied
+
+
 class Raises(Applied):
     """Raises from its second call on, the first one being the loop's."""
 

@@ -38,7 +38,7 @@ from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, failed
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, norm
-from lean_mnist.crosscheck.subjects.nodes import ancestors, reached_from
+from lean_mnist.crosscheck.subjects.nodes import ancestors, leaves_reached_from
 
 REPLAY, REFERENCE = "replay", "reference"
 _not_replayed = functools.partial(not_applicable, rule=REPLAY)
@@ -156,8 +156,7 @@ def _behind_custom_nodes(recorded: RecordedCall, evaluated: Evaluated) -> tuple[
     nodes = nodes_to_check(evaluated.outputs, set())
     if [type(node).__name__ for node in nodes] != recorded.nodes:
         raise NotApplicable(Reason.NOT_REPEATABLE, "it makes other nodes")
-    reached = reached_from([nodes[k] for k in recorded.functions])
-    behind = {id(node.variable) for node in reached if hasattr(node, "variable")}
+    behind = {id(x) for x in leaves_reached_from([nodes[k] for k in recorded.functions])}
     in_sight = {id(x): i for i, x in enumerate(evaluated.leaves)}
     if not behind:
         raise NotApplicable(Reason.NOTHING_TO_CHECK)

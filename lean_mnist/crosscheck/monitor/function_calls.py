@@ -19,7 +19,7 @@ from lean_mnist.crosscheck.report import Finding, Verdict, not_applicable
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
 from lean_mnist.crosscheck.subjects.calls import Evaluated, Subject, Upstream
 from lean_mnist.crosscheck.subjects.interception import intercepted
-from lean_mnist.crosscheck.subjects.nodes import reached_from
+from lean_mnist.crosscheck.subjects.nodes import leaves_reached_from
 from lean_mnist.torch_internals import function_of
 
 
@@ -38,8 +38,8 @@ def check_functions(
     for node in nodes:
         node.register_hook(functools.partial(lambda node, _, gradients: came.__setitem__(node, gradients), node))
     # Also those that the caller does not know of: a node runs only where its gradient is asked for.
-    variables = list({id(n.variable): n.variable for n in reached_from(nodes) if hasattr(n, "variable")}.values())
-    Evaluated(variables, evaluated.outputs, variables).gradients(range(len(variables)), upstream)
+    leaves = leaves_reached_from(nodes)
+    Evaluated(leaves, evaluated.outputs, leaves).gradients(range(len(leaves)), upstream)
     findings = []
     for node in nodes:
         function = function_of(node)

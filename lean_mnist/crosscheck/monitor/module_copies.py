@@ -43,7 +43,7 @@ def _copy_of(module: nn.Module) -> tuple[nn.Module, Iterable[Any]]:
         memo[id(x)] = x.detach().requires_grad_(x.requires_grad)
     for part in parts:
         own = vars(memo[id(part)])
-        for name, value in vars(part).items():
+        for name, value in _state(part).items():
             if name.endswith(_HOOKS) and isinstance(value, dict):
                 own[name] = type(value)()
             elif name != COMPILED_CALL:
@@ -51,6 +51,13 @@ def _copy_of(module: nn.Module) -> tuple[nn.Module, Iterable[Any]]:
     copied = memo[id(module)]
     assert isinstance(copied, nn.Module)
     return copied, memo.values()
+
+
+def _state(part: nn.Module) -> dict[str, Any]:
+    """Its attributes, as it gives them itself where it leaves some out of its copies (a trainer, a process group)."""
+    own = getattr(type(part), "__getstate__", None)
+    given = None if own in (None, getattr(object, "__getstate__", None)) else part.__getstate__()
+    return given if isinstance(given, dict) else vars(part)
 
 
 def _attribute(value: Any, memo: dict[int, Any]) -> Any:

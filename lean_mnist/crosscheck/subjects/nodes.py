@@ -27,6 +27,12 @@ def reached_from(nodes: Iterable[Any], stop: AbstractSet[Any] = frozenset()) -> 
     return list(visited)
 
 
+def leaves_reached_from(nodes: Iterable[Any]) -> list[Tensor]:
+    """The leaves to whose gradients those of ``nodes`` contribute."""
+    reached = [node for node in reached_from(nodes) if not isinstance(node, BackwardCFunction)]
+    return list({id(node.variable): node.variable for node in reached if hasattr(node, "variable")}.values())
+
+
 def custom_nodes(outputs: Iterable[Tensor], stop: AbstractSet[Any] = frozenset()) -> list[Any]:
     """Those of ``ancestors`` whose backward is written in Python: each has a class made for its Function."""
     return [node for node in ancestors(outputs, stop) if issubclass(type(node), BackwardCFunction)]
