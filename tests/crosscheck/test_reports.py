@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lean_mnist.crosscheck import RULES, check_function
+from lean_mnist.crosscheck.diagnosis import Diagnosis, Kind
 from lean_mnist.crosscheck.report import Finding, FunctionReport, ModuleReport, Severity, Verdict, failed
 from lean_mnist.crosscheck.report.advice import MEND
 from tests.support.planted_faults import OTHER, WRONG_VALUES
@@ -49,6 +50,13 @@ def test_one_line_where_a_gradient_is_wrong_by_many_rules() -> None:
     assert "ERROR  also: JVP-VJP product (input 1), finite differences (input 1), Taylor test (input 1)" in text
     assert text.count("next: mend the backward") == 1
     assert 'intended="surrogate", or derivative_of=' in text
+
+
+def test_what_a_rule_says_of_the_cause_comes_first() -> None:
+    gradient = Finding(Verdict.FAILED, "off", "x", Diagnosis(Kind.MASK, "another", "", (), 0.0, 1.0), "gradient")
+    cause = Finding(Verdict.FAILED, "its own", "x", rule="random numbers", points_to=Kind.RANDOM_NUMBERS)
+    assert "\n  likely cause of all: random numbers\n  ERROR  gradient, x" in str(FunctionReport((gradient, cause)))
+    assert "likely cause" not in str(FunctionReport((gradient,)))
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,9 @@ class Report:
         topics = dict[tuple[str, str], list[Finding]]()
         for finding in failed:
             topics.setdefault((finding.label, finding.topic), []).append(finding)
-        lines = []
+        kind, first = self.likely_kind, failed[0].diagnosis if failed else None
+        pointed = kind not in (None, Kind.WRONG_VALUES, first and first.kind)  # what a later rule says of the cause
+        lines = [f"likely cause of all: {kind}"] if pointed else []
         for (label, _), alike in list(topics.items())[:SHOWN]:
             by_subject = {f.subject: f for f in reversed(alike)}
             if len(by_subject) > 1:
