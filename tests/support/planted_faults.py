@@ -670,6 +670,10 @@ OTHER = {
         made(F.elu, lambda ctx, s, g: g * ((s[0] > 0) + (s[0] < 0) * s[0].clamp(max=0).exp())), F.elu, ((6, 5),),
         "special values",
     ),
+    "each of two largest gets all": Fault(
+        made(lambda x: x.amax(-1), lambda ctx, s, g: g[:, None] * (s[0] == s[0].amax(-1, keepdim=True))),
+        lambda x: x.amax(-1), ((9, 6),), "special values", words="move together",
+    ),
     "0/0 at 0": Fault(
         made(torch.square, lambda ctx, s, g: 2 * g * s[0] ** 2 / s[0]), torch.square, ((6, 5),), "special values",
     ),
