@@ -117,3 +117,13 @@ def test_a_function_of_compiled_formulas_is_compiled_a_few_times_only(factor: fl
     assert report.ok == (factor == 1), report
     assert 1 <= stats["unique_graphs"] - before <= 8
     assert [f.label for f in report.findings if f.rule == "compilation"] == ["NOTE"]
+
+
+def test_one_function_after_the_other_is_compiled() -> None:
+    """However often: without a care ``torch.compile`` gives up after eight functions of the same code."""
+
+    def scaled(factor: float) -> Any:
+        return lambda x: factor * x.sin()
+
+    for number in range(12):
+        assert check_compiled(scaled(number + 1.0), [leaf(3, 2)], backend="eager", seed=1, probes=1).ok

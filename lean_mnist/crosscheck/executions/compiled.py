@@ -17,7 +17,7 @@ from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, fail
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.errors import ArgumentError
-from lean_mnist.torch_internals import counting, uncompiled, uncompiled_calls
+from lean_mnist.torch_internals import compiling_often, counting, uncompiled, uncompiled_calls
 
 COMPILED = "compiled"
 
@@ -57,7 +57,8 @@ def check_compiled(
     compiler, graphs = counting(backend, **({"config_patches": patches} if backend == "inductor" else {}))
     model = uncompiled(model)
     findings: list[Finding] = []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else []):
+    devices = range(torch.cuda.device_count()) if on_gpu else []
+    with torch.random.fork_rng(devices=devices), compiling_often():
         for probe in range(probes):
             there = replace(step, seed=(seed + probe) % 2**63)
             try:
