@@ -73,6 +73,15 @@ def test_a_gradient_that_is_dropped_under_compilation() -> None:
     assert report.verdict is Verdict.FAILED
 
 
+def test_a_complex_model() -> None:
+    model = nn.Linear(3, 2, dtype=torch.complex64)
+    inputs = [torch.randn(4, 3, dtype=torch.complex64, requires_grad=True)]
+    report = check_compiled(model, inputs, backend="aot_eager", seed=1)
+    assert report.ok, report
+    report = check_compiled(model, inputs, backend=scaling_gradients(0.5), seed=1)
+    assert {"gradient of input 0", "gradient of weight", "gradient of bias"} == {f.subject for f in report.failures}
+
+
 def test_what_was_not_compiled_is_inconclusive() -> None:
     sine = torch.compiler.disable(lambda x: x.sin())
     report = check_compiled(lambda x: sine(x), [leaf(3)], backend="eager", seed=1)

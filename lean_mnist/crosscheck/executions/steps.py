@@ -14,7 +14,7 @@ from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues
 from lean_mnist.crosscheck.perturbation import Perturbing
 from lean_mnist.crosscheck.report import Finding, Verdict, failed
-from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, floating_outputs, is_float
+from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, as_complex, as_real, floating_outputs, is_float
 from lean_mnist.crosscheck.subjects.calls import normal, seed_everything
 from lean_mnist.errors import ArgumentError
 
@@ -23,8 +23,8 @@ Results = dict[str, Tensor]
 
 
 def whole(x: Tensor) -> Tensor:
-    """``x``; of a tensor that lies distributed over several devices, all of it."""
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
+    """``x`` as a real tensor; of one that lies distributed over several devices, all of it."""
+    return as_real(x.full_tensor() if hasattr(x, "full_tensor") else x)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Step:
     def at(cls, inputs: Inputs, seed: int) -> Step:
         """The step at ``inputs``, of which tensors keep their layout."""
         arguments = Arguments.of(inputs)
-        return cls(arguments, arguments.flat(inputs), seed)
+        flat = [as_complex(x) if i in arguments.complex else x for i, x in enumerate(arguments.flat(inputs))]
+        return cls(replace(arguments, complex=frozenset()), flat, seed)  # complex leaves, as a program has them
 
     def of(self, model: Model, dtype: torch.dtype | None = None, module: nn.Module | None = None) -> Results:
         """Outputs, gradients and buffers, by name. Parameters and buffers are those of ``module``, or of ``model``."""
@@ -68,7 +69,9 @@ class Step:
     def _leaf(self, x: Any, dtype: torch.dtype | None) -> Any:
         if not isinstance(x, Tensor):
             return x
-        leaf = x.detach().to(dtype if dtype is not None and is_float(x) else x.dtype, copy=True)
+        if dtype is None or not (is_float(x) or x.is_complex()):
+            dtype = x.dtype
+        leaf = x.detach().to(dtype.to_complex() if x.is_complex() else dtype, copy=True)
         return leaf.requires_grad_(x.requires_grad)
 
     def _term(self, k: int, y: Tensor) -> Tensor:
