@@ -21,6 +21,7 @@ from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundles.bundle import Question, load_bundle, question_of
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.differences import why_not_float64
+from lean_mnist.crosscheck.numerics.jointly import COPIES
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
 from lean_mnist.crosscheck.options import Options, VaryBatch, VarySizes
 from lean_mnist.crosscheck.report import (
@@ -216,7 +217,8 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
         if subject is not None:
             subject.deadline = ctx.started + options.time_limit
     try:
-        ctx.why_not_float64 = why_not_float64(ctx)
+        fits = COPIES * ctx.size <= options.max_memory
+        ctx.why_not_float64 = why_not_float64(ctx if fits or ctx.part is None else ctx.part)
     except Exception as error:
         reason = NotChecked.of(error)
         if reason is None:

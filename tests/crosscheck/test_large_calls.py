@@ -109,3 +109,24 @@ def test_what_couples_rows_is_asked_as_a_whole() -> None:
 def test_differences_of_what_computes_in_float32_are_taken_there() -> None:
     report = check_function(lambda x: silu(x.float()).to(x.dtype), None, [x()], seed=1, fast=True)
     assert all("in float32" in f.text for f in report.findings if f.rule == "finite differences")
+
+
+@pytest.mark.parametrize("reference", [None, silu])
+def test_within_little_memory_differences_are_taken_in_chunks(reference: Any) -> None:
+    many = torch.randn((1500, 300), generator=torch.Generator().manual_seed(1)).requires_grad_()
+    limit = 12 * 2 * 4 * many.numel()
+    report = check_function(SiLU.apply, reference, [many], seed=1, max_memory=limit)
+    assert report.ok, report
+    (differences,) = (f for f in report.findings if f.rule == "finite differences")
+    assert "in 3 chunks of its rows" in differences.text
+
+    class LastRow(SiLU):
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+            g = SiLU.backward(ctx, *upstream).clone()
+            if len(g) == 1500:
+                g[-1] *= 1.01
+            return g
+
+    report = check_function(LastRow.apply, reference, [many], seed=1, max_memory=limit)
+    assert "finite differences" in {failure.rule for failure in report.failures}

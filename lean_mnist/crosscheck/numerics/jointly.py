@@ -7,15 +7,17 @@ each input is looked at by itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.context import LARGE, Context
-from lean_mnist.crosscheck.numerics.differences import SAFETY, balanced, line_through, same_in_float64
+from lean_mnist.crosscheck.numerics.differences import SAFETY, balanced, line_through, same_in_float64, why_not_float64
 from lean_mnist.crosscheck.numerics.step_sizes import extrapolate, residuals_along
 from lean_mnist.crosscheck.subjects.calls import norm
 
+COPIES = 16  # so many times the bytes of inputs and outputs, differences take in memory
 STEPS = (-14, -16)
 # So that an error of 1e-3 in one number, along a direction in which all have some size, is fifty times as large.
 ENOUGH = 2e-5
@@ -50,3 +52,19 @@ def same_gradients(ctx: Context) -> bool:
     if all(dtype == torch.float64 for dtype in ctx.dtypes):
         return True
     return same_in_float64(ctx) and not ctx.differing(ctx.base[1], ctx.in_float64[1], ctx.base[0])
+
+
+def chunks(ctx: Context) -> Iterator[Context]:
+    """So many rows at a time as ``max_memory`` allows, with the gradients in the whole call as the shared ones.
+
+    None where the function is not seen to treat each row by itself, or memory is too small.
+    """
+    rows = int(ctx.options.max_memory / 2 / (COPIES * ctx.size) * ctx.length)
+    if ctx.part is None or any(ctx.subject.inputs[i].shape[:1] != (ctx.length,) for i in ctx.checked):
+        return
+    for start in range(0, ctx.length, max(rows, 2)):
+        chunk = slice(start, start + max(rows, 2))
+        there = ctx.rows(torch.arange(ctx.length)[chunk])
+        there.base = [v[chunk] for v in ctx.base[0]], [g[chunk] for g in ctx.base[1]]
+        there.why_not_float64 = why_not_float64(there)
+        yield there

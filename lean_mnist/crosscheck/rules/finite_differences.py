@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,19 +13,21 @@ from torch import Tensor
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Diagnosis, Kind, factor_in_words
 from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
-from lean_mnist.crosscheck.numerics.jointly import agrees_along_lines, same_gradients
+from lean_mnist.crosscheck.numerics.jointly import COPIES, agrees_along_lines, chunks, same_gradients
 from lean_mnist.crosscheck.numerics.step_sizes import Line, noise_of
-from lean_mnist.crosscheck.report import Finding, Verdict, passed
+from lean_mnist.crosscheck.report import Finding, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, norm
 
 DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
 
 
-@rule(DIFFERENCES, order=30, also=(TAYLOR,), oracle=True, fast=True, copies=16)
+@rule(DIFFERENCES, order=30, also=(TAYLOR,), oracle=True, fast=True)
 def finite_differences(ctx: Context) -> list[Finding]:
     """The gradient in float64, and in the precision under test where the comparison does not say more of it."""
     in64, own = not ctx.why_not_float64, ctx.dtypes[0]
+    if COPIES * ctx.size > ctx.options.max_memory:
+        return _in_chunks(ctx) if in64 else [not_applicable("not checked: more than max_memory")]
     runs = [(torch.float64, torch.float64)] if in64 or own == torch.float64 else []
     if own != torch.float64 and (ctx.gradient_reference is None or not in64):
         runs.append((own, torch.float64 if in64 and same_in_float64(ctx) else own))
@@ -40,6 +43,23 @@ def finite_differences(ctx: Context) -> list[Finding]:
             if ctx.subject.inputs[i].numel():
                 findings += _one_input(ctx, place, precision, differences_in, probes)
     return findings
+
+
+def _in_chunks(ctx: Context) -> list[Finding]:
+    """The gradient in the whole call, some rows at a time."""
+    number = 0
+    for there in chunks(ctx):
+        number += 1
+        findings = finite_differences(replace(there, options=replace(there.options, max_memory=math.inf)))
+        failures = [finding for finding in findings if finding.verdict is not Verdict.PASSED]
+        if failures:
+            return failures
+        if same_in_float64(there) and (wrong := there.differing(there.base[1], there.in_float64[1], there.base[0])):
+            text = "in the whole call, rows have another gradient than alone in float64, where differences agree"
+            return [failed(text, ctx.name(place)) for place in wrong]
+    if not number:
+        return [not_applicable("not checked: more than max_memory")]
+    return [passed(f"in {number} chunks of its rows, all agree with differences along {ctx.options.probes} lines each")]
 
 
 def _one_input(
