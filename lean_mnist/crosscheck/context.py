@@ -96,6 +96,14 @@ class Context:
         """True if it has more than ``LARGE`` numbers."""
         return self.numbers > LARGE
 
+    @property
+    def takes_other_sizes(self) -> bool:
+        """True if nobody need say that other sizes may be tried: on a CPU, where an index out of range raises.
+
+        On a GPU it is an assertion, after which the process can use the GPU no more.
+        """
+        return all(x.device.type == "cpu" for x in self.subject.inputs if isinstance(x, Tensor))
+
     @functools.cached_property
     def base(self) -> tuple[list[Tensor], list[Tensor]]:
         """An upstream gradient that rules share, and the gradients for it."""
@@ -122,13 +130,13 @@ class Context:
 
         Their outputs and gradients alone are those that they have in the whole call, up to rounding.
         """
-        if not self.large or not self.length or self.subject.seed is not None:
+        if not self.large or not self.length or self.subject.seed is not None or not self.takes_other_sizes:
             return None
         moving = sum(self.subject.inputs[i].numel() for i in self._long) + sum(y.numel() for y in self.outputs)
         count = max(2, PART * self.length // moving)
         if self.numbers - moving + count * moving // self.length > self.numbers // 8:
             return None
-        index = torch.randint(self.length, (count,), generator=self.generator).unique()
+        index = torch.randint(self.length, (count,), generator=self.generator, device="cpu").unique()
         try:
             there = self.rows(index)
             found = there.subject.vjp([v[index.to(v.device)] for v in self.base[0]])

@@ -17,6 +17,7 @@ from lean_mnist.audit.reference import NetworkLoss
 from lean_mnist.chainrule.losses import softmax_cross_entropy
 from lean_mnist.crosscheck import FunctionReport, GradientMismatch, check_function, rules
 from lean_mnist.crosscheck.comparison import Divergence
+from lean_mnist.crosscheck.context import LARGE, Context
 from lean_mnist.crosscheck.function_check import RULES
 from lean_mnist.crosscheck.report import GRADCHECK, GRADIENT, OUTPUT, Finding, Verdict
 from lean_mnist.crosscheck.rules.gradcheck import GRADCHECK_NUMBERS
@@ -598,8 +599,25 @@ def test_the_callers_random_numbers_are_left_alone(seed: int) -> None:
 
 def test_another_default_device_than_the_inputs_have() -> None:
     """As after ``torch.set_default_device("cuda")``, with inputs on the CPU."""
-    (x,) = leaves((6, 4))
+    (x,), large = leaves((6, 4)), leaves((LARGE // 4 + 1, 5))
     with torch.device("meta"):
-        report = check_function(torch.tanh, torch.tanh, [x], seed=SEED, vary_batch=[0])
-        assert report.ok, report
+        for inputs in ([x], large):
+            report = check_function(torch.tanh, torch.tanh, inputs, seed=SEED, vary_batch=[0])
+            assert report.ok, report
         assert not check_function(lambda x: torch.tanh(x.detach()) + 0 * x, torch.tanh, [x], seed=SEED).ok
+
+
+@pytest.mark.parametrize("length", [4, LARGE // 4])
+def test_on_a_gpu_no_size_is_tried_that_nobody_named(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There an index out of range, as of a shorter input, ends the process's use of the GPU."""
+    lengths = set()
+
+    def rows(x: Tensor) -> Tensor:
+        lengths.add(len(x))
+        return torch.tanh(x)
+
+    for on_cpu in (True, False):
+        lengths.clear()
+        monkeypatch.setattr(Context, "takes_other_sizes", on_cpu)
+        assert check_function(rows, None, leaves((length, 5)), seed=SEED).ok
+        assert (lengths == {length}) != on_cpu

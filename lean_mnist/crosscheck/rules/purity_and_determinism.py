@@ -175,7 +175,7 @@ def _interleaved(ctx: Context, upstream: Sequence[Tensor], first: list[Tensor]) 
                 return [_of_another_call(ctx, place, found[place], alone[k][place], alone[1 - k][place])]
     evaluated = ctx.subject.call()
     with suppress(CallFailed):
-        ctx.subject.values(_halved(other, ctx.checked[0]))
+        ctx.subject.values(_halved(other, ctx.checked[0]) if ctx.takes_other_sizes else other)
     with suppress(CallFailed):
         ctx.subject.call(other, needing=())
     found = evaluated.gradients(ctx.checked, upstream)
