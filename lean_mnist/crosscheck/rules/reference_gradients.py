@@ -106,7 +106,7 @@ def _diagnose(
         mean, first = float(v.double().mean()), float(v.flatten()[0])
         words = "this is the gradient for an upstream gradient of"
         candidates.append(Candidate(Kind.UPSTREAM_IGNORED, f"{words} its mean everywhere", mean * ones))
-        candidates.append(Candidate(Kind.LAYOUT, f"{words} its first number everywhere", first * ones))
+        candidates.append(Candidate(Kind.UPSTREAM_IGNORED, f"{words} its first number everywhere", first * ones))
     for other, gradient in enumerate(values.exact):
         if other != place and gradient.shape == exact.shape:
             words = f"this is the gradient of {ctx.name(other)}"
