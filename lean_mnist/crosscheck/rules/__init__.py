@@ -83,7 +83,7 @@ def rule(
     severity: Severity = Severity.ERROR,
     oracle: bool = False,
     fast: bool = False,
-    copies: float = 8.0,
+    copies: float = 12.0,
     varies: bool = False,
     part: bool = False,
 ) -> Callable[[Ask], Ask]:

@@ -34,7 +34,7 @@ from lean_mnist.crosscheck.subjects.calls import (
 )
 
 
-@rule("JVP-VJP product", order=20, oracle=True, copies=20)
+@rule("JVP-VJP product", order=20, oracle=True, copies=24)
 def forward_mode(ctx: Context) -> list[Finding]:
     """``⟨J u, v⟩ = ⟨u, Jᵀ v⟩`` for random ``u`` and ``v``, one input at a time."""
     reference = ctx.gradient_reference
