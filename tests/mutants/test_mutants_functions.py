@@ -17,7 +17,15 @@ BY_NAME = {mutant.name: mutant for mutant in FUNCTION_MUTANTS}
 # Refused, and called something else, or only said to be wrong.
 MISNAMED = {
     *("softmax-of-two-as-sigmoid", "random-state-kept-late", "undefined-upstream-is-one", "jvp-second-tangent-lost"),
-    *("jvp-twice", "vmap-dimension-ignored", "vmap-first-for-all", "results-exchanged", "used-twice-counted-once"),
+    *(
+        "ties-each-get-all",
+        "ties-have-one-rank",
+        "jvp-twice",
+        "vmap-dimension-ignored",
+        "vmap-first-for-all",
+        "results-exchanged",
+        "used-twice-counted-once",
+    ),
 }
 
 

@@ -26,6 +26,10 @@ def _silu_gradient(g: Tensor, x: Tensor) -> Tensor:
     return g * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
 
 
+def _largest(x: Tensor) -> Tensor:
+    return (x == x.amax(-1, keepdim=True)).to(x.dtype)
+
+
 # Of a centred, a normalised, an averaged, a reduced row. The widths given show none of these.
 SIZES.by_formulas(
     "mean-of-the-others", Kind.NAN, "width 1", "a mean over the other columns is formed, of which width 1 has none",
@@ -138,4 +142,18 @@ VALUES.by_formulas(
     lambda g, x: g[..., None] * x.softmax(-1),
     lambda g, x: g[..., None] * x.exp() / x.exp().sum(-1, keepdim=True),
     (8, 16),
+)  # fmt: skip
+VALUES.by_formulas(
+    "ties-each-get-all", (Kind.CONSTANT_FACTOR, Kind.MASK), "ties", "each of several largest gets the whole gradient",
+    lambda x: x.amax(-1),
+    lambda g, x: g[..., None] * _largest(x) / _largest(x).sum(-1, keepdim=True),
+    lambda g, x: g[..., None] * _largest(x),
+    (5, 6),
+)  # fmt: skip
+VALUES.by_formulas(
+    "ties-have-one-rank", (Kind.PERMUTATION, Kind.MISSING_TERM), "ties", "equal values get the gradient of one rank",
+    lambda x: x.sort(dim=-1, stable=True).values,
+    lambda g, x: g.gather(-1, x.argsort(dim=-1, stable=True).argsort(-1)),
+    lambda g, x: g.gather(-1, (x[..., None] > x[..., None, :]).sum(-1)),
+    (5, 6),
 )  # fmt: skip
