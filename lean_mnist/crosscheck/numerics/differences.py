@@ -203,7 +203,10 @@ def _outcome(
         second = other()
         if second is None or abs(second.residual) > SAFETY * second.error + SHORTER * rounding:
             verdict = Verdict.FAILED
-    elif tolerance > INCONCLUSIVE * max(size, abs(found)) > 0:
+        else:  # it is the one that is believed, if it tells anything
+            tolerance, found = SAFETY * second.error / SHORTER + rounding, claimed + second.residual / SHORTER
+            text = f"slope {found:.9g}, gradient {claimed:.9g} (error estimate {tolerance:.2e})"
+    if verdict is Verdict.PASSED and tolerance > INCONCLUSIVE * max(size, abs(found)) > 0:
         verdict, text = Verdict.NOT_APPLICABLE, f"too noisy to tell: {text}"
     taylor = _taylor(residuals, rounding)
     wrong = verdict is Verdict.FAILED, taylor.verdict is Verdict.FAILED
@@ -232,7 +235,8 @@ def past_kinks(
 ) -> tuple[Outcome, Subject]:
     """The outcome at the subject's point and, if that is at a kink, at perturbed points, where it excuses nothing.
 
-    A failure there is one, and is returned with the subject at that point; agreement there leaves it at a kink.
+    A failure there is one, and is returned with the subject at that point; agreement there leaves it at a kink. Where
+    there is a kink at every point, as of a function in steps, nothing is told.
     ``dtype`` is that of the perturbed inputs.
     """
 
@@ -253,7 +257,7 @@ def past_kinks(
         if outcome.slope.verdict is Verdict.PASSED:
             text = f"{first.slope.text}; at a perturbed point: {outcome.slope.text}"
             return Outcome(kink(text), Finding(first.taylor.verdict, text)), subject
-    return first, subject
+    return Outcome.both(not_applicable(f"at a kink wherever it was tried: {first.slope.text}")), subject
 
 
 def why_not_float64(ctx: Context) -> str:
