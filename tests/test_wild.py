@@ -94,13 +94,13 @@ def test_what_is_known_is_expected(case: Case, observed: Observed) -> None:
 )
 def test_a_surprise_is_reported_and_is_the_exit_status(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = judge(case)
-    assert report([case], [outcome], 1.0, None) == UNEXPECTED
+    assert report([case], [outcome], None) == UNEXPECTED
     assert "unexpected: ours:Function" in capsys.readouterr().out
-    assert "(not expected)" in document([(case, outcome)], 1.0)
+    assert "(not expected)" in document([(case, outcome)])
 
 
 def test_no_surprise_is_exit_status_0(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report([RIGHT], [judge(RIGHT)], 1.0, None) == 0
+    assert report([RIGHT], [judge(RIGHT)], None) == 0
     assert "0 false errors, 0 crashes, 0 bugs missed" in capsys.readouterr().out
 
 
@@ -109,7 +109,7 @@ def test_a_package_that_is_not_installed_is_named_and_no_surprise() -> None:
     outcome = judge(case)
     assert outcome.observed is Observed.NOT_RUN
     assert is_expected(case, outcome)
-    assert "not run: nowhere is not installed" in document([(case, outcome)], 1.0)
+    assert "not run: nowhere is not installed" in document([(case, outcome)])
 
 
 def test_a_kernel_without_a_gpu_is_named_and_no_surprise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +120,9 @@ def test_a_kernel_without_a_gpu_is_named_and_no_surprise(monkeypatch: pytest.Mon
 
 def test_the_tables_have_one_cell_a_column() -> None:
     odd = replace(RIGHT, fact="|x| is a fact")
-    tables = [line for line in document([(odd, judge(odd)), (WRONG, judge(WRONG))], 1.0).splitlines() if "|" in line]
+    tables = [line for line in document([(odd, judge(odd)), (WRONG, judge(WRONG))]).splitlines() if "|" in line]
     assert len(tables) == 4
+    assert "- ours, `Function`: a fact." in document([(WRONG, judge(WRONG))])
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {len(HEAD) + 1}
 
 
@@ -153,3 +154,8 @@ def test_the_command_lists_its_cases() -> None:
     command = [sys.executable, "-m", "benchmarks.wild", "--list", "--only", "peft:"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert "peft:HadaWeightCP: first-order bug" in listed
+
+
+def test_the_record_is_of_the_pinned_versions() -> None:
+    record = (ROOT / "docs" / "wild.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^## (\S+) (\S+)$", record, re.MULTILINE)).items() >= pins().items()

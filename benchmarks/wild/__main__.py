@@ -7,7 +7,6 @@ not run. Exits with 3 if an outcome is not the expected one.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +48,15 @@ def chosen(words: Sequence[str]) -> list[Case]:
     return cases
 
 
-def report(cases: Sequence[Case], outcomes: Sequence[Outcome], seconds: float, output: str | None) -> int:
+def report(cases: Sequence[Case], outcomes: Sequence[Outcome], output: str | None) -> int:
     """Print what was not expected and the counts, write the record, and give the exit status."""
     pairs = list(zip(cases, outcomes, strict=True))
     unexpected = [(case, outcome) for case, outcome in pairs if not is_expected(case, outcome)]
     for case, outcome in unexpected:
         print(f"unexpected: {case.key}: {outcome.observed.value}, expected {case.expect.value}: {outcome.said}")
-    print("\n".join(summary(pairs, seconds)))
+    print("\n".join(summary(pairs)))
     if output is not None:
-        Path(output).write_text(document(pairs, seconds), encoding="utf-8")
+        Path(output).write_text(document(pairs), encoding="utf-8")
     return UNEXPECTED if unexpected else 0
 
 
@@ -68,13 +67,13 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{case.key}: {case.expect.value}" for case in cases))
         return
-    started, outcomes = time.perf_counter(), []
+    outcomes: list[Outcome] = []
     for outcome in run(cases, arguments.seed, arguments.limit, arguments.device):
         outcomes.append(outcome)
         case = cases[len(outcomes) - 1]
         mark = "" if is_expected(case, outcome) else "  UNEXPECTED"
         print(f"{len(outcomes)}/{len(cases)} {case.key}: {outcome.observed.value}{mark}", file=sys.stderr, flush=True)
-    sys.exit(report(cases, outcomes, time.perf_counter() - started, arguments.output))
+    sys.exit(report(cases, outcomes, arguments.output))
 
 
 if __name__ == "__main__":

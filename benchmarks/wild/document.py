@@ -26,7 +26,7 @@ def version(package: str) -> str:
         return "not installed"
 
 
-def summary(pairs: Pairs, seconds: float) -> list[str]:
+def summary(pairs: Pairs) -> list[str]:
     """Counts, in lines of text."""
     ran = [(case, outcome) for case, outcome in pairs if outcome.observed is not Observed.NOT_RUN]
     packages = {case.package for case, _ in ran}
@@ -36,7 +36,8 @@ def summary(pairs: Pairs, seconds: float) -> list[str]:
     missed = sum(o.observed is not Observed.ERROR and case.expect is Expect.BUG for case, o in ran)
     other = sum(not is_expected(case, o) for case, o in ran) - false_errors - crashes - missed
     return [
-        f"{len(ran)} Functions and operations of {len(packages)} packages in {seconds:.0f} s on one thread: "
+        f"{len(ran)} Functions and operations of {len(packages)} packages, checked in "
+        f"{sum(outcome.seconds for _, outcome in ran):.0f} s on one thread: "
         + ", ".join(f"{classes[expect]} {expect.value}" for expect in Expect if classes[expect]) + ".",
         f"{false_errors} false errors, {crashes} crashes, {missed} bugs missed, {other} other surprises; "
         f"{len(pairs) - len(ran)} not run.",
@@ -67,7 +68,7 @@ def found(case: Case, outcome: Outcome) -> str:
     return f"{case.fact}. `{outcome.said.replace('`', '')}`" if shown else case.fact
 
 
-def document(pairs: Pairs, seconds: float) -> str:
+def document(pairs: Pairs) -> str:
     """The whole record."""
     lines = [
         "# Gradients in other people's code", "",
@@ -80,8 +81,10 @@ def document(pairs: Pairs, seconds: float) -> str:
         "    python -m benchmarks.wild --output docs/wild.md", "",
         f"Made on {datetime.date.today().isoformat()} with PyTorch {torch.__version__}, Python "
         f"{platform.python_version()}, on a CPU{' and a GPU' * torch.cuda.is_available()}.", "",
-        *summary(pairs, seconds), "",
+        *summary(pairs), "",
     ]  # fmt: skip
+    bugs = [case for case, outcome in pairs if case.expect is Expect.BUG and outcome.observed is Observed.ERROR]
+    lines += ["## First-order bugs", "", *(f"- {case.package}, `{case.name}`: {case.fact}." for case in bugs), ""]
     for package, group in groupby(pairs, key=lambda pair: pair[0].package):
         lines += [f"## {package} {version(package)}", "", row(HEAD), "|---" * len(HEAD) + "|"]
         for case, outcome in group:

@@ -128,7 +128,8 @@ def _event() -> Call:
         return time
 
     start = torch.tensor([1.0, 0.3], dtype=torch.float64, requires_grad=True)
-    return Call(function, [start], lambda s: s[1] + (s[1] ** 2 + 2 * s[0]).sqrt(), {"tolerance": 1e-5})
+    options = {"tolerance": 1e-5, "skip": ["special values"]}  # at height 0 the event is now
+    return Call(function, [start], lambda s: s[1] + (s[1] ** 2 + 2 * s[0]).sqrt(), options)
 
 
 class _Diffusion(nn.Module):
@@ -166,7 +167,9 @@ CASES = [
     Case("deepinv", "LinearSplineDerivativeFunc", Expect.BUG,
          "the gradient of the coefficients ignores the upstream gradient and has another shape: it raises",
          lambda: _spline("LinearSplineDerivativeFunc")),
-    Case("deepinv", "MMSEFunction", Expect.SECOND, "saves the weights as constants", _denoiser),
+    Case("deepinv", "MMSEFunction", Expect.BUG,
+         "for sigma = 0 the forward is finite, as 1e-12 is added, and the gradient NaN; second derivatives lack terms",
+         _denoiser),
     Case("deepinv", "LeastSquaresSolver", Expect.BUG,
          "adds 1e-8 to squared norms: the gradient is 30 % too small for upstream gradients of 1e-5, and 0 below 1e-7",
          _least_squares),
