@@ -22,7 +22,7 @@ from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, norm
 DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
 
 
-@rule(DIFFERENCES, order=30, also=(TAYLOR,), oracle=True, fast=True)
+@rule(DIFFERENCES, order=30, also=(TAYLOR,), oracle=True, fast=True, copies=8)
 def finite_differences(ctx: Context) -> list[Finding]:
     """The gradient in float64, and in the precision under test where the comparison does not say more of it."""
     in64, own = not ctx.why_not_float64, ctx.dtypes[0]
