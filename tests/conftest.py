@@ -29,6 +29,7 @@ SLOW = {
     "integrations": ("pytest_plugin",),
     "mutants": ("mutants_corpus", "mutants_selftest", "mutants_target"),
     "nn": ("nn_gradcheck",),
+    "tests": ("wild",),
     "training": (
         "checkpoints", "chunks", "command_line", "distributed_run", "failures", "optimizers", "pac_bayes_run",
         "quantized_run", "resume", "trainer", "training_gate",
