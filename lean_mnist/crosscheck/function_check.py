@@ -20,10 +20,10 @@ from torch import Tensor
 from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundles.bundle import Question, load_bundle, question_of
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.numerics.differences import why_not_float64
+from lean_mnist.crosscheck.numerics.in_float64 import why_not_float64
 from lean_mnist.crosscheck.numerics.jointly import COPIES
-from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
 from lean_mnist.crosscheck.options import Options, VaryBatch, VarySizes
+from lean_mnist.crosscheck.questions import checked_inputs, first_call, require_callable, require_same_shapes
 from lean_mnist.crosscheck.report import (
     GRADIENT,
     Finding,
@@ -35,16 +35,13 @@ from lean_mnist.crosscheck.report import (
     note,
 )
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
-from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_dense, is_float
+from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs
 from lean_mnist.crosscheck.subjects.calls import (
     CallFailed,
-    Evaluated,
     GradientSource,
     NotChecked,
     Subject,
-    norm,
     one_line,
-    same_bits,
 )
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.torch_internals import compiling_often, graphs_compiled
@@ -123,9 +120,9 @@ def check_function(
     Raises ``ArgumentError`` if the question makes no sense (no input requires a gradient, outputs of other shapes, a
     function that raises on these inputs); a wrong gradient is not an error but a report that is not ``ok``.
     """
-    _require_callable("function", function)
+    require_callable("function", function)
     if reference is not None:
-        _require_callable("reference", reference)
+        require_callable("reference", reference)
     if isinstance(inputs, (str, Path)):
         inputs, recorded = question_of(Path(inputs), load_bundle(Path(inputs)))
         names, upstream = names or recorded.get("names"), upstream or recorded.get("upstream", ())
@@ -138,7 +135,10 @@ def check_function(
         derivative_of=derivative_of or _declared(function, "derivative_of"), gradients_from=gradients_from,
         time_limit=time_limit, max_memory=max_memory, fast=fast, upstream=upstream,
     )  # fmt: skip
-    checked = _validated(given, arguments.names, skip)
+    for rule in skip:
+        if rule not in RULES:
+            raise ArgumentError(f"skip: expected names of RULES, found {rule!r}{nearest(rule, RULES)}")
+    checked = checked_inputs(given, arguments.names)
     seed = secrets.randbits(48) if seed is None else seed
     own, kept = ([x.detach().clone() if isinstance(x, Tensor) else x for x in given] for _ in range(2))
     asked = {**named, **vars(options), "skip": list(skip)}
@@ -174,15 +174,15 @@ def _context(
     subject: Subject, reference: Callable[..., Any] | None, names: Sequence[str], seed: int, options: Options
 ) -> Context:
     """The check's state, once the functions are seen to run, and to give outputs of the same shapes."""
-    first = _first_call(subject, seed)
+    first = first_call(subject, seed)
     plain = replace(subject, clones=False, source=None)
     other = smooth = None
     if reference is not None:
         other = replace(plain, function=reference, role="reference")
-        _require_same_shapes(first, other)
+        require_same_shapes(first, other)
     if options.derivative_of is not None:
         smooth = replace(plain, function=options.derivative_of, role="derivative_of")
-        _require_same_shapes(first, smooth)
+        require_same_shapes(first, smooth)
     return Context(subject, other, names, seed, options, smooth, evaluated=first)
 
 
@@ -235,106 +235,6 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
             continue
         findings += [finding for finding in rule.findings(ctx) if finding.rule not in options.skip]
     return findings, {} if options.intended else _judged_by(ctx, findings)
-
-
-def _require_callable(name: str, given: object) -> None:
-    if isinstance(given, type) and issubclass(given, torch.autograd.Function):
-        raise ArgumentError(
-            f"{name}: expected a function, found the class {given.__name__}; give {given.__name__}.apply"
-        )
-    if not callable(given):
-        raise ArgumentError(f"{name}: expected a function, found {type(given).__name__}")
-
-
-def _validated(inputs: Sequence[Any], names: Sequence[str], skip: Collection[str]) -> tuple[int, ...]:
-    """The indices of the inputs that are checked."""
-    for rule in skip:
-        if rule not in RULES:
-            raise ArgumentError(f"skip: expected names of RULES, found {rule!r}{nearest(rule, RULES)}")
-    checked = tuple(i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
-    if not checked:
-        raise ArgumentError("inputs: expected at least one floating tensor with requires_grad, found none")
-    for i in checked:
-        x, name = inputs[i], names[i]
-        if not is_dense(x):
-            kind = "nested" if x.is_nested else x.layout
-            raise ArgumentError(f"inputs: expected dense tensors where a gradient is checked, found {name}, {kind}")
-        if not is_float(x):
-            wanted = "inputs: expected at least 16 bits a number where a gradient is checked"
-            raise ArgumentError(f"{wanted}, found {name} in {x.dtype}; give it converted, say by .to(torch.bfloat16)")
-        if x.is_meta:
-            raise ArgumentError(f"inputs: expected tensors that hold numbers, found {name}, which is on meta")
-        if not bool(x.detach().isfinite().all()):
-            raise ArgumentError(f"inputs: expected finite numbers where a gradient is checked, found others in {name}")
-    return checked
-
-
-def _first_call(subject: Subject, seed: int) -> Evaluated:
-    """Call it twice: it runs, depends on an input, and repeats itself; if only with a seed, it gets one."""
-    try:
-        first = subject.call()
-    except CallFailed as failure:
-        subject.clones = True  # it may write into its inputs, which autograd refuses for leaves
-        try:
-            first = subject.call()
-        except CallFailed:
-            raise ArgumentError(f"function: its {failure}") from failure.error
-    if not any(y.requires_grad for y in first.outputs):
-        raise ArgumentError("function: expected an output that depends on an input with requires_grad, found none")
-    if _repeats(subject, first):
-        return first
-    subject.seed = seed % 2**63
-    first = subject.call()
-    if _repeats(subject, first):
-        return first
-    raise ArgumentError(
-        "function: two calls with the same inputs give different outputs, even after torch.manual_seed: it is "
-        "stochastic, or its forward is nondeterministic; have it take its random numbers (or a torch.Generator with a "
-        "fixed seed) as an input"
-    )
-
-
-def _repeats(subject: Subject, first: Evaluated) -> bool:
-    """True if it repeats itself, on a CPU bit for bit; elsewhere atomic additions come in another order every time."""
-    return all(
-        same_bits(a.detach(), b.detach())
-        or (
-            a.device.type != "cpu"
-            and a.shape == b.shape
-            and norm(a.double() - b.double()) <= 1e3 * torch.finfo(a.dtype).eps * norm(a)
-        )
-        for a, b in zip(first.outputs, subject.call().outputs, strict=True)
-    )
-
-
-def _require_same_shapes(first: Evaluated, reference: Subject) -> None:
-    try:
-        outputs = reference.call().outputs
-    except CallFailed:  # in this precision; float64 decides
-        outputs = []
-    if outputs and not any(y.requires_grad for y in outputs):
-        raise ArgumentError(
-            f"{reference.role}: expected an output that depends on an input with requires_grad, found none"
-        )
-    try:
-        exact = reference_outputs(reference, [y.dtype for y in first.outputs], torch.Generator()).exact
-    except Exception as error:
-        if NotChecked.of(error):
-            return  # the rules will say so
-        raise
-    if not exact:
-        raise ArgumentError(f"{reference.role}: expected a floating output, found none")
-    if [y.shape for y in first.outputs] != [y.shape for y in exact]:
-        shapes = [[tuple(y.shape) for y in result] for result in (exact, first.outputs)]
-        raise ArgumentError(
-            f"function: expected outputs of the {reference.role}'s shapes {shapes[0]}, found {shapes[1]}"
-        )
-    for y, of_reference in zip(first.outputs, exact, strict=True):
-        if torch.finfo(of_reference.dtype).eps > torch.finfo(y.dtype).eps:
-            raise ArgumentError(
-                f"{reference.role}: expected one that computes in the precision of its inputs, found outputs in "
-                f"{of_reference.dtype} from inputs in float64"
-            )
 
 
 def _named_input(failure: CallFailed, ctx: Context) -> str:

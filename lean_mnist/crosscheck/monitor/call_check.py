@@ -32,7 +32,7 @@ from lean_mnist.crosscheck.monitor.module_copies import ModuleCopy
 from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason, not_applicable_because
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, nodes_to_check
 from lean_mnist.crosscheck.monitor.slopes import differences
-from lean_mnist.crosscheck.numerics.differences import same_in_float64
+from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
 from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.context import Context
-from lean_mnist.crosscheck.numerics.differences import SAFETY, Outcome, past_kinks, same_in_float64, slope_test
+from lean_mnist.crosscheck.numerics.differences import SAFETY, Outcome, past_kinks, slope_test
+from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
 from lean_mnist.crosscheck.numerics.step_sizes import Line, noise_of
 from lean_mnist.crosscheck.report import Finding, Verdict, passed
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES

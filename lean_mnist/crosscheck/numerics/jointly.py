@@ -13,7 +13,8 @@ import torch
 
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.context import LARGE, Context
-from lean_mnist.crosscheck.numerics.differences import SAFETY, balanced, line_through, same_in_float64, why_not_float64
+from lean_mnist.crosscheck.numerics.differences import SAFETY, balanced, line_through
+from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64, why_not_float64
 from lean_mnist.crosscheck.numerics.step_sizes import extrapolate, residuals_along
 from lean_mnist.crosscheck.subjects.calls import norm
 

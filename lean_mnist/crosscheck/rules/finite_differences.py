@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Diagnosis, Kind, factor_in_words
-from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, same_in_float64, slope_test
+from lean_mnist.crosscheck.numerics.differences import Outcome, past_kinks, slope_test
+from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
 from lean_mnist.crosscheck.numerics.jointly import COPIES, agrees_along_lines, chunks, same_gradients
 from lean_mnist.crosscheck.numerics.step_sizes import Line, noise_of
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, not_applicable, passed

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
-from lean_mnist.crosscheck.numerics.differences import STANDARD_DEVIATIONS, reference_is_off
+from lean_mnist.crosscheck.numerics.differences import STANDARD_DEVIATIONS
+from lean_mnist.crosscheck.numerics.in_float64 import reference_is_off
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients
 from lean_mnist.crosscheck.perturbation import perturbed, perturbed_vjp, scatter

@@ -17,7 +17,7 @@ from torch import Tensor
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, Pointwise, diagnose
-from lean_mnist.crosscheck.numerics.differences import reference_is_off
+from lean_mnist.crosscheck.numerics.in_float64 import reference_is_off
 from lean_mnist.crosscheck.numerics.kinks import at_a_kink
 from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues, reference_gradients, reference_outputs
 from lean_mnist.crosscheck.report import GRADIENT, OUTPUT, Finding, Verdict, not_applicable
