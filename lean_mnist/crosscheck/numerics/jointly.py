@@ -60,7 +60,7 @@ def chunks(ctx: Context) -> Iterator[Context]:
 
     None where the function is not seen to treat each row by itself, or memory is too small.
     """
-    rows = int(ctx.options.max_memory / 2 / (COPIES * ctx.size) * ctx.length)
+    rows = int(ctx.options.max_memory / 5 / (COPIES * ctx.size) * ctx.length)
     if ctx.part is None or any(ctx.subject.inputs[i].shape[:1] != (ctx.length,) for i in ctx.checked):
         return
     for start in range(0, ctx.length, max(rows, 2)):
