@@ -1,5 +1,6 @@
 """Nothing of ``GradientMonitor`` but ``GradientMismatch`` reaches the loop: what is not checked is counted."""
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -12,7 +13,7 @@ from lean_mnist.crosscheck.monitor import GradientMonitor
 from lean_mnist.crosscheck.monitor.reasons import Reason
 from lean_mnist.crosscheck.report import Verdict
 from lean_mnist.errors import GradientMismatch
-from tests.support.monitored_models import WIDTH, Applied, function, monitored, network, sine
+from tests.support.monitored_models import WIDTH, Applied, function, monitored, network, sine, straight_through
 
 RIGHT_OR_WRONG = pytest.mark.parametrize("factor", [1.0, 1.1])
 
@@ -369,3 +370,106 @@ def test_arguments_that_the_call_overwrites() -> None:
             return x * 1
 
     assert reasons(monitored(network(Copies(), Overwrites(sine())))) == {Reason.CHANGED.value: 1}
+
+
+class Branches(nn.Module):
+    """Two results, which a loop may send back through in two backwards, or one of them in none."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.linear, self.first, self.second = nn.Linear(WIDTH, WIDTH), Applied(sine()), Applied(sine(factor, "Other"))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.first(self.linear(x)), self.second(self.linear(x))
+
+
+@RIGHT_OR_WRONG
+def test_every_backward_through_a_forward_is_listened_to(factor: float) -> None:
+    model = Branches(factor)
+    monitor = monitored(model, steps=0)
+    for y in model(torch.randn(3, WIDTH)):
+        y.sum().backward()
+    assert [report.verdict for report in monitor.history] == [Verdict.PASSED, verdict(factor)]
+
+
+def test_a_call_through_which_no_backward_came_is_counted() -> None:
+    model = Branches(1.1)
+    monitor = monitored(model, steps=0)
+    model(torch.randn(3, WIDTH))[0].sum().backward()
+    summary = monitor.detach()
+    assert (summary.passed, summary.failed) == (1, 0)
+    assert summary.not_applicable == {Reason.NO_BACKWARD.value: 1}
+    assert summary == monitor.detach()
+
+
+@RIGHT_OR_WRONG
+def test_it_goes_on_after_an_interrupt(factor: float) -> None:
+    class Interrupted(Applied):
+        interrupted = False
+
+        def forward(self, x: Tensor) -> Any:
+            if not self.interrupted:
+                self.interrupted = True
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    model = network(Applied(sine()), Interrupted(sine(factor, "Other")))
+    monitor = monitored(model, steps=0, every=lambda number: number != 1)
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.randn(3, WIDTH))
+    model(torch.randn(3, WIDTH)).sum().backward()
+    assert not any(part._forward_hooks for part in model[1:])
+    for _ in range(2):
+        model(torch.randn(3, WIDTH)).sum().backward()
+    assert monitor.forwards == 4
+    assert {report.verdict for report in monitor.history if report.module == "2 (Interrupted)"} == {verdict(factor)}
+
+
+def test_a_model_that_calls_itself_is_one_forward() -> None:
+    class Recursive(Applied):
+        def forward(self, x: Tensor, depth: int = 2) -> Any:
+            return super().forward(self(x, depth - 1) if depth else x)
+
+    model = Recursive(sine())
+    monitor = monitored(model, steps=0)
+    model(torch.randn(3, WIDTH, requires_grad=True)).sum().backward()
+    assert monitor.forwards == 1
+    assert [report.verdict for report in monitor.history] == [Verdict.PASSED]
+
+
+@RIGHT_OR_WRONG
+def test_a_part_that_raised_and_was_caught(factor: float) -> None:
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.refuses, self.linear, self.function = nn.Linear(1, 1), nn.Linear(WIDTH, WIDTH), sine(factor)
+
+        def forward(self, x: Tensor) -> Any:
+            with contextlib.suppress(RuntimeError):
+                return self.refuses(x)
+            return self.function.apply(self.linear(x))
+
+    (report,) = monitored(Catches()).history
+    assert report.verdict is verdict(factor)
+
+
+def test_of_functions_that_are_not_called_again_nothing_is_said() -> None:
+    class Alternates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls, self.functions = 0, (sine(), sine(1.1, "Other"))
+
+        def forward(self, x: Tensor) -> Any:
+            self.calls += 1
+            x = self.functions[0].apply(x * self.calls)
+            return self.functions[1].apply(x) if self.calls == 1 else x
+
+    (report,) = monitored(network(Alternates())).history
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert "Other is not called again" in report.details()
+
+
+def test_where_differences_tell_nothing_the_summary_says_so() -> None:
+    infinite = function(lambda ctx, x: x + torch.inf, lambda ctx, g: g, "Infinite")
+    model = network(Applied(infinite, straight_through()))
+    assert reasons(monitored(model, intended={"STE": "surrogate"})) == {Reason.NOTHING_TOLD.value: 1}

@@ -34,7 +34,7 @@ from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, Record
 from lean_mnist.crosscheck.monitor.slopes import differences
 from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
 from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
-from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, failed, not_applicable, passed
+from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, norm
@@ -58,10 +58,11 @@ def check_recorded(
     checked, where it could not.
     """
     started, reason = time.perf_counter(), None
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with _gradients_kept(parameters), torch.random.fork_rng(devices=devices):
+    with undisturbed(parameters):
         try:
             findings = _check(recorded, reference, intents, seed, parameters)
+            if all(finding.verdict is Verdict.NOT_APPLICABLE for finding in findings):
+                reason = NotApplicable(Reason.NOTHING_TOLD, findings[0].text)
         except Exception as error:
             reason = not_applicable_because(error)
             findings = [_not_replayed(str(reason))]
@@ -71,13 +72,15 @@ def check_recorded(
 
 
 @contextmanager
-def _gradients_kept(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Has ``parameters`` their gradients again at the end, whatever a ``.backward()`` of a replay adds to them."""
+def undisturbed(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Restore at the end the random generators, and the gradients of ``parameters``, to which a replay may add."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     kept = [x.grad for x in parameters]
     for x in parameters:
         x.grad = None
     try:
-        yield
+        with torch.random.fork_rng(devices=devices):
+            yield
     finally:
         for x, gradient in zip(parameters, kept, strict=True):
             x.grad = gradient

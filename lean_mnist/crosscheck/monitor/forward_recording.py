@@ -56,7 +56,7 @@ class ForwardRecording:
     def close(self, result: Any) -> None:
         """The forward of ``root`` has returned ``result``, or raised, where it is ``None``."""
         self.remove()
-        if result is not None and len(self._started) == 1:
+        if result is not None and self._started:  # after it, calls inside that raised, and were caught
             self._record(self._started[0], result)
         self._started, self._claimed = [], set()
 

@@ -49,6 +49,10 @@ def check_functions(
             findings += _check(function, arguments[node], came[node], intents, seed)
         else:
             findings.append(not_applicable(f"no gradient came to {function.__name__}", rule=DIFFERENCES))
+    missing = functions - {function_of(node) for node in nodes}
+    for function in missing:
+        if not intents.of_function(function).word:
+            findings.append(not_applicable(f"{function.__name__} is not called again", rule=DIFFERENCES))
     if any(finding.verdict is Verdict.NOT_APPLICABLE for finding in findings):  # then nothing is said of all
         findings = [replace(finding, oracle=False) for finding in findings]
     return findings

@@ -33,11 +33,11 @@ import torch
 from torch import nn
 
 from lean_mnist import torch_internals
-from lean_mnist.crosscheck.monitor.call_check import check_recorded
+from lean_mnist.crosscheck.monitor.call_check import check_recorded, undisturbed
 from lean_mnist.crosscheck.monitor.forward_recording import ForwardRecording, calls_inside
 from lean_mnist.crosscheck.monitor.intents import Intents, Key, named
 from lean_mnist.crosscheck.monitor.module_copies import calls_compiled
-from lean_mnist.crosscheck.monitor.reasons import Fence, Reason, not_applicable_because
+from lean_mnist.crosscheck.monitor.reasons import Fence, NotApplicable, Reason, not_applicable_because
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall
 from lean_mnist.crosscheck.monitor.schedule import Budget, Turns
 from lean_mnist.crosscheck.monitor.summary import MonitorSummary
@@ -45,7 +45,7 @@ from lean_mnist.crosscheck.report import ModuleReport, Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
 KEPT_REPORTS = 10_000
-PENDING_FORWARDS = 16  # of which the backward has not come by yet; the oldest are let go
+PENDING_FORWARDS = 16  # of which a backward is still to come; the oldest are let go
 
 
 class GradientMonitor:
@@ -101,7 +101,9 @@ class GradientMonitor:
         self.history: deque[ModuleReport] = deque(maxlen=KEPT_REPORTS)
         self.forwards = 0  # with gradients enabled
         self._fence = Fence()
-        self._due = _schedule(every, at_most, lambda: self._fence.seconds)
+        self._due: Callable[[int], bool] = Budget(at_most, lambda: self._fence.seconds)
+        if every is not None:
+            self._due = every if callable(every) else lambda number: number % every == 0
         self._intents = Intents(ignore, intended or {}, derivative_of or {})
         self._reference = dict(reference or {})
         self._on_mismatch = on_mismatch
@@ -114,14 +116,14 @@ class GradientMonitor:
                 raise ArgumentError(f"reference: {type(model).__name__} has no submodule {key!r}")
         # Parameters of sharded modules are gathered for a call only.
         self._copy_parameters = any(kind.__name__ == "FSDPModule" for m in self._paths for kind in type(m).__mro__)
-        self._depth = 0  # of entries inside each other
+        self._entered = list[nn.Module]()  # entries whose forward has not ended, one inside the other
         self.enabled = True
         self._began = self._ended = 0.0  # the first forward checked, and when it was detached
         self._found_any = self._warned = False
         self._verdicts = Counter[Verdict]()
         self._recording: ForwardRecording | None = None
         self._turns = defaultdict[str, Turns](Turns)  # by the path of what is entered
-        self._pending: dict[int, list[RecordedCall]] = {}  # by forward, until the backward comes by
+        self._pending = list[RecordedCall]()  # until their backward has ended
         self._queued: set[int] = set()  # backwards, by their number, at whose end a check stands
         self._handles = []
         before, after = self._fence.guard(self._before_forward), self._fence.guard(self._after_forward)
@@ -162,7 +164,7 @@ class GradientMonitor:
             handle.remove()
         self._handles = []
         self._stop_recording()
-        self._pending.clear()
+        self._let_go(list(self._pending))
         done = self.summary()
         if not done.checked and not done.intended and not self._warned:
             self._warned = True
@@ -179,20 +181,19 @@ class GradientMonitor:
         self.detach()
 
     def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._depth += 1
-        if self._depth > 1 or not self.enabled or not torch.is_grad_enabled():
+        if self._entered and torch_internals.running_calls(self._entered[0]) == (module is self._entered[0]):
+            self._entered = []  # of a forward that was interrupted, after which no hook is called
+        self._entered.append(module)
+        if len(self._entered) > 1:
+            return
+        self._stop_recording()
+        if not self.enabled or not torch.is_grad_enabled():
             return
         number, self.forwards = self.forwards, self.forwards + 1
         if not self._due(number):
             return
         self._began = self._began or time.perf_counter()
-        self._stop_recording()
-        self._recording = self._fence.timed(self._record)(module, number)
-        if self._recording is not None:
-            self._recording.begin(arguments, named)
-
-    def _record(self, module: nn.Module, number: int) -> ForwardRecording:
-        return ForwardRecording(
+        self._recording = self._fence.timed(ForwardRecording)(
             module,
             self._paths,
             number,
@@ -202,20 +203,21 @@ class GradientMonitor:
             arrived=self._arrived,
             copy_parameters=self._copy_parameters,
         )
+        if self._recording is not None:
+            self._recording.begin(arguments, named)
 
     def _after_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        self._depth = max(self._depth - 1, 0)
-        if self._depth or self._recording is None:
+        self._entered = self._entered[:-1]
+        if self._entered or self._recording is None:
             return
         recording, self._recording = self._recording, None
         try:
             self._fence.timed(recording.close)(result)
         finally:
             recording.remove()
-        if recording.calls:
-            self._pending[recording.step] = recording.calls
-            while len(self._pending) > PENDING_FORWARDS:
-                self._pending.pop(min(self._pending))
+        self._pending += recording.calls
+        late = sorted({recorded.step for recorded in self._pending})[:-PENDING_FORWARDS]
+        self._let_go([recorded for recorded in self._pending if recorded.step in late])
         if recording.found_any or result is None:
             self._found_any |= recording.found_any
         elif module is self.model and not self._found_any and not self._warned:
@@ -232,9 +234,14 @@ class GradientMonitor:
             self._recording.remove()
             self._recording = None
 
+    def _let_go(self, calls: Sequence[RecordedCall]) -> None:
+        for recorded in calls:
+            self._pending.remove(recorded)
+            self._fence.count(NotApplicable(Reason.NO_BACKWARD), recorded.name)
+
     def _arrived(self, recorded: RecordedCall) -> bool:
         """True if ``recorded`` waits for a backward, and this is the first that came by it."""
-        if recorded.step not in self._pending:
+        if recorded not in self._pending:
             return False
         backward = torch_internals.current_backward()
         if recorded.backward is None:
@@ -262,20 +269,20 @@ class GradientMonitor:
     def _wrong_reports(self, backward: int) -> list[ModuleReport]:
         """Check the calls that ``backward`` came by."""
         self._queued = set()
-        calls = [recorded for pending in self._pending.values() for recorded in pending]
-        ready = [recorded for recorded in calls if recorded.backward == backward and recorded.backward_ran]
-        for number in {recorded.step for recorded in ready}:
-            self._pending.pop(number)
+        ready = [recorded for recorded in self._pending if recorded.backward == backward and recorded.backward_ran]
+        # The others of the same forward wait on: another backward may come by them.
+        self._pending = [recorded for recorded in self._pending if recorded not in ready]
         failed, parameters = list[tuple[ModuleReport, str]](), list(self.model.parameters())
-        for k, recorded in enumerate(self._in_view(ready)):
+        with undisturbed(parameters):
+            calls = self._in_view(ready)
+        for k, recorded in enumerate(calls):
             seed = self.seed + 1_000_003 * recorded.step + k
             reference = named(self._reference, recorded.path, recorded.module)
             report, reason = check_recorded(recorded, reference, self._intents, seed, parameters)
             self.history.append(report)
             self._verdicts[report.verdict] += 1
             if reason is not None:
-                self._fence.count(reason, recorded.name)
-                self._copy_parameters |= reason.reason in (Reason.FREED, Reason.CHANGED)  # before the next check
+                self._count(reason, recorded)
             if report.failures:
                 failed.append((report, recorded.path))
         # Without the modules that are wrong only because, or at least also because, a part of them is.
@@ -293,16 +300,12 @@ class GradientMonitor:
                 turns = self._turns[f"compiled {recorded.path}"]
                 calls += calls_inside(recorded, turns, self._intents, self._fence)
             except Exception as error:
-                self._fence.count(not_applicable_because(error), recorded.name)
+                self._count(not_applicable_because(error), recorded)
         return calls
 
-
-def _schedule(
-    every: int | Callable[[int], bool] | None, at_most: float, spent: Callable[[], float]
-) -> Callable[[int], bool]:
-    if every is None:
-        return Budget(at_most, spent)
-    return every if callable(every) else lambda number: number % every == 0
+    def _count(self, reason: NotApplicable, recorded: RecordedCall) -> None:
+        self._fence.count(reason, recorded.name)
+        self._copy_parameters |= reason.reason in (Reason.FREED, Reason.CHANGED)  # before the next check
 
 
 def _is_part(inner: str, outer: str) -> bool:

@@ -26,8 +26,10 @@ class Reason(Enum):
     NOT_REPEATABLE = "the same call again gives something else"
     CALL_FAILED = "the call cannot be made again"
     OUT_OF_SIGHT = "a gradient goes to a tensor that cannot be seen"
+    NO_BACKWARD = "no backward through it has ended"
     UPSTREAM = "no finite upstream gradient came"
     NOTHING_TO_CHECK = "neither an input nor a parameter needs a gradient"
+    NOTHING_TOLD = "differences tell nothing"
     MEMORY = "out of memory"
     UNFORESEEN = "unforeseen"
 
