@@ -1,12 +1,15 @@
 """``GradientMonitor`` on what programs do: losses beside logits, backwards that fail, scaled losses, half precision."""
 
-from typing import Any
+import dataclasses
+from collections import OrderedDict, UserDict, defaultdict
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
+from lean_mnist.crosscheck.monitor.reasons import Reason
 from lean_mnist.errors import GradientMismatch
 from tests.crosscheck.test_monitor import WIDTH, Norm, at, spoilt
 from tests.support.function_corpus import RMSNorm
@@ -121,3 +124,67 @@ def test_half_precision_throughout(dtype: torch.dtype) -> None:
         (report,) = monitor.history
         assert "passed  finite differences" in report.details() or not right, str(report)
         assert report.ok is right, str(report)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    x: Any
+
+
+class Named(NamedTuple):
+    x: Any
+
+
+CONTAINERS: dict[str, Any] = {
+    "dict": lambda x: {"x": x},
+    "OrderedDict": lambda x: OrderedDict(x=x),
+    "defaultdict": lambda x: defaultdict(list, x=x),
+    "UserDict": lambda x: UserDict(x=x),
+    "dataclass": Record,
+    "named tuple": Named,
+    "lists": lambda x: [(x,)],
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_arguments_and_results_in_containers(kind: str) -> None:
+    def inside(value: Any) -> Any:
+        return value[0][0] if kind == "lists" else value.x if hasattr(value, "x") else value["x"]
+
+    class Contained(Norm):
+        def forward(self, value: Any) -> Any:
+            return CONTAINERS[kind](super().forward(inside(value)))
+
+    class Whole(nn.Module):
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            self.linear, self.part = nn.Linear(WIDTH, WIDTH), Contained(WIDTH, function)
+
+        def forward(self, x: Any) -> Any:
+            return self.part(CONTAINERS[kind](self.linear(x)))
+
+    for function, right in ((RMSNorm, True), (WRONG, False)):
+        torch.manual_seed(0)
+        model = Whole(function)
+        monitor = GradientMonitor(model, on_mismatch=lambda report: None, seed=0)
+        inside(model(torch.randn(5, WIDTH))).sin().sum().backward()
+        (report,) = monitor.history
+        assert report.path == "part"
+        assert report.checked
+        assert report.ok is right, str(report)
+
+
+def test_a_complex_tensor_that_needs_a_gradient_is_counted() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(WIDTH, dtype=torch.complex64))
+
+        def forward(self, x: Any) -> Any:
+            return FailsOnce.apply(x * self.weight.abs())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FailsOnce, "failed", True)
+        monitor = GradientMonitor(Complex())
+        monitor.model(torch.randn(5, WIDTH)).sum().backward()
+    assert monitor.summary().not_applicable == {Reason.UNUSUAL_TENSORS.value: 1}

@@ -92,6 +92,8 @@ def _check(
     recorded.require_unchanged()
     if not recorded.checked_tensors:
         raise NotApplicable(Reason.NOTHING_TO_CHECK)
+    if any(x.is_complex() for x in recorded.checked_tensors.values()):
+        raise NotApplicable(Reason.UNUSUAL_TENSORS, "a complex one needs a gradient")
     copied = ModuleCopy(recorded.module)
     subject = recorded.as_function(copied)
     upstream = _from_outside(subject, [recorded.upstream.get(k) for k in range(len(recorded.outputs))])

@@ -211,10 +211,8 @@ class GradientMonitor:
         if self._entered or self._recording is None:
             return
         recording, self._recording = self._recording, None
-        try:
-            self._fence.timed(recording.close)(result)
-        finally:
-            recording.remove()
+        recording.remove()
+        self._fence.timed(recording.close)(result)
         self._pending += recording.calls
         late = sorted({recorded.step for recorded in self._pending})[:-PENDING_FORWARDS]
         self._let_go([recorded for recorded in self._pending if recorded.step in late])
@@ -223,10 +221,8 @@ class GradientMonitor:
         elif module is self.model and not self._found_any and not self._warned:
             self._warned = True
             name = type(self.model).__name__
-            warnings.warn(
-                f"GradientMonitor: the forward of {name} calls no torch.autograd.Function, so nothing is checked",
-                stacklevel=2,
-            )
+            text = f"no torch.autograd.Function is behind what the forward of {name} returns, so nothing is checked"
+            warnings.warn(f"GradientMonitor: {text}", stacklevel=2)
 
     def _stop_recording(self) -> None:
         """Let go of a forward that has not returned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -84,12 +85,26 @@ def calls_compiled(module: nn.Module) -> bool:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings, in order."""
+    """The tensors in nested tuples, lists, mappings and dataclasses, in order."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, (Mapping, tuple, list)):
-        for item in value.values() if isinstance(value, Mapping) else value:
+    elif isinstance(value, (Mapping, tuple, list)) or is_record(value):
+        for _, item in items_of(value):
             yield from tensors_in(item)
+
+
+def is_record(value: Any) -> bool:
+    """True for an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def items_of(value: Any) -> list[tuple[Any, Any]]:
+    """Keys and items of a mapping, names and values of a dataclass's fields, indices and items of a sequence."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if is_record(value):
+        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    return list(enumerate(value))
 
 
 def require_usable(tensors: Iterable[Tensor]) -> None:

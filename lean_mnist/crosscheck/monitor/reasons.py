@@ -22,7 +22,7 @@ class Reason(Enum):
 
     FREED = "the storage of a tensor that it needs was freed"
     CHANGED = "a tensor that it needs was changed before the check"
-    UNUSUAL_TENSORS = "sparse, nested or distributed tensors"
+    UNUSUAL_TENSORS = "sparse, nested, distributed or complex tensors"
     NOT_REPEATABLE = "the same call again gives something else"
     CALL_FAILED = "the call cannot be made again"
     OUT_OF_SIGHT = "a gradient goes to a tensor that cannot be seen"

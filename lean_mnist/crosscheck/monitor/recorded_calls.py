@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lean_mnist.crosscheck.monitor.module_copies import ModuleCopy, is_compiled, require_usable, tensors_in
+from lean_mnist.crosscheck.monitor.module_copies import (
+    ModuleCopy,
+    is_compiled,
+    is_record,
+    items_of,
+    require_usable,
+    tensors_in,
+)
 from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason
 from lean_mnist.crosscheck.subjects.calls import Subject, norm
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes
@@ -37,11 +46,15 @@ def _made_in(node: Any, modules: tuple[str, ...]) -> bool:
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``value`` with every tensor in its nested tuples, lists and dictionaries replaced."""
+    """``value`` with every tensor in it replaced, of those that ``tensors_in`` finds."""
     if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, dict):
-        return type(value)((key, _mapped(item, change)) for key, item in value.items())
+    if isinstance(value, Mapping) or is_record(value):
+        changed = copy.copy(value)
+        put = changed.__setitem__ if isinstance(value, Mapping) else functools.partial(object.__setattr__, changed)
+        for key, item in items_of(value):
+            put(key, _mapped(item, change))
+        return changed
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_mapped(item, change) for item in value))
     if isinstance(value, (tuple, list)):
