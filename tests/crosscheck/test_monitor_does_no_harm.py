@@ -1,6 +1,8 @@
 """Nothing of ``GradientMonitor`` but ``GradientMismatch`` reaches the loop: what is not checked is counted."""
 
 import contextlib
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -473,3 +475,15 @@ def test_where_differences_tell_nothing_the_summary_says_so() -> None:
     infinite = function(lambda ctx, x: x + torch.inf, lambda ctx, g: g, "Infinite")
     model = network(Applied(infinite, straight_through()))
     assert reasons(monitored(model, intended={"STE": "surrogate"})) == {Reason.NOTHING_TOLD.value: 1}
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_the_model_is_not_watched(copied: Any) -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH))
+    with GradientMonitor(model, every=1) as monitor:
+        copied(model)(torch.randn(3, WIDTH)).sum().backward()
+        assert monitor.forwards == 0
+        with pytest.warns(UserWarning, match="nothing is checked"):
+            model(torch.randn(3, WIDTH))
+    assert monitor.forwards == 1
+    assert not monitor.summary().not_applicable

@@ -37,7 +37,7 @@ from lean_mnist.crosscheck.monitor.call_check import check_recorded, undisturbed
 from lean_mnist.crosscheck.monitor.forward_recording import ForwardRecording, calls_inside
 from lean_mnist.crosscheck.monitor.intents import Intents, Key, named
 from lean_mnist.crosscheck.monitor.module_copies import calls_compiled
-from lean_mnist.crosscheck.monitor.reasons import Fence, NotApplicable, Reason, not_applicable_because
+from lean_mnist.crosscheck.monitor.reasons import Fence, ModelHook, NotApplicable, Reason, not_applicable_because
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall
 from lean_mnist.crosscheck.monitor.schedule import Budget, Turns
 from lean_mnist.crosscheck.monitor.summary import MonitorSummary
@@ -126,7 +126,8 @@ class GradientMonitor:
         self._pending = list[RecordedCall]()  # until their backward has ended
         self._queued: set[int] = set()  # backwards, by their number, at whose end a check stands
         self._handles = []
-        before, after = self._fence.guard(self._before_forward), self._fence.guard(self._after_forward)
+        before = ModelHook(self._fence.guard(self._before_forward))
+        after = ModelHook(self._fence.guard(self._after_forward))
         for entry in [model] if entries is None else entries:
             if entry not in self._paths:
                 raise ArgumentError(f"entries: {type(entry).__name__} is no part of the model")

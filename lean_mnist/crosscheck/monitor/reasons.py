@@ -31,15 +31,15 @@ class Reason(Enum):
     NOTHING_TO_CHECK = "neither an input nor a parameter needs a gradient"
     NOTHING_TOLD = "differences tell nothing"
     MEMORY = "out of memory"
-    UNFORESEEN = "unforeseen"
+    UNFORESEEN = "an unforeseen error"
 
 
 class NotApplicable(Exception):
     """The call cannot be checked, for ``reason``."""
 
     def __init__(self, reason: Reason, detail: object = "") -> None:
-        super().__init__(f"{reason.value}: {one_line(detail)}" if detail else reason.value)
-        self.reason = reason
+        self.reason, self.detail = reason, one_line(detail)
+        super().__init__(f"{reason.value}: {self.detail}" if self.detail else reason.value)
 
 
 def not_applicable_because(error: Exception) -> NotApplicable:
@@ -54,6 +54,21 @@ def not_applicable_because(error: Exception) -> NotApplicable:
     return NotApplicable(Reason.UNFORESEEN, f"{type(error).__name__}: {error}")
 
 
+class ModelHook:
+    """A hook of the model that does nothing in a copy of the model, a pickled one included."""
+
+    def __init__(self, hook: Callable[..., None] | None) -> None:
+        self._hook = hook
+
+    def __call__(self, *arguments: Any, **named: Any) -> None:
+        """Call the hook."""
+        if self._hook is not None:
+            self._hook(*arguments, **named)
+
+    def __reduce__(self) -> tuple[type[ModelHook], tuple[None]]:
+        return ModelHook, (None,)
+
+
 class Fence:
     """Keeps what goes wrong in hooks from the loop that calls them: counts it, and the time that hooks take."""
 
@@ -66,7 +81,7 @@ class Fence:
     def count(self, error: NotApplicable, module: str = "") -> None:
         """Count a call of ``module`` that is not checked."""
         self.reasons[error.reason] += 1
-        self.examples.setdefault(error.reason, f"{module}: {error}" if module else str(error))
+        self.examples.setdefault(error.reason, ": ".join(filter(None, (module, error.detail))))
 
     def guard(self, hook: Callable[..., Result]) -> Callable[..., Result | None]:
         """``hook``, which no exception leaves, and which does nothing while PyTorch's compiler traces it."""

@@ -20,7 +20,7 @@ class MonitorSummary:
     never_met: tuple[str, ...]  # what an option names, and no forward has met
     bypassed: tuple[str, ...]  # modules whose call does not run their hooks
     seconds: float
-    share: float  # of the time since the first forward
+    share: float  # of the time since the first checked forward
 
     @property
     def checked(self) -> int:
@@ -37,5 +37,5 @@ class MonitorSummary:
             lines.append(f"  named in an option and never met: {', '.join(self.never_met)}")
         if self.bypassed:
             lines.append(f"  called without their hooks, so seen only inside of others: {', '.join(self.bypassed)}")
-        lines.append(f"  {self.seconds:.2f} s, {self.share:.1%} of the time")
+        lines.append(f"  checks took {self.seconds:.2f} s, {self.share:.1%} of the time")
         return "\n".join(lines)
