@@ -487,3 +487,12 @@ def test_a_copy_of_the_model_is_not_watched(copied: Any) -> None:
             model(torch.randn(3, WIDTH))
     assert monitor.forwards == 1
     assert not monitor.summary().not_applicable
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_holds_nothing_of_the_monitor() -> None:
+    model, x = network(Applied(sine())), torch.randn(3, WIDTH)
+    with GradientMonitor(model, every=1) as monitor:
+        traced = torch.jit.trace(model, x)
+    assert torch.equal(traced(x), model(x))
+    assert monitor.forwards == 0

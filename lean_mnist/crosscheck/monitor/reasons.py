@@ -54,6 +54,10 @@ def not_applicable_because(error: Exception) -> NotApplicable:
     return NotApplicable(Reason.UNFORESEEN, f"{type(error).__name__}: {error}")
 
 
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+
+
 class ModelHook:
     """A hook of the model that does nothing in a copy of the model, a pickled one included."""
 
@@ -84,11 +88,11 @@ class Fence:
         self.examples.setdefault(error.reason, ": ".join(filter(None, (module, error.detail))))
 
     def guard(self, hook: Callable[..., Result]) -> Callable[..., Result | None]:
-        """``hook``, which no exception leaves, and which does nothing while PyTorch's compiler traces it."""
+        """``hook``, which no exception leaves, and which does nothing while PyTorch traces it."""
 
         @functools.wraps(hook)
         def guarded(*arguments: Any, **named: Any) -> Result | None:
-            if torch.compiler.is_compiling():
+            if _is_traced():
                 return None
             try:
                 return hook(*arguments, **named)
@@ -106,7 +110,7 @@ class Fence:
 
         @functools.wraps(hook)
         def measured(*arguments: Any, **named: Any) -> Result | None:
-            if self._inside or torch.compiler.is_compiling():
+            if self._inside or _is_traced():
                 return guarded(*arguments, **named)
             self._inside, started = True, time.perf_counter()
             try:
