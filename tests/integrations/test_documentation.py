@@ -1,4 +1,4 @@
-"""The blocks under "In other people's loops" in docs/crosscheck.md, run as they stand."""
+"""The blocks in docs/crosscheck.md from "In other people's loops" on, run as they stand."""
 
 import re
 import warnings
@@ -10,7 +10,7 @@ import pytest
 from lean_mnist.errors import GradientMismatch
 
 TEXT = (Path(__file__).parents[2] / "docs" / "crosscheck.md").read_text()
-SECTION = TEXT.partition("## In other people's loops\n")[2].partition("\n## ")[0]
+SECTION = TEXT.partition("## In other people's loops\n")[2].partition("\n## The ways people")[0]
 MODEL, *BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
 # With a right backward the loops run to their end.
 RIGHT = MODEL.replace(

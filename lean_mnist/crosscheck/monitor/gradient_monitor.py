@@ -5,18 +5,7 @@ whose call made each. Of these calls it keeps what is needed to make one again, 
 backward. When the backward has run, and before it returns (so before ``optimizer.step``), it checks the call:
 ``call_check``. The first such forward checks a call of every kind, later ones one call each, in turn. All other steps
 cost one count. Whatever goes wrong in a hook, or cannot be checked, is counted with its reason (``summary``), and
-reaches the loop in no way.
-
-Limits. Functions called outside of the model's forward (a loss of your own) are not seen: wrap them in a module of the
-model, or use ``check_function``. A submodule with dropout is replayed with its own random numbers; of one that changes
-its own state in a forward, so that the same call gives other outputs (spectral normalisation), and of one that calls
-Functions whose gradient is meant to be no derivative, the other Functions are checked alone. Batch normalisation in
-training mode is replayed, its running statistics untouched. A module that takes float32 alone is checked by differences
-in float32, which see errors of about 1e-3; under autocast they are checked in float32, and what autocast gave within
-bfloat16's precision of that. Gradients are checked as the submodule's: a fault that another part of the same submodule
-compensates is none. Of what ``torch.compile`` compiled, the eager twin is checked at the same weights and arguments,
-after ``module.compile()`` only where a module around it is not compiled. Where a module runs collective operations, its
-replay runs them too, on every process alike.
+reaches the loop in no way. Limits: docs/crosscheck.md.
 """
 
 from __future__ import annotations
@@ -49,7 +38,7 @@ PENDING_FORWARDS = 16  # of which a backward is still to come; the oldest are le
 
 
 class GradientMonitor:
-    """Checks the custom Functions of ``model`` at scheduled forward passes; the module's text says how, and limits.
+    """Checks the custom Functions of ``model`` at scheduled forward passes.
 
     Args:
         model: any module, on any device.

@@ -55,7 +55,7 @@ def not_applicable_because(error: Exception) -> NotApplicable:
 
 
 def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 class ModelHook:
