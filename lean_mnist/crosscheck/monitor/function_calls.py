@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.monitor.intents import Intents
+from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason
 from lean_mnist.crosscheck.monitor.recorded_calls import RecordedCall, nodes_to_check
 from lean_mnist.crosscheck.monitor.slopes import differences
 from lean_mnist.crosscheck.report import Finding, Verdict, not_applicable
@@ -28,10 +27,17 @@ def check_functions(
 ) -> list[Finding]:
     """Differences of every Function that ``recorded`` calls, at the arguments that a replay gives it.
 
-    Those whose gradient is meant to be no derivative are left out.
+    Those whose gradient is meant to be no derivative are left out. Raises ``NotApplicable`` where that leaves none.
     """
-    functions = set(recorded.functions.values())
-    with _arguments_of(functions) as arguments:
+    functions, arguments = set(recorded.functions.values()), dict[Any, list[Any]]()
+
+    def keep(_: type[Any], ctx: Any, given: list[Any]) -> None:
+        arguments[ctx] = [
+            x.detach().clone().requires_grad_(needs) if isinstance(x, Tensor) else x
+            for x, needs in zip(given, ctx.needs_input_grad, strict=True)
+        ]
+
+    with intercepted(functions, keep):
         evaluated = subject.call()
     nodes = [node for node in nodes_to_check(evaluated.outputs, set()) if function_of(node) in functions]
     came: dict[Any, tuple[Tensor | None, ...]] = {}
@@ -49,10 +55,11 @@ def check_functions(
             findings += _check(function, arguments[node], came[node], intents, seed)
         else:
             findings.append(not_applicable(f"no gradient came to {function.__name__}", rule=DIFFERENCES))
-    missing = functions - {function_of(node) for node in nodes}
-    for function in missing:
+    for function in functions - {function_of(node) for node in nodes}:
         if not intents.of_function(function).word:
             findings.append(not_applicable(f"{function.__name__} is not called again", rule=DIFFERENCES))
+    if not findings:
+        raise NotApplicable(Reason.NOT_REPEATABLE, "its state has changed, or is not kept")
     if any(finding.verdict is Verdict.NOT_APPLICABLE for finding in findings):  # then nothing is said of all
         findings = [replace(finding, oracle=False) for finding in findings]
     return findings
@@ -79,18 +86,3 @@ def _in_full_precision(x: Any) -> Any:
     if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
         return x.detach().float().requires_grad_(x.requires_grad)
     return x
-
-
-@contextmanager
-def _arguments_of(functions: Collection[type[Any]]) -> Iterator[dict[Any, list[Any]]]:
-    """Copies of the arguments of all calls of ``functions`` inside of the block, by the node that a call made."""
-    kept = dict[Any, list[Any]]()
-
-    def keep(_: type[Any], ctx: Any, arguments: list[Any]) -> None:
-        kept[ctx] = [
-            x.detach().clone().requires_grad_(needs) if isinstance(x, Tensor) else x
-            for x, needs in zip(arguments, ctx.needs_input_grad, strict=True)
-        ]
-
-    with intercepted(functions, keep):
-        yield kept

@@ -171,26 +171,19 @@ class RecordedCall:
         ``arrived`` says of each backward that comes by whether it is the one to listen to.
         """
 
-        def output_hook(k: int) -> Callable[[Tensor | None], None]:
-            def keep_upstream(gradient: Tensor | None) -> None:
-                if gradient is not None and arrived(self):
-                    self.upstream.setdefault(k, gradient.detach().clone())
+        def keep_upstream(k: int, gradient: Tensor | None) -> None:
+            if gradient is not None and arrived(self):
+                self.upstream.setdefault(k, gradient.detach().clone())
 
-            return keep_upstream
-
-        def node_hook(k: int) -> Callable[..., None]:
-            def keep_gradients(gradients: tuple[Tensor | None, ...], _: Any) -> None:
-                if arrived(self):
-                    kept = tuple(None if g is None else g.detach().clone() for g in gradients)
-                    self.node_gradients.setdefault(k, kept)
-
-            return keep_gradients
+        def keep_gradients(k: int, gradients: tuple[Tensor | None, ...], _: Any) -> None:
+            if arrived(self):
+                self.node_gradients.setdefault(k, tuple(None if g is None else g.detach().clone() for g in gradients))
 
         for k, y in enumerate(outputs):
             if y.grad_fn is not None:
-                y.register_hook(timed(output_hook(k)))
+                y.register_hook(timed(functools.partial(keep_upstream, k)))
         for k in self.functions:
-            nodes[k].register_hook(timed(node_hook(k)))
+            nodes[k].register_hook(timed(functools.partial(keep_gradients, k)))
 
     def require_unchanged(self) -> None:
         """Raise ``NotApplicable`` if its parameters are not what they were at the call."""
@@ -225,6 +218,7 @@ class RecordedCall:
         own = torch.float32 if in_float32 else tensors[0].dtype
         inputs = sum(x.requires_grad for x in tensors_in(self.arguments))
         names = list(self.checked_tensors)[inputs:]
+        run = copied.module if call is None else functools.partial(call, copied.module)
         fixed = {n: x for n, x in (*self.parameters.items(), *self.buffers.items()) if n not in set(names)}
 
         def function(*given: Tensor) -> list[Tensor]:
@@ -244,14 +238,10 @@ class RecordedCall:
                 else:
                     torch.cuda.set_rng_state(numbers, torch.device(device))
             with self.under_autocast(enabled=dtype is None):
-                return floating((call or _call)(copied.module, *arguments, **named))
+                return floating(run(*arguments, **named))
 
         at = [x.detach().to(own) for x in tensors] if in_float32 else tensors
         return Subject(function, "module", at, tuple(range(len(tensors))))
-
-
-def _call(module: nn.Module, *arguments: Any, **named: Any) -> Any:
-    return module(*arguments, **named)
 
 
 def _matmul_in_tf32() -> bool:
