@@ -13,9 +13,13 @@ from torch import nn
 
 from lean_mnist.crosscheck.monitor.reasons import Reason
 from lean_mnist.crosscheck.report import Verdict
+from tests.support.fsdp import FSDP2_ON_CPU
 from tests.support.monitored_models import WIDTH, Applied, monitored, network, sine
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler's
+pytestmark = [  # the compiler's own
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 
 def compiled(how: str, backend: str, factor: float) -> Any:
@@ -65,6 +69,7 @@ def test_a_model_compiled_in_place_says_that_its_hooks_are_not_called() -> None:
     assert summary.bypassed == ("the model (Sequential)",)
 
 
+@FSDP2_ON_CPU
 def test_two_ranks_of_fsdp2(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(

@@ -9,10 +9,7 @@ from torch import nn
 from lean_mnist.crosscheck import Verdict, check_sharded
 from lean_mnist.errors import ArgumentError
 from tests.support import sharded_models as models
-
-FSDP2_ON_CPU = pytest.mark.skipif(
-    not hasattr(torch.cpu.Stream, "record_event"), reason="this PyTorch's FSDP2 (2.6's) does not run on a CPU"
-)
+from tests.support.fsdp import FSDP2_ON_CPU
 
 
 def leaf(*shape: int) -> Any:
