@@ -119,6 +119,11 @@ def test_the_gradient_of_a_smooth_function(factor: float, how: str) -> None:
     assert report.verdict is (Verdict.PASSED if factor == 1 else Verdict.FAILED), report.details()
 
 
+def test_of_a_function_in_an_ignored_module_both_keys_are_met() -> None:
+    monitor = monitored(network(Quantised(STE)), ignore=["1", "STE"])
+    assert monitor.summary().never_met == ()
+
+
 def test_a_key_that_nobody_met_is_told() -> None:
     monitor = monitored(network(Norm(sine())), ignore=["Sin", "7"], intended={Quantised: "surrogate"})
     assert monitor.summary().never_met == ("Quantised", "Sin", "7")
@@ -131,6 +136,7 @@ def test_a_key_that_nobody_met_is_told() -> None:
         ({"ignore": "STE"}, "ignore: expected a list of types, paths and names of Functions, found one of them"),
         ({"ignore": [3]}, "ignore: expected types, paths and names of Functions, found 3"),
         ({"intended": {int: "x"}}, "intended: expected types, paths and names"),
+        ({"intended": {"STE": ""}}, "intended: expected words that say why, found ''"),
         ({"derivative_of": {"STE": "smooth"}}, "derivative_of: expected functions, found str"),
         ({"at_most": 0}, "at_most: expected a share above 0 and up to 1, found 0"),
     ],

@@ -54,6 +54,9 @@ class Intents:
         for value in derivative_of.values():
             if not callable(value):
                 raise ArgumentError(f"derivative_of: expected functions, found {type(value).__name__}")
+        for word in intended.values():
+            if not isinstance(word, str) or not word:
+                raise ArgumentError(f"intended: expected words that say why, found {word!r}")
         self._intents = {key: Intent(smooth=smooth) for key, smooth in derivative_of.items()}
         self._intents |= {key: Intent(word) for key, word in intended.items()}
         self._intents |= {key: Intent(IGNORED) for key in ignore}
@@ -75,8 +78,8 @@ class Intents:
 
     def settle(self, path: str, module: nn.Module, functions: Collection[type[Any]]) -> bool:
         """True, and noted, if no gradient of ``functions``, called by ``module``, is meant to be a derivative."""
-        of_module = self.of_module(path, module)
-        words = {of_module.word} if of_module else {self.of_function(function).word for function in functions}
+        of_module, words = self.of_module(path, module), {self.of_function(function).word for function in functions}
+        words = {of_module.word} if of_module else words
         if "" in words:
             return False
         names = ", ".join(sorted(function.__name__ for function in functions))
