@@ -404,6 +404,15 @@ def test_a_call_through_which_no_backward_came_is_counted() -> None:
     assert summary == monitor.detach()
 
 
+def test_it_is_let_go_when_the_next_forward_begins() -> None:
+    model = Branches(1.1)
+    monitor = monitored(model, steps=0, every=100)
+    model(torch.randn(3, WIDTH))[0].sum().backward()
+    assert not monitor.summary().not_applicable
+    model(torch.randn(3, WIDTH))
+    assert monitor.summary().not_applicable == {Reason.NO_BACKWARD.value: 1}
+
+
 @RIGHT_OR_WRONG
 def test_it_goes_on_after_an_interrupt(factor: float) -> None:
     class Interrupted(Applied):

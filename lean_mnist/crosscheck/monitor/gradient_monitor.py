@@ -1,11 +1,8 @@
 """``GradientMonitor``: checks the hand-written gradients of any model, while somebody else's loop trains it.
 
-At scheduled forward passes it finds the ``torch.autograd.Function`` nodes in the graph and the innermost submodule
-whose call made each. Of these calls it keeps what is needed to make one again, and listens to its nodes in the
-backward. When the backward has run, and before it returns (so before ``optimizer.step``), it checks the call:
-``call_check``. The first such forward checks a call of every kind, later ones one call each, in turn. All other steps
-cost one count. Whatever goes wrong in a hook, or cannot be checked, is counted with its reason (``summary``), and
-reaches the loop in no way. Limits: docs/crosscheck.md.
+Hooks of the model start a ``ForwardRecording`` at scheduled forwards, which keeps calls and what their backward gives.
+When a backward has run, and before it returns (so before ``optimizer.step``), ``call_check`` checks the calls that it
+came by. What is checked, and limits: docs/crosscheck.md.
 """
 
 from __future__ import annotations
@@ -179,6 +176,7 @@ class GradientMonitor:
         self._stop_recording()
         if not self.enabled or not torch.is_grad_enabled():
             return
+        self._let_go([recorded for recorded in self._pending if recorded.late])
         number, self.forwards = self.forwards, self.forwards + 1
         if not self._due(number):
             return
@@ -256,8 +254,11 @@ class GradientMonitor:
         """Check the calls that ``backward`` came by."""
         self._queued = set()
         ready = [recorded for recorded in self._pending if recorded.backward == backward and recorded.backward_ran]
-        # The others of the same forward wait on: another backward may come by them.
         self._pending = [recorded for recorded in self._pending if recorded not in ready]
+        # The others of the same forward wait for another backward, until the next forward begins.
+        steps = {recorded.step for recorded in ready}
+        for recorded in self._pending:
+            recorded.late |= recorded.step in steps
         failed, parameters = list[tuple[ModuleReport, str]](), list(self.model.parameters())
         with undisturbed(parameters):
             calls = self._in_view(ready)

@@ -133,6 +133,7 @@ class RecordedCall:
     upstream: dict[int, Tensor] = field(default_factory=dict)  # by output
     node_gradients: dict[int, tuple[Tensor | None, ...]] = field(default_factory=dict)  # by custom node
     backward: int | None = None  # the number of the backward that they are from
+    late: bool = False  # a backward came by others of its forward, and not by it
 
     @property
     def name(self) -> str:
