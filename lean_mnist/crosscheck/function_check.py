@@ -233,6 +233,9 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
         # An oracle is not asked of what is meant not to be the derivative, but for outputs.
         if rule.name in options.skip or (options.intended and rule.oracle and rule.name != GRADIENT):
             continue
+        if rule.if_right and any(found.oracle and found.verdict is Verdict.FAILED for found in findings):
+            findings.append(not_applicable("the gradient itself is wrong", rule=rule.name))
+            continue
         findings += [finding for finding in rule.findings(ctx) if finding.rule not in options.skip]
     return findings, {} if options.intended else _judged_by(ctx, findings)
 

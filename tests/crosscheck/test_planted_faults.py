@@ -124,10 +124,7 @@ def test_a_fault_of_one_dtype_is_seen_without_a_reference() -> None:
     """Right in float64, where gradcheck looks, and wrong in float32, which trains."""
     function = square(lambda ctx, saved, g: 2 * saved[0] * g * (1.001 if g.dtype == torch.float32 else 1.0))
     report = check_function(function, None, WRONG_VALUES["mask missing"].inputs(), seed=2)
-    assert {(f.rule, "float32" in f.text) for f in report.failures} == {
-        ("finite differences", True),
-        ("special values", True),
-    }, report
+    assert {(f.rule, "float32" in f.text) for f in report.failures} == {("finite differences", True)}, report
     assert report.gradcheck == "passed"
 
 

@@ -124,3 +124,9 @@ class TestClassAttributes:
 def test_bad_options(options: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         check_function(torch.tanh, None, points(3, 2), **options)
+
+
+def test_a_wrong_gradient_is_not_told_of_once_more_by_its_derivative_or_at_other_points() -> None:
+    report = check_function(function(torch.square, lambda g, x: x * g), torch.square, points(5, 3), seed=1)
+    assert not {"double backward", "special values"} & {f.rule for f in report.findings if f.verdict is Verdict.FAILED}
+    assert report.details().count("the gradient itself is wrong") == 2

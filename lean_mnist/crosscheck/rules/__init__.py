@@ -39,6 +39,7 @@ class Rule(NamedTuple):
     copies: float
     varies: bool
     part: bool
+    if_right: bool
 
     def findings(self, ctx: Context) -> list[Finding]:
         """The findings, each with the rule's name unless it has another; a call that raises is one that failed.
@@ -86,6 +87,7 @@ def rule(
     copies: float = 12.0,
     varies: bool = False,
     part: bool = False,
+    if_right: bool = False,
 ) -> Callable[[Ask], Ask]:
     """Register the decorated function as the rule ``name``.
 
@@ -93,11 +95,14 @@ def rule(
     failures; an ``oracle`` can tell a first-order gradient from a wrong one. A ``fast`` one is asked even if few are.
     ``copies``: so many times the bytes of inputs and outputs it takes in memory. One that ``varies`` layouts, sizes or
     what needs a gradient would have compiled code compiled anew for each, and is asked of it uncompiled. ``part``: of a
-    large call it is asked of some rows alone, where the function treats each by itself.
+    large call it is asked of some rows alone, where the function treats each by itself. ``if_right``: asked
+    only where no oracle has found the gradient wrong, of which its failures would be but another sight.
     """
 
     def register(ask: Ask) -> Ask:
-        _REGISTERED.append(Rule(name, order, ask, also, points_to, severity, oracle, fast, copies, varies, part))
+        _REGISTERED.append(
+            Rule(name, order, ask, also, points_to, severity, oracle, fast, copies, varies, part, if_right)
+        )
         return ask
 
     return register

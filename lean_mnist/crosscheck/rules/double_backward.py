@@ -81,7 +81,7 @@ class _Twice:
             return second_derivatives(self.ctx.subject, self.upstream, self.weights, self.dtype)
 
 
-@rule("double backward", order=110, varies=True, severity=Severity.WARNING, copies=24, part=True)
+@rule("double backward", order=110, varies=True, severity=Severity.WARNING, copies=24, part=True, if_right=True)
 def double_backward(ctx: Context) -> list[Finding]:
     """Right to the precision of float64 (or of its own, where it does not take float64), or refused with an error."""
     if ctx.options.intended:

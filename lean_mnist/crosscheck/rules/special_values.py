@@ -25,7 +25,7 @@ LARGE_TOLERANCE = 1e-2  # where larger numbers cancel, most digits are lost
 DIFFERENCES_SUIT = 2000  # numbers, where there is no reference
 
 
-@rule("special values", order=135, part=True)
+@rule("special values", order=135, part=True, if_right=True)
 def special_values(ctx: Context) -> list[Finding]:
     """Right where some inputs are zero or equal to others, or large: like the reference, or else differences."""
     if all(ctx.subject.inputs[i].numel() < 2 for i in ctx.checked):
