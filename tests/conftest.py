@@ -20,14 +20,16 @@ torch.set_num_threads(1)
 SLOW = {
     "audit": ("every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
     "chainrule": ("chainrule_symbolic",),
+    "commands": ("check",),
     "crosscheck": (
-        "arguments", "bundle_and_replay", "compiled", "custom_operators", "function_check", "gradients_from",
-        "module_check", "monitor", "planted_faults", "right_functions", "sharded",
+        "arguments", "bundle_and_replay", "compiled", "custom_operators", "diagnosis", "function_check",
+        "gradients_from", "large_calls", "module_check", "monitor", "planted_faults", "right_functions", "sharded",
+        "tolerances_and_domains",
     ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
     "generalization": ("certify", "checker"),
     "integrations": ("pytest_plugin",),
-    "mutants": ("mutants_corpus", "mutants_selftest", "mutants_target"),
+    "mutants": ("mutants_corpus", "mutants_functions", "mutants_selftest", "mutants_target"),
     "nn": ("nn_gradcheck",),
     "tests": ("wild",),
     "training": (
