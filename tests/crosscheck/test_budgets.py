@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 
 from lean_mnist.crosscheck import check_function, rules
 from lean_mnist.crosscheck.report import Verdict
-from lean_mnist.crosscheck.rules import Rule
+from lean_mnist.crosscheck.rules import Rule, gradcheck
 from lean_mnist.crosscheck.subjects.calls import NotChecked
 from lean_mnist.errors import ArgumentError
 
@@ -124,6 +124,7 @@ def test_a_time_limit_ends_a_slow_check_with_what_was_found(monkeypatch: pytest.
 
 
 def test_gradcheck_is_not_asked_for_longer_than_the_rest_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradcheck, "GRADCHECK_SECONDS", 2.0)
     many = torch.randn(40, 40, generator=torch.Generator().manual_seed(1)).requires_grad_()
     report = check_function(slowly(monkeypatch), silu, [many], seed=1)
     assert report.gradcheck == "not run: 1,600 numbers would take it some 3200 s"
