@@ -198,7 +198,7 @@ def uncompiled_calls() -> AbstractContextManager[Any]:
 
 
 def graphs_compiled() -> int:
-    """How many graphs ``torch.compile`` has compiled in this process (2.6 to 2.14), whose compiler is not imported."""
+    """The number of graphs that ``torch.compile`` has compiled in this process (2.6 to 2.14); does not import it."""
     compiler = sys.modules.get("torch._dynamo.utils")
     return 0 if compiler is None else int(compiler.counters["stats"]["unique_graphs"])
 

@@ -233,8 +233,10 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
         # An oracle is not asked of what is meant not to be the derivative, but for outputs.
         if rule.name in options.skip or (options.intended and rule.oracle and rule.name != GRADIENT):
             continue
-        if rule.if_right and any(found.oracle and found.verdict is Verdict.FAILED for found in findings):
-            findings.append(not_applicable("the gradient itself is wrong", rule=rule.name))
+        wrong = any(found.oracle and found.verdict is Verdict.FAILED for found in findings)
+        if rule.if_right and (wrong or options.intended):
+            why = "the gradient itself is wrong" if wrong else "the gradient is meant not to be the derivative"
+            findings.append(not_applicable(why, rule=rule.name))
             continue
         findings += [finding for finding in rule.findings(ctx) if finding.rule not in options.skip]
     return findings, {} if options.intended else _judged_by(ctx, findings)

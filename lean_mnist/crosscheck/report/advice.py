@@ -1,4 +1,4 @@
-"""What to mend where a rule failed, in a few words; ``docs/failed_rules.md`` has a section on each."""
+"""Advice on what to mend where a rule failed, in a few words; ``docs/failed_rules.md`` has a section on each."""
 
 DERIVATIVE = "mend the backward: it is not the derivative"  # of every rule that judges a first-order gradient
 

@@ -56,17 +56,17 @@ class Finding:
 
     @property
     def mend(self) -> str:
-        """What to change, in a few words."""
+        """The change to make, in a few words."""
         return MEND.get(self.rule, "mend it")
 
     @property
     def topic(self) -> str:
-        """What a user would mend: the same for all rules that judge a first-order gradient."""
+        """The thing that a user would mend: the same for all rules that judge a first-order gradient."""
         return MEND.get(self.rule, self.rule)
 
     @property
     def next_step(self) -> str:
-        """What to do where it failed: mend it, or the words to type where it is meant to be so; else empty."""
+        """The step to take where it failed: mend it, or the words to type where it is meant to be so; else empty."""
         if self.verdict is not Verdict.FAILED:
             return ""
         if self.mend is DERIVATIVE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +25,15 @@ SHOWN, REASON = 3, 50  # topics, and findings of each, in full; letters of a rea
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(ABC):
     """Findings in the order of the rules, and the verdict that they amount to."""
 
     findings: tuple[Finding, ...]
 
     @property
+    @abstractmethod
     def verdict(self) -> Verdict:
         """``FAILED``, ``INCONCLUSIVE`` where no oracle applied, or ``PASSED``. A kink is no failure."""
-        raise NotImplementedError
 
     @property
     def ok(self) -> bool:
@@ -92,7 +93,7 @@ class Report:
         return "\n".join([self.headline, *(f"  {line}" for line in self._summary())])
 
     def _summary(self) -> list[str]:
-        """What failed and what to do about it, then what passed and what was not checked, in a line each."""
+        """Failures with their next steps, then what passed and what was not checked, in a line each."""
         failed = sorted((f for f in self.findings if f.verdict is Verdict.FAILED), key=lambda finding: finding.rank)
         topics = dict[tuple[str, str], list[Finding]]()
         for finding in failed:
@@ -125,7 +126,7 @@ class Report:
         return lines
 
     def next_step(self, finding: Finding) -> str:
-        """What to do where ``finding`` failed."""
+        """The step to take where ``finding`` failed."""
         return finding.next_step
 
     def to_json(self) -> str:
@@ -133,7 +134,7 @@ class Report:
         return json.dumps(self.content(), indent=2, allow_nan=False)
 
     def content(self) -> dict[str, Any]:
-        """What ``to_json`` writes, as plain values: enums by their values, numbers that are none as strings."""
+        """The document of ``to_json`` as plain values: enums by their values, numbers that are none as strings."""
         return {
             "format": JSON_FORMAT,
             "version": JSON_VERSION,
@@ -226,7 +227,7 @@ class FunctionReport(Report):
         return [*super()._summary(), *([self.note] if self.note else [])]
 
     def content(self) -> dict[str, Any]:
-        """What ``to_json`` writes, as plain values."""
+        """The document of ``to_json`` as plain values."""
         own = {
             name: plain(getattr(self, name)) for name in ("seed", "note", "fail_on", "intended", "judged_by", "oracles")
         }
@@ -269,7 +270,7 @@ class ModuleReport(Report):
         return self.verdict in (Verdict.FAILED, Verdict.PASSED)
 
     def next_step(self, finding: Finding) -> str:
-        """What to do where ``finding`` failed, in the words of ``GradientMonitor``."""
+        """The step to take where ``finding`` failed, in the words of ``GradientMonitor``."""
         meant = f'intended={{"{self.path}": "surrogate"}} or ignore=["{self.path}"] of GradientMonitor'
         return f"{finding.mend}; if it is meant to be so: {meant}" if finding.next_step else ""
 

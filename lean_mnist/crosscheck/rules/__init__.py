@@ -96,7 +96,7 @@ def rule(
     ``copies``: so many times the bytes of inputs and outputs it takes in memory. One that ``varies`` layouts, sizes or
     what needs a gradient would have compiled code compiled anew for each, and is asked of it uncompiled. ``part``: of a
     large call it is asked of some rows alone, where the function treats each by itself. ``if_right``: asked
-    only where no oracle has found the gradient wrong, of which its failures would be but another sight.
+    only of gradients that are meant to be the derivative and that no oracle has found wrong.
     """
 
     def register(ask: Ask) -> Ask:

@@ -84,8 +84,6 @@ class _Twice:
 @rule("double backward", order=110, varies=True, severity=Severity.WARNING, copies=24, part=True, if_right=True)
 def double_backward(ctx: Context) -> list[Finding]:
     """Right to the precision of float64 (or of its own, where it does not take float64), or refused with an error."""
-    if ctx.options.intended:
-        return [not_applicable("the gradient is meant not to be the derivative")]
     dtype = torch.float64 if not ctx.why_not_float64 else None
     unit = ctx.unit if dtype is None else torch.finfo(dtype).eps / 2
     upstream = [v.to(dtype or v.dtype) for v in ctx.gaussian()]

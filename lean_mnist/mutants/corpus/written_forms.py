@@ -1,4 +1,4 @@
-"""What is given and checked in other forms than a Function of tensors: operators, keywords, modules, compiled code."""
+"""Faults of other forms than a Function of tensors: operators, keyword arguments, modules, compiled code."""
 
 from __future__ import annotations
 
