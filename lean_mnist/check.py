@@ -109,9 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _bundles(asked: CheckArguments, path: Path, function: Any, given: dict[str, Any]) -> list[Case]:
     """The case of one bundle, or of each of a folder that is of ``function``; options that are given come first."""
-    from lean_mnist.crosscheck.bundles.bundle import FUNCTION, load_bundle, printable, question_of
+    from lean_mnist.crosscheck.bundles.bundle import FUNCTION, load_bundle, question_of
     from lean_mnist.crosscheck.bundles.names import import_path
     from lean_mnist.crosscheck.cases.table import Case
+    from lean_mnist.reading.text import printable
 
     if asked.inputs or asked.sizes or asked.dtypes or asked.layouts:
         raise ConfigError(f"--inputs, --sizes, --dtypes, --layouts: {path} has inputs of its own")

@@ -65,7 +65,7 @@ def _replay_step(path: Path, content: dict[str, Any]) -> bool:
 
 
 def _print_recorded(verdict: str, content: dict[str, Any]) -> None:
-    from lean_mnist.crosscheck.bundles.bundle import printable
+    from lean_mnist.reading.text import printable
 
     versions = content["versions"] if isinstance(content["versions"], dict) else {}
     said = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -73,10 +73,11 @@ def _print_recorded(verdict: str, content: dict[str, Any]) -> None:
 
 
 def _replay_function(options: Options, content: dict[str, Any]) -> bool:
-    from lean_mnist.crosscheck.bundles.bundle import printable, question_of
+    from lean_mnist.crosscheck.bundles.bundle import question_of
     from lean_mnist.crosscheck.bundles.names import resolve
     from lean_mnist.crosscheck.function_check import check_function
     from lean_mnist.errors import ArgumentError
+    from lean_mnist.reading.text import printable
 
     if not options.function:
         raise ArgumentError(

@@ -18,10 +18,11 @@ import numpy.typing as npt
 import torch
 
 from lean_mnist.data.download import DownloadError, download
-from lean_mnist.data.idx import PathLike, read_images, read_labels, shown
+from lean_mnist.data.idx import PathLike, read_images, read_labels
 from lean_mnist.data.layout import LAYOUTS, Layout, locate
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS
 from lean_mnist.errors import ConfigError, DataError, DataUnavailable, check_choice
+from lean_mnist.reading.text import shown
 
 __all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "load_digits"]
 

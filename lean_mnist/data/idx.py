@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import DataError
+from lean_mnist.reading.text import shown
 
 PathLike = str | os.PathLike[str]
 
@@ -31,12 +32,6 @@ QMNIST_COLUMNS = 8
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
-
-
-def shown(path: PathLike) -> str:
-    """``path`` as it is printed in a one-line message: quoted only when it holds a line break or the like."""
-    text = os.fspath(path)
-    return text if text.isprintable() else repr(text)
 
 
 def read_idx(path: PathLike) -> npt.NDArray[Any]:

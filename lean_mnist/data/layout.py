@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lean_mnist.data.idx import PathLike, shown
+from lean_mnist.data.idx import PathLike
 from lean_mnist.errors import DataError
+from lean_mnist.reading.text import shown
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lean_mnist.data.idx import read_idx, read_images, read_labels, shown
+from lean_mnist.data.idx import read_idx, read_images, read_labels
 from lean_mnist.errors import DataError
+from lean_mnist.reading.text import shown
 from tests.support.idx_files import write_idx
 
 

@@ -188,7 +188,7 @@ def test_onnx_files_that_are_none_or_too_large(tmp_path: Path, monkeypatch: pyte
             read(path)
     monkeypatch.setattr(onnx_module, "LARGEST_FILE", 1 << 20)
     path.write_bytes(bytes((1 << 20) + 1))
-    with pytest.raises(DataError, match="more than 1 MiB, expected an ONNX file"):
+    with pytest.raises(DataError, match="1,048,577 bytes, expected an ONNX file of at most 1,048,576"):
         read(path)
 
 

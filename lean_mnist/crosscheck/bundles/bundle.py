@@ -20,9 +20,9 @@ from torch import Tensor
 from lean_mnist.crosscheck.bundles.names import import_path
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_float
-from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.files import write_atomically
+from lean_mnist.reading.text import printable
 from lean_mnist.version import __version__
 
 if TYPE_CHECKING:
@@ -121,11 +121,6 @@ def load_bundle(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{path}: a damaged bundle, without {', '.join(missing)}")
     return content
-
-
-def printable(text: object, limit: int = 300) -> str:
-    """Text out of a file in one line that no terminal takes for a command: what is not printable is escaped."""
-    return one_line("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)), limit)
 
 
 def question_of(path: Path, content: dict[str, Any]) -> tuple[Inputs, dict[str, Any]]:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError, DataError
-from lean_mnist.generalization.reading import read_bytes
 from lean_mnist.generalization.spaces.network import FLOAT16_BITS, QuantizedLayer, QuantizedNetwork
+from lean_mnist.reading.files import read_bytes
 
 
 def read_mlcert(path: str | Path) -> QuantizedNetwork:

@@ -18,8 +18,10 @@ import torch
 
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.reading import LARGEST, one_line, optional_package, read_bytes
+from lean_mnist.generalization.imports.packages import optional_package
 from lean_mnist.nn import MLP
+from lean_mnist.reading.files import LARGEST, read_bytes
+from lean_mnist.reading.text import escaped
 
 Doubles = npt.NDArray[np.float64]
 NamedLayer = tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]  # name, weight, and bias or ``None``
@@ -112,7 +114,7 @@ def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
     try:
         tensors = safetensors.load(content)
     except Exception as error:  # SafetensorError, KeyError for a dtype that PyTorch lacks
-        found = f"damaged or with other tensors than PyTorch's ({one_line(str(error))[:80]})"
+        found = f"damaged or with other tensors than PyTorch's ({escaped(str(error))[:80]})"
         raise DataError(f"{path}: {found}, expected safetensors") from None
     return _floating(tensors, path)
 
@@ -154,7 +156,7 @@ def load_safely(path: str | Path) -> dict[Any, Any]:
 def _floating(named: Mapping[Any, Any], path: str | Path) -> dict[str, npt.NDArray[Any]]:
     arrays = {}
     for key, tensor in named.items():
-        name = one_line(str(key))
+        name = escaped(str(key))
         if not isinstance(tensor, torch.Tensor) or not isinstance(key, str) or tensor.layout != torch.strided:
             raise DataError(f"{path}: {name[:60]!r} is a {type(tensor).__name__}, expected a dense tensor")
         if not tensor.is_floating_point():

@@ -20,7 +20,9 @@ import numpy.typing as npt
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports.network import ImportedNetwork, NamedLayer, orient, scaling_of
-from lean_mnist.generalization.reading import one_line, optional_package, read_bytes
+from lean_mnist.generalization.imports.packages import optional_package
+from lean_mnist.reading.files import read_bytes
+from lean_mnist.reading.text import escaped
 
 #: Bytes of a file: parsed, a hostile one takes up to eighty times as many (empty nodes, onnx 1.23).
 LARGEST_FILE = 1 << 26
@@ -262,7 +264,7 @@ def _text(value: str | bytes, source: str) -> str:
     """A string of a file, fit for one line; what is no UTF-8 comes as bytes."""
     if isinstance(value, bytes):
         raise DataError(f"{source}: bytes that are no UTF-8, expected a string")
-    return one_line(value)
+    return escaped(value)
 
 
 def _array(tensor: Any, source: str, onnx: Any) -> Array:

@@ -24,8 +24,8 @@ from lean_mnist.generalization.learners.perceptrons import (
     KernelPerceptron,
     Perceptron,
 )
-from lean_mnist.generalization.reading import read_bytes
 from lean_mnist.generalization.solve import certified_risk
+from lean_mnist.reading.files import read_bytes
 
 _WHAT = "lines index,x1,..,xn,True|False"
 

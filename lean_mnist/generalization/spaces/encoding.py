@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.files import write_atomically
-from lean_mnist.generalization.reading import read_bytes
 from lean_mnist.generalization.spaces.network import FLOAT16_BITS, NetworkSpace, QuantizedLayer, QuantizedNetwork
+from lean_mnist.reading.files import read_bytes
 
 #: Bits a weight up to which an enumerative code is worth its table of counts.
 MOST_CODED_BITS = 8
