@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import io
 import os
 import stat
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from lean_mnist.errors import DataError, LeanMnistError
+from lean_mnist.reading.packed import GZIP_MAGIC, GzipDamaged, GzipStream
 from lean_mnist.reading.text import printable, shown
 
 LARGEST = 1 << 28  # bytes, unpacked, unless told otherwise
-GZIP_MAGIC = b"\x1f\x8b"
 # Not every system has all of them. Without O_NONBLOCK the opening of a pipe waits for somebody who writes into it.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 
@@ -34,26 +33,43 @@ def read_bytes(
     given); no more than that is ever held.
     """
     largest = LARGEST if largest is None else largest
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > largest:
-                raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {largest:,}")
-            content = _limited(file, largest, path, what, error)
-        if packed or (packed is None and content.startswith(GZIP_MAGIC)):
-            with gzip.GzipFile(fileobj=io.BytesIO(content)) as unpacked:
-                content = _limited(unpacked, largest, path, what, error)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as fault:  # BadGzipFile is an OSError: it has to come first
-        raise error(f"{shown(path)}: damaged gzip file ({printable(fault)}), expected {what}") from None
-    except (OSError, ValueError) as fault:  # ValueError: a null byte in the path
-        if isinstance(fault, error):
-            raise
-        reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else printable(fault)
-        raise error(f"{shown(path)}: expected {what}, found: {reason}") from None
+    with opened(path, what, error, packed=packed) as (file, size):
+        if size > largest:
+            raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {largest:,}")
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise error(f"{shown(path)}: more than {largest:,} bytes, expected {what}")
     return content
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+@contextlib.contextmanager
+def opened(
+    path: str | os.PathLike[str], what: str, error: type[LeanMnistError] = DataError, *, packed: bool | None = False
+) -> Iterator[tuple[io.BufferedReader | GzipStream, int]]:
+    """The content of the regular file at ``path``, to be read in parts, and the file's size, packed or not.
+
+    Arguments and errors as of :func:`read_bytes`; what cannot be read or unpacked is ``error`` within the block, too.
+    """
+    try:
+        file = open_regular(path)
+    except (OSError, ValueError) as fault:  # ValueError: a null byte in the path
+        raise error(_unreadable(path, what, fault)) from None
+    with file:
+        try:
+            is_packed = file.peek(2)[:2] == GZIP_MAGIC if packed is None else packed
+            yield (GzipStream(file) if is_packed else file), os.fstat(file.fileno()).st_size
+        except GzipDamaged as fault:
+            raise error(f"{shown(path)}: damaged gzip file ({printable(fault)}), expected {what}") from None
+        except OSError as fault:
+            raise error(_unreadable(path, what, fault)) from None
+
+
+def _unreadable(path: str | os.PathLike[str], what: str, fault: OSError | ValueError) -> str:
+    reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else printable(fault)
+    return f"{shown(path)}: expected {what}, found: {reason}"
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """The file at ``path``, open for reading; raises ``OSError`` also where it is no regular file, without waiting."""
     descriptor = os.open(path, _FLAGS)
     try:
@@ -64,12 +80,3 @@ def open_regular(path: str | Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def _limited(
-    file: BinaryIO | gzip.GzipFile, largest: int, path: str | Path, what: str, error: type[LeanMnistError]
-) -> bytes:
-    content = file.read(largest + 1)
-    if len(content) > largest:
-        raise error(f"{shown(path)}: more than {largest:,} bytes, expected {what}")
-    return content
