@@ -89,13 +89,17 @@ def identical(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return (
             isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape
-            and a.detach().numpy().tobytes() == b.detach().numpy().tobytes()
+            and _bytes(a) == _bytes(b)
         )  # fmt: skip
     if isinstance(a, Mapping):
         return isinstance(b, Mapping) and list(a) == list(b) and all(identical(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
         return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(identical, a, b))
     return type(a) is type(b) and repr(a) == repr(b)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
