@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.datasets import Split
-from lean_mnist.data.normalization import Normalization
+from lean_mnist.data.normalization import Normalization, check_pixels
 from lean_mnist.data.seeding import generator_for
 from lean_mnist.errors import ArgumentError, ConfigError
 
@@ -74,7 +74,8 @@ class Batches:
 
     Args: ``split`` with m >= 1 examples; ``dtype`` of the features; ``part`` says which rows of a batch of so many
     examples are handed out, where several processes share every batch; ``memory`` is where batches are written, by all
-    iterators; without it each is a new tensor. Raises :class:`ConfigError` for a batch size below 1.
+    iterators; without it each is a new tensor. Raises :class:`ConfigError` for a batch size below 1 and
+    :class:`ArgumentError` for pixels that are not uint8, no examples, or a label that is none of the ``classes``.
     """
 
     def __init__(
@@ -88,9 +89,12 @@ class Batches:
         augmentation: Augmentation | None = None,
         part: Callable[[int], slice] | None = None,
         memory: BatchRing | None = None,
+        classes: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
+        check_pixels("images", split.images)
+        split.check_labels(classes)
         self.split = Split(split.images.to(device), split.labels.to(device))
         self.normalization, self.batch_size, self.seed, self.dtype = normalization, batch_size, seed, dtype
         self.augmentation, self.part, self._memory = augmentation, part, memory

@@ -9,7 +9,9 @@ import functools
 import hashlib
 import json
 import os
+import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +20,11 @@ import numpy.typing as npt
 import torch
 
 from lean_mnist.data.download import DownloadError, download
-from lean_mnist.data.idx import PathLike, read_images, read_labels
+from lean_mnist.data.idx import IMAGES_MAGIC, LABELS_MAGIC, PathLike, read_images, read_labels
 from lean_mnist.data.layout import LAYOUTS, Layout, locate
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS
-from lean_mnist.errors import ConfigError, DataError, DataUnavailable, check_choice
+from lean_mnist.data.official import FILES, FINGERPRINTS, PARTS, Origin
+from lean_mnist.errors import ArgumentError, ConfigError, DataError, DataUnavailable, check_choice
 from lean_mnist.reading.text import shown
 
 __all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "load_digits"]
@@ -39,13 +42,26 @@ class Split:
     images: torch.Tensor
     labels: torch.Tensor
 
+    def check_labels(self, classes: int | None = None) -> None:
+        """Raise :class:`ArgumentError` unless there are examples, and each has a label in 0..classes-1."""
+        if len(self.labels) == 0 or len(self.images) != len(self.labels):
+            found = f"{len(self.images)} images and {len(self.labels)} labels"
+            raise ArgumentError(f"split: {found}, expected equally many, and at least 1")
+        low, high = (int(end) for end in self.labels.aminmax())
+        if low < 0 or (classes is not None and high >= classes):
+            most = "" if classes is None else f" to {classes - 1}"
+            raise ArgumentError(f"split: a label of {low if low < 0 else high}, expected whole numbers from 0{most}")
+
     def __len__(self) -> int:
         return len(self.labels)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split. ``train`` is everything one may learn from; ``test`` chooses nothing."""
+    """A training and a test split. ``train`` is everything one may learn from; ``test`` chooses nothing.
+
+    Raises :class:`ArgumentError` for a split without examples, and for a label that is none of the classes.
+    """
 
     name: str
     train: Split
@@ -53,6 +69,10 @@ class Dataset:
     classes: int
     maximum: int  # largest possible pixel value: 255, for ``digits`` 16
     source: str  # where it came from, for people: a folder, or "scikit-learn"
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.test):
+            split.check_labels(self.classes)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -73,6 +93,30 @@ class Dataset:
         """
         return self._fingerprint
 
+    @property
+    def origin(self) -> Origin:
+        """Whether these are the official data of this name, by the fingerprint."""
+        return Origin.OFFICIAL if FINGERPRINTS.get(self.name) == self.fingerprint() else Origin.UNKNOWN
+
+    def doubt(self) -> str | None:
+        """What keeps these from being the official data of this name, in one line; ``None`` if they are."""
+        if self.origin is Origin.OFFICIAL:
+            return None
+        known, fault = FILES.get(self.name), "the SHA-256 of its official files is not known here"
+        if known is not None:
+            found = zip(PARTS, known, self._file_hashes(), strict=True)
+            differ = [part for part, official, own in found if official != own]
+            fault = f"not the official data, by SHA-256 ({', '.join(differ)})"
+        return f"Data set '{self.name}' from {self.source}: {fault}; nobody vouches for where it comes from"
+
+    def _file_hashes(self) -> Iterator[str]:
+        """SHA-256 of what each of ``PARTS`` is as an IDX file."""
+        for split in (self.train, self.test):
+            for magic, array in ((IMAGES_MAGIC, split.images), (LABELS_MAGIC, split.labels.to(torch.uint8))):
+                digest = hashlib.sha256(struct.pack(f">{1 + array.ndim}I", magic, *array.shape))
+                digest.update(np.ascontiguousarray(array.cpu().numpy()).data)
+                yield digest.hexdigest()
+
     @functools.cached_property
     def _fingerprint(self) -> str:
         arrays = (self.train.images, self.train.labels, self.test.images, self.test.labels)
@@ -84,27 +128,34 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load_dataset(name: str, data_dir: PathLike, *, download: bool = True) -> Dataset:
+def load_dataset(name: str, data_dir: PathLike, *, download: bool = True, says: bool = True) -> Dataset:
     """Load a data set by its name; images uint8 (m, rows, columns), labels int64 (m,) in 0..9.
 
     The IDX sets are searched in the folder that the environment variable ``LEAN_MNIST_DATA`` names (torchvision's
     layout; only read, never written; unset if empty), then in ``data_dir``, then downloaded into ``data_dir`` unless
     ``download`` is false. ``auto`` is MNIST; only where MNIST is in no folder and cannot be downloaded it says so, on
     standard error, in two lines, and returns ``digits``. A MNIST that is damaged is an error for ``auto`` too.
+    Data that are not the official ones of the name are loaded, and said to be so in one line on standard error. Nothing
+    is said unless ``says``, for processes beside one that does.
     Raises :class:`ConfigError` for an unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and
     :class:`DataError` for one that is incomplete or damaged.
     """
-    if name == "digits":
-        return load_digits()
-    if name != AUTO:
+    if name not in (AUTO, "digits"):
         check_choice("dataset", name, DATASET_CHOICES, ConfigError)
-        return _load_idx_dataset(name, data_dir, download)
+    lines: list[str | None] = []
     try:
-        return _load_idx_dataset("mnist", data_dir, download)
+        dataset = (
+            load_digits() if name == "digits" else _load_idx_dataset(name.replace(AUTO, "mnist"), data_dir, download)
+        )
     except DataUnavailable as error:
+        if name != AUTO:
+            raise
         instead = "Training on 'digits' instead: 1,797 images of 8x8 pixels from scikit-learn; this is not MNIST."
-        print(error, instead, sep="\n", file=sys.stderr, flush=True)
-        return load_digits()
+        lines, dataset = [str(error), instead], load_digits()
+    for line in (*lines, dataset.doubt()):
+        if says and line is not None:
+            print(line, file=sys.stderr, flush=True)
+    return dataset
 
 
 def load_digits() -> Dataset:
@@ -164,16 +215,12 @@ def _read_idx_dataset(name: str, layout: Layout, paths: list[Path]) -> Dataset:
 
 
 def _read_split(images_path: Path, labels_path: Path, layout: Layout) -> Split:
-    images, labels = read_images(images_path), read_labels(labels_path, CLASSES)
+    images, labels = read_images(images_path, IMAGE_SHAPE), read_labels(labels_path, CLASSES)
     if len(images) != len(labels):
         raise DataError(
             f"{shown(images_path)} holds {len(images)} images, but {shown(labels_path)} holds {len(labels)} labels, "
             "expected equally many"
         )
-    rows, columns = images.shape[1:]
-    if (rows, columns) != IMAGE_SHAPE:  # of both splits, which makes them equal to each other as well
-        expected = "{}x{}".format(*IMAGE_SHAPE)
-        raise DataError(f"{shown(images_path)}: images of {rows}x{columns} pixels, expected {expected}")
     return _as_split(images.transpose(0, 2, 1) if layout.transposed else images, labels)
 
 

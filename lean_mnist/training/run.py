@@ -137,7 +137,7 @@ def choose_device(device: str) -> Any:
 
 def _load(config: Config, world: World) -> Dataset:
     """The data set; the writer is first, because it may download what the others then find."""
-    load = functools.cache(lambda: load_dataset(config.dataset, config.data_dir))
+    load = functools.cache(lambda: load_dataset(config.dataset, config.data_dir, says=world.is_writer))
     world.on_writer(lambda: load().name)  # its name, because what the writer returns is sent to all
     return world.everywhere(load)
 

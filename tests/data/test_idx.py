@@ -73,13 +73,15 @@ FAULTS = {
     ),
     "second byte": (header(8, 1, zero=1) + b"\0", "starts with the bytes 00 01 08 01, expected an IDX file"),
     "float type": (header(0x0D, 1) + b"\0" * 4, "type code 0x0d, expected 0x08 (uint8) or 0x0c (int32)"),
-    "no dimensions": (header(8) + b"\0", "declares 0 dimensions, expected at least 1"),
+    "no dimensions": (header(8) + b"\0", "declares 0 dimensions, expected 1 to 8"),
+    "more than NumPy has": (header(8, *[1] * 65) + b"\0", "declares 65 dimensions, expected 1 to 8"),
+    "a chain of one too many": (header(8, *[1] * 9) + b"\0", "declares 9 dimensions, expected 1 to 8"),
     "half a header": (header(8, 5, 28, 28)[:-2], "truncated, holds 14 bytes, its header alone needs 16"),
     "size zero": (header(8, 5, 0, 28), "dimension 1 has size 0 (shape 5 x 0 x 28), expected at least 1"),
     "truncated": (header(8, 2, 3) + b"12345", "truncated, holds 17 bytes, expected 18 for shape 2 x 3"),
     "truncated int32": (header(12, 2, 3) + b"1" * 23, "truncated, holds 35 bytes, expected 36 for shape 2 x 3"),
     "only a header": (header(8, 2, 3), "truncated, holds 12 bytes, expected 18 for shape 2 x 3"),
-    "trailing": (header(8, 2, 3) + b"1234567", "trailing bytes, holds 19 bytes, expected 18 for shape 2 x 3"),
+    "trailing": (header(8, 2, 3) + b"1234567", "trailing bytes, expected the end after 18 for shape 2 x 3"),
 }
 
 
@@ -104,8 +106,38 @@ def test_an_absurd_declared_size_is_not_allocated(tmp_path: Path, packed: bool) 
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert f"holds 19 bytes, expected {16 + largest**3}" in message
+    assert message.startswith(f"declares {largest**3:,} bytes (shape ")
+    assert message.endswith("), expected at most 268,435,456")
     assert peak < 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("reader", "start", "expected"),
+    [
+        (read_idx, header(8, 28, 28), "trailing bytes, expected the end after 796 for shape 28 x 28"),
+        (read_idx, b"P5 ", "starts with the bytes 50 35 20 00"),
+        (read_images, header(8, 1 << 24), "holds labels"),
+        (
+            lambda path: read_images(path, (28, 28)),
+            header(8, 1 << 14, 32, 32),
+            "images of 32x32 pixels, expected 28x28",
+        ),
+        (read_labels, header(8, 1 << 14, 28, 28), "holds images"),
+        (read_labels, header(8, 1 << 24), "declares 16,777,216 labels, expected at most 1,048,576"),
+    ],
+)
+def test_a_bomb_is_unpacked_no_further_than_its_header_says(
+    tmp_path: Path, reader: Callable[[Path], object], start: bytes, expected: str
+) -> None:
+    path = tmp_path / "file.gz"
+    path.write_bytes(gzip.compress(start + bytes(1 << 25), 1))
+    tracemalloc.start()
+    try:
+        assert message_of(reader, path).startswith(expected)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
@@ -124,15 +156,18 @@ def test_damaged_gzip(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         message = message_of(read_idx, path)
         assert message.startswith("damaged gzip file (")
-        assert message.endswith("), expected a complete one")
+        assert message.endswith("), expected an IDX file")
 
 
 def test_missing_folder_and_pipe(tmp_path: Path) -> None:
-    assert message_of(read_idx, tmp_path / "absent") == "file not found, expected an IDX file"
-    assert message_of(read_idx, tmp_path / "absent" / "file") == "file not found, expected an IDX file"
-    assert message_of(read_idx, tmp_path) == "is a folder, expected an IDX file"
+    missing = "expected an IDX file, found: No such file or directory"
+    assert message_of(read_idx, tmp_path / "absent") == missing
+    assert message_of(read_idx, tmp_path / "absent" / "file") == missing
+    assert message_of(read_idx, tmp_path) == "expected an IDX file, found: a folder"
     os.mkfifo(tmp_path / "pipe")
-    assert message_of(read_idx, tmp_path / "pipe") == "is not a regular file, expected an IDX file"
+    assert message_of(read_idx, tmp_path / "pipe") == "expected an IDX file, found: a pipe, socket or device"
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    assert message_of(read_idx, tmp_path / "endless") == "expected an IDX file, found: a pipe, socket or device"
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,13 +177,13 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*arguments: object) -> None:  # permissions do not stop root, who may run these tests
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)
-    assert message_of(read_idx, path) == "cannot be read (Permission denied), expected an IDX file"
+    monkeypatch.setattr("os.open", refuse)
+    assert message_of(read_idx, path) == "expected an IDX file, found: Permission denied"
 
 
 def test_a_name_with_a_line_break_still_gives_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a\nb"
-    with pytest.raises(DataError, match=r"a\\nb': file not found") as caught:
+    with pytest.raises(DataError, match=r"a\\nb': expected an IDX file, found: No such") as caught:
         read_idx(path)
     assert len(str(caught.value).splitlines()) == 1
     assert shown("plain name") == "plain name"

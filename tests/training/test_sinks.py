@@ -279,7 +279,7 @@ def test_configuration_and_selection_are_texts(events: EventAccumulator, default
     assert rows["run_name"] == NAME
     assert set(rows) == set(default_run.summary.config.to_dict())
     assert _text(events, "run/dataset") == [
-        "digits (8 × 8), from scikit-learn: 1318 training, 119 validation, 360 test"
+        "digits (8 × 8), from scikit-learn, official data: 1318 training, 119 validation, 360 test"
     ]
     chosen = _text(events, "checkpoint/selection")
     assert chosen == named(default_run.records, "checkpoint/selection")

@@ -85,6 +85,7 @@ class Classification:
             augmentation=build.build_augmentation(config),
             part=None if world.size == 1 else world.share,
             memory=self._ring,
+            classes=dataset.classes,
         )
         self._world = world
         steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
@@ -148,7 +149,7 @@ class Classification:
         """Sizes of the data, and the initial weights as pictures."""
         shape = " × ".join(map(str, self.dataset.image_shape))
         about = (
-            f"{self.dataset.name} ({shape}), from {self.dataset.source}: "
+            f"{self.dataset.name} ({shape}), from {self.dataset.source}, {self.dataset.origin.value} data: "
             f"{len(self.train)} training, {len(self.validation)} validation, {len(self.dataset.test)} test"
         )
         yield Text(0, "run/dataset", about)
@@ -171,7 +172,17 @@ class Classification:
             for record in self._last_records(state, test, certificate):
                 folder.emit(record)
         examples, quantized = len(self.train), self._quantized(folder.folder)
-        return Summary(self.config, state, test, folder.folder, folder.checkpoints, examples, certificate, quantized)
+        return Summary(
+            self.config,
+            self.dataset.origin,
+            state,
+            test,
+            folder.folder,
+            folder.checkpoints,
+            examples,
+            certificate,
+            quantized,
+        )
 
     def _quantized(self, folder: Path) -> TrainingClaims | None:
         """Of a quantised network: write its exact numbers, and certify it by the examples it learned from."""

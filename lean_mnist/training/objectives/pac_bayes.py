@@ -192,7 +192,8 @@ class PacBayes:
     def first_records(self) -> Iterator[Record]:
         """Sizes of the data."""
         prior = f"{self.options.prior_examples} training examples for the prior, {len(self.bound_part)} for the bound"
-        yield Text(0, "run/dataset", f"{self.dataset.name}, from {self.dataset.source}: {prior}")
+        about = f"{self.dataset.name}, from {self.dataset.source}, {self.dataset.origin.value} data"
+        yield Text(0, "run/dataset", f"{about}: {prior}")
 
     def finish(self, state: RunState, folder: RunFolder) -> PacBayesResult:
         """Choice among the candidates, certificate, ``best.pt``."""

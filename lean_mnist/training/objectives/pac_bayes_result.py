@@ -98,6 +98,7 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
     counts = document["counts"]
     return PacBayesResult({
         "dataset": dataset.name,
+        "data_origin": dataset.origin.value,
         "prior": options.prior,
         "prior_scale": scales[chosen],
         "candidates": document["prior"]["candidates"],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lean_mnist import figures
+from lean_mnist.data.official import Origin
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize import TrainingClaims
@@ -25,6 +26,7 @@ class Summary:
     """Summary of a finished run; ``test`` is of the weights in ``best.pt``, or ``last.pt`` where none was selected."""
 
     config: Config
+    origin: Origin
     state: RunState
     test: Evaluation
     folder: Path
@@ -49,6 +51,7 @@ class Summary:
         return {
             "dataset": self.config.dataset,
             "run": self.config.run_name,
+            "data_origin": self.origin.value,
             "preset": self.config.preset,
             "test_examples": test.examples,
             "test_errors": test.errors,
