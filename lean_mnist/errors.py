@@ -5,8 +5,9 @@ Every one is a ``ValueError``. Commands print the line and exit with the class's
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 
 class LeanMnistError(ValueError):
@@ -62,11 +63,40 @@ class RankLost(LeanMnistError):
     exit_status = 1
 
 
+class OutOfMemory(LeanMnistError):
+    """There was not enough memory for what the message names; files and the last checkpoint are as they were."""
+
+
 class Interrupted(Exception):
     """The user asked a run to stop; its state is saved and the message says how to go on."""
 
     exit_status = 130
     reported_elsewhere = False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's, NumPy's, or PyTorch's on the CPU or on a GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or any(sign in text for sign in _ALLOCATORS)
+    )
+
+
+# In the messages of PyTorch's RuntimeErrors: its CPU allocator, CUDA's, cuBLAS's, and a std::bad_alloc.
+_ALLOCATORS = ("DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED", "bad_alloc")
+
+
+@contextlib.contextmanager
+def memory_for(what: str | Callable[[], str]) -> Iterator[None]:
+    """Failed allocations inside are ``OutOfMemory``: "out of memory while ``what``"; that of the innermost one."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory while {what if isinstance(what, str) else what()}") from None
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

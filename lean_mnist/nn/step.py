@@ -18,7 +18,7 @@ from torch import Tensor
 from lean_mnist.nn.functions import StepTape as StepTape
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
-from lean_mnist.nn.update import Update
+from lean_mnist.nn.update import Update, has_finite_sum
 
 Batch = tuple[Tensor, Tensor]  # features (B, D) and labels (B,) int64
 Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
@@ -52,6 +52,11 @@ class Step:
     def loss_value(self) -> float:
         """``loss`` as a Python number, fetched from its device once."""
         return float(self.loss)
+
+    @functools.cached_property
+    def is_finite(self) -> bool:
+        """Whether the loss and the sum of the gradient are finite, as they were when first asked."""
+        return math.isfinite(self.loss_value) and has_finite_sum(self.gradient)
 
 
 def compute_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,31 +26,9 @@ from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Notice, Text
 from lean_mnist.training.state import RunState
+from lean_mnist.training.stopping import StopRequest
 from lean_mnist.training.trainer import Trainer
 from lean_mnist.version import __version__
-
-
-class StopRequest:
-    """While entered, SIGINT and SIGTERM set ``requested`` instead of ending the program; a second SIGINT ends it."""
-
-    def __init__(self) -> None:
-        self.requested = ""  # the signal's name
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
 
 
 def restore_run(path: Path, objective: Objective, optimizer: Optimizer) -> RunState:

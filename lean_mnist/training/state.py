@@ -42,6 +42,7 @@ class CheckSummary:
     largest_share: float = 0.0  # of what rounding explains
     largest_bound: float = 0.0  # proved: no audited gradient was farther than this, relatively, from the exact one
     largest_bound_at: str = ""  # tensor and step
+    transient: int = 0  # faults that were gone when the step was computed again
     seconds: float = 0.0
 
     @property
@@ -87,13 +88,17 @@ class CheckSummary:
         return {"verdict": self.verdict.value, **dataclasses.asdict(self)}
 
     def of_rank(self, rank: int) -> CheckSummary:
-        """A copy for one of several processes to go on with; the failures so far are kept in that of rank 0."""
-        return dataclasses.replace(self) if rank == 0 else dataclasses.replace(self, failures=0, first_failure="")
+        """A copy for one of several processes to go on with; the faults so far are kept in that of rank 0."""
+        return (
+            dataclasses.replace(self)
+            if rank == 0
+            else dataclasses.replace(self, failures=0, first_failure="", transient=0)
+        )
 
     def merged(self, found: Sequence[CheckSummary]) -> CheckSummary:
         """Findings of all processes, each on its part of the same steps; ``self`` as merged before.
 
-        A step that several of them checked counts once, a failure for each of them.
+        A step that several of them checked counts once, a fault for each of them.
         """
         if len(found) == 1:
             return found[0]
@@ -103,6 +108,7 @@ class CheckSummary:
         return CheckSummary(
             **{name: max((getattr(one, name) for one in found), key=_size) for name in _OF_STEPS},
             failures=sum(one.failures for one in found),
+            transient=sum(one.transient for one in found),
             first_failure=self.first_failure or next(told, ""),
             largest_divergence=farthest.largest_divergence,
             largest_at=farthest.largest_at,
@@ -154,6 +160,7 @@ class RunState:
     checks: CheckSummary = field(default_factory=CheckSummary)
     test_looks: list[dict[str, Any]] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
+    rollbacks: int = 0  # returns to the last end of an epoch, after each of which the learning rate is lower
     finished: str = ""  # why training ended; empty while it has not
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lean_mnist.data.batches import Batch
-from lean_mnist.errors import LeanMnistError
-from lean_mnist.nn.step import RING_DEPTH, Step, StepTape
+from lean_mnist.errors import LeanMnistError, memory_for
+from lean_mnist.nn.step import RING_DEPTH, Step, StepResult, StepTape
 from lean_mnist.nn.update import Update
 from lean_mnist.training.distributed import World
 from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives.protocol import Objective
 from lean_mnist.training.sinks.records import Notice, Record
 from lean_mnist.training.state import RunState
+
+ROLLBACK_FACTOR = 0.1  # of the learning rate, after each return to an earlier state because training had diverged
+_TRANSIENT = "loss or gradient was not finite, and is when the step is computed again: a transient fault, not applied"
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Steps:
         self._keeps_tapes = self.objective.config.check != "off"
         # For the diagnosis of a step that fails: they are there anyway, and kept for longer.
         self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
+        self._prefix = "" if self.world.size == 1 else f"rank {self.world.rank}: "
 
     def take_chunk(self, batches: list[Batch]) -> bool:
         """Make one update a batch; several in a row where no scheduled hook is due at any of them.
@@ -44,7 +49,7 @@ class Steps:
         """
         state = self.state
         if not any(map(self.hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
-            rates = [self.objective.learning_rate(state.step + i) for i in range(len(batches))]
+            rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
             chunk = self._engine.chunk(batches, rates)
             for batch, loss in zip(batches, chunk.losses, strict=False):
                 state.count(1, len(batch[1]), loss)
@@ -53,26 +58,48 @@ class Steps:
             if chunk.stopped:
                 return True
             batches = batches[len(chunk.losses) :]  # the first of them is not finite, and the gates will say why
+            if batches and self.take(batches[:1], again=True):
+                return True
+            batches = batches[1:]
         return any(self.take([batch]) for batch in batches)
 
-    def take(self, batches: list[Batch]) -> bool:
-        """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it."""
-        state, alone = self.state, self.world.size == 1
-        rate, examples = self.objective.learning_rate(state.step), self._examples(batches)
-        used = batches if alone else [batch for batch in batches if len(batch[1])]
-        result = self._engine.step(used)
-        tapes, flat = result.tapes if self._keeps_tapes else [], self.objective.parameters
-        past = tuple(self._past)
-        step = Step(state.step + 1, flat.network, used, result.loss, flat.gradient, rate, tapes, past)
-        if alone:
+    def take(self, batches: list[Batch], again: bool = False) -> bool:
+        """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it.
+
+        A step that is not finite is computed once more; ``again`` says that it was computed, and was not, before.
+        """
+        state, world = self.state, self.world
+        examples = self._examples(batches)
+        used = batches if world.size == 1 else [batch for batch in batches if len(batch[1])]
+        if world.size == 1:
+            step = self._computed(used, again)
             self._look((*self.hooks.observers, self.hooks.health, *self.hooks.gates), step)
             stop = self.stop_requested()
         else:
-            step, stop = self._reduce(step, sum(len(labels) for _, labels in batches), examples)
-        self.update.apply(rate)
-        self._past.extend(tapes)
+            step, stop = self._reduce(used, sum(len(labels) for _, labels in batches), examples)
+        self.update.apply(step.learning_rate)
+        self._past.extend(step.tapes)
         state.count(len(batches), examples, step.loss_value)
         return stop
+
+    def _computed(self, batches: list[Batch], again: bool = False) -> Step:
+        """The next step, its gradient computed and not yet applied; twice where it is not finite the first time."""
+        step = self._step(self._engine.step(batches), batches)
+        if batches and not (step.is_finite or again):
+            again, step = True, self._step(self._engine.step(batches), batches)
+        if again and step.is_finite:
+            self.hooks.checks.transient += 1
+            self.emit(Notice(step.number, "health/transient", self._prefix + _TRANSIENT))
+        return step
+
+    def _step(self, result: StepResult, batches: list[Batch]) -> Step:
+        flat, tapes, rate = self.objective.parameters, result.tapes, self._learning_rate(self.state.step)
+        tapes, past = tapes if self._keeps_tapes else [], tuple(self._past)
+        return Step(self.state.step + 1, flat.network, batches, result.loss, flat.gradient, rate, tapes, past)
+
+    def _learning_rate(self, step: int) -> float:
+        """Of step ``step``, counted from 0: that of the schedule, lower by ``ROLLBACK_FACTOR`` for each rollback."""
+        return self.objective.learning_rate(step) * ROLLBACK_FACTOR**self.state.rollbacks
 
     def _examples(self, batches: list[Batch]) -> int:
         """Examples of this step that all processes have together."""
@@ -81,24 +108,32 @@ class Steps:
         size, first = self.objective.config.batch_size, self.state.batch
         return min(size * len(batches), len(self.objective.batches.split) - size * first)
 
-    def _look(self, hooks: Sequence[Hook], step: Step, prefix: str = "") -> None:
+    def _look(self, hooks: Sequence[Hook], step: Step) -> None:
         for hook in hooks:
             if hook.due(step.number):
-                for record in hook.on_gradients(step):
-                    if prefix and isinstance(record, Notice):
-                        record = dataclasses.replace(record, value=prefix + record.value)
-                    self.emit(record)
+                with memory_for(lambda: f"checking the gradients of step {step.number}"):
+                    for record in hook.on_gradients(step):
+                        if self._prefix and isinstance(record, Notice):
+                            record = dataclasses.replace(record, value=self._prefix + record.value)
+                        self.emit(record)
 
-    def _reduce(self, step: Step, examples: int, total: int) -> tuple[Step, bool]:
-        """With several processes: each checks its own gradient, then all replace it by the mean of all.
+    def _reduce(self, batches: list[Batch], examples: int, total: int) -> tuple[Step, bool]:
+        """With several processes: each computes and checks its own gradient, then all replace it by the mean of all.
 
         Returns the step with the loss of all, and whether any process was asked to stop.
         """
         world, refusal = self.world, None
+        nothing = self.objective.parameters.gradient.new_tensor(math.nan)
+        step = self._step(StepResult(nothing, [], []), batches)
+        try:
+            with memory_for(lambda: f"computing step {step.number}"):
+                step = self._computed(batches)
+        except LeanMnistError as error:  # said to all below
+            refusal = error
         world.snapshot(step.gradient, step.number)
-        if examples:
+        if examples and refusal is None:
             try:
-                self._look((self.hooks.health, *self.hooks.gates), step, f"rank {world.rank}: ")
+                self._look((self.hooks.health, *self.hooks.gates), step)
             except LeanMnistError as error:
                 refusal = error
         stop = self.stop_requested()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from lean_mnist.data.batches import Batch
+from lean_mnist.errors import HealthError, memory_for
+from lean_mnist.nn import FlatParameters
+from lean_mnist.training.distributed.fault import place_of
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.sinks.records import Epoch, Scalar, Text
 from lean_mnist.training.state import Best, Verdict
 from lean_mnist.training.steps import Steps
+
+LARGEST_WEIGHT = 2.0**60  # as in the checker of certificates
 
 
 class Trainer(Steps):
@@ -19,12 +25,15 @@ class Trainer(Steps):
     def fit(self) -> bool:
         """Train; returns whether training ended (``state.finished`` says why), rather than being asked to stop."""
         state = self.state
+        if state.batch == 0 and not state.finished:
+            self._save_for_rollback()
         while not state.finished:
             started, examples_before = time.perf_counter(), state.epoch_examples
             seconds_before = state.seconds
             take, groups = self._rest_of_epoch()
             for batches in groups:
-                stop = take(batches)
+                with memory_for(lambda: f"computing step {state.step + 1}"):
+                    stop = take(batches)
                 state.seconds = seconds_before + time.perf_counter() - started
                 if stop:
                     self._synchronise()
@@ -35,7 +44,12 @@ class Trainer(Steps):
             self._end_epoch(speed)
             state.seconds = seconds_before + time.perf_counter() - started
             self.save("last")
+            self._save_for_rollback()
         return True
+
+    def _save_for_rollback(self) -> None:
+        if self.objective.config.on_nonfinite == "rollback" and not self.state.finished:
+            self.save("rollback")
 
     def _rest_of_epoch(self) -> tuple[Callable[[list[Batch]], bool], Iterable[list[Batch]]]:
         """What makes one update or several, and the batches to call it with, group by group."""
@@ -46,17 +60,22 @@ class Trainer(Steps):
         return self.take, _groups(itertools.chain.from_iterable(chunks), accumulate)
 
     def _synchronise(self) -> None:
-        """Merge the findings of all processes' checks, so that all decide alike, from weights that are the same."""
-        state, world = self.state, self.world
+        """Merge the findings of all processes' checks, so that all decide alike, from weights that are the same.
+
+        Raises ``HealthError`` where these are of no use, so that they are neither evaluated nor saved.
+        """
+        state, world, parameters = self.state, self.world, self.objective.parameters
         if world.size > 1:
-            world.same_weights(self.objective.parameters.vector, state.step)
+            world.same_weights(parameters.vector, state.step)
+        if place := _unusable(parameters):
+            raise world.report_once(HealthError(f"step {state.step}: {place}; expected weights below 2^60"))
         state.checks = state.checks.merged(world.gather(self.hooks.checks))
 
     def _end_epoch(self, examples_per_second: float) -> None:
         """End the present epoch; sets ``state.finished`` where it was the last one."""
         state, config, emit = self.state, self.objective.config, self.emit
         train_loss = state.end_epoch()
-        validation = self.world.on_writer(lambda: self.objective.evaluate("validation"))
+        validation = self._evaluate("validation")
         emit(Scalar(state.step, "train/epoch_loss", train_loss))
         if validation is not None:
             emit(Scalar(state.step, "validation/loss", validation.loss))
@@ -66,7 +85,7 @@ class Trainer(Steps):
         own = self.objective.epoch_values()
         for name, value in {"throughput/examples_per_second": examples_per_second, **own}.items():
             emit(Scalar(state.step, name, value))
-        test = self.world.on_writer(lambda: self.objective.evaluate("test")) if config.track_test else None
+        test = self._evaluate("test") if config.track_test else None
         if test is not None:
             state.enter_test("track", test.errors)
             emit(Scalar(state.step, "test/accuracy", test.accuracy))
@@ -81,6 +100,15 @@ class Trainer(Steps):
             state.finished = f"all {config.epochs} epochs done"
         elif config.early_stopping is not None and state.epochs_without_improvement >= config.early_stopping:
             state.finished = f"no better validation accuracy in {state.epochs_without_improvement} epochs"
+
+    def _evaluate(self, split: str) -> Evaluation | None:
+        """By the writer, which tells the others."""
+
+        def evaluate() -> Evaluation | None:
+            with memory_for(f"evaluating the {split} split after step {self.state.step}"):
+                return self.objective.evaluate(split)
+
+        return self.world.on_writer(evaluate)
 
     def _select(self, validation: Evaluation) -> None:
         """Save the present weights as the best, by validation accuracy, ties by loss, unless a check has failed."""
@@ -103,6 +131,15 @@ class Trainer(Steps):
         reason = f"best validation {what} so far; gradient checks {verdict.value}"
         text = f"step {state.step}, epoch {state.epoch}: validation accuracy {validation.accuracy:.4%}, {reason}"
         emit(Text(state.step, "checkpoint/selection", text))
+
+
+def _unusable(parameters: FlatParameters[Any]) -> str:
+    """The first weight that no certificate takes and no arithmetic uses, with its value; empty if there is none."""
+    vector = parameters.vector.detach()
+    if float(vector.abs().max()) < LARGEST_WEIGHT:  # which NaN is not
+        return ""
+    place = int((vector.abs() < LARGEST_WEIGHT).logical_not().nonzero()[0])
+    return f"{place_of(parameters.layout, place)} is {float(vector[place]):.6g}"
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

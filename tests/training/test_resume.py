@@ -23,7 +23,8 @@ from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.checkpoints import write_checkpoint
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.summary import Summary
-from lean_mnist.training.run import StopRequest, run
+from lean_mnist.training.run import run
+from lean_mnist.training.stopping import StopRequest
 from tests.support.training_cases import (
     MEASURED,
     NAME,

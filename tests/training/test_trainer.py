@@ -282,7 +282,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
         # Only the step's own calls count: the enclosure runs the same formula, on balls.
         if isinstance(d_z, torch.Tensor) and tape.weight_HD.shape[1] == (64, 128)[layer]:
             calls.append(layer)
-            if len(calls) == 3:
+            if len(calls) >= 3:  # also when the step is computed again
                 found.bias_H[1] = value
         return found
 

@@ -25,11 +25,12 @@ else:
 DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 
 # What may differ between a run and its continuation: where things are and what is printed, never what is computed.
-MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name")
+MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name", "rank_timeout")
 
 
 _AT_LEAST = {
-    1: "epochs batch_size accumulate decay_epochs log_every validation_size limit_train early_stopping",
+    1: "epochs batch_size accumulate decay_epochs log_every validation_size limit_train early_stopping rollbacks "
+    "rank_timeout",
     0: "warmup_steps check_every gradcheck_every seed weight_decay logit_penalty "
     "augment_shift augment_rotation augment_scale augment_elastic",
 }
@@ -134,6 +135,14 @@ class Config:
     on_divergence: Literal["stop", "warn"] = "stop"
     """When a check fails: stop before the step with exit status 3, or go on and mark the run and its checkpoints."""
 
+    # What it does about faults
+    on_nonfinite: Literal["stop", "rollback"] = "stop"
+    """When loss, gradient or weights cannot be used: stop with exit status 3, or return to the last end of an epoch."""
+    rollbacks: int | None = None
+    """Times that it returns at most, each with a tenth of the learning rate of before; 3 if not given."""
+    rank_timeout: int = 60
+    """Seconds after which a process of a run of several that does not answer counts as lost."""
+
     # What it writes
     run_name: str | None = None
     """Name of the run's folders; made from the data set and the time if not given."""
@@ -169,6 +178,8 @@ class Config:
             raise ConfigError(f"--label-smoothing: expected a number from 0 to 1, found {self.label_smoothing}")
         if self.quantize is not None:
             self._check_quantize()
+        if self.rollbacks is not None and self.on_nonfinite != "rollback":
+            raise ConfigError(f"--rollbacks: expected --on-nonfinite rollback beside it, found {self.on_nonfinite}")
         if self.seed >= 2**63:
             raise ConfigError(f"--seed: expected a number below 2^63, found {self.seed}")
         if self.run_name is not None and (
@@ -185,6 +196,11 @@ class Config:
                 raise ConfigError(f"--quantize: expected {option_name(name)} {expected}, found {getattr(self, name)}")
         if self.precision == "bfloat16":
             raise ConfigError("--quantize: expected --precision float32 or float64, found bfloat16")
+
+    @property
+    def allowed_rollbacks(self) -> int:
+        """How many times the run may return to the last end of an epoch."""
+        return (self.rollbacks or 3) if self.on_nonfinite == "rollback" else 0
 
     @property
     def learning_rate(self) -> float:

@@ -16,7 +16,7 @@ from lean_mnist.audit.step_audit import AuditResult, StepAudit
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Step
-from lean_mnist.nn.update import has_finite_sum, not_finite
+from lean_mnist.nn.update import not_finite
 from lean_mnist.training.config.schedules import Schedule
 from lean_mnist.training.hooks.step import FailurePolicy
 from lean_mnist.training.sinks.records import Notice, Record, Scalar
@@ -42,7 +42,7 @@ class HealthHook:
     def on_gradients(self, step: Step) -> Iterable[Record]:
         """Raises ``HealthError`` naming the tensor; records of the first step."""
         loss = step.loss_value
-        if not (math.isfinite(loss) and has_finite_sum(step.gradient)):
+        if not step.is_finite:
             cause = cause_of_not_finite(step) if math.isfinite(loss) else ""
             if message := not_finite(step.model, loss, step.number, cause):
                 raise HealthError(message + (self._policy.keep(step, message) if cause else ""))

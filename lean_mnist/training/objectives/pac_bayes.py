@@ -95,6 +95,7 @@ class PacBayes:
         self._state, self._stage = RunState(), self.stages[0]
         self._update: Update | None = None
         self._sums = [0.0, 0.0, 0.0]  # of objective and risk over the epoch's steps so far, and the last divergence
+        self._computing, self._before = -1, self._sums  # the step that was computed last, and the sums before it
 
     def new_network(self, prior_scale: str) -> GaussianMLP:
         """The Gaussian of a scale before any training."""
@@ -108,7 +109,9 @@ class PacBayes:
     def _gradients(self, batches: Sequence[Batch]) -> StepResult:
         """Gradient of the stage's goal at one draw of the weights: a function of seed, step and parameters."""
         at = self._step(self._stage.goal, *batches[0], generator_for(self.options.seed, "noise", self._state.step))
-        objective, risk, _ = self._sums
+        if self._computing != self._state.step:  # else the same step is computed again
+            self._computing, self._before = self._state.step, self._sums
+        objective, risk, _ = self._before
         self._sums = [objective + float(at.value), risk + float(at.risk), float(at.divergence)]
         return StepResult(at.value, [], [])
 
@@ -183,7 +186,7 @@ class PacBayes:
         """The inverse of ``saved``."""
         position = content["training"]["position"]
         self._sums, self.epochs, self.seconds = position["sums"], position["epochs"], position["seconds"]
-        self.candidates = position["candidates"]
+        self.candidates, self._computing = position["candidates"], -1
         try:
             self.network.load_state_dict(content["model"])
         except RuntimeError as error:

@@ -66,6 +66,7 @@ class Summary:
             "training_examples": self.training_examples,
             "epochs": state.epoch,
             "steps": state.step,
+            "rollbacks": state.rollbacks,
             "finished": state.finished,
             "seconds": state.seconds,
             "examples_per_second": self.examples_per_second,
@@ -119,6 +120,10 @@ class Summary:
         ]
         if not figures.available():
             lines.append(f"  charts     none: {figures.MISSING}")
+        if checks.transient:
+            lines.insert(-3, f"  transient  {checks.transient} faults were gone when the step was computed again")
+        if state.rollbacks:
+            lines.insert(-3, f"  rollbacks  {state.rollbacks}, each with a lower learning rate from there on")
         if checks.failures:
             lines.insert(-3, f"  WARNING    {checks.failures} gradient checks failed, first at {checks.first_failure}")
             kept = self.folder / FOLDER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ class _Notices(Sink):
             self._say(f"warning: step {record.step}: {record.value}")
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        with contextlib.suppress(OSError):  # the terminal has gone, and the run has not
+            print(line, file=self._stream, flush=True)
 
 
 class _Lines(_Notices):
@@ -66,9 +68,13 @@ class _Bar(_Notices):
             total=steps, initial=done, desc=dataset, unit="step", file=stream, dynamic_ncols=True, leave=True,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
         )  # fmt: skip
+        # It asks the clock of the day, and says nothing more, or negative times, when that is put back.
+        self._bar._time = time.monotonic
+        self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
     def _say(self, line: str) -> None:
-        self._bar.write(line, file=self._stream)
+        with contextlib.suppress(OSError):
+            self._bar.write(line, file=self._stream)
 
     def write(self, record: Record) -> None:
         super().write(record)
