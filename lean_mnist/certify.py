@@ -14,6 +14,7 @@ import tyro
 
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
+from lean_mnist.reading.text import shown
 
 if TYPE_CHECKING:
     from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
@@ -32,8 +33,17 @@ class CertifyArguments:
     network trained elsewhere: .onnx, .safetensors, a PyTorch state_dict, a pickle of MLCERT (.pkl, .pkl.gz)."""
     check: str | None = None
     """Instead, check this certificate.json: count again from raw weights and data, and derive every number again."""
+    signers: str | None = None
+    """With --check: it has to be signed (certificate.json.sig) with a key of this file (man ssh-keygen, ALLOWED
+    SIGNERS)."""
+    signer: str | None = None
+    """With --signers: it has to be signed by this name of that file."""
+    sign: str | None = None
+    """Instead, sign the certificate.json that is given in place of CHECKPOINT with this private key, by ssh-keygen."""
     redraw: int = 500
     """With --check of a PAC-Bayes certificate: how many of its draws are drawn again."""
+    most_work: int | None = None
+    """With --check: one that announces more steps (about a nanosecond each) is not begun; 500 billion if not given."""
     delta: tuple[str, ...] = ("0.035", "1e-9")
     """Failure probabilities, exact, as 0.035, 1e-9 or 7/200; each has a claim of its own."""
     bound: tuple[Annotated[str, tyro.conf.arg(metavar="BOUND")], ...] = ("clopper-pearson",)
@@ -62,7 +72,8 @@ class CertifyArguments:
     """How roughly the network may be run; an example whose outcome such rounding could change counts as an error. auto:
     float64 for several hidden layers or more than 512 units in one, float32 otherwise."""
     data_dir: str | None = None
-    """Searched after the folder that LEAN_MNIST_DATA names (with --check: before it); the run's if not given."""
+    """Searched after the folder that LEAN_MNIST_DATA names; the run's if not given. With --check it is searched first,
+    and what lies beside the certificate last."""
     out: str | None = None
     """Folder to write into; the run's if not given."""
     json: bool = False
@@ -77,6 +88,11 @@ def main() -> None:
     if arguments.check is not None:
         check(arguments, arguments.check)
         return
+    if arguments.sign is not None:
+        from lean_mnist.generalization.certificates.signature import sign
+
+        print(f"signed; written {shown(sign(str(arguments.checkpoint), arguments.sign))}")
+        return
     from lean_mnist.generalization.imports.certified import NetworkFile, kind_of
 
     kind = kind_of(str(arguments.checkpoint))
@@ -89,7 +105,7 @@ def main() -> None:
         print(certificate.to_json(), end="")
     else:
         print(certificate.text())
-        print(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
+        print(f"  written    {shown(path)}; to check it: python -m lean_mnist.certify --check {shown(path)}")
 
 
 def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
@@ -119,6 +135,7 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
         folder,
         tracked=config.track_test,
         options=options_of(arguments),
+        replaces=False,
     )
 
 
@@ -129,6 +146,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     """
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.networks import certify_network
+    from lean_mnist.generalization.certificates.runs import require_no_other
     from lean_mnist.generalization.imports.certified import NetworkFile, certify_reading, read_for
     from lean_mnist.generalization.spaces.encoding import write_network
     from lean_mnist.generalization.spaces.network import QuantizedNetwork
@@ -151,6 +169,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     else:
         expected = "expected test, or --quantize BITS; only a quantised network has bits to pay for"
         raise CertificateError(f"--split: {expected}")
+    require_no_other(folder, certificate)
     if quantize is not None and isinstance(network, QuantizedNetwork):
         write_network(folder / "network.json", network)
     return certificate, certificate.write(folder)
@@ -171,17 +190,30 @@ def existing(folder: str | Path) -> Path:
 
 
 def check(arguments: CertifyArguments, path: str) -> None:
-    """Run the checker, which needs nothing but the standard library."""
+    """Run the checker, which needs nothing but the standard library; before it ssh-keygen, if a signature is due."""
     from lean_mnist.generalization import checker
 
     if arguments.redraw < 0:
         raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
+    signed, sha256 = "", ""
+    if arguments.signers is not None:
+        from lean_mnist.generalization.certificates.signature import verify
+
+        signed, sha256 = verify(path, arguments.signers, arguments.signer)
+    elif arguments.signer is not None:
+        raise ConfigError("--signer: expected with --signers FILE, which has the key of that name")
     folders = filter(None, (arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"))
+    most = checker.MOST_WORK if arguments.most_work is None else arguments.most_work
     try:
-        found = checker.check(path, list(folders), min(os.cpu_count() or 1, 16), arguments.redraw)
+        found = checker.check(path, list(folders), min(os.cpu_count() or 1, 16), arguments.redraw, most)
     except checker.Rejected as error:
         raise CertificateError(str(error)) from None
-    print(json.dumps(found._asdict(), indent=2) if arguments.json else found)
+    if signed and found.sha256 != sha256:
+        raise CertificateError(f"{shown(path)}: changed between the check of its signature and of its content")
+    if arguments.json:
+        print(json.dumps({**found._asdict(), "signed_by": signed or None}, indent=2))
+    else:
+        print(found, *([f"  signed by {signed}"] if signed else []), sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,11 @@ quantised network by the examples it was learned from (``CODE``), of a Gaussian 
 what follows from the other fields, and a function that counts and bounds again from the raw files; ``KINDS`` lists
 them. Everything fails closed: what cannot be shown to be right is rejected, and so is NaN wherever a float decides.
 
+Data are official where images and labels have the SHA-256 of that split of that data set (``OFFICIAL``): such a
+certificate has version 1. Of any other data it has version 2, whose statement begins by saying that nobody vouches for
+them, how many images are there twice and how many classes occur. What a certificate announces is bounded before a file
+is opened: sizes of files, lengths of lists, and work (``announced_work``).
+
 How errors are counted. Weights and activations become integers over a power of two; all units of a layer stand in one
 long integer, 64 or 128 bits a unit, so that one multiplication serves them all and every sum is exact. Around each unit
 goes a bound on what rounding can do to it, in any evaluation that the certificate speaks of (``DECODER`` says which):
@@ -27,35 +32,36 @@ doubt, 128 decide.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import math
 import os
 import random
+import stat
 import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
 from operator import itemgetter, mul
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 Fields = dict[str, Any]
-Numbers = tuple[float, ...]
+Numbers = Sequence[float]
 Floats = list[float]
-Rows = list[Numbers]
-Layers = list[tuple[Rows, Numbers]]  # of each layer its rows of weights, and its biases
+Rows = Sequence[Numbers]
+Layers = Sequence[tuple[Rows, Numbers]]  # of each layer its rows of weights, and its biases
 
 HOLDOUT = "lean_mnist certificate"
 CODE = "lean_mnist code-length certificate"
 PAC_BAYES = "lean_mnist PAC-Bayes certificate"
-VERSION = 1
+VERSION, UNVOUCHED_VERSION = 1, 2  # of official data, and of any other
 DIGITS = 12  # of every bound
 ONE = 10**DIGITS
 SMOOTH_ACTIVATIONS: dict[str, tuple[Callable[[float], float], float]] = {  # with a slope that is nowhere exceeded
@@ -73,6 +79,28 @@ MONTE_CARLO = Fraction(2, 7)  # of delta: what the estimate of the empirical ris
 KL_DIGITS = 6
 REDRAWN = 500  # outcomes of a PAC-Bayes certificate that are drawn again, unless told otherwise
 FOLDERS = ("", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw")
+OFFICIAL = {  # SHA-256 of images and labels as IDX files, unpacked; of digits, as certificates write them
+    ("mnist", "train"): (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ),
+    ("mnist", "test"): (
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    ("digits", "train"): (
+        "5553194a2c3035ccdbcca666c6d57d689bcd30eb1008d89df7d2a420f3f99aca",
+        "758ea24dda58850b7a23dc99bf34b7d9eb0e6b680563fbe5406b73b826d71243",
+    ),
+    ("digits", "test"): (
+        "47b60a4cc7331c65fcc4f43274e67ae4228677489b5d49413fc3f0036656cfd6",
+        "34128b0eac0fff7f74f52eea4c879f532d754c733fdf8ef29f74075e51a5611f",
+    ),
+}
+OFFICIAL_CLASSES = 10
+LARGEST = 1 << 28  # bytes of a raw file, unpacked
+LARGEST_CERTIFICATE, MOST_VALUES = 20_000_000, 250_000
+MOST_WORK = 5 * 10**11  # steps, about a nanosecond each, unless told otherwise
 
 
 class Rejected(ValueError):
@@ -126,6 +154,9 @@ THEOREMS = {
         "source": "Hoeffding, JASA 58 (1963), theorem 1",
     },
 }
+
+UNVOUCHED = _text("""The examples were not made, picked, labelled or repeated with any regard to the network, and are
+what their name says: nobody vouches for it.""")
 
 CODE_DECODER = _text("""Features are pixel / denominator, pixels row by row. A weight is shift + scale * value(code),
 with shift and scale float16, one pair a layer; the value of a code is the code (encoding integer) or the float16 whose
@@ -207,7 +238,7 @@ def rule(kind: type, words: str, holds: Callable[[Any], bool]) -> Callable[[str,
         except (ValueError, ZeroDivisionError):
             good = False
         if not good:
-            raise Rejected(f"{field}: expected {words}, found {str(value)[:80]!r}")
+            raise Rejected(f"{field}: expected {words}, found {str(value)[:80]!a}")
 
     return check
 
@@ -230,7 +261,7 @@ def exact(words: str, holds: Callable[[Fraction], bool]) -> Callable[[str, Any],
 
 def rational(text: str) -> Fraction:
     """The number that is written; raises ``ValueError`` or ``ZeroDivisionError``."""
-    if len(text) > 1000 or not set(text) <= set("-0123456789/."):
+    if not (len(text) <= 1000 and set(text) <= set("-0123456789/.")):
         raise ValueError(text)
     return Fraction(text)
 
@@ -255,12 +286,17 @@ def _is_float64(value: Fraction) -> bool:
 
 
 def _is_name(name: str) -> bool:
-    return os.path.basename(name) == name and name not in ("", ".", "..") and "\0" not in name
+    return 1 <= len(name) <= 100 and name[0] != "." and set(name) <= _NAME_CHARACTERS
 
 
+def _is_delta(value: Fraction) -> bool:
+    return 0 < value < Fraction(1, 2) and len(str(value)) <= 250  # so that a thousand bits tell it from any tail
+
+
+_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _SIZES = rule(list, "two or more numbers from 1 to 65,000", _sizes_fit)
-_MANY, _COUNT, _WIDTH, _NUMBER = whole(1, 10**9), whole(1, 10**7), whole(1, 65_000), whole(0, 10**12)
-_DELTA = exact("a probability strictly between 0 and 1", lambda value: 0 < value < 1)
+_MANY, _COUNT, _WIDTH, _NUMBER = whole(1, 10**9), whole(1, 500_000), whole(1, 65_000), whole(0, 10**12)
+_DELTA = exact("a probability above 0 and below 1/2", _is_delta)
 _RISK = rule(str, f"a decimal from 0 to 1 with {DIGITS} digits", lambda text: _is_decimal(text, DIGITS, 1))
 _NATS = rule(str, f"a decimal with {KL_DIGITS} digits", lambda text: _is_decimal(text, KL_DIGITS, math.inf))
 _MEAN = exact("a float64 of moderate size, written exactly", _is_float64)
@@ -281,6 +317,7 @@ _NORMALIZATION = dict(kind=one_of("standard", "unit", "per-image"), mean=_MEAN, 
 _NETWORK = dict(activation=one_of(*ACTIVATIONS), bias=bool, normalization=_NORMALIZATION, unit=one_of(*UNITS.values()))
 _SPACE = dict(bits=whole(1, 16), biases=bool, encoding=one_of("integer", "float16"), denominator=whole(1, 10**6))
 _FILE: Fields = dict(file=rule(str, "the name of a file beside the certificate", _is_name), sha256=str)
+_DATASET = rule(str, "a name of a-z, 0-9, - and _", lambda name: _is_name(name) and name == name.lower())
 _PLACED: Fields = dict(folder=one_of(*FOLDERS), **_FILE)
 _IMAGES: Fields = dict(examples=_COUNT, rows=_WIDTH, columns=_WIDTH, images=_PLACED, labels=_PLACED)
 _PART = dict(prior_examples=whole(0, 10**7), seed=whole(0, 2**63 - 1))
@@ -296,7 +333,7 @@ _HOLDOUT_FORM: Fields = dict(
     weights=dict(
         file=_FILE["file"], dtype=one_of(*DTYPES), sha256=str, tensors=[dict(name=str, shape=[int])], parameters=int
     ),
-    data=dict(dataset=str, split=_TEST, **_IMAGES, classes=int),
+    data=dict(dataset=_DATASET, split=_TEST, **_IMAGES, classes=int),
     content_sha256=str,
 )
 _CODE_FORM: Fields = dict(
@@ -308,7 +345,7 @@ _CODE_FORM: Fields = dict(
     code=dict(name=one_of(*CODES), specification=str, length=_MANY, candidates=_MANY, theorem=str),
     decoder=dict(specification=one_of(CODE_DECODER), sizes=_SIZES, **_SPACE, sha256=str),
     weights=_FILE,
-    data=dict(dataset=str, split=_TRAIN, **_IMAGES, classes=int),
+    data=dict(dataset=_DATASET, split=_TRAIN, **_IMAGES, classes=int),
     content_sha256=str,
 )
 _PAC_FORM: Fields = dict(
@@ -324,10 +361,13 @@ _PAC_FORM: Fields = dict(
     draws=dict(specification=one_of(DRAWS), key=str),
     files={name: _FILE for name in PAC_FILES},
     parameters=int,
-    data=dict(dataset=str, split=_TRAIN, **_IMAGES, part=_PART, classes=int),
+    data=dict(dataset=_DATASET, split=_TRAIN, **_IMAGES, part=_PART, classes=int),
     content_sha256=str,
 )
 
+
+# Of data that are not official, how many images are equal to an earlier one, and how many classes occur.
+_UNVOUCHED_FORM: Fields = dict(duplicates=whole(0, 500_000), occurring=whole(1, 256))
 
 # Reading: what has the wrong form is refused here, so that what follows need not look again.
 
@@ -335,25 +375,45 @@ _PAC_FORM: Fields = dict(
 def read(path: str) -> Fields:
     """The certificate at ``path``, of the right form and written as certificates are; raises ``Rejected``."""
     try:
-        with open(path, "rb") as file:
-            raw = file.read(20_000_001)
-    except OSError as error:
-        raise Rejected(f"{path}: expected a certificate, found: {error.strerror}") from None
+        with open_regular(path) as file:
+            raw = file.read(LARGEST_CERTIFICATE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or "no path"
+        raise Rejected(f"{shown(path)}: expected a certificate, found: {reason}") from None
     try:
-        if len(raw) > 20_000_000:
+        if not (len(raw) <= LARGEST_CERTIFICATE and sum(map(raw.count, (b"[", b"{", b","))) <= MOST_VALUES):
             raise ValueError
         document = json.loads(raw.decode(), parse_float=int, parse_constant=int)  # so that 0.5 and NaN are refused
         written = canonical(document)
     except (ValueError, RecursionError):
-        raise Rejected(f"{path}: expected a certificate (JSON without fractions), found something else") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(schema, str) or schema not in KINDS or document.get("version") != VERSION:
-        known = " or ".join(f"{name!r}, version {VERSION}" for name in KINDS)
+        expected = "expected a certificate (JSON without fractions)"
+        raise Rejected(f"{shown(path)}: {expected}, found something else") from None
+    schema, version = (document.get(name) for name in ("schema", "version")) if isinstance(document, dict) else ("", 0)
+    if not isinstance(schema, str) or schema not in KINDS or version not in (VERSION, UNVOUCHED_VERSION):
+        known = " or ".join(f"{name!r}, version {VERSION} or {UNVOUCHED_VERSION}" for name in KINDS)
         raise Rejected(f"schema: expected {known}, found another or none")
-    _take("certificate", document, KINDS[schema].form)
+    form = KINDS[schema].form
+    if version == UNVOUCHED_VERSION:
+        form = {**form, "data": {**form["data"], **_UNVOUCHED_FORM}}
+    _take("certificate", document, form)
     if written != raw:
         raise Rejected("layout: expected the text that certificates are written with; spaces, names or digits differ")
     return document
+
+
+def shown(path: str) -> str:
+    """``path`` as it is printed: quoted and escaped if a terminal would not print it as such."""
+    return path if path.isprintable() else ascii(path)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """The file at ``path``, open for reading; ``OSError`` where it is a folder, pipe or device, without waiting."""
+    waits = getattr(os, "O_NONBLOCK", 0)  # without it the opening of a pipe waits for somebody who writes into it
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | waits))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(0, "a pipe, socket or device", path)
+    return file
 
 
 def canonical(document: Any) -> bytes:
@@ -363,15 +423,18 @@ def canonical(document: Any) -> bytes:
 
 def _take(field: str, value: Any, form: Any) -> None:
     """Raise ``Rejected`` unless ``value`` has the ``form``: a type, a rule, a dict of forms or a list of one form."""
+    if isinstance(value, str) and not value.isprintable():
+        raise Rejected(f"{field}: holds a character that is not printable, such as a line feed or a terminal's escape")
     if isinstance(form, dict):
         if not isinstance(value, dict) or list(value) != list(form):
-            found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+            found = ascii(list(value))[:300] if isinstance(value, dict) else type(value).__name__
             raise Rejected(f"{field}: expected the fields {', '.join(form)}, found {found}")
         for name, part in form.items():
             _take(f"{field}.{name}".removeprefix("certificate."), value[name], part)
     elif isinstance(form, list):
-        if not isinstance(value, list) or len(value) > 100_000:
-            raise Rejected(f"{field}: expected a list, found {type(value).__name__}")
+        most = 50_000 if field == "history.recorded" else 500
+        if not isinstance(value, list) or not len(value) <= most:
+            raise Rejected(f"{field}: expected a list of at most {most:,}, found {type(value).__name__}")
         for index, item in enumerate(value):
             _take(f"{field}[{index}]", item, form[0])
     elif not isinstance(form, type):
@@ -393,7 +456,36 @@ def check_document(document: Fields) -> None:
     counted = counts.get("draws", counts["examples"])
     if not counts["errors"] <= counted:
         raise Rejected(f"counts.errors: expected from 0 to {counted} errors, found {counts['errors']}")
+    named = (data["dataset"], data["split"])
+    for official, hashes in OFFICIAL.items():
+        if official != named and data["images"]["sha256"] == hashes[0]:
+            raise Rejected(f"data: these are the {' '.join(official)} images, not those of {' '.join(named)}")
+    version = VERSION if vouched(document) else UNVOUCHED_VERSION
+    if document["version"] != version:
+        why = "since these are not the official files of that split, nobody vouches for them; make it anew"
+        raise Rejected(f"version: expected {version}" + (f", {why}" if version == UNVOUCHED_VERSION else ""))
     compare(document, derive(document))
+
+
+def vouched(document: Fields) -> bool:
+    """Whether the examples are, by their SHA-256 and number of classes, the official ones of the named split."""
+    data, classes = document["data"], document["decoder"]["sizes"][-1]
+    hashes = OFFICIAL.get((data["dataset"], data["split"]))
+    return hashes == (data["images"]["sha256"], data["labels"]["sha256"]) and classes == OFFICIAL_CLASSES
+
+
+def origin(document: Fields) -> tuple[str, list[str]]:
+    """How a sentence names the data, and the sentences that have to come before it."""
+    data, name = document["data"], document["data"]["dataset"]
+    if document["version"] == VERSION:
+        return name, []
+    images, labels = (f"{kind} with SHA-256 {data[kind]['sha256']}" for kind in ("images", "labels"))
+    opening = (
+        f"Nobody vouches for the {data['examples']:,} examples that are called '{name}' here, nor for that name: "
+        f"{images}, of which {data['duplicates']:,} are equal to an earlier one, and {labels}, in which "
+        f"{data['occurring']} of {document['decoder']['sizes'][-1]} classes occur."
+    )
+    return f"called '{name}', vouched for by nobody", [opening]
 
 
 def derive(document: Fields) -> Fields:
@@ -417,7 +509,7 @@ def compare(found: Any, expected: Any, field: str = "") -> None:
         for index, item in enumerate(expected):
             compare(found[index], item, f"{field}[{index}]")
     elif type(found) is not type(expected) or found != expected:
-        raise Rejected(f"{field}: expected {str(expected)[:100]!r}, found {str(found)[:100]!r}")
+        raise Rejected(f"{field}: expected {str(expected)[:100]!a}, found {str(found)[:100]!a}")
 
 
 def derive_holdout(document: Fields) -> Fields:
@@ -427,6 +519,7 @@ def derive_holdout(document: Fields) -> Fields:
     looks, m = history["looks"], document["data"]["examples"]
     if not len(history["recorded"]) <= looks <= (300 if history["adaptive"] else 10**6):
         raise Rejected("history.looks: expected at least the recorded looks, and at most 300 if they are adaptive")
+    _check_record(history, decoder["unit"], document["counts"]["errors"], m)
     # Each look spends delta / looks; if looks could depend on answers, delta is divided by all courses of them.
     courses = ((m + 1) ** looks - 1) // m if history["adaptive"] else looks
     counted, tensors = _derive_counted(document), _tensors(decoder["sizes"], decoder["bias"])
@@ -434,10 +527,39 @@ def derive_holdout(document: Fields) -> Fields:
         derived["share"] = str(Fraction(claim["delta"]) / courses)
     return {
         **counted,
-        "assumptions": [*ASSUMPTIONS, *smooth, ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE],
+        "assumptions": [
+            *ASSUMPTIONS,
+            *smooth,
+            ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE,
+            *_unvouched(document),
+        ],
         "space": {"chosen_among": f"the networks of {looks} look(s) at this split"},
         "weights": {"tensors": tensors, "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors)},
     }
+
+
+def _check_record(history: Fields, unit: str, errors: int, examples: int) -> None:
+    """Raise ``Rejected`` where the record of evaluations contradicts itself or the count."""
+    recorded: list[Fields] = history["recorded"]
+    steps, final = [look["step"] for look in recorded], [look for look in recorded if look["purpose"] == "final"]
+    if steps != sorted(steps) or len(final) > 1:
+        raise Rejected("history.recorded: expected evaluations in the order of their steps, one of them the final one")
+    if not all(look["errors"] <= examples for look in recorded):
+        raise Rejected(f"history.recorded: expected at most {examples} errors in each, found more")
+    if recorded and history["selected_by"] == SELECTED_ELSEWHERE:
+        raise Rejected("history.recorded: expected no evaluations of a run, because the network was made elsewhere")
+    if history["looks"] == len(recorded):  # then the count is not a look of its own, but the final one
+        if not final:
+            raise Rejected("history.looks: expected one more than are recorded, because none of these is the final one")
+        # An evaluation in float32 is one of those that the count speaks of, if they are all that round no worse.
+        if unit == UNITS["float32"] and not final[0]["errors"] <= errors:
+            raise Rejected(
+                f"counts.errors: expected at least the final evaluation's {final[0]['errors']}, found {errors}"
+            )
+
+
+def _unvouched(document: Fields) -> list[str]:
+    return [] if document["version"] == VERSION else [UNVOUCHED]
 
 
 def _tensors(sizes: list[int], bias: bool) -> list[Fields]:
@@ -459,7 +581,7 @@ def derive_code(document: Fields) -> Fields:
         raise Rejected(f"code.name: expected fixed for more than 8 bits, found {name}")
     return {
         **_derive_counted(document),
-        "assumptions": list(CODE_ASSUMPTIONS),
+        "assumptions": [*CODE_ASSUMPTIONS, *_unvouched(document)],
         "code": {"specification": CODE_SPECIFICATIONS[name], "theorem": CODE_THEOREMS[name]},
     }
 
@@ -468,13 +590,13 @@ def _derive_counted(document: Fields) -> Fields:
     """Derived fields where the errors of one network in all examples were counted."""
     data, errors = document["data"], document["counts"]["errors"]
     network = "-".join(map(str, document["decoder"]["sizes"]))
-    m, statement, claims = data["examples"], [], []
+    m, claims, (name, statement) = data["examples"], [], origin(document)
     for claim in document["claims"]:
         risk, delta, bound = Fraction(claim["risk"]), claim["delta"], claim["bound"]
         statement.append(
             f"With confidence 1 - {delta} over the drawing of these {m:,} examples, this {network} network "
             f"misreads at most {percent(risk, True)} of all images drawn like them, and reads at least "
-            f"{percent(1 - risk, False)} as they are labelled ({data['dataset']})."
+            f"{percent(1 - risk, False)} as they are labelled ({name})."
             if risk < 1
             else f"At delta = {delta} the bound {bound} is vacuous: it says nothing about unseen data."
         )
@@ -493,13 +615,13 @@ def derive_pac_bayes(document: Fields) -> Fields:
         raise Rejected(f"prior.kind: expected {' or '.join(PRIORS)}, data-free just where prior_examples is 0")
     if not learned_from < data["examples"]:
         raise Rejected("data.part: expected fewer examples for the prior than there are")
-    m, statement, claims = data["examples"] - learned_from, [], []
+    m, claims, (name, statement) = data["examples"] - learned_from, [], origin(document)
     for claim in document["claims"]:
         risk, delta = Fraction(claim["risk"]), claim["delta"]
         statement.append(
             f"With confidence 1 - {delta} over the drawing of these {m:,} examples and of {draws:,} "
             f"pairs of a network and an example, the {network} network whose weights are drawn anew for every image "
-            f"misreads at most {percent(risk, True)} of all images drawn like them ({data['dataset']})."
+            f"misreads at most {percent(risk, True)} of all images drawn like them ({name})."
             if risk < 1
             else f"At delta = {delta} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
         )
@@ -510,14 +632,14 @@ def derive_pac_bayes(document: Fields) -> Fields:
     fixed = {  # before the first draw: what its random numbers are made of
         "decoder": {name: document["decoder"][name] for name in ("sizes", "maximum")},
         "prior": prior,
-        "data": {name: value for name, value in data.items() if name != "classes"},
+        "data": {name: data[name] for name in _PAC_FORM["data"] if name != "classes"},
         "files": {name: document["files"][name]["sha256"] for name in PAC_FILES[:3]},
         "draws": draws,
     }
     return {
         "statement": statement,
         "claims": claims,
-        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
+        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]], *_unvouched(document)],
         "counts": {"examples": m},
         "draws": {"key": hashlib.sha256(canonical(fixed)).hexdigest()},
         "parameters": sum(units * (inputs + 1) for inputs, units in pairwise(sizes)),
@@ -533,66 +655,111 @@ def percent(value: Fraction, up: bool) -> str:
 # The raw files.
 
 
+class Images(Sequence[bytes]):
+    """The images of an IDX file, one ``bytes`` each, cut out of it when they are asked for."""
+
+    def __init__(self, raw: bytes, start: int, size: int) -> None:
+        self.raw, self.start, self.size = raw, start, size
+
+    def __len__(self) -> int:
+        return (len(self.raw) - self.start) // self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            first, last, _ = index.indices(len(self))
+            return Images(self.raw[self.start + first * self.size : self.start + last * self.size], 0, self.size)
+        at = self.start + index * self.size
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.raw[at : at + self.size]
+
+    def duplicates(self) -> int:
+        """How many are equal to an earlier one, by 64 bits of a hash, which only can find too many."""
+        hashes = array("Q", (int.from_bytes(hashlib.sha256(image).digest()[:8], "big") for image in self))
+        return sum(one == other for one, other in pairwise(sorted(hashes)))
+
+
 class Files(NamedTuple):
-    """The folder of a certificate, and the data folders that are searched besides."""
+    """The folder of a certificate, and the data folders that are searched before."""
 
     folder: str
     data_folders: list[str]
 
-    def beside(self, named: dict[str, str], field: str) -> bytes:
-        """A raw file beside the certificate; raises ``Rejected`` if it is missing, elsewhere or altered."""
-        return _content(os.path.join(self.folder, named["file"]), named, field)
+    def beside(self, named: dict[str, str], field: str, size: int) -> bytes:
+        """A raw file of ``size`` bytes beside the certificate; raises ``Rejected``: missing, elsewhere or altered."""
+        return _content(os.path.join(self.folder, named["file"]), named, field, size)
 
-    def examples(self, document: Fields) -> tuple[list[bytes], bytes]:
-        """The images, one ``bytes`` each, and the labels; raises ``Rejected``: missing, altered, or impossible."""
+    def examples(self, document: Fields) -> tuple[Images, bytes]:
+        """The images, and the labels, one byte each; raises ``Rejected``: missing, altered, or impossible."""
         data = document["data"]
         m, rows, columns, classes = (data[name] for name in ("examples", "rows", "columns", "classes"))
-        size, content = rows * columns, []
+        content = []
         for kind, header, width in (
-            ("images", struct.pack(">IIII", 0x803, m, rows, columns), size),
+            ("images", struct.pack(">IIII", 0x803, m, rows, columns), rows * columns),
             ("labels", struct.pack(">II", 0x801, m), 1),
         ):
-            raw = self._find(data[kind], f"data.{kind}")
-            if not raw.startswith(header) or len(raw) - len(header) != m * width:
+            raw = self._find(data[kind], f"data.{kind}", len(header) + m * width)
+            if not raw.startswith(header):
                 raise Rejected(f"data.{kind}: expected an IDX file of {m} examples of {rows} x {columns} pixels")
-            content.append(raw[len(header) :])
-        images, labels = content
+            content.append(raw)
+        images, labels = Images(content[0], 16, rows * columns), content[1][8:]
         wrong = next((index for index, label in enumerate(labels) if not label < classes), None)
         if wrong is not None:
             raise Rejected(f"data.labels: label {labels[wrong]} at index {wrong}, expected 0 to {classes - 1}")
-        return [images[start : start + size] for start in range(0, m * size, size)], labels
+        if not vouched(document):
+            compare(data, {"duplicates": images.duplicates(), "occurring": len(set(labels))}, "data")
+        return images, labels
 
-    def _find(self, named: dict[str, str], field: str) -> bytes:
-        """A data file's content, unpacked: beside the certificate, or in torchvision's layout below a data folder."""
+    def _find(self, named: dict[str, str], field: str, size: int) -> bytes:
+        """A data file's content, unpacked: in torchvision's layout below a data folder, or beside the certificate.
+
+        The first one of that name decides, so that no file beside the certificate stands in for one of the user's.
+        """
         name, inner = named["file"], named["folder"]
-        places = [self.folder, *(os.path.join(place, inner) for place in self.data_folders if inner)]
+        places = [*(os.path.join(place, inner) for place in self.data_folders if inner), self.folder]
         for path in (os.path.join(place, name + end) for place in places for end in ("", ".gz")):
-            if os.path.isfile(path):
-                return _content(path, named, field, packed=True)
-        raise Rejected(f"{field}.file: {name} was not found in {', '.join(places)}; give its folder with --data-dir")
+            if os.path.exists(path):
+                return _content(path, named, field, size, packed=True)
+        found = ", ".join(map(shown, places))
+        raise Rejected(f"{field}.file: {name} was not found in {found}; give its folder with --data-dir")
 
 
-def _content(path: str, named: dict[str, str], field: str, packed: bool = False) -> bytes:
-    """The content of a file, unpacked if need be; raises ``Rejected`` if it is not the one that is named."""
+def _content(path: str, named: dict[str, str], field: str, size: int, packed: bool = False) -> bytes:
+    """The ``size`` bytes of a file, unpacked if need be; raises ``Rejected`` if it is not the one that is named.
+
+    No more is held than that, whatever the file holds.
+    """
+    if not size <= LARGEST:
+        raise Rejected(f"{field}.file: {size:,} bytes are announced, expected at most {LARGEST:,}")
     try:
-        with open(path, "rb") as file:
-            raw = file.read()
-        raw = gzip.decompress(raw) if packed and raw[:2] == b"\x1f\x8b" else raw
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise Rejected(f"{field}.file: {path} is a damaged gzip file") from None
+        with open_regular(path) as file:
+            held = os.fstat(file.fileno()).st_size
+            zipped = packed and file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            raw = file.read(2 * size + 65_536 if zipped else size + 1)
+        if zipped:
+            raw = zlib.decompressobj(31).decompress(raw, size + 1)
+            held = len(raw)
+    except zlib.error:
+        raise Rejected(f"{field}.file: {shown(path)} is a damaged gzip file") from None
     except OSError as error:
-        raise Rejected(f"{field}.file: {path}: {error.strerror}") from None
+        raise Rejected(f"{field}.file: {shown(path)}: {error.strerror}") from None
+    if len(raw) != size:
+        found = f"{'at least ' if zipped else ''}{held}; {shown(path)} is not the file that the certificate is about"
+        raise Rejected(f"{field}.file: expected {size} bytes, found {found}")
     if hashlib.sha256(raw).hexdigest() != named["sha256"]:
-        raise Rejected(f"{field}.sha256: {named['file']} is not the file that the certificate is about")
+        raise Rejected(f"{field}.sha256: {shown(path)} is not the file that the certificate is about")
     return raw
 
 
-def _numbers(raw: bytes, dtype: str, count: int, field: str) -> Numbers:
-    """Parse ``count`` little-endian floats; raises ``Rejected`` where there are others, or numbers that cannot be."""
+def _numbers(raw: bytes, dtype: str, field: str) -> Numbers:
+    """Parse little-endian floats; raises ``Rejected`` where there are numbers that cannot be."""
     code, width = DTYPES[dtype]
-    if len(raw) != width * count:
-        raise Rejected(f"{field}: expected {width * count} bytes, found {len(raw)}")
-    values = struct.unpack(f"<{count}{code}", raw)
+    values, at = array("d"), 0
+    while at < len(raw):  # in parts, because as Python's floats they take eight times the file
+        part = raw[at : at + 8 * 65_536]
+        values.extend(struct.unpack(f"<{len(part) // width}{code}", part))
+        at += len(part)
     wrong = next((place for place, value in enumerate(values) if not abs(value) < 2.0**60), None)
     if wrong is not None:
         raise Rejected(f"{field}: holds NaN, an infinity, or a number of 2^60 or more, at place {wrong}")
@@ -608,6 +775,28 @@ def _layers(values: Numbers, sizes: list[int], bias: bool) -> Layers:
         at = end + units if bias else end
         layers.append((rows, values[end:at] if bias else (0.0,) * units))
     return layers
+
+
+# Work is bounded before it begins.
+
+
+def announced_work(document: Fields, redraw: int) -> int:
+    """About how many nanoseconds one processor takes for what a certificate announces, before any file is read."""
+    sizes, counts, m = document["decoder"]["sizes"], document["counts"], document["data"]["examples"]
+    weights, units = sum(n * k for n, k in pairwise(sizes)), sum(sizes)
+    per_bound = 10**6 + _tail_work(counts["errors"], counts.get("draws", m))
+    work = 2 * per_bound * len(document["claims"]) + 1000 * weights
+    if document["schema"] == PAC_BAYES:
+        return work + 5000 * weights + 2000 * m + min(redraw, counts["draws"]) * (100 * weights + 2000 * units)
+    if document["schema"] == HOLDOUT:  # the products of all pairs of rows, which bound the norm of an inner layer
+        work += sum(30 * min(n, k) ** 2 * max(n, k) for n, k in pairwise(sizes[1:-1]))
+    return work + m * (10 * weights + 1000 * units + 20_000)
+
+
+def _tail_work(errors: int, trials: int) -> int:
+    """Of one binomial tail: its terms, and a binomial coefficient of so many bits."""
+    bits = int(errors * (2 + math.log2(trials / errors))) if errors else 0
+    return 2000 * errors + bits * bits // 200
 
 
 # The bounds, decided in integers.
@@ -633,7 +822,7 @@ def confirms(bound: str, k: int, m: int, share: Fraction, n: int) -> bool:
         return low - cost[1], high - cost[0]
 
     answer = _decide(enclosure)
-    if answer is not None or bound == "hoeffding":
+    if answer is not None or bound == "hoeffding" or not m * (k + 1) <= 10**6:
         return answer is True
     # Equal up to a thousand bits: compare the rational numbers themselves.
     x, y = Fraction(n, ONE), Fraction(ONE - n, ONE)
@@ -728,15 +917,22 @@ def check_holdout(document: Fields, files: Files, processes: int) -> None:
     """Bound the risk and count the errors of a network again; more ``processes`` share the count where it is long."""
     decoder, weights = document["decoder"], document["weights"]
     m, k, parameters = document["counts"]["examples"], document["counts"]["errors"], weights["parameters"]
-    values = _numbers(files.beside(weights, "weights"), weights["dtype"], parameters, "weights.file")
+    size = parameters * DTYPES[weights["dtype"]][1]
+    values = _numbers(files.beside(weights, "weights", size), weights["dtype"], "weights.file")
     images, labels = files.examples(document)
     for index, claim in enumerate(document["claims"]):
         confirmed = partial(confirms, claim["bound"], k, m, Fraction(claim["share"]))
         check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
     layers = _layers(values, decoder["sizes"], decoder["bias"])
+    del values
     fewest, most = count_all(layers, decoder, images, labels, processes if m * parameters > 2e8 else 1)
     if not fewest <= k <= most:
         raise Rejected(f"counts.errors: expected {fewest}, counted again from weights and data, found {k}")
+
+
+def joined(values: Sequence[int], width: int) -> int:
+    """One integer of all ``values``, none of them negative, ``width`` bytes each, the first one lowest."""
+    return int.from_bytes(b"".join([value.to_bytes(width, "little") for value in values]), "little")
 
 
 class Layer:
@@ -752,11 +948,10 @@ class Layer:
         bits = slot - 2 - input_bits - self.inputs.bit_length()  # so that no sum leaves its slot
         self.shift = bits - math.frexp(max(abs(w) for row in rows for w in row))[1]
         half = 1 << (slot - 1)
-        self.offset = sum(half << (slot * unit) for unit in range(self.units))
-        scaled = [[round(math.ldexp(w, self.shift)) + half for w in row] for row in rows]
+        self.offset = joined([half] * self.units, self.width)
         self.columns = [
-            int.from_bytes(b"".join(value.to_bytes(self.width, "little") for value in column), "little") - self.offset
-            for column in zip(*scaled, strict=True)
+            joined([round(math.ldexp(w, self.shift)) + half for w in column], self.width) - self.offset
+            for column in zip(*rows, strict=True)
         ]
         self.inner, self.stretch = inner, spectral(rows) if inner else math.inf
         self.gamma = (self.inputs + 3) * u / (1 - (self.inputs + 3) * u)
@@ -799,7 +994,7 @@ class Network:
         z, fresh, error = self._first(below, pixels)
         errors = [w * error + f for w, f in zip(below.norms, fresh, strict=True)]
         for layer in self.layers[1:]:
-            if not _all_below(errors, _OVERFLOW):
+            if not _sound(z, errors):
                 break
             h, spread, slope, own = activate(self.activation, z, errors, self.u)
             added = math.hypot(*[min(s, slope * f + r) for s, f, r in zip(spread, fresh, own, strict=True)])
@@ -820,7 +1015,7 @@ class Network:
             ]
             errors = [w * error + f for w, f in zip(layer.norms, fresh, strict=True)]
             below = layer
-        return (z, errors) if _all_below(errors, _OVERFLOW) else ([0.0] * self.classes, [math.inf] * self.classes)
+        return (z, errors) if _sound(z, errors) else ([0.0] * self.classes, [math.inf] * self.classes)
 
     def gaps(self, pixels: bytes, label: int) -> list[tuple[float, float]]:
         """The label's logit minus each other one, and a bound on the error of any evaluation in that."""
@@ -849,13 +1044,14 @@ class Network:
         return z, [f + own for f in layer.fresh(norm, error)], error
 
 
-def _all_below(values: Floats, limit: float) -> bool:
-    return all([value < limit for value in values])  # false for NaN, which max() may pass over
+def _sound(z: Floats, errors: Floats) -> bool:
+    """Whether all are finite and no bound is negative or too large; false for NaN, which ``max`` may pass over."""
+    return all(map(math.isfinite, z)) and all([0.0 <= error < _OVERFLOW for error in errors])
 
 
 def spectral(rows: Rows) -> float:
     """At least the spectral norm of a matrix: ``√‖W Wᵀ‖_∞``, or with ``Wᵀ W`` where that is smaller in size."""
-    rows = rows if len(rows) <= len(rows[0]) else list(zip(*rows, strict=True))
+    rows = list(map(tuple, rows)) if len(rows) <= len(rows[0]) else list(zip(*rows, strict=True))
     sums = [0.0] * len(rows)
     for i, row in enumerate(rows):
         for j in range(i + 1):
@@ -882,7 +1078,7 @@ def activate(name: str, z: Floats, errors: Floats, u: float) -> tuple[Floats, Fl
     return h, [slope * e + r for e, r in zip(errors, own, strict=True)], slope, own
 
 
-def count(layers: Layers, decoder: Fields, images: list[bytes], labels: bytes) -> tuple[int, int]:
+def count(layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes) -> tuple[int, int]:
     """The fewest and the most errors that a correct count can give; they differ where a margin is at its bound.
 
     64 bits a unit decide nearly every example, and 128 where that leaves a doubt.
@@ -900,7 +1096,9 @@ def count(layers: Layers, decoder: Fields, images: list[bytes], labels: bytes) -
     return fewest, most
 
 
-def count_all(layers: Layers, decoder: Fields, images: list[bytes], labels: bytes, processes: int) -> tuple[int, int]:
+def count_all(
+    layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes, processes: int
+) -> tuple[int, int]:
     """``count`` over all examples, shared among ``processes``."""
     if processes == 1:
         return count(layers, decoder, images, labels)
@@ -926,7 +1124,9 @@ def check_code(document: Fields, files: Files, processes: int) -> None:
     """Measure the code's length, bound the risk, and count the errors of a quantised network again."""
     space, code = document["decoder"], document["code"]
     m, k = document["counts"]["examples"], document["counts"]["errors"]
-    layers, length = read_codes(files.beside(document["weights"], "weights"), space, code["name"])
+    layers, length = read_codes(
+        files.beside(document["weights"], "weights", -(-fixed_bits(space) // 8)), space, code["name"]
+    )
     if length != code["length"]:
         raise Rejected(f"code.length: expected {length} bits, measured on the weights, found {code['length']}")
     for index, claim in enumerate(document["claims"]):
@@ -937,12 +1137,15 @@ def check_code(document: Fields, files: Files, processes: int) -> None:
         raise Rejected(f"counts.errors: expected {found}, counted again from weights and data, found {k}")
 
 
+def fixed_bits(space: Fields) -> int:
+    """How many bits a network is written in without an enumerative code."""
+    biases = _HALF if space["biases"] else 0
+    return sum(2 * _HALF + k * (n * int(space["bits"]) + biases) for n, k in pairwise(space["sizes"]))
+
+
 def read_codes(raw: bytes, space: Fields, code: str) -> tuple[list[WholeLayer], int]:
     """The layers of the raw weights, and how many bits their code writes them in; raises ``Rejected``."""
-    shapes, bits = list(zip(space["sizes"][1:], space["sizes"], strict=False)), space["bits"]
-    fixed = sum(2 * _HALF + n * d * bits + (_HALF * n if space["biases"] else 0) for n, d in shapes)
-    if len(raw) != -(-fixed // 8):
-        raise Rejected(f"weights.file: expected {-(-fixed // 8)} bytes, found {len(raw)}")
+    fixed, bits = fixed_bits(space), space["bits"]
     text, at = format(int.from_bytes(raw, "big"), f"0{8 * len(raw)}b"), 0
     if "1" in text[fixed:]:
         raise Rejected("weights.file: its last bits, which only fill up a byte, are not 0")
@@ -953,7 +1156,7 @@ def read_codes(raw: bytes, space: Fields, code: str) -> tuple[list[WholeLayer], 
         return [int(text[place : place + width], 2) for place in range(start, at, width)]
 
     layers, length = [], fixed
-    for units, inputs in shapes:
+    for inputs, units in pairwise(space["sizes"]):
         shift, scale = map(_half_units, take(2, _HALF))
         codes = take(units * inputs, bits)
         biases = [_half_units(pattern) for pattern in take(units, _HALF)] if space["biases"] else [0] * units
@@ -987,7 +1190,7 @@ def _enumerative(codes: list[int], symbols: int) -> int:
     return (math.comb(n + symbols - 1, symbols - 1) - 1).bit_length() + (sequences - 1).bit_length()
 
 
-def _count_exactly(layers: list[WholeLayer], denominator: int, images: list[bytes], labels: bytes) -> int:
+def _count_exactly(layers: list[WholeLayer], denominator: int, images: Sequence[bytes], labels: bytes) -> int:
     """The errors of the smallest index of a largest logit, in whole numbers: all units of a layer in one long one."""
     packed, largest, scale = [], 255, denominator
     for rows, biases, exponent in layers:
@@ -996,11 +1199,9 @@ def _count_exactly(layers: list[WholeLayer], denominator: int, images: list[byte
         largest = max(sum(map(abs, row)) * largest + abs(bias) for row, bias in zip(rows, own, strict=True)) or 1
         slot = 8 * (largest.bit_length() // 8 + 1)
         half = 1 << (slot - 1)
-        columns = [
-            sum(weight << (slot * unit) for unit, weight in enumerate(column)) for column in zip(*rows, strict=True)
-        ]
-        start = sum((bias + half) << (slot * unit) for unit, bias in enumerate(own))
-        packed.append((columns, start, slot // 8, half, len(rows)))
+        width, offset = slot // 8, joined([half] * len(rows), slot // 8)
+        columns = [joined([weight + half for weight in column], width) - offset for column in zip(*rows, strict=True)]
+        packed.append((columns, joined([bias + half for bias in own], width), width, half, len(rows)))
         scale <<= exponent
     errors = 0
     for pixels, label in zip(images, labels, strict=True):
@@ -1023,18 +1224,20 @@ def check_pac_bayes(document: Fields, files: Files, redraw: int) -> None:
     """Derive the divergence and the bounds again, and draw ``redraw`` of the outcomes again, picked at random."""
     decoder, prior, counts = document["decoder"], document["prior"], document["counts"]
     draws, errors, m = counts["draws"], counts["errors"], counts["examples"]
-    raw = {name: files.beside(document["files"][name], f"files.{name}") for name in PAC_FILES}
-    means, scales, prior_means = (
-        _numbers(raw[name], "float32", document["parameters"], f"files.{name}") for name in PAC_FILES[:3]
-    )
-    if not min(scales) > 0:
+    sizes = [4 * document["parameters"]] * 3 + [-(-draws // 8)]
+    raw = {
+        name: files.beside(document["files"][name], f"files.{name}", size)
+        for name, size in zip(PAC_FILES, sizes, strict=True)
+    }
+    outcomes = raw["outcomes"]
+    means, scales, prior_means = (_numbers(raw[name], "float32", f"files.{name}") for name in PAC_FILES[:3])
+    if not all(scale > 0 for scale in scales):
         raise Rejected("files.scale: holds a standard deviation that is not above 0")
     stated = Fraction(document["divergence"])
     _check_divergence(means, scales, prior_means, Fraction(prior["scale"]), stated)
-    outcomes = raw["outcomes"]
-    if len(outcomes) != -(-draws // 8) or int.from_bytes(outcomes[-1:], "big") % (1 << (-draws % 8)):
-        raise Rejected(f"files.outcomes: expected {-(-draws // 8)} bytes, one bit a draw, filled up with zeros")
-    found = bin(int.from_bytes(outcomes, "big")).count("1")
+    if outcomes[-1] % (1 << (-draws % 8)):
+        raise Rejected(f"files.outcomes: expected {len(outcomes)} bytes, one bit a draw, filled up with zeros")
+    found = int.from_bytes(outcomes, "big").bit_count()
     if found != errors:
         raise Rejected(f"counts.errors: expected {found}, counted in the outcomes, found {errors}")
     for index, claim in enumerate(document["claims"]):
@@ -1105,7 +1308,7 @@ class PairDraws:
         self.maximum, self.layers = decoder["maximum"], []
         parts = zip(_layers(means, decoder["sizes"], True), _layers(scales, decoder["sizes"], True), strict=True)
         for (rows, bias), (scale_rows, own) in parts:
-            variances = [tuple(s * s for s in row) for row in scale_rows]
+            variances = [array("d", (s * s for s in row)) for row in scale_rows]
             self.layers.append((rows, variances, bias, [s * s for s in own]))
         self.units = sum(decoder["sizes"][1:])
 
@@ -1156,44 +1359,67 @@ class Checked(NamedTuple):
     statement: list[str]
     seconds: float
     redrawn: int | None = None
+    official: bool = True  # whether the examples are official ones; if not, the statement begins by saying so
+    sha256: str = ""  # of the certificate
 
     def __str__(self) -> str:
         counted = f"{self.errors} errors in {self.examples:,} examples, counted again"
         if self.redrawn is not None:
             counted = f"{self.errors} errors in {self.examples:,} draws, {self.redrawn:,} of them drawn again"
-        counted = f"{counted} in {self.seconds:.1f} s"
-        return "\n".join([f"{self.certificate}: holds; {counted}", *(f"  {line}" for line in self.statement)])
+        holds = "holds" if self.official else "holds of data that nobody vouches for"
+        counted = f"{shown(self.certificate)}: {holds}; {counted} in {self.seconds:.1f} s"
+        return "\n".join([counted, *(f"  {line}" for line in self.statement)])
 
 
-def check(path: str, data_folders: list[str], processes: int = 1, redraw: int = REDRAWN) -> Checked:
+def check(
+    path: str, data_folders: list[str], processes: int = 1, redraw: int = REDRAWN, most_work: int = MOST_WORK
+) -> Checked:
     """Check the certificate at ``path`` and return what holds; raises ``Rejected``, naming the field.
 
     More ``processes`` share the count where it is long; the program that asks for them needs the usual
-    ``if __name__ == "__main__"``. Of a PAC-Bayes certificate ``redraw`` outcomes are drawn again.
+    ``if __name__ == "__main__"``. Of a PAC-Bayes certificate ``redraw`` outcomes are drawn again. One that announces
+    more than ``most_work`` is not begun.
     """
     begun, document = time.perf_counter(), read(path)
-    check_document(document)
     files, counts = Files(os.path.dirname(os.path.abspath(path)), data_folders), document["counts"]
     drawn = document["schema"] == PAC_BAYES
-    KINDS[document["schema"]].check(document, files, redraw if drawn else processes)
+    try:
+        check_document(document)
+        work = announced_work(document, redraw)
+        if not work <= most_work:
+            much = (
+                f"about {work:.1e} steps (nanoseconds of one processor) are announced, at most {most_work:.1e} allowed"
+            )
+            raise Rejected(f"work: {much}; --most-work raises that")
+        KINDS[document["schema"]].check(document, files, redraw if drawn else processes)
+    except Rejected:
+        raise
+    except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise Rejected(f"{shown(path)}: cannot be checked ({type(error).__name__})") from None
     counted, redrawn = (counts["draws"], min(redraw, counts["draws"])) if drawn else (counts["examples"], None)
-    return Checked(path, counted, counts["errors"], document["statement"], time.perf_counter() - begun, redrawn)
+    statement, sha256 = document["statement"], hashlib.sha256(canonical(document)).hexdigest()
+    seconds = time.perf_counter() - begun
+    return Checked(path, counted, counts["errors"], statement, seconds, redrawn, vouched(document), sha256)
 
 
 def main(arguments: list[str]) -> int:
-    """``checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N]``: status 0 if it holds, 2 with one line if not."""
+    """``checker.py CERTIFICATE [--data-dir FOLDER] …``: status 0 if it holds, 2 with one line if not."""
     options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
-    well = len(arguments) % 2 == 1 and not arguments[0].startswith("-") and set(options) <= {"--data-dir", "--redraw"}
-    redraw = options.get("--redraw", str(REDRAWN))
-    if not well or not redraw.isdecimal():
-        print("usage: python checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N]", file=sys.stderr)
+    numbers = {"--redraw": options.pop("--redraw", str(REDRAWN)), "--most-work": options.pop("--most-work", "")}
+    well = len(arguments) % 2 == 1 and not arguments[0].startswith("-") and set(options) <= {"--data-dir"}
+    redraw, most = (number or str(MOST_WORK) for number in numbers.values())
+    if not well or not all(number.isdecimal() and len(number) < 30 for number in (redraw, most)):
+        print("usage: python checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N] [--most-work N]", file=sys.stderr)
         return 2
     folders = [folder for folder in (options.get("--data-dir"), os.environ.get("LEAN_MNIST_DATA"), "data") if folder]
     try:
-        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), int(redraw)))
+        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), int(redraw), int(most)))
     except Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -16,7 +16,7 @@ The last: each evaluation answers with one of m + 1 counts, so a person who acts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from lean_mnist.errors import BoundError, CertificateError
 from lean_mnist.generalization.bounds import checked_counts, checked_delta
 from lean_mnist.generalization.exact import Exact
+from lean_mnist.reading.text import printable
 
 _MOST_BITS = 10**9
 
@@ -36,6 +37,18 @@ def union(delta: Exact, bits: int) -> Fraction:
     if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= _MOST_BITS:
         raise BoundError(f"bits: expected a whole number from 0 to {_MOST_BITS:,}, found {bits!r}")
     return checked_delta(delta) / 2**bits
+
+
+def claimed_deltas(deltas: Sequence[Exact]) -> list[Fraction]:
+    """The failure probabilities of claims, one each; raises ``CertificateError`` if there are none, and ``BoundError``
+    for one that is not below 1/2, where a claim would be as likely wrong as right, or that takes 250 digits."""
+    if not deltas:
+        raise CertificateError("--delta: expected at least one, found none; without claims a certificate says nothing")
+    found = list(map(checked_delta, deltas))
+    for delta in found:
+        if not (delta < Fraction(1, 2) and len(str(delta)) <= 250):
+            raise BoundError(f"delta: expected a probability below 1/2, found {printable(delta, 40)}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def test_it_accepts_what_is_made(activation: str, kind: str, tmp_path: Path) -> 
     found = checker.check(written(certificate, tmp_path), [])
     assert (found.examples, found.errors) == (40, certificate.errors)
     assert 0 < found.errors < 40
-    assert str(found).startswith(f"{tmp_path / 'certificate.json'}: holds; {found.errors} errors in 40 examples")
+    said = f"holds of data that nobody vouches for; {found.errors} errors in 40 examples, counted again"
+    assert str(found).startswith(f"{tmp_path / 'certificate.json'}: {said}")
 
 
 @pytest.mark.parametrize(
@@ -81,9 +82,10 @@ def test_an_empty_promise_is_said_in_words(tmp_path: Path) -> None:
     model, data = random_network(3), random_data(3, 3)
     normalization = Normalization.fit("standard", data.train.images, 255)
     certificate = certify(model, normalization, data, SplitHistory("test", 1), ClaimOptions(("1e-9",), ("hoeffding",)))
-    (sentence,) = certificate.document["statement"]
+    opening, sentence = certificate.document["statement"]
+    assert opening.startswith("Nobody vouches for the 3 examples that are called 'random' here, nor for that name: ")
     assert sentence == "At delta = 1/1000000000 the bound hoeffding is vacuous: it says nothing about unseen data."
-    assert "%" not in certificate.text().split("\n")[1]
+    assert "%" not in certificate.text()
     assert rejection(written(certificate, tmp_path)) == ""
 
 
@@ -188,10 +190,10 @@ def better(document: dict[str, Any]) -> None:
         (in_claim("risk", "0.999999999999"), "claims[0].risk: 0.999999999999 is not the least that follows"),
         (in_claim("risk", "0.5"), "claims[0].risk: expected a decimal from 0 to 1 with 12 digits"),
         (in_claim("delta", "1/1000"), "claims[0].risk: "),
-        (in_claim("delta", "0"), "claims[0].delta: expected a probability strictly between 0 and 1"),
+        (in_claim("delta", "0"), "claims[0].delta: expected a probability above 0 and below 1/2"),
         (
             in_claim("delta", "2/40"),
-            "claims[0].delta: expected a probability strictly between 0 and 1, in lowest terms, found '2/40'",
+            "claims[0].delta: expected a probability above 0 and below 1/2, in lowest terms, found '2/40'",
         ),
         (lambda d: d["history"].update(looks=2), "claims[0].risk: "),
         (
@@ -326,8 +328,8 @@ def test_makers_take_nothing_from_the_checker_but_its_fixed_texts() -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        ("percent", lambda value, up: f"{float(value):.2%}", "statement[0]: expected 'With confidence 1 - 7/200"),
-        ("network_name", lambda sizes: "20-3", "statement[0]: expected 'With confidence 1 - 7/200"),
+        ("percent", lambda value, up: f"{float(value):.2%}", "statement[1]: expected 'With confidence 1 - 7/200"),
+        ("network_name", lambda sizes: "20-3", "statement[1]: expected 'With confidence 1 - 7/200"),
         ("risk_text", lambda risk: decimal_text(risk, 12, up=True)[:-1] + "7", "claims[0].accuracy: "),
         ("sha256", lambda content: "0" * 64, "decoder.sha256: expected "),
         ("written", lambda value: json.dumps(value), "decoder.sha256: expected "),
@@ -354,7 +356,11 @@ def test_processes_share_the_count() -> None:
 
 def test_nan_never_passes(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits or bounds that are NaN count as errors, whatever the label."""
-    assert not checker._all_below([1.0, math.nan, 2.0], 3.0)
+    assert checker._sound([1.0, -2.0], [0.5, 0.0])
+    for wrong in (math.nan, math.inf, -1.0):
+        assert not checker._sound([1.0, -2.0], [0.5, wrong])
+    for wrong in (math.nan, math.inf, -math.inf):
+        assert not checker._sound([1.0, wrong], [0.5, 0.5])
     for logits in (([math.nan] * CLASSES, [0.0] * CLASSES), ([9.0, 0.0, 0.0], [math.nan, 0.0, 0.0])):
         monkeypatch.setattr(checker.Network, "logits", lambda self, pixels, found=logits: found)
         assert rejection(str(made / FILES[0])).startswith("counts.errors: expected 40, counted again")

@@ -170,7 +170,12 @@ def test_the_command_rounds_a_network_and_counts_on_what_taught_it(
     errors = document["counts"]["errors"]
     again = json.loads(run_command(monkeypatch, tmp_path / "network.json").read_text())
     assert again["counts"]["errors"] == errors < 300
-    tested = json.loads(run_command(monkeypatch, tmp_path / "network.json", "--split", "test").read_text())
+    with pytest.raises(CertificateError, match=r"certificate\.json certifies another network, or this one by other me"):
+        run_command(monkeypatch, tmp_path / "network.json", "--split", "test")
+    assert json.loads(found.read_text()) == again
+    (other := tmp_path / "other").mkdir()
+    run_command(monkeypatch, tmp_path / "network.json", "--split", "test", "--out", str(other))
+    tested = json.loads((other / found.name).read_text())
     assert tested["data"]["split"] == "test"
     network = import_network(str(tmp_path / "network.json"), NetworkFile.QUANTIZED, 64, 10)
     assert isinstance(network, QuantizedNetwork)

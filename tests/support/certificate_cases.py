@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lean_mnist.data.datasets import Dataset, Split
+from lean_mnist.data.datasets import Dataset, Split, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
 from lean_mnist.generalization.certificates.networks import certify
-from lean_mnist.generalization.certificates.runs import FoundCertificate, certificate_places, find_certificate
+from lean_mnist.generalization.certificates.runs import (
+    Evaluated,
+    FoundCertificate,
+    certificate_places,
+    find_certificate,
+)
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import Checkpoint
@@ -93,7 +98,9 @@ def decoder_fields(activation: str, kind: str = "unit", mean: float = 0.0, scale
 def certificate_beside(path: Path, loaded: Checkpoint) -> FoundCertificate | None:
     """The certificate beside a checkpoint or in its run's folder, as ``evaluate`` looks for it."""
     places = certificate_places(str(path), loaded.config.runs_dir, loaded.config.run_name)
-    return find_certificate(places, loaded.model, loaded.normalization)
+    dataset = load_dataset(loaded.data["name"], loaded.config.data_dir)
+    about = Evaluated(loaded.model, loaded.normalization, dataset, loaded.metrics["test_looks"])
+    return find_certificate(places, about)
 
 
 def forged(path: str | Path, change: Callable[[dict[str, Any]], Any]) -> str:

@@ -167,12 +167,12 @@ def test_a_run_that_diverges_is_stopped(here: Path) -> None:
 
 
 def test_the_command(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--prior data-free --dataset digits --hidden 4 --epochs 1 --draws 200 --delta 1/2 --run-name two --json"
+    options = "--prior data-free --dataset digits --hidden 4 --epochs 1 --draws 200 --delta 1/3 --run-name two --json"
     found = call(pacbayes.main, [*options.split(), "--quiet"], monkeypatch, capsys)
     assert (found.status, found.err) == (0, "")
     values = json.loads(found.out)
     assert values["sizes"] == [64, 4, 10]
-    assert [claim["delta"] for claim in values["claims"]] == ["1/2"]
+    assert [claim["delta"] for claim in values["claims"]] == ["1/3"]
     # A run that has ended is summed up again; a repetition is a new run with the same result.
     again = call(pacbayes.main, ["--resume", "two"], monkeypatch, capsys)
     assert without(json.loads(again.out), "seconds") == without(values, "seconds")

@@ -90,7 +90,7 @@ def test_evaluate_says_where_a_certificate_is_not_this_networks(short_run: Finis
     certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(short_run.last))
     found = certificate_beside(tmp_path / "other.pt", changed)
     assert found is not None
-    assert f"is not this network's: it is of weights with SHA-256 {weights_hash(last.model)[:12]}…" in str(found)
+    assert f"does not match: it is of weights with SHA-256 {weights_hash(last.model)[:12]}…" in str(found)
     found = certificate_beside(tmp_path / "last.pt", last)
     assert found is not None
     assert not found.why_not

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.bounds import checked_delta, upper_risk
+from lean_mnist.generalization.bounds import upper_risk
+from lean_mnist.generalization.confidence import claimed_deltas
 from lean_mnist.generalization.exact import Exact, decimal_text, percent
+from lean_mnist.reading.text import printable
 
 DEFAULT_DELTAS = ("0.035", "1e-9")
 DEFAULT_BOUNDS = ("clopper-pearson",)
@@ -74,6 +77,7 @@ class Certificate:
             "looks": self.document["history"]["looks"],
             "claims": [{name: claim[name] for name in names} for claim in self.document["claims"]],
             "weights_sha256": self.document["weights"]["sha256"],
+            "content_sha256": self.document["content_sha256"],
         }
 
     def line(self) -> str:
@@ -170,7 +174,8 @@ class CountedClaim:
         }
 
     def sentence(self, sizes: Sequence[int], dataset: str) -> str:
-        """The claim in words, about a network of these ``sizes``; percentages are rounded to its disadvantage."""
+        """The claim in words, about a network of these ``sizes`` and data as ``SplitData.name`` has them; percentages
+        are rounded to its disadvantage."""
         if self.risk == 1:
             return f"At delta = {self.delta} the bound {self.bound} is vacuous: it says nothing about unseen data."
         most, least = percent(self.risk, up=True), percent(1 - self.risk, up=False)
@@ -184,8 +189,11 @@ class CountedClaim:
 def counted_claims(
     bounds: Sequence[str], deltas: Sequence[Exact], share: Callable[[Fraction], Fraction], errors: int, examples: int
 ) -> list[CountedClaim]:
-    """The claim by each bound at each δ, for its ``share(δ)``; raises ``BoundError`` for a δ that is no probability."""
-    spent = [(bound, delta, share(delta)) for bound in bounds for delta in map(checked_delta, deltas)]
+    """The claim by each bound at each δ, for its ``share(δ)``; raises ``CertificateError`` without any, and
+    ``BoundError`` for a δ that no claim is made at."""
+    spent = [(bound, delta, share(delta)) for bound in bounds for delta in claimed_deltas(deltas)]
+    if not spent:
+        raise CertificateError("--bound: expected at least one, found none; without claims a certificate says nothing")
     return [CountedClaim(*each, upper_risk(each[0], errors, examples, each[2]), errors, examples) for each in spent]
 
 
@@ -194,15 +202,47 @@ def network_name(sizes: Sequence[int]) -> str:
     return "-".join(str(size) for size in sizes)
 
 
-def split_data(dataset: Dataset, split: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The fields that describe a split (``train`` or ``test``), and the files that have to stand beside the certificate
-    because no data folder has them."""
-    part = dataset.train if split == "train" else dataset.test
-    images, labels = part.images.cpu().numpy(), part.labels.cpu().numpy()
+@dataclass(frozen=True)
+class SplitData:
+    """A split as a certificate describes it."""
+
+    fields: dict[str, Any]
+    beside: dict[str, bytes]  # files that have to stand beside the certificate because no data folder has them
+    name: str  # as sentences have it
+    official: bool  # whether its content is known as that of the split of that name
+
+    @property
+    def version(self) -> int:
+        """The certificate's version."""
+        return checker.VERSION if self.official else checker.UNVOUCHED_VERSION
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What has to be assumed of these data besides the usual."""
+        return [] if self.official else [checker.UNVOUCHED]
+
+    @property
+    def opening(self) -> list[str]:
+        """The sentences with which a statement about these data begins."""
+        if self.official:
+            return []
+        about, hashes = self.fields, {kind: self.fields[kind]["sha256"] for kind in ("images", "labels")}
+        return [
+            f"Nobody vouches for the {about['examples']:,} examples that are called '{about['dataset']}' here, nor for "
+            f"that name: images with SHA-256 {hashes['images']}, of which {about['duplicates']:,} are equal to an "
+            f"earlier one, and labels with SHA-256 {hashes['labels']}, in which {about['occurring']} of "
+            f"{about['classes']} classes occur."
+        ]
+
+
+def split_data(dataset: Dataset, split: str, classes: int, part: dict[str, int] | None = None) -> SplitData:
+    """The ``split``, ``train`` or ``test``, of a network that tells so many ``classes`` apart; ``part`` of it."""
+    of_split = dataset.train if split == "train" else dataset.test
+    images, labels = of_split.images.cpu().numpy(), of_split.labels.cpu().numpy().astype(np.uint8)
     examples, rows, columns = images.shape
     contents = {
         "images": struct.pack(">IIII", 0x803, examples, rows, columns) + images.tobytes(),
-        "labels": struct.pack(">II", 0x801, examples) + labels.astype(np.uint8).tobytes(),
+        "labels": struct.pack(">II", 0x801, examples) + labels.tobytes(),
     }
     names, folder = {kind: f"certificate.{kind}.idx" for kind in contents}, ""
     beside = {names[kind]: content for kind, content in contents.items()}
@@ -211,5 +251,14 @@ def split_data(dataset: Dataset, split: str) -> tuple[dict[str, Any], dict[str, 
         files = layout.files[:2] if split == "train" else layout.files[2:]
         names, folder, beside = dict(zip(contents, files, strict=True)), layout.raw, {}
     found = {kind: {"folder": folder, **file_entry(names[kind], raw)} for kind, raw in contents.items()}
-    about = {"dataset": dataset.name, "split": split, "examples": examples, "rows": rows, "columns": columns}
-    return {**about, **found}, beside
+    about = {"dataset": dataset.name, "split": split, "examples": examples, "rows": rows, "columns": columns, **found}
+    about |= {**({"part": part} if part else {}), "classes": classes}
+    hashes = (found["images"]["sha256"], found["labels"]["sha256"])
+    official = checker.OFFICIAL.get((dataset.name, split)) == hashes and classes == checker.OFFICIAL_CLASSES
+    if official:
+        return SplitData(about, beside, dataset.name, official)
+    if not re.fullmatch("[a-z0-9_-][a-z0-9_.-]{0,99}", dataset.name):
+        raise CertificateError(f"dataset: expected a name of a-z, 0-9, - and _, found {printable(dataset.name)!r}")
+    about["duplicates"] = examples - len({image.tobytes() for image in images})
+    about["occurring"] = len(np.unique(labels))
+    return SplitData(about, beside, f"called '{dataset.name}', vouched for by nobody", official)

@@ -62,29 +62,24 @@ def certify(
     if history.split != "test":
         raise CertificateError(f"split: expected test, found {history.split}; only the test split teaches nothing")
     require_known_bounds(options.bounds)
-    layers = [
-        (weight.detach().cpu().double().numpy(), None if bias is None else bias.detach().cpu().double().numpy())
-        for weight, bias in model.weights_and_biases()
-    ]
-    images, labels = dataset.test.images.cpu().numpy(), dataset.test.labels.cpu().numpy()
-    scaling = (normalization.kind, normalization.mean, normalization.scale)
     unit = checker.UNITS[precision_for(model) if options.precision == "auto" else options.precision]
-    errors = count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)))
-    examples, sizes, evaluations = len(labels), model.sizes, history.evaluations
+    errors = test_errors(model, normalization, dataset, unit)
+    examples, sizes, evaluations = len(dataset.test), model.sizes, history.evaluations
     share = functools.partial(history.share, examples=examples)
     claims = counted_claims(options.bounds, options.deltas, share, errors, examples)
     raw, dtype = _raw_weights(model)
     tensors = [{"name": name, "shape": list(tensor.shape)} for name, tensor in model.named_parameters()]
-    data, beside = split_data(dataset, "test")
+    data = split_data(dataset, "test", sizes[-1])
     document = {
         "schema": checker.HOLDOUT,
-        "version": checker.VERSION,
-        "statement": [claim.sentence(sizes, dataset.name) for claim in claims],
+        "version": data.version,
+        "statement": [*data.opening, *(claim.sentence(sizes, data.name) for claim in claims)],
         "claims": [claim.fields(share=str(claim.share)) for claim in claims],
         "assumptions": [
             *checker.ASSUMPTIONS,
             *([] if model.activation in _PIECEWISE_LINEAR else [checker.SMOOTH]),
             checker.ADAPTIVE if history.adaptive else checker.NOT_ADAPTIVE,
+            *data.assumptions,
         ],
         "counts": {"examples": examples, "errors": errors, "correct": examples - errors},
         "space": {"chosen_among": f"the networks of {evaluations} look(s) at this split", "bits": 0},
@@ -106,9 +101,20 @@ def certify(
             "tensors": tensors,
             "parameters": sum(tensor.numel() for tensor in model.parameters()),
         },
-        "data": {**data, "classes": sizes[-1]},
+        "data": data.fields,
     }
-    return Certificate(with_hash(document, "content_sha256"), {_WEIGHTS: raw, **beside})
+    return Certificate(with_hash(document, "content_sha256"), {_WEIGHTS: raw, **data.beside})
+
+
+def test_errors(model: MLP, normalization: Normalization, dataset: Dataset, unit: str) -> int:
+    """How many test examples ``model`` reads wrong, or too near to call where operations are as good as ``unit``."""
+    layers = [
+        (weight.detach().cpu().double().numpy(), None if bias is None else bias.detach().cpu().double().numpy())
+        for weight, bias in model.weights_and_biases()
+    ]
+    images, labels = dataset.test.images.cpu().numpy(), dataset.test.labels.cpu().numpy()
+    scaling = (normalization.kind, normalization.mean, normalization.scale)
+    return count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)))
 
 
 def precision_for(model: MLP) -> str:
@@ -177,15 +183,15 @@ def certify_network(
     images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
     examples, right = len(labels), IntegerNetwork(network, dataset.maximum).correct(images, labels)
     errors, raw = examples - right, encode(network)
-    data, beside = split_data(dataset, "train")
+    data = split_data(dataset, "train", space.sizes[-1])
     claims = counted_claims(bounds, deltas, lambda delta: union(delta / candidates, length), errors, examples)
     document = {
         "schema": checker.CODE,
-        "version": checker.VERSION,
-        "statement": [claim.sentence(space.sizes, dataset.name) for claim in claims],
+        "version": data.version,
+        "statement": [*data.opening, *(claim.sentence(space.sizes, data.name) for claim in claims)],
         "claims": [claim.fields() for claim in claims],
         "share": checker.CODE_SHARE,
-        "assumptions": list(checker.CODE_ASSUMPTIONS),
+        "assumptions": [*checker.CODE_ASSUMPTIONS, *data.assumptions],
         "counts": {"examples": examples, "errors": errors, "correct": right},
         "code": {
             "name": code,
@@ -196,6 +202,6 @@ def certify_network(
         },
         "decoder": with_hash({"specification": checker.CODE_DECODER, **space.to_dict()}),
         "weights": file_entry(_CODES, raw),
-        "data": {**data, "classes": space.sizes[-1]},
+        "data": data.fields,
     }
-    return Certificate(with_hash(document, "content_sha256"), {_CODES: raw, **beside})
+    return Certificate(with_hash(document, "content_sha256"), {_CODES: raw, **data.beside})

@@ -11,11 +11,18 @@ from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.document import FILE, Certificate, ClaimOptions
-from lean_mnist.generalization.certificates.networks import DEFAULT_OPTIONS, certify, decoder_of, weights_hash
+from lean_mnist.generalization.certificates.document import FILE, Certificate, ClaimOptions, split_data
+from lean_mnist.generalization.certificates.networks import (
+    DEFAULT_OPTIONS,
+    certify,
+    decoder_of,
+    test_errors,
+    weights_hash,
+)
 from lean_mnist.generalization.confidence import history_of
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
+from lean_mnist.reading.text import shown
 
 
 def certify_run(
@@ -27,20 +34,40 @@ def certify_run(
     *,
     tracked: bool,
     options: ClaimOptions = DEFAULT_OPTIONS,
+    replaces: bool = True,
 ) -> tuple[Certificate, Path]:
     """Certify the network of a run, write the certificate into ``folder``, and return it with its path.
 
     Of a quantised network the exact weights are certified, which can be run exactly, so that ``auto`` precision gives
     nothing away for rounding. ``metrics`` are those of the run's checkpoint, with its evaluations on the test split;
-    ``tracked`` says that there was one after every epoch. Raises what :func:`~.networks.certify` does, and
-    ``CertificateError`` for fewer ``looks`` than were recorded.
+    ``tracked`` says that there was one after every epoch; ``replaces`` whether another network's certificate may be
+    replaced. Raises what :func:`~.networks.certify` does, and ``CertificateError`` for fewer ``looks`` than were
+    recorded.
     """
     if isinstance(model, QuantizedMLP) and options.precision == "auto":
         options = replace(options, precision="float64")
     history = history_of(metrics, tracked=tracked, looks=options.looks, adaptive=options.adaptive)
     exact, recorded = exact_network(model), list(metrics["test_looks"])
     certificate = certify(exact, normalization, dataset, history, options, recorded=recorded)
+    if not replaces:
+        require_no_other(folder, certificate)
     return certificate, certificate.write(folder)
+
+
+def require_no_other(folder: Path, certificate: Certificate) -> None:
+    """Raise ``CertificateError`` if a certificate of another network, or of another kind, stands in ``folder``."""
+    path = folder / FILE
+    if not path.exists():
+        return
+    try:
+        there = checker.read(str(path))
+    except checker.Rejected:
+        return  # nobody could check that
+    own = certificate.document
+    if any(there.get(name) != own.get(name) for name in ("schema", "weights", "files")):
+        raise CertificateError(
+            f"--out: {shown(path)} certifies another network, or this one by other means; expected another folder"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,39 +85,63 @@ class FoundCertificate:
 
     def __str__(self) -> str:
         if self.why_not:
-            return f"certificate: {self.path} is not this network's: {self.why_not}"
-        again = f"  to count again: python -m lean_mnist.certify --check {self.path}"
-        return "\n".join([f"certificate: {self.path}", *(f"  {line}" for line in self.statement), again])
+            return f"certificate: {shown(self.path)} does not match: {self.why_not}"
+        compared = "compared with what is here: weights, decoder, test examples, errors counted again, recorded looks"
+        again = f"to check all of it: python -m lean_mnist.certify --check {shown(self.path)}"
+        return "\n  ".join([f"certificate: {shown(self.path)}", *self.statement, compared, again])
 
 
-def find_certificate(places: Sequence[Path], model: MLP, normalization: Normalization) -> FoundCertificate | None:
-    """The certificate in one of the folders ``places``, one about this network if there is any, else the first.
+@dataclass(frozen=True)
+class Evaluated:
+    """A network, the data on which it is evaluated, and the evaluations on their test split that its run recorded."""
 
-    It is about the network if weights and decoder are the same and every sentence follows from its numbers; errors are
-    not counted again here.
+    model: MLP
+    normalization: Normalization
+    dataset: Dataset
+    looks: Sequence[Mapping[str, Any]]
+
+
+def find_certificate(places: Sequence[Path], about: Evaluated) -> FoundCertificate | None:
+    """The certificate in one of the folders ``places``, one that matches if there is any, else the first.
+
+    It matches if weights and decoder are the same, its examples are the test split's, its count is what is counted here
+    again (wrong ones, and those too near to call), its record of evaluations is the run's, and every sentence follows
+    from its numbers.
     """
-    found = [_found(folder / FILE, model, normalization) for folder in places if (folder / FILE).is_file()]
+    found = [_found(folder / FILE, about) for folder in places if (folder / FILE).is_file()]
     return next((certificate for certificate in found if not certificate.why_not), found[0] if found else None)
 
 
-def _found(path: Path, model: MLP, normalization: Normalization) -> FoundCertificate:
+def _found(path: Path, about: Evaluated) -> FoundCertificate:
     try:
         document = checker.read(str(path))
         checker.check_document(document)
     except checker.Rejected as error:
         return FoundCertificate(path, (), f"it does not hold, {str(error).removeprefix(f'{path}: ')}")
-    statement, model = tuple(document["statement"]), exact_network(model)
+    return FoundCertificate(path, tuple(document["statement"]), _difference(document, about))
+
+
+def _difference(document: dict[str, Any], about: Evaluated) -> str:
+    """Why a certificate says nothing about this network and these data; empty if it does."""
     if document["schema"] != checker.HOLDOUT:
-        return FoundCertificate(path, statement, f"it is a {document['schema'].removeprefix('lean_mnist ')}")
+        return f"it is a {document['schema'].removeprefix('lean_mnist ')}"
+    model, dataset, decoder = exact_network(about.model), about.dataset, document["decoder"]
     own, theirs = weights_hash(model), document["weights"]["sha256"]
     if own != theirs:
-        why = f"it is of weights with SHA-256 {theirs[:12]}…, and these have {own[:12]}…"
-        return FoundCertificate(path, statement, why)
-    for name, value in decoder_of(model, normalization).items():
-        if document["decoder"][name] != value:
-            why = f"its {name} is {document['decoder'][name]}, and this one's {value}"
-            return FoundCertificate(path, statement, why)
-    return FoundCertificate(path, statement)
+        return f"it is of weights with SHA-256 {theirs[:12]}…, and these have {own[:12]}…"
+    for name, value in decoder_of(model, about.normalization).items():
+        if decoder[name] != value:
+            return f"its {name} is {decoder[name]}, and this one's {value}"
+    here = split_data(dataset, "test", model.sizes[-1]).fields
+    if any(document["data"][kind]["sha256"] != here[kind]["sha256"] for kind in ("images", "labels")):
+        return f"it is about other examples than the test split of {dataset.name} here"
+    stated, counted = document["counts"]["errors"], test_errors(model, about.normalization, dataset, decoder["unit"])
+    if stated != counted:
+        return f"it counts {stated} errors, and counted again {counted} examples are wrong or too near to call"
+    recorded = document["history"]["recorded"]
+    if recorded != [{name: look[name] for name in ("step", "purpose", "errors")} for look in about.looks]:
+        return f"it records {len(recorded)} looks at the test split, and the checkpoint {len(about.looks)}, or others"
+    return ""
 
 
 def certificate_places(checkpoint: str, runs_dir: str, run_name: str | None) -> list[Path]:

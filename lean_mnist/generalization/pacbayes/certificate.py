@@ -22,7 +22,7 @@ from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.splits import cut
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.bounds import checked_delta, pac_bayes_risk, upper_risk
+from lean_mnist.generalization.bounds import pac_bayes_risk, upper_risk
 from lean_mnist.generalization.certificates.document import (
     Certificate,
     file_entry,
@@ -33,6 +33,7 @@ from lean_mnist.generalization.certificates.document import (
     with_hash,
     written,
 )
+from lean_mnist.generalization.confidence import claimed_deltas
 from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text, exact, least, percent
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 
@@ -41,6 +42,7 @@ Layer = tuple[Array, Array, Array, Array]  # μ (H, D), σ (H, D), β (H,), τ (
 
 DIGITS = 6  # after the point, of a divergence in nats
 MARGIN = 2.0**-20
+_FOUND = ("classes", "duplicates", "occurring")  # of the data, but not of what the draws' key is the hash of
 _EXPONENT, _CHUNK = 149, 1000  # every float32 is a whole number times 2^-149
 
 
@@ -70,11 +72,11 @@ def certify_posterior(
     content = {name: numbers.astype("<f4").tobytes() for name, numbers in flat.items()}
     files = {name: file_entry(f"certificate.{name}", raw) for name, raw in content.items()}
     kind = "data-free" if prior_examples == 0 else "learnt"
-    data, beside = split_data(dataset, "train")
+    data = split_data(dataset, "train", network.sizes[-1], {"prior_examples": prior_examples, "seed": split_seed})
     decoder = {"sizes": list(network.sizes), "maximum": dataset.maximum}
     prior = {"kind": kind, "scale": str(scale), "candidates": candidates}
-    data["part"] = {"prior_examples": prior_examples, "seed": split_seed}
-    fixed = {"decoder": decoder, "prior": prior, "data": data}
+    drawn_from = {name: value for name, value in data.fields.items() if name not in _FOUND}
+    fixed = {"decoder": decoder, "prior": prior, "data": drawn_from}
     hashes = {name: entry["sha256"] for name, entry in files.items()}
     key = bytes.fromhex(sha256(written({**fixed, "files": hashes, "draws": draws})))
     images, labels = part.images.cpu().numpy(), part.labels.cpu().numpy()
@@ -83,8 +85,8 @@ def certify_posterior(
     errors, outcomes = int(wrong.sum()), np.packbits(wrong).tobytes()
     content["outcomes"], files["outcomes"] = outcomes, file_entry("certificate.outcomes", outcomes)
     divergence, m = divergence_above(flat["mean"], flat["scale"], flat["prior_mean"], scale), len(part)
-    claims, statement = [], []
-    for delta in map(checked_delta, deltas):
+    claims, statement = [], data.opening
+    for delta in claimed_deltas(deltas):
         of_draws = delta * checker.MONTE_CARLO
         share = (delta - of_draws) / candidates
         empirical = upper_risk("clopper-pearson", errors, draws, of_draws)  # Langford and Caruana 2001
@@ -105,15 +107,15 @@ def certify_posterior(
             if risk == 1
             else f"With confidence 1 - {delta} over the drawing of these {m:,} examples and of {draws:,} pairs of a "
             f"network and an example, the {network_name(network.sizes)} network whose weights are drawn anew for every "
-            f"image misreads at most {percent(risk, up=True)} of all images drawn like them ({dataset.name})."
+            f"image misreads at most {percent(risk, up=True)} of all images drawn like them ({data.name})."
         )
     document = {
         "schema": checker.PAC_BAYES,
-        "version": checker.VERSION,
+        "version": data.version,
         "statement": statement,
         "claims": claims,
         "theorem": checker.PAC_THEOREM,
-        "assumptions": [*checker.PAC_ASSUMPTIONS, checker.PRIORS[kind]],
+        "assumptions": [*checker.PAC_ASSUMPTIONS, checker.PRIORS[kind], *data.assumptions],
         "checked": checker.PAC_CHECKED,
         "counts": {"examples": m, "draws": draws, "errors": errors},
         "divergence": decimal_text(divergence, DIGITS, up=True),
@@ -122,10 +124,10 @@ def certify_posterior(
         "draws": {"specification": checker.DRAWS, "key": key.hex()},
         "files": files,
         "parameters": len(flat["mean"]),
-        "data": {**data, "classes": network.sizes[-1]},
+        "data": data.fields,
     }
     raw_files = {files[name]["file"]: raw for name, raw in content.items()}
-    return Certificate(with_hash(document, "content_sha256"), {**raw_files, **beside})
+    return Certificate(with_hash(document, "content_sha256"), {**raw_files, **data.beside})
 
 
 def layers_of(network: GaussianMLP) -> list[Layer]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from lean_mnist.errors import ConfigError
-from lean_mnist.generalization.bounds import checked_delta
+from lean_mnist.generalization.confidence import claimed_deltas
 from lean_mnist.generalization.exact import exact
 from lean_mnist.training.config.config import Config
 
@@ -106,8 +106,7 @@ class PacBayesConfig:
             raise ConfigError(f"candidates: expected at least {tried}, those tried here, found {self.candidates}")
         if self.prior == "data-free" and self.prior_examples:
             raise ConfigError(f"prior-examples: {self.prior_examples}, but a data-free prior learns from none")
-        for delta in self.delta:
-            checked_delta(delta)
+        claimed_deltas(self.delta)
         for name in ("draws", "epochs", "prior_epochs", "check_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')}: expected at least 1, found {value}")

@@ -81,7 +81,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.data.splits import split_training
     from lean_mnist.errors import CheckpointError, ConfigError
-    from lean_mnist.generalization.certificates.runs import certificate_places, find_certificate
+    from lean_mnist.generalization.certificates.runs import Evaluated, certificate_places, find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.evaluation.metrics import evaluate
     from lean_mnist.training.evaluation.pictures import write_plots
@@ -109,6 +109,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     split = splits[arguments.split]
     evaluation = evaluate(checkpoint.model, split, checkpoint.normalization)
     places = certificate_places(arguments.checkpoint, config.runs_dir, config.run_name)
+    looks = checkpoint.metrics.get("test_looks", [])
     plots: list[Path] = []
     if arguments.plots is not None:
         plots = write_plots(arguments.plots, checkpoint, dataset, split, evaluation, splits.get("train"))
@@ -118,6 +119,6 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
         arguments.split,
         checkpoint.crosscheck["verdict"],
         evaluation,
-        find_certificate(places, checkpoint.model, checkpoint.normalization),
+        find_certificate(places, Evaluated(checkpoint.model, checkpoint.normalization, dataset, looks)),
         tuple(map(str, plots)),
     )
