@@ -14,11 +14,11 @@ import pytest
 
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.errors import DataError
+from lean_mnist.generalization.imports import mlcert
 from lean_mnist.generalization.imports.certified import verify_on_data
 from lean_mnist.generalization.imports.mlcert import read_arrays, read_mlcert
 from lean_mnist.generalization.spaces.encoding import code_length
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
-from lean_mnist.reading import files
 from tests.support.import_cases import (
     B2,
     B16,
@@ -148,7 +148,7 @@ def test_files_that_are_too_large_damaged_or_absent(tmp_path: Path, monkeypatch:
     with pytest.raises(DataError, match="expected a pickle of NumPy arrays, found: No such file"):
         read_arrays(tmp_path / "none.pkl")
     path = tmp_path / "bomb.pkl.gz"
-    monkeypatch.setattr(files, "LARGEST", 1 << 20)
+    monkeypatch.setattr(mlcert, "_LARGEST_FILE", 1 << 20)
     path.write_bytes(gzip.compress(b"\0" * (1 << 22)))
     with pytest.raises(DataError, match="more than 1,048,576 bytes"):
         read_arrays(path)

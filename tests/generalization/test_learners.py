@@ -221,7 +221,7 @@ def test_the_command_on_files_of_ones_own(
         (["--train", str(train)], ConfigError, "--train: expected both --train FILE and --test FILE"),
         ([], DataError, "FOLDER: none given and LEAN_MNIST_DATA is not set"),
         ([str(tmp_path / "nowhere")], DataError, "nowhere: no such folder, expected one that holds out1train.dat"),
-        ([str(tmp_path)], DataError, "out1train.dat: cannot be read"),
+        ([str(tmp_path)], DataError, "out1train.dat: expected lines .*, found: No such file"),
         (["--learner", "kernal"], ConfigError, "did you mean 'kernel'"),
     ):
         with pytest.raises(error, match=message):

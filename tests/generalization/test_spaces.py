@@ -341,6 +341,6 @@ def test_altered_files_are_refused(tmp_path: Path, change: dict[str, Any], messa
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{nonsense")
-    for name, message in (("a.json", "no JSON"), ("none.json", "cannot be read")):
+    for name, message in (("a.json", "no JSON"), ("none.json", "expected a quantised network, found: No such file")):
         with pytest.raises(DataError, match=message):
             read_network(tmp_path / name)

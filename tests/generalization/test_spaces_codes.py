@@ -48,3 +48,17 @@ def test_impossible_widths() -> None:
     layer = QuantizedLayer(np.zeros((2, 2), np.uint16), 9, np.float16(0), np.float16(1))
     with pytest.raises(ArgumentError, match="bits: 9, expected at most 8 for an enumerative code"):
         code_length(QuantizedNetwork((layer,)))
+
+
+def test_logarithms_decide_only_what_they_can() -> None:
+    print("seed 5")
+    random = np.random.default_rng(5)
+    for alphabet, count in ((2, 4097), (4, 6000), (16, 9000), (256, 5000), (2, 1 << 13)):
+        symbols = np.minimum(random.geometric(0.3, count) - 1, alphabet - 1)
+        counts = np.bincount(symbols, minlength=alphabet)
+        sequences = math.factorial(count) // math.prod(math.factorial(int(n)) for n in counts)
+        tables = math.comb(count + alphabet - 1, alphabet - 1)
+        assert enumerative_length(symbols, alphabet) == (sequences - 1).bit_length() + (tables - 1).bit_length()
+    for exponent in range(13, 20):  # 2^e sequences, for which the logarithm is a whole number
+        assert enumerative_length([0] * ((1 << exponent) - 1) + [1], 2) == exponent + exponent + 1
+    assert enumerative_length([0] * 100_000, 1) == 0

@@ -9,9 +9,9 @@ called or constructed on its behalf, so the worst that a hostile file can do is 
 
 from __future__ import annotations
 
-import pickletools
 import re
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import numpy.typing as npt
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.generalization.spaces.network import FLOAT16_BITS, QuantizedLayer, QuantizedNetwork
 from lean_mnist.reading.files import read_bytes
+from lean_mnist.reading.pickles import Refused, walk_pickle
+from lean_mnist.reading.text import printable, shown
 
 
 def read_mlcert(path: str | Path) -> QuantizedNetwork:
@@ -39,9 +41,9 @@ def read_mlcert(path: str | Path) -> QuantizedNetwork:
             bounds = [_number(array, path) for array in arrays[2:]]
             return QuantizedNetwork((_coded_layer(arrays[0], *bounds[:2]), _coded_layer(arrays[1], *bounds[2:])))
     except ArgumentError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{shown(path)}: {error}") from None
     found = ", ".join(f"{array.dtype} {array.shape}" for array in arrays) or "nothing"
-    raise DataError(f"{path}: holds {found}, expected two float16 matrices, or two of bits and four bounds")
+    raise DataError(f"{shown(path)}: holds {found}, expected two float16 matrices, or two of bits and four bounds")
 
 
 def _float16_layer(matrix_DH: npt.NDArray[Any]) -> QuantizedLayer:
@@ -53,35 +55,44 @@ def _coded_layer(words_DH: npt.NDArray[Any], low: np.float32, high: np.float32) 
     width = words_DH.dtype.itemsize // 4
     if not low < high:
         raise ArgumentError(f"bounds {low} and {high}, expected the first to be smaller")
-    codes = np.zeros(words_DH.T.shape, np.uint16)
-    for place, word in np.ndenumerate(words_DH.T):
-        if not word or set(word) - {"0", "1"}:
-            raise ArgumentError(f"{str(word)[:16]!r} in a matrix, expected up to {width} binary digits")
-        codes[place] = int(word, 2)
+    codes, ended = np.zeros(words_DH.shape, np.uint16), np.zeros(words_DH.shape, np.bool_)
+    for place, letters in enumerate(np.moveaxis(_letters(words_DH), -1, 0)):
+        wrong = ~np.isin(letters, _DIGITS) if place == 0 else (letters != 0) & (ended | ~np.isin(letters, _DIGITS))
+        if wrong.any():
+            word = str(words_DH[tuple(np.argwhere(wrong)[0])])
+            raise ArgumentError(f"{printable(word)!r} in a matrix, expected up to {width} binary digits")
+        ended |= letters == 0
+        codes = np.where(ended, codes, codes << 1 | letters & 1).astype(np.uint16)
     scale = (high - low) / np.float32(2**width - 1)
-    return QuantizedLayer(codes, width, np.float16(low), np.float16(scale))
+    return QuantizedLayer(np.ascontiguousarray(codes.T), width, np.float16(low), np.float16(scale))
+
+
+def _letters(words: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """The numbers of the characters of strings, with 0 after their ends: one dimension more."""
+    numbers = np.frombuffer(words, words.dtype.byteorder.replace("|", "=") + "u4")
+    return numbers.reshape(*words.shape, words.dtype.itemsize // 4)
 
 
 def _number(array: npt.NDArray[Any], path: str | Path) -> np.float32:
     if array.shape != () or not np.isfinite(array):
-        raise DataError(f"{path}: bound {array!r}, expected a finite number")
+        raise DataError(f"{shown(path)}: bound {array!r}, expected a finite number")
     return np.float32(array)
 
 
 _WHAT = "a pickle of NumPy arrays"
-_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NAMES = {
-    **{f"{module} _reconstruct": "reconstruct" for module in _MODULES},
-    **{f"{module} scalar": "scalar" for module in _MODULES},
-    "numpy ndarray": "ndarray",
-    "numpy dtype": "dtype",
-}
+_LARGEST_FILE = 1 << 26  # bytes, unpacked
+_MOST_PARTS = 1000  # some sixty are needed
+_DIGITS = (ord("0"), ord("1"))
 _TYPES = re.compile(r"f[248]|U([1-9]|1[0-6])")
-_MARK = object()
 
 
-class _Refused(Exception):
-    """Why a pickle was refused."""
+class _Name(Enum):
+    """What a pickle of arrays names."""
+
+    RECONSTRUCT = "numpy.core.multiarray _reconstruct"
+    SCALAR = "numpy.core.multiarray scalar"
+    ARRAY = "numpy ndarray"
+    DTYPE = "numpy dtype"
 
 
 @dataclass
@@ -102,118 +113,78 @@ class _Array:
 def read_arrays(path: str | Path) -> list[npt.NDArray[Any]]:
     """The arrays and numbers (as 0-dimensional arrays) of a pickled tuple; gzip if the name ends in ``.gz``.
 
-    Floats of 2, 4 or 8 bytes and strings of up to 16 characters, of at most 2 dimensions. Raises ``DataError``, one
-    line that names the opcode or the object, for anything else; nothing in the file is ever run.
+    Floats of 2, 4 or 8 bytes and strings of up to 16 characters, of at most 2 dimensions, in a file of at most 64 MiB.
+    Raises ``DataError``, one line that names the opcode or the object, for anything else; nothing in the file is ever
+    run.
     """
-    content = read_bytes(path, _WHAT, packed=str(path).endswith(".gz"))
+    content = read_bytes(path, _WHAT, largest=_LARGEST_FILE, packed=str(path).endswith(".gz"))
     try:
-        result = _walk(content)
+        result = walk_pickle(content, _ArrayMeaning(), _MOST_PARTS)
         if not isinstance(result, tuple):
-            raise _Refused(f"holds a single {type(result).__name__.strip('_')}")
+            raise Refused(f"holds a single {type(result).__name__.strip('_')}")
         return [_finished(item) for item in result]
-    except _Refused as reason:
-        raise DataError(f"{path}: refused, {reason}; expected {_WHAT}, and nothing in it was run") from None
+    except Refused as reason:
+        raise DataError(f"{shown(path)}: refused, {reason}; expected {_WHAT}, and nothing in it was run") from None
 
 
-def _walk(content: bytes) -> Any:
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    try:
-        for opcode, argument, place in pickletools.genops(content):
-            if opcode.name == "STOP":
-                if len(stack) != 1 or place != len(content) - 1:
-                    raise _Refused("it ends early or leaves something behind")
-                return stack[0]
-            _step(opcode.name, argument, stack, memo)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise _Refused(f"damaged ({type(error).__name__})") from None
-    raise _Refused("damaged")
+class _ArrayMeaning:
+    """What names and calls are in a pickle of arrays: records of their content, never NumPy's own."""
 
+    def named(self, name: str) -> _Name:
+        """Which of the four expected names it is."""
+        try:
+            return _Name(name.replace("numpy._core", "numpy.core"))
+        except ValueError:
+            raise Refused(f"it names {printable(name.replace(' ', '.'))!r}") from None
 
-def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> None:
-    if name in ("BININT", "BININT1", "BININT2", "BINUNICODE", "BINBYTES", "SHORT_BINBYTES"):
-        stack.append(argument)
-    elif name == "NONE":
-        stack.append(None)
-    elif name in ("NEWFALSE", "NEWTRUE"):
-        stack.append(name == "NEWTRUE")
-    elif name == "MARK":
-        stack.append(_MARK)
-    elif name in ("TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"):
-        size = int(name[-1]) if name != "TUPLE" else _above_mark(stack)
-        if size > len(stack):
-            raise IndexError
-        items = tuple(stack[len(stack) - size :])
-        del stack[len(stack) - size - (name == "TUPLE") :]
-        stack.append(items)
-    elif name == "BINPUT":
-        memo[argument] = stack[-1]
-    elif name == "BINGET":
-        stack.append(memo[argument])
-    elif name == "GLOBAL":
-        if argument not in _NAMES:
-            raise _Refused(f"it names {argument.replace(' ', '.')!r}")
-        stack.append(_NAMES[argument])
-    elif name == "REDUCE":
-        arguments, called = stack.pop(), stack.pop()
-        stack.append(_reduced(called, arguments))
-    elif name == "BUILD":
-        state, target = stack.pop(), stack[-1]
-        _build(target, state)
-    elif name != "PROTO":
-        raise _Refused(f"it holds the opcode {name}")
+    def called(self, function: Any, arguments: tuple[Any, ...]) -> _Array | _DType:
+        """An empty array, a number, or a dtype."""
+        if function is _Name.RECONSTRUCT and arguments == (_Name.ARRAY, (0,), b"b"):
+            return _Array()
+        if function is _Name.DTYPE and len(arguments) == 3 and isinstance(arguments[0], str):
+            if not _TYPES.fullmatch(arguments[0]):
+                raise Refused(f"it holds numbers of type {printable(arguments[0], 20)!r}")
+            return _DType(arguments[0])
+        if function is _Name.SCALAR and len(arguments) == 2:
+            array = _Array()
+            _fill(array, (), *arguments)
+            return array
+        raise Refused("it calls something")
 
+    def built(self, target: Any, state: Any) -> None:
+        """Put content into an array, or a byte order into a dtype."""
+        if isinstance(target, _DType) and isinstance(state, tuple) and len(state) == 8:
+            version, order, subtype, names, fields, *_ = state
+            if version != 3 or order not in ("<", ">", "|") or (subtype, names, fields) != (None, None, None):
+                raise Refused("it holds a compound type")
+            target.order = order
+        elif isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
+            version, shape, dtype, fortran, content = state
+            if version != 1 or fortran is not False:
+                raise Refused("it holds an array in column order")
+            _fill(target, shape, dtype, content)
+        else:
+            raise Refused("it builds something")
 
-def _above_mark(stack: list[Any]) -> int:
-    for size, item in enumerate(reversed(stack)):
-        if item is _MARK:
-            return size
-    raise IndexError
-
-
-def _reduced(called: Any, arguments: Any) -> Any:
-    if called == "reconstruct" and arguments == ("ndarray", (0,), b"b"):
-        return _Array()
-    if called == "dtype" and isinstance(arguments, tuple) and len(arguments) == 3 and isinstance(arguments[0], str):
-        if not _TYPES.fullmatch(arguments[0]):
-            raise _Refused(f"it holds numbers of type {arguments[0][:20]!r}")
-        return _DType(arguments[0])
-    if called == "scalar" and isinstance(arguments, tuple) and len(arguments) == 2:
-        array = _Array()
-        _fill(array, (), *arguments)
-        return array
-    raise _Refused("it calls something")
-
-
-def _build(target: Any, state: Any) -> None:
-    if isinstance(target, _DType) and isinstance(state, tuple) and len(state) == 8:
-        version, order, subtype, names, fields, *_ = state
-        if version != 3 or order not in ("<", ">", "|") or (subtype, names, fields) != (None, None, None):
-            raise _Refused("it holds a compound type")
-        target.order = order
-    elif isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
-        version, shape, dtype, fortran, content = state
-        if version != 1 or fortran is not False:
-            raise _Refused("it holds an array in column order")
-        _fill(target, shape, dtype, content)
-    else:
-        raise _Refused("it builds something")
+    def persistent(self, identity: Any) -> Any:
+        """Nothing lies outside of the pickle."""
+        raise Refused("it names something outside of it")
 
 
 def _fill(array: _Array, shape: Any, dtype: Any, content: Any) -> None:
     plain = isinstance(shape, tuple) and len(shape) <= 2 and all(type(n) is int and 0 <= n < 1 << 31 for n in shape)
     if not plain or not isinstance(dtype, _DType) or not isinstance(content, bytes):
-        raise _Refused("it holds something else than an array of numbers or strings")
+        raise Refused("it holds something else than an array of numbers or strings")
     own = np.dtype(dtype.order + dtype.name)
     expected = int(np.prod(shape, dtype=object)) * own.itemsize
     if len(content) != expected:
-        raise _Refused(f"an array of {shape} {own} has {len(content)} bytes and not {expected}")
+        raise Refused(f"an array of {shape} {own} has {len(content)} bytes and not {expected}")
     if own.kind == "U" and len(content) and int(np.frombuffer(content, own.byteorder + "u4").max()) > 0x10FFFF:
-        raise _Refused("it holds something that is no character")
+        raise Refused("it holds something that is no character")
     array.value = np.frombuffer(content, own).reshape(shape)
 
 
 def _finished(item: Any) -> npt.NDArray[Any]:
     if not isinstance(item, _Array) or item.value is None:
-        raise _Refused(f"it holds a {type(item).__name__.strip('_')}")
+        raise Refused(f"it holds a {type(item).__name__.strip('_')}")
     return item.value

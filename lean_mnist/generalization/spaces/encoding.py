@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from lean_mnist.reading.files import read_bytes
 
 #: Bits a weight up to which an enumerative code is worth its table of counts.
 MOST_CODED_BITS = 8
+_SURE = 1e-6
+_BLOCK = 1 << 16  # codes whose bits are handled together
 
 
 def encode(network: QuantizedNetwork) -> bytes:
@@ -31,11 +34,22 @@ def encode(network: QuantizedNetwork) -> bytes:
     parts = []
     for layer in network.layers:
         halves = np.array([layer.shift, layer.scale])
-        parts += [_to_bits(halves.view(np.uint16), FLOAT16_BITS), _to_bits(layer.codes, layer.bits)]
-        parts += [] if layer.bias is None else [_to_bits(layer.bias.view(np.uint16), FLOAT16_BITS)]
-    bits = np.concatenate(parts)
-    assert len(bits) == network.space.size_in_bits
-    return np.packbits(bits).tobytes()
+        parts += [(halves.view(np.uint16), FLOAT16_BITS), (layer.codes, layer.bits)]
+        parts += [] if layer.bias is None else [(layer.bias.view(np.uint16), FLOAT16_BITS)]
+    content, open_bits = bytearray(), np.zeros(0, np.uint8)
+    for values, width in parts:
+        flat = values.ravel()
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK]
+            bits = np.concatenate((open_bits, np.zeros(len(block) * width, np.uint8)))
+            for bit in range(width):
+                bits[len(open_bits) + bit :: width] = block >> (width - 1 - bit) & 1
+            whole = len(bits) - len(bits) % 8
+            content += np.packbits(bits[:whole]).tobytes()
+            open_bits = bits[whole:]
+    content += np.packbits(open_bits).tobytes()
+    assert len(content) == -(-network.space.size_in_bits // 8)
+    return bytes(content)
 
 
 def decode(content: bytes, space: NetworkSpace) -> QuantizedNetwork:
@@ -43,16 +57,22 @@ def decode(content: bytes, space: NetworkSpace) -> QuantizedNetwork:
     expected = -(-space.size_in_bits // 8)
     if len(content) != expected:
         raise DataError(f"network: {len(content)} bytes, expected {expected} for {space.size_in_bits} bits")
-    bits = np.unpackbits(np.frombuffer(content, np.uint8))
-    if bits[space.size_in_bits :].any():
+    if content[-1] & ((1 << -space.size_in_bits % 8) - 1):
         raise DataError("network: its last bits, which only fill up a byte, are not 0")
-    layers, place = [], 0
+    packed, layers, place = np.frombuffer(content, np.uint8), [], 0
 
     def take(count: int, width: int) -> npt.NDArray[np.uint16]:
         nonlocal place
-        words = bits[place : place + count * width].reshape(count, width)
-        place += count * width
-        return (words @ (1 << np.arange(width - 1, -1, -1))).astype(np.uint16)
+        values = np.zeros(count, np.uint16)
+        for start in range(0, count, _BLOCK):
+            block = values[start : start + _BLOCK]
+            skipped, length = place % 8, len(block) * width
+            bits = np.unpackbits(packed[place // 8 : -(-(place + length) // 8)])[skipped : skipped + length]
+            for bit in range(width):
+                block <<= 1
+                block |= bits[bit::width]
+            place += length
+        return values
 
     for units, inputs in space.layer_shapes:
         shift, scale = take(2, FLOAT16_BITS).view(np.float16)
@@ -87,18 +107,21 @@ def enumerative_length(symbols: Sequence[int] | npt.NDArray[Any], alphabet: int)
     (Kraft, 1949), because the numbers of each table's sequences, and those of the tables, do so each.
     """
     counts = np.bincount(np.asarray(symbols, np.int64), minlength=alphabet).tolist()
+    n, k = sum(counts), alphabet - 1
+    return _bits_of_multinomial(counts) + (math.comb(n + k, k) - 1).bit_length()
+
+
+def _bits_of_multinomial(counts: list[int]) -> int:
+    """``⌈log2 (n! / Π n_k!)⌉``, exactly: where logarithms leave it open the numbers decide, which takes much longer."""
+    logarithms = [math.lgamma(count + 1) / math.log(2) for count in (sum(counts), *counts)]
+    about, rounding = logarithms[0] - math.fsum(logarithms[1:]), 64 * sys.float_info.epsilon * sum(logarithms)
+    if sum(counts) > 1 << 12 and math.ceil(about - rounding - _SURE) == math.ceil(about + rounding + _SURE):
+        return math.ceil(about)
     sequences, total = 1, 0
     for count in counts:
         total += count
         sequences *= math.comb(total, count)
-    tables = math.comb(total + alphabet - 1, alphabet - 1)
-    return (tables - 1).bit_length() + (sequences - 1).bit_length()
-
-
-def _to_bits(values: npt.NDArray[np.uint16], width: int) -> npt.NDArray[np.uint8]:
-    """The ``width`` lowest bits of each value, most significant first, one after another."""
-    shifts = np.arange(width - 1, -1, -1, dtype=np.uint16)
-    return (values.reshape(-1, 1) >> shifts & 1).astype(np.uint8).ravel()
+    return (sequences - 1).bit_length()
 
 
 FORMAT = "lean_mnist quantised network 1"
@@ -107,8 +130,14 @@ _FIELDS = {"sizes": list, "bits": int, "biases": bool, "encoding": str, "denomin
 
 def network_hash(network: QuantizedNetwork) -> str:
     """SHA-256 (hexadecimal) of the space, as JSON with sorted keys, a line feed and the fixed encoding."""
-    space = json.dumps(network.space.to_dict(), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(space.encode() + b"\n" + encode(network)).hexdigest()
+    return _hash(network.space, encode(network))
+
+
+def _hash(space: NetworkSpace, encoded: bytes) -> str:
+    text = json.dumps(space.to_dict(), sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode() + b"\n")
+    digest.update(encoded)
+    return digest.hexdigest()
 
 
 def write_network(path: str | Path, network: QuantizedNetwork) -> None:
@@ -116,11 +145,12 @@ def write_network(path: str | Path, network: QuantizedNetwork) -> None:
 
     ``weights`` is the fixed encoding in base64.
     """
+    encoded = encode(network)
     content = {
         "format": FORMAT,
         "space": network.space.to_dict(),
-        "weights": base64.b64encode(encode(network)).decode(),
-        "sha256": network_hash(network),
+        "weights": base64.b64encode(encoded).decode(),
+        "sha256": _hash(network.space, encoded),
     }
     write_atomically(Path(path), (json.dumps(content, indent=1) + "\n").encode())
 

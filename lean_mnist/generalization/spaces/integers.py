@@ -45,14 +45,16 @@ class IntegerNetwork:
         largest, exponent = maximum, 0
         for layer in network.layers:
             weight_HD, bias_H, own = layer.integers()
-            columns = np.abs(weight_HD).sum(1)
+            most = int(np.abs(weight_HD).max())
+            weight_HD = weight_HD.astype(object if most * weight_HD.shape[1] > _INT64 else weight_HD.dtype, copy=False)
+            columns = np.abs(weight_HD).sum(1).astype(object)
             sums = columns * largest
             if bias_H is not None:
                 bias_H = (bias_H << exponent) * network.denominator
                 sums = sums + np.abs(bias_H)
             largest, exponent = int(sums.max()), exponent + own
             weight_DH = weight_HD.T
-            if int(np.abs(weight_DH).max()) <= _INT64:
+            if most <= _INT64:
                 weight_DH = np.ascontiguousarray(weight_DH.astype(np.int64))
             self.layers.append(_IntegerLayer(weight_DH, bias_H, int(columns.max()), largest))
         self.exponent = exponent

@@ -14,7 +14,6 @@ arithmetic on integer pixels, ReLU between the layers, and the smallest index of
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,20 +69,25 @@ class QuantizedLayer:
     def integers(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, int]:
         """Integers (H, D), integers (H,) or ``None``, and an exponent e: weight and bias are these times 2^−e, exactly.
 
-        Object arrays of Python integers, so that nothing can overflow; e is the smallest that serves.
+        Weights are int64 where that holds them all, else Python integers, as biases are; e is the smallest that serves.
         """
-        shift, scale = _over_2_24(np.array([self.shift, self.scale]))
-        exponent = FLOAT16_EXPONENT
+        shift, scale = (int(number) for number in _over_2_24(np.array([self.shift, self.scale])))
+        exponent, largest = FLOAT16_EXPONENT, 1 << self.bits
+        values: npt.NDArray[Any] = self.codes
         if self.encoding == "float16":
-            values, exponent = _over_2_24(self.codes.view(np.float16)), 2 * FLOAT16_EXPONENT
-            shift <<= FLOAT16_EXPONENT
-        else:
-            values = self.codes.astype(object)
-        weight = shift + scale * values
-        bias = None if self.bias is None else _over_2_24(self.bias) << (exponent - FLOAT16_EXPONENT)
-        every = weight if bias is None else np.concatenate((weight.ravel(), bias))
+            spare = min(FLOAT16_EXPONENT, _trailing_zeros(shift << FLOAT16_EXPONENT | scale))
+            shift, scale, exponent = shift << FLOAT16_EXPONENT >> spare, scale >> spare, 2 * FLOAT16_EXPONENT - spare
+            values, largest = _over_2_24(self.codes.view(np.float16)), 1 << 40
+        weight = values.astype(np.int64 if abs(shift) + abs(scale) * largest < 1 << 62 else object)
+        weight *= scale
+        weight += shift
+        bias = None
+        if self.bias is not None:
+            bias = _over_2_24(self.bias).astype(object) << (exponent - FLOAT16_EXPONENT)
+        every = int(np.bitwise_or.reduce(weight, axis=None)) | (0 if bias is None else np.bitwise_or.reduce(bias))
         spare = min(exponent, _trailing_zeros(every))
-        return weight >> spare, None if bias is None else bias >> spare, exponent - spare
+        weight >>= spare
+        return weight, None if bias is None else bias >> spare, exponent - spare
 
 
 @dataclass(frozen=True)
@@ -162,14 +166,13 @@ def check_bits(bits: int, encoding: str) -> None:
         raise ArgumentError(f"bits: {bits}, expected {FLOAT16_BITS} for the encoding float16")
 
 
-def _over_2_24(halves: npt.NDArray[np.float16]) -> npt.NDArray[Any]:
-    """The integers k, as an object array, such that each float16 is ``k · 2^−24``: exact by the format's definition."""
+def _over_2_24(halves: npt.NDArray[np.float16]) -> npt.NDArray[np.int64]:
+    """The integers k, below 2^40, such that each float16 is ``k · 2^−24``: exact by the format's definition."""
     patterns = np.ascontiguousarray(halves).view(np.uint16).astype(np.int64)
     exponent, fraction = patterns >> 10 & 31, patterns & 1023
     magnitude = np.where(exponent == 0, fraction, (fraction | 1024) << np.maximum(exponent - 1, 0))
-    return np.where(patterns >> 15 == 1, -magnitude, magnitude).astype(object)
+    return np.where(patterns >> 15 == 1, -magnitude, magnitude)
 
 
-def _trailing_zeros(values: npt.NDArray[Any]) -> int:
-    common = math.gcd(*(int(value) for value in values.ravel()))
-    return (common & -common).bit_length() - 1 if common else FLOAT16_EXPONENT * 2
+def _trailing_zeros(number: int) -> int:
+    return (number & -number).bit_length() - 1 if number else FLOAT16_EXPONENT * 2
