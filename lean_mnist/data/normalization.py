@@ -15,6 +15,7 @@ import torch
 
 from lean_mnist.data.names import NORMALIZATIONS
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, check_choice
+from lean_mnist.reading.text import printable
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,19 @@ class Normalization:
     def from_dict(cls, values: Mapping[str, Any]) -> Normalization:
         """The inverse of :meth:`to_dict`. Raises :class:`CheckpointError` for anything that it cannot have written."""
         if not isinstance(values, Mapping) or set(values) != {"kind", "mean", "scale"}:
-            found = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-            raise CheckpointError(f"normalization: {found!r}, expected the fields kind, mean, scale")
+            found = repr(sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__)
+            raise CheckpointError(f"normalization: {printable(found, 60)}, expected the fields kind, mean, scale")
         kind, mean, scale = values["kind"], values["mean"], values["scale"]
-        if kind not in NORMALIZATIONS:
-            raise CheckpointError(f"normalization.kind: {kind!r}, expected one of {', '.join(NORMALIZATIONS)}")
+        if not isinstance(kind, str) or kind not in NORMALIZATIONS:
+            raise CheckpointError(
+                f"normalization.kind: {printable(repr(kind), 60)}, expected one of {', '.join(NORMALIZATIONS)}"
+            )
         if not _is_finite_number(mean):
-            raise CheckpointError(f"normalization.mean: {mean!r}, expected a finite number")
+            raise CheckpointError(f"normalization.mean: {printable(repr(mean), 60)}, expected a finite number")
         if not _is_finite_number(scale) or scale <= 0:
-            raise CheckpointError(f"normalization.scale: {scale!r}, expected a finite number above 0")
+            raise CheckpointError(
+                f"normalization.scale: {printable(repr(scale), 60)}, expected a finite number above 0"
+            )
         return cls(kind, float(mean), float(scale))
 
 

@@ -192,11 +192,8 @@ def test_onnx_files_that_are_none_or_too_large(tmp_path: Path, monkeypatch: pyte
         read(path)
 
 
-@pytest.mark.parametrize(("package", "name"), [("onnx", "a.onnx"), ("safetensors.torch", "a.safetensors")])
-def test_a_missing_package_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str
-) -> None:
-    (tmp_path / name).write_bytes(b"")
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(DataError, match=r"reads it; pip install 'lean_mnist\[import\]'"):
-        imported(tmp_path / name)
+        imported(tmp_path / "a.onnx")

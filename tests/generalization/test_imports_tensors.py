@@ -15,12 +15,8 @@ import safetensors.numpy
 import torch
 
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports.network import (
-    network_from_tensors,
-    read_safetensors,
-    read_state_dict,
-    scaling_of,
-)
+from lean_mnist.generalization.imports.network import network_from_tensors, scaling_of
+from lean_mnist.generalization.imports.tensors import read_safetensors, read_state_dict
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import write_checkpoint
@@ -141,7 +137,7 @@ def test_hostile_and_foreign_torch_files(tmp_path: Path) -> None:
     torch.save({"model": Runs(os.system, f"touch {marker}")}, tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(b"PK\x03\x04 damaged")
     for name in ("a.pt", "b.pt"):
-        with pytest.raises(DataError, match="refused, damaged or holds other objects"):
+        with pytest.raises(DataError, match=r"objects other than tensors .*nothing in it was run|a damaged one"):
             read_state_dict(tmp_path / name)
     assert not marker.exists()
     for content, message in (
@@ -156,16 +152,15 @@ def test_hostile_and_foreign_torch_files(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "none.pt")
 
 
-def test_torch_files_that_announce_more_than_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_files_that_announce_more_than_they_hold(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"0.weight": torch.zeros(1, 1).expand(1 << 20, 1 << 20)}, path)
-    with pytest.raises(DataError, match=r"0.weight announces shape \(1048576, 1048576\), which its bytes do not fill"):
+    with pytest.raises(DataError, match="refused, "):
         read_state_dict(path)
     torch.save({"0.weight": torch.zeros(1000, 1000)}, path)
     with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed:
         for entry in plain.infolist():
             packed.writestr(entry.filename, plain.read(entry))
-    monkeypatch.setattr("lean_mnist.generalization.imports.network.LARGEST", 1 << 20)
     assert (tmp_path / "b.pt").stat().st_size < 1 << 14
     with pytest.raises(DataError, match="refused"):
         read_state_dict(tmp_path / "b.pt")
@@ -188,8 +183,8 @@ def test_bfloat16_safetensors(tmp_path: Path) -> None:
         ({"text": b'{"a":1,"a":2}'}, "damaged"),
         ({"text": b"[" * 90_000}, "damaged"),
         ({"entries": {"a": 7}}, "damaged"),
-        ({"entries": {"a": {"dtype": "I32"}}}, "a is torch.int32, expected floating weights"),
-        ({"entries": {"a": {"dtype": "F31"}}}, "damaged"),
+        ({"entries": {"a": {"dtype": "I32"}}}, "a is I32, expected floating weights"),
+        ({"entries": {"a": {"dtype": "F31"}}}, "a is F31, expected floating weights"),
         ({"entries": {"a": {"shape": [2, -2]}}}, "damaged"),
         ({"entries": {"a": {"shape": [2, 3]}}}, "damaged"),
         ({"entries": {"a": {"shape": [1 << 40, 1 << 40]}}}, "damaged"),
@@ -197,6 +192,10 @@ def test_bfloat16_safetensors(tmp_path: Path) -> None:
         ({"entries": {"a": {"data_offsets": [-1, 15]}}}, "damaged"),
         ({"entries": {"b": {"data_offsets": [0, 8]}}}, "damaged"),
         ({"tail": b"xy"}, "damaged"),
+        ({"text": b'{"\x1b[2J\\n": 1}'}, r"a.safetensors: damaged \(header: "),
+        ({"text": b'{"a' + b"a" * 300 + b'": {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}}'}, "damaged"),
+        ({"text": b"9" * 90_000}, "damaged"),
+        ({"text": b'{"__metadata__": [1]}'}, "damaged"),
     ],
 )
 def test_damaged_safetensors(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

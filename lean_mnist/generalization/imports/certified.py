@@ -15,26 +15,21 @@ import torch
 
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import CertificateError, DataError
+from lean_mnist.errors import CertificateError, CheckpointError, DataError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
 from lean_mnist.generalization.certificates.networks import certify
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.imports.mlcert import read_mlcert
-from lean_mnist.generalization.imports.network import (
-    ImportedNetwork,
-    load_safely,
-    network_from_tensors,
-    read_safetensors,
-    read_state_dict,
-    scaling_of,
-)
+from lean_mnist.generalization.imports.network import ImportedNetwork, network_from_tensors, scaling_of
 from lean_mnist.generalization.imports.onnx import read_onnx
+from lean_mnist.generalization.imports.tensors import load_dictionary, read_safetensors, read_state_dict
 from lean_mnist.generalization.quantize import fold_scaling, quantize_layers
 from lean_mnist.generalization.spaces.encoding import read_network
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
+from lean_mnist.reading.text import shown
 
 Network = ImportedNetwork | QuantizedNetwork
 
@@ -150,13 +145,13 @@ _SUFFIXES = {
 def kind_of(path: str) -> NetworkFile:
     """The kind of the file at ``path``, by the end of its name; of those of ``torch.save`` by their content.
 
-    What PyTorch's safe reader refuses counts as a checkpoint, whose reader says why.
+    What its reader refuses counts as a checkpoint, whose reader says why.
     """
     for suffix, kind in _SUFFIXES.items():
         if path.endswith(suffix):
             return kind
     try:
-        return NetworkFile.CHECKPOINT if "format_version" in load_safely(path) else NetworkFile.STATE_DICT
+        return NetworkFile.CHECKPOINT if "format_version" in load_dictionary(path) else NetworkFile.STATE_DICT
     except DataError:
         return NetworkFile.CHECKPOINT
 
@@ -171,12 +166,16 @@ def import_network(path: str, kind: NetworkFile, features: int, classes: int) ->
         return read_onnx(path, features, classes)
     ordered = kind is not NetworkFile.SAFETENSORS
     named = read_state_dict(path) if ordered else read_safetensors(path)
-    network = network_from_tensors(named, path, features, classes, ordered=ordered)
+    network = network_from_tensors(named, shown(path), features, classes, ordered=ordered)
     if kind is not NetworkFile.CHECKPOINT:
         return network
-    normalization = Normalization.from_dict(load_safely(path).get("normalization", {}))
+    try:
+        normalization = Normalization.from_dict(load_dictionary(path).get("normalization", {}))
+    except CheckpointError as error:
+        raise DataError(f"{shown(path)}: {error}") from None
     if normalization.kind == "per-image":
-        raise DataError(f"{path}: per-image normalisation, expected standard or unit, which are one map of all pixels")
+        found = "per-image normalisation, expected standard or unit, which are one map of all pixels"
+        raise DataError(f"{shown(path)}: {found}")
     return replace(network, scaling=normalization)
 
 
@@ -200,7 +199,7 @@ def read_for(
     if scaling is not None:
         given = scaling_of(*scaling)
         if stated is not None and (stated.mean, stated.scale) != scaling:
-            raise CertificateError(f"--scaling: expected {stated.mean:g} {stated.scale:g}, as {path} states")
+            raise CertificateError(f"--scaling: expected {stated.mean:g} {stated.scale:g}, as {shown(path)} states")
         stated = given
     readings = 1
     if accuracy is not None:
@@ -210,7 +209,7 @@ def read_for(
         network, stated, readings = found.network, found.scaling, found.readings
     if stated is None:
         raise CertificateError(
-            f"--scaling: expected MEAN SCALE for features (pixel − MEAN) / SCALE, which {path} does not state"
+            f"--scaling: expected MEAN SCALE for features (pixel − MEAN) / SCALE, which {shown(path)} does not state"
         )
     if quantize is not None:
         if isinstance(network, QuantizedNetwork):

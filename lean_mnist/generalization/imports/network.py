@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +14,7 @@ import torch
 
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports.packages import optional_package
 from lean_mnist.nn import MLP
-from lean_mnist.reading.files import LARGEST, read_bytes
-from lean_mnist.reading.text import escaped
 
 Doubles = npt.NDArray[np.float64]
 NamedLayer = tuple[str, npt.NDArray[Any], npt.NDArray[Any] | None]  # name, weight, and bias or ``None``
@@ -98,73 +91,9 @@ def _checked(array: npt.NDArray[Any], dimensions: int, name: str, source: str) -
     return doubles
 
 
-_INSIDE = ("model", "state_dict", "model_state_dict")
 _MOST_LAYERS = 8  # orders of more layers are not searched
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-
-
-def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
-    """The floating tensors of a safetensors file by their names, float64.
-
-    Raises ``DataError`` for other dtypes, for anything that is no such file, and where the package is missing.
-    """
-    content = read_bytes(path, "a safetensors file")
-    safetensors = optional_package("safetensors.torch", path)
-    try:
-        tensors = safetensors.load(content)
-    except Exception as error:  # SafetensorError, KeyError for a dtype that PyTorch lacks
-        found = f"damaged or with other tensors than PyTorch's ({escaped(str(error))[:80]})"
-        raise DataError(f"{path}: {found}, expected safetensors") from None
-    return _floating(tensors, path)
-
-
-def read_state_dict(path: str | Path) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a file of ``torch.save``, in its order, float64, by PyTorch's safe reader; nothing in it is run.
-
-    It may be the ``state_dict`` itself or a dictionary that has it as ``model``, ``state_dict`` or ``model_state_dict``
-    (a checkpoint of ours, too). Raises ``DataError``.
-    """
-    content = load_safely(path)
-    architecture = content.get("architecture")
-    if isinstance(architecture, dict) and architecture.get("activation", "relu") != "relu":
-        raise DataError(f"{path}: a network with {architecture['activation']!r}, expected relu")
-    inside = (content[key] for key in _INSIDE if isinstance(content.get(key), dict))
-    named = next(inside, content)
-    if not named:
-        raise DataError(f"{path}: holds no named tensors, expected a state_dict")
-    return _floating(named, path)
-
-
-def load_safely(path: str | Path) -> dict[Any, Any]:
-    """The dictionary in a file of ``torch.save``; ``DataError`` if it is none or holds more than plain values."""
-    content = read_bytes(path, "a state_dict")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if zipfile.is_zipfile(io.BytesIO(content)):
-                unpacked = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist())
-                assert unpacked <= LARGEST
-            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # damage and code show as almost any error
-        raise DataError(f"{path}: refused, damaged or holds other objects than tensors and plain values") from None
-    if not isinstance(loaded, dict):
-        raise DataError(f"{path}: holds no named tensors, expected a state_dict")
-    return loaded
-
-
-def _floating(named: Mapping[Any, Any], path: str | Path) -> dict[str, npt.NDArray[Any]]:
-    arrays = {}
-    for key, tensor in named.items():
-        name = escaped(str(key))
-        if not isinstance(tensor, torch.Tensor) or not isinstance(key, str) or tensor.layout != torch.strided:
-            raise DataError(f"{path}: {name[:60]!r} is a {type(tensor).__name__}, expected a dense tensor")
-        if not tensor.is_floating_point():
-            raise DataError(f"{path}: {name} is {tensor.dtype}, expected floating weights of dense layers")
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise DataError(f"{path}: {name} announces shape {tuple(tensor.shape)}, which its bytes do not fill")
-        arrays[name] = tensor.double().numpy()
-    return arrays
 
 
 def network_from_tensors(
