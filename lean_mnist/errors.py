@@ -57,6 +57,12 @@ class GradientMismatch(LeanMnistError):
     exit_status = 3
 
 
+class MemoryFault(LeanMnistError):
+    """Something in memory is not what was written there: a bit flipped, or somebody else wrote; nothing was applied."""
+
+    exit_status = 3
+
+
 class RankLost(LeanMnistError):
     """A process of a run of several has died or no longer answers; the last checkpoint can be resumed."""
 

@@ -5,6 +5,7 @@ Shapes: ``B`` batch (the last one may be smaller), ``D`` input features, ``m`` e
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,7 +16,8 @@ from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization, check_pixels
 from lean_mnist.data.seeding import generator_for
-from lean_mnist.errors import ArgumentError, ConfigError
+from lean_mnist.data.watch import BatchWatch, RestingExamples
+from lean_mnist.errors import ArgumentError, ConfigError, MemoryFault
 
 Batch = tuple[Tensor, Tensor]  # x (B, D) and y (B,)
 
@@ -100,6 +102,13 @@ class Batches:
         self.augmentation, self.part, self._memory = augmentation, part, memory
         together = max(1, _AT_ONCE // batch_size) if memory is None else memory.batches_at_once(batch_size)
         self._at_once = batch_size * together
+        self.watch: BatchWatch | None = None  # compares everything with checksums, once :meth:`watched` was asked for
+
+    def watched(self) -> BatchWatch:
+        """Take checksums of the split as it is now, and compare whatever is read from now on with them."""
+        if self.watch is None:
+            self.watch = BatchWatch(self.split.images, self.split.labels)
+        return self.watch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -125,30 +134,49 @@ class Batches:
 
     def _chunks(self, epoch: int, start: int) -> Iterator[list[Batch]]:
         size, (images, labels), first = self.batch_size, (self.split.images, self.split.labels), start * self.batch_size
-        # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
-        generator = generator_for(self.seed, "epoch", epoch)
-        order = torch.randperm(len(labels), generator=generator).to(labels.device)
+        order, watch, resting = self._order(epoch), self.watch, None if self.watch is None else self.watch.resting
         if self.augmentation is not None:  # deformed in the epoch's order, all that is left of it at once
             chosen = order[first:]
-            images = self.augmentation.apply_epoch(images.index_select(0, chosen), self.seed, epoch, first)
-            labels, first = labels.index_select(0, chosen), 0
-            order = torch.arange(len(labels), device=labels.device)
+            images, labels = images.index_select(0, chosen), labels.index_select(0, chosen)
+            if watch is not None and resting is not None:
+                watch.tell(resting.difference(chosen, images, labels))
+            images = self.augmentation.apply_epoch(images, self.seed, epoch, first)
+            order, first = torch.arange(len(labels), device=labels.device), 0
+            if watch is not None:
+                resting = RestingExamples(images, labels, f"of epoch {epoch + 1}, deformed,")
+        noted = order if watch is None else order.clone()
         for begin in range(first, len(labels), self._at_once):
             end = min(begin + self._at_once, len(labels))
             sizes = [min(size, end - at) for at in range(begin, end, size)]
             chosen = order[begin:end]
+            if watch is not None and not torch.equal(chosen, noted[begin:end]):
+                raise MemoryFault(f"the order of the examples of epoch {epoch + 1} was changed in memory")
             if self.part is not None:
                 parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
                 chosen, sizes = torch.cat(parts), [len(part) for part in parts]
             some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
+            if watch is not None and resting is not None:
+                watch.tell(resting.difference(chosen, some, their_labels))
             if self._memory is None:
                 x = self.normalization.apply(some, self.dtype)
-                yield list(zip(x.split(sizes), their_labels.split(sizes), strict=True))
+                batches = list(zip(x.split(sizes), their_labels.split(sizes), strict=True))
             else:
                 x, y, batches = self._memory.take(sizes, self._new)
                 self.normalization.apply(some, self.dtype, x)
                 y.copy_(their_labels)
-                yield batches
+            if watch is not None:
+                parts = their_labels.clone().split(sizes)
+                for (x, _), rows, part in zip(batches, chosen.split(sizes), parts, strict=True):
+                    watch.made(x, part, functools.partial(self._features, images, rows))
+            yield batches
+
+    def _order(self, epoch: int) -> Tensor:
+        # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.
+        generator = generator_for(self.seed, "epoch", epoch)
+        return torch.randperm(len(self.split), generator=generator).to(self.split.labels.device)
+
+    def _features(self, images: Tensor, rows: Tensor) -> Tensor:
+        return self.normalization.apply(images.index_select(0, rows), self.dtype)
 
     def _new(self, examples: int) -> Batch:
         images, labels = self.split.images, self.split.labels

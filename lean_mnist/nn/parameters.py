@@ -92,6 +92,11 @@ class FlatParameters(Generic[Network]):
             self._rounded = self.vector.data.to(computed_in), self.gradient.to(computed_in)
             _lay(self.network, *self._rounded)
 
+    @property
+    def rounded(self) -> Tensor | None:
+        """``vector`` as ``network`` has it; ``None`` where that is the model itself."""
+        return None if self._rounded is None else self._rounded[0]
+
     def gradients_to_vector(self, gradients: Iterable[Tensor]) -> None:
         """Copy the gradient of each parameter of ``network``, in order, to its ``.grad`` and to ``gradient``.
 

@@ -7,7 +7,7 @@ quantised networks and the self-test of the checks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,6 +38,11 @@ class SGD:
             "momentum": momentum, "dampening": 0, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": False,
         }  # fmt: skip
         self.param_groups: list[dict[str, Any]] = [{"lr": lr, "params": self._parameters}]
+
+    @property
+    def state(self) -> Mapping[nn.Parameter, Mapping[str, Any]]:
+        """What it keeps for each parameter, as of ``torch.optim.SGD``."""
+        return {p: {"momentum_buffer": v} for p, v in zip(self._parameters, self.momentum, strict=False)}
 
     @property
     def started(self) -> bool:
@@ -85,6 +90,10 @@ class Optimizer(Protocol):
 
     param_groups: list[dict[str, Any]]
 
+    @property
+    def state(self) -> Mapping[Any, Mapping[str, Any]]:
+        """What it keeps for each parameter, by name."""
+
     def step(self) -> Any:
         """Move the parameters by their gradients."""
 
@@ -106,6 +115,7 @@ class Update:
     optimizer: Optimizer  # of ``flat.vector``, or of the parameters of ``model``
     clip_norm: float | None = None  # the largest norm of the whole gradient; a longer one is scaled down to it
     flat: FlatParameters[Any] | None = None  # the parameters of ``model`` as one vector, where they are one
+    moved: Callable[[], None] | None = None  # to be called when parameters or the optimizer's state have been written
 
     def __post_init__(self) -> None:
         self._moved = list(self.model.parameters()) if self.flat is None else [self.flat.vector]
@@ -124,6 +134,8 @@ class Update:
         self.optimizer.step()
         if self.flat is not None:
             self.flat.vector_to_network()
+        if self.moved is not None:
+            self.moved()
 
     def apply_on_device(self, loss: Tensor, rate: Tensor, failed: Tensor) -> None:
         """The whole update without waiting for the device, for captured steps; of our ``SGD`` and a flat vector only.

@@ -100,7 +100,7 @@ class PosteriorStep:
 
     ``parameters`` are those of ``network.posterior``, flat. ``last`` is what the last step computed, ``drawn`` the
     network that was drawn for it, in whose ``.grad`` that network's own gradient stands, and ``noise`` the standard
-    normal numbers, of the same form, that it was drawn with.
+    normal numbers, of the same form, that it was drawn with. ``prior`` has the prior's means, flat.
     """
 
     last: StepAtDraw
@@ -109,7 +109,7 @@ class PosteriorStep:
         self.network = network
         self.drawn, self.noise = MLP(network.sizes), MLP(network.sizes).requires_grad_(False)
         self.parameters = FlatParameters(network.posterior)
-        self._drawn, self._noise, self._prior = map(FlatParameters, (self.drawn, self.noise, network.prior))
+        self._drawn, self._noise, self.prior = map(FlatParameters, (self.drawn, self.noise, network.prior))
         # All vectors of parameters lie in one order, so that formulas are of whole vectors (P,).
         size = self._drawn.vector.numel()
         self._mean, self._log_scale = self.parameters.vector.data.split(size)
@@ -142,7 +142,7 @@ class PosteriorStep:
             result = put_flat_gradients(self._drawn, batches)
         mean_below = result.loss if batches else torch.zeros(())
         risk, slope = bounded_risk_forward(mean_below, int(below.sum()), len(below), goal.ceiling)
-        prior = self._prior.vector.data, self.network.prior_log_scale
+        prior = self.prior.vector.data, self.network.prior_log_scale
         divergence, tape = gaussian.divergence_forward(self._mean, self._log_scale, *prior)
         weight = goal.divergence_weight
         value, slopes = OBJECTIVES[goal.objective](risk, divergence * weight, goal.examples, goal.cost)

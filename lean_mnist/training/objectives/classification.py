@@ -44,6 +44,7 @@ from lean_mnist.training.hooks.checks import (
     NormsHook,
     ScreenHook,
 )
+from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.summary import NETWORK, Summary
@@ -88,6 +89,7 @@ class Classification:
             classes=dataset.classes,
         )
         self._world = world
+        self._guard: MemoryGuard | None = None  # with --check full
         steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
         self.steps = config.epochs * steps_per_epoch
         if config.warmup_steps >= self.steps:
@@ -99,10 +101,11 @@ class Classification:
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
         """The captured steps of batches in the ring; as written where steps are not to be captured."""
         if self._ring is None:
-            compute = functools.partial(put_flat_gradients, self.parameters)
-            return StepEngine(compute, update, stop_requested)
-        chunk_capture = build.chunk_capture(self.config, self._world)
-        return CaptureEngine(self.parameters, update, stop_requested, self._ring, chunk_capture)
+            engine = StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
+        else:
+            chunk_capture = build.chunk_capture(self.config, self._world)
+            engine = CaptureEngine(self.parameters, update, stop_requested, self._ring, chunk_capture)
+        return engine if self._guard is None else self._guard.engine(engine, update, stop_requested)
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Finite and near guessing; loss and norms; the checks that ``config.check`` names."""
@@ -113,8 +116,12 @@ class Classification:
             gates.append(CrossCheckHook(network, every(config.check_every), every(config.gradcheck_every), policy))
         if config.check in ("screen", "full"):
             gates.append(ScreenHook(network, log, config.seed, policy))
+        health: Hook = HealthHook(guessing, policy)
+        if config.check == "full":
+            self._guard = guard = MemoryGuard(self.parameters, self.batches.watched, state, policy, self.command)
+            health, gates = guard.explaining(health), [*map(guard.explaining, gates), guard]
         return StepHooks(
-            health=HealthHook(guessing, policy),
+            health=health,
             observers=[LossHook(log), NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned)],
             gates=gates,
             checks=policy.summary,

@@ -26,6 +26,7 @@ from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import Schedule, every
 from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, LossHook, NormsHook, ScreenHook, check_records
+from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
 from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
@@ -94,6 +95,7 @@ class PacBayes:
         self.seconds = [0.0 for _ in self.stages]
         self._state, self._stage = RunState(), self.stages[0]
         self._update: Update | None = None
+        self._guard: MemoryGuard | None = None  # with --check full
         self._sums = [0.0, 0.0, 0.0]  # of objective and risk over the epoch's steps so far, and the last divergence
         self._computing, self._before = -1, self._sums  # the step that was computed last, and the sums before it
 
@@ -117,8 +119,8 @@ class PacBayes:
 
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
         """One step after the other."""
-        self._update = update
-        return StepEngine(self._gradients, update, stop_requested)
+        self._update, engine = update, StepEngine(self._gradients, update, stop_requested)
+        return engine if self._guard is None else self._guard.engine(engine, update, stop_requested)
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Those of every run; the checks that ``config.check`` names, of the drawn network's step and of the whole."""
@@ -137,7 +139,16 @@ class PacBayes:
         guessing = math.log(self.dataset.classes) if self.stages[0].name == "prior" else None
         # A stage may leave a tensor alone, whose gradient is then 0; so no gradient is called vanishing.
         observers: list[Hook] = [LossHook(log), NormsHook(log, math.inf, state.warned)]
-        return StepHooks(HealthHook(guessing, policy), observers, gates, policy.summary)
+        health: Hook = HealthHook(guessing, policy)
+        if config.check == "full":
+            for stage in self.stages:
+                stage.batches.watched()
+            fixed = [("the prior's ", step.prior)]
+            self._guard = guard = MemoryGuard(
+                self.parameters, lambda: self._stage.batches.watched(), state, policy, self.command, fixed
+            )
+            health, gates = guard.explaining(health), [*map(guard.explaining, gates), guard]
+        return StepHooks(health, observers, gates, policy.summary)
 
     def _enter(self, stage: Stage, beginning: bool) -> None:
         """An epoch of ``stage`` begins; at the stage's beginning, put prior, posterior and optimizer at its start."""
@@ -152,6 +163,8 @@ class PacBayes:
         assert self._update is not None
         assert isinstance(self._update.optimizer, SGD)
         self._update.optimizer.momentum.clear()
+        if self._update.moved is not None:
+            self._update.moved()
 
     def evaluate(self, split: str) -> None:
         """No split selects."""
