@@ -250,7 +250,7 @@ class Flips:
     def weights_during_the_step(self) -> None:
         self._steps(first=self._during(lambda result: self._patient.parameters.vector))
 
-    def batch_during_the_step(self) -> None:
+    def batch_features_during_the_step(self) -> None:
         self._steps(first=self._during(lambda result: result.tapes[0].inputs[0]))
 
     def values_between_layers(self) -> None:
@@ -295,7 +295,7 @@ PLACES: dict[str, Callable[[Flips], None]] = {
     "batch's features, before the step": Flips.batch_features,
     "batch's labels, before the step": Flips.batch_labels,
     "weights, during the step": Flips.weights_during_the_step,
-    "batch's features, during the step": Flips.batch_during_the_step,
+    "batch's features, during the step": Flips.batch_features_during_the_step,
     "values between the layers": Flips.values_between_layers,
     "gradient": Flips.gradient,
     "weights, after the backward": Flips.weights_after_the_backward,

@@ -62,27 +62,35 @@ class BatchWatch:
         """Note a batch that was made just now, with these labels; ``again`` makes its features once more."""
         self._made[x] = _Made(row_sums(x), labels, again)
 
-    def difference(self, batch: tuple[Tensor, Tensor], *, from_source: bool = False) -> str:
-        """What was told since the last batch, or what of this one is not as it was made; empty if nothing is.
-
-        ``from_source``: its features are made from their images once more, too, and compared bit for bit.
-        """
+    def before_use(self, batch: tuple[Tensor, Tensor]) -> str:
+        """What was told since the last batch, or that this one's labels are not as they were; empty if all is well."""
         found, (x, labels) = self._found, batch
         self._found = []
         made: _Made | None = self._made.get(x)
         if made is None or made.labels.shape != labels.shape:
-            return first_of([*found, "a batch stands where none was made"])
-        if not torch.equal(labels, made.labels):
+            found.append("a batch stands where none was made")
+        elif not torch.equal(labels, made.labels):
             place = int((labels != made.labels).nonzero()[0])
             old, new = int(made.labels[place]), int(labels[place])
             found.append(f"label {place} of the batch was changed in memory: {old} became {new}")
+        return first_of(found)
+
+    def after_use(self, batch: tuple[Tensor, Tensor], *, from_source: bool) -> str:
+        """That this batch's features are not as they were made; empty if they are.
+
+        ``from_source``: they are made from their images once more, too, and compared bit for bit.
+        """
+        x = batch[0]
+        made: _Made | None = self._made.get(x)
+        if made is None:
+            return "a batch stands where none was made"
         sums = row_sums(x)
         if not torch.equal(sums, made.sums):
             row = int((sums != made.sums).nonzero()[0])
-            found.append(f"the features of example {row} of the batch were changed in memory after they were made")
-        elif from_source and not torch.equal(x.view(torch.uint8), made.again().view(torch.uint8)):
-            found.append("the features of the batch are not those of its images: they were changed in memory")
-        return first_of(found)
+            return f"the features of example {row} of the batch were changed in memory"
+        if from_source and not torch.equal(x.view(torch.uint8), made.again().view(torch.uint8)):
+            return "the features of the batch are not those of its images: they were changed in memory"
+        return ""
 
 
 def first_of(found: Sequence[str]) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lean_mnist.data.batches import Batch
-from lean_mnist.errors import LeanMnistError, memory_for
+from lean_mnist.errors import LeanMnistError, MemoryFault, memory_for
 from lean_mnist.nn.step import RING_DEPTH, Step, StepResult, StepTape
 from lean_mnist.nn.update import Update
 from lean_mnist.training.distributed import World
+from lean_mnist.training.hooks.memory import label_of_no_class
 from lean_mnist.training.hooks.step import Hook, StepHooks
 from lean_mnist.training.objectives.protocol import Objective
 from lean_mnist.training.sinks.records import Notice, Record
@@ -50,7 +52,8 @@ class Steps:
         state = self.state
         if not any(map(self.hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
             rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
-            chunk = self._engine.chunk(batches, rates)
+            with self._labels(batches):
+                chunk = self._engine.chunk(batches, rates)
             for batch, loss in zip(batches, chunk.losses, strict=False):
                 state.count(1, len(batch[1]), loss)
             for tapes in chunk.tapes[-RING_DEPTH:] if self._keeps_tapes else ():
@@ -84,13 +87,25 @@ class Steps:
 
     def _computed(self, batches: list[Batch], again: bool = False) -> Step:
         """The next step, its gradient computed and not yet applied; twice where it is not finite the first time."""
-        step = self._step(self._engine.step(batches), batches)
-        if batches and not (step.is_finite or again):
-            again, step = True, self._step(self._engine.step(batches), batches)
+        with self._labels(batches):
+            step = self._step(self._engine.step(batches), batches)
+            if batches and not (step.is_finite or again):
+                again, step = True, self._step(self._engine.step(batches), batches)
         if again and step.is_finite:
             self.hooks.checks.transient += 1
             self.emit(Notice(step.number, "health/transient", self._prefix + _TRANSIENT))
         return step
+
+    @contextlib.contextmanager
+    def _labels(self, batches: Sequence[Batch]) -> Iterator[None]:
+        """Raises ``MemoryFault`` where a step cannot be computed because a label is no class; the data had none."""
+        try:
+            yield
+        except (IndexError, RuntimeError) as error:
+            found = label_of_no_class(self.objective.parameters, batches)
+            if found:
+                raise MemoryFault(f"after step {self.state.step}: {found}: it was changed in memory") from error
+            raise
 
     def _step(self, result: StepResult, batches: list[Batch]) -> Step:
         flat, tapes, rate = self.objective.parameters, result.tapes, self._learning_rate(self.state.step)

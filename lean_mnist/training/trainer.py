@@ -37,19 +37,25 @@ class Trainer(Steps):
                 state.seconds = seconds_before + time.perf_counter() - started
                 if stop:
                     self._synchronise()
-                    self.save("last")
+                    self._keep("last")
                     return False
             speed = (state.epoch_examples - examples_before) / max(1e-9, time.perf_counter() - started)
             self._synchronise()
             self._end_epoch(speed)
             state.seconds = seconds_before + time.perf_counter() - started
-            self.save("last")
+            self._keep("last")
             self._save_for_rollback()
         return True
 
     def _save_for_rollback(self) -> None:
         if self.objective.config.on_nonfinite == "rollback" and not self.state.finished:
-            self.save("rollback")
+            self._keep("rollback")
+
+    def _keep(self, which: str) -> None:
+        """Save, unless what would be saved is not what the last update wrote."""
+        for record in self.world.everywhere(lambda: list(self.hooks.at_rest())):
+            self.emit(record)
+        self.save(which)
 
     def _rest_of_epoch(self) -> tuple[Callable[[list[Batch]], bool], Iterable[list[Batch]]]:
         """What makes one update or several, and the batches to call it with, group by group."""
@@ -125,7 +131,7 @@ class Trainer(Steps):
             return
         what = "accuracy" if best is None or validation.correct > best.correct else "loss at equal accuracy"
         state.best = Best(state.step, state.epoch, validation.correct, validation.examples, validation.loss)
-        self.save("best")
+        self._keep("best")
         emit(Scalar(state.step, "checkpoint/best_accuracy", validation.accuracy))
         emit(Scalar(state.step, "checkpoint/best_step", state.step))
         reason = f"best validation {what} so far; gradient checks {verdict.value}"

@@ -1,12 +1,13 @@
 """Hook: is everything that a step reads still what was written there (:mod:`lean_mnist.memory`)?
 
 Between two updates nobody writes weights or the optimizer's state: an update leaves checksums of both, and the next
-one is made only if they hold. The gradient's is taken when it has been computed, before it is checked. A batch is
-compared before its step is computed, as a label of no class would end the program.
+one is made only if they hold, and those of the step's gradient and batch. Labels are compared before the step is
+computed, as one that is no class would end the program.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from lean_mnist.nn.parameters import FlatParameters, ParameterSlot
 from lean_mnist.nn.step import Batch, Step, StepEngine, StepResult
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config.schedules import is_power_of_ten
-from lean_mnist.training.hooks.step import FailurePolicy, Hook
+from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.sinks.records import Notice, Record
 from lean_mnist.training.state import RunState
 
@@ -75,7 +76,7 @@ class MemoryGuard:
         self._gradient = _Resting("the gradient of ", gradient, parameters.layout, Checksum(gradient))
         self._update: Update | None = None
         self._resting: list[_Resting] = []
-        self._of_batch: list[str] = []  # what was found in the batches of the present step
+        self._of_labels: list[str] = []  # what was found before the present step
 
     def due(self, step: int) -> bool:
         """Every step."""
@@ -90,43 +91,43 @@ class MemoryGuard:
         self._note()
 
         def compute(batches: Sequence[Batch]) -> StepResult:
-            self._compare_batches(batches)
+            self._before_step(batches)
             result = engine.step(batches)
             self._gradient.checksum.note()
             return result
 
         return StepEngine(compute, update, stop_requested)
 
-    def explaining(self, hook: Hook) -> Hook:
-        """The same gate; where it refuses a step and something in memory was changed, that is what is said."""
-        return _Explained(hook, self)
+    def guarded(self, hooks: StepHooks) -> StepHooks:
+        """These hooks with this gate the last; where another refuses and memory was changed, that is what is said."""
+        gates: list[Hook] = [*(_Explained(gate, self) for gate in hooks.gates), self]
+        return dataclasses.replace(hooks, health=_Explained(hooks.health, self), gates=gates, at_rest=self._at_rest)
 
-    def _compare_batches(self, batches: Sequence[Batch]) -> None:
+    def _before_step(self, batches: Sequence[Batch]) -> None:
         started, watch = time.perf_counter(), self._watch()
-        found = (watch.difference(batch, from_source=self._state.step % FROM_SOURCE == 0) for batch in batches)
-        self._of_batch.extend(one for one in found if one)
+        found = [one for one in map(watch.before_use, batches) if one]
         self._policy.summary.seconds += time.perf_counter() - started
         # With --on-divergence warn the step is taken all the same, if it can be.
-        if self._of_batch and (self._policy.stop or label_of_no_class(self._parameters, batches)):
-            raise self.fault(self._state.step + 1, self._of_batch)
+        if found and (self._policy.stop or label_of_no_class(self._parameters, batches)):
+            raise self.fault(self._state.step + 1, found)
+        self._of_labels.extend(found)
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """A warning, or none; raises ``MemoryFault``."""
         started = time.perf_counter()
-        found = [*self._of_batch, *self.differences()]
-        self._of_batch = []
+        found = [*self._of_labels, *self.differences(step.batches, from_source=self._state.step % FROM_SOURCE == 0)]
+        self._of_labels.clear()
         self._policy.summary.seconds += time.perf_counter() - started
         yield from self._refuse(step.number, found)
 
-    def at_rest(self) -> Iterator[Record]:
-        """As :meth:`on_gradients`, of weights and optimizer's state, between two steps."""
+    def _at_rest(self) -> Iterator[Record]:
         yield from self._refuse(self._state.step, [one for one in map(_Resting.difference, self._resting) if one])
 
-    def differences(self, batches: Sequence[Batch] = ()) -> list[str]:
-        """What is not as it was written, of weights, optimizer's state, gradient and ``batches``."""
-        watch = self._watch()
-        of_batches = [watch.difference(batch, from_source=True) for batch in batches]
-        return [found for found in (*map(_Resting.difference, (*self._resting, self._gradient)), *of_batches) if found]
+    def differences(self, batches: Sequence[Batch], *, from_source: bool = True) -> list[str]:
+        """What is not as it was written, of weights, optimizer's state, gradient and features of ``batches``."""
+        watch, resting = self._watch(), (*self._resting, self._gradient)
+        of_batches = [watch.after_use(batch, from_source=from_source) for batch in batches]
+        return [found for found in (*map(_Resting.difference, resting), *of_batches) if found]
 
     def fault(self, step: int, found: Sequence[str]) -> MemoryFault:
         """Count this, and make the error that says so."""
@@ -141,7 +142,7 @@ class MemoryGuard:
         self.fault(step, found)
         self._note()
         if is_power_of_ten(self._policy.summary.failures):
-            yield Notice(step, "memory/warning", f"step {step}: {first_of(found)}")
+            yield Notice(step, "memory/warning", first_of(found))
 
     def _note(self) -> None:
         """Take weights and optimizer's state as they are now."""

@@ -6,7 +6,7 @@ stops the run before the gradients reach the weights: that is a gate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +42,7 @@ class StepHooks:
     observers: Sequence[Hook]  # record what they see
     gates: Sequence[Hook]  # further ones
     checks: CheckSummary  # the findings of this process's gates
+    at_rest: Callable[[], Iterable[Record]] = tuple  # a gate before weights and optimizer's state are saved
 
     def any_due(self, step: int) -> bool:
         """Whether a scheduled hook, one besides ``health``, is due at this step."""

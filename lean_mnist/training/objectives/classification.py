@@ -116,16 +116,16 @@ class Classification:
             gates.append(CrossCheckHook(network, every(config.check_every), every(config.gradcheck_every), policy))
         if config.check in ("screen", "full"):
             gates.append(ScreenHook(network, log, config.seed, policy))
-        health: Hook = HealthHook(guessing, policy)
-        if config.check == "full":
-            self._guard = guard = MemoryGuard(self.parameters, self.batches.watched, state, policy, self.command)
-            health, gates = guard.explaining(health), [*map(guard.explaining, gates), guard]
-        return StepHooks(
-            health=health,
+        hooks = StepHooks(
+            health=HealthHook(guessing, policy),
             observers=[LossHook(log), NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned)],
             gates=gates,
             checks=policy.summary,
         )
+        if config.check != "full":
+            return hooks
+        self._guard = MemoryGuard(self.parameters, self.batches.watched, state, policy, self.command)
+        return self._guard.guarded(hooks)
 
     def evaluate(self, split: str) -> Evaluation:
         """On ``"validation"`` or ``"test"``."""

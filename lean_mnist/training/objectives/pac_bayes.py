@@ -139,16 +139,16 @@ class PacBayes:
         guessing = math.log(self.dataset.classes) if self.stages[0].name == "prior" else None
         # A stage may leave a tensor alone, whose gradient is then 0; so no gradient is called vanishing.
         observers: list[Hook] = [LossHook(log), NormsHook(log, math.inf, state.warned)]
-        health: Hook = HealthHook(guessing, policy)
-        if config.check == "full":
-            for stage in self.stages:
-                stage.batches.watched()
-            fixed = [("the prior's ", step.prior)]
-            self._guard = guard = MemoryGuard(
-                self.parameters, lambda: self._stage.batches.watched(), state, policy, self.command, fixed
-            )
-            health, gates = guard.explaining(health), [*map(guard.explaining, gates), guard]
-        return StepHooks(health, observers, gates, policy.summary)
+        hooks = StepHooks(HealthHook(guessing, policy), observers, gates, policy.summary)
+        if config.check != "full":
+            return hooks
+        for stage in self.stages:
+            stage.batches.watched()
+        fixed = [("the prior's ", step.prior)]
+        self._guard = MemoryGuard(
+            self.parameters, lambda: self._stage.batches.watched(), state, policy, self.command, fixed
+        )
+        return self._guard.guarded(hooks)
 
     def _enter(self, stage: Stage, beginning: bool) -> None:
         """An epoch of ``stage`` begins; at the stage's beginning, put prior, posterior and optimizer at its start."""
