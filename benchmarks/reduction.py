@@ -27,7 +27,7 @@ def measure(world: World, numbers: int) -> dict[str, float]:
     world.prepare([], gradient_P, 0)
     digests, part = Digests(0, numbers, gradient_P.device), world.share(64)
     plain_P, small = gradient_P.clone(), torch.zeros(16, dtype=torch.int64)
-    table = torch.zeros(16 * world.size, dtype=torch.int64)
+    table = list(torch.zeros(world.size, 16, dtype=torch.int64))
 
     def checked(step: int) -> None:
         world.snapshot(gradient_P, step)
@@ -39,7 +39,7 @@ def measure(world: World, numbers: int) -> dict[str, float]:
 
     ways: dict[str, Callable[[int], object]] = {
         "all-reduce of the gradient alone": unchecked,
-        "gather of one small message": lambda step: dist.all_gather_into_tensor(table, small),
+        "gather of one small message": lambda step: dist.all_gather(table, small),
         "one set of digests": lambda step: digests.of(gradient_P, step),
         "reduction with all its checks": checked,
     }

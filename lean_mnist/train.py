@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 
 from lean_mnist.command_line import run_command
 from lean_mnist.training.arguments import read_arguments
@@ -15,7 +16,7 @@ def main() -> None:
     from lean_mnist.training.distributed import from_environment
     from lean_mnist.training.run import choose_device, run
 
-    with from_environment(choose_device(config.device)) as world:
+    with from_environment(choose_device(config.device), timedelta(seconds=config.rank_timeout)) as world:
         summary = run(config, resume, world)
         if world.is_writer and not config.quiet:
             print(summary)

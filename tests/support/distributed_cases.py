@@ -1,12 +1,13 @@
 """Ranks that are threads of one process, with faults to plant between them; and a small training loop for any world.
 
-As a program: the second of two processes, on the file store that is its argument.
+As a program: the second of two processes, on the file store that is its argument; it dies, or with ``stop`` stops.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -185,11 +186,15 @@ def scenarios(world: World) -> list[Any]:
     return world.gather((weights, errors, world.on_writer(os.getpid)))
 
 
-def join(store: str, rank: int) -> World:
-    """One of two processes."""
-    return World(Transport(FileStore(store, 2), rank, 2, torch.device("cpu"), timedelta(seconds=30)))
+def join(store: str, rank: int, seconds: float = 30) -> World:
+    """One of two processes, which waits so long for the other's answers."""
+    return World(Transport(FileStore(store, 2), rank, 2, torch.device("cpu"), timedelta(seconds=seconds)))
 
 
 if __name__ == "__main__":
-    scenarios(join(sys.argv[1], 1))
+    own = join(sys.argv[1], 1)
+    if sys.argv[2:] == ["stop"]:
+        own.on_writer(lambda: None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    scenarios(own)
     os._exit(7)  # dies without a word

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import operator
 import os
+import socket
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,20 @@ import torch
 from torch import Tensor
 
 from lean_mnist.command_line import run_command
-from lean_mnist.errors import ConfigError, DataError, GradientMismatch, HealthError, LeanMnistError, RankLost
+from lean_mnist.errors import (
+    ConfigError,
+    DataError,
+    GradientMismatch,
+    HealthError,
+    Interrupted,
+    LeanMnistError,
+    RankLost,
+)
 from lean_mnist.nn import MLP
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.distributed.message import PROJECTIONS, Digests, bits_of, tolerance
 from lean_mnist.training.run import start_of
-from tests.support.distributed_cases import at, join, one_step, scenarios, together, train
+from tests.support.distributed_cases import ThreadTransport, at, join, one_step, scenarios, together, train
 from tests.support.training_cases import REPOSITORY, digits_config, surroundings
 
 CPU = torch.device("cpu")
@@ -228,6 +239,50 @@ def test_the_writer_acts_for_all() -> None:
     assert said(together(2, lambda world: world.on_writer(fail)), DataError) == "no such file"
 
 
+def test_while_the_writer_works_it_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ThreadTransport, "beat_seconds", 0.001)
+    said_so: list[Any] = []
+    gather = ThreadTransport.all_gather_object
+
+    def counted(transport: ThreadTransport, value: Any) -> list[Any]:
+        said_so.append(value) if transport.rank == 0 else None
+        return gather(transport, value)
+
+    monkeypatch.setattr(ThreadTransport, "all_gather_object", counted)
+
+    def work() -> str:
+        while len(said_so) < 5:
+            time.sleep(0.001)
+        return "done"
+
+    assert together(3, lambda world: (world.on_writer(work), world.gather(world.rank))) == [
+        (("done", [0, 1, 2]), None)
+    ] * 3  # fmt: skip
+    assert len(said_so) >= 7
+
+
+def test_others_that_are_lost_while_the_writer_works() -> None:
+    def act(world: World) -> Any:
+        return world.on_writer(lambda: "done") if world.is_writer else sys.exit()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreadTransport, "beat_seconds", 0.001)
+        (_, lost), _ = together(2, act)
+    assert isinstance(lost, RankLost)
+
+
+def test_a_stop_while_the_writer_works_is_everybodys() -> None:
+    def stop() -> None:
+        raise Interrupted("interrupted")
+
+    def act(world: World) -> str:
+        with pytest.raises(Interrupted, match=r"^interrupted$") as caught:
+            world.on_writer(stop)
+        return f"{caught.value.reported_elsewhere}"
+
+    assert [found for found, _ in together(2, act)] == ["False", "True"]
+
+
 def test_an_error_of_all_ranks_is_printed_by_one(capsys: pytest.CaptureFixture[str]) -> None:
     for elsewhere, line in ((False, "error: lost\n"), (True, "")):
         error = RankLost("lost")
@@ -257,7 +312,33 @@ def test_the_environment(variables: dict[str, str], message: str, monkeypatch: p
         from_environment("cpu")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nobody_comes(rank: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("lean_mnist.training.distributed.transport._START", timedelta(seconds=1))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {"WORLD_SIZE": 2, "RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RankLost, match=f"^rank {rank} could not join the other 1 processes of the run: .*") as lost:
+        from_environment("cpu")
+    assert "\n" not in str(lost.value)
+    assert capfd.readouterr() == ("", "")
+
+
 # Two processes
+
+
+def test_a_process_that_is_stopped_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lean_mnist.training.distributed.transport._ROLL_CALL_SECONDS", 0.2)
+    store = str(tmp_path / "store")
+    command = [sys.executable, str(REPOSITORY / "tests/support/distributed_cases.py"), store, "stop"]
+    with subprocess.Popen(command, env={**surroundings(), "PYTHONPATH": str(REPOSITORY)}) as other:
+        with join(store, 0, seconds=2) as world:
+            world.on_writer(lambda: None)
+            with pytest.raises(RankLost, match=r"^rank 1 died or no longer answers \(before the first step; Timed out"):
+                world.gather(0)
+        other.kill()
 
 
 def test_two_processes_and_one_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,9 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-# How long survivors wait for each other before they say who is missing.
-_ROLL_CALL_SECONDS = 3.0
+from lean_mnist.torch_internals import set_group_timeout
+
+# How long all processes of a run have for coming together, whatever they allow each other later.
+_START = timedelta(seconds=20)
+# How long survivors wait for each other before they say who is missing, and for a store that may not answer either.
+_ROLL_CALL_SECONDS, _STORE_SECONDS = 3.0, 2.0
 
 
 class ContactLost(Exception):
@@ -25,17 +33,21 @@ class ContactLost(Exception):
 class Transport:
     """Collective operations of ``torch.distributed``: gloo between CPUs and for messages, NCCL between GPUs.
 
-    Every rank calls the same ones in the same order. They raise ``ContactLost``; so does the constructor if not all
-    ``size`` processes come within ``timeout``.
+    Every rank calls the same ones in the same order. They raise ``ContactLost``, at once where a process has died and
+    after ``timeout`` where one does not answer; so does the constructor if not all ``size`` processes come.
     """
+
+    beat_seconds = 5.0  # after which a process at whose work the others wait is to give a sign of life
 
     def __init__(self, store: Store, rank: int, size: int, device: torch.device, timeout: timedelta) -> None:
         self.rank, self.size, self._store = rank, size, store
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        self.beat_seconds = min(self.beat_seconds, timeout.total_seconds() / 4)
         with _contact():
             dist.init_process_group(
-                backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=timeout
+                backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=_START
             )
+            set_group_timeout(timeout)
 
     def all_reduce(self, vector: Tensor) -> None:
         """Replace ``vector`` by the sum of all ranks' vectors."""
@@ -59,15 +71,31 @@ class Transport:
     def missing(self) -> list[int]:
         """After ``ContactLost``: the ranks that did not say within seconds that they lost contact as well."""
         self.close()  # so that those who wait for this process find out as well
-        try:
-            self._store.set(f"alive/{self.rank}", "")
-            absent, end = list(range(self.size)), time.monotonic() + _ROLL_CALL_SECONDS
-            while absent and time.monotonic() < end:
-                time.sleep(0.05)
-                absent = [rank for rank in absent if not self._store.check([f"alive/{rank}"])]
-        except RuntimeError:  # whoever held the store is gone, and nobody can say more
-            return []
-        return absent
+        # Rank 0 holds the store, where ``torchrun`` does not; if that has stopped, a question to it never returns.
+        absent = [0] if self.rank else []
+
+        def call_the_roll() -> None:
+            with contextlib.suppress(RuntimeError):  # whoever held the store is gone, and nobody can say more
+                self._store.set(f"alive/{self.rank}", "")
+                left, end = list(range(self.size)), time.monotonic() + _ROLL_CALL_SECONDS
+                while left and time.monotonic() < end:
+                    time.sleep(0.05)
+                    left = [rank for rank in left if not self._store.check([f"alive/{rank}"])]
+                absent[:] = left
+
+        asking = threading.Thread(target=call_the_roll, daemon=True)
+        asking.start()
+        asking.join(_ROLL_CALL_SECONDS + _STORE_SECONDS)
+        return list(absent)
+
+    @staticmethod
+    def meet(rank: int, size: int) -> Store:
+        """The store that the environment's variables name; raises ``ContactLost`` if it, or somebody, is absent."""
+        if rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            _await_listener(os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", ""))
+        with _contact():
+            store, _, _ = next(rendezvous("env://", rank, size, timeout=_START))
+            return store
 
     def close(self) -> None:
         """Leave the group."""
@@ -75,6 +103,21 @@ class Transport:
         with contextlib.suppress(RuntimeError):
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+def _await_listener(host: str, port: str) -> None:
+    """Wait until somebody listens there: PyTorch, which would wait as long, logs traces when nobody does."""
+    end = time.monotonic() + _START.total_seconds()
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ContactLost(f"nobody listens at {host}:{port} ({error.strerror or error})") from None
+            time.sleep(0.1)
+        except ValueError:
+            return  # which PyTorch finds as well, and says
 
 
 @contextlib.contextmanager

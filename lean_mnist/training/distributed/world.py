@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from lean_mnist.errors import ConfigError, GradientMismatch, Interrupted, LeanMnistError, RankLost
 from lean_mnist.nn.parameters import ParameterSlot
@@ -39,8 +39,9 @@ from lean_mnist.training.distributed.message import (
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 T = TypeVar("T")
-E = TypeVar("E", LeanMnistError, Interrupted)
+E = TypeVar("E", bound=LeanMnistError | Interrupted)
 _MOST_FIELDS = 3  # named where configurations differ
+_AT_WORK = "at work"  # what the writer says while the others wait for a result
 
 
 class World:
@@ -182,13 +183,51 @@ class World:
             return transport.all_gather_object(value)
 
     def on_writer(self, action: Callable[[], T]) -> T:
-        """Result of ``action``, done by the writer alone; an error for people that it raises is raised by all."""
+        """Result of ``action``, done by the writer alone; an error for people that it raises is raised by all.
+
+        It may take as long as it likes: while it goes on, the writer tells the others every few seconds.
+        """
         if self.size == 1:
             return action()
-        result, failure = self.gather(_attempt(action) if self.is_writer else (None, None))[0]
+        if self.is_writer:
+            with self._signs_of_life():
+                outcome = _attempt(action)
+            self.gather(outcome)
+        else:
+            outcome = self._wait_for_writer()
+        result, failure = outcome
         if failure is not None:
             raise self.report_once(failure)
         return result  # type: ignore[return-value]
+
+    def _wait_for_writer(self) -> Any:
+        said: Any = _AT_WORK
+        while said == _AT_WORK:
+            said = self.gather(None)[0]
+        return said
+
+    @contextlib.contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Send the others a word now and then, by a thread that alone exchanges anything while this is entered."""
+        assert self._transport is not None
+        done, seconds, lost = threading.Event(), self._transport.beat_seconds, []
+
+        def say() -> None:
+            try:
+                while not done.wait(seconds):
+                    self.gather(_AT_WORK)
+            except RankLost as error:
+                lost.append(error)
+
+        speaking = threading.Thread(target=say, daemon=True)
+        speaking.start()
+        try:
+            yield
+        finally:
+            done.set()
+            speaking.join()
+        if lost:
+            raise lost[0]
 
     def everywhere(self, action: Callable[[], T]) -> T:
         """Result of ``action`` on this rank; an error for people that it raises on any rank is raised by all."""
@@ -217,17 +256,17 @@ class World:
             raise error from lost
 
 
-def _attempt(action: Callable[[], T]) -> tuple[T | None, LeanMnistError | None]:
+def _attempt(action: Callable[[], T]) -> tuple[T | None, LeanMnistError | Interrupted | None]:
     """What ``action`` returns, or the error for people that it raises."""
     try:
         return action(), None
-    except LeanMnistError as error:
+    except (LeanMnistError, Interrupted) as error:
         return None, error
     except OSError as error:  # a full disk, say
         return None, LeanMnistError(f"{error.filename or 'output'}: {error.strerror or error}")
 
 
-def _combined(errors: Sequence[LeanMnistError | None]) -> LeanMnistError:
+def _combined(errors: Sequence[E | None]) -> E:
     """The errors of all ranks, at least one, as one of the class of the first."""
     given = [(rank, error) for rank, error in enumerate(errors) if error is not None]
     return type(given[0][1])("; ".join(f"rank {rank}: {error}" for rank, error in given))
@@ -241,14 +280,11 @@ def _whose(name: str, given: Sequence[Mapping[str, str]]) -> str:
     return ", ".join(f"{value} on {ranks(numbers)}" for value, numbers in holders.items())
 
 
-# A process that says nothing for so long counts as dead. One that died is noticed at once: its connections close.
-TIMEOUT = timedelta(minutes=5)
-
-
-def from_environment(device: str, timeout: timedelta = TIMEOUT) -> World:
+def from_environment(device: str, timeout: timedelta = timedelta(seconds=60)) -> World:
     """Join the group that ``WORLD_SIZE``, ``RANK``, ``LOCAL_RANK`` and ``MASTER_…`` describe; a ``World`` without them.
 
-    ``device`` is ``cpu`` or ``cuda``; with ``cuda`` each process of a machine takes the GPU of its ``LOCAL_RANK``.
+    ``device`` is ``cpu`` or ``cuda``; with ``cuda`` each process of a machine takes the GPU of its ``LOCAL_RANK``. One
+    that has joined and says nothing for ``timeout`` counts as lost; one that dies is noticed at once.
     Raises ``ConfigError`` for variables that make no sense or too few GPUs, and ``RankLost`` if somebody does not come.
     """
     size = _number("WORLD_SIZE", 1)
@@ -265,8 +301,7 @@ def from_environment(device: str, timeout: timedelta = TIMEOUT) -> World:
             )
         torch.cuda.set_device(local)
     try:
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-        return World(Transport(store, rank, size, torch.device(device), timeout))
+        return World(Transport(Transport.meet(rank, size), rank, size, torch.device(device), timeout))
     except (ContactLost, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RankLost(f"rank {rank} could not join the other {size - 1} processes of the run: {reason}") from None
