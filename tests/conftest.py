@@ -27,6 +27,7 @@ SLOW = {
         "tolerances_and_domains",
     ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
+    "faults": ("crashes", "soak"),
     "generalization": ("certify", "checker"),
     "integrations": ("pytest_plugin",),
     "mutants": ("mutants_corpus", "mutants_functions", "mutants_selftest", "mutants_target"),

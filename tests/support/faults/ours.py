@@ -1,0 +1,129 @@
+"""This package's own trainer, for the harness: a short run on ``digits``, and all that it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from lean_mnist import figures, train
+from lean_mnist.command_line import run_command
+from lean_mnist.training.checkpoints import content_hash
+from tests.support.faults.events import read_events
+
+NAME = "a-run"
+OPTIONS = (
+    "--dataset", "digits", "--epochs", "2", "--hidden", "8", "--check", "full", "--check-every", "7",
+    "--gradcheck-every", "50", "--log-every", "4", "--quiet",
+)  # fmt: skip
+# Names of values that are times, or speeds, at any depth; and of records of them.
+TIMES = ("seconds", "examples_per_second", "share_of_time", "logs")  # logs: sizes of files, in which times are written
+TIMED_RECORDS = ("throughput/examples_per_second", "crosscheck/seconds")
+
+
+@dataclass(frozen=True)
+class OurTrainer:
+    """``python -m lean_mnist.train`` in a process that has imported it already."""
+
+    options: tuple[str, ...] = field(default=OPTIONS)
+    name: str | None = NAME
+
+    def start(self, folder: Path) -> None:
+        """The command that starts the run; the same one after a kill before the first checkpoint."""
+        _train(*self.options, *(() if self.name is None else ("--run-name", self.name)))
+
+    def resume(self, folder: Path) -> None:
+        """The command that resumes it."""
+        _train("--resume", *(() if self.name is None else (self.name,)))
+
+    def state(self, folder: Path) -> Mapping[str, Any]:
+        """Everything in the run's folders, times left out, with hashes of these files by the files' names."""
+        return state_of(folder / "runs" / NAME, folder / "checkpoints" / NAME)
+
+    def complaint(self, status: int, error: str) -> str:
+        """Status 0, 2 or 130; then at most warnings, one line of an error, one line."""
+        return complaint(status, error)
+
+
+def _train(*arguments: str) -> None:
+    # The charts at the end are pictures like the others, and drawing them takes as long as all the rest.
+    with (
+        mock.patch.object(figures, "available", return_value=False),
+        mock.patch.object(sys, "argv", ["train", *arguments]),
+    ):
+        run_command(train.main)
+
+
+def complaint(status: int, error: str) -> str:
+    """What is wrong with a status and what a command said on standard error; nothing where both are as documented."""
+    lines = error.splitlines()
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    rest = [line for line in lines if not line.startswith("warning: ")]
+    if status not in (0, 2, 130):
+        return f"status {status}, expected 0, 2 or 130: {error.strip()[-400:]}"
+    if len(rest) != (status != 0):
+        return f"status {status} with {len(rest)} lines besides {len(warnings)} warnings: {error.strip()[-400:]}"
+    if status == 2 and not rest[0].startswith("error: "):
+        return f"status 2 and no error: {rest[0]}"
+    if ".tmp" in error:
+        return f"a temporary file is named: {error.strip()}"
+    return ""
+
+
+def state_of(run: Path, checkpoints: Path) -> dict[str, Any]:
+    """What a run's folders hold; raises ``OSError`` or ``ValueError`` where a file is missing or damaged."""
+    best, last = (torch.load(checkpoints / f"{which}.pt", weights_only=True) for which in ("best", "last"))
+    known = {}
+    for name, content in (("best", best), ("last", last)):
+        if content.pop("content_sha256") != content_hash(content):
+            raise ValueError(f"{name}.pt: its content does not have its hash")
+    for path in [*run.iterdir(), *checkpoints.iterdir()]:
+        if path.is_file():
+            known[hashlib.sha256(path.read_bytes()).hexdigest()] = f"the hash of {path.name}"
+    for which in ("best", "last"):
+        content = torch.load(checkpoints / f"{which}.pt", weights_only=True)
+        known[content["content_sha256"]] = f"the content's hash of {which}.pt"
+    documents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in run.glob("*.json")}
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
+    if lines.pop():
+        raise ValueError("metrics.jsonl: its last line is not whole")
+    events = read_events(run)
+    named = sorted(path.name for path in [*run.iterdir(), *checkpoints.iterdir()])
+    values = {
+        "files": [name for name in named if not name.startswith("events.out.tfevents.") and ".previous." not in name],
+        "best.pt": best,
+        "last.pt": last,
+        "metrics.jsonl": [_untimed(json.loads(line)) for line in lines],
+        **documents,
+        "events": {tag: [_untimed_event(tag, e) for e in found] for tag, found in events.by_tag().items()},
+    }
+    plain: dict[str, Any] = _plain(values, known)
+    return plain
+
+
+def _untimed(line: dict[str, Any]) -> dict[str, Any]:
+    return {**line, "value": None} if line["name"] in TIMED_RECORDS else line
+
+
+def _untimed_event(tag: str, event: tuple[int, str, Any]) -> list[Any]:
+    step, kind, value = event
+    timed = tag in TIMED_RECORDS or tag.startswith("_hparams_/")  # holds its start, and maps in any order
+    return [step, kind, None if timed else value]
+
+
+def _plain(value: Any, known: Mapping[str, str]) -> Any:
+    """Times left out, tensors by their hashes, known hashes by the names of what they are of."""
+    if isinstance(value, torch.Tensor):
+        return content_hash(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, known) for key, item in value.items() if key not in TIMES}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, known) for item in value]
+    return known.get(value, value) if isinstance(value, str) else value
