@@ -542,7 +542,7 @@ def _check_record(history: Fields, unit: str, errors: int, examples: int) -> Non
     """Raise ``Rejected`` where the record of evaluations contradicts itself or the count."""
     recorded: list[Fields] = history["recorded"]
     steps, final = [look["step"] for look in recorded], [look for look in recorded if look["purpose"] == "final"]
-    if steps != sorted(steps) or len(final) > 1:
+    if steps != sorted(steps) or not len(final) <= 1:
         raise Rejected("history.recorded: expected evaluations in the order of their steps, one of them the final one")
     if not all(look["errors"] <= examples for look in recorded):
         raise Rejected(f"history.recorded: expected at most {examples} errors in each, found more")
@@ -577,7 +577,7 @@ def derive_code(document: Fields) -> Fields:
     space, name = document["decoder"], document["code"]["name"]
     if space["encoding"] == "float16" and space["bits"] != 16:
         raise Rejected(f"decoder.bits: expected 16 for the encoding float16, found {space['bits']}")
-    if name == "enumerative" and space["bits"] > 8:
+    if name == "enumerative" and not space["bits"] <= 8:
         raise Rejected(f"code.name: expected fixed for more than 8 bits, found {name}")
     return {
         **_derive_counted(document),

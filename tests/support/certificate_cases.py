@@ -74,7 +74,7 @@ def rejection(path: str, folders: tuple[str, ...] = ()) -> str:
 
 def sealed(document: dict[str, Any]) -> bytes:
     """The certificate with everything rewritten that follows from its other fields, as its checker derives it."""
-    with contextlib.suppress(checker.Rejected):
+    with contextlib.suppress(checker.Rejected, ArithmeticError, LookupError, TypeError, ValueError):
         _merge(document, checker.derive(document))
     del document["content_sha256"]
     document["content_sha256"] = hashlib.sha256(checker.canonical(document)).hexdigest()
