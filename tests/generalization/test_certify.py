@@ -29,6 +29,7 @@ from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
+from tests.support.certificate_cases import small_certificate
 from tests.support.generalization_mnist import mnist_folder
 
 
@@ -161,6 +162,34 @@ def test_the_last_weights_are_another_look(called: Call, best: Path, tmp_path: P
 def test_bad_usage_is_one_line(called: Call, best: Path, options: tuple[str, ...], message: str) -> None:
     found = called(*(best if option == "BEST" else option for option in options))
     assert found == (2, "", f"error: {message}\n")
+
+
+@pytest.mark.parametrize("options", [("--delta",), ("--bound",), ("--delta", "1/2"), ("--delta", "0.999999")])
+def test_a_certificate_without_claims_is_never_made(
+    called: Call, best: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """A value forgotten, or a probability at which nothing is claimed: what stands there stays."""
+    called(best, "--out", tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    found = called(best, "--out", tmp_path, *options)
+    assert (found.status, found.out) == (2, "")
+    assert found.err.startswith(f"error: {options[0]}") or found.err.startswith("error: delta: expected a probability")
+    assert found.err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_another_networks_certificate_is_not_replaced(called: Call, best: Path, tmp_path: Path) -> None:
+    """The same network's is; and one that nobody could check."""
+    path = small_certificate().write(tmp_path)
+    before = path.read_bytes()
+    why = "certifies another network, or this one by other means; expected another folder"
+    assert called(best, "--out", tmp_path) == (2, "", f"error: --out: {path} {why}\n")
+    assert path.read_bytes() == before
+    path.write_bytes(b"{}")
+    assert called(best, "--out", tmp_path).status == 0
+    before = path.read_bytes()
+    assert called(best, "--out", tmp_path, "--delta", "0.01").status == 0
+    assert path.read_bytes() != before
 
 
 def test_a_checkpoint_far_from_its_run(called: Call, best: Path, tmp_path: Path) -> None:

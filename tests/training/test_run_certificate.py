@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lean_mnist.certify import CertifyArguments, certify_checkpoint
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
+from lean_mnist.generalization.certificates.document import risk_text
 from lean_mnist.generalization.certificates.networks import weights_hash
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import load_checkpoint, write_checkpoint
 from lean_mnist.training.run import run
-from tests.support.certificate_cases import certificate_beside
+from tests.support.certificate_cases import certificate_beside, sealed
 from tests.support.training_cases import FinishedRun, digits_config, load, named, tree
 
 
@@ -104,6 +106,45 @@ def test_evaluate_says_where_a_certificate_is_not_this_networks(short_run: Finis
     assert found is not None
     assert found.why_not.startswith("it does not hold, statement[0]: expected ")
     assert found.to_dict()["statement"] == []
+
+
+def lowered(document: dict[str, Any]) -> None:
+    """No errors, with everything that follows from it."""
+    document["counts"]["errors"] = document["history"]["recorded"][0]["errors"] = 0
+    for claim in document["claims"]:
+        claim["risk"] = risk_text(upper_risk(claim["bound"], 0, 360, claim["share"]))
+
+
+def without_record(document: dict[str, Any]) -> None:
+    document["history"]["recorded"] = []
+
+
+def on_other_labels(document: dict[str, Any]) -> None:
+    document["data"] |= {"duplicates": 0, "occurring": 10}
+    document["data"]["labels"]["sha256"], document["version"] = "0" * 64, 2
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lowered, "it counts 0 errors, and counted again {errors} examples are wrong or too near to call"),
+        (without_record, "it records 0 looks at the test split, and the checkpoint 1, or others"),
+        (on_other_labels, "it is about other examples than the test split of digits here"),
+    ],
+)
+def test_evaluate_counts_again(change: Any, why: str, short_run: FinishedRun, tmp_path: Path) -> None:
+    """A certificate whose numbers all follow from each other, but not from the network and its test split."""
+    best = load_checkpoint(short_run.best)
+    certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(short_run.best))
+    path = tmp_path / "certificate.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    errors = document["counts"]["errors"]
+    change(document)
+    path.write_bytes(sealed(document))
+    found = certificate_beside(tmp_path / "best.pt", best)
+    assert found is not None
+    assert found.why_not == why.format(errors=errors)
+    assert str(found) == f"certificate: {path} does not match: {found.why_not}"
 
 
 def test_the_hash_is_of_what_the_network_multiplies_by() -> None:
