@@ -36,7 +36,7 @@ def read_bytes(
     with opened(path, what, error, packed=packed) as (file, size):
         if size > largest:
             raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {largest:,}")
-        content = file.read(largest + 1)
+        content = file.read(largest + 1 if isinstance(file, GzipStream) else size + 1)
     if len(content) > largest:
         raise error(f"{shown(path)}: more than {largest:,} bytes, expected {what}")
     return content

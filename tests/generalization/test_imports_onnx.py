@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports import onnx as onnx_module
 from lean_mnist.generalization.imports.network import ImportedNetwork, scaling_of
 from lean_mnist.generalization.imports.onnx import read_onnx
+from lean_mnist.generalization.imports.protobuf import Budget, Damaged, Message
 from tests.support.import_cases import (
     GEMM,
     UNIT,
@@ -154,7 +155,7 @@ ELSEWHERE.external_data.append(onnx.StringStringEntryProto(key="location", value
         (add("initializer", raw(1, [1 << 40, 1 << 40])), "tensor 't' of shape .* holds 0 numbers"),
         (add("initializer", raw(1, [-1, 2], bytes(8))), r"tensor 't' of shape \(-1, 2\)"),
         (add("initializer", raw(1, [1] * 9, bytes(4))), "tensor 't' of shape"),
-        (add("initializer", raw(1, [2], bytes(7))), "tensor 't' of shape"),
+        (add("initializer", raw(1, [2], bytes(7))), "tensor 't' holds 7 bytes for numbers of 4"),
         (add("initializer", EXTERNAL), "tensor 't' lies in another file"),
         (add("initializer", ELSEWHERE), "tensor 't' lies in another file"),
         (add("initializer", numpy_helper.from_array(np.zeros(7), "0bias")), "defines '0bias', which is there already"),
@@ -180,7 +181,7 @@ def test_onnx_files_that_are_none_or_too_large(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "a.onnx"
     for content, complaint in (
         (b"", "holds no graph"),
-        (b"\xff\xff\xff", "damaged, expected an ONNX file"),
+        (b"\xff\xff\xff", r"damaged \(a number that is cut off .*, expected an ONNX file"),
         (b"\x3a\x06\x2a\x04\x42\x02\xff\xfe", "bytes that are no UTF-8"),
     ):
         path.write_bytes(content)
@@ -192,8 +193,78 @@ def test_onnx_files_that_are_none_or_too_large(tmp_path: Path, monkeypatch: pyte
         read(path)
 
 
-def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.onnx").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(DataError, match=r"reads it; pip install 'lean_mnist\[import\]'"):
-        imported(tmp_path / "a.onnx")
+def filled(kind: int, dims: list[int], **fields: Any) -> onnx.TensorProto:
+    return onnx.TensorProto(name="0weight", data_type=kind, dims=dims, **fields)
+
+
+def test_numbers_are_those_that_onnx_reads(tmp_path: Path) -> None:
+    print("seed 3")
+    weights = np.random.default_rng(3).normal(size=(7, 12))
+    constants = parts(torch_network(12, 7, 3))
+    for tensor in (
+        filled(1, [7, 12], float_data=weights.astype(np.float32).ravel()),
+        filled(11, [7, 12], double_data=weights.ravel()),
+        filled(10, [7, 12], int32_data=weights.astype(np.float16).view(np.uint16).ravel()),
+        filled(10, [7, 12], raw_data=weights.astype("<f2").tobytes()),
+        filled(11, [7, 12], raw_data=weights.astype("<f8").tobytes()),
+    ):
+        model = model_of(GEMM, {name: array for name, array in constants.items() if name != "0weight"})
+        model.graph.initializer.append(tensor)
+        (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+        found, _ = read(tmp_path / "a.onnx").layers[0]
+        assert np.array_equal(found, numpy_helper.to_array(tensor).astype(np.float64))
+
+
+def test_messages_are_those_that_protobuf_reads() -> None:
+    numbers = [0, 1, -1, 127, 128, 1 << 40, -(1 << 63), (1 << 63) - 1, 300]
+    tensor = onnx.TensorProto(dims=numbers, int64_data=numbers, float_data=[0.5, -2.0], name="ä", data_type=7)
+    message = Message.read(memoryview(tensor.SerializeToString()), Budget())
+    assert message.integers(1).tolist() == numbers == message.integers(7).tolist()
+    assert (message.floats(4, "<f4").tolist(), message.text(8), message.number(2)) == ([0.5, -2.0], "ä", 7)
+    assert (message.text(12), message.number(14), message.integers(5).tolist()) == ("", 0, [])
+    node = onnx.AttributeProto(name="i", i=-3, f=1.5)
+    message = Message.read(memoryview(node.SerializeToString()), Budget())
+    assert (message.number(3), message.float32(2)) == (-3, 1.5)
+    for wrong in (lambda: message.float32(3), lambda: message.text(2), lambda: message.integers(2)):
+        with pytest.raises(Damaged, match="another kind"):
+            wrong()
+    twice = Message.read(memoryview(node.SerializeToString() * 2), Budget())
+    with pytest.raises(Damaged, match="twice"):
+        twice.number(3)
+
+
+def length_first(number: int, content: bytes) -> bytes:
+    """A field of bytes of protocol buffers, by hand."""
+    size, length = len(content), bytearray()
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2]) + bytes(length) + bytes([size]) + content
+
+
+INPUT_AND_OUTPUT = length_first(11, b"\x0a\x01x") + length_first(12, b"\x0a\x01y")
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        b"\x0a\x00" * 2_000_000,  # empty nodes
+        b"\x2a\x00" * 2_000_000,  # empty tensors
+        length_first(1, b"\x0a\x00" * 2_000_000),  # empty names in a node
+        length_first(1, length_first(5, b"\x3a\x00" * 2_000_000)),  # empty numbers in an attribute
+        length_first(5, length_first(1, bytes(2_000_000)) + b"\x10\x01"),  # numbers of one byte, of eight unpacked
+        length_first(5, length_first(7, b"\x80" * 2_000_000) + b"\x10\x07"),
+        b"\x98\x06\x00" * 2_000_000,  # a number that no field has
+    ],
+)
+def test_bombs_cost_no_more_than_their_bytes(tmp_path: Path, graph: bytes) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(length_first(7, INPUT_AND_OUTPUT + graph))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"more than|expected at most"):
+            read(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(graph) + (40 << 20)

@@ -1,9 +1,11 @@
-"""Dense ReLU networks in ONNX files, parsed by the package ``onnx``; nothing in the file is run.
+"""Dense ReLU networks in ONNX files; nothing in the file is run, and no more of it is taken in than it holds.
 
 Known operators: ``Gemm``, ``MatMul``, ``Add`` (a bias), ``Relu``; ``Flatten``, ``Reshape``, ``Identity``, ``Dropout``
 and ``Cast``, which change no number here; ``Sub``, ``Add``, ``Mul`` and ``Div`` of the input by one constant, which is
 how pixels are scaled; ``Softmax``, ``LogSoftmax`` and ``ArgMax`` at the end, which change no label; and ``Constant``.
 Any other node is refused by its name.
+
+Numbers of fields, messages and enumerations: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -20,18 +22,20 @@ import numpy.typing as npt
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports.network import ImportedNetwork, NamedLayer, orient, scaling_of
-from lean_mnist.generalization.imports.packages import optional_package
+from lean_mnist.generalization.imports.protobuf import Budget, Damaged, Message
 from lean_mnist.reading.files import read_bytes
-from lean_mnist.reading.text import escaped
+from lean_mnist.reading.text import printable, shown
 
-#: Bytes of a file: parsed, a hostile one takes up to eighty times as many (empty nodes, onnx 1.23).
+#: Bytes of a file.
 LARGEST_FILE = 1 << 26
 _MOST_NODES = 1000
 _FIRST_OPSET = 7  # before it, Add and Gemm broadcast by rules of their own
 _KEEPS_NUMBERS = ("Flatten", "Reshape", "Identity", "Dropout", "Cast")
 _KEEPS_LABELS = ("Softmax", "LogSoftmax", "ArgMax")
 _AFFINE = ("Add", "Sub", "Mul", "Div")
-_TYPES = {1: np.float32, 7: np.int64, 10: np.float16, 11: np.float64}  # TensorProto.DataType
+_TYPES = {1: "<f4", 7: "<i8", 10: "<f2", 11: "<f8"}  # TensorProto.DataType
+_STORED = {1: 4, 7: 7, 10: 5, 11: 10}  # float_data, int64_data, int32_data, double_data
+_LONGEST_NAME = 200
 
 Array = npt.NDArray[Any]
 
@@ -185,34 +189,37 @@ def read_onnx(path: str | Path, features: int, classes: int) -> ImportedNetwork:
 
     Its graph says how each weight is used, so nothing about orientation is left open; ``scaling`` is what the graph
     does to its input, ``None`` where it leaves that to its user. Raises ``DataError``, naming the node or the tensor,
-    for every other graph, and where the package ``onnx`` is missing.
+    for every other graph.
     """
-    source, content = str(path), read_bytes(path, "an ONNX file", largest=LARGEST_FILE)
-    onnx, protobuf = (optional_package(name, path) for name in ("onnx", "google.protobuf.message"))
+    source, content = shown(path), read_bytes(path, "an ONNX file", largest=LARGEST_FILE)
     try:
-        model = onnx.load_model_from_string(content)
-    except protobuf.DecodeError:
-        raise DataError(f"{source}: damaged, expected an ONNX file") from None
-    graph, chain = _checked_graph(model, source), LayerChain({})
-    for tensor in graph.initializer:
-        name = _text(tensor.name, source)
-        chain.define(name, _array(tensor, source, onnx), f"{source}: tensor {name[:60]!r}")
-    inputs, outputs = ([_text(value.name, source) for value in ends] for ends in (graph.input, graph.output))
-    inputs = [name for name in inputs if name not in chain.constants]  # older files list constants there as well
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise DataError(f"{source}: {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
-    chain.current = inputs[0]
-    for index, node in enumerate(graph.node):
-        chain.follow(_node(node, source, index, onnx))
-    if chain.current != outputs[0]:
-        raise DataError(f"{source}: the output {outputs[0]!r} is not what its chain of layers ends in")
-    if chain.stage is ChainStage.HIDDEN:
-        raise DataError(f"{source}: ends with a Relu, expected logits")
+        chain = _chain(Message.read(memoryview(content), Budget()), source)
+    except Damaged as fault:
+        raise DataError(f"{source}: damaged ({fault}), expected an ONNX file") from None
     for name, weight_HD, _ in chain.layers[:1]:
         if weight_HD.shape[1] != features:
             raise DataError(f"{source}: {name} takes {weight_HD.shape[1]} inputs, expected {features}")
     scaling, network = chain.scaling(source), orient(chain.layers, source, features, classes)
     return replace(network, known=(True,) * len(network.layers), scaling=scaling)
+
+
+def _chain(model: Message, source: str) -> LayerChain:
+    graph, chain = _checked_graph(model, source), LayerChain({})
+    for tensor in graph.messages(5):  # initializer
+        name = _name(tensor.text(8))
+        chain.define(name, _array(tensor, source), f"{source}: tensor {name!r}")
+    inputs, outputs = ([_name(value.text(1)) for value in graph.messages(number)] for number in (11, 12))
+    inputs = [name for name in inputs if name not in chain.constants]  # older files list constants there as well
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise DataError(f"{source}: {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+    chain.current = inputs[0]
+    for index, node in enumerate(graph.messages(1)):
+        chain.follow(_node(node, source, index))
+    if chain.current != outputs[0]:
+        raise DataError(f"{source}: the output {outputs[0]!r} is not what its chain of layers ends in")
+    if chain.stage is ChainStage.HIDDEN:
+        raise DataError(f"{source}: ends with a Relu, expected logits")
+    return chain
 
 
 def _bias(others: list[Array], where: str, units: int) -> Array:
@@ -222,65 +229,76 @@ def _bias(others: list[Array], where: str, units: int) -> Array:
     return bias.reshape(-1).astype(np.float64)
 
 
-def _checked_graph(model: Any, source: str) -> Any:
+def _checked_graph(model: Message, source: str) -> Message:
     """The graph of a model; ``DataError`` unless it uses the standard operators and dense weights alone."""
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and opset.version < _FIRST_OPSET:
-            raise DataError(f"{source}: operators of version {opset.version}, expected at least {_FIRST_OPSET}")
-    if model.functions:
+    for opset in model.messages(8):  # opset_import: domain and version
+        if opset.text(1) in ("", "ai.onnx") and opset.number(2) < _FIRST_OPSET:
+            raise DataError(f"{source}: operators of version {opset.number(2)}, expected at least {_FIRST_OPSET}")
+    if model.has(25):  # functions
         raise DataError(f"{source}: defines operators of its own, expected the standard ones")
-    if not model.HasField("graph"):
+    if not model.has(7):
         raise DataError(f"{source}: holds no graph, expected an ONNX file")
-    graph = model.graph
-    if max(len(graph.node), len(graph.initializer), len(graph.input), len(graph.output)) > _MOST_NODES:
+    graph = model.message(7)
+    if max(len(graph.held.get(number, [])) for number in (1, 5, 11, 12)) > _MOST_NODES:
         raise DataError(f"{source}: more than {_MOST_NODES:,} nodes or tensors, expected a chain of layers")
-    if graph.sparse_initializer:
+    if graph.has(15):  # sparse_initializer
         raise DataError(f"{source}: holds sparse weights, expected dense ones")
     return graph
 
 
-def _node(node: Any, source: str, index: int, onnx: Any) -> OnnxNode:
-    name, operator, domain = (_text(word, source) for word in (node.name, node.op_type, node.domain))
-    where = f"{source}: node {name[:60]!r} ({operator[:40]})" if name else f"{source}: node {index} ({operator[:40]})"
+def _node(node: Message, source: str, index: int) -> OnnxNode:
+    name, operator, domain = _name(node.text(3)), _name(node.text(4)), _name(node.text(7))
+    where = f"{source}: node {name!r} ({operator})" if name else f"{source}: node {index} ({operator})"
     if domain not in ("", "ai.onnx"):
-        raise DataError(f"{where}: of the domain {domain[:40]!r}, expected the standard operators")
-    if max(len(node.input), len(node.output), len(node.attribute)) > _MOST_NODES:
+        raise DataError(f"{where}: of the domain {domain!r}, expected the standard operators")
+    if max(len(node.held.get(number, [])) for number in (1, 2, 5)) > _MOST_NODES:
         raise DataError(f"{where}: more than {_MOST_NODES:,} inputs, outputs or attributes, expected few")
-    kinds, attributes = onnx.AttributeProto, {}
-    for attribute in node.attribute:
+    attributes: dict[str, Any] = {}
+    for attribute in node.messages(5):
+        kind = attribute.number(20)
         value: Any = None
-        if attribute.type == kinds.FLOAT:
-            value = attribute.f
-        elif attribute.type == kinds.INT:
-            value = attribute.i
-        elif attribute.type == kinds.TENSOR:
-            value = _array(attribute.t, source, onnx)
-        attributes[_text(attribute.name, source)] = value
-    inputs, outputs = ([_text(name, source) for name in names] for names in (node.input, node.output))
-    return OnnxNode(where, operator, inputs, outputs, attributes)
+        if kind == 1:
+            value = attribute.float32(2)
+        elif kind == 2:
+            value = attribute.number(3)
+        elif kind == 4:
+            value = _array(attribute.message(5), source)
+        if (own := _name(attribute.text(1))) in attributes:
+            raise DataError(f"{where}: has its attribute {own!r} twice, expected it once")
+        attributes[own] = value
+    return OnnxNode(where, operator, [*map(_name, node.texts(1))], [*map(_name, node.texts(2))], attributes)
 
 
-def _text(value: str | bytes, source: str) -> str:
-    """A string of a file, fit for one line; what is no UTF-8 comes as bytes."""
-    if isinstance(value, bytes):
-        raise DataError(f"{source}: bytes that are no UTF-8, expected a string")
-    return escaped(value)
+def _name(text: str) -> str:
+    """A name of a file, fit for one line."""
+    if len(text) > _LONGEST_NAME or not text.isprintable():
+        raise Damaged(f"the name {printable(text, 60)!r}, expected at most {_LONGEST_NAME} printable characters")
+    return text
 
 
-def _array(tensor: Any, source: str, onnx: Any) -> Array:
+def _array(tensor: Message, source: str) -> Array:
     """The numbers of a tensor in this file, of an announced shape that they fill."""
-    where = f"{source}: tensor {_text(tensor.name, source)[:60]!r}"
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+    where = f"{source}: tensor {_name(tensor.text(8))!r}"
+    kind = tensor.number(2)
+    if tensor.number(14) or tensor.has(13):  # data_location, external_data
         raise DataError(f"{where} lies in another file, expected it in this one")
-    if tensor.data_type not in _TYPES:
-        raise DataError(f"{where} is of data type {tensor.data_type}, expected float, double, float16 or int64")
-    shape, dtype = tuple(tensor.dims[:9]), np.dtype(_TYPES[tensor.data_type])
-    stored = {1: tensor.float_data, 7: tensor.int64_data, 10: tensor.int32_data, 11: tensor.double_data}
-    held = len(stored[tensor.data_type])
-    if tensor.HasField("raw_data"):
-        held, rest = divmod(len(tensor.raw_data), dtype.itemsize)
-        held = -1 if rest else held
-    if len(shape) > 8 or any(size < 0 for size in shape) or math.prod(shape) != held:
-        raise DataError(f"{where} of shape {shape[:8]} holds {held} numbers, expected {math.prod(shape)}")
-    array: Array = onnx.numpy_helper.to_array(tensor)
-    return array
+    if kind not in _TYPES or tensor.has(3):  # segment
+        raise DataError(f"{where} is of data type {kind}, expected float, double, float16 or int64")
+    number = _STORED[kind]
+    if tensor.has(9):  # raw_data
+        content, size = tensor.raw(9), np.dtype(_TYPES[kind]).itemsize
+        if len(content) % size or tensor.has(number):
+            raise DataError(f"{where} holds {len(content)} bytes for numbers of {size}, or others beside them")
+        held: Array = np.frombuffer(content, _TYPES[kind]) if content else np.zeros(0, _TYPES[kind])
+    elif kind in (1, 11):
+        held = tensor.floats(number, _TYPES[kind])
+    else:
+        held = tensor.integers(number)
+        if kind == 10:  # the bits of a float16 as a whole number
+            if len(held) and not 0 <= held.min() <= held.max() < 1 << 16:
+                raise DataError(f"{where} holds whole numbers that are no float16, expected 0 to 65535")
+            held = held.astype(np.uint16).view(np.float16)
+    shape = tuple(tensor.integers(1)[:9].tolist())
+    if len(shape) > 8 or any(size < 0 for size in shape) or math.prod(shape) != len(held):
+        raise DataError(f"{where} of shape {shape[:8]} holds {len(held)} numbers, expected {math.prod(shape)}")
+    return held.reshape(shape)
