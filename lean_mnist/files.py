@@ -6,33 +6,68 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+# Names of the temporary files of the two functions below.
+_LEFTOVER = re.compile(r"\..+\.(?:[a-z0-9_]{8}|link)\.tmp")
 
-def write_atomically(path: Path, content: bytes) -> None:
+
+def write_atomically(path: Path, content: bytes, *, previous: Path | None = None) -> None:
     """Put ``content`` at ``path``: whatever happens, the file there is the old one or the new one, never a part.
 
-    The temporary file stands in the same folder, so that the rename is one operation of one file system. Raises
-    ``OSError`` (disk full, folder not writable) with the old file untouched and the temporary one removed.
+    The temporary file stands in the same folder, so that the rename is one operation of one file system. The old file
+    goes on as ``previous``, if that is given. Raises ``OSError`` (disk full, folder not writable), which names
+    ``path``, with the old file untouched and the temporary one removed.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with errors_named(str(path)):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+            if previous is not None:
+                keep_as(path, previous)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(path.parent)
+
+
+def keep_as(path: Path, kept: Path) -> None:
+    """Let the file at ``path``, if there is one, have the name ``kept`` as well; without links, that name alone."""
+    link = kept.with_name(f".{kept.name}.link.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner can read
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
-        raise
-    _sync_folder(path.parent)
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, kept)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, kept)
+    finally:
+        with contextlib.suppress(OSError):  # it is still there where both were the same file
+            link.unlink(missing_ok=True)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is, still, the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def is_leftover(name: str) -> bool:
+    """Whether ``name`` is that of a temporary file, which a killed process has left."""
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 def _umask() -> int:
@@ -54,11 +89,11 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def errors_named(name: str) -> Iterator[None]:
-    """Where the system's errors do not say of which file they are, it is ``name``."""
+    """The system's errors name the file ``name``, rather than a temporary one or none."""
     try:
         yield
     except OSError as error:
-        error.filename = name
+        error.filename, error.filename2 = name, None
         raise
 
 

@@ -15,6 +15,8 @@ from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.config import Options, config_from_dict, read_config
 from lean_mnist.training.config.presets import preset
 
+_LAST = ("last.pt", "last.previous.pt")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -77,10 +79,16 @@ class RunCommand(Generic[Options]):
         return {field.name: getattr(options, field.name) for field in dataclasses.fields(self.options)}
 
     def _resumed(self, path: Path, arguments: Sequence[str]) -> tuple[Options, Path]:
-        from lean_mnist.training.checkpoints import read_checkpoint
+        from lean_mnist.training.generations import read_last
 
-        saved = config_from_dict(read_checkpoint(path)["config"], str(path), self.options)
-        wanted = self._overridden(saved, arguments)
+        content, source, _ = read_last(path)
+        saved = config_from_dict(content["config"], str(source), self.options)
+        wanted = self._overridden(dataclasses.replace(saved, runs_dir=""), arguments)
+        if not wanted.runs_dir:  # no file decides where is written
+            wanted = dataclasses.replace(wanted, runs_dir=self.options.runs_dir)
+            if saved.runs_dir != wanted.runs_dir:
+                found = f"this run was started with {saved.runs_dir!r}, expected the option again to go on there"
+                raise ConfigError(f"--runs-dir: {found}, or {wanted.runs_dir}")
         for name, value in self._fields(saved).items():
             now = getattr(wanted, name)
             if now != value and name not in MAY_CHANGE_ON_RESUME:
@@ -96,19 +104,28 @@ class RunCommand(Generic[Options]):
 
 
 def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> Path:
-    """The ``last.pt`` that ``--resume which`` means; raises ``CheckpointError`` if there is none."""
+    """The ``last.pt`` that ``--resume which`` means; raises ``CheckpointError`` if there is none.
+
+    One that is gone, with the generation before it still there, counts as there.
+    """
     which = which or run_name or ""
+    found = [path.with_name("last.pt") for path in checkpoints_dir.glob("*/last*.pt") if path.name in _LAST]
     if not which:
-        found = sorted(checkpoints_dir.glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise CheckpointError(f"{checkpoints_dir}: no run to resume, expected a folder with a last.pt in it")
-        return found[-1]
+        return max(found, key=lambda path: max(each.stat().st_mtime for each in path.parent.glob("last*.pt")))
     candidates = [Path(which), Path(which) / "last.pt", checkpoints_dir / which / "last.pt"]
     for path in candidates:
-        if path.is_file():
+        if path.is_file() or (path.name == "last.pt" and path.with_name(_LAST[1]).is_file()):
             return path
-    known = [path.parent.name for path in checkpoints_dir.glob("*/last.pt")]
-    raise CheckpointError(f"--resume {which}: expected a run with {candidates[-1]}, found none{nearest(which, known)}")
+    for folder in (Path(which), checkpoints_dir / which):
+        if folder.is_dir():
+            raise CheckpointError(
+                f"--resume {which}: {folder} has no last.pt yet, so there is nothing to go on from; to start that run, "
+                f"give the command it was started with, and --run-name {folder.absolute().name}"
+            )
+    near = nearest(which, [path.parent.name for path in found])
+    raise CheckpointError(f"--resume {which}: expected a run with {candidates[-1]}, found none{near}")
 
 
 read_arguments = RunCommand("python -m lean_mnist.train", Config, Arguments, preset).read

@@ -26,7 +26,6 @@ from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.quantized import network_of
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.config import config_from_dict
-from lean_mnist.training.state import RunState
 
 FORMAT_VERSION = 1
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -93,12 +92,20 @@ def restore_weights(model: MLP, weights: Mapping[str, Any], path: Path) -> None:
     model.load_state_dict(weights)
 
 
-def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content``, with its hash, so that ``path`` is always a whole checkpoint: the old one or this one."""
+def write_checkpoint(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
+    """Write ``content``, with its hash, so that ``path`` is always a whole checkpoint: the old one or this one.
+
+    The old one goes on as ``previous``, if that is given.
+    """
+    write_atomically(path, packed(content)[0], previous=previous)
+
+
+def packed(content: dict[str, Any]) -> tuple[bytes, str]:
+    """``content`` as a checkpoint's file, and its hash."""
     content = {"format_version": FORMAT_VERSION, **content}
-    buffer = io.BytesIO()
-    torch.save({**content, "content_sha256": content_hash(content)}, buffer)
-    write_atomically(path, buffer.getvalue())
+    buffer, found = io.BytesIO(), content_hash(content)
+    torch.save({**content, "content_sha256": found}, buffer)
+    return buffer.getvalue(), found
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -159,22 +166,3 @@ def _feed(value: Any, update: Callable[[bytes], None]) -> None:
     else:
         text = repr(value).encode()
         update(f"{type(value).__name__} {len(text)} ".encode() + text)
-
-
-def write_test_metrics(folder: Path, state: RunState, counts: dict[str, Any]) -> dict[str, Any]:
-    """Enter an evaluation of the test split, with these ``counts``, into a run's checkpoints; returns the metrics.
-
-    They are those of the checkpoint that was evaluated: ``best.pt``, or ``last.pt`` where none was selected.
-    """
-    entered = []
-    for which in ("best", "last") if state.best is not None else ("last",):
-        content = read_checkpoint(folder / f"{which}.pt")
-        content["metrics"] |= {"test_looks": state.test_looks}
-        if which == "best":
-            content["metrics"]["test"] = counts
-        if "training" in content:
-            content["training"]["state"] = state.to_dict()
-        write_checkpoint(folder / f"{which}.pt", content)
-        entered.append(content["metrics"])
-    metrics: dict[str, Any] = entered[0]
-    return metrics

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 
 from lean_mnist.command_line import option_name
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.errors import CheckpointError, ConfigError, Interrupted
+from lean_mnist.errors import CheckpointError, ConfigError, Interrupted, LeanMnistError
 from lean_mnist.nn.update import Optimizer, Update
 from lean_mnist.torch_internals import has_bfloat16_products
-from lean_mnist.training.checkpoints import content_hash, read_checkpoint, write_checkpoint
+from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
+from lean_mnist.training.generations import LAST, read_last
 from lean_mnist.training.hooks.step import FOLDER, FailurePolicy
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.protocol import Objective, Result
@@ -31,12 +33,14 @@ from lean_mnist.training.trainer import Trainer
 from lean_mnist.version import __version__
 
 
-def restore_run(path: Path, objective: Objective, optimizer: Optimizer) -> RunState:
+def restore_run(
+    content: Mapping[str, Any], path: Path, objective: Objective, optimizer: Optimizer
+) -> tuple[RunState, dict[str, int] | None]:
     """Put objective, optimizer and PyTorch's random numbers where the ``last.pt`` at ``path`` left them.
 
-    Returns the run's state; raises ``CheckpointError`` or ``ConfigError`` where this run cannot go on from there.
+    Returns the run's state and the sizes of its log files (``None`` where that is not known). Raises
+    ``CheckpointError`` or ``ConfigError`` where this run cannot go on from there.
     """
-    content = read_checkpoint(path)
     if "training" not in content:
         raise CheckpointError(
             f"{path}: expected a last.pt, which a run can continue from, found a checkpoint without that"
@@ -50,11 +54,16 @@ def restore_run(path: Path, objective: Objective, optimizer: Optimizer) -> RunSt
     training = content["training"]
     optimizer.load_state_dict(training["optimizer"])
     torch.set_rng_state(training["rng"])
-    return RunState.from_dict(training["state"])
+    return RunState.from_dict(training["state"]), training.get("logs")
 
 
-def save_run(folder: Path, which: str, objective: Objective, optimizer: Optimizer, state: RunState) -> None:
-    """Write the run as it is as ``"best"`` or ``"last"``; the last also holds what is needed to go on."""
+def run_content(
+    which: str, objective: Objective, optimizer: Optimizer, state: RunState, logs: Mapping[str, int]
+) -> dict[str, Any]:
+    """The run as it is, as ``"best"`` or ``"last"`` holds it; the last also what is needed to go on.
+
+    ``logs`` are the sizes of its log files, to which they are cut back where the run goes on from there.
+    """
     own, position = objective.saved()
     metrics: dict[str, Any] = {
         "step": state.step,
@@ -76,8 +85,10 @@ def save_run(folder: Path, which: str, objective: Objective, optimizer: Optimize
             "optimizer": optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             **({"position": position} if position else {}),
+            "logs": dict(logs),
+            "ended": False,
         }
-    write_checkpoint(folder / f"{which}.pt", content)
+    return content
 
 
 def run(config: Config, resume: Path | None = None, world: World | None = None) -> Summary:
@@ -97,8 +108,8 @@ def run(config: Config, resume: Path | None = None, world: World | None = None) 
 def train(make: Callable[[], Objective], resume: Path | None = None, world: World | None = None) -> Result:
     """Train by the objective that ``make`` makes, to its end; raises as :func:`run` does."""
     world = world or World()
-    with StopRequest() as request:
-        session = world.everywhere(lambda: Session(make(), resume, world))
+    with StopRequest() as request, RunFolder() as folder:
+        session = world.everywhere(lambda: Session(make(), resume, world, folder))
         return session.run(lambda: bool(request.requested))
 
 
@@ -137,28 +148,61 @@ def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
 
 
 class Session:
-    """One session of a run, from its start or from the checkpoint ``resume``.
+    """One session of a run, from its start or from the checkpoint ``resume``, in ``folder``.
 
-    It is made without writing anything, so that all processes can first see that they start alike.
+    It is made without writing anything but locks, so that all processes can first see that they start alike.
     """
 
-    def __init__(self, objective: Objective, resume: Path | None, world: World) -> None:
-        self._objective, self._world, self._resuming = objective, world, resume is not None
+    def __init__(self, objective: Objective, resume: Path | None, world: World, folder: RunFolder) -> None:
+        self._objective, self._world, self._folder, self._resuming = objective, world, folder, resume is not None
         self._optimizer = build_optimizer(objective.config, [objective.parameters.vector])
-        self._state = RunState() if resume is None else restore_run(resume, objective, self._optimizer)
-        self._ended_before = bool(self._state.finished)  # there is nothing left to do but to sum it up again
+        self._state, self._note = RunState(), ""
+        self._logs: dict[str, int] | None = {}
+        if resume is not None:
+            folder.place(objective.config, objective.config.run_name or resume.parent.name)
+            if world.is_writer:
+                folder.reopen()
+            self._restore(resume)
+
+    def _restore(self, resume: Path) -> None:
+        """Go on from ``resume``; of what was written later, the logs are cut off when the sinks are opened."""
+        content, source, self._note = read_last(resume)
+        self._state, self._logs = restore_run(content, source, self._objective, self._optimizer)
+        if self._world.is_writer:
+            self._folder.generations.adopt(content, source)
+        summed_up = bool(self._state.finished) and (self._folder.folder / "summary.json").exists()
+        self._folder.ended_before = content["training"].get("ended", summed_up)  # not in those of earlier versions
 
     def run(self, stop_requested: Callable[[], bool]) -> Result:
         """Train to the end, or raise ``Interrupted`` with the state saved."""
-        world, state, config = self._world, self._state, self._rendezvous()
-        with self._folder.open_sinks(config, self._objective.steps, state.step, self._resuming, world):
-            if not self._resuming:
-                world.on_writer(self._write_start)
-            world.resume_hint = again = f"python -m {self._objective.command} --resume {self._folder.checkpoints}"
-            if not (self._ended_before or self._trainer(stop_requested).fit()):
-                where = f"interrupted at step {state.step}, epoch {state.epoch + 1}; everything is saved"
-                raise world.report_once(Interrupted(f"{where}; to go on: {again}"))
-            return world.on_writer(self._finish)
+        world, config, folder = self._world, self._rendezvous(), self._folder
+        if not self._resuming:  # before anything else is written, so that a run killed at any time can be resumed
+            world.on_writer(lambda: self._save("last"))
+        elsewhere = "" if config.runs_dir == Config.runs_dir else f" --runs-dir {config.runs_dir}"
+        again = f"python -m {self._objective.command} --resume {folder.checkpoints}{elsewhere}"
+        world.resume_hint = again
+        try:
+            return self._to_the_end(config, stop_requested)
+        except OSError as error:
+            where = f"{error.filename or folder.folder}: {error.strerror or error}"
+            raise LeanMnistError(f"{where}; the last checkpoint is whole; to go on: {again}") from None
+
+    def _to_the_end(self, config: Config, stop_requested: Callable[[], bool]) -> Result:
+        world, state = self._world, self._state
+        self._open_sinks(config)
+        if not (state.finished or self._trainer(stop_requested).fit()):
+            where = f"interrupted at step {state.step}, epoch {state.epoch + 1}; everything is saved"
+            raise world.report_once(Interrupted(f"{where}; to go on: {world.resume_hint}"))
+        return world.on_writer(self._finish)
+
+    def _open_sinks(self, config: Config) -> None:
+        """Open the sinks at the present state; what was recorded after it is dropped."""
+        world, step, fresh = self._world, self._state.step, self._state.step == 0
+        self._folder.open_sinks(config, self._objective.steps, step, self._logs, world, fresh=fresh)
+        if self._note and world.is_writer:
+            self._folder.say(self._note, step)
+        if fresh:
+            world.on_writer(self._write_start)
 
     def _rendezvous(self) -> Config:
         """See that all processes start alike, before the first of them writes anything; then make the folders."""
@@ -169,8 +213,11 @@ class Session:
             start["state"] = self._state.to_dict()
             world.assert_consistent(start_of(config, objective.fingerprint, start))
             world.prepare(objective.parameters.layout, objective.parameters.gradient, config.seed)
-        self._folder = world.on_writer(lambda: RunFolder.claim(config, resuming=self._resuming))
-        objective.config = config = dataclasses.replace(config, run_name=self._folder.name)
+        folder = self._folder
+        name = folder.name if self._resuming else world.on_writer(lambda: folder.claim(config))
+        if not world.is_writer:
+            folder.place(config, name)
+        objective.config = config = dataclasses.replace(config, run_name=name)
         return config
 
     def _write_start(self) -> None:
@@ -183,7 +230,6 @@ class Session:
         emit(Text(0, "run/configuration", f"| option | value |\n|---|---|\n{rows}"))
         for record in self._objective.first_records():
             emit(record)
-        self._save("last")  # so that a run killed at any step can be resumed
 
     def _trainer(self, stop_requested: Callable[[], bool]) -> Trainer:
         world, state, config = self._world, self._state, self._objective.config
@@ -208,12 +254,32 @@ class Session:
         )
 
     def _save(self, which: str) -> None:
-        self._folder.flush()  # records of steps that a checkpoint has behind it are never written again
-        save_run(self._folder.checkpoints, which, self._objective, self._optimizer, self._state)
+        folder, generations = self._folder, self._folder.generations
+        # Records of steps that a checkpoint has behind it are never written again, so they are on disk before it is.
+        logs, deleted = folder.flush() if which == "last" else ({}, "")
+        content = run_content(which, self._objective, self._optimizer, self._state, logs)
+        if which == "best":
+            generations.stage_best(content)
+            return
+        last = folder.checkpoints / LAST
+        try:
+            generations.save_last(content)
+        except FileNotFoundError:
+            if not folder.make_checkpoints_anew():
+                raise
+            generations.save_anew(content)
+            deleted = deleted or str(folder.checkpoints)
+        if deleted:
+            where = f"{deleted}: deleted while the run was using it; the state of step {self._state.step} is in {last}"
+            raise LeanMnistError(f"{where}; to go on: {self._world.resume_hint}")
 
     def _finish(self) -> Result:
         folder = self._folder
-        folder.ended_before = self._ended_before and (folder.folder / "summary.json").exists()
         result = self._objective.finish(self._state, folder)
-        folder.write_json("summary.json", result.to_dict())
+        folder.write_json("summary.json", {**result.to_dict(), "best_sha256": folder.generations.best_sha256})
+        if not folder.ended_before:
+            logs, deleted = folder.flush()
+            if deleted:
+                raise FileNotFoundError(errno.ENOENT, "deleted while the run was using it", deleted)
+            folder.generations.end(logs)
         return result

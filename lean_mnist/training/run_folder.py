@@ -5,84 +5,190 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lean_mnist.errors import ConfigError
-from lean_mnist.files import plain, write_atomically
+from lean_mnist.files import is_leftover, plain, write_atomically
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import World
+from lean_mnist.training.folder_lock import FILE as LOCK
+from lean_mnist.training.folder_lock import FolderLock, InUse
+from lean_mnist.training.generations import Generations
+from lean_mnist.training.sinks.json_lines import FILE as METRICS
 from lean_mnist.training.sinks.json_lines import JsonLinesSink
 from lean_mnist.training.sinks.progress import progress_sink
-from lean_mnist.training.sinks.records import Record, Sink
+from lean_mnist.training.sinks.records import Notice, Record, Sink
 from lean_mnist.training.sinks.tensorboard import TensorBoardSink
 
 
 class RunFolder:
-    """Folders of a run: ``folder`` and ``checkpoints``, both called ``name``. Made by :meth:`claim`."""
+    """Folders of a run: ``folder`` and that of its ``checkpoints``, both called ``name``; locked while entered.
 
+    The writer makes them by ``claim`` or ``reopen``; ``place`` tells the other processes where they are.
+    """
+
+    name: str
+    folder: Path
+    checkpoints: Path
+    generations: Generations
     ended_before = False  # in an earlier session, so that the records of its end are there already
 
-    def __init__(self, name: str, config: Config) -> None:
+    def __init__(self) -> None:
+        self._locks: list[FolderLock] = []
+        self._sinks: list[Sink] = []
+        self._progress = Sink()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
+        try:
+            # Where a full disk has ended the run, it would say so again.
+            with contextlib.suppress(*(() if error_type is None else (OSError,))):
+                self.close_sinks()
+        finally:
+            if self._locks:
+                self.generations.close()
+            while self._locks:
+                self._locks.pop().release()
+
+    def place(self, config: Config, name: str) -> None:
+        """Say where the folders are."""
         self.name, self.folder = name, Path(config.runs_dir) / name
         self.checkpoints = Path(config.checkpoints_dir) / name
-        self._sinks: list[Sink] = []
+        self.generations = Generations(self.checkpoints)
 
-    @classmethod
-    def claim(cls, config: Config, *, resuming: bool) -> RunFolder:
-        """Make the folders of a run; a new run never gets those of another.
+    def claim(self, config: Config) -> str:
+        """Make and lock the folders of a new run, which are never another's; returns its name.
 
-        Raises ``ConfigError`` where a name that was asked for is taken, or the folders cannot be made.
+        Those that a killed run has left before its first checkpoint are taken over. Raises ``ConfigError`` where a
+        name that was asked for is taken, or the folders cannot be made.
         """
         name = config.run_name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
         for number in itertools.count(1):
-            made = cls(name if number == 1 else f"{name}-{number}", config)
-            folders = made.folder, made.checkpoints
-            taken = [] if resuming else [folder for folder in folders if folder.exists()]
+            self.place(config, name if number == 1 else f"{name}-{number}")
+            taken = self._take(self.folder) or self._take(self.checkpoints)
             if not taken:
                 break
+            while self._locks:
+                self._locks.pop().release()
             if config.run_name is not None:
-                raise ConfigError(
-                    f"--run-name {name}: {taken[0]} exists already; choose another name, or --resume {name}"
-                )
-        for folder in folders:
+                raise ConfigError(f"--run-name {name}: {taken}")
+        return self.name
+
+    def _take(self, folder: Path) -> str:
+        """Make and lock a folder; returns why it cannot be had."""
+        made = _make(folder)
+        try:
+            lock = FolderLock(folder)
+        except InUse as error:
+            return str(error)
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        self._locks.append(lock)
+        found = set(os.listdir(folder)) - {LOCK}
+        if not made and not (lock.exclusive and all(map(is_leftover, found))):
+            return f"{folder} exists already; choose another name, or --resume {self.name}"
+        _clean(folder)
+        return ""
+
+    def reopen(self) -> None:
+        """Lock the folders of a run that goes on; raises ``ConfigError`` where another process has them."""
+        for folder in (self.folder, self.checkpoints):
+            _make(folder)
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                self._locks.append(FolderLock(folder))
+            except InUse as error:
+                raise ConfigError(f"{error}; one run goes on in one process at a time") from None
             except OSError as error:
-                raise ConfigError(f"{folder}: expected a folder that can be written, found: {error.strerror}") from None
-        return made
+                raise _unusable(folder, error) from None
+            _clean(folder)
 
-    @contextlib.contextmanager
-    def open_sinks(self, config: Config, steps: int, done: int, resuming: bool, world: World) -> Iterator[None]:
-        """Open the sinks, those of files on the writer alone; ``done`` of the run's ``steps`` were made before."""
-        resume_step = done if resuming else None
-        with contextlib.ExitStack() as stack:
+    def open_sinks(
+        self, config: Config, steps: int, done: int, logs: Mapping[str, int] | None, world: World, *, fresh: bool
+    ) -> None:
+        """Open the sinks, those of files on the writer alone.
 
-            def add(sink: Sink) -> None:
-                stack.callback(sink.close)
-                self._sinks.append(sink)
+        ``done`` of the run's ``steps`` were made before; the log files then had the sizes ``logs`` (``None``: unknown),
+        and what was written later goes. With ``fresh`` they begin anew.
+        """
+        self.close_sinks()
 
-            def open_files() -> None:  # one by one, so that those already open are closed if the next cannot be
-                add(TensorBoardSink(self.folder, resume_step))
-                add(JsonLinesSink(self.folder / "metrics.jsonl", resume_step))
+        def open_files() -> None:  # one by one, so that those already open are closed if the next cannot be
+            at = None if fresh else done
+            self._sinks.append(TensorBoardSink(self.folder, at, logs))
+            self._sinks.append(JsonLinesSink(self.folder / METRICS, at, (logs or {}).get(METRICS)))
 
+        self._progress = progress_sink(config.dataset, config.epochs, steps, done, config.quiet or not world.is_writer)
+        self._sinks.append(self._progress)
+        if not self.ended_before:
+            for name, size in {} if fresh or not world.is_writer else (logs or {}).items():
+                found = (self.folder / name).stat().st_size if (self.folder / name).is_file() else 0
+                if found < size:
+                    self.say(f"{self.folder / name}: expected {size:,} bytes, found {found:,}; records are lost", done)
             world.on_writer(open_files)
-            add(progress_sink(config.dataset, config.epochs, steps, done, config.quiet or not world.is_writer))
-            yield
+
+    def close_sinks(self) -> None:
+        """Close the sinks, all of them; raises the first error of one."""
+        with contextlib.ExitStack() as stack:
+            while self._sinks:
+                stack.callback(self._sinks.pop().close)
 
     def emit(self, record: Record) -> None:
         """Give a record to every sink."""
         for sink in self._sinks:
             sink.write(record)
 
-    def flush(self) -> None:
-        """Make sure that all records so far are on disk."""
+    def say(self, text: str, step: int) -> None:
+        """Warn whoever looks on of something that is no part of the run's records."""
+        self._progress.write(Notice(step, "run/warning", text))
+
+    def flush(self) -> tuple[dict[str, int], str]:
+        """Make sure that all records so far are on disk; returns the files' sizes, and which file was deleted."""
+        sizes: dict[str, int] = {}
+        deleted = ""
         for sink in self._sinks:
-            sink.flush()
+            try:
+                sizes |= sink.flush()
+            except FileNotFoundError as error:
+                deleted = deleted or str(error.filename)
+        return sizes, deleted
+
+    def make_checkpoints_anew(self) -> bool:
+        """Whether the folder of the checkpoints was deleted, and is made and locked again."""
+        if self._locks[-1].is_held() or self.checkpoints.exists():
+            return False
+        self._locks.pop().release()
+        return not self._take(self.checkpoints)
 
     def write_json(self, name: str, values: Any) -> None:
         """Write ``values`` as the file ``name`` of the run's folder."""
         text = json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False)
         write_atomically(self.folder / name, f"{text}\n".encode())
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder; returns whether it was not there."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _unusable(folder, error) from None
+    return True
+
+
+def _unusable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{folder}: expected a folder that can be written, found: {error.strerror}")
+
+
+def _clean(folder: Path) -> None:
+    """Remove the temporary files of killed processes."""
+    for name in filter(is_leftover, os.listdir(folder)):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()

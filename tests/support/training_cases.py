@@ -24,6 +24,8 @@ NAME = "a-run"
 TRAINING_EXAMPLES, VALIDATION_EXAMPLES, TEST_EXAMPLES, STEPS_PER_EPOCH = 1318, 119, 360, 11
 # Records that hold a measured time, so that no two runs share them.
 MEASURED = ("throughput/examples_per_second", "crosscheck/seconds")
+# Fields of checkpoints that hold measured times, or hashes or sizes of what does.
+MEASURED_FIELDS = ("seconds", "content_sha256", "best_sha256", "logs")
 
 
 class FinishedRun(NamedTuple):

@@ -206,8 +206,8 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     monkeypatch.setattr(os, "replace", full)
     status, out, err = call(train.main, [*DIGITS, "--run-name", NAME], monkeypatch, capsys)
     assert (status, out) == (2, "")
-    assert f"runs/{NAME}/config.json: No space left on device" in _one_line(err)
-    assert not [path for path in here.rglob("*.tmp")]
+    assert f"checkpoints/{NAME}/last.pt: No space left on device" in _one_line(err)
+    assert sorted(tree(here)) == ["checkpoints", "runs"]  # and no folder that has the name
 
 
 STATUSES = [

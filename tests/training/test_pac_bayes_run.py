@@ -19,7 +19,16 @@ from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from tests.generalization.test_pacbayes import wrong_divergence, wrong_sample
 from tests.support.certificate_cases import rejection
 from tests.support.planting import Plant
-from tests.support.training_cases import call, identical, interrupted_at, load, named, records_in, without
+from tests.support.training_cases import (
+    MEASURED_FIELDS,
+    call,
+    identical,
+    interrupted_at,
+    load,
+    named,
+    records_in,
+    without,
+)
 
 # Of 1,437 digits, 718 for the prior: 6 batches of 128; 719 for the bound: 3 of 250.
 OPTIONS: dict[str, Any] = {
@@ -106,7 +115,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(step: int, finished: Finished, h
     again = Finished(here)
     for which in ("best", "last"):
         assert identical(again.checkpoint(which)["model"], finished.checkpoint(which)["model"])
-    assert without(again.summary, "seconds") == without(finished.summary, "seconds")
+    assert without(again.summary, *MEASURED_FIELDS) == without(finished.summary, *MEASURED_FIELDS)
     certificate = (finished.folder / "certificate.json").read_bytes()
     assert (again.folder / "certificate.json").read_bytes() == certificate
     names = ("train/loss", "divergence/largest", "posterior/objective", "gradient_norm/all")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.training.arguments import read_arguments
@@ -27,6 +28,7 @@ from lean_mnist.training.run import run
 from lean_mnist.training.stopping import StopRequest
 from tests.support.training_cases import (
     MEASURED,
+    MEASURED_FIELDS,
     NAME,
     STEPS_PER_EPOCH,
     FinishedRun,
@@ -82,10 +84,10 @@ def resume(*arguments: str) -> Summary:
 def assert_same(ours: FinishedRun, theirs: FinishedRun) -> None:
     """Two runs agree bit for bit in all but measured times."""
     for a, b in ((ours.best, theirs.best), (ours.last, theirs.last)):
-        first, second = (without(load(path), "seconds", "content_sha256") for path in (a, b))
+        first, second = (without(load(path), *MEASURED_FIELDS) for path in (a, b))
         for name in first:
             assert identical(first[name], second[name]), f"{a.name}: {name}"
-    timed = ("seconds", "examples_per_second", "share_of_time")
+    timed = ("seconds", "examples_per_second", "share_of_time", "best_sha256")
     assert without(ours.summary_json, *timed) == without(theirs.summary_json, *timed)
     mine, others = ([r for r in run.records if r["name"] not in MEASURED] for run in (ours, theirs))
     assert mine == others
@@ -129,34 +131,53 @@ def test_a_run_killed_at_its_first_step_can_be_resumed(
     assert_same(FinishedRun(here, resume()), uninterrupted("sgd, one-cycle"))
 
 
-@pytest.mark.parametrize("when", ["before best", "after best", "before last", "before the end"])
+# The n-th time that a file of this name gets its content: those of a run of three epochs, each better than the last.
+RENAMES = [
+    ("last.pt", 1), ("config.json", 1), ("best.next.pt", 1), ("last.pt", 2), ("best.pt", 1), ("best.next.pt", 2),
+    ("last.previous.pt", 2), ("last.pt", 3), ("best.previous.pt", 1), ("best.pt", 2), ("last.pt", 4),
+    ("best.next.pt", 4), ("last.pt", 5), ("certificate.weights", 1), ("certificate.json", 1), ("summary.json", 1),
+    ("last.previous.pt", 5), ("last.pt", 6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("name", "count"), RENAMES)
 def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(
-    when: str, here: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Callable[[str], FinishedRun]
-) -> None:
+    name: str, count: int, after: bool, here: Path, monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: Callable[[str], FinishedRun],
+) -> None:  # fmt: skip
     class Killed(BaseException):
         pass
 
-    write, finish = write_checkpoint, Classification.finish
+    replace, left = os.replace, [count]
 
-    def dying(path: Path, content: dict[str, Any]) -> None:
-        now = content["metrics"]["epoch"] == 2
-        if now and when in (f"before {path.stem}",):
+    def dying(source: Any, target: Any) -> None:
+        left[0] -= Path(target).name == name
+        if left[0] == 0 and not after:
             raise Killed
-        write(path, content)
-        if now and when == f"after {path.stem}":
+        replace(source, target)
+        if left[0] == 0:
             raise Killed
-
-    def ending(*arguments: Any) -> Summary:
-        if when == "before the end":
-            raise Killed
-        return finish(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lean_mnist.training.run.write_checkpoint", dying)
-        patch.setattr(Classification, "finish", ending)
+        patch.setattr(os, "replace", dying)
         with pytest.raises(Killed):
             run(digits_config(**COMMON))
-    assert_same(FinishedRun(here, resume(NAME)), uninterrupted("sgd, one-cycle"))
+    begun = Path("checkpoints", NAME, "last.pt").exists()
+    finished = FinishedRun(here, resume(NAME) if begun else run(digits_config(**COMMON)))
+    assert_same(finished, uninterrupted("sgd, one-cycle"))
+    assert events_in(finished.folder) == events_in(uninterrupted("sgd, one-cycle").folder)
+    left_over = {path.name for path in here.rglob("*") if path.name.startswith(".")}
+    assert left_over | {path.name for path in finished.last.parent.iterdir()} == {
+        "best.pt", "best.previous.pt", "last.pt", "last.previous.pt"
+    }  # fmt: skip
+
+
+def events_in(folder: Path) -> list[tuple[int, str, bytes]]:
+    """Step, tag and value of all events of a run, in their order, without what a purge would hide."""
+    events = (event for path in sorted(folder.glob("events.*")) for event in LegacyEventFileLoader(str(path)).Load())
+    values = ((event.step, value) for event in events for value in event.summary.value)
+    return [(step, value.tag, value.SerializeToString()) for step, value in values if value.tag not in MEASURED]
 
 
 def test_a_torn_last_line_is_dropped(here: Path, uninterrupted: Callable[[str], FinishedRun]) -> None:
@@ -243,7 +264,7 @@ def test_a_program_stopped_from_outside_goes_on_bit_for_bit(
     quiet = [digest.replace('"quiet": true', '"quiet": false') for digest in _configurations(resumed, long_run)]
     assert quiet[0] == quiet[1]
     for a, b in ((resumed.best, long_run.best), (resumed.last, long_run.last)):
-        first, second = (without(load(path), "seconds", "content_sha256", "quiet", "rng") for path in (a, b))
+        first, second = (without(load(path), *MEASURED_FIELDS, "quiet", "rng") for path in (a, b))
         assert identical(first, second), a.name
     assert resumed.summary_json["test_errors"] == long_run.summary_json["test_errors"]
     skip = (*MEASURED, "run/configuration", "run/outcome")
@@ -299,15 +320,109 @@ def test_other_data_are_refused(here: Path, tiny_mnist: Callable[..., Path]) -> 
     assert resume(NAME, "--data-dir", "moved").state.epoch == 2
 
 
-def test_a_damaged_checkpoint_is_refused_and_nothing_is_touched(here: Path) -> None:
-    finished = FinishedRun(here, run(digits_config(epochs=1)))
-    content = bytearray(finished.last.read_bytes())
+def damage(path: Path) -> None:
+    """Flip a bit in the middle."""
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    finished.last.write_bytes(content)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("fault", [damage, Path.unlink, lambda path: path.write_bytes(b"")], ids=["bit", "gone", "empty"])
+def test_a_damaged_last_checkpoint_is_done_without(
+    fault: Callable[[Path], None], here: Path, uninterrupted: Callable[[str], FinishedRun],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    interrupted_at(25, lambda: run(digits_config(**COMMON)))
+    last = Path("checkpoints", NAME, "last.pt")
+    fault(last)
+    finished = FinishedRun(here, resume(NAME))
+    what = "is gone" if fault is Path.unlink else "is damaged"
+    line = f"{last} {what}; going on from {last.with_name('last.previous.pt')}, step 22\n"
+    assert capsys.readouterr().err == f"warning: step 22: {line}"
+    assert_same(finished, uninterrupted("sgd, one-cycle"))
+    assert events_in(finished.folder) == events_in(uninterrupted("sgd, one-cycle").folder)
+
+
+def test_two_damaged_generations_are_refused_and_nothing_is_touched(here: Path) -> None:
+    finished = FinishedRun(here, run(digits_config(epochs=1)))
+    for path in (finished.last, finished.last.with_name("last.previous.pt")):
+        damage(path)
     before = tree(here)
     with pytest.raises(CheckpointError, match=r"last\.pt: "):
         resume(NAME)
     assert tree(here) == before
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_runs_best_checkpoint_is_refused(finished: bool, here: Path) -> None:
+    other = FinishedRun(here, run(digits_config(epochs=1, seed=1))).best.read_bytes()
+    Path("runs").rename("other-runs")
+    Path("checkpoints").rename("other-checkpoints")
+    if finished:
+        run(digits_config(epochs=1))
+    else:
+        interrupted_at(13, lambda: run(digits_config()))
+    best = Path("checkpoints", NAME, "best.pt")
+    for content, found in ((other, r"found one with \w{12}…$"), (b"", "found one with …$")):
+        best.write_bytes(content)
+        best.with_name("best.previous.pt").unlink(missing_ok=True)
+        before = tree(here)
+        with pytest.raises(CheckpointError, match=r"best\.pt: expected the checkpoint that last\.pt goes with, .*" + found):
+            resume(NAME)
+        assert tree(here) == before
+
+
+def test_a_best_checkpoint_that_is_exchanged_while_the_run_goes_on_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = FinishedRun(here, run(digits_config(epochs=1, seed=1, run_name="other"))).root / "checkpoints/other/best.pt"
+    finish = Classification.finish
+
+    def exchanged(*arguments: Any) -> Summary:
+        Path("checkpoints", NAME, "best.pt").write_bytes(other.read_bytes())
+        return finish(*arguments)
+
+    monkeypatch.setattr(Classification, "finish", exchanged)
+    with pytest.raises(CheckpointError, match=r"best\.pt: expected the checkpoint of step 11, found another$"):
+        run(digits_config(epochs=1))
+
+
+@pytest.mark.parametrize("damage", ["nested", "cut", "gone", "edited"])
+def test_damaged_lines_are_no_obstacle(damage: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted_at(13, lambda: run(digits_config()))
+    path = Path("runs", NAME, "metrics.jsonl")
+    content = path.read_bytes()
+    half = len(content) // 2
+    changed = {"nested": b"[" * len(content), "cut": content[:half], "edited": content[:half] + b"x" + content[half:]}
+    path.write_bytes(changed[damage]) if damage != "gone" else path.unlink()
+    summary = resume(NAME)
+    assert summary.state.epoch == 2
+    records = records_in(summary.folder)
+    assert [record["step"] for record in records] == sorted(record["step"] for record in records)
+    assert ("records are lost" in capsys.readouterr().err) == (damage in ("cut", "gone"))
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(here: Path, uninterrupted: Callable[[str], FinishedRun]) -> None:
+    interrupted_at(13, lambda: run(digits_config(**COMMON)))
+    last = Path("checkpoints", NAME, "last.pt")
+    content = load(last)
+    del content["content_sha256"]
+    for name in ("logs", "ended", "best_sha256"):
+        del content["training"][name]
+    write_checkpoint(last, content)
+    last.with_name("last.previous.pt").unlink()
+    with Path("runs", NAME, "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 14, "name": "train/loss", "value": 1}\n')
+    assert_same(FinishedRun(here, resume(NAME)), uninterrupted("sgd, one-cycle"))
+
+
+def test_no_checkpoint_decides_where_records_are_written(here: Path) -> None:
+    interrupted_at(13, lambda: run(digits_config(runs_dir="elsewhere")))
+    before = tree(here)
+    with pytest.raises(ConfigError, match=r"--runs-dir: this run was started with 'elsewhere', expected the option"):
+        resume(NAME)
+    assert tree(here) == before
+    assert resume(NAME, "--runs-dir", "elsewhere").folder == Path("elsewhere", NAME)
 
 
 def test_a_run_goes_on_where_its_folders_were_moved_to(here: Path, uninterrupted: Callable[[str], FinishedRun]) -> None:

@@ -26,7 +26,7 @@ from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.nn.step import RING_DEPTH, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
-from lean_mnist.training.checkpoints import read_checkpoint, restore_weights, write_test_metrics
+from lean_mnist.training.checkpoints import restore_weights
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
@@ -37,6 +37,7 @@ from lean_mnist.training.evaluation.pictures import (
     reliability_diagram,
     risk_coverage_curve,
 )
+from lean_mnist.training.generations import BEST
 from lean_mnist.training.hooks.checks import (
     CrossCheckHook,
     HealthHook,
@@ -164,14 +165,14 @@ class Classification:
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
         """One evaluation of the test split with the weights that validation selected, certificate, records, summary."""
-        best = folder.checkpoints / "best.pt"
-        if state.best is not None:
-            restore_weights(self.model, read_checkpoint(best)["model"], best)
+        best = folder.generations.read_best(state)
+        if best is not None:
+            restore_weights(self.model, best["model"], folder.checkpoints / BEST)
         # A run that had ended before is only summed up again: the same evaluation of the same weights counts once.
         state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
         test = self.evaluate("test")
         state.enter_test("final", test.errors)
-        metrics = write_test_metrics(folder.checkpoints, state, test.counts())
+        metrics = folder.generations.enter_test(state, best, test.counts())
         certificate, _ = certify_run(
             self.model, self.normalization, self.dataset, metrics, folder.folder, tracked=self.config.track_test
         )

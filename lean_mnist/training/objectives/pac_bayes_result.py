@@ -14,8 +14,9 @@ from lean_mnist.generalization.bounds import pac_bayes_risk
 from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior, draw_outcomes, layers_of
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
-from lean_mnist.training.checkpoints import read_checkpoint, write_checkpoint
+from lean_mnist.training.checkpoints import read_checkpoint
 from lean_mnist.training.config.pac_bayes import given
+from lean_mnist.training.generations import LAST
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Scalar, Text
 from lean_mnist.training.state import RunState
@@ -56,7 +57,7 @@ class PacBayesResult:
 
 
 def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBayesResult:
-    """Choose the posterior of the least estimated bound, certify it, and write it as ``best.pt``."""
+    """Choose the posterior of the least estimated bound, certify it, and let it be the ``best.pt``."""
     options, dataset, maximum = run.options, run.dataset, run.dataset.maximum
     scales = given(options.prior_scale)
     finished = [run.new_network(scale) for scale in scales]
@@ -64,7 +65,7 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
         network.load_state_dict(weights)
     estimates = [_estimated_bound(run, network) for network in finished] if len(finished) > 1 else [0.0]
     chosen = estimates.index(min(estimates))
-    if len(finished) > 1:
+    if len(finished) > 1 and not files.ended_before:
         found = "; ".join(f"{scale}: about {bound:.4f}" for scale, bound in zip(scales, estimates, strict=True))
         files.emit(Text(state.step, "certificate/candidates", f"bound by prior scale: {found}"))
     begun = time.perf_counter()
@@ -80,10 +81,10 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
     )
     path, document = certificate.write(files.folder), certificate.document
     certifying = time.perf_counter() - begun
-    content = {**read_checkpoint(files.checkpoints / "last.pt"), "model": run.candidates[chosen]}
+    content = {**read_checkpoint(files.checkpoints / LAST), "model": run.candidates[chosen]}
     del content["training"]
     content["architecture"]["prior_scale"] = scales[chosen]
-    write_checkpoint(files.checkpoints / "best.pt", content)
+    files.generations.stage_best(content)
     test_risk = float(_risk(finished[chosen], dataset.test, maximum, f"test {options.seed}"))
     if not files.ended_before:
         files.emit(Text(state.step, "certificate/statement", "\n\n".join(document["statement"])))

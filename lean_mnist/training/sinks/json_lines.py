@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.files import errors_named, plain, write_atomically
+from lean_mnist.files import plain, write_atomically
+from lean_mnist.reading.files import open_regular
+from lean_mnist.training.sinks.log_file import LogFile
 from lean_mnist.training.sinks.records import Image, Outcome, Record, Sink
+
+FILE = "metrics.jsonl"
 
 
 class JsonLinesSink(Sink):
     """Appends ``{"step": …, "name": …, "value": …}`` lines to a file; pictures are left to the dashboard.
 
-    With ``resume_step``, lines after that step are dropped first: the resumed run writes them again.
+    With ``resume_step``, the run goes on from there and writes what follows again: the first ``size`` bytes stay. Where
+    that is not known (``None``, in a checkpoint of an earlier version) or the file is not what it was, the lines up to
+    that step stay.
     """
 
-    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+    def __init__(self, path: Path, resume_step: int | None = None, size: int | None = None) -> None:
+        keep = 0
         if resume_step is not None and path.exists():
-            write_atomically(path, b"".join(_lines_up_to(path, resume_step)))
-        self._file = path.open("a", encoding="utf-8")
+            keep = size if size is not None and _ends_line(path, size) else _drop_lines_after(path, resume_step)
+        self.file = LogFile(path, keep)
 
     def write(self, record: Record) -> None:
         """Append a line; no picture."""
@@ -29,25 +35,35 @@ class JsonLinesSink(Sink):
         line: dict[str, Any] = {"step": record.step, "name": record.name, "value": plain(record.value)}
         if isinstance(record, Outcome):
             line["settings"] = plain(record.settings)
-        self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
+        self.file.write((json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
-    def flush(self) -> None:
+    def flush(self) -> dict[str, int]:
         """Make sure that the lines are on disk."""
-        with errors_named(self._file.name):
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self.file.flush()
+        return {self.file.path.name: self.file.size}
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.file.close()
 
 
-def _lines_up_to(path: Path, step: int) -> list[bytes]:
+def _ends_line(path: Path, size: int) -> bool:
+    with open_regular(path) as file:
+        file.seek(max(0, size - 1))
+        return size == 0 or file.read(1) == b"\n"
+
+
+def _drop_lines_after(path: Path, step: int) -> int:
+    """Keep the lines up to ``step``; returns their size."""
     kept = []
-    for line in path.read_bytes().split(b"\n"):
+    with open_regular(path) as file:
+        lines = file.read().split(b"\n")
+    for line in lines:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + b"\n")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # the line that was being written when the run was killed
-    return kept
+    content = b"".join(kept)
+    write_atomically(path, content)
+    return len(content)

@@ -52,8 +52,9 @@ class Sink:
     def write(self, record: Record) -> None:
         """Take one record; a sink ignores the kinds it cannot draw."""
 
-    def flush(self) -> None:
-        """Make sure that what was written is on disk."""
+    def flush(self) -> Mapping[str, int]:
+        """Make sure that what was written is on disk; returns the sizes of the files with that, by name."""
+        return {}
 
     def close(self) -> None:
         """Flush, and free what is held."""

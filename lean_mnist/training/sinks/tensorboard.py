@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
-import threading
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.files import errors_named
+from lean_mnist.training.sinks.log_file import LogFile
 from lean_mnist.training.sinks.records import Image, Notice, Outcome, Record, Scalar, Sink, Text
 
 # What the Custom Scalars tab shows, most important first. A name is a regular expression over tags.
@@ -39,29 +43,55 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
 }
 
 
+_PREFIX = "events.out.tfevents."
+
+
 class TensorBoardSink(Sink):
-    """Writes events into ``folder``; with ``resume_step``, events after that step are purged, to be written again."""
+    """Writes events into ``folder``, in a file for each session of the run.
 
-    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    With ``resume_step`` the run goes on from there, and what follows is written again. Of the files of earlier sessions
+    the first ``sizes`` bytes stay, by name, and others go; where the sizes are not known, in a checkpoint of an earlier
+    version, whoever reads is told to forget the events after that step.
+    """
 
-        self._folder = folder
-        # The writer's thread prints a trace when the disk is full, and raises the error again where we flush. Once is
-        # enough, and in one line.
-        self._excepthook = threading.excepthook
-        threading.excepthook = self._on_thread_error
-        self._writer = SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
+    def __init__(self, folder: Path, resume_step: int | None = None, sizes: Mapping[str, int] | None = None) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._new_event, self._earlier = Event, {}
+        earlier = sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_file() and not path.is_symlink())
+        for path in earlier if sizes is not None or resume_step is None else []:
+            if not (size := (sizes or {}).get(path.name)):
+                path.unlink()
+                continue
+            cut = LogFile(path, size)
+            cut.close()
+            self._earlier[path.name] = cut.size
+        self._file = LogFile(folder / _next_name(earlier))
+        self._records = RecordWriter(self._file)
+        self._add(file_version="brain.Event:2")
         if resume_step is None:
-            self._writer.add_custom_scalars(LAYOUT)
+            from torch.utils.tensorboard.summary import custom_scalars
+
+            self._add(summary=custom_scalars(LAYOUT))
+        else:
+            self._add(session_log=SessionLog(status=SessionLog.START), step=resume_step + 1)
+
+    def _add(self, **fields: Any) -> None:
+        self._records.write(self._new_event(wall_time=time.time(), **fields).SerializeToString())
 
     def write(self, record: Record) -> None:
         """Add an event."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from torch.utils.tensorboard.summary import text
+
         if isinstance(record, Scalar):
-            self._writer.add_scalar(record.name, record.value, record.step)
+            value = Summary.Value(tag=record.name, simple_value=float(record.value))
+            self._add(summary=Summary(value=[value]), step=record.step)
         elif isinstance(record, (Text, Notice)):
-            self._writer.add_text(record.name, record.value, record.step)
+            self._add(summary=text(record.name, record.value), step=record.step)
         elif isinstance(record, Image):
-            self._writer._get_file_writer().add_summary(_picture(record), record.step)
+            self._add(summary=_picture(record), step=record.step)
         elif isinstance(record, Outcome):
             self._write_outcome(record)
 
@@ -72,24 +102,27 @@ class TensorBoardSink(Sink):
         settings = {key: value if isinstance(value, (bool, int, float)) else str(value)
                     for key, value in record.settings.items()}  # fmt: skip
         for summary in hparams(settings, dict(record.value)):
-            self._writer._get_file_writer().add_summary(summary)
+            self._add(summary=summary)
         for name, value in record.value.items():
-            self._writer.add_scalar(name, value, record.step)
+            self.write(Scalar(record.step, name, value))
 
-    def flush(self) -> None:
-        """Write what is queued."""
-        with errors_named(str(self._folder)):
-            self._writer.flush()
+    def flush(self) -> dict[str, int]:
+        """Make sure that the events are on disk."""
+        self._file.flush()
+        return {**self._earlier, self._file.path.name: self._file.size}
 
     def close(self) -> None:
-        """Write what is queued, and end the writer's thread."""
-        threading.excepthook = self._excepthook
-        with errors_named(str(self._folder)):
-            self._writer.close()
+        """Close the file."""
+        self._file.close()
 
-    def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
-        if not isinstance(arguments.exc_value, OSError):
-            self._excepthook(arguments)
+
+def _next_name(earlier: Sequence[Path]) -> str:
+    """A name that comes after those of ``earlier``, as TensorBoard orders them, even if the clock was set back."""
+    seconds = int(time.time())
+    for path in earlier:
+        if found := re.match(r"\d{1,12}(?=\.)", path.name.removeprefix(_PREFIX)):
+            seconds = max(seconds, int(found[0]) + 1)
+    return f"{_PREFIX}{seconds:010}.{socket.gethostname()}.{os.getpid()}.0"
 
 
 def _picture(record: Image) -> Any:

@@ -1,0 +1,65 @@
+"""A file of records that grows, and is cut back to where a checkpoint left it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from pathlib import Path
+
+from lean_mnist.files import errors_named, is_at
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+_FLAGS |= sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+_MOST_BYTES, _MOST_SECONDS = 1 << 16, 10.0  # held back, so that a long epoch can be watched
+
+
+class LogFile:
+    """The file at ``path``, of which the first ``size`` bytes stay and the rest is cut off; made if it is not there.
+
+    What is written is on disk after ``flush``. Raises ``OSError``, always with the file's name.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.path, self._pending, self._written = path, bytearray(), time.monotonic()
+        with errors_named(str(path)):
+            self._descriptor = os.open(path, _FLAGS, 0o666)
+            try:
+                found = os.fstat(self._descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, "expected a file, found a pipe, socket or device")
+                self.size = min(size, found.st_size)  # of what is in the file
+                os.ftruncate(self._descriptor, self.size)
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+
+    def write(self, content: bytes) -> None:
+        """Append ``content``."""
+        self._pending += content
+        if len(self._pending) > _MOST_BYTES or time.monotonic() - self._written > _MOST_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        with errors_named(str(self.path)):
+            while self._pending:
+                count = os.write(self._descriptor, self._pending)
+                self.size += count
+                del self._pending[:count]
+        self._written = time.monotonic()
+
+    def flush(self) -> None:
+        """Put everything on disk; raises ``FileNotFoundError`` where the file was deleted meanwhile."""
+        self._write()
+        with errors_named(str(self.path)):
+            os.fsync(self._descriptor)
+            if not is_at(self._descriptor, self.path):
+                raise FileNotFoundError(errno.ENOENT, "it was deleted while the run wrote into it")
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        try:
+            self._write()
+        finally:
+            os.close(self._descriptor)
