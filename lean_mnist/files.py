@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: bytes, *, previous: Path | None = None
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def keep_as(path: Path, kept: Path) -> None:
@@ -76,8 +76,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is on disk only when the folder is. Not every system lets a folder be opened for that.
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names in a folder are on disk, where the system lets a folder be opened for that."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

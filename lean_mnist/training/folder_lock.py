@@ -68,9 +68,10 @@ class FolderLock:
         return is_at(self._descriptor, self._path)
 
     def release(self) -> None:
-        """Give the folder free; one with nothing in it goes."""
+        """Give the folder free; one with nothing in it goes, unless it may be another's."""
         with contextlib.suppress(OSError):
             if self.is_held():
                 os.unlink(self._path)
-                os.rmdir(self.folder)
+                if self.exclusive:
+                    os.rmdir(self.folder)
         os.close(self._descriptor)

@@ -32,6 +32,8 @@ from lean_mnist.training.stopping import StopRequest
 from lean_mnist.training.trainer import Trainer
 from lean_mnist.version import __version__
 
+CONFIG = "config.json"
+
 
 def restore_run(
     content: Mapping[str, Any], path: Path, objective: Objective, optimizer: Optimizer
@@ -60,7 +62,7 @@ def restore_run(
 def run_content(
     which: str, objective: Objective, optimizer: Optimizer, state: RunState, logs: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The run as it is, as ``"best"`` or ``"last"`` holds it; the last also what is needed to go on.
+    """The run as it is, as the checkpoint ``which`` holds it; all but the ``"best"`` also hold what is needed to go on.
 
     ``logs`` are the sizes of its log files, to which they are cut back where the run goes on from there.
     """
@@ -79,7 +81,7 @@ def run_content(
         "data": {"name": objective.config.dataset, "sha256": objective.fingerprint},
         "versions": {"lean_mnist": __version__, "torch": str(torch.__version__)},
     }
-    if which == "last":
+    if which != "best":
         content["training"] = {
             "state": state.to_dict(),
             "optimizer": optimizer.state_dict(),
@@ -203,6 +205,8 @@ class Session:
             self._folder.say(self._note, step)
         if fresh:
             world.on_writer(self._write_start)
+        elif world.is_writer and not (self._folder.folder / CONFIG).exists():
+            self._folder.write_json(CONFIG, config.to_dict())
 
     def _rendezvous(self) -> Config:
         """See that all processes start alike, before the first of them writes anything; then make the folders."""
@@ -225,7 +229,7 @@ class Session:
         if config.precision == "bfloat16" and config.device == "cpu" and not has_bfloat16_products():
             why = "this processor has no bfloat16 instructions; --precision float32 is likely to be faster"
             emit(Notice(0, "run/precision", why))
-        self._folder.write_json("config.json", config.to_dict())
+        self._folder.write_json(CONFIG, config.to_dict())
         rows = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
         emit(Text(0, "run/configuration", f"| option | value |\n|---|---|\n{rows}"))
         for record in self._objective.first_records():
@@ -256,19 +260,19 @@ class Session:
     def _save(self, which: str) -> None:
         folder, generations = self._folder, self._folder.generations
         # Records of steps that a checkpoint has behind it are never written again, so they are on disk before it is.
-        logs, deleted = folder.flush() if which == "last" else ({}, "")
+        logs, deleted = folder.flush() if which != "best" else ({}, "")
         content = run_content(which, self._objective, self._optimizer, self._state, logs)
         if which == "best":
             generations.stage_best(content)
             return
         last = folder.checkpoints / LAST
-        try:
-            generations.save_last(content)
-        except FileNotFoundError:
-            if not folder.make_checkpoints_anew():
-                raise
+        if folder.remake_checkpoints():
             generations.save_anew(content)
             deleted = deleted or str(folder.checkpoints)
+        elif which == "last":
+            generations.save_last(content)
+        else:
+            generations.write(f"{which}.pt", content)
         if deleted:
             where = f"{deleted}: deleted while the run was using it; the state of step {self._state.step} is in {last}"
             raise LeanMnistError(f"{where}; to go on: {self._world.resume_hint}")

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.errors import ConfigError
-from lean_mnist.files import is_leftover, plain, write_atomically
+from lean_mnist.errors import ConfigError, LeanMnistError
+from lean_mnist.files import is_leftover, plain, sync_folder, write_atomically
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import World
 from lean_mnist.training.folder_lock import FILE as LOCK
@@ -158,12 +158,17 @@ class RunFolder:
                 deleted = deleted or str(error.filename)
         return sizes, deleted
 
-    def make_checkpoints_anew(self) -> bool:
-        """Whether the folder of the checkpoints was deleted, and is made and locked again."""
-        if self._locks[-1].is_held() or self.checkpoints.exists():
+    def remake_checkpoints(self) -> bool:
+        """Where the folder of the checkpoints was deleted, make and lock it again; returns whether it was.
+
+        Raises ``LeanMnistError`` where another is in its place.
+        """
+        if self._locks[-1].is_held():
             return False
         self._locks.pop().release()
-        return not self._take(self.checkpoints)
+        if self.checkpoints.exists() or self._take(self.checkpoints):
+            raise LeanMnistError(f"{self.checkpoints}: another folder has taken its place; what was in it is lost")
+        return True
 
     def write_json(self, name: str, values: Any) -> None:
         """Write ``values`` as the file ``name`` of the run's folder."""
@@ -172,10 +177,12 @@ class RunFolder:
 
 
 def _make(folder: Path) -> bool:
-    """Make a folder; returns whether it was not there."""
+    """Make a folder, and those it is in; returns whether it was not there."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.parent.exists():
+            _make(folder.parent)
         folder.mkdir()
+        sync_folder(folder.parent)
     except FileExistsError:
         return False
     except OSError as error:

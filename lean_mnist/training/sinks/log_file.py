@@ -8,7 +8,7 @@ import stat
 import time
 from pathlib import Path
 
-from lean_mnist.files import errors_named, is_at
+from lean_mnist.files import errors_named, is_at, sync_folder
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _FLAGS |= sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
@@ -31,6 +31,7 @@ class LogFile:
                     raise OSError(errno.EINVAL, "expected a file, found a pipe, socket or device")
                 self.size = min(size, found.st_size)  # of what is in the file
                 os.ftruncate(self._descriptor, self.size)
+                sync_folder(path.parent)
             except BaseException:
                 os.close(self._descriptor)
                 raise
