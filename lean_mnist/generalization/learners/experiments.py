@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,50 +26,60 @@ from lean_mnist.generalization.learners.perceptrons import (
 )
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.reading.files import read_bytes
+from lean_mnist.reading.text import printable, shown
 
 _WHAT = "lines index,x1,..,xn,True|False"
+_LARGEST_FILE = 1 << 22  # bytes
+_LONGEST_NUMBER = 100  # characters
 
 
 def read_examples(path: str | Path) -> Examples:
-    """The examples of a file of lines ``index,x_1,…,x_n,True|False``, the index counting down to 0.
+    """The examples of a file of lines ``index,x_1,…,x_n,True|False``, the index counting down to 0; at most 4 MiB.
 
     Each number is the float32 nearest to the decimal that is written, not to the float64 nearest to it. Raises
     ``DataError``, naming file and line, for anything else.
     """
     try:
-        lines = read_bytes(path, _WHAT).decode("ascii").splitlines()
+        lines = read_bytes(path, _WHAT, largest=_LARGEST_FILE).decode("ascii").splitlines()
     except UnicodeDecodeError:
-        raise DataError(f"{path}: cannot be read (not a text file), expected {_WHAT}") from None
+        raise DataError(f"{shown(path)}: not a text file of ASCII, expected {_WHAT}") from None
     if not lines:
-        raise DataError(f"{path}: empty, expected {_WHAT}")
-    rows, labels, features = [], [], lines[0].count(",") - 1
+        raise DataError(f"{shown(path)}: empty, expected {_WHAT}")
+    numbers, labels, features = array("d"), [], lines[0].count(",") - 1
     for number, line in enumerate(lines, 1):
         index, *fields = line.split(",")
-        where = f"{path}, line {number}"
+        where = f"{shown(path)}, line {number}"
         if index != str(len(lines) - number):
-            raise DataError(f"{where}: index {index!r}, expected {len(lines) - number}, counting down to 0")
+            found = printable(repr(index), 60)
+            raise DataError(f"{where}: index {found}, expected {len(lines) - number}, counting down to 0")
         if len(fields) != features + 1 or features < 1:
             raise DataError(f"{where}: {len(fields)} fields after the index, expected {max(features, 1) + 1}")
         if fields[-1] not in ("True", "False"):
-            raise DataError(f"{where}: label {fields[-1]!r}, expected True or False")
-        rows.append([_nearest_float32(field, where) for field in fields[:-1]])
+            raise DataError(f"{where}: label {printable(repr(fields[-1]), 60)}, expected True or False")
         labels.append(fields[-1] == "True")
-    return Examples(np.array(rows, np.float32), np.array(labels))
+        numbers.extend(_number(field, where) for field in fields[:-1])
+    doubles = np.frombuffer(numbers)
+    x = doubles.astype(np.float32)
+    # Rounding twice goes wrong only where the float64 lies exactly between two float32: then the decimal decides.
+    for place in np.flatnonzero((doubles.view(np.uint64) & 0x1FFFFFFF) == 0x10000000).tolist():
+        row, column = divmod(place, features)
+        x[place] = _nearest_float32(Fraction(lines[row].split(",")[column + 1]), x[place])
+    return Examples(x.reshape(len(lines), features), np.array(labels))
 
 
-def _nearest_float32(text: str, where: str) -> np.float32:
+def _number(text: str, where: str) -> float:
     try:
-        value = float(text)
+        value = float(text) if len(text) <= _LONGEST_NUMBER else math.nan
     except ValueError:
         value = math.nan
     if not abs(value) <= 3.4e38:
-        raise DataError(f"{where}: {text!r}, expected a finite number")
-    near = np.float32(value)
-    # Rounding twice goes wrong only where the float64 lies exactly between two float32: then the decimal decides.
-    if struct.unpack("<Q", struct.pack("<d", value))[0] & 0x1FFFFFFF == 0x10000000:
-        exact, around = Fraction(text), [np.nextafter(near, np.float32(end)) for end in (-math.inf, math.inf)]
-        near = min((near, *around), key=lambda end: (abs(Fraction(float(end)) - exact), int(end.view(np.uint32)) & 1))
-    return near
+        raise DataError(f"{where}: {printable(repr(text), 60)}, expected a finite number")
+    return value
+
+
+def _nearest_float32(exact: Fraction, near: np.float32) -> np.float32:
+    around = [np.nextafter(near, np.float32(end)) for end in (-math.inf, math.inf)]
+    return min((near, *around), key=lambda end: (abs(Fraction(float(end)) - exact), int(end.view(np.uint32)) & 1))
 
 
 LEARNERS = ("perceptron", "kernel", "budget", "description")
@@ -137,7 +147,9 @@ def mlcert_folder(given: str | None) -> Path:
     if given is None and not root:
         raise DataError(f"FOLDER: none given and {DATA_VARIABLE} is not set, {wanted}")
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, expected one that holds out1train.dat and MLCERT's other files")
+        raise DataError(
+            f"{shown(folder)}: no such folder, expected one that holds out1train.dat and MLCERT's other files"
+        )
     return folder
 
 

@@ -13,15 +13,18 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.spaces.network import FLOAT16_BITS, NetworkSpace, QuantizedLayer, QuantizedNetwork
 from lean_mnist.reading.files import read_bytes
+from lean_mnist.reading.text import printable, shown
 
 #: Bits a weight up to which an enumerative code is worth its table of counts.
 MOST_CODED_BITS = 8
@@ -125,7 +128,21 @@ def _bits_of_multinomial(counts: list[int]) -> int:
 
 
 FORMAT = "lean_mnist quantised network 1"
-_FIELDS = {"sizes": list, "bits": int, "biases": bool, "encoding": str, "denominator": int}
+
+
+class _SpaceFields(msgspec.Struct, forbid_unknown_fields=True):
+    sizes: Annotated[tuple[Annotated[int, Meta(ge=1, le=1 << 24)], ...], Meta(max_length=100)]
+    bits: Annotated[int, Meta(ge=1, le=16)]
+    biases: bool
+    encoding: Literal["integer", "float16"]
+    denominator: Annotated[int, Meta(ge=1, le=1 << 62)]
+
+
+class _NetworkFile(msgspec.Struct, forbid_unknown_fields=True):
+    format: str
+    space: _SpaceFields
+    weights: str
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 def network_hash(network: QuantizedNetwork) -> str:
@@ -157,36 +174,29 @@ def write_network(path: str | Path, network: QuantizedNetwork) -> None:
 
 def read_network(path: str | Path) -> QuantizedNetwork:
     """The inverse of :func:`write_network`; ``DataError``, naming the field, for what it cannot have written."""
-    text = read_bytes(path, "a quantised network")
+    name = shown(path)
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        raise DataError(f"{path}: no JSON, expected a quantised network") from None
-    if not isinstance(content, dict) or set(content) != {"format", "space", "weights", "sha256"}:
-        raise DataError(f"{path}: expected the fields format, space, weights and sha256")
-    if content["format"] != FORMAT:
-        raise DataError(f"{path}: format: {str(content['format'])[:60]!r}, expected {FORMAT!r}")
-    space = _space(content["space"], path)
+        file = msgspec.json.decode(read_bytes(path, "a quantised network"), type=_NetworkFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
+        reason, at, place = str(fault).rpartition(" - at `$.")
+        field = f"{printable(place.strip('`'), 60)}: " if at else ""
+        reason = printable((reason or place).replace("`", ""), 100)
+        raise DataError(f"{name}: {field}{reason[0].lower()}{reason[1:]}, expected a quantised network") from None
+    if file.format != FORMAT:
+        raise DataError(f"{name}: format: {printable(file.format, 60)!r}, expected {FORMAT!r}")
     try:
-        network = decode(base64.b64decode(content["weights"], validate=True), space)
-    except DataError as error:
-        raise DataError(f"{path}: weights: {error}") from None
-    except (TypeError, ValueError):
-        raise DataError(f"{path}: weights: expected base64") from None
-    if content["sha256"] != network_hash(network):
-        raise DataError(f"{path}: sha256: {str(content['sha256'])[:64]!r}, expected {network_hash(network)}")
-    return network
-
-
-def _space(values: Any, path: str | Path) -> NetworkSpace:
-    if not isinstance(values, dict) or set(values) != set(_FIELDS):
-        raise DataError(f"{path}: space: expected the fields {', '.join(_FIELDS)}")
-    for name, kind in _FIELDS.items():
-        if type(values[name]) is not kind or (kind is list and not all(type(size) is int for size in values[name])):
-            raise DataError(f"{path}: space.{name}: {str(values[name])[:60]}, expected {kind.__name__}")
-    if len(values["sizes"]) > 100 or any(size > 1 << 24 for size in values["sizes"]):
-        raise DataError(f"{path}: space.sizes: {str(values['sizes'])[:60]}, expected at most 100 of at most {1 << 24}")
-    try:
-        return NetworkSpace(**{**values, "sizes": tuple(values["sizes"])})
+        space = NetworkSpace(**msgspec.structs.asdict(file.space))
     except ArgumentError as error:
-        raise DataError(f"{path}: space.{error}") from None
+        raise DataError(f"{name}: space.{error}") from None
+    try:
+        content = base64.b64decode(file.weights, validate=True)
+    except ValueError:
+        raise DataError(f"{name}: weights: expected base64") from None
+    del file.weights
+    try:
+        network = decode(content, space)
+    except DataError as error:
+        raise DataError(f"{name}: weights: {error}") from None
+    if file.sha256 != (expected := _hash(space, content)):
+        raise DataError(f"{name}: sha256: {file.sha256!r}, expected {expected}")
+    return network
