@@ -148,7 +148,7 @@ def test_hostile_and_foreign_torch_files(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "c.pt")
         with pytest.raises(DataError, match=message):
             read_state_dict(tmp_path / "c.pt")
-    with pytest.raises(DataError, match="expected a state_dict, found: No such file"):
+    with pytest.raises(DataError, match="expected a checkpoint or a state_dict, found: No such file"):
         read_state_dict(tmp_path / "none.pt")
 
 

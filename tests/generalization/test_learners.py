@@ -262,6 +262,9 @@ def test_numbers_are_rounded_once(tmp_path: Path) -> None:
         (["0,1,x,True"], "line 1: 'x', expected a finite number"),
         (["0,nan,2,True"], "line 1: 'nan', expected a finite number"),
         (["0,1e39,2,True"], "line 1: '1e39', expected a finite number"),
+        (["0,1_0,2,True"], "line 1: '1_0', expected a finite number"),
+        (["0," + "1" * 5000 + ",2,True"], "line 1: '1{50,58}…, expected a finite number"),
+        (["0,1,\x1b[2J,True"], r"line 1: '\\x1b\[2J', expected a finite number"),
         (["0,True"], "line 1: 1 fields after the index, expected 2"),
     ],
 )

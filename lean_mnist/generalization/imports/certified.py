@@ -145,15 +145,12 @@ _SUFFIXES = {
 def kind_of(path: str) -> NetworkFile:
     """The kind of the file at ``path``, by the end of its name; of those of ``torch.save`` by their content.
 
-    What its reader refuses counts as a checkpoint, whose reader says why.
+    Raises ``DataError`` for a file of another name that is none of ``torch.save``.
     """
     for suffix, kind in _SUFFIXES.items():
         if path.endswith(suffix):
             return kind
-    try:
-        return NetworkFile.CHECKPOINT if "format_version" in load_dictionary(path) else NetworkFile.STATE_DICT
-    except DataError:
-        return NetworkFile.CHECKPOINT
+    return NetworkFile.CHECKPOINT if "format_version" in load_dictionary(path) else NetworkFile.STATE_DICT
 
 
 def import_network(path: str, kind: NetworkFile, features: int, classes: int) -> ImportedNetwork | QuantizedNetwork:

@@ -80,7 +80,7 @@ def _number(array: npt.NDArray[Any], path: str | Path) -> np.float32:
 
 
 _WHAT = "a pickle of NumPy arrays"
-_LARGEST_FILE = 1 << 26  # bytes, unpacked
+_LARGEST_FILE = 1 << 24  # bytes, unpacked
 _MOST_PARTS = 1000  # some sixty are needed
 _DIGITS = (ord("0"), ord("1"))
 _TYPES = re.compile(r"f[248]|U([1-9]|1[0-6])")
@@ -113,7 +113,7 @@ class _Array:
 def read_arrays(path: str | Path) -> list[npt.NDArray[Any]]:
     """The arrays and numbers (as 0-dimensional arrays) of a pickled tuple; gzip if the name ends in ``.gz``.
 
-    Floats of 2, 4 or 8 bytes and strings of up to 16 characters, of at most 2 dimensions, in a file of at most 64 MiB.
+    Floats of 2, 4 or 8 bytes and strings of up to 16 characters, of at most 2 dimensions, in a file of at most 16 MiB.
     Raises ``DataError``, one line that names the opcode or the object, for anything else; nothing in the file is ever
     run.
     """

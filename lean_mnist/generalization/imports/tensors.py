@@ -115,7 +115,7 @@ def read_state_dict(path: str | Path) -> dict[str, npt.NDArray[Any]]:
 
 def load_dictionary(path: str | Path) -> dict[Any, Any]:
     """The dictionary in a file of ``torch.save``; ``DataError`` if it is none or holds more than plain values."""
-    loaded = read_archive(path, "a state_dict", DataError, largest=LARGEST)
+    loaded = read_archive(path, "a checkpoint or a state_dict", DataError)
     if not isinstance(loaded, dict):
         raise DataError(f"{shown(path)}: holds no named tensors, expected a state_dict")
     return loaded

@@ -69,7 +69,7 @@ def read_examples(path: str | Path) -> Examples:
 
 def _number(text: str, where: str) -> float:
     try:
-        value = float(text) if len(text) <= _LONGEST_NUMBER else math.nan
+        value = float(text) if len(text) <= _LONGEST_NUMBER and "_" not in text else math.nan
     except ValueError:
         value = math.nan
     if not abs(value) <= 3.4e38:
