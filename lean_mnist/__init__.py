@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from lean_mnist.interrupts import end_at_once_while_starting
 
-from lean_mnist.version import __version__
+end_at_once_while_starting()
+
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from lean_mnist.version import __version__  # noqa: E402
 
 __all__ = ["MLP", "__version__", "load_checkpoint"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from lean_mnist.command_line import parse, run_command
+from lean_mnist.command_line import OR_NONE, parse, run_command
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
 
@@ -43,7 +43,7 @@ class CheckArguments:
     """module:name of the function whose derivative the gradient is meant to be (surrogate gradients)"""
     intended: str = ""
     """a word, such as surrogate, for why the gradient is meant not to be the derivative; it is not compared then"""
-    sizes: tuple[int, ...] | None = None
+    sizes: Annotated[tuple[int, ...] | None, OR_NONE] = None
     """other lengths of dimension 0 of the inputs that share it; without numbers 1 2 3 7 8 9 17 35"""
     dtypes: tuple[Literal["float64", "float32", "bfloat16", "float16"], ...] = ()
     """dtypes of the floating inputs that name none of their own"""

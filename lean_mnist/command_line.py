@@ -7,6 +7,7 @@ each option below its field.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import os
@@ -16,8 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lean_mnist.errors import ConfigError, Interrupted, LeanMnistError, nearest
+from lean_mnist.errors import ConfigError, Interrupted, LeanMnistError, is_out_of_memory, nearest
+from lean_mnist.interrupts import EndedAtOnceWhileImporting
+from lean_mnist.reading.text import printable
 
+OR_NONE = "or none"  # in the annotation of a field of several values: its option may stand without any
+_LONGEST_LINE = 4000  # characters of an error
 T = TypeVar("T")
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     str: (str, "a text"), Path: (Path, "a path"), int: (int, "a whole number"), float: (float, "a number"),
@@ -60,6 +65,7 @@ class _Kind(NamedTuple):
     several: bool = False
     optional: bool = False
     positional: bool = False
+    or_none: bool = False  # whether a tuple may be of no values
 
     @classmethod
     def of(cls, hint: Any) -> _Kind:
@@ -68,11 +74,17 @@ class _Kind(NamedTuple):
             import tyro
 
             inner = cls.of(arguments[0])
-            return inner._replace(positional=inner.positional or tyro.conf.Positional in arguments)
+            positional = inner.positional or tyro.conf.Positional in arguments
+            return inner._replace(positional=positional, or_none=OR_NONE in arguments)
         if origin in (Union, types.UnionType):
             (inner,) = (cls.of(argument) for argument in arguments if argument is not type(None))
             return inner._replace(optional=True)
         return cls.of(arguments[0])._replace(several=True) if origin is tuple else cls(hint)
+
+    @property
+    def arguments(self) -> str | None:
+        """How many stand behind the option, in the words of ``argparse``; ``None`` is one."""
+        return ("*" if self.or_none else "+") if self.several else None
 
     def read(self, text: str) -> Any:
         """One value; raises ``argparse.ArgumentTypeError``."""
@@ -102,7 +114,7 @@ def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[s
         elif kind.type is bool:
             parser.add_argument(option_name(name), dest=name, action=argparse.BooleanOptionalAction)
         else:
-            parser.add_argument(option_name(name), dest=name, type=kind.read, nargs="*" if kind.several else None)
+            parser.add_argument(option_name(name), dest=name, type=kind.read, nargs=kind.arguments)
     try:
         found, unknown = parser.parse_known_args([_with_hyphens(argument) for argument in arguments])
     except argparse.ArgumentError as error:
@@ -129,6 +141,11 @@ def _with_hyphens(argument: str) -> str:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and exit with its status: errors for people are one line on standard error, no trace."""
+    with EndedAtOnceWhileImporting():
+        _run(main)
+
+
+def _run(main: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows a question mark for it
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -144,9 +161,18 @@ def run_command(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
+        _fail(f"{printable(error.filename or 'output')}: {error.strerror or error}", 2)
+    except RecursionError:
+        _fail("what was given is nested too deeply", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail("out of memory", 2)
 
 
 def _fail(message: str, status: int) -> None:
-    sys.stderr.write(f"{'' if status == Interrupted.exit_status else 'error: '}{message}\n")
+    line = printable(message, _LONGEST_LINE)
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        sys.stderr.write(f"{'' if status == Interrupted.exit_status else 'error: '}{line}\n")
+        sys.stderr.flush()
     sys.exit(status)

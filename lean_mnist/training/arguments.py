@@ -11,8 +11,9 @@ from typing import Any, Generic
 
 from lean_mnist.command_line import option_name, parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
+from lean_mnist.reading.text import shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.config.config import Options, config_from_dict, read_config
+from lean_mnist.training.config.config import Options, read_config
 from lean_mnist.training.config.presets import preset
 
 _LAST = ("last.pt", "last.previous.pt")
@@ -79,10 +80,11 @@ class RunCommand(Generic[Options]):
         return {field.name: getattr(options, field.name) for field in dataclasses.fields(self.options)}
 
     def _resumed(self, path: Path, arguments: Sequence[str]) -> tuple[Options, Path]:
+        from lean_mnist.training.contents import saved_options
         from lean_mnist.training.generations import read_last
 
         content, source, _ = read_last(path)
-        saved = config_from_dict(content["config"], str(source), self.options)
+        saved = saved_options(content, shown(source), self.options)
         wanted = self._overridden(dataclasses.replace(saved, runs_dir=""), arguments)
         if not wanted.runs_dir:  # no file decides where is written
             wanted = dataclasses.replace(wanted, runs_dir=self.options.runs_dir)

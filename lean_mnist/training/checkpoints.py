@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import struct
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +18,17 @@ from typing import Any
 import torch
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, CheckpointError, LeanMnistError
+from lean_mnist.errors import CheckpointError
 from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.quantized import network_of
+from lean_mnist.nn.saved import saved_network
+from lean_mnist.reading.archive import read_archive
+from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.config import config_from_dict
+from lean_mnist.training.contents import check_content, saved_options
 
 FORMAT_VERSION = 1
-_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _REQUIRED = ("format_version", "model", "architecture", "normalization", "config", "metrics", "crosscheck", "data")
-_MAPPINGS = ("model", "architecture", "normalization", "config")
 
 
 @dataclass(frozen=True)
@@ -47,49 +45,22 @@ class Checkpoint:
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """The network in ``best.pt`` or ``last.pt``; raises ``CheckpointError`` if it is damaged or not one of ours."""
-    path = Path(path)
-    content = read_checkpoint(path)
-    for name in _MAPPINGS:
-        if not isinstance(content[name], dict):
-            raise CheckpointError(f"{path}: {name}: expected names and values, found {type(content[name]).__name__}")
+    content, where = read_checkpoint(Path(path)), shown(path)
     if "gaussian_sizes" in content["architecture"]:
-        raise CheckpointError(f"{path}: expected one network, found a Gaussian over networks (lean_mnist.pacbayes)")
-    try:
-        model = network_of(content["architecture"])
-    except (ArgumentError, TypeError) as error:
-        raise CheckpointError(f"{path}: its architecture cannot be built: {error}") from None
-    try:
-        restore_weights(model, content["model"], path)
-        # Put the parameters into memory as a run has them, so that products give the same bits as in the run.
-        FlatParameters(model)
-        for parameter in model.parameters():
-            parameter.grad = None
-        return Checkpoint(
-            model=model,
-            normalization=Normalization.from_dict(content["normalization"]),
-            config=config_from_dict(content["config"], str(path), Config),
-            metrics=content["metrics"],
-            crosscheck=content["crosscheck"],
-            data=content["data"],
-        )
-    except LeanMnistError as error:  # the hash is right, so somebody wrote it like this
-        raise CheckpointError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def restore_weights(model: MLP, weights: Mapping[str, Any], path: Path) -> None:
-    """Load ``weights`` into ``model``; raises ``CheckpointError`` naming the tensor that does not fit."""
-    own = model.state_dict()
-    for name in [*own, *(name for name in weights if name not in own)]:
-        expected = tuple(own[name].shape) if name in own else "no such tensor"
-        found = tuple(weights[name].shape) if isinstance(weights.get(name), torch.Tensor) else "none"
-        if expected != found:
-            raise CheckpointError(f"{path}: {name}: expected {expected} for {model.architecture}, found {found}")
-        if weights[name].dtype not in _FLOATING:
-            raise CheckpointError(f"{path}: {name}: expected floating weights, found {weights[name].dtype}")
-        if not torch.isfinite(weights[name]).all():
-            raise CheckpointError(f"{path}: {name}: expected finite weights, found infinities or NaN")
-    model.to(next(iter(weights.values())).dtype)
-    model.load_state_dict(weights)
+        raise CheckpointError(f"{where}: expected one network, found a Gaussian over networks (lean_mnist.pacbayes)")
+    model = saved_network(content["architecture"], content["model"], where, CheckpointError)
+    # Put the parameters into memory as a run has them, so that products give the same bits as in the run.
+    FlatParameters(model)
+    for parameter in model.parameters():
+        parameter.grad = None
+    return Checkpoint(
+        model=model,
+        normalization=Normalization.from_dict(content["normalization"]),
+        config=saved_options(content, where, Config),
+        metrics=content["metrics"],
+        crosscheck=content["crosscheck"],
+        data=content["data"],
+    )
 
 
 def write_checkpoint(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
@@ -109,32 +80,20 @@ def packed(content: dict[str, Any]) -> tuple[bytes, str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, its hash verified; nothing in the file is ever executed.
+    """The content of a checkpoint, its hash verified and each field checked; nothing in the file is ever executed.
 
-    Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, or of a later format.
+    Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, of a later format, or with a field
+    that no run writes.
     """
-    try:
-        with warnings.catch_warnings():  # a damaged file may look like one of an old format
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        ours = isinstance(content, dict) and all(name in content for name in _REQUIRED)
-        stored = content.pop("content_sha256", None) if ours else None
-        computed = content_hash(content) if ours else ""
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise CheckpointError(f"{path}: expected a checkpoint, found {error.strerror}") from None
-    except Exception as error:  # damage shows as almost any: RuntimeError, EOFError, KeyError, RecursionError, ...
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise CheckpointError(
-                f"{path}: holds objects other than tensors and plain values; it was refused and nothing in it was run"
-            ) from None
-        raise CheckpointError(f"{path}: expected a checkpoint, found a file that is none, or a damaged one") from None
-    if not ours:
-        raise CheckpointError(f"{path}: expected a checkpoint of lean_mnist, found a file of another program")
-    if content["format_version"] != FORMAT_VERSION:
-        found = content["format_version"]
-        raise CheckpointError(f"{path}: expected format version {FORMAT_VERSION}, found {found}")
-    if stored != computed:
-        raise CheckpointError(f"{path}: damaged: its content does not have the hash that was written with it")
+    content, where = read_archive(path, "a checkpoint", CheckpointError), shown(path)
+    if not isinstance(content, dict) or not all(name in content for name in _REQUIRED):
+        raise CheckpointError(f"{where}: expected a checkpoint of lean_mnist, found a file of another program")
+    version, stored = content["format_version"], content.pop("content_sha256", None)
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CheckpointError(f"{where}: expected format version {FORMAT_VERSION}, found {printable(version, 20)}")
+    if stored != content_hash(content):
+        raise CheckpointError(f"{where}: damaged: its content does not have the hash that was written with it")
+    check_content(content, where)
     return content
 
 
@@ -148,10 +107,10 @@ def content_hash(content: Any) -> str:
     return digest.hexdigest()
 
 
-def _feed(value: Any, update: Callable[[bytes], None]) -> None:
+def _feed(value: Any, update: Callable[[bytes | memoryview], None]) -> None:
     if isinstance(value, torch.Tensor):
         update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
-        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         update(f"mapping {len(value)} ".encode())
         for key, item in value.items():

@@ -15,10 +15,11 @@ from lean_mnist.command_line import option_name
 from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.errors import CheckpointError, ConfigError, Interrupted, LeanMnistError
 from lean_mnist.nn.update import Optimizer, Update
+from lean_mnist.reading.text import shown
 from lean_mnist.torch_internals import has_bfloat16_products
 from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.config.optimizers import build_optimizer
+from lean_mnist.training.config.optimizers import build_optimizer, restore_optimizer
 from lean_mnist.training.distributed import World
 from lean_mnist.training.generations import LAST, read_last
 from lean_mnist.training.hooks.step import FOLDER, FailurePolicy
@@ -54,8 +55,11 @@ def restore_run(
         )
     objective.restore(content, path)
     training = content["training"]
-    optimizer.load_state_dict(training["optimizer"])
-    torch.set_rng_state(training["rng"])
+    restore_optimizer(optimizer, training["optimizer"], shown(path))
+    try:
+        torch.set_rng_state(training["rng"])
+    except RuntimeError:
+        raise CheckpointError(f"{shown(path)}: training.rng: no state of PyTorch's random numbers") from None
     return RunState.from_dict(training["state"]), training.get("logs")
 
 

@@ -10,11 +10,14 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from lean_mnist.audit.gradcheck_piece import GradcheckVerdict
 from lean_mnist.audit.randomised import RandomisedResult
 from lean_mnist.audit.step_audit import AuditResult
+from lean_mnist.reading.schema import Amount, Count, Share
 
 
 class Verdict(str, enum.Enum):
@@ -29,21 +32,21 @@ class Verdict(str, enum.Enum):
 class CheckSummary:
     """Findings of the checks of a run so far."""
 
-    screens: int = 0  # steps with a randomised check
-    close_looks: int = 0  # of them checked row by row
+    screens: Count = 0  # steps with a randomised check
+    close_looks: Count = 0  # of them checked row by row
     largest_screen_share: float = 0.0  # of what rounding explains
-    comparisons: int = 0
-    gradchecks: int = 0
-    kinks: int = 0  # gradchecks that could not be done because of kinks
-    failures: int = 0
+    comparisons: Count = 0
+    gradchecks: Count = 0
+    kinks: Count = 0  # gradchecks that could not be done because of kinks
+    failures: Count = 0
     first_failure: str = ""
     largest_divergence: float = 0.0  # of any tensor at any checked step, relative
     largest_at: str = ""  # tensor and step
     largest_share: float = 0.0  # of what rounding explains
     largest_bound: float = 0.0  # proved: no audited gradient was farther than this, relatively, from the exact one
     largest_bound_at: str = ""  # tensor and step
-    transient: int = 0  # faults that were gone when the step was computed again
-    seconds: float = 0.0
+    transient: Count = 0  # faults that were gone when the step was computed again
+    seconds: Amount = 0.0
 
     @property
     def verdict(self) -> Verdict:
@@ -131,10 +134,10 @@ def _size(value: float) -> float:  # NaN is more than any number
 class Best:
     """The checkpoint that the validation split selected."""
 
-    step: int
-    epoch: int
-    correct: int
-    examples: int
+    step: Count
+    epoch: Count
+    correct: Count
+    examples: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
     loss: float
 
     @property
@@ -147,15 +150,15 @@ class Best:
 class RunState:
     """Position in the data, sums of the epoch so far, best checkpoint, checks, every evaluation of the test split."""
 
-    epoch: int = 0  # epochs finished
-    batch: int = 0  # batches of the present epoch already used
-    step: int = 0  # updates made
-    examples: int = 0
+    epoch: Count = 0  # epochs finished
+    batch: Count = 0  # batches of the present epoch already used
+    step: Count = 0  # updates made
+    examples: Count = 0
     epoch_loss_sum: float = 0.0
-    epoch_examples: int = 0
-    seconds: float = 0.0  # of training, over all sessions of the run
-    best_accuracy: float = 0.0  # on the validation split, whether or not the checks let it be called best
-    epochs_without_improvement: int = 0  # of that accuracy
+    epoch_examples: Count = 0
+    seconds: Amount = 0.0  # of training, over all sessions of the run
+    best_accuracy: Share = 0.0  # on the validation split, whether or not the checks let it be called best
+    epochs_without_improvement: Count = 0  # of that accuracy
     best: Best | None = None
     checks: CheckSummary = field(default_factory=CheckSummary)
     test_looks: list[dict[str, Any]] = field(default_factory=list)
@@ -187,7 +190,7 @@ class RunState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunState:
-        """The inverse of ``to_dict``."""
+        """The inverse of ``to_dict``, of values that fit :class:`~lean_mnist.training.contents.Training`."""
         state = cls(**{**values, "checks": CheckSummary(**values["checks"])})
         state.best = None if values["best"] is None else Best(**values["best"])
         return state

@@ -60,10 +60,23 @@ BAD: list[tuple[list[str], str]] = [
     ([*DIGITS, "--warmup-steps", "330"], "--warmup-steps: expected fewer than the run's 330 steps, found 330"),
     ([*DIGITS, "--device", "cuda"], "--device cuda: PyTorch finds no CUDA device here"),
     ([*DIGITS, "--run-name", "a/b"], "--run-name: expected the name of one folder, found 'a/b'"),
+    ([*DIGITS, "--run-name", "a" * 201], "--run-name: expected a name of at most 200 bytes, found"),
+    ([*DIGITS, "--run-name", "a\n\x1b[2J"], r"found 'a\n\x1b[2J'"),
+    ([*DIGITS, "--run-name", "a\udcff"], r"--run-name: expected text in UTF-8, found a\udcff"),
+    ([*DIGITS, "--runs-dir", "a\udcff"], r"--runs-dir: expected text in UTF-8, found a\udcff"),
+    ([*DIGITS, "--runs-dir", "a" * 5000], "--runs-dir: expected at most 4096 characters, none of them null"),
+    ([*DIGITS, "--hidden"], "--hidden: expected at least one argument"),
+    ([*DIGITS, "--hidden", "--epochs", "1"], "--hidden: expected at least one argument"),
+    ([*DIGITS, "--data-dir"], "--data-dir: expected one argument"),
+    ([*DIGITS, "--epochs", "9" * 5000], "--epochs: expected a whole number, found '99999"),
+    ([*DIGITS, "--epochs", "9" * 50], "--epochs: expected at most 9007199254740992, found 99999"),
+    ([*DIGITS, "--hidden", "99999999999"], "--hidden: expected at most 98 widths of at most 16777216"),
+    (["--resume", "x" * 5000], "File name too long"),
+    (["--resume", "x\x1b\n"], r"--resume x\x1b\n: expected a run with"),
     ([*DIGITS, "--run-name", NAME], f"--run-name {NAME}: runs/{NAME} exists already"),
     ([*DIGITS, "--run-name", "new", "--runs-dir", "a-file"], "a-file/new: expected a folder that can be written"),
-    (["--config", "nowhere.json"], "nowhere.json: expected a config.json that a run wrote, found No such file"),
-    (["--config", "."], ".: expected a config.json that a run wrote, found Is a directory"),
+    (["--config", "nowhere.json"], "nowhere.json: expected a config.json that a run wrote, found: No such file"),
+    (["--config", "."], ".: expected a config.json that a run wrote, found: a folder"),
     (["--config", "a-file"], "a-file: expected a config.json that a run wrote"),
     (["--config", f"runs/{NAME}/summary.json"], "no configuration field is called 'run' (did you mean"),
     (["--preset", "lean-ful"], "--preset: expected one of default, small-best, best, lean-full, lean-medium, mini, "),
@@ -105,7 +118,7 @@ def _one_line(err: str) -> str:
     return err
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[ascii(" ".join(arguments))[:80] for arguments, _ in BAD])
 def test_bad_input_gives_one_line_and_status_2_and_touches_nothing(
     arguments: list[str], message: str, furnished: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -276,10 +289,10 @@ def test_help_lists_the_options(module: str, options: list[str]) -> None:
     ("arguments", "message"),
     [
         ([], "checkpoint"),
-        (["nowhere.pt"], "nowhere.pt: expected a checkpoint, found No such file or directory"),
+        (["nowhere.pt"], "nowhere.pt: expected a checkpoint, found: No such file or directory"),
         (["nowhere.pt", "--split", "tests"], "(did you mean 'test'?)"),
         (["a-file"], "a-file: expected a checkpoint, found a file that is none"),
-        ([f"checkpoints/{NAME}"], "expected a checkpoint, found Is a directory"),
+        ([f"checkpoints/{NAME}"], "expected a checkpoint, found: a folder"),
     ],
 )
 def test_evaluate_refuses_bad_input_in_one_line(

@@ -6,7 +6,6 @@ This module imports no PyTorch, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lean_mnist.command_line import option_name, parse
-from lean_mnist.errors import ConfigError, nearest
+from lean_mnist.errors import ConfigError, LeanMnistError, nearest
 from lean_mnist.generalization.checker import ACTIVATIONS
+from lean_mnist.reading.json import read_json
+from lean_mnist.reading.text import printable, shown
 
 if TYPE_CHECKING:
     ActivationName = str
@@ -28,10 +29,13 @@ DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name", "rank_timeout")
 
 
+WIDEST, MOST_LAYERS = 1 << 24, 98
+_MOST = 1 << 53  # of a number: all up to there are numbers of a float, too
+_LONGEST_NAME = 200  # bytes, where folders may have 255 and a number is put behind
 _AT_LEAST = {
     1: "epochs batch_size accumulate decay_epochs log_every validation_size limit_train early_stopping rollbacks "
     "rank_timeout",
-    0: "warmup_steps check_every gradcheck_every seed weight_decay logit_penalty "
+    0: "warmup_steps check_every gradcheck_every weight_decay logit_penalty "
     "augment_shift augment_rotation augment_scale augment_elastic",
 }
 
@@ -161,17 +165,20 @@ class Config:
         for least, names in _AT_LEAST.items():
             for name in names.split():
                 value = getattr(self, name)
-                if value is not None and not least <= value < math.inf:
-                    raise ConfigError(f"{option_name(name)}: expected at least {least}, found {value}")
+                if value is not None and not least <= value <= _MOST:
+                    expected = f"at most {_MOST}" if _MOST < value < math.inf else f"at least {least}"
+                    raise ConfigError(f"{option_name(name)}: expected {expected}, found {printable(value, 60)}")
         if self.augment_scale >= 1:
             raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
         for name in ("lr", "clip_norm", "init_scale", "decay", "augment_smoothness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{option_name(name)}: expected a number above 0, found {value}")
+        found = printable(" ".join(map(str, self.hidden)) or "none", 60)
         if not self.hidden or any(width < 1 for width in self.hidden):
-            found = " ".join(map(str, self.hidden)) or "none"
             raise ConfigError(f"--hidden: expected one or more widths of at least 1, found {found}")
+        if len(self.hidden) > MOST_LAYERS or max(self.hidden) > WIDEST:
+            raise ConfigError(f"--hidden: expected at most {MOST_LAYERS} widths of at most {WIDEST}, found {found}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"--momentum: expected a number from 0 up to, not including, 1, found {self.momentum}")
         if not 0 <= self.label_smoothing <= 1:
@@ -180,12 +187,18 @@ class Config:
             self._check_quantize()
         if self.rollbacks is not None and self.on_nonfinite != "rollback":
             raise ConfigError(f"--rollbacks: expected --on-nonfinite rollback beside it, found {self.on_nonfinite}")
-        if self.seed >= 2**63:
-            raise ConfigError(f"--seed: expected a number below 2^63, found {self.seed}")
-        if self.run_name is not None and (
-            not self.run_name or self.run_name in (".", "..") or any(c in self.run_name for c in "/\\\0")
-        ):
-            raise ConfigError(f"--run-name: expected the name of one folder, found {self.run_name!r}")
+        if not 0 <= self.seed < 2**63:
+            expected = "at least 0" if self.seed < 0 else "a number below 2^63"
+            raise ConfigError(f"--seed: expected {expected}, found {printable(self.seed, 60)}")
+        for name in ("data_dir", "runs_dir", "checkpoints_dir"):
+            _check_text(option_name(name), getattr(self, name))
+        if self.run_name is not None:
+            _check_text("--run-name", self.run_name)
+            found = printable(repr(self.run_name), 60)
+            if self.run_name in ("", ".", "..") or set(self.run_name) & set("/\\") or not self.run_name.isprintable():
+                raise ConfigError(f"--run-name: expected the name of one folder, found {found}")
+            if len(self.run_name.encode()) > _LONGEST_NAME:
+                raise ConfigError(f"--run-name: expected a name of at most {_LONGEST_NAME} bytes, found {found}")
 
     def _check_quantize(self) -> None:
         if self.quantize not in range(1, 17):
@@ -213,17 +226,23 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+def _check_text(option: str, text: str) -> None:
+    """Raise ``ConfigError`` for a text that cannot be written down: in UTF-8, and into a path."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{option}: expected text in UTF-8, found {printable(text, 60)}") from None
+    if "\0" in text or len(text) > 4096:
+        raise ConfigError(f"{option}: expected at most 4096 characters, none of them null, found {printable(text, 60)}")
+
+
 Options = TypeVar("Options", bound=Any)  # a dataclass of options, each with a default
 
 
 def read_config(path: Path, options: type[Options]) -> Options:
     """The configuration in a ``config.json``; raises ``ConfigError`` naming the file and the field."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{path}: expected a config.json that a run wrote, found {reason}") from None
-    return config_from_dict(values, str(path), options)
+    values = read_json(path, "a config.json that a run wrote", ConfigError, largest=1 << 20)
+    return config_from_dict(values, shown(path), options)
 
 
 def config_from_dict(values: Any, source: str, options: type[Options]) -> Options:
@@ -234,16 +253,20 @@ def config_from_dict(values: Any, source: str, options: type[Options]) -> Option
     arguments: list[str] = []
     for name, value in values.items():
         if name not in names:
-            raise ConfigError(f"{source}: no configuration field is called {name!r}{nearest(str(name), names)}")
+            raise ConfigError(
+                f"{source}: no configuration field is called {printable(repr(name), 60)}"
+                f"{nearest(printable(name, 60), names)}"
+            )
         option = option_name(name)
         default = getattr(options, name)
+        found = printable(repr(value), 100)
         if isinstance(value, bool) != isinstance(default, bool):
             expected = "true or false" if isinstance(default, bool) else "no true or false"
-            raise ConfigError(f"{source}: {option}: expected {expected}, found {value!r}")
+            raise ConfigError(f"{source}: {option}: expected {expected}, found {found}")
         listed = isinstance(value, (list, tuple)) and default is not None
         if listed != isinstance(default, tuple) or isinstance(value, Mapping):
             expected = "a list" if isinstance(default, tuple) else "one value"
-            raise ConfigError(f"{source}: {option}: expected {expected}, found {value!r}")
+            raise ConfigError(f"{source}: {option}: expected {expected}, found {found}")
         if isinstance(value, bool):
             arguments.append(option if value else option.replace("--", "--no-", 1))
         elif isinstance(value, (list, tuple)):
@@ -252,5 +275,5 @@ def config_from_dict(values: Any, source: str, options: type[Options]) -> Option
             arguments.append(f"{option}={value}")
     try:
         return parse(options, arguments, prog="config", default=options())
-    except ConfigError as error:
+    except LeanMnistError as error:
         raise ConfigError(f"{source}: {error}") from None

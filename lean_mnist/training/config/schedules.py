@@ -29,9 +29,9 @@ def learning_rate_schedule(config: Config, steps_per_epoch: int) -> LearningRate
         if config.schedule == "constant":
             return 1.0
         if config.schedule == "step":
-            return config.decay ** (step // decay_steps)
+            return _power(config.decay, step // decay_steps)
         if config.schedule == "exponential":
-            return config.decay ** (step / decay_steps)
+            return _power(config.decay, step / decay_steps)
         if config.schedule == "cosine":
             return _cosine(1.0, 0.0, step / total)
         if step < peak:
@@ -45,6 +45,13 @@ def learning_rate_schedule(config: Config, steps_per_epoch: int) -> LearningRate
         return base * factor(step - warmup)
 
     return learning_rate
+
+
+def _power(base: float, exponent: float) -> float:
+    try:
+        return base**exponent
+    except OverflowError:
+        return math.inf
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

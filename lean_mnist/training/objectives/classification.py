@@ -16,7 +16,7 @@ from lean_mnist.data.batches import Batches, BatchRing
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
-from lean_mnist.errors import ConfigError
+from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
@@ -24,9 +24,10 @@ from lean_mnist.generalization.spaces.encoding import write_network
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.quantized import QuantizedMLP
+from lean_mnist.nn.saved import restore_weights
 from lean_mnist.nn.step import RING_DEPTH, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
-from lean_mnist.training.checkpoints import restore_weights
+from lean_mnist.reading.text import shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
@@ -150,7 +151,7 @@ class Classification:
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
         """Take the weights of a checkpoint."""
-        restore_weights(self.model, content["model"], path)
+        restore_weights(self.model, content["model"], str(self.model.architecture), shown(path), CheckpointError)
         self.parameters.vector_to_network()
 
     def first_records(self) -> Iterator[Record]:
@@ -167,7 +168,7 @@ class Classification:
         """One evaluation of the test split with the weights that validation selected, certificate, records, summary."""
         best = folder.generations.read_best(state)
         if best is not None:
-            restore_weights(self.model, best["model"], folder.checkpoints / BEST)
+            self.restore(best, folder.checkpoints / BEST)
         # A run that had ended before is only summed up again: the same evaluation of the same weights counts once.
         state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
         test = self.evaluate("test")

@@ -1,0 +1,169 @@
+"""Fields of a checkpoint: what each may be, so that nothing that a file says comes as a surprise later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from lean_mnist.data.names import DATASETS
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.errors import CheckpointError, LeanMnistError
+from lean_mnist.nn.saved import Shapes, Sizes, check_weights, checked_architecture, shapes_of
+from lean_mnist.reading.schema import Amount, Count, Fields, Sha256, Share, checked, fields_of
+from lean_mnist.reading.text import printable
+from lean_mnist.training.config import Config
+from lean_mnist.training.config.config import config_from_dict
+from lean_mnist.training.config.pac_bayes import PacBayesConfig
+from lean_mnist.training.state import Best, CheckSummary, RunState
+
+T = TypeVar("T")
+_LogFile = Annotated[str, Meta(pattern=r"^(metrics\.jsonl|events\.out\.tfevents\.[^/\\\0]+)\Z", max_length=255)]
+
+
+class _Gaussian(Fields):
+    gaussian_sizes: Sizes
+    prior_scale: str
+
+
+class _Look(Fields):
+    step: Count
+    purpose: Literal["track", "final"]
+    errors: Count
+
+
+class _Best(fields_of(Best)):  # type: ignore[misc]
+    accuracy: Share
+
+
+class _Test(Fields):
+    examples: Count
+    errors: Count
+    accuracy: Share
+
+
+class _Metrics(Fields):
+    step: Count
+    epoch: Count
+    best: _Best | None
+    test_looks: list[_Look]
+    test: _Test | None = None
+
+
+class _Checks(fields_of(CheckSummary), kw_only=True):  # type: ignore[misc, call-arg]
+    verdict: Literal["passed", "failed", "unchecked"]
+
+
+class _Data(Fields):
+    name: Literal[DATASETS]  # type: ignore[valid-type]
+    sha256: Sha256
+
+
+class _Training(Fields):
+    state: Any
+    optimizer: dict[str, Any]
+    rng: Any
+    position: dict[str, Any] | None = None
+    best_sha256: Sha256 | None = None  # of the best.pt that belongs to it
+    logs: dict[_LogFile, Count] | None = None  # sizes of the run's log files
+    ended: bool = False  # whether the run is summed up
+
+
+class _Epoch(Fields):
+    epoch: Count
+    objective: float
+    risk: float
+    divergence: float
+
+
+class _Position(Fields):
+    """Of a PAC-Bayes run."""
+
+    sums: Annotated[list[float], Meta(min_length=3, max_length=3)]
+    epochs: list[list[_Epoch]]
+    seconds: list[Amount]
+    candidates: list[dict[str, Any]]
+
+
+class _Content(Fields):
+    format_version: int
+    model: dict[str, Any]
+    architecture: dict[str, Any]
+    normalization: dict[str, Any]
+    config: dict[str, Any]
+    metrics: _Metrics
+    crosscheck: _Checks
+    data: _Data
+    versions: dict[str, str] | None = None
+    training: _Training | None = None
+
+
+def check_content(content: dict[str, Any], where: str) -> None:
+    """Raise ``CheckpointError``, naming the field, unless each field of a checkpoint is what one writes there."""
+
+    def fits(value: Any, kind: Any, field: str) -> Any:
+        return checked(value, kind, where, field, CheckpointError)
+
+    for name in ("model", "architecture", "normalization", "config"):
+        if not isinstance(content[name], dict):
+            raise CheckpointError(f"{where}: {name}: expected names and values, found {type(content[name]).__name__}")
+    fields: _Content = fits(content, _Content, "")
+    gaussian = "gaussian_sizes" in fields.architecture
+    if gaussian:
+        sizes = fits(fields.architecture, _Gaussian, "architecture").gaussian_sizes
+        prefixes = "posterior.mean.", "posterior.log_scale.", "prior."
+        shapes = {name: shape for prefix in prefixes for name, shape in shapes_of(sizes, prefix=prefix).items()}
+    else:
+        architecture = checked_architecture(fields.architecture, where, CheckpointError)
+        shapes = shapes_of(architecture.sizes, bias=architecture.bias)
+    check_weights(fields.model, shapes, printable(fields.architecture), where, CheckpointError)
+    saved_options(content, where, PacBayesConfig if gaussian else Config)
+    named(where, lambda: Normalization.from_dict(content["normalization"]))
+    checks = {name: value for name, value in content["crosscheck"].items() if name != "verdict"}
+    if CheckSummary(**checks).verdict.value != fields.crosscheck.verdict:
+        raise CheckpointError(f"{where}: crosscheck.verdict: {fields.crosscheck.verdict} contradicts what it counts")
+    if fields.training is not None:
+        _check_training(fields.training, shapes, gaussian, where)
+
+
+def saved_options(content: dict[str, Any], where: str, options: type[Any]) -> Any:
+    """The configuration in a checkpoint, which has to describe the network that is in it."""
+    config = named(where, lambda: config_from_dict(content["config"], where, options))
+    architecture = content["architecture"]
+    sizes = architecture.get("gaussian_sizes") or architecture["sizes"]
+    said = {"hidden": (sizes[1:-1], config.hidden)}
+    if isinstance(config, Config):
+        said |= {name: (architecture.get(name, default), getattr(config, name)) for name, default in _OF_NETWORK}
+        said["quantize"] = (architecture.get("bits"), config.quantize)
+    for name, (found, expected) in said.items():
+        if expected is not None and found != (list(expected) if isinstance(expected, tuple) else expected):
+            raise CheckpointError(f"{where}: config.{name}: {expected} contradicts the architecture, which has {found}")
+    return config
+
+
+_OF_NETWORK = (("activation", "relu"), ("bias", True))
+
+
+def named(where: str, read: Callable[[], T]) -> T:
+    """The result of ``read``, whose errors become ``CheckpointError`` and name the file."""
+    try:
+        return read()
+    except LeanMnistError as error:
+        raise CheckpointError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+
+
+def _check_training(training: _Training, shapes: Shapes, gaussian: bool, where: str) -> None:
+    checked(training.state, fields_of(RunState, test_looks=list[_Look]), where, "training.state", CheckpointError)
+    rng = training.rng
+    if not isinstance(rng, Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
+        raise CheckpointError(f"{where}: training.rng: expected the state of PyTorch's random numbers")
+    if not gaussian:
+        if training.position:
+            raise CheckpointError(f"{where}: training.position: expected none")
+        return
+    position = checked(training.position, _Position, where, "training.position", CheckpointError)
+    for candidate in position.candidates:
+        check_weights(candidate, shapes, "training.position.candidates", where, CheckpointError)
