@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn.update import SGD, Optimizer
+from lean_mnist.reading.schema import Amount, Fields, checked
 from lean_mnist.training.config import Config
 
 
@@ -26,21 +28,28 @@ def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> Optim
     return adam(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=decay, fused=True)
 
 
+class _Saved(Fields):
+    state: dict[int, dict[str, Any]]
+    param_groups: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=1)]
+
+
 def restore_optimizer(optimizer: Optimizer, saved: Any, where: str) -> None:
     """Take what a run's optimizer, of one parameter, remembers, from the ``state_dict`` of an equal one.
 
-    Its settings are those of ``optimizer``, whatever ``saved`` says. Raises ``CheckpointError`` naming the entry that
-    does not fit.
+    But for the learning rate, its settings are those of ``optimizer``, whatever ``saved`` says. Raises
+    ``CheckpointError`` naming the entry that does not fit.
     """
     own, (parameter,) = optimizer.state_dict(), optimizer.param_groups[0]["params"]
-    state = saved.get("state") if isinstance(saved, dict) else None
-    if not isinstance(state, dict) or not set(state) <= {0}:
+    fields = checked(saved, _Saved, where, "training.optimizer", CheckpointError)
+    state, (group,) = fields.state, fields.param_groups
+    own["param_groups"][0]["lr"] = checked(group.get("lr"), Amount, where, "training.optimizer.lr", CheckpointError)
+    if not set(state) <= {0}:
         raise CheckpointError(f"{where}: training.optimizer.state: expected what is remembered of parameter 0 alone")
-    found = state.get(0, {})
+    found: dict[str, Any] = state.get(0, {})
     expected = _REMEMBERED[type(optimizer).__name__]
     if not own["param_groups"][0].get("momentum", True):
         expected = expected - {"momentum_buffer"}
-    if not isinstance(found, dict) or (found and set(found) != expected):
+    if found and set(found) != expected:
         names = ", ".join(sorted(expected))
         raise CheckpointError(f"{where}: training.optimizer.state: expected {f'{names}, or ' if names else ''}nothing")
     for name, tensor in found.items():
