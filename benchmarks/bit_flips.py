@@ -37,6 +37,7 @@ from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.optimizers import build_optimizer
@@ -107,6 +108,23 @@ class _KeptEngine(CaptureEngine):
         type(self).latest = self
 
 
+class _BeforeLastGate:
+    """Does ``actions``, each once, when all gates but the last have passed a step."""
+
+    def __init__(self) -> None:
+        self.actions: list[Callable[[], None]] = []
+
+    def due(self, step: int) -> bool:
+        """Every step."""
+        return True
+
+    def on_gradients(self, step: Step) -> tuple[()]:
+        """No records."""
+        while self.actions:
+            self.actions.pop()()
+        return ()
+
+
 class Patient:
     """A training run in this process, taken step by step, whose memory can be disturbed at every place of a step."""
 
@@ -116,10 +134,12 @@ class Patient:
         self.optimizer = build_optimizer(config, [self.parameters.vector])
         self.update = Update(self.parameters.network, self.optimizer, config.clip_norm, self.parameters)
         policy = FailurePolicy(self.state.checks, stop=config.on_divergence == "stop")
+        hooks, self.before_last_gate = self.objective.hooks(self.state, policy), _BeforeLastGate()
+        hooks = dataclasses.replace(hooks, gates=[*hooks.gates[:-1], self.before_last_gate, *hooks.gates[-1:]])
         kept: Any = _KeptEngine
         with mock.patch.object(classification, "CaptureEngine", kept):
             self.trainer = Trainer(
-                self.objective, self.update, self.objective.hooks(self.state, policy), self.state,
+                self.objective, self.update, hooks, self.state,
                 emit=lambda record: None, save=lambda which: None, stop_requested=lambda: False,
             )  # fmt: skip
         self.captures = _KeptEngine.latest
@@ -168,6 +188,7 @@ class Patient:
         """Go back to a ``snapshot``."""
         self.before_update.clear()
         self.after_gradients.clear()
+        self.before_last_gate.actions.clear()
         self.parameters.vector.data.copy_(snapshot["weights"])
         self.parameters.vector_to_network()
         self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
@@ -278,6 +299,10 @@ class Flips:
     def loss(self) -> None:
         self._after(lambda result: result.loss)
 
+    def gradient_while_checked(self) -> None:
+        self._patient.before_last_gate.actions.append(lambda: self._flip(self._patient.parameters.gradient))
+        self._steps()
+
     def gradient_after_the_checks(self) -> None:
         self._patient.before_update.append(lambda: self._flip(self._patient.parameters.gradient))
         self._steps()
@@ -298,6 +323,7 @@ PLACES: dict[str, Callable[[Flips], None]] = {
     "batch's features, during the step": Flips.batch_features_during_the_step,
     "values between the layers": Flips.values_between_layers,
     "gradient": Flips.gradient,
+    "gradient, while it is checked": Flips.gradient_while_checked,
     "weights, after the backward": Flips.weights_after_the_backward,
     "optimizer's state, after the backward": Flips.optimizer_after_the_backward,
     "loss": Flips.loss,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK = 256  # words: as many as are added up at full speed
+_BLOCKS = range(192, 512)  # words: as many as are added up at full speed
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
@@ -22,42 +22,45 @@ class Checksum:
     def __init__(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous()
         octets = tensor.detach().view(-1).view(torch.uint8)
-        count = len(octets) // (8 * _BLOCK)
-        self._size = tensor.element_size()
-        self._blocks = octets[: count * 8 * _BLOCK].view(torch.int64).view(count, _BLOCK)
-        self._rest = octets[count * 8 * _BLOCK :]  # too few for a block: these are copied
-        # Sums and what is copied lie in one tensor, so that they are compared at once.
-        self._then, self._now = (self._blocks.new_zeros(count + -(-len(self._rest) // 8)) for _ in range(2))
-        self._parts = [
-            (sums[:count], sums[count:].view(torch.uint8)[: len(self._rest)]) for sums in (self._then, self._now)
-        ]
+        words = octets[: len(octets) // 8 * 8].view(torch.int64)
+        self._rest = octets[8 * len(words) :]  # less than a word: it is copied
+        # One table of overlapping blocks, so that one operation sums all, with as little overlap as there can be.
+        step = min(_BLOCKS, key=lambda size: len(words) % size)
+        count = max(1, len(words) // step)
+        self._step, self._size = step, tensor.element_size()
+        self._blocks = words.as_strided((count, len(words) - (count - 1) * step), (step, 1))
+        self._then, self._now = (words.new_zeros(count + bool(len(self._rest))) for _ in range(2))
         self.note()
 
     def note(self) -> None:
         """Take the present content as what is to stand there."""
-        self._sum(*self._parts[0])
+        self._sum(self._then)
 
     def holds(self) -> bool:
         """Whether the content is what it was when it was noted."""
-        self._sum(*self._parts[1])
+        self._sum(self._now)
         return torch.equal(self._now, self._then)
 
     def changed(self) -> tuple[int, int]:
         """First and last of the numbers among which some changed, where :meth:`holds` has said so."""
-        (sums, rest), (now, rest_now) = self._parts
-        count = len(sums)
-        blocks, octets = ((a != b).nonzero().flatten().tolist() for a, b in ((sums, now), (rest, rest_now)))
-        places = [number * 8 * _BLOCK for block in blocks for number in (block, block + 1)]
-        places += [count * 8 * _BLOCK + number for octet in octets for number in (octet, octet + 1)]
-        return min(places) // self._size, (max(places) - 1) // self._size
+        blocks = (self._now != self._then).nonzero().flatten().tolist()
+        count, length = self._blocks.shape
+        end = self._step * (count - 1) + length
+        first = self._step * blocks[0] if blocks[0] < count else end
+        last = self._step * blocks[-1] + length if blocks[-1] < count else end + 1
+        return 8 * first // self._size, (min(8 * last, 8 * end + len(self._rest)) - 1) // self._size
 
-    def _sum(self, sums: Tensor, rest: Tensor) -> None:
-        torch.sum(self._blocks, 1, out=sums)
-        rest.copy_(self._rest)
+    def _sum(self, sums: Tensor) -> None:
+        if len(self._rest):
+            torch.sum(self._blocks, 1, out=sums[:-1])
+            sums[-1:].view(torch.uint8)[: len(self._rest)] = self._rest
+        else:
+            torch.sum(self._blocks, 1, out=sums)
 
 
 def row_sums(tensor: Tensor) -> Tensor:
     """Sum of each row's words, modulo 2⁶⁴: int64 (m,), of a contiguous tensor (m, …)."""
-    octets = tensor.detach().flatten(1).view(torch.uint8)
-    width = next(width for width in _INTEGERS if octets.shape[1] % width == 0)
-    return octets.view(_INTEGERS[width]).sum(1, dtype=torch.int64)
+    rows = tensor.detach().flatten(1)
+    octets = rows.shape[1] * rows.element_size()
+    width = next(width for width in _INTEGERS if octets % width == 0)
+    return rows.view(_INTEGERS[width]).sum(1, dtype=torch.int64)

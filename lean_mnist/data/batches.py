@@ -157,18 +157,22 @@ class Batches:
             some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
             if watch is not None and resting is not None:
                 watch.tell(resting.difference(chosen, some, their_labels))
-            if self._memory is None:
-                x = self.normalization.apply(some, self.dtype)
-                batches = list(zip(x.split(sizes), their_labels.split(sizes), strict=True))
-            else:
-                x, y, batches = self._memory.take(sizes, self._new)
+            x, y, batches = self._take(sizes)
+            y.copy_(their_labels)
+            if watch is None:
                 self.normalization.apply(some, self.dtype, x)
-                y.copy_(their_labels)
-            if watch is not None:
-                parts = their_labels.clone().split(sizes)
-                for (x, _), rows, part in zip(batches, chosen.split(sizes), parts, strict=True):
-                    watch.made(x, part, functools.partial(self._features, images, rows))
+            else:  # one by one, so that each is summed while it is in the cache
+                each = zip(batches, some.split(sizes), their_labels.split(sizes), chosen.split(sizes), strict=True)
+                for (x, _), pixels, own, rows in each:
+                    self.normalization.apply(pixels, self.dtype, x)
+                    watch.made(x, own, functools.partial(self._features, images, rows))
             yield batches
+
+    def _take(self, sizes: Sequence[int]) -> tuple[Tensor, Tensor, list[Batch]]:
+        if self._memory is not None:
+            return self._memory.take(sizes, self._new)
+        x, y = self._new(sum(sizes))
+        return x, y, list(zip(x.split(sizes), y.split(sizes), strict=True))
 
     def _order(self, epoch: int) -> Tensor:
         # Drawn on the CPU whatever the device, so that a seed means the same order everywhere.

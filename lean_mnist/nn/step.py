@@ -18,7 +18,7 @@ from torch import Tensor
 from lean_mnist.nn.functions import StepTape as StepTape
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
-from lean_mnist.nn.update import Update, has_finite_sum
+from lean_mnist.nn.update import Update
 
 Batch = tuple[Tensor, Tensor]  # features (B, D) and labels (B,) int64
 Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
@@ -54,9 +54,14 @@ class Step:
         return float(self.loss)
 
     @functools.cached_property
+    def gradient_sum(self) -> float:
+        """Sum of the gradient as it was when first asked; finite only if every term is."""
+        return float(self.gradient.sum())
+
+    @property
     def is_finite(self) -> bool:
         """Whether the loss and the sum of the gradient are finite, as they were when first asked."""
-        return math.isfinite(self.loss_value) and has_finite_sum(self.gradient)
+        return math.isfinite(self.loss_value) and math.isfinite(self.gradient_sum)
 
 
 def compute_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:

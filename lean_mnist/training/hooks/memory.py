@@ -1,13 +1,15 @@
 """Hook: is everything that a step reads still what was written there (:mod:`lean_mnist.memory`)?
 
 Between two updates nobody writes weights or the optimizer's state: an update leaves checksums of both, and the next
-one is made only if they hold, and those of the step's gradient and batch. Labels are compared before the step is
-computed, as one that is no class would end the program.
+one is made only if they hold, and if the gradient still has the sum that it had before it was checked. A batch is
+compared before its step is computed, as a label that is no class would end the program.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -72,11 +74,10 @@ class MemoryGuard:
         if policy.config is not None:
             last = Path(policy.config.checkpoints_dir, policy.config.run_name or "")
             self._advice += f"; to go on from the last checkpoint: python -m {command} --resume {last}"
-        gradient = parameters.gradient
-        self._gradient = _Resting("the gradient of ", gradient, parameters.layout, Checksum(gradient))
         self._update: Update | None = None
         self._resting: list[_Resting] = []
-        self._of_labels: list[str] = []  # what was found before the present step
+        self._state_tensors: list[Any] = [None]  # of the optimizer, when they were last looked for
+        self._of_batches: list[str] = []  # what was found in those of the present step
 
     def due(self, step: int) -> bool:
         """Every step."""
@@ -91,10 +92,8 @@ class MemoryGuard:
         self._note()
 
         def compute(batches: Sequence[Batch]) -> StepResult:
-            self._before_step(batches)
-            result = engine.step(batches)
-            self._gradient.checksum.note()
-            return result
+            self._compare_batches(batches)
+            return engine.step(batches)
 
         return StepEngine(compute, update, stop_requested)
 
@@ -103,31 +102,40 @@ class MemoryGuard:
         gates: list[Hook] = [*(_Explained(gate, self) for gate in hooks.gates), self]
         return dataclasses.replace(hooks, health=_Explained(hooks.health, self), gates=gates, at_rest=self._at_rest)
 
-    def _before_step(self, batches: Sequence[Batch]) -> None:
-        started, watch = time.perf_counter(), self._watch()
-        found = [one for one in map(watch.before_use, batches) if one]
-        self._policy.summary.seconds += time.perf_counter() - started
-        # With --on-divergence warn the step is taken all the same, if it can be.
-        if found and (self._policy.stop or label_of_no_class(self._parameters, batches)):
-            raise self.fault(self._state.step + 1, found)
-        self._of_labels.extend(found)
-
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """A warning, or none; raises ``MemoryFault``."""
         started = time.perf_counter()
-        found = [*self._of_labels, *self.differences(step.batches, from_source=self._state.step % FROM_SOURCE == 0)]
-        self._of_labels.clear()
+        found, self._of_batches = [*self._of_batches, *self._differences(step)], []
         self._policy.summary.seconds += time.perf_counter() - started
         yield from self._refuse(step.number, found)
 
     def _at_rest(self) -> Iterator[Record]:
         yield from self._refuse(self._state.step, [one for one in map(_Resting.difference, self._resting) if one])
 
-    def differences(self, batches: Sequence[Batch], *, from_source: bool = True) -> list[str]:
-        """What is not as it was written, of weights, optimizer's state, gradient and features of ``batches``."""
-        watch, resting = self._watch(), (*self._resting, self._gradient)
-        of_batches = [watch.after_use(batch, from_source=from_source) for batch in batches]
-        return [found for found in (*map(_Resting.difference, resting), *of_batches) if found]
+    def _compare_batches(self, batches: Sequence[Batch]) -> None:
+        started, from_source = time.perf_counter(), self._state.step % FROM_SOURCE == 0
+        found = list(filter(None, self._of(batches, from_source)))
+        self._policy.summary.seconds += time.perf_counter() - started
+        # With --on-divergence warn the step is taken all the same, if it can be.
+        if found and (self._policy.stop or label_of_no_class(self._parameters, batches)):
+            raise self.fault(self._state.step + 1, found)
+        self._of_batches += found
+
+    def _of(self, batches: Sequence[Batch], from_source: bool) -> Iterator[str]:
+        watch = self._watch()
+        return (watch.difference(batch, from_source=from_source) for batch in batches)
+
+    def _differences(self, step: Step) -> list[str]:
+        found = [one for one in map(_Resting.difference, self._resting) if one]
+        now, then = float(step.gradient.sum()), step.gradient_sum
+        if now != then and not (math.isnan(now) and math.isnan(then)):
+            found.append(f"the gradient was changed in memory: the sum of its numbers was {then:.9g} and is {now:.9g}")
+        return found
+
+    def cause(self, step: Step) -> MemoryFault | None:
+        """What was changed in memory, where that may be why a gate refuses ``step``."""
+        found = list(filter(None, [*self._differences(step), *self._of(step.batches, True)]))
+        return self.fault(step.number, found) if found else None
 
     def fault(self, step: int, found: Sequence[str]) -> MemoryFault:
         """Count this, and make the error that says so."""
@@ -146,11 +154,13 @@ class MemoryGuard:
 
     def _note(self) -> None:
         """Take weights and optimizer's state as they are now."""
-        tensors = list(self._tensors())
-        if [tensor.data_ptr() for _, tensor, _ in tensors] == [one.tensor.data_ptr() for one in self._resting]:
+        assert self._update is not None
+        state = [tensor for values in self._update.optimizer.state.values() for tensor in values.values()]
+        if len(state) == len(self._state_tensors) and all(map(operator.is_, state, self._state_tensors)):
             for one in self._resting:
                 one.checksum.note()
         else:
+            self._state_tensors, tensors = state, self._tensors()
             self._resting = [_Resting(what, tensor, layout, Checksum(tensor)) for what, tensor, layout in tensors]
 
     def _tensors(self) -> Iterator[tuple[str, Tensor, Sequence[ParameterSlot]]]:
@@ -189,7 +199,7 @@ class _Explained:
         try:
             yield from self._hook.on_gradients(step)
         except (GradientMismatch, HealthError) as error:
-            found = self._guard.differences(step.batches)
-            if found:
-                raise self._guard.fault(step.number, found) from error
+            cause = self._guard.cause(step)
+            if cause is not None:
+                raise cause from error
             raise
