@@ -34,8 +34,8 @@ SLOW = {
     "nn": ("nn_gradcheck",),
     "tests": ("wild",),
     "training": (
-        "checkpoints", "chunks", "command_line", "distributed_run", "failures", "optimizers", "pac_bayes_run",
-        "quantized_run", "resume", "trainer", "training_gate",
+        "checkpoints", "chunks", "command_line", "distributed_run", "failures", "memory_runs", "optimizers",
+        "pac_bayes_run", "quantized_run", "resume", "trainer", "training_gate",
     ),
     "verification": ("obligations_command", "obligations_planted_faults", "obligations_table"),
 }  # fmt: skip
