@@ -99,7 +99,7 @@ OFFICIAL = {  # SHA-256 of images and labels as IDX files, unpacked; of digits, 
 }
 OFFICIAL_CLASSES = 10
 LARGEST = 1 << 28  # bytes of a raw file, unpacked
-LARGEST_CERTIFICATE, MOST_VALUES = 20_000_000, 250_000
+LARGEST_CERTIFICATE, MOST_VALUES = 10_000_000, 250_000
 MOST_WORK = 5 * 10**11  # steps, about a nanosecond each, unless told otherwise
 
 
@@ -755,7 +755,7 @@ def _content(path: str, named: dict[str, str], field: str, size: int, packed: bo
 def _numbers(raw: bytes, dtype: str, field: str) -> Numbers:
     """Parse little-endian floats; raises ``Rejected`` where there are numbers that cannot be."""
     code, width = DTYPES[dtype]
-    values, at = array("d"), 0
+    values, at = array("d" if code == "d" else "f"), 0
     while at < len(raw):  # in parts, because as Python's floats they take eight times the file
         part = raw[at : at + 8 * 65_536]
         values.extend(struct.unpack(f"<{len(part) // width}{code}", part))
@@ -787,10 +787,10 @@ def announced_work(document: Fields, redraw: int) -> int:
     per_bound = 10**6 + _tail_work(counts["errors"], counts.get("draws", m))
     work = 2 * per_bound * len(document["claims"]) + 1000 * weights
     if document["schema"] == PAC_BAYES:
-        return work + 5000 * weights + 2000 * m + min(redraw, counts["draws"]) * (100 * weights + 2000 * units)
+        return work + 2000 * weights + 3000 * m + min(redraw, counts["draws"]) * (40 * weights + 2000 * units)
     if document["schema"] == HOLDOUT:  # the products of all pairs of rows, which bound the norm of an inner layer
-        work += sum(30 * min(n, k) ** 2 * max(n, k) for n, k in pairwise(sizes[1:-1]))
-    return work + m * (10 * weights + 1000 * units + 20_000)
+        work += sum(15 * min(n, k) ** 2 * max(n, k) for n, k in pairwise(sizes[1:-1]))
+    return work + m * (5 * weights + 1500 * units + 15_000)
 
 
 def _tail_work(errors: int, trials: int) -> int:
@@ -938,7 +938,9 @@ def joined(values: Sequence[int], width: int) -> int:
 class Layer:
     """A dense layer of which all units stand in one integer an input, ``slot`` bits each, and what its bounds need."""
 
-    def __init__(self, rows: Rows, bias: Numbers, u: float, slot: int, input_bits: int, inner: bool = False) -> None:
+    def __init__(
+        self, rows: Rows, bias: Numbers, u: float, slot: int, input_bits: int, stretch: float = math.inf
+    ) -> None:
         self.units, self.inputs, self.bias = len(rows), len(rows[0]), bias
         self.largest_bias = max(map(abs, bias))
         self.norms = [math.sqrt(math.fsum(w * w for w in row)) * (1 + _OWN) for row in rows]
@@ -953,7 +955,7 @@ class Layer:
             joined([round(math.ldexp(w, self.shift)) + half for w in column], self.width) - self.offset
             for column in zip(*rows, strict=True)
         ]
-        self.inner, self.stretch = inner, spectral(rows) if inner else math.inf
+        self.stretch = stretch  # at least its spectral norm
         self.gamma = (self.inputs + 3) * u / (1 - (self.inputs + 3) * u)
         self.root = math.sqrt(self.inputs)
 
@@ -977,15 +979,16 @@ class Layer:
 class Network:
     """Logits of raw images with a bound on each."""
 
-    def __init__(self, layers: Layers, decoder: Fields, slot: int = 128) -> None:
+    def __init__(self, layers: Layers, decoder: Fields, slot: int = 128, coarse: Network | None = None) -> None:
         scaling, self.activation = decoder["normalization"], decoder["activation"]
         numbers = (scaling["mean"], scaling["scale"], decoder["unit"])
         self.kind, (self.mean, self.scale, self.u) = scaling["kind"], (float(Fraction(text)) for text in numbers)
-        self.input_bits, last = _INPUT_BITS[slot], len(layers) - 1
-        self.layers = [
-            Layer(rows, bias, self.u, slot, self.input_bits if index else 8, 0 < index < last)
-            for index, (rows, bias) in enumerate(layers)
-        ]
+        self.input_bits, self.layers = _INPUT_BITS[slot], []
+        for index, (rows, bias) in enumerate(layers):
+            stretch = math.inf
+            if 0 < index < len(layers) - 1:
+                stretch = coarse.layers[index].stretch if coarse else spectral(rows)
+            self.layers.append(Layer(rows, bias, self.u, slot, self.input_bits if index else 8, stretch))
         self.classes = self.layers[-1].units
 
     def logits(self, pixels: bytes) -> tuple[Floats, Floats]:
@@ -998,7 +1001,8 @@ class Network:
                 break
             h, spread, slope, own = activate(self.activation, z, errors, self.u)
             added = math.hypot(*[min(s, slope * f + r) for s, f, r in zip(spread, fresh, own, strict=True)])
-            error = min(math.hypot(*spread), slope * below.stretch * error + added if below.inner else math.inf)
+            carried = slope * below.stretch * error + added if math.isfinite(below.stretch) else math.inf
+            error = min(math.hypot(*spread), carried)
             error *= 1 + _OWN
             largest = max(map(abs, h))
             shift = self.input_bits - math.frexp(largest)[1]
@@ -1089,7 +1093,7 @@ def count(layers: Layers, decoder: Fields, images: Sequence[bytes], labels: byte
         if all(gap > _HIGH * error for gap, error in gaps):
             continue
         if not any(gap < -_HIGH * error for gap, error in gaps):  # not certainly wrong either
-            fine = fine or Network(layers, decoder)
+            fine = fine or Network(layers, decoder, coarse=coarse)
             gaps = fine.gaps(pixels, label)
         fewest += not all(gap > _LOW * error for gap, error in gaps)
         most += not all(gap > _HIGH * error for gap, error in gaps)

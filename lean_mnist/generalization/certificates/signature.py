@@ -17,7 +17,7 @@ from lean_mnist.reading.files import read_bytes
 from lean_mnist.reading.text import printable, shown
 
 NAMESPACE = "lean_mnist-certificate"  # so that a signature for something else is none for a certificate
-_LARGEST = 20_000_000  # bytes of a certificate, as its checker reads them; of a signature far more than it has
+_LARGEST = 10_000_000  # bytes of a certificate, as its checker reads them; of a signature far more than it has
 
 
 def sign(certificate: str | Path, key: str | Path) -> Path:
