@@ -938,9 +938,7 @@ def joined(values: Sequence[int], width: int) -> int:
 class Layer:
     """A dense layer of which all units stand in one integer an input, ``slot`` bits each, and what its bounds need."""
 
-    def __init__(
-        self, rows: Rows, bias: Numbers, u: float, slot: int, input_bits: int, stretch: float = math.inf
-    ) -> None:
+    def __init__(self, rows: Rows, bias: Numbers, u: float, slot: int, input_bits: int, stretch: float) -> None:
         self.units, self.inputs, self.bias = len(rows), len(rows[0]), bias
         self.largest_bias = max(map(abs, bias))
         self.norms = [math.sqrt(math.fsum(w * w for w in row)) * (1 + _OWN) for row in rows]
@@ -983,7 +981,8 @@ class Network:
         scaling, self.activation = decoder["normalization"], decoder["activation"]
         numbers = (scaling["mean"], scaling["scale"], decoder["unit"])
         self.kind, (self.mean, self.scale, self.u) = scaling["kind"], (float(Fraction(text)) for text in numbers)
-        self.input_bits, self.layers = _INPUT_BITS[slot], []
+        self.input_bits = _INPUT_BITS[slot]
+        self.layers: list[Layer] = []
         for index, (rows, bias) in enumerate(layers):
             stretch = math.inf
             if 0 < index < len(layers) - 1:
