@@ -100,6 +100,7 @@ OFFICIAL = {  # SHA-256 of images and labels as IDX files, unpacked; of digits, 
 OFFICIAL_CLASSES = 10
 LARGEST = 1 << 28  # bytes of a raw file, unpacked
 LARGEST_CERTIFICATE, MOST_VALUES = 10_000_000, 250_000
+MOST_CODES = 1_500_000  # weights of a quantised network
 MOST_WORK = 5 * 10**11  # steps, about a nanosecond each, unless told otherwise
 
 
@@ -376,7 +377,7 @@ def read(path: str) -> Fields:
     """The certificate at ``path``, of the right form and written as certificates are; raises ``Rejected``."""
     try:
         with open_regular(path) as file:
-            raw = file.read(LARGEST_CERTIFICATE + 1)
+            raw = file.read(LARGEST_CERTIFICATE + 1) or b""  # None of what would have to be waited for
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = getattr(error, "strerror", None) or "no path"
         raise Rejected(f"{shown(path)}: expected a certificate, found: {reason}") from None
@@ -575,6 +576,9 @@ def _tensors(sizes: list[int], bias: bool) -> list[Fields]:
 def derive_code(document: Fields) -> Fields:
     """Derived fields of a certificate of a quantised network by the examples it was learned from."""
     space, name = document["decoder"], document["code"]["name"]
+    weights = sum(n * k for n, k in pairwise(space["sizes"]))
+    if not weights <= MOST_CODES:
+        raise Rejected(f"decoder.sizes: expected at most {MOST_CODES:,} weights, found {weights:,}")
     if space["encoding"] == "float16" and space["bits"] != 16:
         raise Rejected(f"decoder.bits: expected 16 for the encoding float16, found {space['bits']}")
     if name == "enumerative" and not space["bits"] <= 8:
@@ -736,7 +740,7 @@ def _content(path: str, named: dict[str, str], field: str, size: int, packed: bo
             held = os.fstat(file.fileno()).st_size
             zipped = packed and file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            raw = file.read(2 * size + 65_536 if zipped else size + 1)
+            raw = file.read(2 * size + 65_536 if zipped else size + 1) or b""
         if zipped:
             raw = zlib.decompressobj(31).decompress(raw, size + 1)
             held = len(raw)
@@ -1120,7 +1124,7 @@ def count_all(
 # sum to at most delta. Numbers are whole ones over powers of two throughout, so the count is exact.
 
 _HALF = 16  # bits of a shift, a scale and a bias
-WholeLayer = tuple[list[list[int]], list[int], int]  # weights and biases as whole numbers over 2^exponent
+WholeLayer = tuple[list[Sequence[int]], list[int], int]  # weights and biases as whole numbers over 2^exponent
 
 
 def check_code(document: Fields, files: Files, processes: int) -> None:
@@ -1148,27 +1152,30 @@ def fixed_bits(space: Fields) -> int:
 
 def read_codes(raw: bytes, space: Fields, code: str) -> tuple[list[WholeLayer], int]:
     """The layers of the raw weights, and how many bits their code writes them in; raises ``Rejected``."""
-    fixed, bits = fixed_bits(space), space["bits"]
-    text, at = format(int.from_bytes(raw, "big"), f"0{8 * len(raw)}b"), 0
-    if "1" in text[fixed:]:
+    bits, at, length = space["bits"], 0, fixed_bits(space)
+    if raw[-1] % (1 << (-length % 8)):
         raise Rejected("weights.file: its last bits, which only fill up a byte, are not 0")
 
     def take(count: int, width: int) -> list[int]:
         nonlocal at
         start, at = at, at + count * width
-        return [int(text[place : place + width], 2) for place in range(start, at, width)]
+        part = raw[start // 8 : -(-at // 8)]
+        text = format(int.from_bytes(part, "big"), f"0{8 * len(part)}b")[start % 8 :]
+        return [int(text[place : place + width], 2) for place in range(0, count * width, width)]
 
-    layers, length = [], fixed
+    layers = []
     for inputs, units in pairwise(space["sizes"]):
         shift, scale = map(_half_units, take(2, _HALF))
-        codes = take(units * inputs, bits)
-        biases = [_half_units(pattern) for pattern in take(units, _HALF)] if space["biases"] else [0] * units
         # in units of 2^-24, or of 2^-48 where a code is itself a float16
-        values, exponent = codes, 24
-        if space["encoding"] == "float16":
-            values, exponent, shift = [_half_units(code) for code in codes], 48, shift << 24
-        flat = [shift + scale * value for value in values]
-        rows = [flat[row * inputs : (row + 1) * inputs] for row in range(units)]
+        halves = space["encoding"] == "float16"
+        exponent, shift = (48, shift << 24) if halves else (24, shift)
+        codes, rows = array("H"), list[Sequence[int]]()
+        for _ in range(units):
+            row = take(inputs, bits)
+            codes.extend(row)
+            values = [shift + scale * value for value in (map(_half_units, row) if halves else row)]
+            rows.append(values if halves else array("q", values))
+        biases = [_half_units(pattern) for pattern in take(units, _HALF)] if space["biases"] else [0] * units
         layers.append((rows, [bias << (exponent - 24) for bias in biases], exponent))
         if code == "enumerative":
             length += _enumerative(codes, 1 << bits) - len(codes) * bits
@@ -1183,7 +1190,7 @@ def _half_units(pattern: int) -> int:
     return int(math.ldexp(value, 24))
 
 
-def _enumerative(codes: list[int], symbols: int) -> int:
+def _enumerative(codes: array[int], symbols: int) -> int:
     """The bits of the enumerative code of these codes."""
     n, sequences, total = len(codes), 1, 0
     for symbol in range(symbols):

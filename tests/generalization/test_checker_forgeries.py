@@ -296,7 +296,10 @@ LARGE: dict[str, tuple[str, Change]] = {
             d.update(claims=d["claims"] * 50),
         ),
     ),
-    "a wide quantised network": ("code length", put("decoder.sizes", [20, 60_000, 60_000, 3])),
+    "many examples of a quantised network": (
+        "code length",
+        lambda d: (d["data"].update(examples=400_000), put("decoder.sizes", [20, 60_000, 3])(d)),
+    ),
     "a thousand million draws": (
         "PAC-Bayes",
         lambda d: d["counts"].update(draws=10**9, errors=5 * 10**8),
@@ -491,6 +494,11 @@ CODES: dict[str, tuple[str, Change, str]] = {
     "as many bits as there are": ("code length", put("code.length", 10**9), "code.length: expected "),
     "no candidates": ("code length", put("code.candidates", 0), "code.candidates: expected a whole number from 1"),
     "a share of one's own": ("code length", put("share", "delta"), "share: expected delta / candidates * 2^-length"),
+    "a wide network": (
+        "code length",
+        put("decoder.sizes", [20, 60_000, 60_000, 3]),
+        "decoder.sizes: expected at most 1",
+    ),
     "the test split": ("code length", put("data.split", "test"), "data.split: expected train"),
     "a network of one width": (
         "code length",
