@@ -93,7 +93,9 @@ def errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = name, None
+        error.filename = name
+        if error.filename2 is not None:  # a second name, of a rename
+            error.filename2 = None
         raise
 
 

@@ -82,31 +82,31 @@ class RunFolder:
 
     def _take(self, folder: Path) -> str:
         """Make and lock a folder; returns why it cannot be had."""
-        made = _make(folder)
         try:
+            made = _make(folder)
             lock = FolderLock(folder)
+            self._locks.append(lock)
+            found = set(os.listdir(folder)) - {LOCK}
+            if not made and not (lock.exclusive and all(map(is_leftover, found))):
+                return f"{folder} exists already; choose another name, or --resume {self.name}"
+            _clean(folder)
         except InUse as error:
             return str(error)
         except OSError as error:
             raise _unusable(folder, error) from None
-        self._locks.append(lock)
-        found = set(os.listdir(folder)) - {LOCK}
-        if not made and not (lock.exclusive and all(map(is_leftover, found))):
-            return f"{folder} exists already; choose another name, or --resume {self.name}"
-        _clean(folder)
         return ""
 
     def reopen(self) -> None:
         """Lock the folders of a run that goes on; raises ``ConfigError`` where another process has them."""
         for folder in (self.folder, self.checkpoints):
-            _make(folder)
             try:
+                _make(folder)
                 self._locks.append(FolderLock(folder))
+                _clean(folder)
             except InUse as error:
                 raise ConfigError(f"{error}; one run goes on in one process at a time") from None
             except OSError as error:
                 raise _unusable(folder, error) from None
-            _clean(folder)
 
     def open_sinks(
         self, config: Config, steps: int, done: int, logs: Mapping[str, int] | None, world: World, *, fresh: bool
@@ -178,15 +178,13 @@ class RunFolder:
 
 def _make(folder: Path) -> bool:
     """Make a folder, and those it is in; returns whether it was not there."""
+    if not folder.parent.exists():
+        _make(folder.parent)
     try:
-        if not folder.parent.exists():
-            _make(folder.parent)
         folder.mkdir()
-        sync_folder(folder.parent)
     except FileExistsError:
         return False
-    except OSError as error:
-        raise _unusable(folder, error) from None
+    sync_folder(folder.parent)
     return True
 
 
