@@ -13,6 +13,7 @@ from typing import Any
 
 from lean_mnist.errors import ConfigError, LeanMnistError
 from lean_mnist.files import is_leftover, plain, sync_folder, write_atomically
+from lean_mnist.reading.text import shown
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import World
 from lean_mnist.training.folder_lock import FILE as LOCK
@@ -92,7 +93,7 @@ class RunFolder:
             _clean(folder)
         except InUse as error:
             return str(error)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unusable(folder, error) from None
         return ""
 
@@ -105,7 +106,7 @@ class RunFolder:
                 _clean(folder)
             except InUse as error:
                 raise ConfigError(f"{error}; one run goes on in one process at a time") from None
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise _unusable(folder, error) from None
 
     def open_sinks(
@@ -188,8 +189,9 @@ def _make(folder: Path) -> bool:
     return True
 
 
-def _unusable(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{folder}: expected a folder that can be written, found: {error.strerror}")
+def _unusable(folder: Path, error: OSError | ValueError) -> ConfigError:
+    reason = (error.strerror if isinstance(error, OSError) else "") or error  # ValueError: a null byte in the path
+    return ConfigError(f"{shown(folder)}: expected a folder that can be written, found: {reason}")
 
 
 def _clean(folder: Path) -> None:

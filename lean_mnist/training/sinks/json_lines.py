@@ -58,7 +58,7 @@ def _drop_lines_after(path: Path, step: int) -> int:
     kept = []
     with open_regular(path) as file:
         lines = file.read().split(b"\n")
-    for line in lines:
+    for line in filter(None, lines):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + b"\n")
