@@ -21,6 +21,7 @@ from lean_mnist.training.checkpoints import content_hash, packed, read_checkpoin
 from lean_mnist.training.state import RunState
 
 LAST, LAST_PREVIOUS = "last.pt", "last.previous.pt"
+ROLLBACK = "rollback.pt"  # the run at its last end of an epoch, where it may have to return to that
 BEST, BEST_NEXT, BEST_PREVIOUS = "best.pt", "best.next.pt", "best.previous.pt"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,88 +13,35 @@ import torch
 
 from lean_mnist.command_line import option_name
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.errors import CheckpointError, ConfigError, Interrupted, LeanMnistError
-from lean_mnist.nn.update import Optimizer, Update
-from lean_mnist.reading.text import shown
+from lean_mnist.errors import (
+    ConfigError,
+    HealthError,
+    Interrupted,
+    LeanMnistError,
+    OutOfMemory,
+    memory_for,
+)
+from lean_mnist.nn.update import Update
 from lean_mnist.torch_internals import has_bfloat16_products
-from lean_mnist.training.checkpoints import content_hash
+from lean_mnist.training.checkpoints import content_hash, read_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.config.optimizers import build_optimizer, restore_optimizer
+from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
-from lean_mnist.training.generations import LAST, read_last
+from lean_mnist.training.generations import LAST, ROLLBACK, read_last
 from lean_mnist.training.hooks.step import FOLDER, FailurePolicy
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.protocol import Objective, Result
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run_folder import RunFolder
+from lean_mnist.training.saved_run import restore_run, run_content
 from lean_mnist.training.sinks.records import Notice, Text
 from lean_mnist.training.state import RunState
+from lean_mnist.training.steps import ROLLBACK_FACTOR
 from lean_mnist.training.stopping import StopRequest
 from lean_mnist.training.trainer import Trainer
 from lean_mnist.version import __version__
 
 CONFIG = "config.json"
-
-
-def restore_run(
-    content: Mapping[str, Any], path: Path, objective: Objective, optimizer: Optimizer
-) -> tuple[RunState, dict[str, int] | None]:
-    """Put objective, optimizer and PyTorch's random numbers where the ``last.pt`` at ``path`` left them.
-
-    Returns the run's state and the sizes of its log files (``None`` where that is not known). Raises
-    ``CheckpointError`` or ``ConfigError`` where this run cannot go on from there.
-    """
-    if "training" not in content:
-        raise CheckpointError(
-            f"{path}: expected a last.pt, which a run can continue from, found a checkpoint without that"
-        )
-    if content["data"]["sha256"] != objective.fingerprint:
-        raise ConfigError(
-            f"{path}: the {objective.config.dataset} found now is not the one this run was started on "
-            "(its hash differs)"
-        )
-    objective.restore(content, path)
-    training = content["training"]
-    restore_optimizer(optimizer, training["optimizer"], shown(path))
-    try:
-        torch.set_rng_state(training["rng"])
-    except RuntimeError:
-        raise CheckpointError(f"{shown(path)}: training.rng: no state of PyTorch's random numbers") from None
-    return RunState.from_dict(training["state"]), training.get("logs")
-
-
-def run_content(
-    which: str, objective: Objective, optimizer: Optimizer, state: RunState, logs: Mapping[str, int]
-) -> dict[str, Any]:
-    """The run as it is, as the checkpoint ``which`` holds it; all but the ``"best"`` also hold what is needed to go on.
-
-    ``logs`` are the sizes of its log files, to which they are cut back where the run goes on from there.
-    """
-    own, position = objective.saved()
-    metrics: dict[str, Any] = {
-        "step": state.step,
-        "epoch": state.epoch,
-        "best": None if state.best is None else {**dataclasses.asdict(state.best), "accuracy": state.best.accuracy},
-        "test_looks": state.test_looks,
-    }
-    content: dict[str, Any] = {
-        **own,
-        "config": objective.config.to_dict(),
-        "metrics": metrics,
-        "crosscheck": state.checks.to_dict(),
-        "data": {"name": objective.config.dataset, "sha256": objective.fingerprint},
-        "versions": {"lean_mnist": __version__, "torch": str(torch.__version__)},
-    }
-    if which != "best":
-        content["training"] = {
-            "state": state.to_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            **({"position": position} if position else {}),
-            "logs": dict(logs),
-            "ended": False,
-        }
-    return content
 
 
 def run(config: Config, resume: Path | None = None, world: World | None = None) -> Summary:
@@ -116,7 +63,7 @@ def train(make: Callable[[], Objective], resume: Path | None = None, world: Worl
     world = world or World()
     with StopRequest() as request, RunFolder() as folder:
         session = world.everywhere(lambda: Session(make(), resume, world, folder))
-        return session.run(lambda: bool(request.requested))
+        return session.run(request)
 
 
 def choose_device(device: str) -> Any:
@@ -179,7 +126,7 @@ class Session:
         summed_up = bool(self._state.finished) and (self._folder.folder / "summary.json").exists()
         self._folder.ended_before = content["training"].get("ended", summed_up)  # not in those of earlier versions
 
-    def run(self, stop_requested: Callable[[], bool]) -> Result:
+    def run(self, request: StopRequest) -> Result:
         """Train to the end, or raise ``Interrupted`` with the state saved."""
         world, config, folder = self._world, self._rendezvous(), self._folder
         if not self._resuming:  # before anything else is written, so that a run killed at any time can be resumed
@@ -187,23 +134,61 @@ class Session:
         elsewhere = "" if config.runs_dir == Config.runs_dir else f" --runs-dir {config.runs_dir}"
         again = f"python -m {self._objective.command} --resume {folder.checkpoints}{elsewhere}"
         world.resume_hint = again
+        whole = f"the last checkpoint is whole; to go on: {again}"
         try:
-            return self._to_the_end(config, stop_requested)
+            with memory_for("training"):
+                return self._to_the_end(config, request)
         except OSError as error:
             where = f"{error.filename or folder.folder}: {error.strerror or error}"
-            raise LeanMnistError(f"{where}; the last checkpoint is whole; to go on: {again}") from None
+            raise LeanMnistError(f"{where}; {whole}") from None
+        except OutOfMemory as error:
+            error.args = (f"{error}; {whole}",)
+            raise
+        except KeyboardInterrupt:
+            raise world.report_once(Interrupted(f"interrupted at once, at step {self._state.step}; {whole}")) from None
 
-    def _to_the_end(self, config: Config, stop_requested: Callable[[], bool]) -> Result:
-        world, state = self._world, self._state
+    def _to_the_end(self, config: Config, request: StopRequest) -> Result:
+        world = self._world
         self._open_sinks(config)
-        if not (state.finished or self._trainer(stop_requested).fit()):
-            where = f"interrupted at step {state.step}, epoch {state.epoch + 1}; everything is saved"
+        if not (self._state.finished or self._train(config, lambda: bool(request.requested))):
+            where = f"interrupted at step {self._state.step}, epoch {self._state.epoch + 1}; everything is saved"
             raise world.report_once(Interrupted(f"{where}; to go on: {world.resume_hint}"))
-        return world.on_writer(self._finish)
+
+        def finish() -> Result:
+            where = f"interrupted at the end of training, step {self._state.step}; everything is saved"
+            with request.at_once(f"{where}; to go on: {world.resume_hint}"), memory_for("summing up the run"):
+                return self._finish()
+
+        return world.on_writer(finish)
+
+    def _train(self, config: Config, stop_requested: Callable[[], bool]) -> bool:
+        """Train to the end or to a request to stop, as ``Trainer.fit`` does, with the rollbacks that are allowed."""
+        while True:
+            try:
+                return self._trainer(stop_requested).fit()
+            except HealthError as error:
+                if self._state.rollbacks >= config.allowed_rollbacks:
+                    if self._state.rollbacks:
+                        error.args = (f"{error}; given up after {self._state.rollbacks} rollbacks",)
+                    raise
+                self._roll_back(config, str(error))
+
+    def _roll_back(self, config: Config, why: str) -> None:
+        """Return to the last end of an epoch, with a lower learning rate; what was recorded after it is dropped."""
+        path, count = self._folder.checkpoints / ROLLBACK, self._state.rollbacks + 1
+        restore = functools.partial(restore_run, path=path, objective=self._objective, optimizer=self._optimizer)
+        self._state, self._logs = self._world.everywhere(lambda: restore(read_checkpoint(path)))
+        self._state.rollbacks = count
+        self._open_sinks(config)
+        if self._world.is_writer:
+            step, times = self._state.step, f"rollback {count} of {config.allowed_rollbacks}"
+            text = f"back here with {ROLLBACK_FACTOR:g} of the learning rate, {times}, because of {why}"
+            self._folder.emit(Notice(step, "run/rollback", text))
+        self._world.on_writer(lambda: self._save("last"))
 
     def _open_sinks(self, config: Config) -> None:
         """Open the sinks at the present state; what was recorded after it is dropped."""
-        world, step, fresh = self._world, self._state.step, self._state.step == 0
+        world, step, fresh = self._world, self._state.step, self._state.step == self._state.rollbacks == 0
         self._folder.open_sinks(config, self._objective.steps, step, self._logs, world, fresh=fresh)
         if self._note and world.is_writer:
             self._folder.say(self._note, step)
@@ -262,6 +247,10 @@ class Session:
         )
 
     def _save(self, which: str) -> None:
+        with memory_for(f"saving {which}.pt at step {self._state.step}"):
+            self._save_as(which)
+
+    def _save_as(self, which: str) -> None:
         folder, generations = self._folder, self._folder.generations
         # Records of steps that a checkpoint has behind it are never written again, so they are on disk before it is.
         logs, deleted = folder.flush() if which != "best" else ({}, "")

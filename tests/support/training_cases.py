@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,6 +131,9 @@ class Stop:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+    def at_once(self, message: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @property
     def requested(self) -> str:

@@ -12,13 +12,31 @@ import pytest
 import torch
 
 from lean_mnist import train
+from lean_mnist.audit.step_audit import StepAudit
 from lean_mnist.chainrule import dense
-from lean_mnist.errors import ConfigError, Interrupted, OutOfMemory, is_out_of_memory, memory_for
-from lean_mnist.nn.update import SGD
+from lean_mnist.data.batches import Batches
+from lean_mnist.errors import (
+    CertificateError,
+    CheckpointError,
+    ConfigError,
+    HealthError,
+    Interrupted,
+    OutOfMemory,
+    is_out_of_memory,
+    memory_for,
+)
+from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.step import StepChunk
+from lean_mnist.nn.update import SGD, Update
+from lean_mnist.training.objectives import classification
+from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.run import run
+from lean_mnist.training.steps import Steps
 from lean_mnist.training.stopping import StopRequest
+from tests.support.distributed_cases import together
 from tests.support.planting import Plant
 from tests.support.training_cases import (
+    MEASURED,
     NAME,
     STEPS_PER_EPOCH,
     FinishedRun,
@@ -26,7 +44,10 @@ from tests.support.training_cases import (
     digits_config,
     digits_run,
     identical,
+    interrupted_at,
     load,
+    named,
+    records_in,
 )
 
 LAST = Path("checkpoints", NAME, "last.pt")
@@ -55,7 +76,7 @@ def test_what_is_not_finite_for_a_moment_is_told_and_never_applied(
     finished = digits_run(tmp_path, check=check, replay=False)
     assert finished.summary.state.checks.transient == 1
     assert finished.summary_json["checks"]["transient"] == 1
-    assert "transient  1 faults were gone" in str(finished.summary)
+    assert "transient  faults that were gone when a step was computed again: 1" in str(finished.summary)
     (notice,) = [record for record in finished.records if record["name"] == "health/transient"]
     assert notice["step"] == step
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -151,3 +172,189 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
             assert request.requested == ""
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+# -- rollback ---------------------------------------------------------------------------------------------------------
+
+ROLLBACK = LAST.with_name("rollback.pt")
+ROLLING: dict[str, Any] = {"on_nonfinite": "rollback", "epochs": 3, "check": "off", "log_every": 1}
+
+
+def _explodes_at(patch: pytest.MonkeyPatch, step: int, above: float, rank: str = "") -> None:
+    """A run whose weights leave all bounds at that step, as often as its learning rate there is above ``above``."""
+    take = Steps._computed
+
+    def computed(steps: Steps, *arguments: Any) -> Any:
+        found = take(steps, *arguments)
+        if found.number == step and found.learning_rate > above:
+            found.gradient.fill_(torch.inf)
+            found.is_finite = False
+        return found
+
+    patch.setattr(Steps, "_computed", computed)
+    patch.setattr(CaptureEngine, "chunk", lambda *arguments: StepChunk([], [], False))
+
+
+def test_a_run_that_diverges_goes_back_with_a_lower_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=2e-3)
+    finished = digits_run(tmp_path, **ROLLING, lr=0.1, schedule="constant")
+    state = finished.summary.state
+    assert (state.step, state.rollbacks) == (3 * STEPS_PER_EPOCH, 2)
+    assert finished.summary_json["rollbacks"] == 2
+    assert "rollbacks  2, each" in str(finished.summary)
+    why = f"step {STEPS_PER_EPOCH + 4}: the gradient of layers.0.weight is not finite; the weights are as they were "
+    assert [(record["step"], record["value"]) for record in finished.records if record["name"] == "run/rollback"] == [
+        (
+            STEPS_PER_EPOCH,
+            f"back here with 0.1 of the learning rate, rollback {number} of 3, because of {why}before this step",
+        )
+        for number in (1, 2)
+    ]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "rollback" in line]
+    assert len(lines) == 2
+    assert lines[0].startswith(f"warning: step {STEPS_PER_EPOCH}: back here ")
+    rates = named(finished.records, "train/learning_rate")
+    assert rates == pytest.approx([0.1] * STEPS_PER_EPOCH + [0.001] * 2 * STEPS_PER_EPOCH)
+    steps = [record["step"] for record in finished.records if record["name"] == "train/loss"]
+    assert steps == list(range(1, 3 * STEPS_PER_EPOCH + 1))
+
+
+def test_the_number_of_rollbacks_is_bounded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _explodes_at(monkeypatch, 5, above=0)
+    with pytest.raises(HealthError, match=r"^step 5: .*; given up after 2 rollbacks$") as caught:
+        run(digits_config(**ROLLING, rollbacks=2))
+    assert caught.value.exit_status == 3
+    assert load(LAST)["training"]["state"]["rollbacks"] == 2
+    assert [record["name"] for record in records_in(Path("runs", NAME))].count("run/rollback") == 2
+
+
+def test_weights_of_no_use_are_gone_back_from(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _spoils_weights(monkeypatch, STEPS_PER_EPOCH + 2, 1e38)
+    assert run(digits_config(**ROLLING)).state.rollbacks == 1
+
+
+@pytest.mark.parametrize("stop", [STEPS_PER_EPOCH + 2, STEPS_PER_EPOCH + 6, 2 * STEPS_PER_EPOCH + 5])
+def test_a_run_goes_back_to_the_same_place_however_often_it_was_interrupted(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=2e-3)
+    folders = [tmp_path / "whole", tmp_path / "parts"]
+    for folder in folders:
+        folder.mkdir()
+    whole = digits_run(folders[0], **ROLLING, lr=0.1, schedule="constant")
+    monkeypatch.chdir(folders[1])
+    interrupted_at(stop, lambda: run(digits_config(**ROLLING, lr=0.1, schedule="constant")))
+    run(digits_config(**ROLLING, lr=0.1, schedule="constant"), LAST)
+    assert identical(load(whole.last)["model"], load(LAST)["model"])
+    ours, theirs = (
+        [(r["step"], r["name"], r["value"]) for r in records if r["name"] not in MEASURED]
+        for records in (whole.records, records_in(Path("runs", NAME)))
+    )
+    assert ours == theirs
+
+
+def test_a_damaged_place_to_go_back_to_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=0)
+    interrupted_at(STEPS_PER_EPOCH + 2, lambda: run(digits_config(**ROLLING)))
+    ROLLBACK.write_bytes(b"cake")
+    with pytest.raises(CheckpointError, match=rf"^{ROLLBACK}: "):
+        run(digits_config(**ROLLING), LAST)
+
+
+def test_two_processes_go_back_together(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=2e-3)
+    config = digits_config(**ROLLING, lr=0.1, schedule="constant")
+    outcomes = together(2, lambda world: run(config, None, world))
+    assert [(error, summary.state.rollbacks) for summary, error in outcomes] == [(None, 2)] * 2
+
+
+# -- too little memory ------------------------------------------------------------------------------------------------
+
+
+def _short() -> None:
+    torch.empty(2**60)
+
+
+def _short_in(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1) -> None:
+    """That call of a function, counted from 1, finds too little memory."""
+    right, made = getattr(owner, name), []
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        made.append(1)
+        if len(made) == call:
+            _short()
+        return right(*arguments, **options)
+
+    patch.setattr(owner, name, wrong)
+
+
+SHORT: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
+    "step": (lambda patch: _short_in(patch, Update, "apply", 3), "computing step 3"),
+    "chunk": (lambda patch: _short_in(patch, CaptureEngine, "chunk"), "computing step 3"),
+    "audit": (lambda patch: _short_in(patch, StepAudit, "check"), "checking the gradients of step 1"),
+    "evaluation": (
+        lambda patch: _short_in(patch, Classification, "evaluate"),
+        f"evaluating the validation split after step {STEPS_PER_EPOCH}",
+    ),
+    "checkpoint": (lambda patch: _short_in(patch, torch, "save", 2), f"saving best.pt at step {STEPS_PER_EPOCH}"),
+    "batches": (lambda patch: _short_in(patch, Batches, "chunks"), "training"),
+    "test": (lambda patch: _short_in(patch, Classification, "evaluate", 3), "summing up the run"),
+    "certificate": (lambda patch: _short_in(patch, classification, "certify_run"), "certifying"),
+}
+
+
+@pytest.mark.parametrize("where", SHORT)
+def test_too_little_memory_is_one_line_and_the_run_goes_on_later(
+    where: str,
+    here: Path,
+    short_run: FinishedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put, what = SHORT[where]
+    arguments = ["--dataset", "digits", "--epochs", "2", "--run-name", NAME, "--quiet"]
+    with monkeypatch.context() as patch:
+        put(patch)
+        status, out, err = call(train.main, arguments, patch, capsys)
+    assert (status, out) == (2, "")
+    hint = f"the last checkpoint is whole; to go on: python -m lean_mnist.train --resume {LAST.parent}"
+    assert err == f"error: out of memory while {what}; {hint}\n"
+    status, out, err = call(train.main, ["--resume", NAME, "--quiet"], monkeypatch, capsys)
+    assert (status, err) == (0, "")
+    assert identical(load(LAST)["model"], load(short_run.last)["model"])
+
+
+def test_too_little_memory_of_one_rank_is_said_by_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Steps._computed
+
+    def computed(steps: Steps, *arguments: Any) -> Any:
+        if steps.world.rank == 1 and steps.state.step == 4:
+            _short()
+        return compute(steps, *arguments)
+
+    monkeypatch.setattr(Steps, "_computed", computed)
+    outcomes = together(2, lambda world: run(digits_config(), None, world))
+    assert {type(error) for _, error in outcomes} == {OutOfMemory}
+    assert {str(error).partition(";")[0] for _, error in outcomes} == {"rank 1: out of memory while computing step 5"}
+    assert [error.reported_elsewhere for _, error in outcomes if error] == [False, True]
+
+
+# -- a network without a certificate ----------------------------------------------------------------------------------
+
+
+def test_a_run_whose_network_cannot_be_certified_is_summed_up_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise CertificateError("weights: no certificate takes them")
+
+    monkeypatch.setattr(classification, "certify_run", refuse)
+    finished = digits_run(tmp_path, epochs=1)
+    assert finished.summary_json["certificate"] == {"path": None, "why_not": "weights: no certificate takes them"}
+    assert finished.summary_json["checks"]["verdict"] == "passed"
+    assert not (finished.folder / "certificate.json").exists()
+    assert "certified  nothing: weights: no certificate takes them" in str(finished.summary)
+    assert named(finished.records, "certificate/none") == ["no certificate: weights: no certificate takes them"]
+    assert len(capsys.readouterr().err.splitlines()) == 1

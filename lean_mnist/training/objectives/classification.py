@@ -16,7 +16,7 @@ from lean_mnist.data.batches import Batches, BatchRing
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
-from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.errors import BoundError, CertificateError, CheckpointError, ConfigError, memory_for
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
@@ -51,7 +51,7 @@ from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.summary import NETWORK, Summary
 from lean_mnist.training.run_folder import RunFolder
-from lean_mnist.training.sinks.records import Image, Outcome, Record, Scalar, Text
+from lean_mnist.training.sinks.records import Image, Notice, Outcome, Record, Scalar, Text
 from lean_mnist.training.state import RunState
 
 
@@ -174,9 +174,14 @@ class Classification:
         test = self.evaluate("test")
         state.enter_test("final", test.errors)
         metrics = folder.generations.enter_test(state, best, test.counts())
-        certificate, _ = certify_run(
-            self.model, self.normalization, self.dataset, metrics, folder.folder, tracked=self.config.track_test
-        )
+        certificate: Certificate | str  # or why there is none
+        try:
+            with memory_for("certifying"):
+                certificate, _ = certify_run(
+                    self.model, self.normalization, self.dataset, metrics, folder.folder, tracked=self.config.track_test
+                )
+        except (CertificateError, BoundError) as error:
+            certificate = str(error)
         if not folder.ended_before:
             for record in self._last_records(state, test, certificate):
                 folder.emit(record)
@@ -202,11 +207,14 @@ class Classification:
         write_network(folder / NETWORK, network)
         return training_claims(network, self.dataset.train, maximum)
 
-    def _last_records(self, state: RunState, test: Evaluation, certificate: Certificate) -> Iterator[Record]:
-        for (bound, delta), risk in certificate.risks.items():
-            name = f"{bound.replace('-', '_')}_risk_{delta.numerator}_in_{delta.denominator}"
-            yield Scalar(state.step, f"certificate/{name}", float(risk))
-        yield Text(state.step, "certificate/statement", "\n\n".join(certificate.document["statement"]))
+    def _last_records(self, state: RunState, test: Evaluation, certificate: Certificate | str) -> Iterator[Record]:
+        if isinstance(certificate, str):
+            yield Notice(state.step, "certificate/none", f"no certificate: {certificate}")
+        else:
+            for (bound, delta), risk in certificate.risks.items():
+                name = f"{bound.replace('-', '_')}_risk_{delta.numerator}_in_{delta.denominator}"
+                yield Scalar(state.step, f"certificate/{name}", float(risk))
+            yield Text(state.step, "certificate/statement", "\n\n".join(certificate.document["statement"]))
         dataset, config = self.dataset, self.config
         yield Image(state.step, "weights/first_layer", first_layer_weights(self.model, dataset.image_shape))
         misread = misread_digits(dataset.test, test, dataset.maximum)

@@ -32,7 +32,7 @@ class Summary:
     folder: Path
     checkpoints: Path
     training_examples: int
-    certificate: Certificate  # written in ``folder``
+    certificate: Certificate | str  # written in ``folder``, or why there is none
     quantized: TrainingClaims | None = None  # of a quantised network, which is then written in ``folder``, too
 
     @property
@@ -47,7 +47,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``summary.json`` holds them."""
-        state, test, best = self.state, self.test, self.state.best
+        state, test, best, certificate = self.state, self.test, self.state.best, self.certificate
         return {
             "dataset": self.config.dataset,
             "run": self.config.run_name,
@@ -71,7 +71,11 @@ class Summary:
             "seconds": state.seconds,
             "examples_per_second": self.examples_per_second,
             "checks": {**state.checks.to_dict(), "share_of_time": self.checking_share},
-            "certificate": {"path": str(self.files["certificate"]), **self.certificate.summary()},
+            "certificate": (
+                {"path": None, "why_not": certificate}
+                if isinstance(certificate, str)
+                else {"path": str(self.files["certificate"]), **certificate.summary()}
+            ),
             "quantized": None if self.quantized is None else self.quantized.to_dict(),
             "files": {name: str(path) for name, path in self.files.items()},
             "device": self.config.device,
@@ -85,7 +89,8 @@ class Summary:
         best = {} if self.state.best is None else {"best": self.checkpoints / "best.pt"}
         last = self.checkpoints / "last.pt"
         network = {} if self.quantized is None else {"network": self.folder / NETWORK}
-        return {**best, "last": last, "run": self.folder, "certificate": self.folder / CERTIFICATE, **network}
+        certificate = {} if isinstance(self.certificate, str) else {"certificate": self.folder / CERTIFICATE}
+        return {**best, "last": last, "run": self.folder, **certificate, **network}
 
     def __str__(self) -> str:
         state, test, checks, best = self.state, self.test, self.state.checks, self.state.best
@@ -105,13 +110,14 @@ class Summary:
                 f"\n  gradients  largest divergence {checks.largest_divergence:.1e}, {checks.largest_share:.0%} of "
                 f"what rounding explains; proved within {checks.largest_bound:.1e} of the exact gradient (relative)"
             )
-        looks = len(state.test_looks)
+        certificate, looks = self.certificate, len(state.test_looks)
+        certified = f"nothing: {certificate}" if isinstance(certificate, str) else certificate.line()
         once = "looked at once" if looks == 1 else f"looked at {looks} times, which a certificate has to pay for"
         lines = [
             f"{self.config.dataset}: test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
             f"({test.errors} errors in {test.examples:,}; the test split was {once})",
             f"  selected   {chosen}",
-            f"  certified  {self.certificate.line()}",
+            f"  certified  {certified}",
             *([] if self.quantized is None else [f"  quantized  {self.quantized}"]),
             f"  checks     {checked}",
             f"  time       {state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s",
@@ -121,7 +127,7 @@ class Summary:
         if not figures.available():
             lines.append(f"  charts     none: {figures.MISSING}")
         if checks.transient:
-            lines.insert(-3, f"  transient  {checks.transient} faults were gone when the step was computed again")
+            lines.insert(-3, f"  transient  faults that were gone when a step was computed again: {checks.transient}")
         if state.rollbacks:
             lines.insert(-3, f"  rollbacks  {state.rollbacks}, each with a lower learning rate from there on")
         if checks.failures:

@@ -1,0 +1,79 @@
+"""A run as a checkpoint holds it, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.nn.update import Optimizer
+from lean_mnist.reading.text import shown
+from lean_mnist.training.config.optimizers import restore_optimizer
+from lean_mnist.training.objectives.protocol import Objective
+from lean_mnist.training.state import RunState
+from lean_mnist.version import __version__
+
+
+def restore_run(
+    content: Mapping[str, Any], path: Path, objective: Objective, optimizer: Optimizer
+) -> tuple[RunState, dict[str, int] | None]:
+    """Put objective, optimizer and PyTorch's random numbers where the ``last.pt`` at ``path`` left them.
+
+    Returns the run's state and the sizes of its log files (``None`` where that is not known). Raises
+    ``CheckpointError`` or ``ConfigError`` where this run cannot go on from there.
+    """
+    if "training" not in content:
+        raise CheckpointError(
+            f"{path}: expected a last.pt, which a run can continue from, found a checkpoint without that"
+        )
+    if content["data"]["sha256"] != objective.fingerprint:
+        raise ConfigError(
+            f"{path}: the {objective.config.dataset} found now is not the one this run was started on "
+            "(its hash differs)"
+        )
+    objective.restore(content, path)
+    training = content["training"]
+    restore_optimizer(optimizer, training["optimizer"], shown(path))
+    try:
+        torch.set_rng_state(training["rng"])
+    except RuntimeError:
+        raise CheckpointError(f"{shown(path)}: training.rng: no state of PyTorch's random numbers") from None
+    return RunState.from_dict(training["state"]), training.get("logs")
+
+
+def run_content(
+    which: str, objective: Objective, optimizer: Optimizer, state: RunState, logs: Mapping[str, int]
+) -> dict[str, Any]:
+    """The run as it is, as the checkpoint ``which`` holds it; all but the ``"best"`` also hold what is needed to go on.
+
+    ``logs`` are the sizes of its log files, to which they are cut back where the run goes on from there.
+    """
+    own, position = objective.saved()
+    metrics: dict[str, Any] = {
+        "step": state.step,
+        "epoch": state.epoch,
+        "best": None if state.best is None else {**dataclasses.asdict(state.best), "accuracy": state.best.accuracy},
+        "test_looks": state.test_looks,
+    }
+    content: dict[str, Any] = {
+        **own,
+        "config": objective.config.to_dict(),
+        "metrics": metrics,
+        "crosscheck": state.checks.to_dict(),
+        "data": {"name": objective.config.dataset, "sha256": objective.fingerprint},
+        "versions": {"lean_mnist": __version__, "torch": str(torch.__version__)},
+    }
+    if which != "best":
+        content["training"] = {
+            "state": state.to_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            **({"position": position} if position else {}),
+            "logs": dict(logs),
+            "ended": False,
+        }
+    return content
