@@ -188,7 +188,7 @@ def _explodes_at(patch: pytest.MonkeyPatch, step: int, above: float, rank: str =
         found = take(steps, *arguments)
         if found.number == step and found.learning_rate > above:
             found.gradient.fill_(torch.inf)
-            found.is_finite = False
+            found.gradient_sum = torch.inf
         return found
 
     patch.setattr(Steps, "_computed", computed)
