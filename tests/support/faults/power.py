@@ -54,7 +54,8 @@ class Disk:
         elif call.name.startswith(("unlink", "rmdir")) and path.exists():
             self._change(_Change("removed", path, before=self._kept(path)))
         elif path.exists() and (call.name in ("truncate", "ftruncate") or call.empties):
-            self._durable[path.stat().st_ino] = 0  # what was durable of it is gone, or may be
+            node, length = path.stat().st_ino, 0 if call.empties else call.arguments[1]
+            self._durable[node] = min(self._durable.get(node, 0), length)
 
     def lose_power(self, lot: random.Random) -> list[str]:
         """Lose what is not durable, by lot; returns what was lost."""
