@@ -27,7 +27,7 @@ SLOW = {
         "tolerances_and_domains",
     ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
-    "faults": ("crashes", "soak"),
+    "faults": ("crashes", "planted", "soak"),
     "generalization": ("certify", "checker"),
     "integrations": ("pytest_plugin",),
     "mutants": ("mutants_corpus", "mutants_functions", "mutants_selftest", "mutants_target"),

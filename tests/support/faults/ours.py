@@ -20,8 +20,8 @@ from tests.support.faults.events import read_events
 
 NAME = "a-run"
 OPTIONS = (
-    "--dataset", "digits", "--epochs", "2", "--hidden", "8", "--check", "full", "--check-every", "7",
-    "--gradcheck-every", "50", "--log-every", "4", "--quiet",
+    "--dataset", "digits", "--limit-train", "200", "--validation-size", "60", "--epochs", "3", "--batch-size", "100",
+    "--hidden", "8", "--check", "full", "--check-every", "3", "--gradcheck-every", "50", "--log-every", "1", "--quiet",
 )  # fmt: skip
 # Names of values that are times, or speeds, at any depth; and of records of them.
 TIMES = ("seconds", "examples_per_second", "share_of_time", "logs")  # logs: sizes of files, in which times are written

@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.faults.power import Disk
@@ -181,17 +181,27 @@ def delete(shop: Workshop, number: int, seed: int) -> Finding:
     """The folders of a run deleted at a random instant: an error, or nothing is missing."""
     lot = random.Random(f"delete {seed} {number}")
     scenario = lot.choices(SCENARIOS, (6, 3, 1))[0]
-    folder = shop.folder(scenario)
-    child = Child(shop.action(scenario, folder), folder, shop.log)
+    folder, over = shop.folder(scenario), shop.place / "over"
+    over.unlink(missing_ok=True)
+
+    def act() -> None:
+        try:
+            shop.action(scenario, folder)()
+        finally:
+            over.touch()
+
+    child = Child(act, folder, shop.log)
     seconds = lot.uniform(0, 1.05 * shop.seconds[scenario])
     end = time.monotonic() + seconds
     while not child.over() and (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.005))
-    during = not child.over()
     found = sorted(path for path in folder.glob("*/*") if path.is_dir())
     chosen = found if lot.random() < 0.3 else [path for path in found if lot.random() < 0.5]
+    child.signal(signal.SIGSTOP)  # so that it is known whether the run was over
+    during = not over.exists()
     for path in chosen if during else ():
         shutil.rmtree(path, ignore_errors=True)
+    child.signal(signal.SIGCONT)
     ended = child.wait()
     names = ", ".join(str(path.relative_to(folder)) for path in chosen) or "nothing"
     told = f"{scenario}, after {seconds:.4f} s deleted {names}"
@@ -224,7 +234,9 @@ def race(shop: Workshop, scenario: str, number: int, seed: int) -> Finding:
     both = sorted((child.wait() for child in children), key=lambda ended: ended.status)
     wrong = [line for ended in both for line in shop.judged(ended, (0, 2))]
     statuses = [ended.status for ended in both]
-    told = f"statuses {statuses}, the second {delays[1]:.4f} s later: {' | '.join(ended.error.strip() for ended in both)}"
+    told = (
+        f"statuses {statuses}, the second {delays[1]:.4f} s later: {' | '.join(ended.error.strip() for ended in both)}"
+    )
     if statuses != [0, 2] and (scenario == "start" or statuses != [0, 0]):  # two that resume may come one after another
         wrong.append("expected one 0 and one 2")
     wrong += shop.compared(folder)

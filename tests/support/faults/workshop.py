@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,8 @@ class Workshop:
         finally:
             os.chdir(before)
         shutil.rmtree(folder)
+        gc.collect()
+        gc.freeze()  # what is there already is none of a child's garbage
 
     @property
     def log(self) -> Path:
