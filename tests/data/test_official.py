@@ -16,6 +16,7 @@ from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.official import FILES, FINGERPRINTS, PARTS, Origin
 from lean_mnist.errors import ArgumentError
+from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import split_data
 from tests.support.idx_files import write_idx
 
@@ -79,7 +80,7 @@ def test_real_mnist_is_known_and_one_altered_pixel_is_noticed(
 def test_hashes_are_those_of_the_files(real_mnist: Dataset, digits: Dataset) -> None:
     assert set(FILES) == set(FINGERPRINTS) == {"mnist", "digits"}
     for dataset in (real_mnist, digits):
-        splits = [split_data(dataset, split)[0] for split in ("train", "test")]
+        splits = [split_data(dataset, split, 10).fields for split in ("train", "test")]
         assert FILES[dataset.name] == tuple(split[kind]["sha256"] for split in splits for kind in ("images", "labels"))
         assert FINGERPRINTS[dataset.name] == dataset.fingerprint()
 
@@ -105,3 +106,12 @@ def test_labels_that_are_no_class_are_refused_before_any_step(digits: Dataset, l
 def test_an_empty_split_is_refused(digits: Dataset) -> None:
     with pytest.raises(ArgumentError, match="0 images and 0 labels, expected equally many, and at least 1"):
         dataclasses.replace(digits, test=Split(digits.test.images[:0], digits.test.labels[:0]))
+
+
+def test_the_checker_knows_the_same_hashes() -> None:
+    expected = {
+        (name, split): pair
+        for name, hashes in FILES.items()
+        for split, pair in (("train", hashes[:2]), ("test", hashes[2:]))
+    }
+    assert expected == checker.OFFICIAL

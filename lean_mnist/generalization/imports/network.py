@@ -85,7 +85,8 @@ def orient(named: Sequence[NamedLayer], source: str, features: int, classes: int
 def _checked(array: npt.NDArray[Any], dimensions: int, name: str, source: str) -> Doubles:
     if array.ndim != dimensions or array.size == 0:
         raise DataError(f"{source}: {name} has shape {array.shape}, expected {dimensions} dimensions, none of size 0")
-    doubles = array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of signalling NaN, which are refused with all others
+        doubles = array.astype(np.float64)
     if not np.isfinite(doubles).all():
         raise DataError(f"{source}: {name} holds infinities or NaN, expected finite numbers")
     return doubles
