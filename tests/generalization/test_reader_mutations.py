@@ -61,7 +61,7 @@ READERS: dict[str, tuple[Callable[[Path], object], Callable[[Path], bytes]]] = {
     "halves.pkl": (read_mlcert, lambda _: pickle.dumps((np.ones((3, 2), np.float16), np.ones((2, 2), np.float16)), 3)),
     "words.pkl": (
         read_mlcert,
-        lambda _: pickle.dumps((np.array([["01", "1"]]), np.array([["01"]]), *map(np.float32, (0, 1, 0, 1))), 3),
+        lambda _: pickle.dumps((np.array([["01", "1"]]), np.array([["01"], ["1"]]), *map(np.float32, (0, 1, 0, 1))), 3),
     ),
     "a.onnx": (imported, lambda _: model_of(GEMM, parts(torch_network(12, 7, 3))).SerializeToString()),
     "a.safetensors": (imported, lambda _: safetensors.numpy.save(arrays_of(torch_network(12, 7, 3)))),
