@@ -114,14 +114,14 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
     It goes into the run's folder, or into ``--out``. Raises ``CheckpointError``, ``DataError``, ``BoundError`` or
     ``CertificateError``, also where the data found are not those that the run was made with.
     """
-    from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.runs import certify_run, run_folder
     from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.evaluation.report import data_of
 
     loaded = load_checkpoint(checkpoint)
     config = loaded.config
     folder = existing(arguments.out or run_folder(checkpoint, config.runs_dir, config.run_name))
-    dataset = load_dataset(loaded.data["name"], arguments.data_dir or config.data_dir)
+    dataset = data_of(loaded, loaded.data["name"], arguments.data_dir)
     if dataset.fingerprint() != loaded.data["sha256"]:
         raise CheckpointError(
             f"{checkpoint}: the {dataset.name} found here is not what it was trained on (its hash differs), so that "
@@ -146,7 +146,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     """
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.networks import certify_network
-    from lean_mnist.generalization.certificates.runs import require_no_other
+    from lean_mnist.generalization.certificates.runs import require_no_other, write_certificate
     from lean_mnist.generalization.imports.certified import NetworkFile, certify_reading, read_for
     from lean_mnist.generalization.spaces.encoding import write_network
     from lean_mnist.generalization.spaces.network import QuantizedNetwork
@@ -172,7 +172,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     require_no_other(folder, certificate)
     if quantize is not None and isinstance(network, QuantizedNetwork):
         write_network(folder / "network.json", network)
-    return certificate, certificate.write(folder)
+    return certificate, write_certificate(certificate, folder, replaces=False)
 
 
 def options_of(arguments: CertifyArguments) -> ClaimOptions:

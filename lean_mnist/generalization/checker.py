@@ -381,6 +381,11 @@ def read(path: str) -> Fields:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = getattr(error, "strerror", None) or "no path"
         raise Rejected(f"{shown(path)}: expected a certificate, found: {reason}") from None
+    return parsed(raw, path)
+
+
+def parsed(raw: bytes, path: str) -> Fields:
+    """``raw`` as the certificate that it is, of the right form and as certificates are written; raises ``Rejected``."""
     try:
         if not (len(raw) <= LARGEST_CERTIFICATE and sum(map(raw.count, (b"[", b"{", b","))) <= MOST_VALUES):
             raise ValueError

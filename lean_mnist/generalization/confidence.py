@@ -26,6 +26,7 @@ from lean_mnist.generalization.bounds import checked_counts, checked_delta
 from lean_mnist.generalization.exact import Exact
 from lean_mnist.reading.text import printable
 
+MOST_LOOKS, MOST_ADAPTIVE_LOOKS = 10**6, 300  # which certificates can pay for
 _MOST_BITS = 10**9
 
 
@@ -77,8 +78,10 @@ class SplitHistory:
     def share(self, delta: Exact, examples: int) -> Fraction:
         """The share of ``delta`` for one evaluation on so many ``examples``; ``BoundError`` unless there is one."""
         _, m = checked_counts(0, examples)
-        if self.evaluations < 1:
-            raise BoundError(f"looks: expected a whole number of at least 1, found {self.evaluations!r}")
+        most = MOST_ADAPTIVE_LOOKS if self.adaptive else MOST_LOOKS
+        if not 1 <= self.evaluations <= most:
+            found = printable(self.evaluations, 40)
+            raise BoundError(f"looks: expected a whole number from 1 to {most:,}, found {found}")
         return checked_delta(delta) / (((m + 1) ** self.evaluations - 1) // m if self.adaptive else self.evaluations)
 
 

@@ -27,6 +27,7 @@ from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificates.networks import certify, precision_for
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
+from lean_mnist.training.checkpoints import write_checkpoint
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
 from tests.support.certificate_cases import small_certificate
@@ -156,6 +157,11 @@ def test_the_last_weights_are_another_look(called: Call, best: Path, tmp_path: P
         (("BEST", "--delta", "x"), "delta: expected a number such as 0.035, 1e-9 or 7/200, found 'x'"),
         (("BEST", "--out", "nowhere"), "--out: expected a folder to write into, found none at nowhere"),
         (("BEST", "--looks", "0"), "--looks: expected at least 1, as many as the run's record tells, found 0"),
+        (
+            ("BEST", "--looks", "1" + "0" * 300),
+            f"looks: expected a whole number from 1 to 1,000,000, found 1{'0' * 38}…",
+        ),
+        (("BEST", "--looks", "301", "--adaptive"), "looks: expected a whole number from 1 to 300, found 301"),
         (("BEST", "--bound", "wald"), "--bound: expected one of clopper-pearson, kl, hoeffding, found 'wald'"),
     ],
 )
@@ -199,12 +205,32 @@ def test_a_checkpoint_far_from_its_run(called: Call, best: Path, tmp_path: Path)
     assert called(alone, "--out", tmp_path).status == 0
 
 
+ELSEWHERE = [("ELSEWHERE", "victim"), ("runs", "../victim"), ("ELSEWHERE/..", "victim"), ("runs/..", "."), ("/", "tmp")]
+
+
+@pytest.mark.parametrize(("runs_dir", "run_name"), ELSEWHERE)
+def test_a_checkpoint_does_not_decide_where_is_written(
+    called: Call, best: Path, tmp_path: Path, runs_dir: str, run_name: str
+) -> None:
+    victim = tmp_path / "elsewhere" / "victim"
+    victim.mkdir(parents=True)
+    (tmp_path / "here" / "checkpoints" / "a-run").mkdir(parents=True)
+    path = tmp_path / "here" / "checkpoints" / "a-run" / "best.pt"
+    content = torch.load(best)
+    content["config"] |= {"runs_dir": runs_dir.replace("ELSEWHERE", str(victim.parent)), "run_name": run_name}
+    write_checkpoint(path, {name: value for name, value in content.items() if name != "content_sha256"})
+    before = sorted(tmp_path.rglob("*"))
+    found = called(path)
+    assert (found.status, found.out, found.err.count("\n")) == (2, "", 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_other_data_than_the_runs(best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load_dataset("digits", "data")
     labels = digits.test.labels.clone()
     labels[0] = (labels[0] + 1) % 10
     digits = dataclasses.replace(digits, test=Split(digits.test.images, labels))
-    monkeypatch.setattr("lean_mnist.data.datasets.load_dataset", lambda *_: digits)
+    monkeypatch.setattr("lean_mnist.data.datasets.load_dataset", lambda *_, **__: digits)
     with pytest.raises(ValueError, match="the digits found here is not what it was trained on"):
         command.certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(best))
 

@@ -63,7 +63,7 @@ def test_evaluations_cannot_be_forgotten() -> None:
 
 
 def test_impossible_numbers_of_evaluations_and_bits() -> None:
-    with pytest.raises(BoundError, match=r"^looks: expected a whole number of at least 1, found 0$"):
+    with pytest.raises(BoundError, match=r"^looks: expected a whole number from 1 to 1,000,000, found 0$"):
         SplitHistory("test", 0).share("0.05", 10)
     with pytest.raises(BoundError, match=r"^bits: expected a whole number from 0"):
         union("0.05", -1)

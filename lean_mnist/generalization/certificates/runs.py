@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from lean_mnist.generalization.certificates.networks import (
 from lean_mnist.generalization.confidence import history_of
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
+from lean_mnist.reading.files import read_bytes
 from lean_mnist.reading.text import shown
 
 
@@ -49,9 +52,22 @@ def certify_run(
     history = history_of(metrics, tracked=tracked, looks=options.looks, adaptive=options.adaptive)
     exact, recorded = exact_network(model), list(metrics["test_looks"])
     certificate = certify(exact, normalization, dataset, history, options, recorded=recorded)
+    return certificate, write_certificate(certificate, folder, replaces=replaces)
+
+
+def write_certificate(certificate: Certificate, folder: Path, *, replaces: bool = True) -> Path:
+    """Write a certificate and its raw files into ``folder`` and return its path.
+
+    Raises ``CertificateError`` for one that its checker would not read, and, unless it ``replaces`` it, where a
+    certificate of another network stands there.
+    """
     if not replaces:
         require_no_other(folder, certificate)
-    return certificate, certificate.write(folder)
+    try:
+        checker.check_document(checker.parsed(certificate.to_json().encode(), FILE))
+    except checker.Rejected as error:
+        raise CertificateError(str(error)) from None
+    return certificate.write(folder)
 
 
 def require_no_other(folder: Path, certificate: Certificate) -> None:
@@ -146,16 +162,24 @@ def _difference(document: dict[str, Any], about: Evaluated) -> str:
 
 def certificate_places(checkpoint: str, runs_dir: str, run_name: str | None) -> list[Path]:
     """Folders where a certificate of ``checkpoint`` may lie: beside it, and its run's folder, seen from here or from
-    beside ``checkpoints``."""
-    path, runs = Path(checkpoint), Path(runs_dir)
-    own = [runs / run_name, path.absolute().parents[1].parent / runs.name / run_name] if run_name else []
-    return [path.parent, *own]
+    beside ``checkpoints``.
+
+    ``runs_dir`` and ``run_name`` are what the checkpoint says, so nothing but their last names counts: a file does not
+    decide where is written.
+    """
+    path, runs, run = Path(checkpoint), Path(runs_dir).name, run_name or ""
+    if not run or Path(run).name != run or ".." in (runs, run) or not (runs + run).isprintable():
+        return [path.parent]
+    return [path.parent, Path(runs, run), path.absolute().parents[1].parent / runs / run]
 
 
 def run_folder(checkpoint: str, runs_dir: str, run_name: str | None) -> Path:
-    """The folder of the run that wrote ``checkpoint``; raises ``CertificateError`` if it is not here."""
+    """The folder of the run that wrote ``checkpoint``, which has a configuration of that name in it; raises
+    ``CertificateError`` if it is not here."""
     for place in certificate_places(checkpoint, runs_dir, run_name)[1:]:
-        if place.is_dir():
-            return place
-    own = Path(runs_dir, run_name or "")
-    raise CertificateError(f"--out: expected a folder, because the run's own, {own}, is not here")
+        with contextlib.suppress(CertificateError, ValueError, AttributeError):
+            config = read_bytes(place / "config.json", "a run's configuration", CertificateError, largest=1 << 20)
+            if json.loads(config).get("run_name") == run_name:
+                return place
+    own = Path(Path(runs_dir).name, run_name or "")
+    raise CertificateError(f"--out: expected a folder, because the run's own, {shown(own)}, is not here")

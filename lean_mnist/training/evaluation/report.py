@@ -11,6 +11,7 @@ import tyro
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lean_mnist.data.datasets import Dataset
     from lean_mnist.generalization.certificates.runs import FoundCertificate
     from lean_mnist.training.checkpoints import Checkpoint
     from lean_mnist.training.evaluation.metrics import Evaluation
@@ -76,9 +77,24 @@ class Report:
         return "\n".join(lines)
 
 
+def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None) -> Dataset:
+    """The data set ``name``, from ``data_dir`` if given, else from where the checkpoint's run had it, else ``data``.
+
+    A folder that only the checkpoint names is read, but nothing is downloaded into it.
+    """
+    from lean_mnist.data.datasets import load_dataset
+    from lean_mnist.errors import DataUnavailable
+
+    if data_dir is None:
+        try:
+            return load_dataset(name, checkpoint.config.data_dir, download=False)
+        except DataUnavailable:
+            data_dir = "data"
+    return load_dataset(name, data_dir)
+
+
 def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     """Evaluate a checkpoint; raises ``CheckpointError``, ``DataError`` or ``ConfigError``."""
-    from lean_mnist.data.datasets import load_dataset
     from lean_mnist.data.splits import split_training
     from lean_mnist.errors import CheckpointError, ConfigError
     from lean_mnist.generalization.certificates.runs import Evaluated, certificate_places, find_certificate
@@ -89,7 +105,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     checkpoint: Checkpoint = load_checkpoint(arguments.checkpoint)
     config = checkpoint.config
     name = arguments.dataset or checkpoint.data["name"]
-    dataset = load_dataset(name, arguments.data_dir or config.data_dir)
+    dataset = data_of(checkpoint, name, arguments.data_dir)
     if dataset.features != checkpoint.model.sizes[0] or dataset.classes > checkpoint.model.sizes[-1]:
         raise CheckpointError(
             f"{arguments.checkpoint}: its network takes {checkpoint.model.sizes[0]} features and knows "

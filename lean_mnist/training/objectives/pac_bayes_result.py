@@ -11,6 +11,7 @@ import numpy as np
 
 from lean_mnist.data.datasets import Split
 from lean_mnist.generalization.bounds import pac_bayes_risk
+from lean_mnist.generalization.certificates.runs import write_certificate
 from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior, draw_outcomes, layers_of
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
@@ -79,7 +80,7 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
         draws=options.draws,
         deltas=options.delta,
     )
-    path, document = certificate.write(files.folder), certificate.document
+    path, document = write_certificate(certificate, files.folder), certificate.document
     certifying = time.perf_counter() - begun
     content = {**read_checkpoint(files.checkpoints / LAST), "model": run.candidates[chosen]}
     del content["training"]
