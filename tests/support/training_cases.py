@@ -15,6 +15,7 @@ import torch
 
 from lean_mnist.command_line import run_command
 from lean_mnist.errors import Interrupted
+from lean_mnist.nn.update import SGD
 from lean_mnist.training.config import Config
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run import run
@@ -152,6 +153,19 @@ def interrupted_at(step: int, action: Callable[[], object]) -> None:
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
     """Every run of this process is interrupted after ``step`` steps of its own."""
     patch.setattr("lean_mnist.training.run.StopRequest", lambda: Stop(step))
+
+
+def spoil_weights(patch: pytest.MonkeyPatch, step: int, value: float) -> None:
+    """Puts ``value`` in the place of a weight after that many steps of the optimizer."""
+    move, made = SGD.step, []
+
+    def moved(optimizer: SGD) -> None:
+        move(optimizer)
+        made.append(1)
+        if len(made) == step:
+            optimizer.param_groups[0]["params"][0].detach()[5 * 128 + 3] = value
+
+    patch.setattr(SGD, "step", moved)
 
 
 class Result(NamedTuple):

@@ -16,6 +16,7 @@ from lean_mnist.errors import BoundError, ConfigError, GradientMismatch, HealthE
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.pacbayes import run
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
+from lean_mnist.training.objectives.pac_bayes import PacBayes
 from tests.generalization.test_pacbayes import wrong_divergence, wrong_sample
 from tests.support.certificate_cases import rejection
 from tests.support.planting import Plant
@@ -168,6 +169,25 @@ def test_a_bug_in_the_drawn_networks_step_is_found(check: Any, here: Path) -> No
         run(PacBayesConfig(check=check, **OPTIONS))
     (bundle,) = (here / "runs" / "one" / "failures").iterdir()
     assert bundle.name == "step-1.pt"
+
+
+def test_a_step_that_is_computed_twice_counts_once(
+    finished: Finished, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, calls = PacBayes._gradients, []
+
+    def spoilt_once(objective: PacBayes, batches: Any) -> Any:
+        result = compute(objective, batches)
+        calls.append(1)
+        if len(calls) == 3:
+            objective.parameters.gradient[0] = torch.nan
+        return result
+
+    monkeypatch.setattr(PacBayes, "_gradients", spoilt_once)
+    prior: Any = finished.summary["prior"]
+    found = run(PacBayesConfig(prior=prior, **OPTIONS)).to_dict()
+    assert found["checks"]["transient"] == 1
+    assert found["epochs"] == finished.summary["epochs"]
 
 
 def test_a_run_that_diverges_is_stopped(here: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from lean_mnist.certify import CertifyArguments, certify_checkpoint
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
-from lean_mnist.generalization.certificates.document import risk_text
+from lean_mnist.generalization.certificates.document import Certificate, risk_text
 from lean_mnist.generalization.certificates.networks import weights_hash
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import load_checkpoint, write_checkpoint
@@ -32,7 +32,9 @@ def test_a_run_ends_with_a_certificate_that_its_checker_accepts(short_run: Finis
     assert said["statement"] == checked.statement
     assert (said["errors"], said["examples"], said["looks"]) == (checked.errors, 360, 1)
     assert said["weights_sha256"] == weights_hash(load_checkpoint(short_run.best).model)
-    assert said["claims"] == short_run.summary.certificate.summary()["claims"]
+    certificate = short_run.summary.certificate
+    assert isinstance(certificate, Certificate)
+    assert said["claims"] == certificate.summary()["claims"]
 
 
 def test_dashboard_and_printed_summary_say_what_it_says(short_run: FinishedRun) -> None:

@@ -1,9 +1,7 @@
-"""Faults while training: not finite, for a moment or for good; weights of no use; too little memory; signals."""
+"""Faults while training: not finite, for a moment or for good; weights of no use; too little memory."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,26 +15,20 @@ from lean_mnist.chainrule import dense
 from lean_mnist.data.batches import Batches
 from lean_mnist.errors import (
     CertificateError,
-    CheckpointError,
     ConfigError,
-    HealthError,
-    Interrupted,
     OutOfMemory,
     is_out_of_memory,
     memory_for,
 )
 from lean_mnist.nn.capture.engine import CaptureEngine
-from lean_mnist.nn.step import StepChunk
-from lean_mnist.nn.update import SGD, Update
+from lean_mnist.nn.update import Update
 from lean_mnist.training.objectives import classification
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.run import run
 from lean_mnist.training.steps import Steps
-from lean_mnist.training.stopping import StopRequest
 from tests.support.distributed_cases import together
 from tests.support.planting import Plant
 from tests.support.training_cases import (
-    MEASURED,
     NAME,
     STEPS_PER_EPOCH,
     FinishedRun,
@@ -44,10 +36,9 @@ from tests.support.training_cases import (
     digits_config,
     digits_run,
     identical,
-    interrupted_at,
     load,
     named,
-    records_in,
+    spoil_weights,
 )
 
 LAST = Path("checkpoints", NAME, "last.pt")
@@ -85,24 +76,11 @@ def test_what_is_not_finite_for_a_moment_is_told_and_never_applied(
     assert "transient" not in str(short_run.summary)
 
 
-def _spoils_weights(patch: pytest.MonkeyPatch, step: int, value: float) -> None:
-    """Puts ``value`` in the place of a weight after that many steps of the optimizer."""
-    move, made = SGD.step, []
-
-    def moved(optimizer: SGD) -> None:
-        move(optimizer)
-        made.append(1)
-        if len(made) == step:
-            optimizer.param_groups[0]["params"][0].detach()[5 * 128 + 3] = value
-
-    patch.setattr(SGD, "step", moved)
-
-
 @pytest.mark.parametrize("value", [1e38, -(2.0**60), torch.inf, torch.nan])
 def test_weights_of_no_use_end_the_run_before_anything_is_made_of_them(
     value: float, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _spoils_weights(monkeypatch, STEPS_PER_EPOCH, value)
+    spoil_weights(monkeypatch, STEPS_PER_EPOCH, value)
     arguments = ["--dataset", "digits", "--epochs", "2", "--run-name", NAME, "--quiet"]
     status, out, err = call(train.main, arguments, monkeypatch, capsys)
     assert (status, out) == (3, "")
@@ -115,7 +93,7 @@ def test_weights_of_no_use_end_the_run_before_anything_is_made_of_them(
 
 
 def test_weights_that_a_certificate_takes_are_of_use(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _spoils_weights(monkeypatch, 2 * STEPS_PER_EPOCH, 2.0**59)
+    spoil_weights(monkeypatch, 2 * STEPS_PER_EPOCH, 2.0**59)
     assert run(digits_config()).state.step == 2 * STEPS_PER_EPOCH
 
 
@@ -142,132 +120,6 @@ def test_options_about_faults_that_make_no_sense_together() -> None:
         digits_config(rank_timeout=0)
     assert digits_config().allowed_rollbacks == 0
     assert digits_config(on_nonfinite="rollback").allowed_rollbacks == 3
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_signals_ask_once_and_end_at_once_where_nothing_is_lost(name: str) -> None:
-    number = getattr(signal, name)
-    with StopRequest() as request:
-        with request.at_once("never said"):
-            assert request.requested == ""
-        os.kill(os.getpid(), number)
-        assert request.requested == name
-        with pytest.raises(Interrupted, match=r"^asked before$"), request.at_once("asked before"):
-            raise AssertionError("entered")
-    with StopRequest() as request, pytest.raises(Interrupted, match=r"^asked inside$"):
-        _end_at_once(request, number)
-
-
-def _end_at_once(request: StopRequest, number: int) -> None:
-    with request.at_once("asked inside"):
-        os.kill(os.getpid(), number)
-        raise AssertionError("went on")
-
-
-def test_a_hangup_that_is_ignored_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as request:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert request.requested == ""
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-# -- rollback ---------------------------------------------------------------------------------------------------------
-
-ROLLBACK = LAST.with_name("rollback.pt")
-ROLLING: dict[str, Any] = {"on_nonfinite": "rollback", "epochs": 3, "check": "off", "log_every": 1}
-
-
-def _explodes_at(patch: pytest.MonkeyPatch, step: int, above: float, rank: str = "") -> None:
-    """A run whose weights leave all bounds at that step, as often as its learning rate there is above ``above``."""
-    take = Steps._computed
-
-    def computed(steps: Steps, *arguments: Any) -> Any:
-        found = take(steps, *arguments)
-        if found.number == step and found.learning_rate > above:
-            found.gradient.fill_(torch.inf)
-            found.gradient_sum = torch.inf
-        return found
-
-    patch.setattr(Steps, "_computed", computed)
-    patch.setattr(CaptureEngine, "chunk", lambda *arguments: StepChunk([], [], False))
-
-
-def test_a_run_that_diverges_goes_back_with_a_lower_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=2e-3)
-    finished = digits_run(tmp_path, **ROLLING, lr=0.1, schedule="constant")
-    state = finished.summary.state
-    assert (state.step, state.rollbacks) == (3 * STEPS_PER_EPOCH, 2)
-    assert finished.summary_json["rollbacks"] == 2
-    assert "rollbacks  2, each" in str(finished.summary)
-    why = f"step {STEPS_PER_EPOCH + 4}: the gradient of layers.0.weight is not finite; the weights are as they were "
-    assert [(record["step"], record["value"]) for record in finished.records if record["name"] == "run/rollback"] == [
-        (
-            STEPS_PER_EPOCH,
-            f"back here with 0.1 of the learning rate, rollback {number} of 3, because of {why}before this step",
-        )
-        for number in (1, 2)
-    ]
-    lines = [line for line in capsys.readouterr().err.splitlines() if "rollback" in line]
-    assert len(lines) == 2
-    assert lines[0].startswith(f"warning: step {STEPS_PER_EPOCH}: back here ")
-    rates = named(finished.records, "train/learning_rate")
-    assert rates == pytest.approx([0.1] * STEPS_PER_EPOCH + [0.001] * 2 * STEPS_PER_EPOCH)
-    steps = [record["step"] for record in finished.records if record["name"] == "train/loss"]
-    assert steps == list(range(1, 3 * STEPS_PER_EPOCH + 1))
-
-
-def test_the_number_of_rollbacks_is_bounded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _explodes_at(monkeypatch, 5, above=0)
-    with pytest.raises(HealthError, match=r"^step 5: .*; given up after 2 rollbacks$") as caught:
-        run(digits_config(**ROLLING, rollbacks=2))
-    assert caught.value.exit_status == 3
-    assert load(LAST)["training"]["state"]["rollbacks"] == 2
-    assert [record["name"] for record in records_in(Path("runs", NAME))].count("run/rollback") == 2
-
-
-def test_weights_of_no_use_are_gone_back_from(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _spoils_weights(monkeypatch, STEPS_PER_EPOCH + 2, 1e38)
-    assert run(digits_config(**ROLLING)).state.rollbacks == 1
-
-
-@pytest.mark.parametrize("stop", [STEPS_PER_EPOCH + 2, STEPS_PER_EPOCH + 6, 2 * STEPS_PER_EPOCH + 5])
-def test_a_run_goes_back_to_the_same_place_however_often_it_was_interrupted(
-    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=2e-3)
-    folders = [tmp_path / "whole", tmp_path / "parts"]
-    for folder in folders:
-        folder.mkdir()
-    whole = digits_run(folders[0], **ROLLING, lr=0.1, schedule="constant")
-    monkeypatch.chdir(folders[1])
-    interrupted_at(stop, lambda: run(digits_config(**ROLLING, lr=0.1, schedule="constant")))
-    run(digits_config(**ROLLING, lr=0.1, schedule="constant"), LAST)
-    assert identical(load(whole.last)["model"], load(LAST)["model"])
-    ours, theirs = (
-        [(r["step"], r["name"], r["value"]) for r in records if r["name"] not in MEASURED]
-        for records in (whole.records, records_in(Path("runs", NAME)))
-    )
-    assert ours == theirs
-
-
-def test_a_damaged_place_to_go_back_to_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=0)
-    interrupted_at(STEPS_PER_EPOCH + 2, lambda: run(digits_config(**ROLLING)))
-    ROLLBACK.write_bytes(b"cake")
-    with pytest.raises(CheckpointError, match=rf"^{ROLLBACK}: "):
-        run(digits_config(**ROLLING), LAST)
-
-
-def test_two_processes_go_back_together(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _explodes_at(monkeypatch, STEPS_PER_EPOCH + 4, above=2e-3)
-    config = digits_config(**ROLLING, lr=0.1, schedule="constant")
-    outcomes = together(2, lambda world: run(config, None, world))
-    assert [(error, summary.state.rollbacks) for summary, error in outcomes] == [(None, 2)] * 2
 
 
 # -- too little memory ------------------------------------------------------------------------------------------------
