@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import to_builtins
 from torch import Tensor
 
 from lean_mnist.audit.local_checks import ComputedStep
@@ -17,11 +18,12 @@ from lean_mnist.audit.step_audit import AuditResult, StepAudit
 from lean_mnist.crosscheck.bundles.bundle import STEP, envelope, write_bundle
 from lean_mnist.errors import CheckpointError
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.quantized import network_of
+from lean_mnist.nn.saved import saved_network
 from lean_mnist.nn.step import Batch, Step, StepResult, StepTape, put_gradients
+from lean_mnist.reading.schema import Count, Fields, checked
+from lean_mnist.reading.text import printable, shown
 
 REPEATS = 4  # of the step, to see that it repeats itself
-_DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, StopIteration, AssertionError)
 
 
 def save_step_bundle(path: Path, step: Step, message: str, seed: int, config: Mapping[str, Any]) -> None:
@@ -98,22 +100,21 @@ def reproduce_step(path: Path, content: Mapping[str, Any]) -> ReproducedStep:
 
     Raises ``CheckpointError`` if the content is damaged.
     """
-    try:
-        model, batches, before = _restored(content)
-        recorded = {name: content["gradients"][name] for name, _ in model.named_parameters()}
-        number, seed, message = int(content["step"]), int(content["seeds"]["screen"]), str(content["message"])
-        runs = [_run(model, batches, before) for _ in range(REPEATS)]
-    except _DAMAGED as error:
-        text = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: a damaged bundle ({type(error).__name__}: {text})") from None
+    where = f"{shown(path)}: a damaged bundle"
+    model, batches, before = _restored(content, where)
+    recorded: dict[str, Tensor | None] = content["gradients"]
+    number, seed, message = content["step"], content["seeds"]["screen"], printable(content["message"], 2000)
+    runs = [_run(model, batches, before) for _ in range(REPEATS)]
     gradients = [found for *_, found in runs]
+    names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     repeats = all(_same(a, b) for again in gradients for a, b in zip(again, gradients[0], strict=True))
     (loss, _, tapes), past, _ = runs[-1]  # whose gradients stand in .grad
     audit = StepAudit(model).check(batches, loss, compare_gradients=True, gradcheck=True, tapes=tapes, past=past)
     step = ComputedStep.of(model, batches, tapes, loss)
     randomised = RandomisedCheck(seed, per_row_every=1).check(number, step)
     differing: dict[str, float] = {}
-    for (name, theirs), ours in zip(recorded.items(), gradients[0], strict=True):
+    for name, ours in zip(names, gradients[0], strict=True):
+        theirs = recorded[name]
         if theirs is None or ours.shape != theirs.shape:
             differing[name] = math.nan
         elif not _same(ours, theirs):
@@ -129,24 +130,54 @@ def _run(
     return put_gradients(model, batches), past, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-def _restored(content: Mapping[str, Any]) -> tuple[MLP, list[Batch], list[Batch]]:
+class _LossOptions(Fields):
+    label_smoothing: float
+    logit_penalty: float
+
+
+class _Seeds(Fields):
+    run: Count
+    screen: Count
+
+
+def _restored(content: Mapping[str, Any], where: str) -> tuple[MLP, list[Batch], list[Batch]]:
     """The network in the trainer's memory layout, the step's batches, and those before it."""
-    weights, options = content["weights"], content["loss_options"]
-    model = network_of(
-        content["architecture"],
-        label_smoothing=options["label_smoothing"],
-        logit_penalty=options["logit_penalty"],
-        dtype=next(iter(weights.values())).dtype,
+    checked(content["seeds"], _Seeds, where, "seeds", CheckpointError)
+    options = checked(content["loss_options"], _LossOptions, where, "loss_options", CheckpointError)
+    model = saved_network(
+        content["architecture"], content["weights"], where, CheckpointError, finite=False, **to_builtins(options)
     )
-    model.load_state_dict(weights)
     # As the trainer keeps them, column by column: products in another layout differ in their last bits.
     FlatParameters(model)
+    needs, gradients = content["requires_grad"], content["gradients"]
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(content["requires_grad"][name])
-    batches, past = ([(batch["x"], batch["labels"]) for batch in content[key]] for key in ("batches", "past"))
+        gradient = gradients.get(name)
+        fits = gradient is None or (isinstance(gradient, Tensor) and gradient.shape == parameter.shape)
+        if name not in needs or name not in gradients or not fits:
+            raise CheckpointError(f"{where}: {name}: expected its gradient, and whether it needs one")
+        parameter.requires_grad_(needs[name])
+    batches, past = ([_batch(batch, model, where) for batch in content[key]] for key in ("batches", "past"))
     if not batches:
-        raise ValueError("no batch")
+        raise CheckpointError(f"{where}: batches: expected at least one")
     return model, batches, past
+
+
+def _batch(batch: dict[str, Any], model: MLP, where: str) -> Batch:
+    x, labels = batch.get("x"), batch.get("labels")
+    dtype = next(model.parameters()).dtype
+    if not isinstance(x, Tensor) or not isinstance(labels, Tensor):
+        raise CheckpointError(f"{where}: batches: expected x and labels")
+    if (
+        x.dtype != dtype
+        or labels.dtype != torch.int64
+        or labels.dim() != 1
+        or not len(labels)
+        or x.shape != (len(labels), model.sizes[0])
+    ):
+        raise CheckpointError(f"{where}: batches: expected x (B, {model.sizes[0]}) of {dtype} and B whole labels")
+    if labels.min() < 0 or labels.max() >= model.sizes[-1]:
+        raise CheckpointError(f"{where}: batches: expected labels from 0 to {model.sizes[-1] - 1}")
+    return x, labels
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -55,8 +55,10 @@ def shapes_of(sizes: Sequence[int], *, bias: bool = True, prefix: str = "") -> S
     return shapes
 
 
-def check_weights(weights: Any, shapes: Shapes, about: str, where: str, error: type[LeanMnistError]) -> None:
-    """Raise ``error``, naming the tensor, unless ``weights`` are finite tensors of these shapes and of one dtype."""
+def check_weights(
+    weights: Any, shapes: Shapes, about: str, where: str, error: type[LeanMnistError], *, finite: bool = True
+) -> None:
+    """Raise ``error``, naming the tensor, unless ``weights`` are tensors of these shapes and of one floating dtype."""
     if not isinstance(weights, dict):
         raise error(f"{where}: model: expected names and tensors, found {type(weights).__name__}")
     dtype = next((value.dtype for value in weights.values() if isinstance(value, Tensor)), None)
@@ -69,18 +71,21 @@ def check_weights(weights: Any, shapes: Shapes, about: str, where: str, error: t
             raise error(f"{here}: expected {expected} for {about}, found {found}")
         if tensor.dtype not in _FLOATING or tensor.dtype != dtype:
             raise error(f"{here}: expected floating weights, all of one kind, found {tensor.dtype}")
-        if not torch.isfinite(tensor).all():
+        if finite and not torch.isfinite(tensor).all():
             raise error(f"{here}: expected finite weights, found infinities or NaN")
 
 
-def saved_network(architecture: Any, weights: Any, where: str, error: type[LeanMnistError], **options: Any) -> MLP:
+def saved_network(
+    architecture: Any, weights: Any, where: str, error: type[LeanMnistError], *, finite: bool = True, **options: Any
+) -> MLP:
     """The network that was saved as ``model.architecture`` and its weights; ``options`` are those of its class.
 
-    Raises ``error``, naming the field or the tensor that does not fit.
+    Raises ``error``, naming the field or the tensor that does not fit, also where ``finite`` numbers are expected and
+    there are others.
     """
     fields = checked_architecture(architecture, where, error)
     shapes = shapes_of(fields.sizes, bias=fields.bias)
-    check_weights(weights, shapes, printable(architecture), where, error)
+    check_weights(weights, shapes, printable(architecture), where, error, finite=finite)
     try:
         model = network_of(to_builtins(fields), dtype=next(iter(weights.values())).dtype, **options)
     except ArgumentError as fault:

@@ -176,12 +176,12 @@ def test_bundles_that_do_not_fit(tmp_path: Path) -> None:
         ([str(path)], "expected the function to ask it of behind it, as module:name; none is called unnamed"),
         ([str(path), "torch:square", "--inputs", "randn(3,req)"], "has inputs of its own"),
         ([str(tmp_path), "torch:square"], "expected bundles of square, found 1 of other functions"),
-        ([str(tmp_path / "none.pt"), "torch:square"], "none.pt: no such file"),
+        ([str(tmp_path / "none.pt"), "torch:square"], "none.pt: expected a repro bundle, found: No such file"),
     ]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             check.main(arguments)
     with pytest.raises(ArgumentError, match=r"upstream: expected the shapes \[\(6, 3\)\] of the outputs, found"):
         check_function(torch.square, None, [torch.ones(6, 3, requires_grad=True)], upstream=[[torch.ones(2)]])
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="found: No such file"):
         check_function(torch.square, None, tmp_path / "none.pt")

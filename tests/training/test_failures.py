@@ -196,18 +196,33 @@ def test_a_step_bundle_has_no_functions_to_exchange(
 
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "a field gone": (lambda c: c.pop("weights"), "a damaged bundle, without weights"),
+    "a field gone": (lambda c: c.pop("weights"), "a damaged bundle: object missing required field weights"),
     "of another kind": (
         lambda c: c.update(kind="cake"),
         "a bundle of a function or a training step, found one of 'cake'",
     ),
-    "no weights": (lambda c: c.update(weights={}), "a damaged bundle (StopIteration"),
-    "other weights": (lambda c: c["weights"].pop("layers.0.bias"), "a damaged bundle (RuntimeError"),
-    "no batch": (lambda c: c.update(batches=[]), "a damaged bundle (ValueError: no batch)"),
-    "another width": (lambda c: c["batches"][0].update(x=torch.zeros(128, 63)), "a damaged bundle (ArgumentError"),
-    "text for a batch": (lambda c: c.update(batches="text"), "a damaged bundle (TypeError"),
-    "gradients gone": (lambda c: c["gradients"].clear(), "a damaged bundle (KeyError"),
-    "no such activation": (lambda c: c["architecture"].update(activation="step"), "a damaged bundle (ArgumentError"),
+    "no weights": (lambda c: c.update(weights={}), "layers.0.weight: expected (128, 64) for "),
+    "other weights": (
+        lambda c: c["weights"].pop("layers.0.bias"),
+        "layers.0.bias: expected (128,) for ",
+    ),
+    "no batch": (lambda c: c.update(batches=[]), "batches: expected at least one"),
+    "another width": (
+        lambda c: c["batches"][0].update(x=torch.zeros(128, 63)),
+        "batches: expected x (B, 64) of ",
+    ),
+    "text for a batch": (lambda c: c.update(batches="text"), "batches: expected array, got str"),
+    "gradients gone": (lambda c: c["gradients"].clear(), "layers.0.weight: expected its gradient"),
+    "a label of no class": (lambda c: c["batches"][0]["labels"].fill_(10), "batches: expected labels from 0 to 9"),
+    "labels of another kind": (
+        lambda c: c["past"].append({"x": torch.zeros(1, 64)}),
+        "expected x and labels",
+    ),
+    "another loss": (lambda c: c["loss_options"].update(label_smoothing=7.0), "architecture: "),
+    "no such activation": (
+        lambda c: c["architecture"].update(activation="step"),
+        "architecture.activation: ",
+    ),
 }
 
 
@@ -230,7 +245,7 @@ def test_a_truncated_bundle_and_a_checkpoint_are_no_bundles(bundle: Path) -> Non
     whole = bundle.read_bytes()
     for length in (0, 10, len(whole) // 2):
         bundle.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match=r"something that torch\.load does not read"):
+        with pytest.raises(CheckpointError, match="found a file that is none, or a damaged one"):
             load_bundle(bundle)
     with pytest.raises(CheckpointError, match=r"found another torch\.save file"):
         load_bundle(Path("checkpoints", NAME, "last.pt"))

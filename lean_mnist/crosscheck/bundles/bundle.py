@@ -7,22 +7,23 @@ bundle names the function that was checked, for people; nothing is imported beca
 from __future__ import annotations
 
 import io
-import pickle
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from lean_mnist.crosscheck.bundles.names import import_path
-from lean_mnist.crosscheck.options import Options
-from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_float
+from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, is_dense, is_float
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.files import write_atomically
-from lean_mnist.reading.text import printable
+from lean_mnist.reading.archive import read_archive
+from lean_mnist.reading.schema import Amount, Count, Fields, checked
+from lean_mnist.reading.text import printable, shown
 from lean_mnist.version import __version__
 
 if TYPE_CHECKING:
@@ -32,14 +33,68 @@ FORMAT = "lean_mnist repro bundle"
 FORMAT_VERSION = 1
 _PLAIN = (type(None), bool, int, float, str, torch.dtype)
 FUNCTION, STEP = "function", "training step"
-_OPTIONS = {"names", *(option.name for option in fields(Options))}
-_KEYS = {
-    FUNCTION: ("function", "reference", "inputs", "requires_grad", "seed", "options", "verdict", "report", "versions"),
-    STEP: (
-        "step", "message", "architecture", "loss_options", "weights", "requires_grad", "gradients", "loss", "batches",
-        "past", "computed", "seeds", "config", "versions",
-    ),
-}  # fmt: skip
+_MOST_CALLS = 1000
+_Calls = Annotated[int, Meta(ge=1, le=_MOST_CALLS)]
+_Above0 = Annotated[float, Meta(gt=0)]
+
+
+class _Envelope(Fields, kw_only=True):
+    format: str
+    format_version: int
+    kind: str
+    versions: dict[str, str]
+
+
+class _Options(Fields):
+    """Those of ``check_function`` that can be written down."""
+
+    names: list[str] | None = None
+    probes: _Calls = 3
+    replays: _Calls = 8
+    vary_batch: bool | list[Count] = False
+    vary_sizes: dict[str | int, int | list[int]] | None = None
+    skip: list[str] = []  # noqa: RUF012
+    fail_on: str = ""
+    intended: str = ""
+    derivative_of: None = None
+    tolerance: Amount = 0.0
+    gradients_from: str | None = None
+    time_limit: _Above0 = 1.0
+    max_memory: _Above0 = 1.0
+    fast: bool = False
+    upstream: list[list[Any]] = []  # noqa: RUF012
+
+
+class _OfFunction(_Envelope, kw_only=True):
+    function: str | None
+    reference: str | None
+    has_reference: bool = False
+    derivative_of: str | None = None
+    has_derivative_of: bool = False
+    inputs: list[Any] | dict[str, Any]
+    requires_grad: list[bool]
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+    options: _Options
+    verdict: str
+    report: str
+
+
+class _OfStep(_Envelope, kw_only=True):
+    """The fields that are read by ``lean_mnist.audit``, which checks them further."""
+
+    step: Count
+    message: str
+    architecture: dict[str, Any]
+    loss_options: dict[str, float]
+    weights: dict[str, Any]
+    requires_grad: dict[str, bool]
+    gradients: dict[str, Any]
+    loss: Any
+    batches: list[dict[str, Any]]
+    past: list[dict[str, Any]]
+    computed: list[dict[str, Any]]
+    seeds: dict[str, int]
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -100,26 +155,22 @@ def write_bundle(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_bundle(path: Path) -> dict[str, Any]:
-    """The content of a bundle of either ``kind``; raises ``CheckpointError`` if it is damaged or not one."""
-    try:
-        content = torch.load(path, map_location=None, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError):
-        raise CheckpointError(
-            f"{path}: expected a repro bundle, found something that torch.load does not read"
-        ) from None
+    """The content of a bundle of either ``kind``; raises ``CheckpointError``, naming the field, if it is not one."""
+    where = shown(path)
+    content = read_archive(path, "a repro bundle", CheckpointError, expanded=True)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected a repro bundle, found another torch.save file")
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise CheckpointError(f"{path}: expected a bundle of format version {FORMAT_VERSION}, found {found}")
+        raise CheckpointError(f"{where}: expected a repro bundle, found another torch.save file")
+    version = content.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: expected a bundle of format version {FORMAT_VERSION}, found {printable(version, 20)}"
+        )
     kind = content.setdefault("kind", FUNCTION)  # the first bundles were all of that kind and did not say so
-    if kind not in _KEYS:
-        raise CheckpointError(f"{path}: expected a bundle of a {' or a '.join(_KEYS)}, found one of {kind!r}")
-    missing = [key for key in _KEYS[kind] if key not in content]
-    if missing:
-        raise CheckpointError(f"{path}: a damaged bundle, without {', '.join(missing)}")
+    if kind not in (FUNCTION, STEP):
+        found = printable(repr(kind), 60)
+        raise CheckpointError(f"{where}: expected a bundle of a {FUNCTION} or a {STEP}, found one of {found}")
+    fields: Any = _OfFunction if kind == FUNCTION else _OfStep
+    checked(content, fields, f"{where}: a damaged bundle", "", CheckpointError)
     return content
 
 
@@ -129,27 +180,31 @@ def question_of(path: Path, content: dict[str, Any]) -> tuple[Inputs, dict[str, 
     Raises ``CheckpointError`` if they are no such things.
     """
     given, needs, options, seed = (content[key] for key in ("inputs", "requires_grad", "options", "seed"))
-    if not isinstance(options, dict) or not isinstance(seed, int) or not set(options) <= _OPTIONS:
-        raise CheckpointError(f"{path}: a damaged bundle: expected a seed and options of check_function")
+    here = f"{shown(path)}: a damaged bundle"
+    if not all(v is None or isinstance(v, Tensor) for given in options.get("upstream", []) for v in given):
+        raise CheckpointError(f"{here}: options.upstream: expected tensors or None")
     try:
-        arguments = Arguments.of(given, options.get("names"))
-    except (ArgumentError, TypeError) as error:
-        raise CheckpointError(f"{path}: a damaged bundle: {error}") from None
-    inputs, skip = arguments.flat(given), options.get("skip", [])
-    if not isinstance(needs, list) or len(needs) != len(inputs) or not isinstance(skip, list):
-        raise CheckpointError(f"{path}: a damaged bundle: expected lists of what needs a gradient and of rules to skip")
+        names = options.get("names")
+        arguments = Arguments.of(given, None if names is None else [printable(name) for name in names])
+    except ArgumentError as error:
+        raise CheckpointError(f"{here}: {error}") from None
+    if not all(name.isprintable() for name in arguments.names):
+        raise CheckpointError(f"{here}: inputs: expected printable names")
+    inputs = arguments.flat(given)
+    if len(needs) != len(inputs):
+        raise CheckpointError(f"{here}: requires_grad: expected {len(inputs)} values, one an input, found {len(needs)}")
     if not all(is_float(x) for x, need in zip(inputs, needs, strict=True) if need):
-        raise CheckpointError(f"{path}: a damaged bundle: expected floating inputs to be checked")
+        raise CheckpointError(f"{here}: requires_grad: expected floating inputs to be checked")
     inputs = [x.requires_grad_() if need else x for x, need in zip(inputs, needs, strict=True)]
-    if options.get("names") is not None:
-        options = {**options, "names": [printable(name) for name in options["names"]]}
+    if names is not None:
+        options = {**options, "names": list(arguments.top)}
     return arguments.nested(inputs), {**options, "seed": seed}
 
 
 def storable(value: Any) -> bool:
-    """True for tensors, plain values, and lists and dicts of these: what ``torch.load`` reads safely."""
+    """True for dense tensors, plain values, and lists and dicts of these: what ``load_bundle`` reads."""
     if isinstance(value, (list, tuple)):
         return all(storable(item) for item in value)
     if isinstance(value, dict):
         return all(isinstance(key, (str, int)) and storable(item) for key, item in value.items())
-    return isinstance(value, (Tensor, *_PLAIN))
+    return is_dense(value) if isinstance(value, Tensor) else isinstance(value, _PLAIN)
