@@ -31,15 +31,25 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True):
 def checked(value: Any, kind: type[T], where: str, field: str, error: type[LeanMnistError]) -> T:
     """``value`` as ``kind``, which it has to fit without conversion, but for whole numbers where numbers are expected.
 
-    Raises ``error``: ``where: field.part: expected …``.
+    In the result ``...`` stands for what is no plain value, such as a tensor, which fits ``Any`` alone. Raises
+    ``error``: ``where: field.part: expected …``.
     """
     try:
-        return msgspec.convert(value, kind, strict=True)
+        return msgspec.convert(_plain(value), kind, strict=True)
     except msgspec.ValidationError as fault:
         reason, _, place = str(fault).partition(" - at `$")
         reason = reason[0].lower() + reason[1:].replace("`", "")
         named = (field + place.rstrip("`")).lstrip(".")
         raise error(f"{where}: {printable(named, 100)}{': ' if named else ''}{printable(reason, 200)}") from None
+
+
+def _plain(value: Any) -> Any:
+    # A tensor has the methods of an object and of an array, so that one could pass for either.
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else ...
 
 
 @functools.cache

@@ -111,22 +111,22 @@ def check_content(content: dict[str, Any], where: str) -> None:
         if not isinstance(content[name], dict):
             raise CheckpointError(f"{where}: {name}: expected names and values, found {type(content[name]).__name__}")
     fields: _Content = fits(content, _Content, "")
-    gaussian = "gaussian_sizes" in fields.architecture
+    gaussian = "gaussian_sizes" in content["architecture"]
     if gaussian:
-        sizes = fits(fields.architecture, _Gaussian, "architecture").gaussian_sizes
+        sizes = fits(content["architecture"], _Gaussian, "architecture").gaussian_sizes
         prefixes = "posterior.mean.", "posterior.log_scale.", "prior."
         shapes = {name: shape for prefix in prefixes for name, shape in shapes_of(sizes, prefix=prefix).items()}
     else:
-        architecture = checked_architecture(fields.architecture, where, CheckpointError)
+        architecture = checked_architecture(content["architecture"], where, CheckpointError)
         shapes = shapes_of(architecture.sizes, bias=architecture.bias)
-    check_weights(fields.model, shapes, printable(fields.architecture), where, CheckpointError)
+    check_weights(content["model"], shapes, printable(content["architecture"]), where, CheckpointError)
     saved_options(content, where, PacBayesConfig if gaussian else Config)
     named(where, lambda: Normalization.from_dict(content["normalization"]))
     checks = {name: value for name, value in content["crosscheck"].items() if name != "verdict"}
     if CheckSummary(**checks).verdict.value != fields.crosscheck.verdict:
         raise CheckpointError(f"{where}: crosscheck.verdict: {fields.crosscheck.verdict} contradicts what it counts")
     if fields.training is not None:
-        _check_training(fields.training, shapes, gaussian, where)
+        _check_training(content["training"], shapes, gaussian, where)
 
 
 def saved_options(content: dict[str, Any], where: str, options: type[Any]) -> Any:
@@ -155,15 +155,15 @@ def named(where: str, read: Callable[[], T]) -> T:
         raise CheckpointError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
 
 
-def _check_training(training: _Training, shapes: Shapes, gaussian: bool, where: str) -> None:
-    checked(training.state, fields_of(RunState, test_looks=list[_Look]), where, "training.state", CheckpointError)
-    rng = training.rng
+def _check_training(training: dict[str, Any], shapes: Shapes, gaussian: bool, where: str) -> None:
+    checked(training["state"], fields_of(RunState, test_looks=list[_Look]), where, "training.state", CheckpointError)
+    rng, position = training["rng"], training.get("position")
     if not isinstance(rng, Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
         raise CheckpointError(f"{where}: training.rng: expected the state of PyTorch's random numbers")
     if not gaussian:
-        if training.position:
+        if position:
             raise CheckpointError(f"{where}: training.position: expected none")
         return
-    position = checked(training.position, _Position, where, "training.position", CheckpointError)
-    for candidate in position.candidates:
+    checked(position, _Position, where, "training.position", CheckpointError)
+    for candidate in position["candidates"]:
         check_weights(candidate, shapes, "training.position.candidates", where, CheckpointError)

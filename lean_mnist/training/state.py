@@ -191,6 +191,7 @@ class RunState:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunState:
         """The inverse of ``to_dict``, of values that fit :class:`~lean_mnist.training.contents.Training`."""
-        state = cls(**{**values, "checks": CheckSummary(**values["checks"])})
-        state.best = None if values["best"] is None else Best(**values["best"])
+        best, checks = values.get("best"), values.get("checks", {})
+        state = cls(**{**values, "checks": CheckSummary(**checks)})
+        state.best = None if best is None else Best(**best)
         return state

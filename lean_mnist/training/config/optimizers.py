@@ -41,7 +41,7 @@ def restore_optimizer(optimizer: Optimizer, saved: Any, where: str) -> None:
     """
     own, (parameter,) = optimizer.state_dict(), optimizer.param_groups[0]["params"]
     fields = checked(saved, _Saved, where, "training.optimizer", CheckpointError)
-    state, (group,) = fields.state, fields.param_groups
+    state, (group,) = saved["state"], fields.param_groups
     own["param_groups"][0]["lr"] = checked(group.get("lr"), Amount, where, "training.optimizer.lr", CheckpointError)
     if not set(state) <= {0}:
         raise CheckpointError(f"{where}: training.optimizer.state: expected what is remembered of parameter 0 alone")
