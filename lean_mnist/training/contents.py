@@ -157,7 +157,8 @@ def named(where: str, read: Callable[[], T]) -> T:
 
 def _check_training(training: dict[str, Any], shapes: Shapes, gaussian: bool, where: str) -> None:
     checked(training["state"], fields_of(RunState, test_looks=list[_Look]), where, "training.state", CheckpointError)
-    rng, position = training["rng"], training.get("position")
+    rng: Any = training["rng"]
+    position: Any = training.get("position")
     if not isinstance(rng, Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
         raise CheckpointError(f"{where}: training.rng: expected the state of PyTorch's random numbers")
     if not gaussian:
