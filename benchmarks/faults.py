@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from tests.support.faults.campaign import campaign, deletions, errors, interrupts, kills, races, syscalls, tears
-from tests.support.faults.ours import OurTrainer
+from tests.support.faults.ours import TRAINERS
 from tests.support.faults.soak import soak
 from tests.support.faults.tracing import why_not
 from tests.support.faults.workshop import SCENARIOS
@@ -51,6 +51,7 @@ def main() -> None:
         plan.add_argument("--out", type=Path, help="JSON lines, one a trial; goes on where it ends")
         plan.add_argument("--seed", type=int, default=0)
         plan.add_argument("--trials", type=int, default=1000, help="of those at random instants")
+        plan.add_argument("--trainer", choices=TRAINERS, default="train")
         plan.add_argument("--jobs", type=int, default=1, help="processes that share the trials")
         plan.add_argument("--every", type=int, default=1, help="take every so many of the system calls")
         plan.add_argument("--scenario", choices=SCENARIOS, action="append")
@@ -69,7 +70,7 @@ def main() -> None:
         sys.exit(missing)
     scenarios, every, seed = arguments.scenario or SCENARIOS, arguments.every, arguments.seed
     outcome = campaign(
-        OurTrainer(),
+        TRAINERS[arguments.trainer],
         {
             "kills": lambda shop: kills(shop, arguments.trials, seed),
             "interrupts": lambda shop: interrupts(shop, arguments.trials, seed),

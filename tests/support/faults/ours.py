@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-from lean_mnist import figures, train
+from lean_mnist import figures, pacbayes, train
 from lean_mnist.command_line import run_command
 from lean_mnist.training.checkpoints import content_hash
 from tests.support.faults.events import read_events
@@ -23,6 +23,10 @@ OPTIONS = (
     "--dataset", "digits", "--limit-train", "200", "--validation-size", "60", "--epochs", "3", "--batch-size", "100",
     "--hidden", "8", "--check", "full", "--check-every", "3", "--gradcheck-every", "50", "--log-every", "1", "--quiet",
 )  # fmt: skip
+PAC_BAYES_OPTIONS = (
+    "--dataset", "digits", "--hidden", "8", "--prior-epochs", "2", "--epochs", "2", "--no-augment", "--draws", "2000",
+    "--candidates", "1", "--check", "full", "--check-every", "9", "--quiet",
+)  # fmt: skip
 # Names of values that are times, or speeds, at any depth; and of records of them.
 TIMES = ("seconds", "examples_per_second", "share_of_time", "logs")  # logs: sizes of files, in which times are written
 TIMED_RECORDS = ("throughput/examples_per_second", "crosscheck/seconds")
@@ -30,18 +34,26 @@ TIMED_RECORDS = ("throughput/examples_per_second", "crosscheck/seconds")
 
 @dataclass(frozen=True)
 class OurTrainer:
-    """``python -m lean_mnist.train`` in a process that has imported it already."""
+    """A command that trains, ``python -m lean_mnist.train`` or another, in a process that has imported it already."""
 
-    options: tuple[str, ...] = field(default=OPTIONS)
-    name: str | None = NAME
+    options: tuple[str, ...] = OPTIONS
+    main: Callable[[], None] = train.main
 
     def start(self, folder: Path) -> None:
         """The command that starts the run; the same one after a kill before the first checkpoint."""
-        _train(*self.options, *(() if self.name is None else ("--run-name", self.name)))
+        self._call(*self.options, "--run-name", NAME)
 
     def resume(self, folder: Path) -> None:
         """The command that resumes it."""
-        _train("--resume", *(() if self.name is None else (self.name,)))
+        self._call("--resume", NAME)
+
+    def _call(self, *arguments: str) -> None:
+        # The charts at the end are pictures like the others, and drawing them takes as long as all the rest.
+        with (
+            mock.patch.object(figures, "available", return_value=False),
+            mock.patch.object(sys, "argv", ["command", *arguments]),
+        ):
+            run_command(self.main)
 
     def state(self, folder: Path) -> Mapping[str, Any]:
         """Everything in the run's folders, times left out, with hashes of these files by the files' names."""
@@ -52,13 +64,7 @@ class OurTrainer:
         return complaint(status, error)
 
 
-def _train(*arguments: str) -> None:
-    # The charts at the end are pictures like the others, and drawing them takes as long as all the rest.
-    with (
-        mock.patch.object(figures, "available", return_value=False),
-        mock.patch.object(sys, "argv", ["train", *arguments]),
-    ):
-        run_command(train.main)
+TRAINERS = {"train": OurTrainer(), "pacbayes": OurTrainer(PAC_BAYES_OPTIONS, pacbayes.main)}
 
 
 def complaint(status: int, error: str) -> str:
