@@ -180,9 +180,11 @@ def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Data
     variable = os.environ.get(DATA_VARIABLE, "")
     given = Path(os.path.expanduser(variable)) if variable else None
     own = Path(os.path.expanduser(data_dir))
-    if given is not None and not given.is_dir():
+    if "\0" in os.fspath(own):
+        raise DataError(f"data-dir: {shown(own)} holds a null byte, expected a folder that holds {layout.raw}")
+    if given is not None and not os.path.isdir(given):
         raise DataError(f"{DATA_VARIABLE}: {shown(given)} is not a folder, expected one that holds {layout.raw}")
-    if own.exists() and not own.is_dir():
+    if os.path.exists(own) and not os.path.isdir(own):
         raise DataError(f"data-dir: {shown(own)} is not a folder, expected one that holds {layout.raw}")
 
     for root in (given, own):

@@ -42,6 +42,13 @@ def test_folders_that_are_none(
             expected = f"{DATA_VARIABLE}: {wrong} is not a folder, expected one that holds MNIST/raw"
             assert one_line(caught) == expected
             assert not isinstance(caught.value, DataUnavailable)
+    monkeypatch.delenv(DATA_VARIABLE)
+    with pytest.raises(
+        DataError, match=r"data-dir: 'a\\x00b' holds a null byte, expected a folder that holds MNIST/raw"
+    ):
+        load_dataset("mnist", "a\0b")
+    with pytest.raises(DataUnavailable):
+        load_dataset("mnist", "a" * 5000, download=False)
     assert capsys.readouterr().err == ""
     assert load_dataset("digits", file).name == "digits"  # needs no folder
 
