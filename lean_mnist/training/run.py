@@ -176,8 +176,11 @@ class Session:
     def _roll_back(self, config: Config, why: str) -> None:
         """Return to the last end of an epoch, with a lower learning rate; what was recorded after it is dropped."""
         path, count = self._folder.checkpoints / ROLLBACK, self._state.rollbacks + 1
-        restore = functools.partial(restore_run, path=path, objective=self._objective, optimizer=self._optimizer)
-        self._state, self._logs = self._world.everywhere(lambda: restore(read_checkpoint(path)))
+        content = self._world.everywhere(lambda: read_checkpoint(path))
+        self._state, self._logs = self._world.everywhere(
+            lambda: restore_run(content, path, self._objective, self._optimizer)
+        )
+        self._world.on_writer(lambda: self._folder.generations.adopt(content, path))
         self._state.rollbacks = count
         self._open_sinks(config)
         if self._world.is_writer:

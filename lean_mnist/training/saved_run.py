@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,11 @@ def restore_run(
         torch.set_rng_state(training["rng"])
     except RuntimeError:
         raise CheckpointError(f"{shown(path)}: training.rng: no state of PyTorch's random numbers") from None
-    return RunState.from_dict(training["state"]), training.get("logs")
+    state = RunState.from_dict(training["state"])
+    if state.step != objective.step_at(state.epoch, state.batch) or not math.isfinite(state.epoch_loss_sum):
+        where = f"step {state.step}, epoch {state.epoch}, batch {state.batch}, loss {state.epoch_loss_sum}"
+        raise CheckpointError(f"{shown(path)}: training.state: expected a place in this run, found {where}")
+    return state, training.get("logs")
 
 
 def run_content(

@@ -427,6 +427,21 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(here: Path, uninterrupted: C
     assert_same(FinishedRun(here, resume(NAME)), uninterrupted("sgd, one-cycle"))
 
 
+@pytest.mark.parametrize(
+    "fault", [{"step": 10**18}, {"epoch": 10**12}, {"batch": 10**12}, {"batch": 3}, {"epoch_loss_sum": float("nan")}]
+)
+def test_a_place_that_is_none_in_the_run_is_refused(fault: dict[str, Any], here: Path) -> None:
+    interrupted_at(13, lambda: run(digits_config()))
+    last = Path("checkpoints", NAME, "last.pt")
+    content = load(last)
+    del content["content_sha256"]
+    content["training"]["state"].update(fault)
+    write_checkpoint(last, content)
+    last.with_name("last.previous.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"last\.pt: training\.state"):
+        resume(NAME)
+
+
 def test_no_checkpoint_decides_where_records_are_written(here: Path) -> None:
     interrupted_at(13, lambda: run(digits_config(runs_dir="elsewhere")))
     before = tree(here)

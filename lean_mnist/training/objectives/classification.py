@@ -100,6 +100,12 @@ class Classification:
             )
         self.learning_rate = learning_rate_schedule(config, steps_per_epoch)
 
+    def step_at(self, epoch: int, batch: int) -> int:
+        """By the batches that each step has."""
+        batches, accumulate = self.batches.steps_per_epoch, self.config.accumulate
+        fits = (epoch < self.config.epochs and batch <= batches) or (epoch, batch) == (self.config.epochs, 0)
+        return epoch * -(-batches // accumulate) + -(-batch // accumulate) if fits else -1
+
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
         """The captured steps of batches in the ring; as written where steps are not to be captured."""
         if self._ring is None:

@@ -104,6 +104,16 @@ class PacBayes:
         sizes = (self.dataset.features, *given(self.options.hidden), self.dataset.classes)
         return GaussianMLP(sizes, float(exact(prior_scale, "prior-scale")), seed=self.options.seed)
 
+    def step_at(self, epoch: int, batch: int) -> int:
+        """By the stage of the epoch."""
+        if (epoch, batch) == (self.config.epochs, 0):
+            return self.steps
+        for stage in self.stages:
+            batches = stage.batches.steps_per_epoch
+            if stage.first_epoch <= epoch < stage.end_epoch and batch <= batches:
+                return stage.first_step + (epoch - stage.first_epoch) * batches + batch
+        return -1
+
     def learning_rate(self, step: int) -> float:
         """Of the run's step ``step``, counted from 0: that of its stage."""
         return next(stage for stage in self.stages if step < stage.first_step + stage.steps).learning_rate(step)

@@ -62,6 +62,9 @@ class Objective(Protocol):
     def batches(self) -> BatchSource:
         """Training examples, in the order in which they are learned from."""
 
+    def step_at(self, epoch: int, batch: int) -> int:
+        """Updates made after ``epoch`` epochs and ``batch`` batches of the next; -1 where there is no such place."""
+
     def learning_rate(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""
 
