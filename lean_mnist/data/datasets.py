@@ -25,6 +25,7 @@ from lean_mnist.data.layout import LAYOUTS, Layout, locate
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS
 from lean_mnist.data.official import FILES, FINGERPRINTS, PARTS, Origin
 from lean_mnist.errors import ArgumentError, ConfigError, DataError, DataUnavailable, check_choice
+from lean_mnist.files import errors_named
 from lean_mnist.reading.text import shown
 
 __all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "load_digits"]
@@ -166,7 +167,8 @@ def load_digits() -> Dataset:
     from sklearn.datasets import load_digits as sklearn_digits
     from sklearn.model_selection import train_test_split
 
-    digits = sklearn_digits()
+    with errors_named("scikit-learn's digits"):
+        digits = sklearn_digits()
     images, labels = digits.images.astype(np.uint8), digits.target.astype(np.int64)
     parts = train_test_split(
         np.arange(len(labels)), test_size=DIGITS_TEST_EXAMPLES, stratify=labels, random_state=DIGITS_SPLIT_SEED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -142,3 +143,12 @@ def test_unknown_name(tmp_path: Path) -> None:
         "dataset: expected one of auto, mnist, fashion-mnist, kmnist, qmnist, emnist-digits, digits, "
         "found 'fashion-mnits' (did you mean 'fashion-mnist'?)"
     )
+
+
+def test_an_error_while_digits_are_read_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("sklearn.datasets.load_digits", unreadable)
+    with pytest.raises(OSError, match="scikit-learn's digits"):
+        load_dataset("digits", "data")
