@@ -110,7 +110,7 @@ class MemoryGuard:
         yield from self._refuse(step.number, found)
 
     def _at_rest(self) -> Iterator[Record]:
-        yield from self._refuse(self._state.step, [one for one in map(_Resting.difference, self._resting) if one])
+        yield from self._refuse(self._state.step, self._differences_at_rest())
 
     def _compare_batches(self, batches: Sequence[Batch]) -> None:
         started, from_source = time.perf_counter(), self._state.step % FROM_SOURCE == 0
@@ -126,11 +126,14 @@ class MemoryGuard:
         return (watch.difference(batch, from_source=from_source) for batch in batches)
 
     def _differences(self, step: Step) -> list[str]:
-        found = [one for one in map(_Resting.difference, self._resting) if one]
-        now, then = float(step.gradient.sum()), step.gradient_sum
+        found, now, then = [], float(step.gradient.sum()), step.gradient_sum
         if now != then and not (math.isnan(now) and math.isnan(then)):
             found.append(f"the gradient was changed in memory: the sum of its numbers was {then:.9g} and is {now:.9g}")
-        return found
+        return [*found, *self._differences_at_rest()]
+
+    def _differences_at_rest(self) -> list[str]:
+        # The weights are the last to be compared and the first to be noted, as near as can be to their update.
+        return [found for found in map(_Resting.difference, reversed(self._resting)) if found]
 
     def cause(self, step: Step) -> MemoryFault | None:
         """What was changed in memory, where that may be why a gate refuses ``step``."""
