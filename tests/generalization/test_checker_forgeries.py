@@ -56,6 +56,7 @@ def test_official_data_are_said_by_their_name(honest: Certificate, tmp_path: Pat
     assert found.errors < 60
     assert all(line.endswith("as they are labelled (digits).") for line in found.statement)
     assert honest.document["version"] == 1
+    assert "nobody" not in honest.line()
 
 
 @pytest.mark.parametrize("make", OTHER_DATA)
@@ -71,6 +72,7 @@ def test_nobody_vouches_for_other_data(make: Callable[[], Certificate], tmp_path
     assert f"SHA-256 {data['labels']['sha256']}, in which {occurring} of {classes} classes occur" in opening
     assert all("called 'digits', vouched for by nobody" in line or "is vacuous" in line for line in claims)
     assert "holds of data that nobody vouches for" in str(found)
+    assert certificate.line().endswith("; nobody vouches for these data")
     for name, value in (("duplicates", duplicates), ("occurring", occurring)):
         path.write_bytes(certificate.to_json().encode())
         message = one_line(forged(path, put(f"data.{name}", value + 1)))

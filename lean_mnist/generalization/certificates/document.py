@@ -86,7 +86,8 @@ class Certificate:
         for (bound, delta), risk in self.risks.items():
             said = "nothing (vacuous)" if risk >= 1 else f"risk at most {percent(risk, up=True)}"
             by_bound.setdefault(bound, []).append(f"{said} at δ = {float(delta):g}")
-        return "; ".join(f"{', '.join(risks)} ({bound})" for bound, risks in by_bound.items())
+        doubt = [] if self.document["version"] == checker.VERSION else ["nobody vouches for these data"]
+        return "; ".join([*(f"{', '.join(risks)} ({bound})" for bound, risks in by_bound.items()), *doubt])
 
     def text(self) -> str:
         """A few lines for people: what was counted, and the statement."""

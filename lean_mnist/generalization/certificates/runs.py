@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from lean_mnist.generalization.certificates.networks import (
 from lean_mnist.generalization.confidence import history_of
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
-from lean_mnist.reading.files import read_bytes
+from lean_mnist.reading.json import read_json
 from lean_mnist.reading.text import shown
 
 
@@ -177,9 +176,9 @@ def run_folder(checkpoint: str, runs_dir: str, run_name: str | None) -> Path:
     """The folder of the run that wrote ``checkpoint``, which has a configuration of that name in it; raises
     ``CertificateError`` if it is not here."""
     for place in certificate_places(checkpoint, runs_dir, run_name)[1:]:
-        with contextlib.suppress(CertificateError, ValueError, AttributeError):
-            config = read_bytes(place / "config.json", "a run's configuration", CertificateError, largest=1 << 20)
-            if json.loads(config).get("run_name") == run_name:
+        with contextlib.suppress(CertificateError):
+            config = read_json(place / "config.json", "a run's configuration", CertificateError, largest=1 << 20)
+            if isinstance(config, dict) and config.get("run_name") == run_name:
                 return place
     own = Path(Path(runs_dir).name, run_name or "")
     raise CertificateError(f"--out: expected a folder, because the run's own, {shown(own)}, is not here")
