@@ -25,7 +25,7 @@ from lean_mnist.generalization.spaces.encoding import read_network, write_networ
 from lean_mnist.generalization.spaces.network import QuantizedLayer, QuantizedNetwork
 from tests.support.import_cases import GEMM, arrays_of, imported, model_of, parts, torch_network
 
-INPUTS = 150  # of each
+INPUTS = 80  # of each
 WORDS = (
     b"\xff\xff\xff\xff",
     b"\x7f\xff\xff\xff",
