@@ -47,6 +47,7 @@ class RunFolder:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
+        gone = [] if error_type else [lock.folder for lock in self._locks if not lock.is_held()]
         try:
             # Where a full disk has ended the run, it would say so again.
             with contextlib.suppress(*(() if error_type is None else (OSError,))):
@@ -56,6 +57,8 @@ class RunFolder:
                 self.generations.close()
             while self._locks:
                 self._locks.pop().release()
+        if gone:
+            raise LeanMnistError(f"{gone[0]}: deleted while the run was using it; what was in it is lost")
 
     def place(self, config: Config, name: str) -> None:
         """Say where the folders are."""

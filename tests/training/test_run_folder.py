@@ -17,6 +17,7 @@ from lean_mnist import pacbayes, train
 from lean_mnist.errors import CheckpointError, ConfigError, LeanMnistError
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.folder_lock import FolderLock, InUse
+from lean_mnist.training.generations import Generations
 from lean_mnist.training.run import run
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.log_file import LogFile
@@ -235,6 +236,22 @@ def test_a_folder_that_another_process_has_put_in_its_place_is_left_alone(
     with pytest.raises(LeanMnistError, match=f"checkpoints/{NAME}: another folder has taken its place; "):
         run(digits_config())
     assert os.listdir(CHECKPOINTS) == []
+
+
+@pytest.mark.parametrize("folder", [RUNS, CHECKPOINTS])
+def test_a_folder_deleted_at_the_very_end_is_told_of(
+    folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = Generations.end
+
+    def ended(generations: Generations, logs: Any) -> None:
+        end(generations, logs)
+        remove(folder)
+
+    monkeypatch.setattr(Generations, "end", ended)
+    status, out, err = call(train.main, DIGITS, monkeypatch, capsys)
+    assert (status, out) == (2, "")
+    assert err == f"error: {folder}: deleted while the run was using it; what was in it is lost\n"
 
 
 # -- log files --------------------------------------------------------------------------------------------------------
