@@ -106,7 +106,10 @@ def can_fail(call: Call, code: int) -> bool:
     """Whether a call can fail with ``code`` (0: be a write that takes less than it was given)."""
     if code == 0:
         return call.name in WRITES and call.arguments[2] > 1
-    if call.name.startswith("open") and code in SPACE and not call.creates:
+    if call.name == "openat" and (
+        (code in SPACE and not call.creates)
+        or (code == errno.EINTR and call.arguments[2] & os.O_DIRECTORY)  # Python's listdir does not try again
+    ):
         return False
     return any(call.name.startswith(name) for name in FAILURES[code])
 
