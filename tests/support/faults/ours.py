@@ -101,9 +101,12 @@ def state_of(run: Path, checkpoints: Path) -> dict[str, Any]:
     if lines.pop():
         raise ValueError("metrics.jsonl: its last line is not whole")
     events = read_events(run)
-    named = sorted(path.name for path in [*run.iterdir(), *checkpoints.iterdir()])
+    found = (path.name for path in [*run.iterdir(), *checkpoints.iterdir()])
+    ours = sorted(
+        name for name in found if ".previous." not in name and name != ".lock"
+    )  # its owner is known to be gone
     values = {
-        "files": [name for name in named if not name.startswith("events.out.tfevents.") and ".previous." not in name],
+        "files": [name for name in ours if not name.startswith("events.out.tfevents.")],
         "best.pt": best,
         "last.pt": last,
         "metrics.jsonl": [_untimed(json.loads(line)) for line in lines],
