@@ -10,7 +10,6 @@ import inspect
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -37,7 +36,6 @@ __all__ = [
     "queue_after_backward",
     "returns_a_view",
     "running_calls",
-    "set_group_timeout",
     "tensor_stores",
     "threshold_backward_into",
     "tree_leaves",
@@ -232,16 +230,3 @@ def counting(backend: Any, **fixed: Any) -> tuple[Callable[..., Any], list[int]]
 def uncompiled(function: Any) -> Any:
     """The function or module that ``torch.compile`` made ``function`` of; itself if it did not (2.6 to 2.14)."""
     return getattr(function, "_torchdynamo_orig_callable", getattr(function, "_orig_mod", function))
-
-
-def set_group_timeout(timeout: timedelta) -> None:
-    """Let collective operations of the default group fail after ``timeout`` (``set_timeout`` from 2.14 on, else 2.6's).
-
-    Where there is neither, the timeout stays that with which the group was made.
-    """
-    import torch.distributed as dist
-
-    older = getattr(dist.distributed_c10d, "_set_pg_timeout", None)
-    set_timeout = getattr(dist, "set_timeout", older)
-    if set_timeout is not None:
-        set_timeout(timeout)

@@ -18,8 +18,6 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from lean_mnist.torch_internals import set_group_timeout
-
 # How long all processes of a run have for coming together, whatever they allow each other later.
 _START = timedelta(seconds=20)
 # How long survivors wait for each other before they say who is missing, and for a store that may not answer either.
@@ -43,11 +41,17 @@ class Transport:
         self.rank, self.size, self._store = rank, size, store
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         self.beat_seconds = min(self.beat_seconds, timeout.total_seconds() / 4)
+        set_timeout = getattr(dist, "set_timeout", None)  # from 2.14 on; gloo's has no effect under its name in 2.6
         with _contact():
             dist.init_process_group(
-                backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=_START
+                backend,
+                store=PrefixStore("group", store),
+                rank=rank,
+                world_size=size,
+                timeout=timeout if set_timeout is None else _START,
             )
-            set_group_timeout(timeout)
+            if set_timeout is not None:
+                set_timeout(timeout)
 
     def all_reduce(self, vector: Tensor) -> None:
         """Replace ``vector`` by the sum of all ranks' vectors."""
