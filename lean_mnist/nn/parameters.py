@@ -81,7 +81,10 @@ class FlatParameters(Generic[Network]):
         kinds = {(str(p.dtype), str(p.device)) for p in parameters}
         if len(kinds) != 1:
             raise ArgumentError(f"model: expected parameters of one dtype and device, found {sorted(kinds) or 'none'}")
-        self.vector = nn.Parameter(torch.cat([_in_columns(parameter.data) for parameter in parameters]))
+        sizes = [parameter.numel() for parameter in parameters]
+        self.vector = nn.Parameter(parameters[0].data.new_empty(sum(sizes)))
+        for parameter, part in zip(parameters, self.vector.data.split(sizes), strict=True):
+            _by_columns(part, parameter.shape).copy_(parameter.data)
         self.gradient = torch.zeros_like(self.vector.data)
         self.vector.grad = self.gradient
         self.layout = [ColumnsSlot(*slot) if len(slot.shape) == 2 else slot for slot in parameter_layout(model)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -71,7 +72,7 @@ def check_weights(
             raise error(f"{here}: expected {expected} for {about}, found {found}")
         if tensor.dtype not in _FLOATING or tensor.dtype != dtype:
             raise error(f"{here}: expected floating weights, all of one kind, found {tensor.dtype}")
-        if finite and not torch.isfinite(tensor).all():
+        if finite and not (math.isfinite(tensor.sum().item()) or torch.isfinite(tensor).all()):
             raise error(f"{here}: expected finite weights, found infinities or NaN")
 
 
@@ -80,17 +81,18 @@ def saved_network(
 ) -> MLP:
     """The network that was saved as ``model.architecture`` and its weights; ``options`` are those of its class.
 
-    Raises ``error``, naming the field or the tensor that does not fit, also where ``finite`` numbers are expected and
-    there are others.
+    Its parameters are the tensors in ``weights``. Raises ``error``, naming what does not fit; infinities and NaN do
+    only unless ``finite``.
     """
     fields = checked_architecture(architecture, where, error)
     shapes = shapes_of(fields.sizes, bias=fields.bias)
     check_weights(weights, shapes, printable(architecture), where, error, finite=finite)
     try:
-        model = network_of(to_builtins(fields), dtype=next(iter(weights.values())).dtype, **options)
+        with torch.device("meta"):  # no memory, and no initial weights
+            model = network_of(to_builtins(fields), **options)
     except ArgumentError as fault:
         raise error(f"{where}: architecture: {fault}") from None
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=True)
     return model
 
 
