@@ -32,7 +32,8 @@ def run(options: PacBayesConfig, resume: Path | None = None) -> PacBayesResult:
     from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult
     from lean_mnist.training.run import train
 
-    result = train(lambda: PacBayes(options, load_dataset(options.dataset, options.data_dir)), resume)
+    dataset = load_dataset(options.dataset, options.data_dir, download=resume is None)
+    result = train(lambda: PacBayes(options, dataset), resume)
     assert isinstance(result, PacBayesResult)
     return result
 

@@ -52,7 +52,7 @@ def run(config: Config, resume: Path | None = None, world: World | None = None) 
     """
     world = world or World()
     config = dataclasses.replace(config, device=choose_device(config.device))
-    dataset = _load(config, world)
+    dataset = _load(config, world, download=resume is None)
     result = train(lambda: Classification(config, dataset, world), resume, world)
     assert isinstance(result, Summary)
     return result
@@ -74,9 +74,14 @@ def choose_device(device: str) -> Any:
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
-def _load(config: Config, world: World) -> Dataset:
-    """The data set; the writer is first, because it may download what the others then find."""
-    load = functools.cache(lambda: load_dataset(config.dataset, config.data_dir, says=world.is_writer))
+def _load(config: Config, world: World, *, download: bool) -> Dataset:
+    """The data set; the writer is first, because it may download what the others then find.
+
+    Where a checkpoint names the folder nothing is downloaded: no file decides where is written.
+    """
+    load = functools.cache(
+        lambda: load_dataset(config.dataset, config.data_dir, download=download, says=world.is_writer)
+    )
     world.on_writer(lambda: load().name)  # its name, because what the writer returns is sent to all
     return world.everywhere(load)
 

@@ -44,7 +44,10 @@ def restore_run(
     except RuntimeError:
         raise CheckpointError(f"{shown(path)}: training.rng: no state of PyTorch's random numbers") from None
     state = RunState.from_dict(training["state"])
-    if state.step != objective.step_at(state.epoch, state.batch) or not math.isfinite(state.epoch_loss_sum):
+    over = state.epoch >= objective.config.epochs and not state.finished
+    empty = state.batch > 0 and state.epoch_examples == 0
+    there = state.step == objective.step_at(state.epoch, state.batch) and math.isfinite(state.epoch_loss_sum)
+    if over or empty or not there:
         where = f"step {state.step}, epoch {state.epoch}, batch {state.batch}, loss {state.epoch_loss_sum}"
         raise CheckpointError(f"{shown(path)}: training.state: expected a place in this run, found {where}")
     return state, training.get("logs")

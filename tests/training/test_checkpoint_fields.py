@@ -19,7 +19,7 @@ from lean_mnist.training.checkpoints import load_checkpoint, read_checkpoint, wr
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
 from lean_mnist.training.objectives.classification import Classification
-from lean_mnist.training.run import restore_run
+from lean_mnist.training.saved_run import restore_run
 from tests.support.training_cases import FinishedRun, digits_run, load
 
 
@@ -49,18 +49,18 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "versions": (lambda c: c.update(versions={"torch": 2}), "versions[...]: expected str, got int"),
     "an architecture": (lambda c: c["architecture"].update(sizes=[64, 1 << 24, 10]), "expected (16777216, 64)"),
     "widths": (lambda c: c["architecture"].update(sizes=[1] * 200), "architecture.sizes: expected array of length <= "),
-    "hidden": (lambda c: c["config"].update(hidden=[1 << 23]), "config.hidden: (8388608,) contradicts the architecture"),
+    "hidden": (lambda c: c["config"].update(hidden=[1 << 23]), "config.hidden: (8388608,) contradicts the arch"),
     "a bias": (lambda c: c["config"].update(bias=False), "config.bias: False contradicts the architecture"),
     "bits": (lambda c: c["config"].update(quantize=2, normalization="unit"), "config.quantize: 2 contradicts the arch"),
     "a dtype": (lambda c: c["model"].update({"layers.0.bias": torch.zeros(2).double()}), "all of one kind"),
-    "a rank": (lambda c: c["normalization"].update(scale=0), "normalization.scale: 0, expected a finite number above 0"),
+    "a rank": (lambda c: c["normalization"].update(scale=0), "normalization.scale: 0, expected a finite number"),
     "random numbers": (lambda c: c["training"].update(rng=torch.zeros(3)), "training.rng: expected the state"),
     "a state": (lambda c: c["training"]["state"].update(seconds=math.inf), "training.state.seconds: expected float <="),
     "the state": (lambda c: c["training"].update(state=torch.zeros(3)), "training.state: expected object"),
-    "checks of state": (lambda c: c["training"]["state"]["checks"].update(x=1), "state.checks: object contains unknown"),
+    "checks of state": (lambda c: c["training"]["state"]["checks"].update(x=1), "state.checks: object contains"),
     "a position": (lambda c: c["training"].update(position={"x": 1}), "training.position: expected none"),
-    "log files": (lambda c: c["training"].update(logs={"../../x": 0}), "training.logs: expected str matching regex"),
-    "a hash of the best": (lambda c: c["training"].update(best_sha256="x"), "training.best_sha256: expected str matching"),
+    "log files": (lambda c: c["training"].update(logs={"../../x": 0}), "at key in $.training.logs"),
+    "a hash of the best": (lambda c: c["training"].update(best_sha256="x"), "training.best_sha256: expected str"),
 }  # fmt: skip
 
 
@@ -86,12 +86,12 @@ RESUMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no optimizer": (lambda c: c["training"].update(optimizer={}), "training.optimizer: object missing required field"),
     "another optimizer": (lambda c: c["training"]["optimizer"]["state"][0].pop("step"), "expected exp_avg, exp_avg_sq"),
     "a shape": (lambda c: c["training"]["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "state.exp_avg: exp"),
-    "a dtype": (lambda c: c["training"]["optimizer"]["state"][0].update(step=torch.tensor(1)), "state.step: expected fl"),
-    "a rate": (lambda c: c["training"]["optimizer"]["param_groups"][0].update(lr="x"), "training.optimizer.lr: expected"),
+    "a dtype": (lambda c: c["training"]["optimizer"]["state"][0].update(step=torch.tensor(1)), "state.step: expected"),
+    "a rate": (lambda c: c["training"]["optimizer"]["param_groups"][0].update(lr="x"), "training.optimizer.lr: exp"),
     "a second parameter": (lambda c: c["training"]["optimizer"]["state"].update({1: {}}), "of parameter 0 alone"),
     "random numbers": (lambda c: c["training"]["rng"].fill_(255), "training.rng: no state of PyTorch's random numbers"),
-    "an end": (lambda c: c["training"]["state"].update(finished=""), "training.state: a run of 11 steps, not ended"),
-    "an empty epoch": (lambda c: c["training"]["state"].update(batch=3), "3 batches of an epoch without examples"),
+    "an end": (lambda c: c["training"]["state"].update(finished=""), "training.state: expected a place in this run"),
+    "an empty epoch": (lambda c: c["training"]["state"].update(epoch=0, batch=11, finished=""), "a place in this"),
 }  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_what_a_run_goes_on_from_is_held_against_the_run(kind: str, small: Finis
     assert message in str(raised.value)
 
 
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 2, 3.5, math.nan, math.inf, 2**62, "", "a\n\x1b[2J", "../..", "/dev/zero", [], {}, [1], {"a": 1},
     {0: 1}, torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, dtype=torch.uint8), torch.float32,
 )  # fmt: skip
