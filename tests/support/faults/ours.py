@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,12 +49,17 @@ class OurTrainer:
         self._call("--resume", NAME)
 
     def _call(self, *arguments: str) -> None:
+        def main() -> None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self.main()
+
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # until it is the command that gets it
         # The charts at the end are pictures like the others, and drawing them takes as long as all the rest.
         with (
             mock.patch.object(figures, "available", return_value=False),
             mock.patch.object(sys, "argv", ["command", *arguments]),
         ):
-            run_command(self.main)
+            run_command(main)
 
     def state(self, folder: Path) -> Mapping[str, Any]:
         """Everything in the run's folders, times left out, with hashes of these files by the files' names."""
