@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lean_mnist import check
 from lean_mnist.crosscheck import FunctionReport, check_function, replay
 from lean_mnist.crosscheck.bundles.bundle import load_bundle
 from lean_mnist.crosscheck.bundles.names import import_path, resolve
-from lean_mnist.errors import ArgumentError, CheckpointError
+from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError
 from tests.support.function_corpus import RIGHT, Softmax, layer_norm
 
 REPOSITORY = Path(__file__).parents[2]
@@ -138,6 +139,29 @@ def test_nothing_is_imported_or_called_because_a_bundle_names_it(
     assert "x\\x1b]0;title\\x07" in said
     assert "without its reference, trap:f\\x1b[2J\\n\\u202e: give" in said
     assert all(line.isprintable() for line in said.splitlines())
+    assert not (tmp_path / "sprung").exists()
+    assert "trap" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["cProfile:run", "shutil:rmtree", "trap:f", "trap.py:f"])
+def test_a_name_in_a_bundle_is_a_label_wherever_its_inputs_are_used(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = bundle(tmp_path)
+    (tmp_path / "trap.py").write_text("open('sprung', 'w').close()\ndef f(x):\n    return x\n")
+    (tmp_path / "victim").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    altered(path, function=name, reference=name, derivative_of=name, has_derivative_of=True)
+    assert check_function(torch.square, None, path, fast=True).ok
+    check.main([str(path), "torch:square"])
+    replay.main([str(path), "--function", "torch:square"])
+    altered(path, function=name, inputs=[str(tmp_path / "victim")], requires_grad=[False])
+    for command in (check.main, replay.main):
+        with pytest.raises((ArgumentError, ConfigError), match="name"):
+            command([str(path)])
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+    assert (tmp_path / "victim").is_dir()
     assert not (tmp_path / "sprung").exists()
     assert "trap" not in sys.modules
 
