@@ -104,12 +104,11 @@ def campaign(trainer: Trainer, plan: Callable[[Workshop], Trials], out: Path | N
     out = out or place / "out.jsonl"
     try:
         workers = []
-        for part in range(1, jobs):
+        for part in range(jobs):  # this process only waits: one that traces waits for whatever child there is
             if (worker := os.fork()) == 0:
                 os._exit(_worker(trainer, plan, out, place, part, jobs))
             workers.append(worker)
-        failed = _worker(trainer, plan, out, place, 0, jobs)
-        failed += sum(os.waitpid(worker, 0)[1] != 0 for worker in workers)
+        failed = sum(os.waitpid(worker, 0)[1] != 0 for worker in workers)
         findings = _read(out)
     finally:
         shutil.rmtree(place, ignore_errors=True)
