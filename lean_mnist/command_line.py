@@ -94,13 +94,13 @@ class _Kind(NamedTuple):
             choices = get_args(self.type)
             if text not in choices:
                 expected = f"expected one of {', '.join(choices)}"
-                raise argparse.ArgumentTypeError(f"{expected}, found {text!r}{nearest(text, choices)}")
+                raise argparse.ArgumentTypeError(f"{expected}, found {text[:200]!r}{nearest(text, choices)}")
             return text
         read, what = _READERS[self.type]
         try:
             return read(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}") from None
+            raise argparse.ArgumentTypeError(f"expected {what}, found {text[:200]!r}") from None
 
 
 def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

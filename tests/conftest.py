@@ -27,7 +27,7 @@ SLOW = {
         "tolerances_and_domains",
     ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
-    "faults": ("crashes", "planted", "soak"),
+    "faults": ("crashes", "planted", "soak", "hostile_checkpoints", "hostile_files", "hostile_fuzz"),
     "generalization": ("certify", "checker"),
     "integrations": ("pytest_plugin",),
     "mutants": ("mutants_corpus", "mutants_functions", "mutants_selftest", "mutants_target"),

@@ -36,7 +36,8 @@ def read_bytes(
     with opened(path, what, error, packed=packed) as (file, size):
         if size > largest:
             raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {largest:,}")
-        content = file.read(largest + 1 if isinstance(file, GzipStream) else size + 1)
+        # None: a file of the system that has nothing to read yet
+        content = file.read(largest + 1 if isinstance(file, GzipStream) else size + 1) or b""
     if len(content) > largest:
         raise error(f"{shown(path)}: more than {largest:,} bytes, expected {what}")
     return content

@@ -8,6 +8,7 @@ reports. Nothing is evaluated.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ MAKERS = ("randn", "rand", "randint", "zeros", "ones", "arange")
 CONSTANTS = {"True": True, "False": False, "None": None}
 DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 REQUIRES = "req"
+_LONGEST_NUMBER, _MOST_NUMBERS = 40, 1 << 40  # characters; values of a tensor
 LAYOUTS = ("contiguous", "transposed")
 
 
@@ -122,7 +124,7 @@ class _Reader:
         return taken
 
     def fail(self, expected: str, token: _Token, choices: Sequence[str] = ()) -> NoReturn:
-        found = repr(token.text) if token.text else "the end"
+        found = repr(token.text[:60]) if token.text else "the end"
         raise ArgumentError(
             f"inputs, at {token.place}: expected {expected}, found {found}{nearest(token.text, choices)}"
         )
@@ -148,6 +150,8 @@ class _Reader:
         if token.text == "(":
             return self.several()
         if token.kind == "number":
+            if len(token.text) > _LONGEST_NUMBER:
+                self.fail(f"a number of at most {_LONGEST_NUMBER} characters", token)
             self.take()
             return int(token.text) if re.fullmatch(r"[-+]?\d+", token.text) else float(token.text)
         if token.kind == "text":
@@ -193,6 +197,8 @@ class _Reader:
         for value in values:
             if type(value) is not int or value < least:
                 self.fail("a whole number" + " of at least 0" * (least == 0), token)
+            if value >= 1 << 63:
+                self.fail("a whole number below 2^63", token)
         return values
 
     def checked(
@@ -210,6 +216,8 @@ class _Reader:
             self.fail(f"{name}(4,8) or {name}((4,8)), not both,", maker)
         else:
             shape, bounds = bounds if shape is None else shape, ()
+        if math.prod(shape) > _MOST_NUMBERS:
+            self.fail(f"a tensor of at most {_MOST_NUMBERS:,} numbers", maker)
         floating = name not in ("randint", "arange") if dtype is None else dtype.is_floating_point
         if grad and not floating:
             self.fail("req with a floating dtype alone", maker)

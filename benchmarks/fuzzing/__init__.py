@@ -1,0 +1,1 @@
+"""Fuzzing of every reader of files: mutations, targets, and the probe that watches one input."""
