@@ -66,9 +66,10 @@ def main() -> None:
 
 def row(bits: int, summary: Summary, seconds: float) -> list[str]:
     """One network's cells; certified accuracies are rounded down and gaps up."""
-    found = summary.quantized
+    found, certificate = summary.quantized, summary.certificate
     assert found is not None
-    holdout = summary.certificate.risks["clopper-pearson", DELTA]
+    assert not isinstance(certificate, str), certificate
+    holdout = certificate.risks["clopper-pearson", DELTA]
     measured = Fraction(found.errors, found.examples)
     risks = [_risk(found, *way) for way in (("union", "hoeffding"), ("union", "kl"), ("code length", "kl"))]
     return [

@@ -91,7 +91,7 @@ class _Object:
 @pytest.mark.parametrize(
     "value",
     [_Object(), MLP((4, 3)), torch.eye(2).to_sparse(), torch.zeros(2, device="meta"), b"bytes", {1}, 1j],
-    ids=str,
+    ids=["made by a call", "module", "sparse", "without memory", "bytes", "set", "complex"],
 )
 def test_other_objects_are_named_and_not_made(value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(tmp_path, saved([value]))
