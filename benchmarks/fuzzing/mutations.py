@@ -254,9 +254,17 @@ def of_json(random: Random, seeds: Sequence[bytes]) -> bytes:
     return as_json(random, value)
 
 
+_LARGEST_TEXT = 4 << 20
+
+
 def as_json(random: Random, value: Any) -> bytes:
     """``value`` as JSON, at times with doubled names, numbers of thousands of digits or deep nests."""
-    text = json.dumps(value, indent=random.choice((None, 1, 2)), ensure_ascii=random.random() < 0.3)
+    writer = json.JSONEncoder(indent=random.choice((None, 1, 2)), ensure_ascii=random.random() < 0.3)
+    text = ""
+    for piece in writer.iterencode(value):  # of what is found a thousand times, the first megabytes
+        text += piece
+        if len(text) > _LARGEST_TEXT:
+            break
     kind = random.randrange(12)
     if kind == 0:
         text = text.replace("{", '{"' + random.choice(('a": 1, "', 'a\\ud800": 1, "')), 1)

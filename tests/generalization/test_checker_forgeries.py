@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import gzip
 import hashlib
+import json
 import math
 import os
 import struct
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -442,6 +444,24 @@ def test_what_is_no_certificate_is_found_at_once(content: bytes, tmp_path: Path)
     path = tmp_path / "certificate.json"
     path.write_bytes(content)
     assert one_line(rejection(str(path))).startswith((f"{path}: expected a certificate", "schema: expected "))
+
+
+@pytest.mark.parametrize("at", ["claims", "statement", "data.rows", "history", "content_sha256"])
+def test_a_nest_in_place_of_a_value_is_not_written_out(at: str, honest: Certificate, tmp_path: Path) -> None:
+    """Written with a line a value and two spaces a level, this one of 250 kB would have 230 MB."""
+    nest: Any = list(range(120_000))
+    for _ in range(900):
+        nest = [nest]
+    document = copy.deepcopy(honest.document)
+    put(at, nest)(document)
+    path = tmp_path / "certificate.json"
+    tracemalloc.start()
+    path.write_bytes(json.dumps(document).encode())
+    tracemalloc.reset_peak()
+    message, (_, most) = one_line(rejection(str(path))), tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert message.startswith(f"{at}")
+    assert most < 80 << 20
 
 
 def test_a_field_twice_and_fields_with_escapes(honest: Certificate, tmp_path: Path) -> None:

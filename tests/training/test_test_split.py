@@ -13,7 +13,7 @@ from lean_mnist.data.datasets import Dataset, Split, load_digits
 from tests.support.training_cases import VALIDATION_EXAMPLES, FinishedRun, digits_run, identical, load, named
 
 
-def poisoned(name: str, data_dir: Any, says: bool) -> Dataset:
+def poisoned(name: str, data_dir: Any, **how: bool) -> Dataset:
     """Digits with every label of the test split wrong."""
     digits = load_digits()
     return dataclasses.replace(digits, test=Split(digits.test.images, (digits.test.labels + 1) % 10))
