@@ -236,7 +236,7 @@ def _changed_message(random: Random, content: bytes, depth: int) -> bytes:
     elif kind == 3:
         fields[place] = number, random.randrange(6), value
     elif wire == 0:
-        fields[place] = number, 0, _varint(random.choice(INTEGERS) % (1 << 64))
+        fields[place] = number, 0, varint(random.choice(INTEGERS) % (1 << 64))
     elif kind == 4 and wire == 2:
         text = random.choice(TEXTS).encode("utf-8", "surrogatepass")
         fields[place] = number, 2, text
@@ -248,10 +248,11 @@ def _changed_message(random: Random, content: bytes, depth: int) -> bytes:
 
 
 def _written(number: int, wire: int, value: bytes) -> bytes:
-    return _varint(number << 3 | wire) + (_varint(len(value)) if wire == 2 else b"") + value
+    return varint(number << 3 | wire) + (varint(len(value)) if wire == 2 else b"") + value
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A whole number as protocol buffers write it."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -45,6 +45,7 @@ from benchmarks.fuzzing.probe import Target
 from lean_mnist.data.idx import read_idx, read_images, read_labels
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.generalization import checker
+from tests.support.certificate_cases import merge
 
 FEATURES, CLASSES = 64, 10
 
@@ -195,16 +196,8 @@ def sealed(content: bytes) -> bytes:
     """The certificate with everything rewritten that follows from its other fields, as its checker derives it."""
     document = json.loads(content)
     with contextlib.suppress(Exception):
-        _merge(document, checker.derive(document))
+        merge(document, checker.derive(document))
     return checker.canonical(document)
-
-
-def _merge(whole: Any, part: Any) -> None:
-    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-        if isinstance(value, dict) or (isinstance(value, list) and len(value) == len(whole[key])):
-            _merge(whole[key], value)
-        else:
-            whole[key] = value
 
 
 def of_certificate(random: Random, seeds: Sequence[bytes]) -> bytes:

@@ -7,7 +7,8 @@ The order is that of ``model.parameters()``, each tensor row by row. For 784-128
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Generic, NamedTuple, TypeVar
 
@@ -36,6 +37,16 @@ class ColumnsSlot(ParameterSlot):
     def where(self, place: int) -> tuple[int, ...]:
         """The index in the weight of the number that is ``place`` after ``offset``."""
         return unravelled(place, self.shape[::-1])[::-1]
+
+
+def place_of(layout: Sequence[ParameterSlot], index: int) -> str:
+    """``"layers.0.weight[3, 5]"`` for a place in the flat vector."""
+    for slot in layout:
+        place = index - slot.offset
+        if 0 <= place < math.prod(slot.shape):
+            at = list(slot.where(place))
+            return f"{slot.name}{at if at else ''}"
+    return f"element {index}"
 
 
 def unravelled(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def read_json(path: str | Path, what: str, error: type[LeanMnistError] = DataErr
     try:
         if _LONG_NUMBER.search(content):
             raise ValueError("a number of 400 digits or more")
-        value = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+        value = json.loads(content.decode(), object_pairs_hook=each_once, parse_constant=_no_constant)
         _check_depth(value)
         if _HALF.search(content):
             json.dumps(value, ensure_ascii=False).encode()
@@ -44,7 +44,8 @@ def read_json(path: str | Path, what: str, error: type[LeanMnistError] = DataErr
     raise error(f"{shown(path)}: expected {what}, found {reason}")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for ``object_pairs_hook``; raises ``ValueError`` where a name is given twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]

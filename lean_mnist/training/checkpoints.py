@@ -85,16 +85,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, of a later format, or with a field
     that no run writes.
     """
+    return read_with_hash(path)[0]
+
+
+def read_with_hash(path: Path) -> tuple[dict[str, Any], str]:
+    """As :func:`read_checkpoint`, with the hash of the content."""
     content, where = read_archive(path, "a checkpoint", CheckpointError), shown(path)
     if not isinstance(content, dict) or not all(name in content for name in _REQUIRED):
         raise CheckpointError(f"{where}: expected a checkpoint of lean_mnist, found a file of another program")
     version, stored = content["format_version"], content.pop("content_sha256", None)
     if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(f"{where}: expected format version {FORMAT_VERSION}, found {printable(version, 20)}")
-    if stored != content_hash(content):
+    found = content_hash(content)
+    if stored != found:
         raise CheckpointError(f"{where}: damaged: its content does not have the hash that was written with it")
     check_content(content, where)
-    return content
+    return content, found
 
 
 def content_hash(content: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from lean_mnist.errors import CheckpointError
 from lean_mnist.files import errors_named, keep_as, write_atomically
 from lean_mnist.reading.files import open_regular
-from lean_mnist.training.checkpoints import content_hash, packed, read_checkpoint, write_checkpoint
+from lean_mnist.training.checkpoints import packed, read_checkpoint, read_with_hash, write_checkpoint
 from lean_mnist.training.state import RunState
 
 LAST, LAST_PREVIOUS = "last.pt", "last.previous.pt"
@@ -133,8 +133,8 @@ class Generations:
         if state.best is None:
             return None
         best = self.folder / BEST
-        content = read_checkpoint(best)
-        if content_hash(content) != self.best_sha256 or content["metrics"]["step"] != state.best.step:
+        content, found = read_with_hash(best)
+        if found != self.best_sha256 or content["metrics"]["step"] != state.best.step:
             raise CheckpointError(f"{best}: expected the checkpoint of step {state.best.step}, found another")
         return content
 
@@ -164,6 +164,6 @@ class Generations:
 def _hash_of(path: Path) -> str:
     """Content hash of the checkpoint at ``path``; empty where there is none that is whole."""
     try:
-        return content_hash(read_checkpoint(path))
+        return read_with_hash(path)[1]
     except CheckpointError:
         return ""

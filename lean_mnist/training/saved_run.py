@@ -27,29 +27,30 @@ def restore_run(
     Returns the run's state and the sizes of its log files (``None`` where that is not known). Raises
     ``CheckpointError`` or ``ConfigError`` where this run cannot go on from there.
     """
+    where = shown(path)
     if "training" not in content:
         raise CheckpointError(
-            f"{path}: expected a last.pt, which a run can continue from, found a checkpoint without that"
+            f"{where}: expected a last.pt, which a run can continue from, found a checkpoint without that"
         )
     if content["data"]["sha256"] != objective.fingerprint:
         raise ConfigError(
-            f"{path}: the {objective.config.dataset} found now is not the one this run was started on "
+            f"{where}: the {objective.config.dataset} found now is not the one this run was started on "
             "(its hash differs)"
         )
     objective.restore(content, path)
     training = content["training"]
-    restore_optimizer(optimizer, training["optimizer"], shown(path))
+    restore_optimizer(optimizer, training["optimizer"], where)
     try:
         torch.set_rng_state(training["rng"])
     except RuntimeError:
-        raise CheckpointError(f"{shown(path)}: training.rng: no state of PyTorch's random numbers") from None
+        raise CheckpointError(f"{where}: training.rng: no state of PyTorch's random numbers") from None
     state = RunState.from_dict(training["state"])
     over = state.epoch >= objective.config.epochs and not state.finished
     empty = state.batch > 0 and state.epoch_examples == 0
     there = state.step == objective.step_at(state.epoch, state.batch) and math.isfinite(state.epoch_loss_sum)
     if over or empty or not there:
-        where = f"step {state.step}, epoch {state.epoch}, batch {state.batch}, loss {state.epoch_loss_sum}"
-        raise CheckpointError(f"{shown(path)}: training.state: expected a place in this run, found {where}")
+        found = f"step {state.step}, epoch {state.epoch}, batch {state.batch}, loss {state.epoch_loss_sum}"
+        raise CheckpointError(f"{where}: training.state: expected a place in this run, found {found}")
     return state, training.get("logs")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from lean_mnist.data.batches import Batch
 from lean_mnist.errors import HealthError, memory_for
 from lean_mnist.nn import FlatParameters
-from lean_mnist.training.distributed.fault import place_of
+from lean_mnist.nn.parameters import place_of
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.sinks.records import Epoch, Scalar, Text
 from lean_mnist.training.state import Best, Verdict

@@ -75,16 +75,17 @@ def rejection(path: str, folders: tuple[str, ...] = ()) -> str:
 def sealed(document: dict[str, Any]) -> bytes:
     """The certificate with everything rewritten that follows from its other fields, as its checker derives it."""
     with contextlib.suppress(checker.Rejected, ArithmeticError, LookupError, TypeError, ValueError):
-        _merge(document, checker.derive(document))
+        merge(document, checker.derive(document))
     del document["content_sha256"]
     document["content_sha256"] = hashlib.sha256(checker.canonical(document)).hexdigest()
     return checker.canonical(document)
 
 
-def _merge(whole: Any, part: Any) -> None:
+def merge(whole: Any, part: Any) -> None:
+    """Write what ``part`` of a certificate says into the ``whole``."""
     for key, value in part.items() if isinstance(part, dict) else enumerate(part):
         if isinstance(value, dict) or (isinstance(value, list) and len(value) == len(whole[key])):
-            _merge(whole[key], value)
+            merge(whole[key], value)
         else:
             whole[key] = value
 

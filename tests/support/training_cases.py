@@ -22,6 +22,7 @@ from lean_mnist.training.run import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "a-run"
+LAST = Path("checkpoints", NAME, "last.pt")
 # Of digits' 1,437 training examples a twelfth validates; 1,318 train: ten batches of 128 and one of 38.
 TRAINING_EXAMPLES, VALIDATION_EXAMPLES, TEST_EXAMPLES, STEPS_PER_EPOCH = 1318, 119, 360, 11
 # Records that hold a measured time, so that no two runs share them.

@@ -23,6 +23,7 @@ from lean_mnist.training.state import CheckSummary
 from tests.support.distributed_cases import together
 from tests.support.planting import Plant
 from tests.support.training_cases import (
+    LAST,
     NAME,
     REPOSITORY,
     STEPS_PER_EPOCH,
@@ -34,8 +35,6 @@ from tests.support.training_cases import (
     records_in,
     surroundings,
 )
-
-LAST = Path("checkpoints", NAME, "last.pt")
 
 
 def failure(outcomes: list[tuple[Any, LeanMnistError | None]], kind: type[LeanMnistError]) -> str:

@@ -20,6 +20,7 @@ from lean_mnist.training.run import run
 from lean_mnist.training.steps import Steps
 from tests.support.distributed_cases import together
 from tests.support.training_cases import (
+    LAST,
     NAME,
     STEPS_PER_EPOCH,
     call,
@@ -30,8 +31,6 @@ from tests.support.training_cases import (
     load,
     named,
 )
-
-LAST = Path("checkpoints", NAME, "last.pt")
 
 
 def flip_after(patch: pytest.MonkeyPatch, update: int, where: Callable[[Update], torch.Tensor]) -> None:

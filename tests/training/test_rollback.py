@@ -18,6 +18,7 @@ from lean_mnist.training.run import run
 from lean_mnist.training.steps import Steps
 from tests.support.distributed_cases import together
 from tests.support.training_cases import (
+    LAST,
     MEASURED,
     NAME,
     STEPS_PER_EPOCH,
@@ -30,9 +31,6 @@ from tests.support.training_cases import (
     records_in,
     spoil_weights,
 )
-
-LAST = Path("checkpoints", NAME, "last.pt")
-
 
 ROLLBACK = LAST.with_name("rollback.pt")
 ROLLING: dict[str, Any] = {"on_nonfinite": "rollback", "epochs": 3, "check": "off", "log_every": 1}

@@ -24,6 +24,7 @@ from lean_mnist.training.sinks.progress import progress_sink
 from lean_mnist.training.sinks.records import Epoch, Notice
 from lean_mnist.training.stopping import StopRequest
 from tests.support.training_cases import (
+    LAST,
     NAME,
     STEPS_PER_EPOCH,
     FinishedRun,
@@ -34,8 +35,6 @@ from tests.support.training_cases import (
     load,
     named,
 )
-
-LAST = Path("checkpoints", NAME, "last.pt")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

@@ -29,6 +29,7 @@ from lean_mnist.training.steps import Steps
 from tests.support.distributed_cases import together
 from tests.support.planting import Plant
 from tests.support.training_cases import (
+    LAST,
     NAME,
     STEPS_PER_EPOCH,
     FinishedRun,
@@ -40,8 +41,6 @@ from tests.support.training_cases import (
     named,
     spoil_weights,
 )
-
-LAST = Path("checkpoints", NAME, "last.pt")
 
 
 def _spoils_backward(plant: Plant, calls: Callable[[int], bool]) -> None:

@@ -19,6 +19,7 @@ import torch
 from lean_mnist.errors import DataError
 from lean_mnist.reading.archive import read_archive
 from lean_mnist.reading.files import LARGEST, opened
+from lean_mnist.reading.json import each_once
 from lean_mnist.reading.text import escaped, printable, shown
 
 _INSIDE = ("model", "state_dict", "model_state_dict")
@@ -71,17 +72,11 @@ def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _entries(text: bytes) -> dict[str, _Entry]:
-    values = json.loads(text.decode(), object_pairs_hook=_each_once)
+    values = json.loads(text.decode(), object_pairs_hook=each_once)
     if not isinstance(values, dict):
         raise ValueError("expected an object")
     msgspec.convert(values.pop("__metadata__", {}), dict[str, str])
     return msgspec.convert(values, dict[Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)], _Entry])
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("a name twice")
-    return found
 
 
 def _widened(bfloat16: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:

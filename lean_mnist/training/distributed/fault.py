@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.errors import GradientMismatch, HealthError, LeanMnistError
-from lean_mnist.nn.parameters import ParameterSlot
+from lean_mnist.nn.parameters import ParameterSlot, place_of
 from lean_mnist.training.distributed.message import (
     PROJECTIONS,
     Digests,
@@ -111,16 +111,6 @@ def difference(
     index = int(errors.argmax()) if most else int(differs.nonzero()[0])
     place = f"{place_of(layout, index)}: {was} {float(right_P[index]):.6g}, {now} {float(found_P[index]):.6g}"
     return place if most or count == 1 else f"{place} (and {count - 1:,} more)"
-
-
-def place_of(layout: Sequence[ParameterSlot], index: int) -> str:
-    """``"layers.0.weight[3, 5]"`` for a place in the flat vector."""
-    for slot in layout:
-        place = index - slot.offset
-        if 0 <= place < math.prod(slot.shape):
-            at = list(slot.where(place))
-            return f"{slot.name}{at if at else ''}"
-    return f"element {index}"
 
 
 def ranks(numbers: Sequence[int]) -> str:

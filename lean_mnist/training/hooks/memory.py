@@ -20,7 +20,7 @@ from torch import Tensor
 from lean_mnist.data.watch import BatchWatch, first_of
 from lean_mnist.errors import GradientMismatch, HealthError, MemoryFault
 from lean_mnist.memory import Checksum
-from lean_mnist.nn.parameters import FlatParameters, ParameterSlot
+from lean_mnist.nn.parameters import FlatParameters, ParameterSlot, place_of
 from lean_mnist.nn.step import Batch, Step, StepEngine, StepResult
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config.schedules import is_power_of_ten
@@ -43,13 +43,8 @@ class _Resting(NamedTuple):
         """What was changed, in words; empty if nothing was."""
         if self.checksum.holds():
             return ""
-        places = [_place(self.layout, number) for number in self.checksum.changed()]
+        places = [place_of(self.layout, number) for number in self.checksum.changed()] if self.layout else []
         return f"{self.what}{' to '.join(dict.fromkeys(places))} was changed in memory"
-
-
-def _place(layout: Sequence[ParameterSlot], number: int) -> str:
-    slot = next((slot for slot in reversed(layout) if slot.offset <= number), None)
-    return "" if slot is None else f"{slot.name}[{', '.join(map(str, slot.where(number - slot.offset)))}]"
 
 
 class MemoryGuard:

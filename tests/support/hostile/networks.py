@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.fuzzing.containers import varint
 from tests.support.hostile.archives import deflated_zeros, shared, text, tuple_of
 from tests.support.hostile.attack import Hostile, Sandbox
 from tests.support.hostile.data_files import gzip_bomb
@@ -80,26 +81,18 @@ def _recursive(made: Any) -> None:
 def _nested_graphs(made: Any) -> bytes:
     content = b""
     for _ in range(3_000):  # attribute.g of node of graph …
-        graph = b"\x0a" + _varint(len(content)) + content
-        attribute = b"\x32" + _varint(len(graph)) + graph
-        content = b"\x2a" + _varint(len(attribute)) + attribute
-    graph = b"\x0a" + _varint(len(content)) + content
-    return bytes(made.SerializeToString()) + b"\x3a" + _varint(len(graph)) + graph
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
+        graph = b"\x0a" + varint(len(content)) + content
+        attribute = b"\x32" + varint(len(graph)) + graph
+        content = b"\x2a" + varint(len(attribute)) + attribute
+    graph = b"\x0a" + varint(len(content)) + content
+    return bytes(made.SerializeToString()) + b"\x3a" + varint(len(graph)) + graph
 
 
 def _empty(field: bytes, number: int) -> Callable[[Any], bytes]:
     def change(made: Any) -> bytes:
         graph = made.graph.SerializeToString() + field * number
         made.ClearField("graph")
-        return bytes(made.SerializeToString()) + b"\x3a" + _varint(len(graph)) + graph
+        return bytes(made.SerializeToString()) + b"\x3a" + varint(len(graph)) + graph
 
     return change
 
