@@ -1,7 +1,5 @@
 """The repro bundle of a training step whose check failed: written to a file, reproduced with the code now installed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ For each identity: stale or cross-layer values (of earlier calls, of other layer
 applied twice, terms that may have been added, and the product that the tensor is a sum of.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple

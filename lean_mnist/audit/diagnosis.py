@@ -1,7 +1,5 @@
 """The first local check of a step that fails, and why: the likely class of the fault, for a person to read."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ gradcheck compares with finite differences, so it needs float64, few numbers, an
 difference would straddle it. The piece is cut to suit: the brightest features, and the units farthest from their kinks.
 """
 
-from __future__ import annotations
-
 import enum
 import math
 import re

@@ -12,8 +12,6 @@ batched check and is not explained by these thresholds, which are wide enough fo
 in float64, and that decides.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

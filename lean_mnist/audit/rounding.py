@@ -5,8 +5,6 @@ that a sum of n terms is off by at most ``λ √n u`` times the size of its term
 ``2 exp(−λ²/2)``. That is a model, not a proof; the enclosure is the proof.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -4,8 +4,6 @@ It compares them with the independent reference, runs the list of local checks e
 gradient, and runs gradcheck on a piece of the step.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ A forward returns the activation and the one array its backward needs; a backwar
 the derivative. All of them take and return arrays of any shape.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

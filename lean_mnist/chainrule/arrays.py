@@ -5,8 +5,6 @@ are used as they are. What does not is here. A new kind of array (an interval, a
 class an attribute ``__primitives__`` that holds an object with these methods.
 """
 
-from __future__ import annotations
-
 import functools
 from fractions import Fraction
 from typing import Any, Protocol

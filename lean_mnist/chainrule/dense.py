@@ -1,7 +1,5 @@
 """The dense (fully connected, affine) layer."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from lean_mnist.chainrule.arrays import Array, check_same_kind, check_upstream, primitives

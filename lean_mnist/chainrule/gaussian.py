@@ -4,8 +4,6 @@ Shapes: ``mean``, ``log_scale`` (ℓ = ln σ, which keeps σ above 0 and accurat
 shape, any; those of the prior broadcast to it.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from lean_mnist.chainrule.arrays import Array, check_upstream, primitives

@@ -1,7 +1,5 @@
 """The multilayer perceptron: dense layers of any depth and width with an activation between them, and its loss."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -7,8 +7,6 @@ Each bound follows from ``kl(r̂ ‖ r) ≤ K/m`` (Maurer 2004) by an inequality
 is that bound itself, inverted by :func:`lean_mnist.generalization.bounds.pac_bayes_risk`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -9,8 +9,6 @@ The gradient that reaches the weights is therefore that of the loss at the round
 be checked like any other. That it is then applied to the unrounded weights is a heuristic.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ float64 number is a real number), with the conventions of the chain rule at a ki
 taken as the decimals they are written as.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ An elementary function f is enclosed by its value at the midpoint and a bound L 
 ``|f(X) − fl(f(a))| ≤ L r + |f(a) − fl(f(a))|``, the last term being what :mod:`.rounding` assumes of PyTorch.
 """
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

@@ -8,8 +8,6 @@ multiplication by using fast routines of matrix multiplication and its applicati
 the extraction is Rump, Ogita and Oishi, Accurate floating-point summation I, SIAM J. Sci. Comput. 31, 2008, section 3.)
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -17,8 +17,6 @@ at most a factor ``(1 − u)^−k`` too small after ``k`` roundings, and :func:`
 Verification methods, Acta Numerica 19, 2010).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Each case is a function, the same in plain PyTorch, and inputs. A layout of the 
 is in real programs, by what the caller does with the output: transposing it, concatenating it, summing it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

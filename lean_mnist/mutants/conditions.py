@@ -1,7 +1,5 @@
 """Conditions under which a fault shows, each with the network whose training brings it about in the self-test."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

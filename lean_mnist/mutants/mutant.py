@@ -1,7 +1,5 @@
 """The form of a planted bug: a name, its true class, the part of a backward that it changes, and when it shows."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Planting a bug: in this package, for the length of a ``with``, or in a copy of anybody's Function."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

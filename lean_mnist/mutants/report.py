@@ -1,7 +1,5 @@
 """The result of a self-test: the verdict on each mutant, the mutation score, and alarms with nothing planted."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

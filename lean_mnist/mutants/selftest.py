@@ -3,8 +3,6 @@
 Whole Functions, right and faulty, are put to ``check_function`` and its like.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """The self-test on somebody else's Function: plant what fits anywhere and see that ``check_function`` refuses it."""
 
-from __future__ import annotations
-
 import contextlib
 import pkgutil
 import time

@@ -5,8 +5,6 @@ the corpus holds at some step: two batches accumulated, a ragged batch, a batch 
 wide, a unit pruned to exact zeros, one that rests just above its kink, an outlier that saturates everything.
 """
 
-from __future__ import annotations
-
 import functools
 from collections import deque
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Those of ``mutant.Mutant`` change a part of a backward of ours. These are for situations that ours never meet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Choice and check of obligations, and the report of the results: a table for people, a document for programs."""
 
-from __future__ import annotations
-
 import fnmatch
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The corpus of planted bugs, put together from its groups."""
 
-from __future__ import annotations
-
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.mutants.corpus import (
     activations,

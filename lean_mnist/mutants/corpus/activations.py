@@ -1,7 +1,5 @@
 """Faults in the derivative of an activation: ``dz = dh ⊙ σ'(z)``. ReLU's backward is given ``z`` in place of ``h``."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

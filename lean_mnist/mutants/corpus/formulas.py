@@ -1,7 +1,5 @@
 """Whole Functions given by formulas, with a fault that shows at another width, upstream scale or special value."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812

@@ -1,7 +1,5 @@
 """Whole Functions whose fault shows in how they are called: again, after another call, with one tensor twice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 They show that the checks were not fitted to the corpus.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Faults in the gradient of the loss: ``ds = (p − q + λs) · dloss`` and ``dloss_B = dmean / B``."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

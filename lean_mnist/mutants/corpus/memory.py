@@ -1,7 +1,5 @@
 """Faults that depend on earlier calls: stale values, buffers that are not cleared, races, rare calls."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Faults in how the layers are chained: the wrong tape, the wrong layer, a layer forgotten."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

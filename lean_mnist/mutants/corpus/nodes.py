@@ -3,8 +3,6 @@
 ``CONTRACTS`` are those against what autograd expects of every backward: memory, layout, dtype.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Faults in a dense layer's backward: ``dW = dzᵀ x``, ``db = Σ dz``, ``dx = dz W``."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

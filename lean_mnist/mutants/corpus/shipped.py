@@ -4,8 +4,6 @@
 generation of GPU, the fault here depends on the dtype, which is as blind a spot for a test that uses another.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

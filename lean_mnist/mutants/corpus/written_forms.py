@@ -1,7 +1,5 @@
 """Faults of other forms than a Function of tensors: operators, keyword arguments, modules, compiled code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

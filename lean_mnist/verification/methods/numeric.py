@@ -1,7 +1,5 @@
 """Comparisons of what tensors give: with SymPy numbers of many digits, and by ``gradcheck``."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Proving that two arrays of symbolic shape are equal, and finding the place where they are not."""
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ quadratics whose numbers float64 holds exactly, every outcome of the noise is en
 fractions.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Gradient correctness, operation by operation, for every size: LEAN_mnist's ``Verification/GradientCorrectness``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Properties of layers and of stacks of layers, for every size: LEAN_mnist's ``Layer/Properties``."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -6,8 +6,6 @@ is proved is its value, and that the gradients it gives are SymPy's derivatives 
 scaled as the vectors of their entries, row by row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ Every inequality is proved by writing its two sides' difference as a sum of prod
 identity that is checked symbolically on what ``losses.softmax_cross_entropy`` computes. ``p`` is ``softmax(s)``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Gradients of a whole network in all parameters, established in four ways; order of the central difference."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

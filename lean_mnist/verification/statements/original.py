@@ -3,8 +3,6 @@
 Its formulas are reproduced here in a few lines because it is they that are refuted; nothing else uses them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -4,8 +4,6 @@ The functions of ``chainrule`` run here twice on the same numbers: on tensors, a
 numbers let both be compared with ``==``, or on SymPy numbers of 60 digits.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -1,7 +1,5 @@
 """Types: every wrong shape is refused before any arithmetic, and parameters round trip bit for bit."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 from collections.abc import Callable, Container, Iterator
