@@ -2,7 +2,7 @@
 
    A fixed classifier errs on an example of the distribution D with probability [risk]. Stated here: the number of
    errors in n i.i.d. examples is binomial; its tail P[errors <= k] falls in the risk; so if the risk is at least p, as
-   few as k errors have at most the probability sum_{i<=k} C(n,i) p^i (1-p)^(n-i); and a bound u(k) at which this tail is
+   few as k errors have at most the probability sum_{i<=k} C(n,i) p^i (1-p)^(n-i); a bound u(k) at which this tail is
    at most delta lies below the risk with probability at most delta ([clopper_pearson_coverage]). *)
 
 Require Import Reals Lra Lia List ZArith.
