@@ -1,0 +1,61 @@
+"""The machine-checked theorems' audit: it fails on whatever is assumed or left unproved."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROOFS = Path(__file__).parents[2] / "proofs"
+
+pytestmark = pytest.mark.skipif(not shutil.which("coqc"), reason="needs coqc, of the Debian package coq")
+
+PROVED = "Require Import Reals.\nTheorem sum : (1 + 1 = 2)%R.\nProof. ring. Qed.\n"
+
+
+def _make(folder: Path, theory: str) -> subprocess.CompletedProcess[str]:
+    """``make`` of a house of proofs that holds one theory."""
+    for name in ("Makefile", "_CoqProject", "audit.py", "assumptions.txt"):
+        shutil.copy(PROOFS / name, folder / name)
+    (folder / "sums").mkdir()
+    (folder / "sums" / "Sums.v").write_text(theory)
+    return subprocess.run(["make", "-C", str(folder)], capture_output=True, text=True, timeout=120)
+
+
+def test_theorems_are_printed_with_the_axioms_beneath_them(tmp_path: Path) -> None:
+    made = _make(tmp_path, "(* Nobody says Admitted. (* Nor: *) Axiom a : False. *)\n" + PROVED)
+    assert made.returncode == 0, made.stderr
+    assert "sums/Sums.v: sum\n    ClassicalDedekindReals.sig_forall_dec, " in made.stdout
+    assert "1 theorems rest on 2 axioms, all of them in assumptions.txt" in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("theory", "fault"),
+    [
+        ("Theorem zero : 0 = 1.\nAdmitted.\n", "sums/Sums.v: Admitted"),
+        ("Lemma zero : 0 = 1.\nProof. Admitted.\nTheorem one : 1 = 0.\nProof. now symmetry. Qed.\n", "Sums.zero"),
+        ("Lemma unused : 0 = 1.\nProof. Admitted.\n" + PROVED, "sums/Sums.v: Admitted"),
+        (PROVED + "Axiom wrong : 0 = 1.\n", "sums/Sums.v: Axiom"),
+        ("Axiom wrong : 0 = 1.\nTheorem zero : 0 = 1.\nProof. exact wrong. Qed.\n", "Sums.wrong"),
+        ("Variable wrong : 0 = 1.\nTheorem zero : 0 = 1.\nProof. exact wrong. Qed.\n", "Sums.wrong"),
+        ("Hypotheses (n : nat) (wrong : n = 1).\nTheorem one : n = 1.\nProof. exact wrong. Qed.\n", "Sums.wrong"),
+        ("Require Import ProofIrrelevance.\nTheorem all (p q : True) : p = q.\nProof. apply proof_irrelevance. Qed.\n",
+         "ProofIrrelevance.proof_irrelevance"),
+        ("Unset Guard Checking.\nFixpoint f (n : nat) : False := f n.\nTheorem no : False.\nProof f 0.\n",
+         "sums/Sums.v: Unset Guard Checking"),
+        ("Module Inner.\nTheorem one : 1 = 1.\nProof. easy. Qed.\nEnd Inner.\n", "LeanMnist.sums.Sums.one"),
+        ("Lemma one : 1 = 1.\nProof. easy. Qed.\n", "no theorem was found"),
+    ],
+)  # fmt: skip
+def test_what_is_assumed_or_unproved_fails(tmp_path: Path, theory: str, fault: str) -> None:
+    made = _make(tmp_path, theory)
+    assert made.returncode != 0
+    assert fault in made.stderr, made.stdout + made.stderr
+
+
+def test_a_proof_that_does_not_compile_fails(tmp_path: Path) -> None:
+    made = _make(tmp_path, "Theorem zero : 0 = 1.\nProof. easy. Qed.\n")
+    assert made.returncode != 0
+    assert "Sums.v" in made.stderr
