@@ -9,8 +9,6 @@ Shapes: ``m`` images of ``rows x columns``; ``K`` elastic modes. Coordinates are
 from the centre of the image.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass, fields

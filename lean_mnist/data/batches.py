@@ -3,8 +3,6 @@
 Shapes: ``B`` batch (the last one may be smaller), ``D`` input features, ``m`` examples.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence

@@ -3,8 +3,6 @@
 Shapes: ``m`` examples; an image is ``rows x columns``; ``D = rows * columns`` input features.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

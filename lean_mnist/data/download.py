@@ -4,8 +4,6 @@ The servers are first probed, in background threads with a bounded wait: a name 
 longer than any socket timeout. Only finished, verified files are moved to where later runs look.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import os

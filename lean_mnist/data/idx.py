@@ -6,8 +6,6 @@ An IDX file is: two zero bytes, a type code, the number of dimensions (these fou
 Format: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", section "File formats".
 """
 
-from __future__ import annotations
-
 import math
 import os
 import struct

@@ -1,7 +1,5 @@
 """Where each data set's four files lie below a root folder: torchvision's layout."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

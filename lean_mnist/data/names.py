@@ -1,7 +1,5 @@
 """Names of the data sets that options accept. Imports nothing, so that ``--help`` stays fast."""
 
-from __future__ import annotations
-
 DATASETS: tuple[str, ...] = ("mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits")
 """Every data set that can be asked for by name."""
 

@@ -3,8 +3,6 @@
 Known are those that could be established; a data set that is missing here is of unknown origin wherever it comes from.
 """
 
-from __future__ import annotations
-
 from enum import Enum
 
 

@@ -1,7 +1,5 @@
 """One random generator per purpose, each a pure function of the run's seed."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """Cutting the training examples: a validation split, and a prior's part. The test split is never touched here."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """Checksums of examples that rest in memory, and of the batches made of them until they are used."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

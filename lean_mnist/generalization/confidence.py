@@ -14,8 +14,6 @@ The last: each evaluation answers with one of m + 1 counts, so a person who acts
 ``(m + 1)^i`` hypotheses at the i-th evaluation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction

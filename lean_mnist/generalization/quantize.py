@@ -5,8 +5,6 @@ A network is trained with rounded weights (:mod:`lean_mnist.nn.quantized`), or r
 main bound); or, in a prefix code that was fixed beforehand, ``δ 2^−l`` for its own length l.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction

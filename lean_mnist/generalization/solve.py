@@ -5,8 +5,6 @@ risk is at most ``k/m + ε``. B = 0 is a holdout; else each hypothesis gets ``δ
 ``hoeffding``: ``ε = √((B ln 2 + ln(1/δ)) / 2m)``). Every answer is verified: the next better one does not hold.
 """
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

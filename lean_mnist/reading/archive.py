@@ -4,8 +4,6 @@ PyTorch's own reader builds what a file announces. This one walks the pickle (:m
 makes each tensor of the bytes that are there, on the CPU whatever device the file names.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import sys

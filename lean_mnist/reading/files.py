@@ -1,7 +1,5 @@
 """Bytes of files from elsewhere: of regular files only, and no more of them than the caller has a use for."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

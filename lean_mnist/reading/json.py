@@ -1,7 +1,5 @@
 """JSON from elsewhere: bounded in depth and in the length of its numbers, each name once, nothing but the standard."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

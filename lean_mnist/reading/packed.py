@@ -1,7 +1,5 @@
 """Unpacking of gzip files, no further than somebody reads."""
 
-from __future__ import annotations
-
 import io
 import zlib
 from typing import BinaryIO

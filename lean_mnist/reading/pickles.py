@@ -4,8 +4,6 @@ A pickle is a program. Of its language only the part is known here that builds l
 what a name stands for, and what comes of a call, is decided by the reader's :class:`Meaning`, from a fixed list.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Plain values from a file, held against types field by field; what does not fit is named in one line."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import operator

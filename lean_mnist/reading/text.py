@@ -1,7 +1,5 @@
 """Text out of files, as it may be printed: in one line, and never a command to a terminal."""
 
-from __future__ import annotations
-
 import os
 
 

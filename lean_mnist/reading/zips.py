@@ -1,7 +1,5 @@
 """Strict zip files, as ``torch.save`` writes them: stored entries one behind the other, their directory at the end."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from io import BufferedReader

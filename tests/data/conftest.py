@@ -4,8 +4,6 @@ Every test runs without ``LEAN_MNIST_DATA`` and with ``urllib.request.urlopen`` 
 machine's surroundings; the few that talk to a server of their own on the loopback interface ask for ``loopback``.
 """
 
-from __future__ import annotations
-
 import os
 import urllib.error
 import urllib.request

@@ -1,7 +1,5 @@
 """Batches: every example once, order a pure function of seed and epoch, resumable anywhere."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from typing import Any

@@ -1,7 +1,5 @@
 """Named data sets that are missing, incomplete or damaged: one clear line for each."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

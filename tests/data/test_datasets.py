@@ -1,7 +1,5 @@
 """Named data sets: where they are searched, what comes back, and what ``auto`` does."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Downloads, through torchvision, from a server on the loopback interface; and all the ways they can fail."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """The IDX reader: what it reads, and one clear line for every way a file can be wrong."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import struct

@@ -1,7 +1,5 @@
 """Normalisation, against float64 formulas written the plain way."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Official data are known by their content; all others are loaded, and said to be of unknown origin."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

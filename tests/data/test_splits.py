@@ -1,7 +1,5 @@
 """Cutting the validation split."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

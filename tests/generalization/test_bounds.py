@@ -1,7 +1,5 @@
 """Bounds: against mpmath, the checker and SciPy, exactly enumerated coverage, MLCERT's numbers, impossible requests."""
 
-from __future__ import annotations
-
 import functools
 import math
 import operator

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.certify``: certificates of real runs, the command's options, and its one-line errors."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import struct

@@ -1,7 +1,5 @@
 """Forged certificates: each is rejected in one line, or its statement begins by saying that nobody vouches for it."""
 
-from __future__ import annotations
-
 import copy
 import gzip
 import hashlib

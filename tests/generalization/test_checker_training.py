@@ -1,7 +1,5 @@
 """Certificates about the examples learned from: the checker accepts those made, and rejects every alteration."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """Shares of δ, and what is no holdout."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The count: its bounds on rounding hold for float32 in any order, and the checker's integers agree with it."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any

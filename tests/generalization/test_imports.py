@@ -1,7 +1,5 @@
 """Networks from elsewhere: data decide what files leave open, and the command certifies them."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """ONNX files: chains of dense layers are read, every other graph and every damaged file is refused in one line."""
 
-from __future__ import annotations
-
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path

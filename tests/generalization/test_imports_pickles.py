@@ -1,7 +1,5 @@
 """MLCERT's pickles: its two networks are read as it reads them, and nothing hostile is run or believed."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import pickle

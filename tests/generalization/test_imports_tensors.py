@@ -1,7 +1,5 @@
 """Networks of named tensors: state_dict and safetensors, whole, out of order, damaged and hostile."""
 
-from __future__ import annotations
-
 import json
 import os
 import struct

@@ -1,7 +1,5 @@
 """Perceptrons: learning in blocks equals the definition and MLCERT's published results; the command certifies them."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """PAC-Bayes: steps and their audit, draws of pairs, divergences rounded up, the parts of a training split."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from typing import Any

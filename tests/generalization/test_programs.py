@@ -1,7 +1,5 @@
 """Probabilistic programs: the theorems hold over all outcomes, and false ones are seen to fail."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """Few-bit weights: the straight-through gradient, grids, quantising a trained network, training a quantised one."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import Any
 

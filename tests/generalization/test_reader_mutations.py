@@ -1,7 +1,5 @@
 """Honest data and networks, altered at random: read, or refused in one line that names the file."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Signatures of certificates by ``ssh-keygen -Y``, with keys made for the test."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Any of ε, δ, m, B and the number of errors given the others; MLCERT's Table 1 from its own counts."""
 
-from __future__ import annotations
-
 import os
 from fractions import Fraction
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Networks as bits, and labels by integers: sizes exact, nothing lost, nothing rounded."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

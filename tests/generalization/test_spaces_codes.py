@@ -1,7 +1,5 @@
 """The enumerative code's lengths: they are those of a prefix code, and of what a network's codes cost."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Tests of the reader of ``torch.save`` files: the same values as PyTorch's, and every other file refused."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Tests of reading files from elsewhere: regular ones only, and bounded."""
 
-from __future__ import annotations
-
 import gzip
 import os
 from pathlib import Path

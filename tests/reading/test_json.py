@@ -1,7 +1,5 @@
 """Tests of reading JSON from elsewhere: what it means, and what is refused in one line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

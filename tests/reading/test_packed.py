@@ -1,7 +1,5 @@
 """Tests of unpacking gzip files as far as they are read."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import random

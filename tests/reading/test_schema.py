@@ -1,7 +1,5 @@
 """Tests of holding plain values against types: the field that does not fit is named in one line."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any

@@ -13,8 +13,6 @@ and the most errors that a correct count can give.
 Shapes: ``B`` batch, ``D`` input features, ``H`` units, ``m`` examples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ A maker writes every field from what it counted itself; of the checker it quotes
 checker derives and compares was written by somebody else.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

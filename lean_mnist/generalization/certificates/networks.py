@@ -6,8 +6,6 @@ one with a word of a prefix code ``δ 2^−length`` (Occam's razor). What a cert
 ``docs/certificates.md``. Counts, lengths and bounds are computed by other means than the checker's.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from fractions import Fraction

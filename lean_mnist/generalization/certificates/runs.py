@@ -1,7 +1,5 @@
 """The certificate of a run: made at its end or from its checkpoint, and found again beside the checkpoint."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

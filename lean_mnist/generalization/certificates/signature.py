@@ -4,8 +4,6 @@ A signature is of a certificate's bytes, which hold the SHA-256 of weights and d
 ``certificate.json.sig``. Whose keys are trusted for it stands in a file of allowed signers (``man ssh-keygen``).
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Certification of networks that were trained elsewhere, or rounded to few bits after training."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

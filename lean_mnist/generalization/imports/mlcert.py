@@ -7,8 +7,6 @@ names that it mentions are compared with four expected ones and turned into plai
 called or constructed on its behalf, so the worst that a hostile file can do is to be refused.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from enum import Enum

@@ -1,7 +1,5 @@
 """Dense ReLU networks from elsewhere: layers, orientation and scaling of pixels, as far as the file decides them."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ Any other node is refused by its name.
 Numbers of fields, messages and enumerations: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum

@@ -3,8 +3,6 @@
 Format: https://huggingface.co/docs/safetensors, "Format".
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The interface of learners: predict, update, learn, and the size of the parameters in bits."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable

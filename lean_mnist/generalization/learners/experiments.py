@@ -1,7 +1,5 @@
 """MLCERT's perceptron experiments: their data sets and settings, published results, and what is certified of ours."""
 
-from __future__ import annotations
-
 import math
 import os
 from array import array

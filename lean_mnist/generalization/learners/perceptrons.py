@@ -3,8 +3,6 @@
 Shapes: ``m`` training examples, ``n`` features, ``B`` examples to predict, ``S`` support vectors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

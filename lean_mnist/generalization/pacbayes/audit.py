@@ -4,8 +4,6 @@ Nothing of ``chainrule`` is imported. The loss is taken as a function of the wei
 ones, with the gradient there of the one independent reference (:mod:`lean_mnist.audit.reference`).
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -6,8 +6,6 @@ fixed texts are quoted.
 Shapes: ``N`` draws, ``D`` input features, ``H`` units, ``P`` parameters of one network.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Shapes: ``B`` batch, ``D`` input features, ``P`` parameters of one network.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The fixed encoding writes, layer by layer: shift and scale (16 bits each), the c
 significant first), the biases (16 bits each). It has exactly ``space.size_in_bits`` bits.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

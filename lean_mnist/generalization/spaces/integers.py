@@ -8,8 +8,6 @@ activation is cut into limbs of ``L`` bits with ``D · W · 2^L < 2^63``, and th
 integers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

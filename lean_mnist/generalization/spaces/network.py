@@ -11,8 +11,6 @@ Biases are float16. Every number is thus an integer over a power of 2, and a net
 arithmetic on integer pixels, ReLU between the layers, and the smallest index of a largest logit.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 from typing import Any
