@@ -212,7 +212,7 @@ def holdout_certificate(folder: Path) -> list[bytes]:
 
     model, unit = MLP((FEATURES, 3, CLASSES), seed=1), Normalization("unit", 0.0, 16.0)
     options = ClaimOptions(("0.035", "1e-9"), ("clopper-pearson", "kl"), precision="float32")
-    return [certify(model, unit, small_data(), SplitHistory("test", 3), options).write(folder).read_bytes()]
+    return [certify(model, unit, small_data(), SplitHistory(3), options).write(folder).read_bytes()]
 
 
 def code_certificate(folder: Path) -> list[bytes]:

@@ -46,7 +46,7 @@ class BatchRing:
         return x, y, batches
 
     def holds(self, batch: Batch) -> bool:
-        """Whether ``batch`` lies in a slot."""
+        """``True`` for a batch that lies in a slot."""
         return batch[0].data_ptr() in self._addresses
 
 

@@ -19,9 +19,8 @@ import torch
 
 from lean_mnist.data.download import DownloadError, download
 from lean_mnist.data.idx import IMAGES_MAGIC, LABELS_MAGIC, PathLike, read_images, read_labels
-from lean_mnist.data.layout import LAYOUTS, Layout, locate
+from lean_mnist.data.layout import FINGERPRINTS, LAYOUTS, OFFICIAL_SHA256, PARTS, Layout, Origin, locate
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS
-from lean_mnist.data.official import FILES, FINGERPRINTS, PARTS, Origin
 from lean_mnist.errors import ArgumentError, ConfigError, DataError, DataUnavailable, check_choice
 from lean_mnist.files import errors_named
 from lean_mnist.reading.text import shown
@@ -94,14 +93,14 @@ class Dataset:
 
     @property
     def origin(self) -> Origin:
-        """Whether these are the official data of this name, by the fingerprint."""
+        """``OFFICIAL`` for the official data of this name, by the fingerprint."""
         return Origin.OFFICIAL if FINGERPRINTS.get(self.name) == self.fingerprint() else Origin.UNKNOWN
 
     def doubt(self) -> str | None:
-        """What keeps these from being the official data of this name, in one line; ``None`` if they are."""
+        """The line that says why these are not the official data of this name; ``None`` if they are."""
         if self.origin is Origin.OFFICIAL:
             return None
-        known, fault = FILES.get(self.name), "the SHA-256 of its official files is not known here"
+        known, fault = OFFICIAL_SHA256.get(self.name), "the SHA-256 of its official files is not known here"
         if known is not None:
             found = zip(PARTS, known, self._file_hashes(), strict=True)
             differ = [part for part, official, own in found if official != own]

@@ -100,7 +100,7 @@ def probe(urls: list[str], seconds: float = PROBE_SECONDS) -> None:
 
 
 def _constructor_options(layout: Layout) -> list[dict[str, str]]:
-    """What to pass to torchvision's class, one construction each, so that all four files come."""
+    """Options of each construction of torchvision's class that it takes to bring all four files."""
     return {"QMNIST": [{"what": "train"}, {"what": "test"}], "EMNIST": [{"split": "digits"}]}.get(layout.folder, [{}])
 
 

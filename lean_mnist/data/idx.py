@@ -10,13 +10,15 @@ import math
 import os
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol
+from io import BufferedReader
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import DataError
 from lean_mnist.reading.files import LARGEST, opened
+from lean_mnist.reading.packed import GzipStream
 from lean_mnist.reading.text import shown
 
 PathLike = str | os.PathLike[str]
@@ -33,10 +35,6 @@ _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i
 _CHUNK = 1 << 20
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
 def read_idx(path: PathLike, check: Callable[[int, Shape], None] | None = None) -> npt.NDArray[Any]:
     """Read one IDX file, raw or gzip, of type uint8 (0x08) or int32 (0x0C).
 
@@ -50,7 +48,9 @@ def read_idx(path: PathLike, check: Callable[[int, Shape], None] | None = None) 
         return _parse(file, shown(path), check)
 
 
-def _parse(file: _Readable, name: str, check: Callable[[int, Shape], None] | None) -> npt.NDArray[Any]:
+def _parse(
+    file: BufferedReader | GzipStream, name: str, check: Callable[[int, Shape], None] | None
+) -> npt.NDArray[Any]:
     start = file.read(4)
     if len(start) < 4:
         raise DataError(f"{name}: holds {len(start)} bytes, expected an IDX header of at least 8")

@@ -22,7 +22,7 @@ class RestingExamples:
         self._sums, self._labels, self._where = _sums_of(images, labels), labels.clone(), where
 
     def difference(self, rows: Tensor, images: Tensor, labels: Tensor) -> str:
-        """What is not as it was in ``images`` and ``labels``, read at ``rows`` (B,); empty if everything is."""
+        """The first change in ``images`` and ``labels``, read at ``rows`` (B,), in words; empty if there is none."""
         sums, expected = _sums_of(images, labels), self._sums.index_select(0, rows)
         if torch.equal(sums, expected):
             return ""
@@ -61,7 +61,7 @@ class BatchWatch:
         setattr(x, _NOTED, _Made(row_sums(x), labels, again))
 
     def difference(self, batch: tuple[Tensor, Tensor], *, from_source: bool) -> str:
-        """What was told since the last batch, or what of this one is not as it was made; empty if nothing is.
+        """The changes told since the last batch and those of this one since it was made; empty if there are none.
 
         ``from_source``: its features are made from their images once more, too, and compared bit for bit.
         """

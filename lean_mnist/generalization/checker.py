@@ -474,36 +474,40 @@ def check_document(document: Fields) -> None:
 
 
 def vouched(document: Fields) -> bool:
-    """Whether the examples are, by their SHA-256 and number of classes, the official ones of the named split."""
+    """Official examples of the named split, by their SHA-256 and number of classes."""
     data, classes = document["data"], document["decoder"]["sizes"][-1]
     hashes = OFFICIAL.get((data["dataset"], data["split"]))
     return hashes == (data["images"]["sha256"], data["labels"]["sha256"]) and classes == OFFICIAL_CLASSES
-
-
-def origin(document: Fields) -> tuple[str, list[str]]:
-    """How a sentence names the data, and the sentences that have to come before it."""
-    data, name = document["data"], document["data"]["dataset"]
-    if document["version"] == VERSION:
-        return name, []
-    images, labels = (f"{kind} with SHA-256 {data[kind]['sha256']}" for kind in ("images", "labels"))
-    opening = (
-        f"Nobody vouches for the {data['examples']:,} examples that are called '{name}' here, nor for that name: "
-        f"{images}, of which {data['duplicates']:,} are equal to an earlier one, and {labels}, in which "
-        f"{data['occurring']} of {document['decoder']['sizes'][-1]} classes occur."
-    )
-    return f"called '{name}', vouched for by nobody", [opening]
 
 
 def derive(document: Fields) -> Fields:
     """The fields of a certificate that follow from its other fields, by name: a part of the document."""
     content = {name: value for name, value in document.items() if name != "content_sha256"}
     decoder = {name: value for name, value in document["decoder"].items() if name != "sha256"}
+    data, found, classes = document["data"], KINDS[document["schema"]].derive(document), decoder["sizes"][-1]
+    opening, assumed = [], []
+    if document["version"] != VERSION:
+        images, labels = (f"{kind} with SHA-256 {data[kind]['sha256']}" for kind in ("images", "labels"))
+        assumed.append(UNVOUCHED)
+        opening.append(
+            f"Nobody vouches for the {data['examples']:,} examples that are called '{data['dataset']}' here, nor for "
+            f"that name: {images}, of which {data['duplicates']:,} are equal to an earlier one, and {labels}, in which "
+            f"{data['occurring']} of {classes} classes occur."
+        )
     return {
-        **KINDS[document["schema"]].derive(document),
+        **found,
+        "statement": opening + found["statement"],
+        "assumptions": found["assumptions"] + assumed,
         "decoder": {"sha256": hashlib.sha256(canonical(decoder)).hexdigest()},
-        "data": {"classes": decoder["sizes"][-1]},
+        "data": {"classes": classes},
         "content_sha256": hashlib.sha256(canonical(content)).hexdigest(),
     }
+
+
+def data_name(document: Fields) -> str:
+    """The data as a sentence names them."""
+    name: str = document["data"]["dataset"]
+    return name if document["version"] == VERSION else f"called '{name}', vouched for by nobody"
 
 
 def compare(found: Any, expected: Any, field: str = "") -> None:
@@ -533,12 +537,7 @@ def derive_holdout(document: Fields) -> Fields:
         derived["share"] = str(Fraction(claim["delta"]) / courses)
     return {
         **counted,
-        "assumptions": [
-            *ASSUMPTIONS,
-            *smooth,
-            ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE,
-            *_unvouched(document),
-        ],
+        "assumptions": [*ASSUMPTIONS, *smooth, ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE],
         "space": {"chosen_among": f"the networks of {looks} look(s) at this split"},
         "weights": {"tensors": tensors, "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors)},
     }
@@ -564,10 +563,6 @@ def _check_record(history: Fields, unit: str, errors: int, examples: int) -> Non
             )
 
 
-def _unvouched(document: Fields) -> list[str]:
-    return [] if document["version"] == VERSION else [UNVOUCHED]
-
-
 def _tensors(sizes: list[int], bias: bool) -> list[Fields]:
     """Names and shapes of the raw weights, in the order in which they stand in the file, each row by row."""
     return [
@@ -590,7 +585,7 @@ def derive_code(document: Fields) -> Fields:
         raise Rejected(f"code.name: expected fixed for more than 8 bits, found {name}")
     return {
         **_derive_counted(document),
-        "assumptions": [*CODE_ASSUMPTIONS, *_unvouched(document)],
+        "assumptions": [*CODE_ASSUMPTIONS],
         "code": {"specification": CODE_SPECIFICATIONS[name], "theorem": CODE_THEOREMS[name]},
     }
 
@@ -599,7 +594,7 @@ def _derive_counted(document: Fields) -> Fields:
     """Derived fields where the errors of one network in all examples were counted."""
     data, errors = document["data"], document["counts"]["errors"]
     network = "-".join(map(str, document["decoder"]["sizes"]))
-    m, claims, (name, statement) = data["examples"], [], origin(document)
+    m, claims, statement, name = data["examples"], [], [], data_name(document)
     for claim in document["claims"]:
         risk, delta, bound = Fraction(claim["risk"]), claim["delta"], claim["bound"]
         statement.append(
@@ -624,7 +619,7 @@ def derive_pac_bayes(document: Fields) -> Fields:
         raise Rejected(f"prior.kind: expected {' or '.join(PRIORS)}, data-free just where prior_examples is 0")
     if not learned_from < data["examples"]:
         raise Rejected("data.part: expected fewer examples for the prior than there are")
-    m, claims, (name, statement) = data["examples"] - learned_from, [], origin(document)
+    m, claims, statement, name = data["examples"] - learned_from, [], [], data_name(document)
     for claim in document["claims"]:
         risk, delta = Fraction(claim["risk"]), claim["delta"]
         statement.append(
@@ -648,7 +643,7 @@ def derive_pac_bayes(document: Fields) -> Fields:
     return {
         "statement": statement,
         "claims": claims,
-        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]], *_unvouched(document)],
+        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
         "counts": {"examples": m},
         "draws": {"key": hashlib.sha256(canonical(fixed)).hexdigest()},
         "parameters": sum(units * (inputs + 1) for inputs, units in pairwise(sizes)),
@@ -683,7 +678,7 @@ class Images(Sequence[bytes]):
         return self.raw[at : at + self.size]
 
     def duplicates(self) -> int:
-        """How many are equal to an earlier one, by 64 bits of a hash, which only can find too many."""
+        """The number of those equal to an earlier one, by 64 bits of a hash, which only can find too many."""
         hashes = array("Q", (int.from_bytes(hashlib.sha256(image).digest()[:8], "big") for image in self))
         return sum(one == other for one, other in pairwise(sorted(hashes)))
 
@@ -1057,7 +1052,7 @@ class Network:
 
 
 def _sound(z: Floats, errors: Floats) -> bool:
-    """Whether all are finite and no bound is negative or too large; false for NaN, which ``max`` may pass over."""
+    """All finite, and no bound negative or too large; false for NaN, which ``max`` may pass over."""
     return all(map(math.isfinite, z)) and all([0.0 <= error < _OVERFLOW for error in errors])
 
 
@@ -1150,7 +1145,7 @@ def check_code(document: Fields, files: Files, processes: int) -> None:
 
 
 def fixed_bits(space: Fields) -> int:
-    """How many bits a network is written in without an enumerative code."""
+    """The number of bits in which a network is written without an enumerative code."""
     biases = _HALF if space["biases"] else 0
     return sum(2 * _HALF + k * (n * int(space["bits"]) + biases) for n, k in pairwise(space["sizes"]))
 

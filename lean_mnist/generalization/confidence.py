@@ -52,26 +52,10 @@ def claimed_deltas(deltas: Sequence[Exact]) -> list[Fraction]:
 
 @dataclass(frozen=True)
 class SplitHistory:
-    """The history of a split before a claim is made on it."""
+    """The history of a test split, which taught and chose nothing, before a claim is made on it."""
 
-    split: str
     evaluations: int  # times that any candidate was evaluated on it, this claim's own evaluation included
     adaptive: bool = False  # whether what was evaluated may have depended on what earlier evaluations showed
-    learned: bool = False  # whether weights were fitted to it
-    selected: str = ""  # description of whatever was chosen by it; empty if nothing
-
-    def require_holdout(self) -> None:
-        """Raise ``CertificateError`` unless nothing was learned from this split or chosen by it."""
-        if self.learned:
-            raise CertificateError(
-                f"split: the weights were learned from the {self.split} split, so it is no holdout; "
-                "expected a split that nothing was learned from, or a union bound over all that could be learned"
-            )
-        if self.selected:
-            raise CertificateError(
-                f"split: the {self.split} split selected {self.selected}, so it is no holdout; "
-                "expected a split that selected nothing, or delta split over all the candidates"
-            )
 
     def share(self, delta: Exact, examples: int) -> Fraction:
         """The share of ``delta`` for one evaluation on so many ``examples``; ``BoundError`` unless there is one."""
@@ -103,4 +87,4 @@ def history_of(
     known = len(record) + (0 if same else 1)
     if looks is not None and looks < known:
         raise CertificateError(f"--looks: expected at least {known}, as many as the run's record tells, found {looks}")
-    return SplitHistory("test", looks or known, adaptive)
+    return SplitHistory(looks or known, adaptive)

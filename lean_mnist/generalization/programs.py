@@ -138,7 +138,7 @@ class Experiment(Generic[X, H]):
 
 
 def chernoff_holds(probability: Fraction, m: int, epsilon: Fraction, bits: int = 0) -> bool:
-    """Whether ``probability ≤ 2^bits · exp(−2ε²m)``, decided by enclosed logarithms; raises ``ArgumentError``."""
+    """Decide ``probability ≤ 2^bits · exp(−2ε²m)`` by enclosed logarithms; raises ``ArgumentError``."""
     if m < 1 or epsilon <= 0 or bits < 0:
         raise ArgumentError(f"m, epsilon, bits: {m}, {epsilon}, {bits}, expected at least 1, above 0, at least 0")
     if probability == 0:

@@ -11,7 +11,7 @@ _MOST_MEMBERS = 1 << 16  # one takes 20 bytes, and longer to begin than they tak
 
 
 class GzipDamaged(Exception):
-    """What is wrong with a gzip file, in one line."""
+    """A fault of a gzip file, in one line."""
 
 
 class GzipStream:
@@ -33,7 +33,7 @@ class GzipStream:
         return content.getvalue()
 
     def _has_more(self) -> bool:
-        """Whether there is something to unpack, at the beginning of a new member if the one before has ended."""
+        """Read until there is something to unpack, in a new member if the one before has ended; false at the end."""
         if self._member.eof:
             self._packed = self._packed.lstrip(b"\0")  # padding
         while not self._packed:

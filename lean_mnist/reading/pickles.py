@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 class Meaning(Protocol):
-    """What the names, calls and persistent objects of a pickle are to the reader of a format."""
+    """A format's meaning of the names, calls and persistent objects of a pickle."""
 
     def named(self, name: str) -> Any:
         """A record of the reader's own for ``"module name"``; raises ``Refused`` for what is not expected."""

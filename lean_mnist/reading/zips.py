@@ -92,7 +92,7 @@ class ZipFile:
         return content
 
     def _directory(self, size: int) -> tuple[int, bytes, int]:
-        """Where the directory starts, its bytes, and the number of its entries."""
+        """The start of the directory, its bytes, and the number of its entries."""
         at = size - _END.size
         signature, disk, first, here, number, length, start, comment = _END.unpack(self._piece(at, _END.size))
         if signature != b"PK\x05\x06" or disk or first or here != number or comment:

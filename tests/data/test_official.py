@@ -10,9 +10,8 @@ import torch
 
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Dataset, Split, load_dataset
-from lean_mnist.data.layout import LAYOUTS
+from lean_mnist.data.layout import FINGERPRINTS, LAYOUTS, OFFICIAL_SHA256, PARTS, Origin
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.data.official import FILES, FINGERPRINTS, PARTS, Origin
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import split_data
@@ -76,10 +75,12 @@ def test_real_mnist_is_known_and_one_altered_pixel_is_noticed(
 
 
 def test_hashes_are_those_of_the_files(real_mnist: Dataset, digits: Dataset) -> None:
-    assert set(FILES) == set(FINGERPRINTS) == {"mnist", "digits"}
+    assert set(OFFICIAL_SHA256) == set(FINGERPRINTS) == {"mnist", "digits"}
     for dataset in (real_mnist, digits):
         splits = [split_data(dataset, split, 10).fields for split in ("train", "test")]
-        assert FILES[dataset.name] == tuple(split[kind]["sha256"] for split in splits for kind in ("images", "labels"))
+        assert OFFICIAL_SHA256[dataset.name] == tuple(
+            split[kind]["sha256"] for split in splits for kind in ("images", "labels")
+        )
         assert FINGERPRINTS[dataset.name] == dataset.fingerprint()
 
 
@@ -109,7 +110,7 @@ def test_an_empty_split_is_refused(digits: Dataset) -> None:
 def test_the_checker_knows_the_same_hashes() -> None:
     expected = {
         (name, split): pair
-        for name, hashes in FILES.items()
+        for name, hashes in OFFICIAL_SHA256.items()
         for split, pair in (("train", hashes[:2]), ("test", hashes[2:]))
     }
     assert expected == checker.OFFICIAL

@@ -19,7 +19,6 @@ from lean_mnist.command_line import run_command
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificates.networks import certify, precision_for
@@ -233,13 +232,6 @@ def test_other_data_than_the_runs(best: Path, tmp_path: Path, monkeypatch: pytes
         command.certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(best))
 
 
-def test_nothing_that_selected_is_certified(best: Path) -> None:
-    digits = load_dataset("digits", "data")
-    model, normalization = MLP((64, 4, 10)), Normalization("unit", 0.0, 16.0)
-    with pytest.raises(CertificateError, match="so it is no holdout"):
-        certify(model, normalization, digits, SplitHistory("validation", 1, selected="the best checkpoint"))
-
-
 def test_help_is_quick_and_checking_loads_no_torch(best: Path, tmp_path: Path) -> None:
     command.certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(best))
     program = (
@@ -265,7 +257,7 @@ def test_real_mnist_is_certified_by_its_own_files(tmp_path: Path, monkeypatch: p
         optimizer.step()
         if step == 60:
             break
-    certificate = certify(model, normalization, mnist, SplitHistory("test", 1))
+    certificate = certify(model, normalization, mnist, SplitHistory(1))
     assert list(certificate.files) == ["certificate.weights"]
     path = str(certificate.write(tmp_path))
     weights = tmp_path / "certificate.weights"

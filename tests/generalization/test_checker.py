@@ -70,7 +70,7 @@ def test_it_accepts_other_forms_of_network(options: dict[str, Any], tmp_path: Pa
 def test_it_accepts_what_looks_pay(looks: int, adaptive: bool, tmp_path: Path) -> None:
     model, data = random_network(3), random_data(3)
     normalization = Normalization.fit("standard", data.train.images, 255)
-    history = SplitHistory("test", looks, adaptive)
+    history = SplitHistory(looks, adaptive)
     bounds, deltas = ("clopper-pearson", "kl", "hoeffding"), ("0.2", "1e-6")
     certificate = certify(model, normalization, data, history, ClaimOptions(deltas, bounds))
     assert len(certificate.risks) == 6
@@ -81,7 +81,7 @@ def test_an_empty_promise_is_said_in_words(tmp_path: Path) -> None:
     """Every label wrong: the certificate says that it says nothing, and holds."""
     model, data = random_network(3), random_data(3, 3)
     normalization = Normalization.fit("standard", data.train.images, 255)
-    certificate = certify(model, normalization, data, SplitHistory("test", 1), ClaimOptions(("1e-9",), ("hoeffding",)))
+    certificate = certify(model, normalization, data, SplitHistory(1), ClaimOptions(("1e-9",), ("hoeffding",)))
     opening, sentence = certificate.document["statement"]
     assert opening.startswith("Nobody vouches for the 3 examples that are called 'random' here, nor for that name: ")
     assert sentence == "At delta = 1/1000000000 the bound hoeffding is vacuous: it says nothing about unseen data."
@@ -231,7 +231,7 @@ def test_a_lower_count_is_found_by_counting(copied: Path) -> None:
     normalization = Normalization.fit("standard", data.train.images, 255)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lean_mnist.generalization.certificates.networks.count_errors", lambda *_: original - 1)
-        certify(model, normalization, data, SplitHistory("test", 1)).write(copied)
+        certify(model, normalization, data, SplitHistory(1)).write(copied)
     assert rejection(str(path)) == (
         f"counts.errors: expected {original}, counted again from weights and data, found {original - 1}"
     )
@@ -369,20 +369,11 @@ def test_nan_never_passes(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_no_certificate_is_made_of() -> None:
     model, data = random_network(0), random_data(0)
     normalization = Normalization.fit("standard", data.train.images, 255)
-    usual, test = ClaimOptions(), SplitHistory("test", 1)
-    cases: list[tuple[SplitHistory, ClaimOptions, type[Exception], str]] = [
-        (SplitHistory("validation", 1, selected="the best checkpoint"), usual, CertificateError, "split: the validat"),
-        (
-            SplitHistory("train", 1, learned=True),
-            usual,
-            CertificateError,
-            "split: the weights were learned from the tr",
-        ),
-        (SplitHistory("extra", 1), usual, CertificateError, "split: expected test, found extra"),
-        (test, ClaimOptions(deltas=("0",)), BoundError, "delta: expected a probability strictly between"),
-        (test, ClaimOptions(bounds=("wald",)), CertificateError, "--bound: expected one of clopper-pearson"),
+    cases: list[tuple[ClaimOptions, type[Exception], str]] = [
+        (ClaimOptions(deltas=("0",)), BoundError, "delta: expected a probability strictly between"),
+        (ClaimOptions(bounds=("wald",)), CertificateError, "--bound: expected one of clopper-pearson"),
     ]
-    for history, options, error, message in cases:
+    for options, error, message in cases:
         with pytest.raises(error) as caught:
-            certify(model, normalization, data, history, options)
+            certify(model, normalization, data, SplitHistory(1), options)
         assert str(caught.value).startswith(message)

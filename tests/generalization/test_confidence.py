@@ -11,10 +11,10 @@ from lean_mnist.generalization.confidence import SplitHistory, history_of, union
 
 def test_shares() -> None:
     assert union("1e-9", 3) == Fraction(1, 8 * 10**9)
-    assert SplitHistory("test", 3).share("0.03", 100) == Fraction(1, 100)
-    assert SplitHistory("test", 1, adaptive=True).share("0.03", 100) == Fraction("0.03")
+    assert SplitHistory(3).share("0.03", 100) == Fraction(1, 100)
+    assert SplitHistory(1, adaptive=True).share("0.03", 100) == Fraction("0.03")
     # the first look, and 101 possible second ones
-    assert SplitHistory("test", 2, adaptive=True).share("0.5", 100) == Fraction(1, 2 * 102)
+    assert SplitHistory(2, adaptive=True).share("0.5", 100) == Fraction(1, 2 * 102)
 
 
 def look(step: int, purpose: str) -> dict[str, Any]:
@@ -22,15 +22,6 @@ def look(step: int, purpose: str) -> dict[str, Any]:
 
 
 BEST = {"step": 1, "epoch": 1}
-
-
-def test_a_split_that_selected_or_taught_is_no_holdout() -> None:
-    for history, says in (
-        (SplitHistory("validation", 1, selected="the best checkpoint"), "selected the best checkpoint"),
-        (SplitHistory("train", 1, learned=True), "were learned from the train split"),
-    ):
-        with pytest.raises(CertificateError, match=f"^split: .*{says}.*, so it is no holdout; expected"):
-            history.require_holdout()
 
 
 @pytest.mark.parametrize(
@@ -45,7 +36,7 @@ def test_a_split_that_selected_or_taught_is_no_holdout() -> None:
 )
 def test_evaluations_of_a_run(metrics: dict[str, Any], looks: int) -> None:
     history = history_of(metrics, tracked=len(metrics["test_looks"]) > 1)
-    assert history == SplitHistory("test", looks)
+    assert history == SplitHistory(looks)
     assert history.share("0.06", 100) == Fraction("0.06") / looks
     assert history_of(metrics, tracked=False, looks=7).share("0.07", 100) == Fraction(1, 100)
 
@@ -62,6 +53,6 @@ def test_evaluations_cannot_be_forgotten() -> None:
 
 def test_impossible_numbers_of_evaluations_and_bits() -> None:
     with pytest.raises(BoundError, match=r"^looks: expected a whole number from 1 to 1,000,000, found 0$"):
-        SplitHistory("test", 0).share("0.05", 10)
+        SplitHistory(0).share("0.05", 10)
     with pytest.raises(BoundError, match=r"^bits: expected a whole number from 0"):
         union("0.05", -1)

@@ -55,7 +55,7 @@ def small_certificate(seed: int = 0, kind: str = "standard", **options: Any) -> 
     """A certificate of a random network by random data."""
     model, data = random_network(seed, **options), random_data(seed)
     normalization = Normalization.fit(kind, data.train.images, 255)
-    return certify(model, normalization, data, SplitHistory("test", 1), ClaimOptions(precision="float32"))
+    return certify(model, normalization, data, SplitHistory(1), ClaimOptions(precision="float32"))
 
 
 def written(certificate: Certificate, folder: Path) -> str:

@@ -48,7 +48,7 @@ def of_digits(model: MLP | None = None, data: Dataset | None = None, **options: 
         model or nearest_mean(),
         UNIT,
         data or load_digits(),
-        SplitHistory("test", max(1, len(recorded))),
+        SplitHistory(max(1, len(recorded))),
         ClaimOptions(**{"precision": "float32", **options}),
         recorded=recorded,
     )

@@ -217,7 +217,7 @@ class SplitData:
 
     @property
     def assumptions(self) -> list[str]:
-        """What has to be assumed of these data besides the usual."""
+        """The assumptions about these data besides the usual ones."""
         return [] if self.official else [checker.UNVOUCHED]
 
     @property

@@ -228,7 +228,7 @@ def certify_reading(reading: NetworkReading, dataset: Dataset, options: ClaimOpt
     if isinstance(network, QuantizedNetwork):
         network = exact_layers(network)
         options = replace(options, precision="float64") if options.precision == "auto" else options
-    history = SplitHistory("test", looks + reading.readings - 1, options.adaptive)
+    history = SplitHistory(looks + reading.readings - 1, options.adaptive)
     elsewhere = checker.SELECTED_ELSEWHERE
     return certify(network.model(), reading.scaling, dataset, history, options, selected_by=elsewhere)
 

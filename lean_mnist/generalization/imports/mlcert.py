@@ -85,7 +85,7 @@ _TYPES = re.compile(r"f[248]|U([1-9]|1[0-6])")
 
 
 class _Name(Enum):
-    """What a pickle of arrays names."""
+    """The names in a pickle of arrays."""
 
     RECONSTRUCT = "numpy.core.multiarray _reconstruct"
     SCALAR = "numpy.core.multiarray scalar"
@@ -126,7 +126,7 @@ def read_arrays(path: str | Path) -> list[npt.NDArray[Any]]:
 
 
 class _ArrayMeaning:
-    """What names and calls are in a pickle of arrays: records of their content, never NumPy's own."""
+    """Records for the names and calls in a pickle of arrays, never NumPy's own."""
 
     def named(self, name: str) -> _Name:
         """Which of the four expected names it is."""

@@ -140,7 +140,7 @@ def network_from_tensors(
 def _fits(
     order: Sequence[str], layers: Mapping[str, Arrays], alike: Sequence[tuple[str, str]], width: int, classes: int
 ) -> bool:
-    """Whether each layer takes what the one before gives, and pairs ``alike`` but for numbers keep their order."""
+    """Each layer takes what the one before gives, and pairs ``alike`` but for numbers keep their order."""
     for stem in order:
         shape, bias = layers[stem]["weight"].shape, layers[stem].get("bias")
         if width not in shape:

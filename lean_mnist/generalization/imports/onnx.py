@@ -166,7 +166,7 @@ class LayerChain:
         self.factor, self.offset = self.factor * by, self.offset * by
 
     def _keeps_rows(self, node: OnnxNode, others: list[Array]) -> bool:
-        """Whether a node of ``_KEEPS_NUMBERS`` leaves one row an image; notes the width that a Reshape states."""
+        """Decide if a node of ``_KEEPS_NUMBERS`` leaves one row an image; notes the width that a Reshape states."""
         if node.operator == "Flatten":
             return node.number("axis", 1) == 1
         if node.operator == "Reshape":  # (rows, everything else)

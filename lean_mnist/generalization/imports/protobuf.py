@@ -66,7 +66,7 @@ class Message:
         return message
 
     def has(self, number: int) -> bool:
-        """Whether the field is there."""
+        """``True`` if the field is there."""
         return number in self.held
 
     def messages(self, number: int) -> list[Message]:
@@ -114,10 +114,19 @@ class Message:
 
     def integers(self, number: int) -> npt.NDArray[np.int64]:
         """The whole numbers in a field, of 64 bits with a sign, one by one or packed, at most 1 MiB of them."""
-        parts = self._of(number, _BYTES, _VARINT)
-        if any(isinstance(part, int) for part in parts):
-            parts = [_written(part) if isinstance(part, int) else part for part in parts]
-        return _varints(b"".join(parts))
+        parts, values = self._of(number, _BYTES, _VARINT), []
+        size = sum(len(part) for part in parts if not isinstance(part, int))
+        if size > _LARGEST_PACKED:
+            raise Damaged(f"{size:,} bytes of whole numbers, expected at most {_LARGEST_PACKED:,}")
+        for part in parts:
+            place = 0
+            if isinstance(part, int):
+                values.append(part)
+                continue
+            while place < len(part):
+                value, place = _varint(part, place)
+                values.append(value)
+        return np.array(values, np.uint64).view(np.int64)
 
     def _of(self, number: int, *kinds: int) -> list[Any]:
         parts = self.held.get(number, [])
@@ -143,24 +152,3 @@ def _varint(content: memoryview, place: int) -> tuple[int, int]:
                 break
             return value, place + shift // 7 + 1
     raise Damaged("a number that is cut off or has more than 64 bits")
-
-
-def _written(value: int) -> bytes:
-    groups = [value >> shift & 127 for shift in range(0, max(1, value.bit_length()), 7)]
-    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
-
-
-def _varints(content: bytes) -> npt.NDArray[np.int64]:
-    if len(content) > _LARGEST_PACKED:
-        raise Damaged(f"{len(content):,} bytes of whole numbers, expected at most {_LARGEST_PACKED:,}")
-    if not content:
-        return np.zeros(0, np.int64)
-    parts = np.frombuffer(content, np.uint8)
-    ends = np.flatnonzero(parts < 128)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if len(ends) == 0 or ends[-1] != len(parts) - 1 or lengths.max() > 10:
-        raise Damaged("a number that is cut off or has more than 64 bits")
-    shifts = 7 * (np.arange(len(parts)) - np.repeat(starts, lengths))
-    bits = (parts & 127).astype(np.uint64) << shifts.astype(np.uint64)
-    return np.bitwise_or.reduceat(bits, starts).view(np.int64)

@@ -29,7 +29,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """What the header of a safetensors file says of a tensor."""
+    """A tensor in the header of a safetensors file."""
 
     dtype: str
     shape: Annotated[tuple[_Count, ...], msgspec.Meta(max_length=8)]

@@ -143,12 +143,8 @@ class _NetworkFile(msgspec.Struct, forbid_unknown_fields=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-def network_hash(network: QuantizedNetwork) -> str:
-    """SHA-256 (hexadecimal) of the space, as JSON with sorted keys, a line feed and the fixed encoding."""
-    return _hash(network.space, encode(network))
-
-
 def _hash(space: NetworkSpace, encoded: bytes) -> str:
+    """SHA-256 (hexadecimal) of the space, as JSON with sorted keys, a line feed and the fixed encoding."""
     text = json.dumps(space.to_dict(), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode() + b"\n")
     digest.update(encoded)
