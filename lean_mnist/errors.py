@@ -3,8 +3,6 @@
 Every one is a ``ValueError``. Commands print the line and exit with the class's ``exit_status``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator

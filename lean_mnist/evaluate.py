@@ -1,7 +1,5 @@
 """``python -m lean_mnist.evaluate CHECKPOINT``: how good a checkpoint is, class by class."""
 
-from __future__ import annotations
-
 import sys
 
 from lean_mnist.command_line import parse, run_command

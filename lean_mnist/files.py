@@ -1,7 +1,5 @@
 """Atomic writing of files, by a temporary file and a rename; conversion of values to what JSON can hold."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.learners``: train MLCERT's perceptrons, compare with its results, and certify their risk."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.programs``: run through every outcome of small experiments and see the bounds hold."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass

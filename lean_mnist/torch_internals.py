@@ -3,8 +3,6 @@
 Each entry says its purpose, the versions it was tried on, and the behaviour where it is missing.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import sys

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.train``: train a network, check its gradients while it trains, keep the best checkpoint."""
 
-from __future__ import annotations
-
 import sys
 from datetime import timedelta
 

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.verify``: proofs of the formulas; ``--selftest`` tests the checks on planted bugs."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from dataclasses import dataclass

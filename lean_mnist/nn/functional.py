@@ -5,8 +5,6 @@ argument that asks for one, second derivatives included. Under autocast these fu
 given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -9,8 +9,6 @@ A training step needs no graph: :class:`Call` lets a node's forward and backward
 is the very node that gradcheck sees.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Sequence

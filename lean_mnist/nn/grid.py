@@ -1,7 +1,5 @@
 """Uniform grids that a layer's weights are rounded to: shift and scale are float16 numbers."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

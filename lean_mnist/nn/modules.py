@@ -1,7 +1,5 @@
 """``nn.Module`` faces of :mod:`lean_mnist.nn.functional`, and their initial weights."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The order is that of ``model.parameters()``, each tensor row by row. For 784-128
 ``b1`` at 100,352, ``W2 (10 × 128)`` at 100,480 and ``b2`` at 101,760: 101,770 numbers, the layout of LEAN_mnist.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Multilayer perceptron with weights of few bits, trained by the straight-through gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

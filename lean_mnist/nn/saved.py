@@ -1,7 +1,5 @@
 """Networks out of files: what is announced is held against the tensors that are there, before anything is built."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

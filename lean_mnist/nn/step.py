@@ -5,8 +5,6 @@ Checks read the tape: a pre-activation that is computed again can fall on the ot
 Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` classes; ``L`` layers.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

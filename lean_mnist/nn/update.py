@@ -4,8 +4,6 @@ Everything that trains moves its parameters by :class:`Update`: the trainer, ste
 quantised networks and the self-test of the checks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

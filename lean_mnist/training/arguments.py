@@ -1,7 +1,5 @@
 """The command line of ``python -m lean_mnist.train``: which configuration a run starts from, and what overrides it."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ A checkpoint opens with ``torch.load(path)`` and its safe default, without this 
 ``versions`` and ``content_sha256``; ``last.pt`` also ``training``, what a run needs to continue.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import struct

@@ -1,7 +1,5 @@
 """Fields of a checkpoint: what each may be, so that nothing that a file says comes as a surprise later."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 

@@ -1,7 +1,5 @@
 """Exclusive use of a folder by one process, which ends with the process at the latest."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

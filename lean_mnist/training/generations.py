@@ -6,8 +6,6 @@ first as ``best.next.pt``, then ``last.pt``, then it gets its name. What had the
 the folder, and a damaged ``last.pt`` can be done without.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Mapping

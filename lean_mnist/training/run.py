@@ -1,7 +1,5 @@
 """A run from configuration to summary."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import functools

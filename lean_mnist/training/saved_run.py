@@ -1,7 +1,5 @@
 """A run as a checkpoint holds it, and back."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

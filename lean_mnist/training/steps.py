@@ -1,7 +1,5 @@
 """One update after the other: gradients, hooks and gates, exchange between processes, the update itself."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """The training loop: batches in, updates, an evaluation an epoch, until the last epoch or a request to stop."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator

@@ -5,8 +5,6 @@ are takes longer than they do. But they are the same at every step: each is note
 made, and from then on run on the same tensors. The first replay is compared with the computation bit for bit.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

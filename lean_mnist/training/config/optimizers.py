@@ -1,7 +1,5 @@
 """The optimizers that a configuration can name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Ready recipes: what each preset changes in the default configuration."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -4,8 +4,6 @@ Both are pure functions of the step, counted from 0 for the learning rate (befor
 number of the step), so that a run resumes at any step without any state of theirs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -3,8 +3,6 @@
 Asked only after a check of a step has failed. The ranks do the same collective operations again, one sender at a time.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -19,8 +19,6 @@ in one element, larger than four times that, cannot hide; any other error ``e`` 
 probability at most ``2√2 · tolerance / ‖e‖``, and from both with about the square of that.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """PyTorch's collective operations, with one-line errors that name ranks."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -3,8 +3,6 @@
 The *confidence* of a prediction is its softmax probability, ``max_k p_k``. Shapes: ``m`` examples, ``K`` bins.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

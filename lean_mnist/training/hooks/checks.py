@@ -1,7 +1,5 @@
 """Hooks: are loss and gradients finite, how large are they, are they right (:mod:`lean_mnist.audit`)?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 

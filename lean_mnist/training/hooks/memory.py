@@ -5,8 +5,6 @@ one is made only if they hold, and if the gradient still has the sum that it had
 compared before its step is computed, as a label that is no class would end the program.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import operator

@@ -4,8 +4,6 @@ A hook says at which steps it is due and, given the step, yields records. It nev
 stops the run before the gradients reach the weights: that is a gate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Network, batches and capture as a configuration asks for them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The ordinary objective: a network that classifies, trained on the mean cross-entropy of its logits."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """The PAC-Bayes objective: a Gaussian over networks, trained on a bound on its own risk."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

@@ -1,7 +1,5 @@
 """Stages of a PAC-Bayes run: for every prior scale, training of the prior, if it is learnt, and of the posterior."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ an objective does not decide is the same for all: the order of a step (gradients
 rates, records and sinks, checkpoints, resuming, interrupts, several processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any, Protocol

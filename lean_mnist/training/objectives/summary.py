@@ -1,7 +1,5 @@
 """Summary of a run of classification, for ``summary.json`` and for people."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

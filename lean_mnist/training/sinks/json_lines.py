@@ -1,7 +1,5 @@
 """``metrics.jsonl``: one record a line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A file of records that grows, and is cut back to where a checkpoint left it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -1,7 +1,5 @@
 """Progress on standard error: a bar on a terminal, a line an epoch elsewhere."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

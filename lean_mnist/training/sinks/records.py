@@ -3,8 +3,6 @@
 Names are paths, ``group/quantity``; the group is the section a dashboard shows the quantity in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

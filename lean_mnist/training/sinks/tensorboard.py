@@ -1,7 +1,5 @@
 """TensorBoard."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
