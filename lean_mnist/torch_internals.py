@@ -13,35 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_unflatten
-
-__all__ = [
-    "COMPILED_CALL",
-    "DispatchMode",
-    "below_autograd",
-    "compiled_original",
-    "compiling_often",
-    "counting",
-    "current_backward",
-    "flatten_tree",
-    "function_of",
-    "fused_sgd",
-    "graphs_compiled",
-    "has_bfloat16_products",
-    "operation_name",
-    "operator_of",
-    "overwrites_an_argument",
-    "queue_after_backward",
-    "returns_a_view",
-    "running_calls",
-    "tensor_stores",
-    "threshold_backward_into",
-    "tree_leaves",
-    "uncompiled",
-    "uncompiled_calls",
-    "unflatten_tree",
-    "use_deterministic_algorithms",
-]
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_unflatten
+from torch.utils._pytree import tree_leaves as tree_leaves
 
 
 def flatten_tree(arguments: Any) -> tuple[list[tuple[Any, str]], list[Any], Any]:

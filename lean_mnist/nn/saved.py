@@ -32,18 +32,6 @@ class Architecture(Fields):
     rule: str | UnsetType = UNSET
 
 
-def checked_architecture(architecture: Any, where: str, error: type[LeanMnistError]) -> Architecture:
-    """The fields of a network's ``architecture``; raises ``error``, naming the one that cannot be."""
-    fields = checked(architecture, Architecture, where, "architecture", error)
-    try:
-        check_choice("activation", fields.activation, ACTIVATIONS)
-        if fields.bits is not UNSET:
-            check_bits(fields.bits)
-    except ArgumentError as fault:
-        raise error(f"{where}: architecture.{fault}") from None
-    return fields
-
-
 def shapes_of(sizes: Sequence[int], *, bias: bool = True, prefix: str = "") -> Shapes:
     """The shapes of the parameters of an ``MLP`` by their names, in order."""
     shapes: Shapes = {}
@@ -82,7 +70,13 @@ def saved_network(
     Its parameters are the tensors in ``weights``. Raises ``error``, naming what does not fit; infinities and NaN do
     only unless ``finite``.
     """
-    fields = checked_architecture(architecture, where, error)
+    fields = checked(architecture, Architecture, where, "architecture", error)
+    try:
+        check_choice("activation", fields.activation, ACTIVATIONS)
+        if fields.bits is not UNSET:
+            check_bits(fields.bits)
+    except ArgumentError as fault:
+        raise error(f"{where}: architecture.{fault}") from None
     shapes = shapes_of(fields.sizes, bias=fields.bias)
     check_weights(weights, shapes, printable(architecture), where, error, finite=finite)
     try:

@@ -19,11 +19,10 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CheckpointError
 from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.saved import saved_network
 from lean_mnist.reading.archive import read_archive
 from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.config import Config
-from lean_mnist.training.contents import check_content, saved_options
+from lean_mnist.training.contents import Checked, check_content
 
 FORMAT_VERSION = 1
 _REQUIRED = ("format_version", "model", "architecture", "normalization", "config", "metrics", "crosscheck", "data")
@@ -43,18 +42,18 @@ class Checkpoint:
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """The network in ``best.pt`` or ``last.pt``; raises ``CheckpointError`` if it is damaged or not one of ours."""
-    content, where = read_checkpoint(Path(path)), shown(path)
-    if "gaussian_sizes" in content["architecture"]:
-        raise CheckpointError(f"{where}: expected one network, found a Gaussian over networks (lean_mnist.pacbayes)")
-    model = saved_network(content["architecture"], content["model"], where, CheckpointError)
+    content, _, (model, config, normalization) = _read(Path(path))
+    if model is None:
+        found = "found a Gaussian over networks (lean_mnist.pacbayes)"
+        raise CheckpointError(f"{shown(path)}: expected one network, {found}")
     # Put the parameters into memory as a run has them, so that products give the same bits as in the run.
     FlatParameters(model)
     for parameter in model.parameters():
         parameter.grad = None
     return Checkpoint(
         model=model,
-        normalization=Normalization.from_dict(content["normalization"]),
-        config=saved_options(content, where, Config),
+        normalization=normalization,
+        config=config,
         metrics=content["metrics"],
         crosscheck=content["crosscheck"],
         data=content["data"],
@@ -83,11 +82,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, of a later format, or with a field
     that no run writes.
     """
-    return read_with_hash(path)[0]
+    return _read(path)[0]
 
 
 def read_with_hash(path: Path) -> tuple[dict[str, Any], str]:
     """As :func:`read_checkpoint`, with the hash of the content."""
+    return _read(path)[:2]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str, Checked]:
     content, where = read_archive(path, "a checkpoint", CheckpointError), shown(path)
     if not isinstance(content, dict) or not all(name in content for name in _REQUIRED):
         raise CheckpointError(f"{where}: expected a checkpoint of lean_mnist, found a file of another program")
@@ -97,8 +100,7 @@ def read_with_hash(path: Path) -> tuple[dict[str, Any], str]:
     found = content_hash(content)
     if stored != found:
         raise CheckpointError(f"{where}: damaged: its content does not have the hash that was written with it")
-    check_content(content, where)
-    return content, found
+    return content, found, check_content(content, where)
 
 
 def content_hash(content: Any) -> str:

@@ -1,7 +1,7 @@
 """Fields of a checkpoint: what each may be, so that nothing that a file says comes as a surprise later."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from msgspec import Meta
@@ -10,7 +10,8 @@ from torch import Tensor
 from lean_mnist.data.names import DATASETS
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CheckpointError, LeanMnistError
-from lean_mnist.nn.saved import Shapes, Sizes, check_weights, checked_architecture, shapes_of
+from lean_mnist.nn import MLP
+from lean_mnist.nn.saved import Shapes, Sizes, check_weights, saved_network, shapes_of
 from lean_mnist.reading.schema import Amount, Count, Fields, Sha256, Share, checked, fields_of
 from lean_mnist.reading.text import printable
 from lean_mnist.training.config import Config
@@ -99,7 +100,15 @@ class _Content(Fields):
     training: _Training | None = None
 
 
-def check_content(content: dict[str, Any], where: str) -> None:
+class Checked(NamedTuple):
+    """Parts of a checkpoint, as they were made to check them."""
+
+    model: MLP | None  # whose parameters are the tensors in the checkpoint; none for a Gaussian over networks
+    config: Any  # Config, or PacBayesConfig for a Gaussian
+    normalization: Normalization
+
+
+def check_content(content: dict[str, Any], where: str) -> Checked:
     """Raise ``CheckpointError``, naming the field, unless each field of a checkpoint is what one writes there."""
 
     def fits(value: Any, kind: Any, field: str) -> Any:
@@ -109,22 +118,23 @@ def check_content(content: dict[str, Any], where: str) -> None:
         if not isinstance(content[name], dict):
             raise CheckpointError(f"{where}: {name}: expected names and values, found {type(content[name]).__name__}")
     fields: _Content = fits(content, _Content, "")
+    shapes, model = Shapes(), None
     gaussian = "gaussian_sizes" in content["architecture"]
     if gaussian:
         sizes = fits(content["architecture"], _Gaussian, "architecture").gaussian_sizes
         prefixes = "posterior.mean.", "posterior.log_scale.", "prior."
         shapes = {name: shape for prefix in prefixes for name, shape in shapes_of(sizes, prefix=prefix).items()}
+        check_weights(content["model"], shapes, printable(content["architecture"]), where, CheckpointError)
     else:
-        architecture = checked_architecture(content["architecture"], where, CheckpointError)
-        shapes = shapes_of(architecture.sizes, bias=architecture.bias)
-    check_weights(content["model"], shapes, printable(content["architecture"]), where, CheckpointError)
-    saved_options(content, where, PacBayesConfig if gaussian else Config)
-    named(where, lambda: Normalization.from_dict(content["normalization"]))
+        model = saved_network(content["architecture"], content["model"], where, CheckpointError)
+    config = saved_options(content, where, PacBayesConfig if gaussian else Config)
+    normalization = named(where, lambda: Normalization.from_dict(content["normalization"]))
     checks = {name: value for name, value in content["crosscheck"].items() if name != "verdict"}
     if CheckSummary(**checks).verdict.value != fields.crosscheck.verdict:
         raise CheckpointError(f"{where}: crosscheck.verdict: {fields.crosscheck.verdict} contradicts what it counts")
     if fields.training is not None:
         _check_training(content["training"], shapes, gaussian, where)
+    return Checked(model, config, normalization)
 
 
 def saved_options(content: dict[str, Any], where: str, options: type[Any]) -> Any:

@@ -7,6 +7,7 @@ the folder, and a damaged ``last.pt`` can be done without.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,12 +137,17 @@ class Generations:
             raise CheckpointError(f"{best}: expected the checkpoint of step {state.best.step}, found another")
         return content
 
+    @functools.cached_property
+    def last(self) -> dict[str, Any]:
+        """Content of ``last.pt``, read when first asked for, at the end of training."""
+        return read_checkpoint(self.folder / LAST)
+
     def enter_test(self, state: RunState, best: dict[str, Any] | None, counts: dict[str, Any]) -> dict[str, Any]:
         """Enter an evaluation of the test split, with these ``counts``, into both; returns the metrics.
 
         They are those of the checkpoint that was evaluated: ``best``, or the last where none was selected.
         """
-        last = read_checkpoint(self.folder / LAST)
+        last = self.last
         for content in filter(None, (last, best)):
             content["metrics"] |= {"test_looks": state.test_looks}
         last["training"]["state"] = state.to_dict()
@@ -154,9 +160,8 @@ class Generations:
 
     def end(self, logs: Mapping[str, int]) -> None:
         """Note in ``last.pt`` that the run was summed up, and its log files ended with these sizes."""
-        last = read_checkpoint(self.folder / LAST)
-        last["training"] |= {"logs": dict(logs), "ended": True}
-        self.save_last(last)
+        self.last["training"] |= {"logs": dict(logs), "ended": True}
+        self.save_last(self.last)
 
 
 def _hash_of(path: Path) -> str:

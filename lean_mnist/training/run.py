@@ -11,14 +11,7 @@ import torch
 
 from lean_mnist.command_line import option_name
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.errors import (
-    ConfigError,
-    HealthError,
-    Interrupted,
-    LeanMnistError,
-    OutOfMemory,
-    memory_for,
-)
+from lean_mnist.errors import ConfigError, HealthError, Interrupted, LeanMnistError, OutOfMemory, memory_for
 from lean_mnist.nn.update import Update
 from lean_mnist.torch_internals import has_bfloat16_products
 from lean_mnist.training.checkpoints import content_hash, read_checkpoint

@@ -37,13 +37,7 @@ from lean_mnist.training.evaluation.pictures import (
     risk_coverage_curve,
 )
 from lean_mnist.training.generations import BEST
-from lean_mnist.training.hooks.checks import (
-    CrossCheckHook,
-    HealthHook,
-    LossHook,
-    NormsHook,
-    ScreenHook,
-)
+from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build

@@ -15,9 +15,7 @@ from lean_mnist.generalization.certificates.runs import write_certificate
 from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior, draw_outcomes, layers_of
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
-from lean_mnist.training.checkpoints import read_checkpoint
 from lean_mnist.training.config.pac_bayes import given
-from lean_mnist.training.generations import LAST
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Scalar, Text
 from lean_mnist.training.state import RunState
@@ -82,10 +80,9 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
     )
     path, document = write_certificate(certificate, files.folder), certificate.document
     certifying = time.perf_counter() - begun
-    content = {**read_checkpoint(files.checkpoints / LAST), "model": run.candidates[chosen]}
-    del content["training"]
-    content["architecture"]["prior_scale"] = scales[chosen]
-    files.generations.stage_best(content)
+    content = {name: value for name, value in files.generations.last.items() if name != "training"}
+    architecture = {**content["architecture"], "prior_scale": scales[chosen]}
+    files.generations.stage_best({**content, "model": run.candidates[chosen], "architecture": architecture})
     test_risk = float(_risk(finished[chosen], dataset.test, maximum, f"test {options.seed}"))
     if not files.ended_before:
         files.emit(Text(state.step, "certificate/statement", "\n\n".join(document["statement"])))
