@@ -35,7 +35,7 @@ def test_theorems_are_printed_with_the_axioms_beneath_them(tmp_path: Path) -> No
     ("theory", "fault"),
     [
         ("Theorem zero : 0 = 1.\nAdmitted.\n", "sums/Sums.v: Admitted"),
-        ("Lemma zero : 0 = 1.\nProof. Admitted.\nTheorem one : 1 = 0.\nProof. now symmetry. Qed.\n", "Sums.zero"),
+        ("Lemma zero : 0 = 1.\nProof. Admitted.\nTheorem one : 1 = 0.\nProof (eq_sym zero).\n", "Sums.zero"),
         ("Lemma unused : 0 = 1.\nProof. Admitted.\n" + PROVED, "sums/Sums.v: Admitted"),
         (PROVED + "Axiom wrong : 0 = 1.\n", "sums/Sums.v: Axiom"),
         ("Axiom wrong : 0 = 1.\nTheorem zero : 0 = 1.\nProof. exact wrong. Qed.\n", "Sums.wrong"),
