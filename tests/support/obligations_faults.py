@@ -250,7 +250,7 @@ FAULTS = [
     ),
     Fault(
         "on tensors, tanh is evaluated in float32",
-        _torch("tanh", lambda self, x: torch.tanh(x.float()).to(x.dtype)),
+        _torch("tanh", lambda x: torch.tanh(x.float()).to(x.dtype)),
         ("tensors.elementary", "tensors.activations"),
         ("gradient.tanh",),
     ),

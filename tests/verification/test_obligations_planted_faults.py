@@ -16,6 +16,7 @@ def test_a_planted_fault_is_found(fault: Fault, by_id: dict[str, Obligation], mo
         found = {name: by_id[name].check() for name in (*fault.fails, *fault.holds)}
     for name in fault.fails:
         assert not found[name].as_expected, f"{name} still {found[name].verdict}"
+        assert not found[name].detail.startswith("TypeError"), "the fault itself cannot be called"
     for name in fault.holds:
         assert found[name].as_expected, f"{name}: {found[name].detail} {found[name].counterexample}"
     refuted = [outcome for outcome in found.values() if outcome.verdict is Truth.REFUTED]
