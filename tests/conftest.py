@@ -57,4 +57,4 @@ def plant() -> Iterator[Any]:
     from lean_mnist.mutants import planting
 
     with contextlib.ExitStack() as stack:
-        yield lambda *arguments, **options: stack.enter_context(planting(*arguments, **options))
+        yield lambda target, replacement: stack.enter_context(planting(target, replacement))

@@ -1,6 +1,7 @@
 """The result of a self-test: the verdict on each mutant, the mutation score, and alarms with nothing planted."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -110,11 +111,9 @@ class SelftestReport:
 
     def by_group(self) -> dict[str, tuple[int, int]]:
         """Caught and shown, for each group of mutants."""
-        table: dict[str, tuple[int, int]] = {}
-        for result in self.shown:
-            caught, shown = table.get(result.mutant.group, (0, 0))
-            table[result.mutant.group] = (caught + result.caught, shown + 1)
-        return table
+        shown = Counter(result.mutant.group for result in self.shown)
+        caught = Counter(result.mutant.group for result in self.shown if result.caught)
+        return {group: (caught[group], count) for group, count in shown.items()}
 
     @property
     def verdict(self) -> str:
@@ -123,10 +122,9 @@ class SelftestReport:
             return f"FAILED: with nothing planted, {len(self.false_alarms)} of {self.controls} controls were refused"
         caught, unshown = sum(result.caught for result in self.shown), len(self.results) - len(self.shown)
         return (
-            f"{'passed' if self.ok else 'FAILED'}: {caught} of {len(self.shown)} planted bugs "
-            + "caught where they first show"
-            + (f", {unshown} make no difference here" if unshown else "")
-            + f"; no false alarm in {self.controls} controls (seed {self.seed}, {self.seconds:.0f} s)"
+            f"{'passed' if self.ok else 'FAILED'}: {caught} of {len(self.shown)} planted bugs caught where they first "
+            f"show{f', {unshown} make no difference here' if unshown else ''}; "
+            f"no false alarm in {self.controls} controls (seed {self.seed}, {self.seconds:.0f} s)"
         )
 
     def raise_if_failed(self) -> None:

@@ -18,7 +18,6 @@ from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, Selfte
 from lean_mnist.mutants.training import STEPS, CheckFailure, train_and_check
 from lean_mnist.mutants.whole_function import FunctionMutant
 
-_IN_CALLS = ("check_function",)
 Bug = TypeVar("Bug", bound=PlantedBug)
 
 
@@ -110,7 +109,7 @@ def refused(function: Any, reference: Any, inputs: Any, seed: int) -> CheckFailu
     try:
         report = check_function(function, reference, inputs, seed=seed, fail_on="warning")
     except (RuntimeError, IndexError, ValueError) as error:
-        return CheckFailure(_IN_CALLS, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return CheckFailure(("check_function",), f"{type(error).__name__}: {' '.join(str(error).split())}")
     return _failure(report) if report.failures else None
 
 

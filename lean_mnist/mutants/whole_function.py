@@ -4,7 +4,7 @@ Those of ``mutant.Mutant`` change a part of a backward of ours. These are for si
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,8 +35,8 @@ class FunctionMutant(PlantedBug):
 
     make: Make
     inputs: Callable[[], Any]
-    check: Callable[..., Report] = check_function
-    options: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[..., Report]
+    options: Mapping[str, Any]
 
     def report(self, wrong: bool, seed: int) -> Report:
         """The report on the faulty function, or on the right one."""
@@ -44,10 +44,10 @@ class FunctionMutant(PlantedBug):
 
 
 class FunctionGroup:
-    """Whole Functions of one group, in the order in which they are added."""
+    """Whole Functions of one group, in the order added; ``shapes`` and ``options`` hold for each that says no other."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *shapes: tuple[int, ...], **options: Any) -> None:
+        self.name, self._shapes, self._options = name, shapes, {"check": check_function, **options}
         self.mutants: list[FunctionMutant] = []
 
     def __call__(
@@ -57,23 +57,18 @@ class FunctionGroup:
         shows: str,
         *shapes: tuple[int, ...],
         inputs: Callable[[], Any] | None = None,
-        check: Callable[..., Report] = check_function,
-        source: str = "",
         **options: Any,
     ) -> Callable[[Make], Make]:
         """Decorator of ``make``, whose docstring describes the fault.
 
-        ``inputs`` are Gaussian of ``shapes`` unless given; ``options`` are those of ``check``, ``reference`` included.
+        ``inputs`` are Gaussian of ``shapes`` unless given; ``options`` are ``check`` and what it is given.
         """
-        if check is check_function:
-            options.setdefault("reference", None)
 
         def add(make: Make) -> Make:
-            mutant = FunctionMutant(
-                name, description_of(make), as_tuple(kinds), self.name, shows, make,
-                inputs or partial(gaussian, *shapes), check, options, source=source,
-            )  # fmt: skip
-            self.mutants.append(mutant)
+            said, given = description_of(make), inputs or partial(gaussian, *(shapes or self._shapes))
+            own = {**self._options, **options}
+            check = own.pop("check")
+            self.mutants.append(FunctionMutant(name, said, as_tuple(kinds), self.name, shows, make, given, check, own))
             return make
 
         return add

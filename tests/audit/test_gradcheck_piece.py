@@ -280,14 +280,14 @@ def test_a_wrong_activation_fails(case: Any, plant: Plant) -> None:
         assert analytical != numerical
 
 
-def wrong_loss(plant: Plant, wrong: Any) -> None:
+def wrong_loss(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
     right = losses.softmax_cross_entropy
 
     def planted(*options: Any) -> Any:
         rule = right(*options)
         return rule._replace(backward=lambda tape, d_loss_B: wrong(rule.backward, tape, d_loss_B, *options))
 
-    plant("audit.gradcheck_piece.softmax_cross_entropy", planted, everywhere=False)
+    monkeypatch.setattr(module, "softmax_cross_entropy", planted)
 
 
 def one_hot_missing(backward: Any, tape: Any, d_loss_B: Tensor, *options: Any) -> Any:
@@ -309,15 +309,15 @@ def smoothing_left_out(backward: Any, tape: Any, d_loss_B: Tensor, *options: Any
 @pytest.mark.parametrize(
     "wrong", [one_hot_missing, wrong_class, upstream_ignored, smoothing_left_out], ids=lambda f: f.__name__
 )
-def test_a_wrong_loss_fails(wrong: Any, plant: Plant) -> None:
-    wrong_loss(plant, wrong)
+def test_a_wrong_loss_fails(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong_loss(monkeypatch, wrong)
     for seed in range(3):
         name, analytical, numerical = shown(gradcheck_piece(*the_step(seed, SIZES[2], label_smoothing=0.1)))
         assert name == "x"
         assert analytical != numerical
 
 
-def test_a_mean_that_ignores_its_upstream_gradient_fails(plant: Plant) -> None:
+def test_a_mean_that_ignores_its_upstream_gradient_fails(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an upstream gradient of 1 this bug cannot be seen; of 0 it gets the right gradient, as gradcheck tests."""
     right = losses.mean_backward
     plant("chainrule.losses.mean_backward", lambda loss_B, d_mean: right(loss_B, d_mean.sign()))
@@ -325,7 +325,7 @@ def test_a_mean_that_ignores_its_upstream_gradient_fails(plant: Plant) -> None:
     name, analytical, numerical = shown(gradcheck_piece(*step))
     assert name == "x"
     assert numerical / analytical == pytest.approx(1.7, rel=1e-2)
-    plant("audit.gradcheck_piece.UPSTREAM", 1.0, everywhere=False)
+    monkeypatch.setattr(module, "UPSTREAM", 1.0)
     assert gradcheck_piece(*step).verdict is GradcheckVerdict.PASSED
 
 

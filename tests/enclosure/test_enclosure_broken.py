@@ -12,7 +12,6 @@ from torch import Tensor
 from lean_mnist.enclosure import products, rounding
 from lean_mnist.enclosure.ball import Ball
 from tests.support.enclosure_rational import run_rational
-from tests.support.planting import Plant
 
 CONTAINMENTS = 6_000
 
@@ -80,21 +79,21 @@ ELEMENTARY: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("forgotten", ARITHMETIC)
-def test_broken_arithmetic_is_found_out(plant: Plant, forgotten: str) -> None:
+def test_broken_arithmetic_is_found_out(monkeypatch: pytest.MonkeyPatch, forgotten: str) -> None:
     target, replacement = ARITHMETIC[forgotten]
-    plant(f"enclosure.{target}", replacement, everywhere=False)
+    monkeypatch.setattr(f"lean_mnist.enclosure.{target}", replacement)
     assert run_rational(7, CONTAINMENTS, until_escape=True).escaped, (
         f"seed 7: nobody noticed that {forgotten!r} is missing"
     )
 
 
 @pytest.mark.parametrize("forgotten", ELEMENTARY)
-def test_broken_elementary_functions_are_found_out(plant: Plant, forgotten: str) -> None:
+def test_broken_elementary_functions_are_found_out(monkeypatch: pytest.MonkeyPatch, forgotten: str) -> None:
     pytest.importorskip("flint")
     from tests.support.enclosure_arb import run_arb
 
     target, replacement = ELEMENTARY[forgotten]
-    plant(f"enclosure.{target}", replacement, everywhere=False)
+    monkeypatch.setattr(f"lean_mnist.enclosure.{target}", replacement)
     assert run_arb(7, CONTAINMENTS, until_escape=True).escaped, f"seed 7: nobody noticed that {forgotten!r} is missing"
 
 

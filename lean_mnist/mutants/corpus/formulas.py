@@ -8,7 +8,8 @@ from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants.mutant import with_entry
 from lean_mnist.mutants.whole_function import FunctionGroup
 
-SIZES, SCALES, VALUES = (FunctionGroup(name) for name in ("sizes", "upstream scales", "special values"))
+SIZES = FunctionGroup("sizes", (5, 6), vary_sizes={0: [1]})
+SCALES, VALUES = (FunctionGroup(name, (5, 6)) for name in ("upstream scales", "special values"))
 
 
 def _sine_gradient(g: Tensor, x: Tensor) -> Tensor:
@@ -34,42 +35,37 @@ SIZES.by_formulas(
     lambda x: x - x.mean(-1, keepdim=True),
     lambda g, x: g - g.mean(-1, keepdim=True),
     lambda g, x: (1 - 1 / g.shape[-1]) * (g - (g.sum(-1, keepdim=True) - g) / torch.tensor(g.shape[-1] - 1.0)),
-    (5, 6), vary_sizes={0: [1]},
 )  # fmt: skip
 SIZES.by_formulas(
     "softmax-of-two-as-sigmoid", Kind.MISSING_TERM, "width 2", "of two columns only the first upstream gradient counts",
     lambda s: torch.softmax(s, -1),
     _softmax_gradient,
     lambda g, s: _softmax_gradient(g if g.shape[-1] != 2 else with_entry(g, (..., 1), 0), s),
-    (5, 6), vary_sizes={0: [1]},
 )  # fmt: skip
 SIZES.by_formulas(
     "odd-column-lost", Kind.ZERO, "odd width", "columns are read in pairs, and the last of an odd number is lost",
     lambda x: x.square().sum(-1),
     lambda g, x: 2 * g[..., None] * x,
     lambda g, x: with_entry(2 * g[..., None] * x, (..., slice(x.shape[-1] // 2 * 2, None)), 0),
-    (5, 6), vary_sizes={0: [1]},
 )  # fmt: skip
 SIZES.by_formulas(
     "power-of-two-below", Kind.ZERO, "width no power of two", "columns beyond the largest power of two are not written",
-    F.silu,
-    _silu_gradient,
+    F.silu, _silu_gradient,
     lambda g, x: with_entry(_silu_gradient(g, x), (..., slice(1 << (x.shape[-1].bit_length() - 1), None)), 0),
-    (5, 8), vary_sizes={0: [1]},
+    (5, 8),
 )  # fmt: skip
 SIZES.by_formulas(
     "columns-beyond-16", Kind.ZERO, "width > 16", "a block has 16 columns, and those beyond are not written",
-    torch.sin,
-    lambda g, x: g * x.cos(),
+    torch.sin, _sine_gradient,
     lambda g, x: with_entry(g * x.cos(), (..., slice(16, None)), 0),
-    (3, 16), vary_sizes={0: [1]},
+    (3, 16),
 )  # fmt: skip
 SIZES.by_formulas(
     "nominal-width", Kind.CONSTANT_FACTOR, "another width", "a mean over 8 columns, however many there are",
     lambda x: x.mean(-1),
     lambda g, x: (g[..., None] / x.shape[-1]).expand(x.shape),
     lambda g, x: (g[..., None] / 8).expand(x.shape),
-    (5, 8), vary_sizes={0: [1]},
+    (5, 8),
 )  # fmt: skip
 SIZES.by_formulas(
     "inner-tail-of-4", Kind.ZERO, "inner size not divisible by 4", "rows of dW beyond the last block of 4 are lost",
@@ -85,31 +81,26 @@ SCALES.by_formulas(
     lambda x: 2 * x,
     lambda g, x: 2 * g,
     lambda g, x: 2 * g.clamp(-65504, 65504),
-    (5, 6),
 )  # fmt: skip
 SCALES.by_formulas(
     "scaled-up-inside", Kind.NAN, "upstream > 2¹⁶", "the upstream gradient is scaled by 2¹¹⁵ on the way, and overflows",
     torch.sin, _sine_gradient,
     lambda g, x: (g * 2.0**115) * x.cos() * 2.0**-115,
-    (5, 6),
 )  # fmt: skip
 SCALES.by_formulas(
     "large-upstream-skipped", Kind.ZERO, "upstream > 2¹⁶", "upstream gradients beyond 2¹⁵ are taken for an overflow",
     torch.sin, _sine_gradient,
     lambda g, x: g * x.cos() * (g.detach().abs().amax() < 2**15),
-    (5, 6),
 )  # fmt: skip
 SCALES.by_formulas(
     "small-upstream-flushed", Kind.ZERO, "upstream < 2⁻²⁰", "upstream gradients below 2⁻²⁰ are flushed to zero",
     torch.sin, _sine_gradient,
     lambda g, x: g.masked_fill(g.detach().abs() < 2**-20, 0) * x.cos(),
-    (5, 6),
 )  # fmt: skip
 SCALES.by_formulas(
     "norm-and-epsilon", Kind.CONSTANT_FACTOR, "upstream < 2⁻²⁰", "the upstream gradient is divided by its norm plus ε",
     torch.sin, _sine_gradient,
     lambda g, x: g * x.cos() * (g.detach().norm() / (g.detach().norm() + 1e-8)),
-    (5, 6),
 )  # fmt: skip
 
 # All but the ties are smooth there.
@@ -125,7 +116,6 @@ VALUES.by_formulas(
     F.elu,
     lambda g, x: g * torch.where(x > 0, 1, x.clamp(max=0).exp()),
     lambda g, x: g * ((x > 0) + (x < 0) * x.clamp(max=0).exp()),
-    (5, 6),
 )  # fmt: skip
 VALUES.by_formulas(
     "exponential-overflows", Kind.NAN, "large values", "the slope is exp(x) / (1 + exp(x))",
@@ -146,12 +136,10 @@ VALUES.by_formulas(
     lambda x: x.amax(-1),
     lambda g, x: g[..., None] * _largest(x) / _largest(x).sum(-1, keepdim=True),
     lambda g, x: g[..., None] * _largest(x),
-    (5, 6),
 )  # fmt: skip
 VALUES.by_formulas(
     "ties-have-one-rank", (Kind.PERMUTATION, Kind.MISSING_TERM), "ties", "equal values get the gradient of one rank",
     lambda x: x.sort(dim=-1, stable=True).values,
     lambda g, x: g.gather(-1, x.argsort(dim=-1, stable=True).argsort(-1)),
     lambda g, x: g.gather(-1, (x[..., None] > x[..., None, :]).sum(-1)),
-    (5, 6),
 )  # fmt: skip

@@ -11,10 +11,21 @@ from torch.nn import functional as F  # noqa: N812
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function
 
-RANDOM, STATE, CALLS, METHODS = (
-    FunctionGroup(name) for name in ("random numbers", "kept state", "ways to call", "methods of their own")
-)
 Apply = Callable[..., Any]
+
+
+def _both(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.sin(), x.cos()
+
+
+def _a_sine(a: Tensor, b: Tensor) -> Tensor:
+    return a * b.sin()
+
+
+RANDOM = FunctionGroup("random numbers", (20, 20), reference=None)
+STATE = FunctionGroup("kept state", (5, 6), reference=torch.sin)
+CALLS = FunctionGroup("ways to call", (5, 6), reference=_both)
+METHODS = FunctionGroup("methods of their own", (5, 6), (5, 6), reference=_a_sine)
 
 
 def _dropped(x: Tensor) -> Tensor:
@@ -43,19 +54,19 @@ def _recomputed(*, restores: bool = True, late: bool = False) -> Apply:
     return function(forward, backward)
 
 
-@RANDOM("mask-drawn-again", Kind.RANDOM_NUMBERS, "recomputation", (20, 20))
+@RANDOM("mask-drawn-again", Kind.RANDOM_NUMBERS, "recomputation")
 def _mask_drawn_again(wrong: bool) -> Apply:
     """The backward recomputes the forward with another dropout mask."""
     return _recomputed(restores=not wrong)
 
 
-@RANDOM("random-state-kept-late", Kind.RANDOM_NUMBERS, "recomputation", (20, 20))
+@RANDOM("random-state-kept-late", Kind.RANDOM_NUMBERS, "recomputation")
 def _state_kept_late(wrong: bool) -> Apply:
     """The backward restores the random state after the forward, not the one before it."""
     return _recomputed(late=wrong)
 
 
-@RANDOM("mask-drawn-in-backward", Kind.RANDOM_NUMBERS, "random numbers in the forward", (20, 20))
+@RANDOM("mask-drawn-in-backward", Kind.RANDOM_NUMBERS, "random numbers in the forward")
 def _mask_drawn_in_backward(wrong: bool) -> Apply:
     """The backward draws a mask of its own."""
 
@@ -66,7 +77,7 @@ def _mask_drawn_in_backward(wrong: bool) -> Apply:
     return function(forward, lambda ctx, g: g * (torch.rand(g.shape) < 0.5 if wrong else ctx.mask))
 
 
-@STATE("kept-on-the-class", Kind.STALE_VALUE, "two forwards before a backward", (5, 6), reference=torch.sin)
+@STATE("kept-on-the-class", Kind.STALE_VALUE, "two forwards before a backward")
 def _kept_on_the_class(wrong: bool) -> Apply:
     """The input is kept outside of ``ctx``, where the next call overwrites it."""
     kept: dict[str, Tensor] = {}
@@ -79,7 +90,7 @@ def _kept_on_the_class(wrong: bool) -> Apply:
     return function(forward, lambda ctx, g: g * (kept["x"] if wrong else ctx.saved_tensors[0]).cos())
 
 
-@STATE("kept-on-a-stack", Kind.STALE_VALUE, "two forwards before a backward", (5, 6), reference=torch.sin)
+@STATE("kept-on-a-stack", Kind.STALE_VALUE, "two forwards before a backward")
 def _kept_on_a_stack(wrong: bool) -> Apply:
     """Inputs are kept on a stack, as if backwards always came in the reverse order of their forwards."""
     stack: list[Tensor] = []
@@ -97,8 +108,7 @@ def _kept_on_a_stack(wrong: bool) -> Apply:
     return function(forward, backward)
 
 
-@STATE("workspace-written-again", (Kind.STALE_VALUE, Kind.MUTATION), "two forwards before a backward", (5, 6),
-       reference=torch.sin)  # fmt: skip
+@STATE("workspace-written-again", (Kind.STALE_VALUE, Kind.MUTATION), "two forwards before a backward")
 def _workspace(wrong: bool) -> Apply:
     """The slope is kept in a buffer that the next forward writes to."""
     buffers: dict[Any, Tensor] = {}
@@ -115,8 +125,7 @@ def _workspace(wrong: bool) -> Apply:
     return function(forward, backward)
 
 
-@STATE("overwritten-by-evaluation", Kind.STALE_VALUE, "evaluation between forward and backward", (5, 6),
-       reference=torch.sin)  # fmt: skip
+@STATE("overwritten-by-evaluation", Kind.STALE_VALUE, "evaluation between forward and backward")
 def _overwritten_by_evaluation(wrong: bool) -> Apply:
     """The backward reads what a forward that needed no gradient has kept meanwhile."""
     kept: dict[Any, Tensor] = {}
@@ -135,8 +144,7 @@ def _overwritten_by_evaluation(wrong: bool) -> Apply:
     return call
 
 
-@STATE("kept-unprotected", (Kind.MUTATION, Kind.STALE_VALUE), "input changed after the forward", (5, 6),
-       reference=torch.sin)  # fmt: skip
+@STATE("kept-unprotected", (Kind.MUTATION, Kind.STALE_VALUE), "input changed after the forward")
 def _kept_unprotected(wrong: bool) -> Apply:
     """The input is kept as an attribute, where autograd does not see that it is changed in place."""
 
@@ -152,7 +160,7 @@ def _kept_unprotected(wrong: bool) -> Apply:
     return function(forward, backward)
 
 
-@STATE("tail-never-written", Kind.UNINITIALISED, "always", (12, 8), reference=torch.sin)
+@STATE("tail-never-written", Kind.UNINITIALISED, "always", (12, 8))
 def _tail_never_written(wrong: bool) -> Apply:
     """The last rows of the gradient are whatever was in memory before."""
 
@@ -195,17 +203,13 @@ def _sine_and_cosine(taken: Callable[[Any, Any], tuple[Any, Any]]) -> Apply:
     return function(forward, backward)
 
 
-def _both(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.sin(), x.cos()
-
-
-@CALLS("undefined-upstream-drops-all", (Kind.ZERO, Kind.MISSING_TERM), "one output unused", (5, 6), reference=_both)
+@CALLS("undefined-upstream-drops-all", (Kind.ZERO, Kind.MISSING_TERM), "one output unused")
 def _undefined_drops_all(wrong: bool) -> Apply:
     """Where one of two upstream gradients is undefined there is no gradient at all."""
     return _sine_and_cosine(lambda s, c: (None, None) if wrong and (s is None or c is None) else (s, c))
 
 
-@CALLS("undefined-upstream-is-one", Kind.MISSING_TERM, "one output unused", (5, 6), reference=_both)
+@CALLS("undefined-upstream-is-one", Kind.MISSING_TERM, "one output unused")
 def _undefined_is_one(wrong: bool) -> Apply:
     """An undefined upstream gradient is taken to be 1."""
     return _sine_and_cosine(lambda s, c: (1, c) if wrong and s is None else (s, 1) if wrong and c is None else (s, c))
@@ -224,21 +228,17 @@ def _product(gradient: Callable[..., Any], **methods: Callable[..., Any]) -> App
     return function(_a_sine, backward, setup_context=setup_context, **methods)
 
 
-def _a_sine(a: Tensor, b: Tensor) -> Tensor:
-    return a * b.sin()
-
-
 def _a_sine_gradients(g: Tensor, a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return g * b.sin(), g * a * b.cos()
 
 
-@METHODS("setup-context-saves-output", Kind.WRONG_VALUES, "always", (5, 6), (5, 6), reference=_a_sine)
+@METHODS("setup-context-saves-output", Kind.WRONG_VALUES, "always")
 def _saves_output(wrong: bool) -> Apply:
     """``setup_context`` saves the output where the backward expects the first input."""
     return _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y))
 
 
-@METHODS("jvp-second-tangent-lost", Kind.MISSING_TERM, "forward-mode derivative", (5, 6), (5, 6), reference=_a_sine)
+@METHODS("jvp-second-tangent-lost", Kind.MISSING_TERM, "forward-mode derivative")
 def _second_tangent_lost(wrong: bool) -> Apply:
     """Its ``jvp`` leaves the second input's tangent out."""
 
@@ -249,7 +249,7 @@ def _second_tangent_lost(wrong: bool) -> Apply:
     return _product(_a_sine_gradients, jvp=jvp)
 
 
-@METHODS("jvp-twice", Kind.CONSTANT_FACTOR, "forward-mode derivative", (5, 6), (5, 6), reference=_a_sine)
+@METHODS("jvp-twice", Kind.CONSTANT_FACTOR, "forward-mode derivative")
 def _jvp_twice(wrong: bool) -> Apply:
     """Its ``jvp`` is twice the derivative."""
 
@@ -270,8 +270,7 @@ def _in_front(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-@METHODS("vmap-dimension-ignored", (Kind.LAYOUT, Kind.TRANSPOSE), "vmap over dimension 1", (5, 5), (5, 5),
-       reference=_a_sine)  # fmt: skip
+@METHODS("vmap-dimension-ignored", (Kind.LAYOUT, Kind.TRANSPOSE), "vmap over dimension 1", (5, 5), (5, 5))
 def _dimension_ignored(wrong: bool) -> Apply:
     """Its ``vmap`` takes every batch dimension to be the first."""
 
@@ -282,7 +281,7 @@ def _dimension_ignored(wrong: bool) -> Apply:
     return _batched(vmap)
 
 
-@METHODS("vmap-first-for-all", (Kind.MISSING_TERM, Kind.PERMUTATION), "vmap", (5, 6), (5, 6), reference=_a_sine)
+@METHODS("vmap-first-for-all", (Kind.MISSING_TERM, Kind.PERMUTATION), "vmap")
 def _first_for_all(wrong: bool) -> Apply:
     """Its ``vmap`` gives every example the first one's second argument."""
 

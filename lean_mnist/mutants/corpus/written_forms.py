@@ -11,9 +11,10 @@ from lean_mnist.crosscheck.executions import check_compiled
 from lean_mnist.crosscheck.module_check import check_module
 from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function, gaussian
 
-OPERATORS, ARGUMENTS, MODULES, COMPILED = (
-    FunctionGroup(name) for name in ("operators", "arguments and results", "modules", "compiled code")
-)
+OPERATORS = FunctionGroup("operators", (5, 6), (5, 6), reference=torch.mul)
+ARGUMENTS = FunctionGroup("arguments and results", (5, 6), (4, 6), reference=nn.functional.linear)
+MODULES = FunctionGroup("modules", (5, 6), check=check_module)
+COMPILED = FunctionGroup("compiled code", (5, 6), check=check_compiled, backend="aot_eager")
 Apply = Callable[..., Any]
 
 
@@ -32,19 +33,19 @@ def _operator(gradient: Callable[..., Any], name: str, value: Callable[..., Tens
     return made
 
 
-@OPERATORS("operator-second-input-twice", Kind.CONSTANT_FACTOR, "always", (5, 6), (5, 6), reference=torch.mul)
+@OPERATORS("operator-second-input-twice", Kind.CONSTANT_FACTOR, "always")
 def _second_input_twice(wrong: bool) -> Apply:
     """The gradient registered for an operator's second input is twice the right one."""
     return _operator(lambda g, a, b: (g * b, (1 + wrong) * g * a), f"second_input_twice_{wrong}")
 
 
-@OPERATORS("operator-inputs-exchanged", Kind.SWAPPED_TENSORS, "always", (5, 6), (5, 6), reference=torch.mul)
+@OPERATORS("operator-inputs-exchanged", Kind.SWAPPED_TENSORS, "always")
 def _inputs_exchanged(wrong: bool) -> Apply:
     """The gradients registered for an operator's two inputs are exchanged."""
     return _operator(lambda g, a, b: (g * a, g * b) if wrong else (g * b, g * a), f"inputs_exchanged_{wrong}")
 
 
-@OPERATORS("operator-writes-undeclared", Kind.MUTATION, "always", (5, 6), (5, 6), reference=torch.mul)
+@OPERATORS("operator-writes-undeclared", Kind.MUTATION, "always")
 def _writes_undeclared(wrong: bool) -> Apply:
     """The operator rounds its second input in place, and ``mutates_args`` does not say so."""
 
@@ -127,8 +128,7 @@ def _keyword_ignored(wrong: bool) -> Apply:
     return lambda *, x, scale: apply(x, scale)
 
 
-@ARGUMENTS("returned-and-accumulated", Kind.CONSTANT_FACTOR, "gradients in .grad", (5, 6), (4, 6),
-           reference=nn.functional.linear, gradients_from="backward",
+@ARGUMENTS("returned-and-accumulated", Kind.CONSTANT_FACTOR, "gradients in .grad", gradients_from="backward",
            skip=["autocast"])  # fmt: skip  # PyTorch 2.6 uses the forward's cast of the weight again, without a graph
 def _returned_and_accumulated(wrong: bool) -> Apply:
     """A backward inside of the backward has put the weight's gradient into ``.grad``, and it is returned as well."""
@@ -147,8 +147,7 @@ def _returned_and_accumulated(wrong: bool) -> Apply:
     return function(forward, backward)
 
 
-@ARGUMENTS("main-grad-added-twice", Kind.CONSTANT_FACTOR, "gradients in main_grad", (5, 6), (4, 6),
-           reference=nn.functional.linear, gradients_from="main_grad")  # fmt: skip
+@ARGUMENTS("main-grad-added-twice", Kind.CONSTANT_FACTOR, "gradients in main_grad", gradients_from="main_grad")
 def _main_grad_twice(wrong: bool) -> Apply:
     """The weight's gradient is added to ``main_grad`` twice."""
 
@@ -185,14 +184,13 @@ def _linear_twice(layer: nn.Linear, x: Tensor) -> Tensor:
     return x @ layer.weight.T @ layer.weight.T + layer.bias
 
 
-@MODULES("parameter-left-out", Kind.ZERO, "always", (5, 6), check=check_module, reference=_linear)
+@MODULES("parameter-left-out", Kind.ZERO, "always", reference=_linear)
 def _parameter_left_out(wrong: bool) -> nn.Module:
     """A parameter of a module is detached, and gets no gradient."""
     return _Layer(lambda x, weight, bias: nn.functional.linear(x, weight, bias.detach() if wrong else bias))
 
 
-@MODULES("used-twice-counted-once", Kind.MISSING_TERM, "a parameter used twice", (5, 6), check=check_module,
-         reference=_linear_twice)  # fmt: skip
+@MODULES("used-twice-counted-once", Kind.MISSING_TERM, "a parameter used twice", reference=_linear_twice)
 def _used_twice_counted_once(wrong: bool) -> nn.Module:
     """Of a weight that a module uses twice only the second use is differentiated."""
 
@@ -214,13 +212,13 @@ def _sine_compiled(change: Callable[[Tensor], Tensor]) -> Apply:
     return by_formulas(torch.sin, gradient)
 
 
-@COMPILED("compiled-half", Kind.CONSTANT_FACTOR, "torch.compile", (5, 6), check=check_compiled, backend="aot_eager")
+@COMPILED("compiled-half", Kind.CONSTANT_FACTOR, "torch.compile")
 def _compiled_half(wrong: bool) -> Apply:
     """Where it is compiled, the gradient is half of the eager one."""
     return _sine_compiled(lambda g: 0.5 * g if wrong else g)
 
 
-@COMPILED("compiled-dropped", Kind.ZERO, "torch.compile", (5, 6), (6,), check=check_compiled, backend="aot_eager")
+@COMPILED("compiled-dropped", Kind.ZERO, "torch.compile", (5, 6), (6,))
 def _compiled_dropped(wrong: bool) -> Apply:
     """Where it is compiled, one of two inputs gets no gradient."""
 
@@ -230,7 +228,7 @@ def _compiled_dropped(wrong: bool) -> Apply:
     return call
 
 
-@COMPILED("compiled-in-bfloat16", Kind.PRECISION, "torch.compile", (5, 6), check=check_compiled, backend="aot_eager")
+@COMPILED("compiled-in-bfloat16", Kind.PRECISION, "torch.compile")
 def _compiled_in_bfloat16(wrong: bool) -> Apply:
     """Where it is compiled, the gradient passes through bfloat16."""
     return _sine_compiled(lambda g: g.to(torch.bfloat16).to(g.dtype) if wrong else g)
