@@ -6,6 +6,7 @@ class an attribute ``__primitives__`` that holds an object with these methods.
 """
 
 import functools
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -18,28 +19,24 @@ Array = Any  # a torch tensor, a NumPy object array, or a class with ``__primiti
 
 
 class Primitives(Protocol):
-    """Operations that every kind of array has besides arithmetic."""
+    """Operations that every kind of array has besides arithmetic; where one has a body, it suits most kinds."""
+
+    exp: Callable[[Array], Array]
+    log: Callable[[Array], Array]
+    tanh: Callable[[Array], Array]
+    erf: Callable[[Array], Array]
 
     def affine(self, x_BD: Array, weight_HD: Array, bias_H: Array | None) -> Array:
         """``x Wᵀ + b``."""
+        z_BH = x_BD @ weight_HD.T
+        return z_BH if bias_H is None else z_BH + bias_H
 
     def where_nonpositive(self, condition: Array, then: Array | int, otherwise: Array) -> Array:
         """``then`` where ``condition <= 0``, elsewhere ``otherwise``, also where the condition is NaN."""
 
-    def exp(self, x: Array) -> Array:
-        """``e^x``."""
-
-    def log(self, x: Array) -> Array:
-        """Natural logarithm."""
-
-    def tanh(self, x: Array) -> Array:
-        """``tanh x``."""
-
     def sigmoid(self, x: Array) -> Array:
         """``1 / (1 + e^−x)``."""
-
-    def erf(self, x: Array) -> Array:
-        """Error function."""
+        return 1 / (1 + self.exp(-x))
 
     def row_shift(self, x_BC: Array) -> Array:
         """A number a row, ``(B, 1)`` or one for all, by which its entries can be shifted: their maximum, or 0."""
@@ -49,6 +46,7 @@ class Primitives(Protocol):
 
     def divide(self, value: Array, by: int) -> Array:
         """``value / by``."""
+        return value / by
 
     def take_label(self, x_BC: Array, labels_B: Array) -> Array:
         """The entry of each row at its label, ``(B,)``."""
@@ -92,7 +90,7 @@ def check_upstream(name: str, gradient: Array, shape: tuple[int, ...]) -> None:
         raise ArgumentError(f"{name}: expected shape {tuple(shape)}, found {tuple(gradient.shape)}")
 
 
-class _TorchPrimitives:
+class _TorchPrimitives(Primitives):
     """Tensors of any floating dtype, on any device; every method is differentiable where its formula is."""
 
     def affine(self, x_BD: torch.Tensor, weight_HD: torch.Tensor, bias_H: torch.Tensor | None) -> torch.Tensor:
@@ -109,8 +107,10 @@ class _TorchPrimitives:
     exp = staticmethod(torch.exp)
     log = staticmethod(torch.log)
     tanh = staticmethod(torch.tanh)
-    sigmoid = staticmethod(torch.sigmoid)
     erf = staticmethod(torch.erf)
+
+    def sigmoid(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x)
 
     # The shift cancels out of every formula it is used in, so no derivative is taken through it.
     def row_shift(self, x_BC: torch.Tensor) -> torch.Tensor:
@@ -155,21 +155,14 @@ def _by_sympy(name: str, x: np.ndarray) -> np.ndarray:
     return values
 
 
-class _ObjectPrimitives:
+class _ObjectPrimitives(Primitives):
     """NumPy object arrays whose elements are ``Fraction`` (or ``int``), or SymPy expressions."""
-
-    def affine(self, x_BD: np.ndarray, weight_HD: np.ndarray, bias_H: np.ndarray | None) -> np.ndarray:
-        z_BH = x_BD @ weight_HD.T
-        return z_BH if bias_H is None else z_BH + bias_H
 
     def where_nonpositive(self, condition: np.ndarray, then: Array | int, otherwise: np.ndarray) -> np.ndarray:
         chosen: np.ndarray = np.frompyfunc(_choose_nonpositive, 3, 1)(condition, then, otherwise)
         return chosen
 
     exp, log, tanh, erf = (staticmethod(functools.partial(_by_sympy, name)) for name in ("exp", "log", "tanh", "erf"))
-
-    def sigmoid(self, x: np.ndarray) -> np.ndarray:
-        return 1 / (1 + self.exp(-x))
 
     # Exact and symbolic arithmetic cannot overflow, so there is nothing to shift away.
     def row_shift(self, x_BC: np.ndarray) -> int:
@@ -193,7 +186,8 @@ class _ObjectPrimitives:
 
     # The decimal the caller wrote (0.01), not the binary number nearest to it, is what a formula means.
     def constant(self, value: float, like: np.ndarray) -> Any:
-        return _exact(Fraction(repr(value)), like)
+        exact = Fraction(repr(value))
+        return _sympy_for(like, "a constant").Rational(exact) if like.size and _is_symbolic(like.flat[0]) else exact
 
     def pi(self, like: np.ndarray) -> Any:
         return _sympy_for(like, "pi").pi
@@ -204,14 +198,6 @@ def _check_labels(labels_B: np.ndarray, like_BC: np.ndarray) -> None:
     for label in labels_B:  # NumPy would take -1 for the last class
         if not 0 <= label < classes:
             raise ArgumentError(f"labels: expected numbers from 0 to {classes - 1}, found {label}")
-
-
-def _exact(value: Fraction, like: np.ndarray) -> Any:
-    if like.size and _is_symbolic(like.flat[0]):
-        import sympy
-
-        return sympy.Rational(value.numerator, value.denominator)
-    return value
 
 
 def _choose_nonpositive(condition: Any, then: Any, otherwise: Any) -> Any:

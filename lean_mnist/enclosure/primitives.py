@@ -10,12 +10,13 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from lean_mnist.chainrule.arrays import Primitives
 from lean_mnist.enclosure.ball import Ball, hull
 from lean_mnist.enclosure.products import accurate_product
 from lean_mnist.enclosure.rounding import ELEMENTARY_ULPS, EPSILON, TINY, raised, raised_products
 
 
-class BallPrimitives:
+class BallPrimitives(Primitives):
     """The operations of ``chainrule.arrays.Primitives`` on balls; labels are plain int64 tensors.
 
     They are all that ball arithmetic knows of activations and losses: whatever the chain rule writes with them is
@@ -76,10 +77,6 @@ class BallPrimitives:
     def spread(self, value: Ball, like_B: Ball) -> Ball:
         """A number for each entry of ``like``."""
         return Ball(value.mid.expand(like_B.shape), value.rad.expand(like_B.shape))
-
-    def divide(self, value: Ball, by: int) -> Ball:
-        """``value / by``."""
-        return value / by
 
     def take_label(self, x_BC: Ball, labels_B: Tensor) -> Ball:
         """Each row's entry at its label, ``(B,)``."""

@@ -17,6 +17,7 @@ import sympy
 from sympy import KroneckerDelta
 
 from lean_mnist.chainrule.activations import Activation
+from lean_mnist.chainrule.arrays import Primitives
 from lean_mnist.verification.methods.sums import Expr, Index, Label, total
 
 Shape = tuple[Expr, ...]
@@ -164,16 +165,12 @@ def gradient(scalar: Expr, of: Any) -> IndexedArray:
     return IndexedArray(of.shape, lambda *i: sympy.diff(scalar, of.at(*i)))
 
 
-class _IndexedPrimitives:
+class _IndexedPrimitives(Primitives):
     """The primitives of ``chainrule.arrays`` for arrays of symbolic shape."""
 
     exp, log, tanh, erf = (
         staticmethod(operator.methodcaller("map", f)) for f in (sympy.exp, sympy.log, sympy.tanh, sympy.erf)
     )
-
-    def affine(self, x_BD: IndexedArray, weight_HD: IndexedArray, bias_H: IndexedArray | None) -> IndexedArray:
-        z_BH = x_BD @ weight_HD.T
-        return z_BH if bias_H is None else z_BH + bias_H
 
     def where_nonpositive(self, condition: IndexedArray, then: Any, otherwise: IndexedArray) -> IndexedArray:
         def entry(*i: Expr) -> Expr:
@@ -182,18 +179,12 @@ class _IndexedPrimitives:
 
         return IndexedArray(condition.shape, entry)
 
-    def sigmoid(self, x: IndexedArray) -> IndexedArray:
-        return 1 / (1 + self.exp(-x))
-
     # On tensors the largest logit. Here any numbers whatever, so that what is proved holds for every choice.
     def row_shift(self, x_BC: IndexedArray) -> IndexedArray:
         return variable("m", x_BC.shape[0], sympy.Integer(1))
 
     def spread(self, value: Any, like_B: IndexedArray) -> IndexedArray:
         return constant(value.at() if isinstance(value, IndexedArray) else value, *like_B.shape)
-
-    def divide(self, value: Any, by: Expr) -> Any:
-        return value / by
 
     def take_label(self, x_BC: IndexedArray, labels_B: IndexedArray) -> IndexedArray:
         return IndexedArray(labels_B.shape, lambda b: x_BC.at(b, labels_B.at(b)))
