@@ -27,6 +27,7 @@ step's own. At the small networks that this is meant for, the time is that of ca
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple, cast
 
@@ -36,13 +37,11 @@ from torch import Tensor
 from lean_mnist.audit.local_checks import ComputedStep, ElementwiseCheck, Identity, ProductCheck, local_checks
 from lean_mnist.audit.logits import Arithmetic, LogitsTerms, loss_size
 from lean_mnist.audit.reference import REFERENCE_ACTIVATIONS, NetworkLoss
-from lean_mnist.audit.rounding import ELEMENTWISE_ULPS, underflow_of, unit_of
+from lean_mnist.audit.rounding import ELEMENTWISE_ULPS, ROUNDINGS, underflow_of, unit_of
 from lean_mnist.nn.step import StepTape
 
 # Largest residual of a product's rows, and of a gradient's; and the root mean square over a gradient's rows.
 ORDINARY, ORDINARY_GRADIENT, TOGETHER = 8.0, 4.0, 1.5
-# Sums that end in 16 bits are formed in 32, and rounded some three times.
-ROUNDINGS_16 = 3.0
 
 
 class _LayerChecks(NamedTuple):
@@ -168,12 +167,10 @@ class BatchedCheck:
         wide = self._numbers.dtype  # a loss of 16-bit logits is computed in 32
         # Logits stand class by class, which is the quicker layout.
         logits_BC = checks.layers[-1].forward.ours
-        by_class = Arithmetic(
-            lambda x: (self._logits_CB.copy_(x.t()) if x is logits_BC else x.t()).to(wide), classes=0, known={}
-        )
+        by_class = Arithmetic(lambda x: (self._logits_CB.copy_(x.t()) if x is logits_BC else x.t()).to(wide), classes=0)
         terms = LogitsTerms.of(checks.rule, checks.tape, by_class)
         self._likelihood.copy_(terms.likelihood())
-        checks.logits.shares(by_class, self._shares_CB)
+        checks.logits.shares(by_class, terms.expected(), self._shares_CB)
         rounding = [layer.derivative for layer in checks.layers if layer.derivative and not layer.derivative.exact]
         for derivative, largest in zip(rounding, self._derivatives.unbind(), strict=True):
             largest.copy_(derivative.shares(Arithmetic(lambda x: x.to(wide))).abs_().amax())
@@ -214,10 +211,8 @@ class BatchedCheck:
         numbers = self._numbers.tolist()
         if not math.isfinite(sum(numbers) + loss):
             return math.nan
-        parts, start = [], 0
-        for width in self._sizes:
-            parts.append(numbers[start : start + width])
-            start += width
+        each = iter(numbers)
+        parts = (list(itertools.islice(each, size)) for size in self._sizes)
         largest, squares, d_squares, h_squares, along_squares, shares, (likelihood,) = parts
         count, examples, underflow = len(self._layers), self._examples, self._underflow
         classes = (len(largest) - 3 * count) // 2
@@ -254,7 +249,7 @@ class _Ordinary(NamedTuple):
         narrow, unit = torch.finfo(like.dtype).bits <= 16, unit_of(like)
 
         def roundings(terms: int) -> float:
-            return unit * (ROUNDINGS_16 if narrow else math.sqrt(terms))
+            return unit * (ROUNDINGS if narrow else math.sqrt(terms))
 
         return cls(
             ORDINARY * roundings(features), ORDINARY_GRADIENT * roundings(examples + features),

@@ -178,9 +178,9 @@ class ElementwiseCheck(LocalCheck):
             return Residual(self.ours, value, torch.full_like(value, torch.finfo(value.dtype).tiny))
         return Residual(self.ours, value, self.allowed(found))
 
-    def shares(self, arithmetic: Arithmetic, out: Tensor | None = None) -> Tensor:
-        """Errors in this arithmetic as shares of what is allowed, with their signs; into ``out`` where given."""
-        found = self.expected(arithmetic)
+    def shares(self, arithmetic: Arithmetic, known: Expected | None = None, out: Tensor | None = None) -> Tensor:
+        """Errors in this arithmetic as shares of what is allowed, with their signs; of ``known`` values where given."""
+        found = known or self.expected(arithmetic)
         error = torch.sub(arithmetic.cast(self.ours), found.value, alpha=found.scale)
         return torch.div(error, self.allowed(found), out=out)
 

@@ -22,13 +22,11 @@ Number = TypeVar("Number", float, Tensor)
 class Arithmetic(NamedTuple):
     """The arithmetic in which an elementwise check is computed: ``cast`` brings its operands there.
 
-    ``classes`` is the dimension along which classes stand in a cast tensor of logits; ``known`` keeps the terms of one
-    batch's logits for the checks that share them.
+    ``classes`` is the dimension along which classes stand in a cast tensor of logits.
     """
 
     cast: Callable[[Tensor], Tensor]
     classes: int = 1
-    known: dict[int, LogitsTerms] | None = None
 
 
 class Expected(NamedTuple):
@@ -56,17 +54,11 @@ class LogitsTerms(NamedTuple):
     def of(cls, rule: NetworkLoss, tape: StepTape, arithmetic: Arithmetic = EXACT) -> LogitsTerms:
         """Terms of a batch's logits ``(B, C)``, in this arithmetic."""
         logits, labels_B = tape.pre_activations[-1], tape.labels_B
-        known = None if arithmetic.known is None else arithmetic.known.get(id(logits))
-        if known is not None:
-            return known
         s, dim = arithmetic.cast(logits), arithmetic.classes
         log_p = torch.log_softmax(s, dim)
         targets = target_distributions(rule.label_smoothing, logits.shape[1], s.dtype, s.device)
         q = targets.index_select(1 - dim, labels_B)
-        terms = cls(log_p.exp(), log_p, q, s, rule.logit_penalty, tape.upstream / max(1, len(labels_B)))
-        if arithmetic.known is not None:
-            arithmetic.known[id(logits)] = terms
-        return terms
+        return cls(log_p.exp(), log_p, q, s, rule.logit_penalty, tape.upstream / max(1, len(labels_B)))
 
     def gradient(self, p: Tensor | None = None, q: Tensor | None = None, s: Tensor | None = None) -> Tensor:
         """The gradient of the logits, with any of its terms replaced."""

@@ -183,8 +183,8 @@ def enclose_gradients(
     balls = [(Ball.exact(weight), None if bias is None else Ball.exact(bias)) for weight, bias in layers]
     loss_B, tape = mlp.mlp_loss_forward(Ball.exact(x_BD), labels_B, balls, rule, loss)
     if sides is not None:
-        network = _take_sides(tape.network, balls, sides, KINK_ULPS * torch.finfo(x_BD.dtype).eps / 2)
-        tape = mlp.MLPLossTape(network, tape.loss)
+        rounding = KINK_ULPS * torch.finfo(x_BD.dtype).eps / 2
+        tape = tape._replace(network=_take_sides(tape.network, balls, sides, rounding))
     d_loss_B = losses.mean_backward(loss_B, Ball.of_number(1, loss_B))
     needs = (False, tuple((True, bias is not None) for _, bias in layers))
     gradients = mlp.mlp_loss_backward(tape, balls, rule, loss, d_loss_B, needs)
