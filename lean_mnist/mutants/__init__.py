@@ -6,24 +6,11 @@ backward and trains with the checks that a run uses, and checks whole Functions,
 :func:`planted` and :func:`planting` plant a mutant, or any replacement, for the length of a ``with``.
 """
 
-from lean_mnist.mutants.conditions import CONDITIONS
-from lean_mnist.mutants.corpus import FUNCTION_MUTANTS, MUTANTS, mutant_named
-from lean_mnist.mutants.mutant import Mutant
-from lean_mnist.mutants.planting import plant_in, planted, planting
-from lean_mnist.mutants.report import SelftestReport
-from lean_mnist.mutants.selftest import run_selftest
-from lean_mnist.mutants.target import for_target
-
-__all__ = [
-    "CONDITIONS",
-    "FUNCTION_MUTANTS",
-    "MUTANTS",
-    "Mutant",
-    "SelftestReport",
-    "for_target",
-    "mutant_named",
-    "plant_in",
-    "planted",
-    "planting",
-    "run_selftest",
-]
+from lean_mnist.mutants.conditions import CONDITIONS as CONDITIONS
+from lean_mnist.mutants.corpus import FUNCTION_MUTANTS as FUNCTION_MUTANTS
+from lean_mnist.mutants.corpus import MUTANTS as MUTANTS
+from lean_mnist.mutants.corpus import mutant_named as mutant_named
+from lean_mnist.mutants.planting import planted as planted
+from lean_mnist.mutants.planting import planting as planting
+from lean_mnist.mutants.selftest import run_selftest as run_selftest
+from lean_mnist.mutants.target import for_target as for_target

@@ -26,16 +26,6 @@ def obligations() -> list[Obligation]:
     return [obligation for group in _statements().GROUPS for obligation in group]
 
 
-def vacuous_statements() -> list[Vacuous]:
-    """Statements of the original that say less than their names; raises ``ConfigError`` where SymPy is missing."""
-    return list(_statements().VACUOUS)
-
-
-def titles() -> dict[str, str]:
-    """Title of each group, in the order of the table; raises ``ConfigError`` where SymPy is missing."""
-    return {group.group: group.title for group in _statements().GROUPS}
-
-
 def select(everything: Sequence[Obligation], pattern: str) -> list[Obligation]:
     """Those whose group or id is ``pattern``, or whose id fits it (``*`` and ``?``); ``ConfigError`` if none does."""
     chosen = [o for o in everything if pattern == o.group or fnmatch.fnmatchcase(o.id, pattern)]
@@ -117,7 +107,7 @@ class ObligationReport:
     def text(self, width: int = 120) -> str:
         """The table, at most ``width`` columns wide (but never narrower than 88)."""
         width, lines = max(width, _NARROWEST), list[str]()
-        for group, title in titles().items():
+        for group, title in {group.group: group.title for group in _statements().GROUPS}.items():
             lines += _table(title, [result for result in self.results if result.obligation.group == group], width)
         if self.vacuous:
             verdicts = {result.obligation.id: _word(result) for result in self.results}
@@ -158,7 +148,7 @@ def verify(only: str | None = None, progress: Progress = lambda *_: None) -> Obl
         results.append(obligation.check())
     progress(len(chosen), len(chosen), "")
     ran = {obligation.id for obligation in chosen}
-    vacuous = tuple(v for v in vacuous_statements() if not ran.isdisjoint(v.established_by))
+    vacuous = tuple(v for v in _statements().VACUOUS if not ran.isdisjoint(v.established_by))
     return ObligationReport(tuple(results), vacuous, time.perf_counter() - started)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lean_mnist.errors import ArgumentError, GradientMismatch
-from lean_mnist.mutants import MUTANTS, for_target, mutant_named, plant_in
+from lean_mnist.mutants import MUTANTS, for_target, mutant_named
+from lean_mnist.mutants.planting import plant_in
 from lean_mnist.mutants.report import Fate
 
 GENERIC = [mutant.name for mutant in MUTANTS if mutant.generic]

@@ -11,11 +11,9 @@ from lean_mnist.verification.statements import (
     tensors,
     types,
 )
-from lean_mnist.verification.statements.original import VACUOUS
+from lean_mnist.verification.statements.original import VACUOUS as VACUOUS
 
 GROUPS = tuple(
     module.OBLIGATIONS
     for module in (gradients, network, linear_algebra, layers, loss, types, convergence, tensors, original)
 )
-
-__all__ = ["GROUPS", "VACUOUS"]
