@@ -291,14 +291,11 @@ def _is_name(name: str) -> bool:
     return 1 <= len(name) <= 100 and name[0] != "." and set(name) <= _NAME_CHARACTERS
 
 
-def _is_delta(value: Fraction) -> bool:
-    return 0 < value < Fraction(1, 2) and len(str(value)) <= 250  # so that a thousand bits tell it from any tail
-
-
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _SIZES = rule(list, "two or more numbers from 1 to 65,000", _sizes_fit)
 _MANY, _COUNT, _WIDTH, _NUMBER = whole(1, 10**9), whole(1, 500_000), whole(1, 65_000), whole(0, 10**12)
-_DELTA = exact("a probability above 0 and below 1/2", _is_delta)
+# A thousand bits tell a delta of 250 characters from any tail.
+_DELTA = exact("a probability above 0 and below 1/2", lambda v: 0 < v < Fraction(1, 2) and len(str(v)) <= 250)
 _RISK = rule(str, f"a decimal from 0 to 1 with {DIGITS} digits", lambda text: _is_decimal(text, DIGITS, 1))
 _NATS = rule(str, f"a decimal with {KL_DIGITS} digits", lambda text: _is_decimal(text, KL_DIGITS, math.inf))
 _MEAN = exact("a float64 of moderate size, written exactly", _is_float64)

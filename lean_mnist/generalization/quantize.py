@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from lean_mnist.data.datasets import Split
 from lean_mnist.errors import ArgumentError
-from lean_mnist.generalization.exact import Exact, exact, percent
+from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.generalization.spaces.encoding import MOST_CODED_BITS, code_length
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.generalization.spaces.network import QuantizedLayer, QuantizedNetwork
 from lean_mnist.nn.grid import check_bits, grid_of
 from lean_mnist.nn.quantized import QuantizedMLP
+
+DELTAS = (Fraction("0.035"), Fraction("1e-9"))
 
 Layers = Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]
 
@@ -107,10 +109,8 @@ class TrainingClaims:
         )
 
 
-def training_claims(
-    network: QuantizedNetwork, split: Split, maximum: int, deltas: Sequence[Exact] = ("0.035", "1e-9")
-) -> TrainingClaims:
-    """The claims that ``split``, whatever part of it taught or selected ``network``, supports at each of ``deltas``.
+def training_claims(network: QuantizedNetwork, split: Split, maximum: int) -> TrainingClaims:
+    """The claims that ``split``, whatever part of it taught or selected ``network``, supports.
 
     Form, number of bits and code of the network must not have been chosen by these examples. Each claim stands by
     itself, with its own δ. ``maximum``: the largest pixel. Raises ``BoundError``.
@@ -122,9 +122,9 @@ def training_claims(
     ways = [("union", "hoeffding", bits), ("union", "kl", bits)]
     ways += [] if length is None else [("code length", "kl", length)]
     claims = [
-        TrainingClaim(share, bound, b, exact(delta, "delta"), certified_risk(bound, errors, len(labels), delta, b))
+        TrainingClaim(share, bound, b, delta, certified_risk(bound, errors, len(labels), delta, b))
         for share, bound, b in ways
-        for delta in deltas
+        for delta in DELTAS
     ]
     return TrainingClaims(network.space.bits, bits, length, errors, len(labels), tuple(claims))
 

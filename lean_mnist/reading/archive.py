@@ -32,9 +32,7 @@ _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.Size)
 _NOTHING_RAN = "it was refused and nothing in it was run"
 
 
-def read_archive(
-    path: str | Path, what: str, error: type[LeanMnistError], *, largest: int = LARGEST, expanded: bool = False
-) -> Any:
+def read_archive(path: str | Path, what: str, error: type[LeanMnistError], *, expanded: bool = False) -> Any:
     """The content of a file of ``torch.save`` at ``path``, where ``what`` is expected, as in "a checkpoint".
 
     It is a nest of lists, tuples, dicts with texts and small whole numbers as keys, ``None``, numbers, texts, dtypes,
@@ -44,8 +42,8 @@ def read_archive(
     for everything else.
     """
     with opened(path, what, error) as (file, size):
-        if size > largest:
-            raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {largest:,}")
+        if size > LARGEST:
+            raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {LARGEST:,}")
         assert isinstance(file, io.BufferedReader)
         if file.read(len(_BEFORE_1_6)) == _BEFORE_1_6:
             raise error(

@@ -4,7 +4,6 @@ Every test runs without ``LEAN_MNIST_DATA`` and with ``urllib.request.urlopen`` 
 machine's surroundings; the few that talk to a server of their own on the loopback interface ask for ``loopback``.
 """
 
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,8 +17,7 @@ from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.names import DATA_VARIABLE
 from tests.support.idx_files import write_idx
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+from tests.support.shared_data import folder_with
 
 WriteSet = Callable[..., tuple[np.ndarray, ...]]
 
@@ -81,11 +79,7 @@ def write_set() -> WriteSet:
 @pytest.fixture(scope="session")
 def real_mnist() -> Iterator[Dataset]:
     """The real MNIST, from ``LEAN_MNIST_DATA`` or the project's shared folder; without it the test is skipped."""
-    for root in (os.environ.get(DATA_VARIABLE), SHARED):
-        if root and Path(root, "MNIST", "raw").is_dir():
-            # Through data_dir, because this fixture outlives the tests, each of which has the variable unset.
-            with pytest.MonkeyPatch.context() as patch:
-                patch.delenv(DATA_VARIABLE, raising=False)
-                yield load_dataset("mnist", root, download=False)
-            return
-    pytest.skip(f"real MNIST is neither in {DATA_VARIABLE} nor in ../shared/data")
+    # Through data_dir, because this fixture outlives the tests, each of which has the variable unset.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(DATA_VARIABLE, raising=False)
+        yield load_dataset("mnist", folder_with("MNIST/raw"), download=False)

@@ -28,7 +28,7 @@ from lean_mnist.training.checkpoints import write_checkpoint
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run
 from tests.support.certificate_cases import small_certificate
-from tests.support.generalization_mnist import mnist_folder
+from tests.support.shared_data import folder_with
 
 
 class Result(NamedTuple):
@@ -245,7 +245,7 @@ def test_help_is_quick_and_checking_loads_no_torch(best: Path, tmp_path: Path) -
 
 def test_real_mnist_is_certified_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small network after a few steps; 10,000 examples counted again from the files of the data folder."""
-    root = mnist_folder()
+    root = str(folder_with("MNIST/raw"))
     monkeypatch.delenv("LEAN_MNIST_DATA", raising=False)
     mnist = load_dataset("mnist", root, download=False)
     normalization = Normalization.fit("standard", mnist.train.images, 255)

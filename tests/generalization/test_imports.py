@@ -11,7 +11,7 @@ import safetensors.numpy
 import torch
 
 from lean_mnist.certify import main as certify_command
-from lean_mnist.data.datasets import Dataset, load_dataset
+from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError, DataError, LeanMnistError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.imports.certified import NetworkFile, import_network, kind_of, verify_on_data
@@ -27,23 +27,12 @@ from tests.support.import_cases import (
     assert_same,
     halves,
     labels_of,
-    mlcert_data,
-    mnist_beside,
     parts,
     read_as,
     torch_network,
     written,
 )
-
-
-@pytest.fixture(scope="module")
-def shared() -> Path:
-    return mlcert_data()
-
-
-@pytest.fixture(scope="module")
-def mnist(shared: Path) -> Dataset:
-    return mnist_beside(shared)
+from tests.support.shared_data import folder_with
 
 
 def square_network() -> tuple[torch.nn.Sequential, ImportedNetwork]:
@@ -183,16 +172,17 @@ def test_the_command_rounds_a_network_and_counts_on_what_taught_it(
 
 
 def test_the_command_certifies_a_network_of_mlcert(
-    shared: Path, mnist: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlcert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LEAN_MNIST_DATA", str(shared))
+    root = str(folder_with("MNIST/raw"))
+    monkeypatch.setenv("LEAN_MNIST_DATA", root)
     options = ["--dataset", "mnist", "--out", str(tmp_path), "--accuracy", "0.6965"]
-    monkeypatch.setattr("sys.argv", ["certify", str(shared / "mlcert" / B16), *options])
+    monkeypatch.setattr("sys.argv", ["certify", str(mlcert / B16), *options])
     certify_command()
     document = json.loads((tmp_path / "certificate.json").read_text())
     assert document["counts"]["errors"] == 3035
     assert document["history"]["looks"] == 4
-    checker.check(str(tmp_path / "certificate.json"), [str(shared)])
+    checker.check(str(tmp_path / "certificate.json"), [root])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.errors import DataError
-from lean_mnist.generalization.imports import mlcert
+from lean_mnist.generalization.imports import mlcert as mlcert_module
 from lean_mnist.generalization.imports.certified import verify_on_data
 from lean_mnist.generalization.imports.mlcert import read_arrays, read_mlcert
 from lean_mnist.generalization.spaces.encoding import code_length
@@ -22,24 +22,12 @@ from tests.support.import_cases import (
     B16,
     Runs,
     attempt,
-    mlcert_data,
-    mnist_beside,
 )
 
 
-@pytest.fixture(scope="module")
-def shared() -> Path:
-    return mlcert_data()
-
-
-@pytest.fixture(scope="module")
-def mnist(shared: Path) -> Dataset:
-    return mnist_beside(shared)
-
-
 @pytest.mark.parametrize(("name", "bits", "correct"), [(B16, 127_104, 6965), (B2, 15_944, 6353)])
-def test_networks_of_mlcert_on_mnist(shared: Path, mnist: Dataset, name: str, bits: int, correct: int) -> None:
-    network = read_mlcert(shared / "mlcert" / name)
+def test_networks_of_mlcert_on_mnist(mlcert: Path, mnist: Dataset, name: str, bits: int, correct: int) -> None:
+    network = read_mlcert(mlcert / name)
     assert network.space.size_in_bits == bits
     images, labels = mnist.test.images.numpy(), mnist.test.labels.numpy()
     assert IntegerNetwork(network).correct(images, labels) == correct
@@ -51,16 +39,16 @@ def test_networks_of_mlcert_on_mnist(shared: Path, mnist: Dataset, name: str, bi
         verify_on_data(network, images[few], labels[few], Fraction("0.96"))
 
 
-def test_numbers_of_the_two_bit_network(shared: Path) -> None:
-    first, second = read_mlcert(shared / "mlcert" / B2).layers
+def test_numbers_of_the_two_bit_network(mlcert: Path) -> None:
+    first, second = read_mlcert(mlcert / B2).layers
     numbers = [float(value) for layer in (first, second) for value in (layer.shift, layer.scale)]
     assert numbers == [-0.09674072265625, 0.0965576171875, -0.55322265625, 0.55322265625]
-    assert code_length(read_mlcert(shared / "mlcert" / B2)) == 13_816
+    assert code_length(read_mlcert(mlcert / B2)) == 13_816
 
 
-def test_the_files_survive_no_alteration_unnoticed(shared: Path, tmp_path: Path) -> None:
-    content = gzip.decompress((shared / "mlcert" / B16).read_bytes())
-    whole = read_mlcert(shared / "mlcert" / B16)
+def test_the_files_survive_no_alteration_unnoticed(mlcert: Path, tmp_path: Path) -> None:
+    content = gzip.decompress((mlcert / B16).read_bytes())
+    whole = read_mlcert(mlcert / B16)
     print("seed 0")
     random, path = np.random.default_rng(0), tmp_path / "a.pkl"
     for place in [*range(0, 220), *random.integers(0, len(content), 60).tolist()]:
@@ -146,7 +134,7 @@ def test_files_that_are_too_large_damaged_or_absent(tmp_path: Path, monkeypatch:
     with pytest.raises(DataError, match="expected a pickle of NumPy arrays, found: No such file"):
         read_arrays(tmp_path / "none.pkl")
     path = tmp_path / "bomb.pkl.gz"
-    monkeypatch.setattr(mlcert, "_LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr(mlcert_module, "_LARGEST_FILE", 1 << 20)
     path.write_bytes(gzip.compress(b"\0" * (1 << 22)))
     with pytest.raises(DataError, match="more than 1,048,576 bytes"):
         read_arrays(path)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,12 @@ from lean_mnist.generalization.learners.perceptrons import (
     quadratic_kernel,
 )
 from lean_mnist.learners import main
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+from tests.support.shared_data import folder_with
 
 
 @pytest.fixture(scope="module")
 def data() -> Path:
-    for root in (os.environ.get("LEAN_MNIST_DATA"), SHARED):
-        if root and Path(root, "mlcert", "kernel_perceptron").is_dir():
-            return Path(root, "mlcert", "kernel_perceptron")
-    pytest.skip("MLCERT's perceptron data are neither in LEAN_MNIST_DATA nor in ../shared/data")
+    return folder_with("mlcert/kernel_perceptron") / "mlcert" / "kernel_perceptron"
 
 
 def random_examples(m: int, n: int, seed: int, noise: float = 0.2) -> Examples:

@@ -1,6 +1,5 @@
 """Any of ε, δ, m, B and the number of errors given the others; MLCERT's Table 1 from its own counts."""
 
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,9 @@ from lean_mnist.generalization.solve import (
     most_errors,
 )
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 BITS = {2: 15_944, 16: 127_104}
 COUNTS = {2: (222_029, 37_023), 16: (230_035, 38_271)}
 TRAIN, TEST = 240_000, 40_000
-
-
-@pytest.fixture(scope="module")
-def mlcert_files() -> Path:
-    for root in (os.environ.get("LEAN_MNIST_DATA"), SHARED):
-        if root and Path(root, "mlcert").is_dir():
-            return Path(root, "mlcert")
-    pytest.skip("MLCERT's counts are neither in LEAN_MNIST_DATA nor in ../shared/data")
 
 
 @pytest.mark.parametrize(
@@ -43,8 +33,8 @@ def mlcert_files() -> Path:
         ("batch_test_b16_n10_testset_082318.txt", 16, 1),
     ],
 )
-def test_mlcerts_counts_are_those_of_its_files(mlcert_files: Path, name: str, bits: int, part: int) -> None:
-    counts = [int(line) for line in (mlcert_files / name).read_text().split()]
+def test_mlcerts_counts_are_those_of_its_files(mlcert: Path, name: str, bits: int, part: int) -> None:
+    counts = [int(line) for line in (mlcert / name).read_text().split()]
     assert (sum(counts), 100 * len(counts)) == (COUNTS[bits][part], (TRAIN, TEST)[part])
 
 

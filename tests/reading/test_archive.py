@@ -138,7 +138,8 @@ def test_structure_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert "other keys than texts and small whole numbers" in refusal(tmp_path, saved({key: 1}))
     monkeypatch.setattr(archive, "_LARGEST_PICKLE", 100)
     assert "its structure has " in refusal(tmp_path, saved(["a" * 200]))
-    assert "bytes, expected a thing of at most 10" in refusal(tmp_path, saved([]), largest=10)
+    monkeypatch.setattr(archive, "LARGEST", 10)
+    assert "bytes, expected a thing of at most 10" in refusal(tmp_path, saved([]))
 
 
 @pytest.mark.parametrize(

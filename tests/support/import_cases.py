@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import pytest
 import safetensors.numpy
 import torch
 from onnx import helper, numpy_helper
 
-from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import DataError
 from lean_mnist.generalization.imports.certified import import_network, kind_of
@@ -24,24 +21,7 @@ from lean_mnist.generalization.spaces.network import QuantizedLayer, QuantizedNe
 
 Array = npt.NDArray[Any]
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
 B16, B2 = "params-EMNIST-b16-N10-073018.pkl.gz", "params-EMNIST-b2-N10-073118.pkl.gz"
-
-
-def mlcert_data() -> Path:
-    """The folder that holds MLCERT's networks; skips where there is none."""
-    for root in (os.environ.get("LEAN_MNIST_DATA"), SHARED):
-        if root and Path(root, "mlcert", B2).is_file():
-            return Path(root)
-    pytest.skip("MLCERT's networks are neither in LEAN_MNIST_DATA nor in ../shared/data")
-
-
-def mnist_beside(shared: Path) -> Dataset:
-    """Real MNIST in the same folder; skips where it is not."""
-    if not (shared / "MNIST" / "raw").is_dir():
-        pytest.skip("real MNIST is not beside MLCERT's networks")
-    return load_dataset("mnist", shared, download=False)
 
 
 def attempt(reader: Callable[[Path], Any], path: Path) -> Any:

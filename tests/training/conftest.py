@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +13,11 @@ from lean_mnist import figures
 from lean_mnist.data.download import DownloadError
 from lean_mnist.data.names import DATA_VARIABLE
 from tests.support.idx_files import write_idx
-from tests.support.training_cases import REPOSITORY, FinishedRun, digits_run, tree
+from tests.support.shared_data import folder_with
+from tests.support.training_cases import FinishedRun, digits_run, tree
 
 # The data sets are small, and threads that compete for cores with other programs stall.
 torch.set_num_threads(1)
-
-SHARED = REPOSITORY.parent / "shared" / "data"
-_GIVEN = os.environ.get(DATA_VARIABLE)
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +82,4 @@ def tiny_mnist() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def real_mnist_folder() -> str:
     """The folder of the real MNIST, ``LEAN_MNIST_DATA`` or the project's shared one; without it the test is skipped."""
-    folders: list[Any] = [_GIVEN, SHARED]
-    for root in folders:
-        if root and Path(root, "MNIST", "raw").is_dir():
-            return str(root)
-    pytest.skip(f"real MNIST is neither in {DATA_VARIABLE} nor in ../shared/data")
+    return str(folder_with("MNIST/raw"))
