@@ -37,7 +37,7 @@ SLOW = {
         "checkpoints", "chunks", "command_line", "distributed_run", "failures", "memory_runs", "optimizers",
         "pac_bayes_run", "quantized_run", "resume", "trainer", "training_gate",
     ),
-    "verification": ("obligations_command", "obligations_planted_faults", "obligations_table"),
+    "verification": ("oracle", "obligations_command", "obligations_planted_faults", "obligations_table"),
 }  # fmt: skip
 
 
