@@ -229,6 +229,23 @@ End Composition.
 Lemma E_point {A} (a : A) f : E (point a) f = f a.
 Proof. unfold E. simpl. ring. Qed.
 
+(* Two independent draws, one from each distribution. *)
+Definition product {A B} (D : distribution A) (F : distribution B) : distribution (A * B) :=
+  compose D (fun a => compose F (fun b => point (a, b))).
+
+Lemma E_product {A B} (D : distribution A) (F : distribution B) f :
+  E (product D F) f = E D (fun a => E F (fun b => f (a, b))).
+Proof.
+  unfold product. rewrite E_compose. apply E_ext. intros a. rewrite E_compose. apply E_ext. intros b. apply E_point.
+Qed.
+
+(* What has probability at most c whatever the first draw has probability at most c. *)
+Lemma Prob_product_le {A B} (D : distribution A) (F : distribution B) (event : A * B -> Prop) c :
+  (forall a, Prob F (fun b => event (a, b)) <= c) -> Prob (product D F) event <= c.
+Proof.
+  intros H. unfold Prob. rewrite E_product. rewrite <- (E_const D c). apply E_le. exact H.
+Qed.
+
 (* ---------- n independent draws ---------- *)
 
 Section Draws.
