@@ -87,16 +87,14 @@ class Normalization:
             found = repr(sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__)
             raise CheckpointError(f"normalization: {printable(found, 60)}, expected the fields kind, mean, scale")
         kind, mean, scale = values["kind"], values["mean"], values["scale"]
-        if not isinstance(kind, str) or kind not in NORMALIZATIONS:
-            raise CheckpointError(
-                f"normalization.kind: {printable(repr(kind), 60)}, expected one of {', '.join(NORMALIZATIONS)}"
-            )
-        if not _is_finite_number(mean):
-            raise CheckpointError(f"normalization.mean: {printable(repr(mean), 60)}, expected a finite number")
-        if not _is_finite_number(scale) or scale <= 0:
-            raise CheckpointError(
-                f"normalization.scale: {printable(repr(scale), 60)}, expected a finite number above 0"
-            )
+        for name, good, expected in (
+            ("kind", isinstance(kind, str) and kind in NORMALIZATIONS, f"one of {', '.join(NORMALIZATIONS)}"),
+            ("mean", _is_finite_number(mean), "a finite number"),
+            ("scale", _is_finite_number(scale) and scale > 0, "a finite number above 0"),
+        ):
+            if not good:
+                found = printable(repr(values[name]), 60)
+                raise CheckpointError(f"normalization.{name}: {found}, expected {expected}")
         return cls(kind, float(mean), float(scale))
 
 

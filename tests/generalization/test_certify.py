@@ -22,6 +22,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificates.networks import certify, precision_for
+from lean_mnist.generalization.certificates.runs import certificate_places
 from lean_mnist.generalization.confidence import SplitHistory
 from lean_mnist.nn import MLP
 from lean_mnist.training.checkpoints import write_checkpoint
@@ -200,6 +201,10 @@ def test_a_checkpoint_far_from_its_run(called: Call, best: Path, tmp_path: Path)
     alone.write_bytes(best.read_bytes())
     assert called(alone).err == "error: --out: expected a folder, because the run's own, runs/a-run, is not here\n"
     assert called(alone, "--out", tmp_path).status == 0
+
+
+def test_a_checkpoint_in_the_root_of_the_system_has_places() -> None:
+    assert certificate_places("/best.pt", "runs", "x") == [Path("/"), Path("runs/x"), Path("/runs/x")]
 
 
 ELSEWHERE = [("ELSEWHERE", "victim"), ("runs", "../victim"), ("ELSEWHERE/..", "victim"), ("runs/..", "."), ("/", "tmp")]

@@ -1,7 +1,5 @@
 """What the tests of certificates share: small random networks, data sets of a few examples, certificates of them."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

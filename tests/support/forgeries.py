@@ -1,7 +1,5 @@
 """Forged certificates: what somebody writes who has read the checker and has an accuracy to sell."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Networks from elsewhere for tests: small PyTorch networks, and their ONNX graphs and files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of ``torch.save``, made by hand: what no honest program writes."""
 
-from __future__ import annotations
-
 import io
 import struct
 import sys

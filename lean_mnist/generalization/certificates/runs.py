@@ -167,7 +167,7 @@ def certificate_places(checkpoint: str, runs_dir: str, run_name: str | None) -> 
     path, runs, run = Path(checkpoint), Path(runs_dir).name, run_name or ""
     if not run or Path(run).name != run or ".." in (runs, run) or not (runs + run).isprintable():
         return [path.parent]
-    return [path.parent, Path(runs, run), path.absolute().parents[1].parent / runs / run]
+    return [path.parent, Path(runs, run), path.absolute().parent.parent.parent / runs / run]
 
 
 def run_folder(checkpoint: str, runs_dir: str, run_name: str | None) -> Path:
