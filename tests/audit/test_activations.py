@@ -1,7 +1,5 @@
 """The independent table of activations: slopes against autograd, bounds, and that it covers the chain rule's."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

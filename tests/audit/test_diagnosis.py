@@ -1,7 +1,5 @@
 """A step with one link changed: that link is named as the first cause, with its class, and a right step has none."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace

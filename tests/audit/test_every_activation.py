@@ -1,7 +1,5 @@
 """Every activation, in every check: a slope that is a thousandth too steep is found, and the right one passes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The piece that is cut from a step, and gradcheck on it: passing what is right, naming what is wrong."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The screen: silent on right steps, however trained; every link that is broken is found, at a glance and close up."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

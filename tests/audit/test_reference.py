@@ -1,7 +1,5 @@
 """The reference against PyTorch as a user writes it, finite differences, and constructed kinks."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 ``python -m benchmarks.sensitivity`` measures it on thousands of errors; here are a hundred, at every phase of training.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The check of a step: no false alarm on right gradients, however trained; every planted bug found and named."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

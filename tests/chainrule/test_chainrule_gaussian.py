@@ -1,7 +1,5 @@
 """The Gaussian's formulas and the PAC-Bayes objectives: each backward is SymPy's derivative of its forward."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any

@@ -1,7 +1,5 @@
 """Ball arithmetic contains what exact rational arithmetic gives, and says nothing where nothing is known."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from typing import Any

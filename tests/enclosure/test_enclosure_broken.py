@@ -1,7 +1,5 @@
 """The containment tests can fail: ball arithmetic with one rule forgotten is found out by the same runs."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

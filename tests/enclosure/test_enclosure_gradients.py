@@ -1,7 +1,5 @@
 """The gradients that train, against the enclosure of the exact ones; and the bounds, against the truth."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

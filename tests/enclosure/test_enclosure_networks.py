@@ -1,7 +1,5 @@
 """Whole networks: the chain rule on balls contains the chain rule on fractions, and on Arb's numbers at 300 bits."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from fractions import Fraction

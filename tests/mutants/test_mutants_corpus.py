@@ -1,7 +1,5 @@
 """The corpus itself: each mutant is what it says it is, shows when it says it does, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import functools
 import re
 import sys

@@ -1,7 +1,5 @@
 """Whole Functions with a fault: the right ones pass, the faulty ones are refused, and what escapes is said."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The self-test: what it catches and where, and that it says so when something escapes or is refused wrongly."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re

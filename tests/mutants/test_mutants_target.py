@@ -1,7 +1,5 @@
 """Planting in somebody else's Function, and the self-test of such a target."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

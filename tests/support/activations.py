@@ -1,7 +1,5 @@
 """Every activation as PyTorch and SymPy have it, for comparison with the chain rule's: one line each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

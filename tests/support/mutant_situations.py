@@ -4,8 +4,6 @@ A situation is a few calls of our own network, small and in float64, so that wha
 itself and not rounding; :func:`observe` runs it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Obligations that come out as told."""
 
-from __future__ import annotations
-
 from lean_mnist.verification.model import Check, Obligation, Refuted, Truth
 
 

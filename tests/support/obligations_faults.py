@@ -3,8 +3,6 @@
 They replace functions of ``chainrule``, ``nn`` and ``training``; the checks themselves are left alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The type of the fixture ``plant``."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 

@@ -1,7 +1,5 @@
 """One thread, and one run of the whole table that many tests look at."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

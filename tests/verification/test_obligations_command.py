@@ -1,7 +1,5 @@
 """``python -m lean_mnist.verify``: what it prints, where, and the status it exits with."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Every kind of check can fail: with a fault planted in the code, the obligations it breaks are found broken."""
 
-from __future__ import annotations
-
 import pytest
 
 from lean_mnist.verification.model import Obligation, Truth

@@ -1,7 +1,5 @@
 """The machinery of the proofs: it takes only equal steps, proves what is so, and does not prove what is not."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

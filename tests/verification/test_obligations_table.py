@@ -1,7 +1,5 @@
 """The whole table holds, says how far each statement reaches, and covers what it promises to cover."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The machine-checked theorems' audit: it fails on whatever is assumed or left unproved."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path
