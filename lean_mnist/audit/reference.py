@@ -29,9 +29,7 @@ class ReferenceActivation(NamedTuple):
 
     value: Elementwise  # σ(z)
     slope: Elementwise  # σ'(z)
-    slope_terms: (
-        Elementwise  # bound on the magnitude of the terms that σ'(z) is a sum of: its rounding is relative to it
-    )
+    slope_terms: Elementwise  # bound on the magnitude of the terms that σ'(z) is a sum of, which its rounding follows
     steepest: float  # a bound on |σ'(z)|
     below_kink: float | None = None
     exact: bool = False

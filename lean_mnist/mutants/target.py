@@ -23,39 +23,27 @@ CALLS = 50
 
 
 def for_target(
-    target: str | type[Function],
-    reference: str | Callable[..., Any] = "",
-    inputs: str | Callable[[], Sequence[Any]] | Sequence[Any] = "",
-    *,
-    mutants: Sequence[Mutant] = MUTANTS,
-    seed: int = 0,
-    progress: Progress | None = None,
+    target: str, *, mutants: Sequence[Mutant] = MUTANTS, seed: int = 0, progress: Progress | None = None
 ) -> SelftestReport:
     """Plant the generic mutants in an ``autograd.Function`` and report which ``check_function`` catches.
 
-    Args:
-        target: the Function, or ``"module:Function"``.
-        reference: the same in plain PyTorch, or ``"module:function"``; ``reference`` of the target's module if empty.
-        inputs: arguments of ``apply``, or a function that makes them, or ``"module:name"`` of either; ``inputs`` of
-            the target's module if empty.
+    ``target`` is ``"module:Function"``. The module in which that is defined also has ``reference``, the same in plain
+    PyTorch, and ``inputs``, the arguments of ``apply`` or a function that makes them.
 
     A mutant that makes no difference to this Function, whatever is tried, is reported as not shown and not counted.
     Raises ``ArgumentError`` if something is not there or is not what it should be.
     """
     started = time.perf_counter()
-    function = _load(target, "target") if isinstance(target, str) else target
+    function = _load(target, "target")
     if not (isinstance(function, type) and issubclass(function, Function)):
         raise ArgumentError(f"target: expected a subclass of torch.autograd.Function, found {function!r}")
-    module = function.__module__
-    reference = _load(reference or f"{module}:reference", "reference") if isinstance(reference, str) else reference
-    made = _load(inputs or f"{module}:inputs", "inputs") if isinstance(inputs, str) else inputs
+    reference, made = (_load(f"{function.__module__}:{name}", name) for name in ("reference", "inputs"))
     arguments = list(made() if callable(made) else made)
-    name = target if isinstance(target, str) else f"{module}:{function.__qualname__}"
     alarm = refused(function.apply, reference, arguments, seed)
     generic = [] if alarm else [mutant for mutant in mutants if mutant.generic and not mutant.ours_only]
     results = tuple(_try(function, mutant, reference, arguments, seed) for mutant in announced(generic, progress))
     alarms = (alarm.message,) if alarm else ()
-    return SelftestReport(name, results, alarms, 1, time.perf_counter() - started, seed)
+    return SelftestReport(target, results, alarms, 1, time.perf_counter() - started, seed)
 
 
 def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[Any], seed: int) -> MutantResult:

@@ -108,7 +108,7 @@ def test_a_target_by_name_finds_reference_and_inputs_beside_it() -> None:
 
 def test_what_makes_no_difference_to_a_target_is_not_counted() -> None:
     chosen = [mutant_named(name) for name in ("node-sign", "node-wide", "weight-sign")]
-    found = for_target(RMSNorm, reference, inputs, mutants=chosen)
+    found = for_target(f"{__name__}:RMSNorm", mutants=chosen)
     fates = [(result.mutant.name, result.fate) for result in found.results]
     assert fates == [("node-sign", Fate.CAUGHT), ("node-wide", Fate.NOT_SHOWN)]
     assert found.ok
@@ -117,20 +117,20 @@ def test_what_makes_no_difference_to_a_target_is_not_counted() -> None:
 
 
 def test_what_only_our_own_functions_promise_is_not_asked_of_others() -> None:
-    found = for_target(RMSNorm, reference, inputs, mutants=[mutant_named("autocast-bfloat16")])
+    found = for_target(f"{__name__}:RMSNorm", mutants=[mutant_named("autocast-bfloat16")])
     assert found.results == ()
 
 
 def test_a_mutant_that_check_function_lets_pass_is_reported_as_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lean_mnist.mutants.target.refused", lambda *arguments: None)
-    found = for_target(RMSNorm, reference, inputs, mutants=[mutant_named("node-sign")])
+    found = for_target(f"{__name__}:RMSNorm", mutants=[mutant_named("node-sign")])
     assert found.results[0].fate is Fate.ESCAPED
     with pytest.raises(GradientMismatch, match="node-sign"):
         found.raise_if_failed()
 
 
 def test_a_function_that_is_wrong_itself_is_said_so_and_nothing_is_planted() -> None:
-    found = for_target(Wrong, reference, inputs)
+    found = for_target(f"{__name__}:Wrong")
     assert not found.ok
     assert found.results == ()
     assert "with nothing planted, 1 of 1 controls were refused" in found.verdict
