@@ -44,8 +44,12 @@ def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0
 
     with ``q = (1 − ε) onehot(y) + ε/C``, ``ε = label_smoothing`` in [0, 1] (Szegedy et al., 2016, section 7) and
     ``λ = logit_penalty ≥ 0``. The logarithm is of a sum between 1 and C, so it neither overflows nor cancels.
+    Raises ``ArgumentError`` for other numbers.
     """
-    check_loss_options(label_smoothing, logit_penalty)
+    if not 0 <= label_smoothing <= 1:
+        raise ArgumentError(f"label_smoothing: expected a number from 0 to 1, found {label_smoothing}")
+    if not 0 <= logit_penalty < float("inf"):
+        raise ArgumentError(f"logit_penalty: expected a number of at least 0, found {logit_penalty}")
 
     def forward(s_BC: Array, labels_B: Array) -> tuple[Array, tuple[Array, ...]]:
         check_loss_shapes(s_BC, labels_B)
@@ -104,14 +108,6 @@ def mean_forward(loss_B: Array) -> Array:
 def mean_backward(loss_B: Array, d_mean: Array) -> Array:
     """``dloss_B = dmean / B`` for every example."""
     return primitives(loss_B).spread(primitives(loss_B).divide(d_mean, loss_B.shape[0]), loss_B)
-
-
-def check_loss_options(label_smoothing: float, logit_penalty: float) -> None:
-    """Raise ``ArgumentError`` unless the smoothing lies in [0, 1] and the penalty is not negative."""
-    if not 0 <= label_smoothing <= 1:
-        raise ArgumentError(f"label_smoothing: expected a number from 0 to 1, found {label_smoothing}")
-    if not 0 <= logit_penalty < float("inf"):
-        raise ArgumentError(f"logit_penalty: expected a number of at least 0, found {logit_penalty}")
 
 
 def check_logits(logits: Array) -> None:

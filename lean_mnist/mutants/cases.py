@@ -61,7 +61,7 @@ USES: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
     ("logits, scaled down", "upstream < 1e-6", lambda y: 1e-9 * y),
     ("logits, unused", "upstream = 0", lambda y: y * torch.zeros_like(y)),
 )
-"""What a caller does with the output of a Function, named for our logits, and the condition that it brings about."""
+"""Uses that a caller makes of a Function's output, named for our logits, with the condition that each brings about."""
 
 
 def _used(name: str, condition: str, use: Callable[[Tensor], Tensor]) -> Case:

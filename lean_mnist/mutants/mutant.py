@@ -20,7 +20,7 @@ Change = TypeVar("Change", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class PlantedBug:
-    """What is wrong, and when it shows.
+    """A fault of a backward: what is wrong, and when it shows.
 
     Attributes:
         kinds: the classes that a diagnosis may honestly give the fault: one, or two where both say what the code does.

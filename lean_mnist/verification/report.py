@@ -107,8 +107,8 @@ class ObligationReport:
     def text(self, width: int = 120) -> str:
         """The table, at most ``width`` columns wide (but never narrower than 88)."""
         width, lines = max(width, _NARROWEST), list[str]()
-        for group, title in {group.group: group.title for group in _statements().GROUPS}.items():
-            lines += _table(title, [result for result in self.results if result.obligation.group == group], width)
+        for group in _statements().GROUPS:
+            lines += _table(group.title, [r for r in self.results if r.obligation.group == group.group], width)
         if self.vacuous:
             verdicts = {result.obligation.id: _word(result) for result in self.results}
             lines += ["Statements of the original that say less than their names", ""]
@@ -160,10 +160,7 @@ def _word(result: ObligationResult) -> str:
 def _plain(result: ObligationResult) -> dict[str, Any]:
     o = result.obligation
     return {
-        "id": o.id,
-        "group": o.group,
-        "statement": o.statement,
-        "source": o.source,
+        **{key: getattr(o, key) for key in ("id", "group", "statement", "source")},
         "how": o.method.label,
         "scope": o.scope,
         "established": o.established,

@@ -2,7 +2,6 @@
 
 from lean_mnist.verification.statements import (
     convergence,
-    gradients,
     layers,
     linear_algebra,
     loss,
@@ -14,6 +13,5 @@ from lean_mnist.verification.statements import (
 from lean_mnist.verification.statements.original import VACUOUS as VACUOUS
 
 GROUPS = tuple(
-    module.OBLIGATIONS
-    for module in (gradients, network, linear_algebra, layers, loss, types, convergence, tensors, original)
+    module.OBLIGATIONS for module in (network, linear_algebra, layers, loss, types, convergence, tensors, original)
 )

@@ -29,10 +29,9 @@ from lean_mnist.verification.methods.networks import (
 from lean_mnist.verification.methods.numeric import normal, passes_gradcheck
 from lean_mnist.verification.methods.proofs import prove_equal, prove_zero
 from lean_mnist.verification.methods.sums import Expr
-from lean_mnist.verification.model import Method, Refuted, Statements
-from lean_mnist.verification.statements.gradients import OURS, SMOOTH
+from lean_mnist.verification.model import Method, Refuted
+from lean_mnist.verification.statements.gradients import OBLIGATIONS, OURS, SMOOTH
 
-OBLIGATIONS = Statements("gradient", "Gradient correctness")
 SOURCE = "network_gradient_correct"
 DEPTHS = (1, 2, 3)
 
