@@ -7,8 +7,6 @@ PyTorch in the precision under test (the *baseline*), and the error of ours agai
 when that is exact by chance, and ``MAGNITUDE_ULPS`` of the size of larger terms that cancel, where the caller gives it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The rules are in ``lean_mnist.crosscheck.rules``: oracles, each with an error of
 and the contract that every Function owes. This module validates the question and asks them in turn.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import secrets

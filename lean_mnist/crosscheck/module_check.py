@@ -1,7 +1,5 @@
 """``check_module``: a module with its parameters as the subject of ``check_function``."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any

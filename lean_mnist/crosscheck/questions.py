@@ -1,7 +1,5 @@
 """Questions that make sense: inputs that can be checked, functions that run, repeat themselves and fit each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

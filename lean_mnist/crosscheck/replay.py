@@ -7,8 +7,6 @@ installed. Nothing that a bundle names is imported or called.
 Exit status: 0 if everything passes, 3 if a gradient is wrong, 2 if the bundle or a function cannot be read.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

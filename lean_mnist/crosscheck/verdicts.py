@@ -1,7 +1,5 @@
 """The verdicts of rules and reports, and the weight of what failed."""
 
-from __future__ import annotations
-
 from enum import Enum
 
 

@@ -4,8 +4,6 @@ The error leaves ``backward()``, under automatic and manual optimization alike, 
 optimizer's step. Needs the extra ``lightning``.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Real calls of a training run, kept as bundles: what passes random inputs and is wrong on real ones fails."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

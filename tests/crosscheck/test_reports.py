@@ -1,7 +1,5 @@
 """Reports in ten lines, in full, as JSON, and what they say to do next."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

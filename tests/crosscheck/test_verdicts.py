@@ -1,7 +1,5 @@
 """The weight of what fails, what nothing looked at, and gradients that are meant not to be the derivative."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

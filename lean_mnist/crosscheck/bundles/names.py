@@ -1,7 +1,5 @@
 """Names of functions, ``module:name`` or ``path/to/file.py:name``: found by a user's word, never by a file's."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

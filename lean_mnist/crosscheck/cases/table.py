@@ -1,7 +1,5 @@
 """One Function checked at several sizes, dtypes and layouts, or on several bundles: a report each, and a table."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

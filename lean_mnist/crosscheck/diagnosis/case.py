@@ -1,7 +1,5 @@
 """A wrong tensor beside the right one, with what else may explain the difference."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``diagnose``: the likely class of a fault and its place, from the wrong values beside the right ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

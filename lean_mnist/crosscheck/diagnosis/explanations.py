@@ -4,8 +4,6 @@ Each takes a ``Case`` and yields candidates: a class, words, and a model of ``ou
 negative, its transpose, a multiple of it, …), or no model where the explanation is known to fit.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 

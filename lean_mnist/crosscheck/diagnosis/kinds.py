@@ -1,7 +1,5 @@
 """The classes of faults that a diagnosis tells apart, and its result."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Explanations by the rows and columns of a tensor, the parts of a sum, or a function of one number."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

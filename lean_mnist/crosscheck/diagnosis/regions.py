@@ -1,7 +1,5 @@
 """The region in which a tensor is wrong, in words: ``rows 5..7``, ``columns >= 128``, ``the last 3 rows of 35``."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

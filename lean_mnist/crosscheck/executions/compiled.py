@@ -1,7 +1,5 @@
 """``check_compiled``: the same model eager and by ``torch.compile``, outputs and gradients compared."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

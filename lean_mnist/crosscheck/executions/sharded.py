@@ -1,7 +1,5 @@
 """``check_sharded``: a model on one device compared with the same model on several ranks, on the same inputs."""
 
-from __future__ import annotations
-
 import multiprocessing
 import pickle
 import secrets

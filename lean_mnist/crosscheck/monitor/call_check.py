@@ -12,8 +12,6 @@ sight, or where the call does not repeat itself, differences are taken of every 
 (``function_calls``).
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import time

@@ -1,7 +1,5 @@
 """The module calls of one forward that make custom nodes: which there are, and a record of those to be checked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Functions inside of a recorded call, each on its own: where the call as a whole tells nothing of some of them."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What the user says of gradients that are meant not to be derivatives, by type, path or name of a Function."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """A copy of a module to call again, whose parameters stay set while a backward runs, and what may not be touched."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import sys

@@ -1,7 +1,5 @@
 """When a forward is checked, and which of its module calls."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Hashable
 

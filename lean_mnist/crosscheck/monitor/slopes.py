@@ -1,7 +1,5 @@
 """The gradients of a call against directional differences of it, at the least number of evaluations."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a monitor has done so far."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

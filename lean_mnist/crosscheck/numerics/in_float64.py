@@ -1,7 +1,5 @@
 """Functions given float64: whether they compute in it throughout, and whether a reference is wrong there."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

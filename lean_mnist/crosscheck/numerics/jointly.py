@@ -4,8 +4,6 @@ Two steps a line are enough where they agree, and the gradient with them, to ``E
 each input is looked at by itself.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

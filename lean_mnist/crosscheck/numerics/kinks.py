@@ -4,8 +4,6 @@ A kink excuses a difference only as far as it explains it: the slopes on its two
 from the kink there must be no difference.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Outputs and gradients of a reference in float64, and how far plain PyTorch is from them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -10,8 +10,6 @@ their mean falls like ``h²`` to round-off, and is extrapolated (Richardson; Rid
 differ and the point is at a kink (``kinks``). ``h max(|p|, |m|)`` is the remainder of the Taylor test.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

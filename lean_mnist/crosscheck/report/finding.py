@@ -1,7 +1,5 @@
 """A finding: the verdict of one rule on one tensor, and what a user can do where it failed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Reports as JUnit XML, which continuous integration reads: a suite a case, a test a rule."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from xml.etree import ElementTree

@@ -4,8 +4,6 @@ A rule is a function of a ``Context`` that returns findings, registered by the d
 package is imported, and the rules are asked in the order of their numbers.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Gradients do not depend on which are asked for, nor on one tensor being given twice or changed after the forward."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 from typing import Any

@@ -4,8 +4,6 @@ It does not ask whether the gradient is right, only whether the operator is regi
 ``torch.export`` compute what eager code computes.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import torch

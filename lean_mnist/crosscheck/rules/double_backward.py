@@ -5,8 +5,6 @@ reference in float64, or, without one, against differences of ``g`` itself. A ba
 of its forward (neither an input nor an output) loses the graph there; it should say so by ``@once_differentiable``.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

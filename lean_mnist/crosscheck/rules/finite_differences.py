@@ -1,7 +1,5 @@
 """Adaptive finite differences of the function along random directions, one input at a time, and the Taylor test."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable

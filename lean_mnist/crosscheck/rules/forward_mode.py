@@ -5,8 +5,6 @@ Other formulas than reverse mode, no step size, nothing but round-off (Griewank 
 that the comparison with the reference allows.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 

@@ -6,8 +6,6 @@ edge of a domain its step is too large, and it goes through one graph again and 
 with smaller steps and a forward for each backward.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Sequence

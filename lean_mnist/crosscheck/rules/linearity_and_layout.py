@@ -5,8 +5,6 @@ linear in ``v``. Layouts may choose another order of sums; there rounding is mea
 where two results are not already the same.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -8,8 +8,6 @@ Rounding errors are many and of both signs; a wrong factor is one. So beside the
 which the gradient is larger than without autocast is held against its scatter, which is small for many numbers.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

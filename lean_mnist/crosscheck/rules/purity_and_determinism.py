@@ -1,7 +1,5 @@
 """Every Function changes nothing in place, draws no random numbers in its backward, and repeats itself."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress

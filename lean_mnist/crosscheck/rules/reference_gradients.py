@@ -6,8 +6,6 @@ error in the derivative of spectral norm σ stays below a tolerance τ in all of
 ``(√(2/π) τ/σ)ᵏ``: the component of ``v`` along the error's leading direction is Gaussian.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Checks at other sizes: batches of 0, 1 and odd sizes, and other dimensions about the tile sizes of kernels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

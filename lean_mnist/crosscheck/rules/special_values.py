@@ -1,7 +1,5 @@
 """Exact zeros, ties and large numbers among the inputs, where branches are forgotten and 0/0 and ∞/∞ become NaN."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

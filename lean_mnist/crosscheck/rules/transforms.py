@@ -3,8 +3,6 @@
 PyTorch calls them in place of forward and backward under forward-mode differentiation and ``torch.func.vmap``.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

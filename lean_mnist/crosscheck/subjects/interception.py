@@ -1,7 +1,5 @@
 """The calls of given Functions, seen from inside of them: whoever calls, and by whatever name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """A module as a function of its inputs, parameters and buffers."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The nodes of an autograd graph, and those that come from a ``torch.autograd.Function`` written in Python."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
