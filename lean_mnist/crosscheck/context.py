@@ -15,7 +15,7 @@ from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.subjects.arguments import as_real
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, norm, normal
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, nearly_same, norm, normal
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes
 from lean_mnist.errors import ArgumentError
 from lean_mnist.torch_internals import function_of
@@ -145,10 +145,9 @@ class Context:
         pairs = list(zip(there.outputs, self.outputs, strict=False))
         pairs += [(g, whole) for i, g, whole in zip(self.checked, found, self.base[1], strict=True) if i in self._long]
         same = len(there.outputs) == len(self.outputs) and all(
-            whole.dim() > 0 and whole.shape[0] == self.length and g.shape == whole[index.to(g.device)].shape
-            and norm(g - whole[index.to(g.device)]) <= 1e3 * self.unit * (norm(g) + g.numel() ** 0.5)
+            whole.shape[:1] == (self.length,) and nearly_same(whole[index.to(g.device)], g, self.unit, g.numel() ** 0.5)
             for g, whole in pairs
-        )  # fmt: skip
+        )
         return there if same else None
 
     @property
@@ -204,12 +203,13 @@ class Context:
             inputs = perturbed_inputs(self.subject, self.generator, self.coarsest or None)
             drawn = perturbed_vjp(self.subject, upstream, inputs, self.generator)
             for shift, a, b in zip(shifts, drawn, gradients, strict=True):
-                shift.append(norm(a - b))
+                shift.append(norm(torch.where(a == b, 0, a - b)))  # infinite in the same way is no scatter
         return [SCATTER_FACTOR * max(shift) + self.floor(g) for shift, g in zip(shifts, gradients, strict=True)]
 
     def floor(self, gradient: Tensor) -> float:
         """The least that rounding of ``gradient`` may be, in 2-norm, with the tolerance that was asked for."""
-        return (FLOOR_ULPS * self.unit + self.options.tolerance) * norm(gradient) + torch.finfo(gradient.dtype).tiny
+        size = norm(torch.where(gradient.isfinite(), gradient, 0))  # beside infinity, the rest still counts
+        return (FLOOR_ULPS * self.unit + self.options.tolerance) * size + torch.finfo(gradient.dtype).tiny
 
     def differing(self, found: Sequence[Tensor], expected: Sequence[Tensor], upstream: Upstream) -> list[int]:
         """The places where two sets of gradients for ``upstream`` differ by more than rounding explains."""

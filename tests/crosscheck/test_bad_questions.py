@@ -112,6 +112,27 @@ def test_a_forward_that_cannot_be_repeated() -> None:
     assert "torch.Generator" in message
 
 
+def test_a_forward_that_runs_once_or_returns_ever_more() -> None:
+    calls = list[Tensor]()
+
+    def once(x: Tensor) -> Tensor:
+        calls.append(x)
+        if len(calls) > 1:
+            raise RuntimeError("it is used up")
+        return x.sin()
+
+    x = torch.randn(3, requires_grad=True)
+    with pytest.raises(ArgumentError, match="function: called again, its forward raised RuntimeError: it is used up"):
+        check_function(once, None, [x])
+
+    def more(x: Tensor) -> list[Tensor]:
+        calls.append(x)
+        return [x.sin()] * len(calls)
+
+    with pytest.raises(ArgumentError, match="function: two calls with the same inputs give different outputs"):
+        check_function(more, None, [x])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck import RULES, Severity, Verdict, check_function
+from lean_mnist.crosscheck.context import Context
+from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
+from lean_mnist.crosscheck.subjects.calls import Subject, nearly_same
 from lean_mnist.errors import ArgumentError
 
 
@@ -128,3 +131,60 @@ def test_a_wrong_gradient_is_not_told_of_once_more_by_its_derivative_or_at_other
     report = check_function(function(torch.square, lambda g, x: x * g), torch.square, points(5, 3), seed=1)
     assert not {"double backward", "special values"} & {f.rule for f in report.findings if f.verdict is Verdict.FAILED}
     assert report.details().count("the gradient itself is wrong") == 2
+
+
+class TestNotFinite:
+    """NaN and infinity hide nothing that is wrong beside them."""
+
+    def test_beside_an_infinite_number_another_one_counts(self) -> None:
+        def backward(g: Tensor, x: Tensor) -> Tensor:
+            return g / (2 * x.sqrt()) * (1.0 if g.is_contiguous() else 1.5)
+
+        x = [torch.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]], requires_grad=True)]
+        report = check_function(function(torch.sqrt, backward), None, x, seed=1)
+        assert "upstream layout" in {f.rule for f in report.failures}
+
+    def test_nan_in_one_precision_alone_is_a_difference(self) -> None:
+        def overflows(x: Tensor) -> Tensor:
+            return 0 * (x + 2) * 1e30 * 1e30 + x if x.dtype == torch.float64 else x / 0 * 0
+
+        ctx = Context(Subject(overflows, "function", points(3), (0,)), None, ["x"], seed=0)
+        assert ctx.outputs[0].isnan().all()
+        assert not same_in_float64(ctx)
+
+    def test_the_same_infinity_is_none(self) -> None:
+        a = torch.tensor([torch.inf, -torch.inf, torch.nan, 1.0])
+        assert nearly_same(a, a.clone(), 1e-7)
+        assert not nearly_same(a, torch.tensor([torch.inf, -torch.inf, torch.nan, 2.0]), 1e-7)
+        assert not nearly_same(a, a.nan_to_num(nan=0.0), 1e-7)
+        assert not nearly_same(a, a.neg(), 1e-7)
+
+    def test_a_second_derivative_that_is_nowhere_finite_is_not_right(self) -> None:
+        x = [torch.tensor([0.0, 1.0, -2.0], requires_grad=True)]
+        report = check_function(
+            function(lambda x: x.abs() ** 1.5, lambda g, x: 1.5 * g * (x.detach().abs() ** 0.5) * x.detach().sign()),
+            lambda x: x.abs() ** 1.5,
+            x,
+            seed=1,
+        )
+        (found,) = (f for f in report.findings if f.rule == "double backward")
+        assert found.verdict is Verdict.NOT_APPLICABLE
+
+
+def test_what_forward_mode_cannot_tell_of_one_input_hides_no_failure_of_another() -> None:
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+            ctx.save_for_backward(a, b)
+            return a * b
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            a, b = ctx.saved_tensors
+            return 1.1 * g * b, g * a
+
+    without_forward_mode = function(lambda x: 1 * x, lambda g, x: g)
+    apply: Any = Product.apply
+    report = check_function(apply, lambda a, b: a * without_forward_mode(b), [*points(4), *points(4)], seed=1)
+    found = {f.subject: f.verdict for f in report.findings if f.rule == "JVP-VJP product"}
+    assert found == {"input 0": Verdict.FAILED, "input 1": Verdict.NOT_APPLICABLE}

@@ -21,7 +21,7 @@ from lean_mnist.crosscheck.monitor.module_copies import (
     tensors_in,
 )
 from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason
-from lean_mnist.crosscheck.subjects.calls import Subject, norm
+from lean_mnist.crosscheck.subjects.calls import Subject, nearly_same
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes
 from lean_mnist.torch_internals import compiled_original, function_of
 
@@ -202,8 +202,7 @@ class RecordedCall:
     def gives_again(self, outputs: Sequence[Tensor], unit: float) -> bool:
         """True if ``outputs`` are those that were recorded, but for rounding in another order."""
         return len(outputs) == len(self.outputs) and all(
-            a.shape == b.shape and not norm(a.double() - b.double()) > 1e3 * unit * (1 + norm(b))
-            for a, b in zip(outputs, self.outputs, strict=True)
+            nearly_same(y, before, unit, 1.0) for y, before in zip(outputs, self.outputs, strict=True)
         )
 
     def as_function(

@@ -15,6 +15,7 @@ from lean_mnist.crosscheck.subjects.calls import (
     Subject,
     Upstream,
     in_dtype,
+    nearly_same,
     norm,
     normal,
     one_line,
@@ -96,6 +97,6 @@ def same_in_float64(ctx: Context) -> bool:
     except CallFailed:
         return False
     return len(outputs) == len(ctx.outputs) and all(
-        a.dtype == torch.float64 and not norm(a - b.double()) > 1e3 * ctx.unit * (norm(a) + a.numel() ** 0.5)
+        a.dtype == torch.float64 and nearly_same(b, a, ctx.unit, a.numel() ** 0.5)
         for a, b in zip(outputs, ctx.outputs, strict=True)
     )

@@ -130,8 +130,11 @@ def _against_reference(twice: _Twice, exact: Sequence[Tensor]) -> list[Finding]:
     absolute = max(ABSOLUTE, 100 * unit) * size
     findings = []
     for place, (ours, reference) in enumerate(zip(twice.found.in_inputs, exact, strict=True)):
+        if not bool(reference.isfinite().all()):
+            findings.append(not_applicable("the reference's is not finite", ctx.name(place)))
+            continue
         difference, allowed = norm(ours.double() - reference), relative * norm(reference) + absolute
-        if difference <= allowed or not bool(reference.isfinite().all()):
+        if difference <= allowed:
             continue
         if difference <= allowed + SCATTER_FACTOR * scatter(functools.partial(_change, twice, place)):
             continue
@@ -159,9 +162,9 @@ def _against_differences(twice: _Twice) -> list[Finding]:
         allowed = ABSOLUTE * norm(along * ours) + ctx.options.tolerance * norm(along) * norm(ours)
         try:
             slope = judge(line, [ours], allowed, change, noise_of(line)).slope
-        except CallFailed:
-            continue
-        if slope.verdict in (Verdict.FAILED, Verdict.KINK):
+        except CallFailed as failure:
+            slope = not_applicable(f"around this point its {failure}")
+        if slope.verdict is not Verdict.PASSED:
             silent = "" if bool(ours.any()) else "silently zero: "
             findings.append(replace(slope, text=f"{silent}{slope.text}", subject=ctx.name(place)))
     return findings

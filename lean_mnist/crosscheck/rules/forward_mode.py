@@ -50,11 +50,9 @@ def forward_mode(ctx: Context) -> list[Finding]:
         if not (ctx.large and number):
             values = reference_gradients(reference, upstream, ctx.generator, dtype, ctx.options.tolerance)
         for place, g in enumerate(gradients):
-            if place in findings and findings[place].verdict is Verdict.FAILED:
+            if place in findings and findings[place].verdict in (Verdict.FAILED, Verdict.NOT_APPLICABLE):
                 continue
             finding = _one_input(ctx, reference, place, upstream, g, values)
-            if finding.verdict is Verdict.NOT_APPLICABLE:
-                return [finding]
             if finding.verdict is not Verdict.PASSED or place not in findings:
                 findings[place] = finding
     return [findings[place] for place in sorted(findings)]
@@ -72,7 +70,7 @@ def _one_input(
     except Exception as error:  # not every operation has a forward-mode formula, and a Function seldom has
         if NotChecked.of(error):
             raise
-        return not_applicable(f"the reference has no forward-mode derivative ({one_line(error, 120)})")
+        return not_applicable(f"the reference has no forward-mode derivative ({one_line(error, 120)})", name)
 
     def change() -> float:
         given = [v.to(dtype or v.dtype) for v in upstream]

@@ -298,6 +298,18 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
 
 
+def nearly_same(found: Tensor, expected: Tensor, unit: float, least: float = 0.0) -> bool:
+    """True if sums in another order, in numbers rounded to ``unit``, explain by how much two tensors differ.
+
+    ``least`` is added to the size of ``expected``. Infinity and NaN are the same as themselves alone.
+    """
+    if found.shape != expected.shape:
+        return False
+    same = (found == expected) | (found.isnan() & expected.isnan())
+    difference = norm(torch.where(same, 0, found.double() - expected.double()))
+    return difference <= 1e3 * unit * (norm(torch.where(expected.isfinite(), expected, 0)) + least)
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """True if two tensors hold the same numbers; NaN is the same as NaN. Only dense ones are compared."""
     if not is_dense(a):
