@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -206,7 +206,7 @@ def by_rule(whole: int) -> Iterator[dict[str, tuple[float, float]]]:
                 milliseconds += 1e3 * (time.perf_counter() - started)
                 spent[rule.name] = number + work(whole) - before, milliseconds
 
-        return rule._replace(ask=ask)
+        return replace(rule, ask=ask)
 
     as_they_are = rules.RULES
     rules.RULES = tuple(map(counted, as_they_are))

@@ -73,11 +73,8 @@ class Context:
         )  # fmt: skip
 
     def rows(self, index: Tensor) -> Context:
-        """The same check at the rows ``index`` of all inputs that are as long as the first checked one.
-
-        Raises ``CallFailed``.
-        """
-        inputs = [x.detach()[index.to(x.device)] if i in self._long else x for i, x in enumerate(self.subject.inputs)]
+        """The same check at the rows ``index`` of all ``long`` inputs. Raises ``CallFailed``."""
+        inputs = [x.detach()[index.to(x.device)] if i in self.long else x for i, x in enumerate(self.subject.inputs)]
         return replace(self.at(inputs, ""), kinks=self.kinks, options=replace(self.options, upstream=()))
 
     @property
@@ -87,9 +84,10 @@ class Context:
         return first.shape[0] if first.dim() else 0
 
     @property
-    def _long(self) -> list[int]:
-        inputs = enumerate(self.subject.inputs)
-        return [i for i, x in inputs if isinstance(x, Tensor) and x.dim() and x.shape[0] == self.length]
+    def long(self) -> list[int]:
+        """The inputs that are as long as the first checked one."""
+        first, inputs = self.subject.inputs[self.checked[0]].shape[:1], enumerate(self.subject.inputs)
+        return [i for i, x in inputs if isinstance(x, Tensor) and x.dim() and x.shape[:1] == first]
 
     @property
     def large(self) -> bool:
@@ -121,8 +119,7 @@ class Context:
     def in_float64(self) -> tuple[list[Tensor], list[Tensor]]:
         """The outputs in float64, and the gradients for the shared upstream gradient. Raises ``CallFailed``."""
         evaluated = self.subject.call(dtype=torch.float64)
-        upstream = [v.to(y.dtype) for v, y in zip(self.base[0], evaluated.outputs, strict=True)]
-        return [y.detach() for y in evaluated.outputs], evaluated.gradients(self.checked, upstream)
+        return [y.detach() for y in evaluated.outputs], evaluated.gradients(self.checked, self.base[0])
 
     @functools.cached_property
     def part(self) -> Context | None:
@@ -132,7 +129,7 @@ class Context:
         """
         if not self.large or not self.length or self.subject.seed is not None or not self.takes_other_sizes:
             return None
-        moving = sum(self.subject.inputs[i].numel() for i in self._long) + sum(y.numel() for y in self.outputs)
+        moving = sum(self.subject.inputs[i].numel() for i in self.long) + sum(y.numel() for y in self.outputs)
         count = max(2, PART * self.length // moving)
         if self.numbers - moving + count * moving // self.length > self.numbers // 8:
             return None
@@ -143,7 +140,7 @@ class Context:
         except (CallFailed, IndexError):
             return None
         pairs = list(zip(there.outputs, self.outputs, strict=False))
-        pairs += [(g, whole) for i, g, whole in zip(self.checked, found, self.base[1], strict=True) if i in self._long]
+        pairs += [(g, whole) for i, g, whole in zip(self.checked, found, self.base[1], strict=True) if i in self.long]
         same = len(there.outputs) == len(self.outputs) and all(
             whole.shape[:1] == (self.length,) and nearly_same(whole[index.to(g.device)], g, self.unit, g.numel() ** 0.5)
             for g, whole in pairs

@@ -34,17 +34,9 @@ from lean_mnist.crosscheck.report import (
 )
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs
-from lean_mnist.crosscheck.subjects.calls import (
-    CallFailed,
-    GradientSource,
-    NotChecked,
-    Subject,
-    one_line,
-)
+from lean_mnist.crosscheck.subjects.calls import CallFailed, GradientSource, NotChecked, Subject, one_line
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.torch_internals import compiling_often, graphs_compiled
-
-__all__ = ["RULES", "FunctionReport", "check_function"]
 
 # Names that ``skip`` may hold.
 RULES = tuple(name for rule in rules.RULES for name in (rule.name, *rule.also))
@@ -157,7 +149,7 @@ def check_function(
             judged_by = {arguments.names[i]: () for i in checked}
     if graphs_compiled() > graphs:
         text = "other layouts, sizes and subsets of inputs, autocast and second derivatives were asked of it uncompiled"
-        findings.append(replace(note(f"{text}; see check_compiled"), rule="compilation"))
+        findings.append(note(f"{text}; see check_compiled", rule="compilation"))
     worth = f"{escape_probability(probes):.1e}"
     remark = f"{probes} probes: an error 100 times what rounding explains passes them with probability below {worth}"
     if reference is None:
@@ -197,7 +189,7 @@ def _judged_by(ctx: Context, findings: Sequence[Finding]) -> dict[str, tuple[str
 
 
 def _declared(function: Callable[..., Any], attribute: str) -> Any:
-    """What the Function behind ``MyFunction.apply`` says of its own gradient, by a class attribute."""
+    """The class attribute by which the Function behind ``MyFunction.apply`` describes its own gradient, if any."""
     owner = getattr(function, "__self__", None)
     declares = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
     return getattr(owner, attribute, None) if declares else None
@@ -222,11 +214,13 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
         if reason is None:
             raise
         ctx.why_not_float64 = str(reason)
-    said = [note(f"{options.intended}: the gradient is meant not to be the derivative, and is compared with none")]
-    findings = [replace(said[0], rule="intended")] if options.intended else []
+    findings = list[Finding]()
+    if options.intended:
+        text = f"{options.intended}: the gradient is meant not to be the derivative, and is compared with none"
+        findings.append(note(text, rule="intended"))
     if refused:
         text = f"read from .grad after .backward(), because with torch.autograd.grad its {refused}"
-        findings.append(replace(note(text), rule="gradients_from"))
+        findings.append(note(text, rule="gradients_from"))
     for rule in rules.RULES:
         # An oracle is not asked of what is meant not to be the derivative, but for outputs.
         if rule.name in options.skip or (options.intended and rule.oracle and rule.name != GRADIENT):

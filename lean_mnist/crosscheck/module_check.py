@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lean_mnist.crosscheck.function_check import FunctionReport, check_function
+from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.report import FunctionReport
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs
 from lean_mnist.crosscheck.subjects.modules import ModuleFunction, TensorPlaces
 from lean_mnist.errors import ArgumentError

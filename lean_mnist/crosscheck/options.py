@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lean_mnist.crosscheck.report import Severity
 from lean_mnist.crosscheck.subjects.calls import SOURCES, GradientSource
-from lean_mnist.crosscheck.verdicts import Severity
 from lean_mnist.errors import ArgumentError, nearest
 
 VaryBatch = bool | Sequence[int] | Callable[[int], Sequence[Any]]

@@ -60,7 +60,7 @@ def _rounds_nothing(name: str, arguments: Any, result: Any) -> bool:
 
 
 def _whole(x: Tensor | float) -> bool:
-    """Whether all numbers of ``x`` are whole, and so small that sums and products of such round nothing."""
+    """True if all numbers of ``x`` are whole, and so small that sums and products of such round nothing."""
     if isinstance(x, float):
         return x.is_integer()
     if not x.is_floating_point():

@@ -5,7 +5,6 @@ The error leaves ``backward()`` and so reaches the loop before the optimizer's s
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
@@ -64,7 +63,5 @@ class GradientMonitorCallback(_TrainerCallback):  # type: ignore[misc]
     def __enter__(self) -> GradientMonitorCallback:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.detach()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
-from lean_mnist.errors import ArgumentError
+from lean_mnist.crosscheck.monitor.schedule import regular
 
 
 def _callback_class() -> Any:
@@ -42,11 +42,9 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
 
     def __init__(self, every: int | Callable[[int], bool] | None = None, **options: Any) -> None:
         super().__init__()
-        if every is not None and not callable(every) and (not isinstance(every, int) or every < 1):
-            raise ArgumentError(f"every: expected a whole number of at least 1, or a function, found {every!r}")
         self.options = options
         self.monitor: GradientMonitor | None = None
-        self._every = every
+        self._every = None if every is None else regular(every)
         self._batches = 0
         self._due = False
 
@@ -64,7 +62,7 @@ class GradientMonitorCallback(_Callback):  # type: ignore[misc]
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch, and decide whether it is checked."""
         every, number = self._every, self._batches
-        self._due = every is not None and (every(number) if callable(every) else number % every == 0)
+        self._due = every is not None and every(number)
         self._batches += 1
         if every is None and self.monitor is not None:
             self.monitor.enabled = True

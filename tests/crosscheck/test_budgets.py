@@ -1,6 +1,7 @@
 """Limits of time and memory, and rules that end without a finding: what others found stays, and nothing is passed."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,7 +79,7 @@ def test_an_internal_error_of_every_oracle_is_inconclusive(monkeypatch: pytest.M
         def ask(ctx: Any) -> Any:
             raise KeyError("our own")
 
-        return rule._replace(ask=ask) if rule.oracle else rule
+        return replace(rule, ask=ask) if rule.oracle else rule
 
     with_rules(monkeypatch, broken)
     report = check_function(silu, silu, [x()], seed=1)
@@ -92,7 +93,7 @@ def test_an_interrupt_leaves_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
         def ask(ctx: Any) -> Any:
             raise KeyboardInterrupt
 
-        return rule._replace(ask=ask)
+        return replace(rule, ask=ask)
 
     with_rules(monkeypatch, interrupted)
     with pytest.raises(KeyboardInterrupt):

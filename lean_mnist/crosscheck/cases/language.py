@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, NoReturn
 
@@ -58,11 +58,7 @@ class Given:
         if not self.maker:
             return self.value
         x = self._numbers(generator)
-        wanted = (
-            self.dtype
-            or (dtype if x.is_floating_point() else None)
-            or (torch.get_default_dtype() if x.is_floating_point() else x.dtype)
-        )
+        wanted = self.dtype or ((dtype or torch.get_default_dtype()) if x.is_floating_point() else x.dtype)
         try:
             x = x.to(device=device, dtype=wanted)
         except (RuntimeError, AssertionError) as error:  # PyTorch has no such device, or was built without
@@ -160,23 +156,23 @@ class _Reader:
             self.fail("a value", token, tuple(CONSTANTS))
         return CONSTANTS[self.take().text]
 
-    def several(self) -> tuple[Any, ...]:
+    def arguments(self) -> Iterator[_Token]:
+        """The first token of each argument between parentheses; who asks for the next has taken it."""
         self.expect("(")
-        values = []
         while self.next.text != ")":
-            values.append(self.value())
+            yield self.next
             if self.next.text != ")":
                 self.expect(",")
         self.take()
-        return tuple(values)
+
+    def several(self) -> tuple[Any, ...]:
+        return tuple(self.value() for _ in self.arguments())
 
     def made(self, maker: _Token) -> Given:
         """The arguments behind the name of a maker: numbers, one tuple, ``req``, a dtype."""
-        self.expect("(")
         numbers, shape = list[int](), None
         dtype, requires_grad = None, False
-        while self.next.text != ")":
-            token = self.next
+        for token in self.arguments():
             if token.text == "(":
                 shape = tuple(self.sizes(token, self.several()))
             elif token.kind == "number":
@@ -188,9 +184,6 @@ class _Reader:
                 dtype = DTYPES[self.take().text]
             else:
                 self.fail("a size, req or a dtype", token, (REQUIRES, *DTYPES))
-            if self.next.text != ")":
-                self.expect(",")
-        self.take()
         return self.checked(maker, numbers, shape, dtype, requires_grad)
 
     def sizes(self, token: _Token, values: Sequence[Any], least: int = 0) -> Sequence[int]:

@@ -1,5 +1,6 @@
 """One Function checked at several sizes, dtypes and layouts, or on several bundles: a report each, and a table."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,17 +104,13 @@ def cases_of(
     if dtypes and not any(item.maker in ("randn", "rand", "zeros", "ones") and item.dtype is None for item in given):
         raise ArgumentError("dtypes: expected a floating input that names no dtype of its own, found none")
     cases = []
-    all_sizes: Sequence[int | None] = sizes or [None]
-    all_dtypes: Sequence[str | None] = dtypes or [None]
-    for size in all_sizes:
-        for dtype in all_dtypes:
-            for layout in layouts or ["contiguous"]:
-                generator = torch.Generator().manual_seed(options["seed"])
-                sized = given if size is None else [item.resized(checked.shape[0], size) for item in given]
-                made = [item.make(generator, DTYPES[dtype] if dtype else None, layout, device) for item in sized]
-                setting = {"size": size, "dtype": dtype, "layout": layout if layouts else None}
-                said = {column: str(value) for column, value in setting.items() if value is not None}
-                cases.append(Case(said, made, {"names": names, **options}))
+    for size, dtype, layout in itertools.product(sizes or (None,), dtypes or (None,), layouts or (None,)):
+        generator = torch.Generator().manual_seed(options["seed"])
+        sized = given if size is None else [item.resized(checked.shape[0], size) for item in given]
+        made = [item.make(generator, DTYPES[dtype] if dtype else None, layout or "", device) for item in sized]
+        setting = {"size": size, "dtype": dtype, "layout": layout}
+        said = {column: str(value) for column, value in setting.items() if value is not None}
+        cases.append(Case(said, made, {"names": names, **options}))
     return cases
 
 

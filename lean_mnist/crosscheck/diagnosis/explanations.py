@@ -149,7 +149,7 @@ def _precision(case: Case) -> Iterator[Candidate]:
 
 
 def vague(case: Case) -> Iterator[Candidate]:
-    """How near it is, where nothing simple fits, and no class."""
+    """Its nearness, where nothing simple fits, and no class."""
     a, b = torch.where(case.wrong, case.ours, 0), torch.where(case.wrong, case.reference, 0)
     product = float(a.norm() * b.norm())
     cosine = float((a * b).sum()) / product if product else 0.0

@@ -14,7 +14,7 @@ LISTED = 4
 
 @dataclass(frozen=True)
 class Region:
-    """Which elements differ: how many of how many, the places along each dimension, and whether they form a tile."""
+    """The elements that differ: how many of how many, the places along each dimension, and whether they form a tile."""
 
     count: int
     total: int

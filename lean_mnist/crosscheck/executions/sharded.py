@@ -27,7 +27,7 @@ SHARDED, ONE = "sharded", "one device"
 
 @dataclass(frozen=True)
 class _Job:
-    """What a rank is told."""
+    """The orders of a rank."""
 
     make_model: Callable[[], nn.Module]
     shard: Callable[[nn.Module], nn.Module | None] | None

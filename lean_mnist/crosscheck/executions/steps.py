@@ -15,7 +15,7 @@ from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues
 from lean_mnist.crosscheck.perturbation import Perturbing
 from lean_mnist.crosscheck.report import Finding, Verdict, failed
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, as_complex, as_real, floating_outputs, is_float
-from lean_mnist.crosscheck.subjects.calls import normal, seed_everything
+from lean_mnist.crosscheck.subjects.calls import as_leaf, normal, seed_everything
 from lean_mnist.errors import ArgumentError
 
 Model = Callable[..., Any]
@@ -49,14 +49,15 @@ class Step:
     def of(self, model: Model, dtype: torch.dtype | None = None, module: nn.Module | None = None) -> Results:
         """Outputs, gradients and buffers, by name. Parameters and buffers are those of ``module``, or of ``model``."""
         module = module or (model if isinstance(model, nn.Module) else None)
-        leaves = [self._leaf(x, dtype) for x in self.inputs]
+        needing = [isinstance(x, Tensor) and x.requires_grad for x in self.inputs]
+        leaves = [as_leaf(x, dtype, needs) for x, needs in zip(self.inputs, needing, strict=True)]
         seed_everything(self.seed)
         with torch.enable_grad():
             outputs = floating_outputs(self.arguments.call(model, leaves), "model")
             terms = [self._term(k, y) for k, y in enumerate(outputs) if y.requires_grad]
             if terms:
                 torch.stack(terms).sum().backward()
-        wanted = {n: x for n, x in zip(self.arguments.names, leaves, strict=True) if _needs_gradient(x)}
+        wanted = {n: x for n, x, needs in zip(self.arguments.names, leaves, needing, strict=True) if needs}
         parameters, buffers = ({}, {}) if module is None else (module.named_parameters(), module.named_buffers())
         wanted.update((name, p) for name, p in dict(parameters).items() if p.requires_grad)
         results = {f"output {k}": whole(y.detach()) for k, y in enumerate(outputs)}
@@ -66,14 +67,6 @@ class Step:
             x.grad = None
         return results
 
-    def _leaf(self, x: Any, dtype: torch.dtype | None) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        if dtype is None or not (is_float(x) or x.is_complex()):
-            dtype = x.dtype
-        leaf = x.detach().to(dtype.to_complex() if x.is_complex() else dtype, copy=True)
-        return leaf.requires_grad_(x.requires_grad)
-
     def _term(self, k: int, y: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed((self.seed + k) % 2**63)
         size, (place, parts) = y.shape[0] if y.dim() else 1, self.part
@@ -81,10 +74,6 @@ class Step:
         v = v[place * size : (place + 1) * size] if y.dim() else v
         v = ((32 * v).round() / 32).to(y.dtype)  # exactly representable in bfloat16: the same in every precision
         return (whole(y) * v).sum().double() / max(size, 1)
-
-
-def _needs_gradient(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.requires_grad
 
 
 @dataclass(frozen=True)

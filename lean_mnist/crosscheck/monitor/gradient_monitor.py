@@ -12,7 +12,6 @@ import time
 import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from lean_mnist.crosscheck.monitor.intents import Intents, Key, named
 from lean_mnist.crosscheck.monitor.module_copies import calls_compiled
 from lean_mnist.crosscheck.monitor.reasons import Fence, ModelHook, NotApplicable, Reason, not_applicable_because
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall
-from lean_mnist.crosscheck.monitor.schedule import Budget, Turns
+from lean_mnist.crosscheck.monitor.schedule import Budget, Turns, regular
 from lean_mnist.crosscheck.monitor.summary import MonitorSummary
 from lean_mnist.crosscheck.report import ModuleReport, Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
@@ -76,8 +75,6 @@ class GradientMonitor:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
-        if every is not None and not callable(every) and (not isinstance(every, int) or every < 1):
-            raise ArgumentError(f"every: expected a whole number of at least 1, or a function, found {every!r}")
         if not callable(on_mismatch) and on_mismatch not in ("raise", "warn"):
             raise ArgumentError(f"on_mismatch: expected 'raise', 'warn' or a function, found {on_mismatch!r}")
         if not isinstance(at_most, (int, float)) or not 0 < at_most <= 1:
@@ -87,9 +84,7 @@ class GradientMonitor:
         self.history: deque[ModuleReport] = deque(maxlen=KEPT_REPORTS)
         self.forwards = 0  # with gradients enabled
         self._fence = Fence()
-        self._due: Callable[[int], bool] = Budget(at_most, lambda: self._fence.seconds)
-        if every is not None:
-            self._due = every if callable(every) else lambda number: number % every == 0
+        self._due = Budget(at_most, lambda: self._fence.seconds) if every is None else regular(every)
         self._intents = Intents(ignore, intended or {}, derivative_of or {})
         self._reference = dict(reference or {})
         self._on_mismatch = on_mismatch
@@ -122,7 +117,7 @@ class GradientMonitor:
             self._handles.append(hook)
 
     def summary(self) -> MonitorSummary:
-        """What was checked so far, what was not and why, and what it cost."""
+        """Counts of what was checked so far, of what was not and why, and the time it took."""
         elapsed = (self._ended or time.perf_counter()) - self._began
         bypassed = [
             f"{path or 'the model'} ({type(part).__name__})"
@@ -161,10 +156,8 @@ class GradientMonitor:
     def __enter__(self) -> GradientMonitor:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._warned |= error is not None
+    def __exit__(self, kind: object, *raised: object) -> None:
+        self._warned |= kind is not None
         self.detach()
 
     def _before_forward(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:

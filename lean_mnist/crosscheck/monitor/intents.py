@@ -1,4 +1,4 @@
-"""What the user says of gradients that are meant not to be derivatives, by type, path or name of a Function."""
+"""The user's word on gradients that are meant not to be derivatives, by type, path or name of a Function."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ IGNORED = "ignored"
 
 @dataclass(frozen=True)
 class Intent:
-    """What a gradient is meant to be: ``word`` for no derivative at all, or the derivative of ``smooth``."""
+    """The purpose of a gradient: ``word`` for no derivative at all, or the derivative of ``smooth``."""
 
     word: str = ""
     smooth: Callable[..., Any] | None = None
@@ -62,7 +62,7 @@ class Intents:
         self.settled: dict[str, set[str]] = {}  # by word, the Functions and modules that it says all about
 
     def of_module(self, path: str, module: nn.Module) -> Intent:
-        """What was said of the module, or of one around it that is named by its path."""
+        """The intent of the module, or of one around it that is named by its path."""
         said, outer = self._said([path, *type(module).__mro__]), path
         while not said and "." in outer:
             outer = outer.rpartition(".")[0]
@@ -70,7 +70,7 @@ class Intents:
         return said
 
     def of_function(self, function: type[Any]) -> Intent:
-        """What was said of the Function, or what it says itself."""
+        """The intent of the Function, said of it or by itself."""
         own = Intent(getattr(function, "intended", ""), getattr(function, "derivative_of", None))
         return self._said([*function.__mro__, *(base.__name__ for base in function.__mro__)]) or own
 

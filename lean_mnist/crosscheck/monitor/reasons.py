@@ -1,4 +1,4 @@
-"""Why a call is not checked, and the fence that turns whatever goes wrong in a hook into such a reason."""
+"""Reasons not to check a call, and the fence that turns whatever goes wrong in a hook into such a reason."""
 
 from __future__ import annotations
 

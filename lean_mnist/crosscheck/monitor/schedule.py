@@ -1,15 +1,26 @@
-"""When a forward is checked, and which of its module calls."""
+"""The choice of forwards to check, and of their module calls."""
 
 import time
 from collections.abc import Callable, Hashable
 
 import torch
 
+from lean_mnist.errors import ArgumentError
+
 EVERY = 100  # in a group of processes, whose clocks differ
 
 
+def regular(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
+    """The schedule of every so many, the first one included. Raises ``ArgumentError`` for what is none."""
+    if callable(every):
+        return every
+    if not isinstance(every, int) or every < 1:
+        raise ArgumentError(f"every: expected a whole number of at least 1, or a function, found {every!r}")
+    return lambda number: number % every == 0
+
+
 class Budget:
-    """Whether a forward is checked, so that checks take at most a share of the time. The first forward always is.
+    """Choose forwards so that checks take at most a share of the time. The first always is checked.
 
     Processes that train together must check the same forwards, for a replay may communicate, and their clocks differ:
     there it is every hundredth forward.
@@ -21,7 +32,7 @@ class Budget:
         self._one_of_many = False
 
     def __call__(self, number: int) -> bool:
-        """Whether forward ``number`` (from 0, asked in order) is checked."""
+        """True if forward ``number`` (from 0, asked in order) is checked."""
         if number == 0:
             self._one_of_many = torch.distributed.is_available() and torch.distributed.is_initialized()
             self._one_of_many = self._one_of_many and torch.distributed.get_world_size() > 1
@@ -38,7 +49,7 @@ class Budget:
 
 
 class Turns:
-    """Which calls of a forward are checked: one of every new kind, and of the others one a forward, in turn."""
+    """Choose calls of a forward: one of every new kind, and of the others one a forward, in turn."""
 
     def __init__(self) -> None:
         self._checked: dict[Hashable, int] = {}  # the forward at which each call was checked last, −1 for never
@@ -54,7 +65,7 @@ class Turns:
             self._checked[self._target] = self._forward  # whether or not it comes by
 
     def takes(self, call: Hashable, kind: Hashable) -> bool:
-        """Whether ``call`` is checked in this forward. ``kind`` tells calls apart that are checked in the same way."""
+        """True if ``call`` is checked in this forward. ``kind`` tells calls apart that are checked in the same way."""
         new = kind not in self._kinds
         self._kinds.add(kind)
         self._checked.setdefault(call, self._forward if new else -1)

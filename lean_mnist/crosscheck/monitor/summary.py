@@ -1,4 +1,4 @@
-"""What a monitor has done so far."""
+"""The counts of a monitor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class MonitorSummary:
 
     @property
     def checked(self) -> int:
-        """How many calls were held against an oracle."""
+        """The number of calls held against an oracle."""
         return self.passed + self.failed
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ ENOUGH = 2e-5
 
 
 def agrees_along_lines(ctx: Context, lines: int) -> str:
-    """How far the gradients in float64 agree with differences along so many lines; empty where a closer look is due."""
+    """Words for agreement of the gradients in float64 with differences along so many lines; empty if there is none."""
     places = [place for place, i in enumerate(ctx.checked) if ctx.subject.inputs[i].numel()]
     largest, enough = 0.0, ENOUGH / ctx.numbers**0.5
     for number in range(lines):

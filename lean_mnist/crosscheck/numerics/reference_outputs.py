@@ -88,14 +88,12 @@ def reference_gradients(
 ) -> ReferenceValues:
     """The gradients of ``reference`` for ``upstream``, for a check of ones in ``dtype`` (the inputs' own)."""
 
-    def of(dtype: torch.dtype | None) -> list[Tensor | None]:
-        return [None if v is None else v.to(dtype or v.dtype) for v in upstream]
-
     def gradients(inputs: Sequence[Any], computed_in: torch.dtype | None) -> list[Tensor]:
-        return reference.vjp(of(computed_in), inputs, dtype=computed_in)
+        return reference.vjp(upstream, inputs, dtype=computed_in)
 
     def redraw() -> list[Tensor]:
-        return perturbed_vjp(reference, of(dtype), reference.inputs, generator, dtype)
+        given = [None if v is None else v.to(dtype or v.dtype) for v in upstream]
+        return perturbed_vjp(reference, given, reference.inputs, generator, dtype)
 
     own = [reference.inputs[i].dtype if dtype is None else dtype for i in reference.checked]
     return ReferenceValues(*_values_and_baseline(gradients, reference, own, redraw), redraw, tolerance)

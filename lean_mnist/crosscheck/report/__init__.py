@@ -5,6 +5,8 @@ from lean_mnist.crosscheck.report.finding import (
     GRADIENT,
     OUTPUT,
     Finding,
+    Severity,
+    Verdict,
     failed,
     kink,
     not_applicable,
@@ -12,7 +14,6 @@ from lean_mnist.crosscheck.report.finding import (
     passed,
 )
 from lean_mnist.crosscheck.report.reports import FunctionReport, ModuleReport, Report
-from lean_mnist.crosscheck.verdicts import Severity, Verdict
 
 __all__ = [
     "GRADCHECK",

@@ -1,17 +1,44 @@
 """A finding: the verdict of one rule on one tensor, and what a user can do where it failed."""
 
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.diagnosis.kinds import Diagnosis, Kind
 from lean_mnist.crosscheck.report.advice import DERIVATIVE, MEND
-from lean_mnist.crosscheck.verdicts import Severity, Verdict
 
 OUTPUT, GRADIENT, GRADCHECK = "output", "gradient", "gradcheck"  # rules that reports have attributes for
 NO_RULES = ("backward", "intended", "compiled", "sharded")  # names that findings have and ``skip`` does not know
 WHOSE = "the function whose derivative it is"
 ITERATIVE = 1e-3  # an error below this may be that of an iterative solver
+
+
+class _Ranked(Enum):
+    """Members in the order of their gravity."""
+
+    @property
+    def rank(self) -> int:
+        """0 for the gravest."""
+        return list(type(self)).index(self)
+
+
+class Verdict(_Ranked):
+    """The verdict of one rule on one tensor, or of a report, gravest first. Only ``FAILED`` says that it is wrong."""
+
+    FAILED = "FAILED"
+    INCONCLUSIVE = "INCONCLUSIVE"  # no oracle applied, so that a wrong gradient would not have been seen
+    KINK = "kink"  # not differentiable here: either side's slope is a right answer
+    PASSED = "passed"
+    NOT_APPLICABLE = "not applicable"
+
+
+class Severity(_Ranked):
+    """The weight of a failed rule, gravest first."""
+
+    ERROR = "error"  # a first-order gradient is wrong, or not finite where the right one is
+    WARNING = "warning"  # right as training usually calls it, silently wrong in a use that PyTorch allows
+    NOTE = "note"  # worth knowing, nothing to mend
 
 
 @dataclass(frozen=True)

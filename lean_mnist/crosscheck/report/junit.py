@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping
 from xml.etree import ElementTree
 
-from lean_mnist.crosscheck.report.finding import Finding
+from lean_mnist.crosscheck.report.finding import Finding, Verdict
 from lean_mnist.crosscheck.report.reports import FunctionReport
-from lean_mnist.crosscheck.verdicts import Verdict
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -53,5 +52,5 @@ def _test(
 
 
 def _clean(text: str) -> str:
-    """What XML allows of ``text``."""
+    """``text``, with a ? for what XML does not allow."""
     return _FORBIDDEN.sub("?", text)

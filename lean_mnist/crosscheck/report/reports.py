@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.crosscheck.diagnosis.kinds import Kind
-from lean_mnist.crosscheck.report.finding import GRADCHECK, GRADIENT, OUTPUT, Finding
+from lean_mnist.crosscheck.report.finding import GRADCHECK, GRADIENT, OUTPUT, Finding, Severity, Verdict
 from lean_mnist.crosscheck.subjects.calls import one_line
-from lean_mnist.crosscheck.verdicts import Severity, Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
 from lean_mnist.files import plain
 

@@ -8,8 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor
 
@@ -23,21 +22,37 @@ from lean_mnist.torch_internals import uncompiled_calls
 Ask = Callable[[Context], "list[Finding]"]
 
 
-class Rule(NamedTuple):
-    """A rule; ``also`` are other names that its findings have, the rest is theirs (see ``Finding``)."""
+@dataclass(frozen=True)
+class Rule:
+    """A rule, and the decorator that registers the function to ``ask``.
+
+    ``order`` is that in which rules are asked, which is that of their worth for their cost; ``also`` are other names
+    that its findings have, the rest is theirs (see ``Finding``). ``severity`` is that of its failures; an ``oracle``
+    can tell a first-order gradient from a wrong one. A ``fast`` one is asked even if few are. ``copies``: so many times
+    the bytes of inputs and outputs it takes in memory. One that ``varies`` layouts, sizes or what needs a gradient
+    would have compiled code compiled anew for each, and is asked of it uncompiled. ``part``: of a large call it is
+    asked of some rows alone, where the function treats each by itself. ``if_right``: asked only of gradients that are
+    meant to be the derivative and that no oracle has found wrong.
+    """
 
     name: str
+    _: KW_ONLY
     order: int
-    ask: Ask
-    also: tuple[str, ...]
-    points_to: Kind | None
-    severity: Severity
-    oracle: bool
-    fast: bool
-    copies: float
-    varies: bool
-    part: bool
-    if_right: bool
+    also: tuple[str, ...] = ()
+    points_to: Kind | None = None
+    severity: Severity = Severity.ERROR
+    oracle: bool = False
+    fast: bool = False
+    copies: float = 12.0
+    varies: bool = False
+    part: bool = False
+    if_right: bool = False
+    ask: Ask = lambda _: []
+
+    def __call__(self, ask: Ask) -> Ask:
+        """Register ``ask``."""
+        _REGISTERED.append(replace(self, ask=ask))
+        return ask
 
     def findings(self, ctx: Context) -> list[Finding]:
         """The findings, each with the rule's name unless it has another; a call that raises is one that failed.
@@ -70,40 +85,8 @@ class Rule(NamedTuple):
         return replace(finding, rule=name, points_to=self.points_to, severity=severity, oracle=oracle)
 
 
+rule = Rule
 _REGISTERED: list[Rule] = []
-
-
-def rule(
-    name: str,
-    *,
-    order: int,
-    also: tuple[str, ...] = (),
-    points_to: Kind | None = None,
-    severity: Severity = Severity.ERROR,
-    oracle: bool = False,
-    fast: bool = False,
-    copies: float = 12.0,
-    varies: bool = False,
-    part: bool = False,
-    if_right: bool = False,
-) -> Callable[[Ask], Ask]:
-    """Register the decorated function as the rule ``name``.
-
-    ``order`` is that in which rules are asked, which is that of their worth for their cost. ``severity`` is that of its
-    failures; an ``oracle`` can tell a first-order gradient from a wrong one. A ``fast`` one is asked even if few are.
-    ``copies``: so many times the bytes of inputs and outputs it takes in memory. One that ``varies`` layouts, sizes or
-    what needs a gradient would have compiled code compiled anew for each, and is asked of it uncompiled. ``part``: of a
-    large call it is asked of some rows alone, where the function treats each by itself. ``if_right``: asked
-    only of gradients that are meant to be the derivative and that no oracle has found wrong.
-    """
-
-    def register(ask: Ask) -> Ask:
-        _REGISTERED.append(
-            Rule(name, order, ask, also, points_to, severity, oracle, fast, copies, varies, part, if_right)
-        )
-        return ask
-
-    return register
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def _one_input(
 def _diagnosed(
     ctx: Context, place: int, precision: torch.dtype, differences_in: torch.dtype, outcome: Outcome
 ) -> Diagnosis | None:
-    """What the gradient is instead, without a reference: the first simple thing that the slope of a new line confirms.
+    """The likely fault, without a reference: the first simple thing that the slope of a new line confirms.
 
     The opposite sign, another input's gradient, or a multiple.
     """

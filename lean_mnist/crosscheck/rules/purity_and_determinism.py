@@ -173,7 +173,8 @@ def _interleaved(ctx: Context, upstream: Sequence[Tensor], first: list[Tensor]) 
                 return [_of_another_call(ctx, place, found[place], alone[k][place], alone[1 - k][place])]
     evaluated = ctx.subject.call()
     with suppress(CallFailed):
-        ctx.subject.values(_halved(other, ctx.checked[0]) if ctx.takes_other_sizes else other)
+        shorter = ctx.long if ctx.takes_other_sizes else ()
+        ctx.subject.values([x[: ctx.length // 2] if i in shorter else x for i, x in enumerate(other)])
     with suppress(CallFailed):
         ctx.subject.call(other, needing=())
     found = evaluated.gradients(ctx.checked, upstream)
@@ -188,14 +189,6 @@ def _of_another_call(ctx: Context, place: int, found: Tensor, expected: Tensor, 
     if diagnosis.kind is not Kind.STALE_VALUE:
         diagnosis = replace(diagnosis, kind=Kind.STALE_VALUE, text="depends on a call made in between")
     return failed("another call between forward and backward changes it", ctx.name(place), diagnosis)
-
-
-def _halved(inputs: Sequence[Any], first: int) -> list[Any]:
-    """The first half of the inputs that are as long as the one at ``first``."""
-    shape = inputs[first].shape
-    return [
-        x[: x.shape[0] // 2] if isinstance(x, Tensor) and x.dim() and x.shape[:1] == shape[:1] else x for x in inputs
-    ]
 
 
 def _twice(ctx: Context, upstream: Sequence[Tensor], first: list[Tensor]) -> list[Finding]:

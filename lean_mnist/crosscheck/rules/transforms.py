@@ -1,6 +1,6 @@
-"""Forward-mode and batched rules that a Function has of its own, ``jvp`` and ``vmap``, against its backward and itself.
+"""Rules that PyTorch's transforms call in place of forward and backward: a Function's ``jvp`` and ``vmap``.
 
-PyTorch calls them in place of forward and backward under forward-mode differentiation and ``torch.func.vmap``.
+And what its compiler calls of an operator that is registered with ``torch.library``.
 """
 
 import warnings
@@ -19,13 +19,15 @@ from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicab
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.subjects.arguments import floating_outputs
 from lean_mnist.crosscheck.subjects.calls import CallFailed, dot, in_dtype, norm, normal, one_line, random_direction
+from lean_mnist.torch_internals import operator_of
 
 EXAMPLES = 3
+COMPILED = "test_aot_dispatch_dynamic"  # outputs and gradients, compiled, against eager ones
 BATCHED_ULPS = 1e3  # another order of sums, in units of rounding of the result
 
 
 def _defines(ctx: Context, method: str) -> bool:
-    """Whether some Function in the subject's graph has ``method``."""
+    """True if some Function in the subject's graph has ``method``."""
     own = any(getattr(f, method) is not getattr(Function, method) for f in ctx.functions)
     return own or (method == "vmap" and any(f.generate_vmap_rule for f in ctx.functions))
 
@@ -120,7 +122,7 @@ def vmap(ctx: Context) -> list[Finding]:
 
 
 def _mappings(ctx: Context, inputs: Sequence[Any]) -> list[tuple[str, dict[int, int]]]:
-    """Which dimensions of which inputs are mapped: the first of all, the last of one among these, one alone."""
+    """Mapped dimensions by input, in words too: the first of all, the last of one among these, one alone."""
     first, every = ctx.checked[0], dict.fromkeys(ctx.checked, 0)
     mappings = [("where dimension 0 is mapped", every)]
     mappings += [(f"where the last dimension of {ctx.names[first]} is mapped", {**every, first: inputs[first].dim()})]
@@ -136,3 +138,28 @@ def _mapped(ctx: Context, inputs: Sequence[Any], dims: dict[int, int]) -> list[T
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # that some other operation here is slow under it
         return list(torch.func.vmap(outputs, in_dims=tuple(dims.get(i) for i in range(len(inputs))))(*inputs))
+
+
+@rule("opcheck", order=134, severity=Severity.WARNING, part=True)
+def opcheck(ctx: Context) -> list[Finding]:
+    """The failures of ``torch.library.opcheck``; one of compiled gradients that no other explains is an error.
+
+    It does not ask whether the gradient is right, only whether the schema, fake kernel and autograd key are registered
+    so that ``torch.compile`` and ``torch.export`` compute what eager code computes.
+    """
+    subject = ctx.subject
+    operator = operator_of(subject.function)
+    if operator is None:
+        return [not_applicable("no operator registered with torch.library")]
+    inputs = in_dtype(subject.inputs, None)
+    for i in subject.checked:
+        inputs[i] = inputs[i].clone().requires_grad_()
+    given = inputs if subject.arguments is None else subject.arguments.nested(inputs)
+    args, kwargs = ((), given) if isinstance(given, dict) else (tuple(given), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = torch.library.opcheck(operator, args, kwargs, raise_exception=False)
+    wrong = {test: error for test, error in results.items() if error != "SUCCESS"}
+    alone = Severity.ERROR if list(wrong) == [COMPILED] else None
+    findings = [failed(one_line(error, 200), test, severity=alone) for test, error in wrong.items()]
+    return findings or [passed(", ".join(test.removeprefix("test_") for test in results))]

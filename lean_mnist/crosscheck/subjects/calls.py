@@ -181,7 +181,7 @@ class Subject:
         """
         needing = self.checked if needing is None else tuple(needing)
         given = self.inputs if inputs is None else inputs
-        leaves = [_leaf(x, dtype, i in needing, copy) for i, x in enumerate(given)]
+        leaves = [as_leaf(x, dtype, i in needing, copy) for i, x in enumerate(given)]
         with torch.enable_grad():
             arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
             self.reseed()
@@ -248,11 +248,14 @@ class Subject:
         return inputs
 
 
-def _leaf(x: Any, dtype: torch.dtype | None, needs_gradient: bool, copy: bool) -> Any:
+def as_leaf(x: Any, dtype: torch.dtype | None, needs_gradient: bool, copy: bool = True) -> Any:
+    """A tensor, detached, in ``dtype`` if it is floating or complex; anything else as it is."""
     if not isinstance(x, Tensor):
         return x
-    x = x.detach().to(dtype if dtype is not None and is_float(x) else x.dtype, copy=copy)
-    return x.requires_grad_(needs_gradient)
+    if dtype is None or not (is_float(x) or x.is_complex()):
+        dtype = x.dtype
+    dtype = dtype.to_complex() if x.is_complex() else dtype
+    return x.detach().to(dtype, copy=copy).requires_grad_(needs_gradient)
 
 
 def seed_everything(seed: int) -> None:

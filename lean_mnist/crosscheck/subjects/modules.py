@@ -43,7 +43,7 @@ class ModuleFunction:
 
     @property
     def own(self) -> int:
-        """How many of its arguments are parameters and buffers, the last."""
+        """The number of its arguments that are parameters and buffers, the last."""
         return len(self._names)
 
     def put(self, *values: Any) -> None:
