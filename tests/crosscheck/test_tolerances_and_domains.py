@@ -129,3 +129,33 @@ def test_a_backward_that_runs_once_only(monkeypatch: Any, factor: float, ok: boo
     report = check_function(Once.apply, None, x, seed=3)
     assert report.ok == ok, report
     assert report.gradcheck.startswith("passed" if ok else "failed")
+
+
+class Arcsine(Function):
+    """Raises outside of its domain, where others give NaN."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        if bool((x.abs() > 1).any()):
+            raise ValueError("outside of [-1, 1]")
+        ctx.save_for_backward(x)
+        return x.asin()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return Arcsine.factor * g / (1 - x * x).sqrt()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+@pytest.mark.parametrize("numbers", [4, 2**18])
+def test_a_function_that_raises_around_the_point(monkeypatch: Any, numbers: int, factor: float) -> None:
+    monkeypatch.setattr(Arcsine, "factor", factor)
+    x = torch.linspace(-0.5, 0.999, numbers).reshape(2, -1).requires_grad_()
+    reports = [check_function(Arcsine.apply, reference, [x], seed=0) for reference in (torch.asin, None)]
+    verdicts = [report.verdict for report in reports]
+    right = [Verdict.PASSED, Verdict.PASSED if numbers == 4 else Verdict.INCONCLUSIVE]
+    wrong = [Verdict.FAILED, Verdict.FAILED if numbers == 4 else Verdict.INCONCLUSIVE]
+    assert verdicts == (right if factor == 1.0 else wrong)

@@ -188,3 +188,19 @@ def test_what_forward_mode_cannot_tell_of_one_input_hides_no_failure_of_another(
     report = check_function(apply, lambda a, b: a * without_forward_mode(b), [*points(4), *points(4)], seed=1)
     found = {f.subject: f.verdict for f in report.findings if f.rule == "JVP-VJP product"}
     assert found == {"input 0": Verdict.FAILED, "input 1": Verdict.NOT_APPLICABLE}
+
+
+def test_where_no_loop_runs_a_batched_rule_has_not_passed() -> None:
+    (x,) = points(4)
+    given = x.detach().clone()
+
+    def only_here(y: Tensor) -> Tensor:
+        if not y.is_meta and y.shape == given.shape and not torch.equal(y.to(given.dtype), given):
+            raise ValueError("other inputs")
+        return y.sin()
+
+    report = check_function(
+        function(only_here, lambda g, x: g * x.cos(), generate_vmap_rule=True), torch.sin, [x], seed=1
+    )
+    (found,) = (f for f in report.findings if f.rule == "vmap")
+    assert (found.verdict, found.text) == (Verdict.NOT_APPLICABLE, "it raises at other inputs")

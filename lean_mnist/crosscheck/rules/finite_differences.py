@@ -32,7 +32,10 @@ def finite_differences(ctx: Context) -> list[Finding]:
         runs.append((own, torch.float64 if in64 and same_in_float64(ctx) else own))
     if ctx.large and in64 and not ctx.options.tolerance:
         with_reference = ctx.gradient_reference is not None  # which looks at the precision under test
-        agree = agrees_along_lines(ctx, ctx.options.probes)
+        try:
+            agree = agrees_along_lines(ctx, ctx.options.probes)
+        except CallFailed:  # it leaves its domain; each input by itself may not
+            agree = ""
         if agree and (with_reference or same_gradients(ctx)):
             return [passed(agree)]
     findings: list[Finding] = []
