@@ -32,15 +32,17 @@ def points(*shape: int) -> list[Tensor]:
     return [torch.randn(*shape, generator=torch.Generator().manual_seed(0)).requires_grad_()]
 
 
+def rounded(x: Tensor) -> Tensor:
+    """8 bits a number."""
+    scale = 127 / x.float().abs().amax(-1, keepdim=True)
+    return ((x.float() * scale).round() / scale).to(x.dtype)
+
+
 class Test8Bit:
     """Activations rounded to 8 bits, with a backward 30 % too large, which differences are too noisy to see."""
 
     @staticmethod
     def report(factor: float = 1.3, **options: Any) -> Any:
-        def rounded(x: Tensor) -> Tensor:
-            scale = 127 / x.float().abs().amax(-1, keepdim=True)
-            return ((x.float() * scale).round() / scale).to(x.dtype)
-
         return check_function(function(rounded, lambda g, x: factor * g), None, points(5, 4), seed=7, **options)
 
     def test_where_no_oracle_applies_it_is_not_passed(self) -> None:
@@ -54,10 +56,6 @@ class Test8Bit:
     def test_neither_a_second_estimate_nor_kinks_everywhere_make_it_pass(self, seed: int) -> None:
         x = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed)).requires_grad_()
         only = [rule for rule in RULES if rule not in ("finite differences", "Taylor test")]
-
-        def rounded(x: Tensor) -> Tensor:
-            scale = 127 / x.float().abs().amax(-1, keepdim=True)
-            return ((x.float() * scale).round() / scale).to(x.dtype)
 
         assert not check_function(function(rounded, lambda g, x: 1.3 * g), None, [x], seed=seed, skip=only).ok
 
