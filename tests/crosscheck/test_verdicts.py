@@ -156,6 +156,9 @@ class TestNotFinite:
         assert not nearly_same(a, torch.tensor([torch.inf, -torch.inf, torch.nan, 2.0]), 1e-7)
         assert not nearly_same(a, a.nan_to_num(nan=0.0), 1e-7)
         assert not nearly_same(a, a.neg(), 1e-7)
+        eighth = torch.tensor([0.125, 1.0]).to(torch.float8_e4m3fn)
+        assert nearly_same(eighth, eighth.clone(), 1e-7)
+        assert not nearly_same(eighth, torch.tensor([0.25, 1.0]).to(torch.float8_e4m3fn), 1e-7)
 
     def test_a_second_derivative_that_is_nowhere_finite_is_not_right(self) -> None:
         x = [torch.tensor([0.0, 1.0, -2.0], requires_grad=True)]
