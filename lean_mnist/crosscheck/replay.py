@@ -16,6 +16,11 @@ from typing import Annotated, Any
 import tyro
 
 from lean_mnist.command_line import parse, run_command
+from lean_mnist.crosscheck.bundles.bundle import STEP, load_bundle, question_of
+from lean_mnist.crosscheck.bundles.names import resolve
+from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.errors import ArgumentError
+from lean_mnist.reading.text import printable
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(
         Options, sys.argv[1:] if arguments is None else arguments, prog="python -m lean_mnist.crosscheck.replay"
     )
-    from lean_mnist.crosscheck.bundles.bundle import STEP, load_bundle
-    from lean_mnist.errors import ArgumentError
-
     content = load_bundle(options.bundle)
     if content["kind"] != STEP:
         ok = _replay_function(options, content)
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _replay_step(path: Path, content: dict[str, Any]) -> bool:
-    from lean_mnist.audit.bundle import reproduce_step
+    from lean_mnist.audit.bundle import reproduce_step  # of which nothing is needed for a function
 
     found = reproduce_step(path, content)
     _print_recorded(found.recorded, content)
@@ -63,20 +65,12 @@ def _replay_step(path: Path, content: dict[str, Any]) -> bool:
 
 
 def _print_recorded(verdict: str, content: dict[str, Any]) -> None:
-    from lean_mnist.reading.text import printable
-
     versions = content["versions"] if isinstance(content["versions"], dict) else {}
     said = ", ".join(f"{name} {version}" for name, version in versions.items())
     print(printable(f"recorded: {verdict}, with {said}", 1000))
 
 
 def _replay_function(options: Options, content: dict[str, Any]) -> bool:
-    from lean_mnist.crosscheck.bundles.bundle import question_of
-    from lean_mnist.crosscheck.bundles.names import resolve
-    from lean_mnist.crosscheck.function_check import check_function
-    from lean_mnist.errors import ArgumentError
-    from lean_mnist.reading.text import printable
-
     if not options.function:
         raise ArgumentError(
             f"{options.bundle} says that it is of "
