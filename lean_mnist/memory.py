@@ -58,9 +58,13 @@ class Checksum:
             torch.sum(self._blocks, 1, out=sums)
 
 
+def rows_as_words(tensor: Tensor) -> Tensor:
+    """Memory of a contiguous tensor (m, …) as integers (m, w), of 64 bits where rows are of whole words."""
+    rows = tensor.data.flatten(1)  # of .data, so that a view does not keep ``tensor`` itself alive
+    octets = rows.shape[1] * rows.element_size()
+    return rows.view(_INTEGERS[min(octets & -octets, 8)])
+
+
 def row_sums(tensor: Tensor) -> Tensor:
     """Sum of each row's words, modulo 2⁶⁴: int64 (m,), of a contiguous tensor (m, …)."""
-    rows = tensor.detach().flatten(1)
-    octets = rows.shape[1] * rows.element_size()
-    width = next(width for width in _INTEGERS if octets % width == 0)
-    return rows.view(_INTEGERS[width]).sum(1, dtype=torch.int64)
+    return rows_as_words(tensor).sum(1, dtype=torch.int64)

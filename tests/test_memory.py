@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import weakref
 
 import pytest
 import torch
 
 from benchmarks.bit_flips import flip_bit
+from lean_mnist.data.watch import BatchWatch
 from lean_mnist.memory import Checksum, row_sums
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8)
@@ -66,3 +68,13 @@ def test_the_sum_of_a_row_changes_with_each_of_its_bits(features: int) -> None:
             turn()
     assert row_sums(images).equal(before)
     assert row_sums(images[:0]).shape == (0,)
+
+
+def test_a_watched_batch_goes_when_nobody_else_has_it() -> None:
+    watch = BatchWatch(torch.zeros(3, 2, 2, dtype=torch.uint8), torch.arange(3))
+    x, labels = torch.rand(3, 4), torch.arange(3)
+    watch.made(x, labels.clone(), torch.rand(3, 4).clone)
+    assert watch.difference((x, labels), from_source=False) == ""
+    kept = weakref.ref(x)
+    del x
+    assert kept() is None

@@ -157,13 +157,10 @@ class Batches:
                 watch.tell(resting.difference(chosen, some, their_labels))
             x, y, batches = self._take(sizes)
             y.copy_(their_labels)
-            if watch is None:
-                self.normalization.apply(some, self.dtype, x)
-            else:  # one by one, so that each is summed while it is in the cache
-                each = zip(batches, some.split(sizes), their_labels.split(sizes), chosen.split(sizes), strict=True)
-                for (x, _), pixels, own, rows in each:
-                    self.normalization.apply(pixels, self.dtype, x)
-                    watch.made(x, own, functools.partial(self._features, images, rows))
+            self.normalization.apply(some, self.dtype, x)
+            if watch is not None:
+                for number, ((features, _), own) in enumerate(zip(batches, their_labels.split(sizes), strict=True)):
+                    watch.made(features, own, functools.partial(self._features, images, chosen, sizes, number))
             yield batches
 
     def _take(self, sizes: Sequence[int]) -> tuple[Tensor, Tensor, list[Batch]]:
@@ -177,8 +174,8 @@ class Batches:
         generator = generator_for(self.seed, "epoch", epoch)
         return torch.randperm(len(self.split), generator=generator).to(self.split.labels.device)
 
-    def _features(self, images: Tensor, rows: Tensor) -> Tensor:
-        return self.normalization.apply(images.index_select(0, rows), self.dtype)
+    def _features(self, images: Tensor, chosen: Tensor, sizes: list[int], number: int) -> Tensor:
+        return self.normalization.apply(images.index_select(0, chosen.split(sizes)[number]), self.dtype)
 
     def _new(self, examples: int) -> Batch:
         images, labels = self.split.images, self.split.labels

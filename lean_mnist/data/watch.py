@@ -1,12 +1,11 @@
 """Checksums of examples that rest in memory, and of the batches made of them until they are used."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lean_mnist.memory import row_sums
+from lean_mnist.memory import row_sums, rows_as_words
 
 _NOTED = "lean_mnist_made"  # attribute of the tensor of a batch's features, so that it goes when the batch does
 _ODD = 0x9E3779B97F4A7C1  # spreads the bits of a label over a word
@@ -36,12 +35,19 @@ def _sums_of(images: Tensor, labels: Tensor) -> Tensor:
     return torch.add(row_sums(images), labels, alpha=_ODD)
 
 
-class _Made(NamedTuple):
-    """A batch as it was made: sums of its features, its labels, and what makes the features once more."""
+class _Made:
+    """A batch as it was made in the memory of ``x``: sums of its features, its labels, and what makes ``x`` again."""
 
     sums: Tensor
     labels: Tensor
     again: Callable[[], Tensor]
+
+    def __init__(self, x: Tensor) -> None:
+        self._words = rows_as_words(x)  # kept, as views cost as much as the sum of a small batch
+
+    def now(self) -> Tensor:
+        """Sums of the features as they stand there now."""
+        return self._words.sum(1, dtype=torch.int64)
 
 
 class BatchWatch:
@@ -58,15 +64,18 @@ class BatchWatch:
 
     def made(self, x: Tensor, labels: Tensor, again: Callable[[], Tensor]) -> None:
         """Note a batch that was made just now, with these labels; ``again`` makes its features once more."""
-        setattr(x, _NOTED, _Made(row_sums(x), labels, again))
+        noted: _Made | None = getattr(x, _NOTED, None)
+        if noted is None:
+            noted = _Made(x)
+            setattr(x, _NOTED, noted)
+        noted.sums, noted.labels, noted.again = noted.now(), labels, again
 
     def difference(self, batch: tuple[Tensor, Tensor], *, from_source: bool) -> str:
         """The changes told since the last batch and those of this one since it was made; empty if there are none.
 
         ``from_source``: its features are made from their images once more, too, and compared bit for bit.
         """
-        found, (x, labels) = self._found, batch
-        self._found = []
+        found, self._found, (x, labels) = self._found, [], batch
         made: _Made | None = getattr(x, _NOTED, None)
         if made is None or made.labels.shape != labels.shape:
             return first_of([*found, "a batch stands where none was made"])
@@ -74,7 +83,7 @@ class BatchWatch:
             place = int((labels != made.labels).nonzero()[0])
             old, new = int(made.labels[place]), int(labels[place])
             found.append(f"label {place} of the batch was changed in memory: {old} became {new}")
-        sums = row_sums(x)
+        sums = made.now()
         if not torch.equal(sums, made.sums):
             row = int((sums != made.sums).nonzero()[0])
             found.append(f"the features of example {row} of the batch were changed in memory")

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,28 +95,29 @@ class MemoryGuard:
         gates: list[Hook] = [*(_Explained(gate, self) for gate in hooks.gates), self]
         return dataclasses.replace(hooks, health=_Explained(hooks.health, self), gates=gates, at_rest=self._at_rest)
 
-    def on_gradients(self, step: Step) -> Iterator[Record]:
-        """A warning, or none; raises ``MemoryFault``."""
+    def on_gradients(self, step: Step) -> Iterable[Record]:
+        """A warning, or none; raises ``MemoryFault`` when it is asked for."""
         started = time.perf_counter()
         found, self._of_batches = [*self._of_batches, *self._differences(step)], []
         self._policy.summary.seconds += time.perf_counter() - started
-        yield from self._refuse(step.number, found)
+        return self._refuse(step.number, found) if found else ()
 
-    def _at_rest(self) -> Iterator[Record]:
-        yield from self._refuse(self._state.step, self._differences_at_rest())
+    def _at_rest(self) -> Iterable[Record]:
+        found = self._differences_at_rest()
+        return self._refuse(self._state.step, found) if found else ()
 
     def _compare_batches(self, batches: Sequence[Batch]) -> None:
         started, from_source = time.perf_counter(), self._state.step % FROM_SOURCE == 0
-        found = list(filter(None, self._of(batches, from_source)))
+        found = self._of(batches, from_source)
         self._policy.summary.seconds += time.perf_counter() - started
         # With --on-divergence warn the step is taken all the same, if it can be.
         if found and (self._policy.stop or label_of_no_class(self._parameters, batches)):
             raise self.fault(self._state.step + 1, found)
         self._of_batches += found
 
-    def _of(self, batches: Sequence[Batch], from_source: bool) -> Iterator[str]:
+    def _of(self, batches: Sequence[Batch], from_source: bool) -> list[str]:
         watch = self._watch()
-        return (watch.difference(batch, from_source=from_source) for batch in batches)
+        return [found for batch in batches if (found := watch.difference(batch, from_source=from_source))]
 
     def _differences(self, step: Step) -> list[str]:
         found, now, then = [], float(step.gradient.sum()), step.gradient_sum
@@ -130,7 +131,7 @@ class MemoryGuard:
 
     def cause(self, step: Step) -> MemoryFault | None:
         """What was changed in memory, where that may be why a gate refuses ``step``."""
-        found = list(filter(None, [*self._differences(step), *self._of(step.batches, True)]))
+        found = [*self._differences(step), *self._of(step.batches, True)]
         return self.fault(step.number, found) if found else None
 
     def fault(self, step: int, found: Sequence[str]) -> MemoryFault:
@@ -139,8 +140,6 @@ class MemoryGuard:
         return MemoryFault(f"step {step}: {first_of(found)}; nothing was applied{self._advice}")
 
     def _refuse(self, step: int, found: Sequence[str]) -> Iterator[Record]:
-        if not found:
-            return
         if self._policy.stop:
             raise self.fault(step, found)
         self.fault(step, found)
