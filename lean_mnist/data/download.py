@@ -26,6 +26,8 @@ from lean_mnist.data.layout import Layout
 PROBE_SECONDS = 5.0  # how long to wait for the first server that answers
 STALL_SECONDS = 10.0  # how long a running download may stand still
 
+# Options of torchvision's class, one construction each, where it takes more than a plain one to bring all four files.
+_CONSTRUCTIONS = {"QMNIST": [{"what": "train"}, {"what": "test"}], "EMNIST": [{"split": "digits"}]}
 _FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, zipfile.BadZipFile, zlib.error)
 
 
@@ -50,7 +52,7 @@ def download(layout: Layout, data_dir: Path) -> None:
             tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-", ignore_cleanup_errors=True) as temporary,
             _socket_timeout(STALL_SECONDS),
         ):
-            for options in _constructor_options(layout):
+            for options in _CONSTRUCTIONS.get(layout.folder, [{}]):
                 torchvision_class(temporary, download=True, **options)
             _move_into_place(Path(temporary, layout.raw), data_dir / layout.raw, layout.files)
     except _FAILURES as error:
@@ -97,11 +99,6 @@ def probe(urls: list[str], seconds: float = PROBE_SECONDS) -> None:
             return
         silent[url] = fault
     raise DownloadError(", ".join(f"{urlsplit(url).netloc}: {fault}" for url, fault in silent.items()))
-
-
-def _constructor_options(layout: Layout) -> list[dict[str, str]]:
-    """Options of each construction of torchvision's class that it takes to bring all four files."""
-    return {"QMNIST": [{"what": "train"}, {"what": "test"}], "EMNIST": [{"split": "digits"}]}.get(layout.folder, [{}])
 
 
 def _move_into_place(source: Path, target: Path, files: tuple[str, ...]) -> None:

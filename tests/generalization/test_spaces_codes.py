@@ -20,10 +20,11 @@ def test_a_prefix_code_of_these_lengths_exists(alphabet: int, count: int) -> Non
         assert Fraction(1, 4) < kraft <= 1  # and nothing is given away but the two roundings
 
 
-@pytest.mark.parametrize(("alphabet", "count", "seed"), [(2, 500, 0), (4, 700, 1), (16, 300, 2), (256, 60, 3)])
-def test_lengths_of_long_sequences(alphabet: int, count: int, seed: int) -> None:
-    print(f"seed {seed}")
-    symbols = np.minimum(np.random.default_rng(seed).geometric(0.4, count) - 1, alphabet - 1)
+@pytest.mark.parametrize("alphabet", [2, 4, 16, 256])
+@pytest.mark.parametrize("count", [60, 700, 4096, 4097, 9000])  # up to 4096 the numbers decide, then logarithms
+def test_lengths_of_long_sequences(alphabet: int, count: int) -> None:
+    print("seed 5")
+    symbols = np.minimum(np.random.default_rng(5).geometric(0.3, count) - 1, alphabet - 1)
     counts = np.bincount(symbols, minlength=alphabet)
     sequences = math.factorial(count) // math.prod(math.factorial(int(n)) for n in counts)
     tables = math.comb(count + alphabet - 1, alphabet - 1)
@@ -49,14 +50,6 @@ def test_impossible_widths() -> None:
 
 
 def test_logarithms_decide_only_what_they_can() -> None:
-    print("seed 5")
-    random = np.random.default_rng(5)
-    for alphabet, count in ((2, 4097), (4, 6000), (16, 9000), (256, 5000), (2, 1 << 13)):
-        symbols = np.minimum(random.geometric(0.3, count) - 1, alphabet - 1)
-        counts = np.bincount(symbols, minlength=alphabet)
-        sequences = math.factorial(count) // math.prod(math.factorial(int(n)) for n in counts)
-        tables = math.comb(count + alphabet - 1, alphabet - 1)
-        assert enumerative_length(symbols, alphabet) == (sequences - 1).bit_length() + (tables - 1).bit_length()
     for exponent in range(13, 20):  # 2^e sequences, for which the logarithm is a whole number
         assert enumerative_length([0] * ((1 << exponent) - 1) + [1], 2) == exponent + exponent + 1
     assert enumerative_length([0] * 100_000, 1) == 0
