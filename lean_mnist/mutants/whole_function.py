@@ -17,7 +17,8 @@ from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.crosscheck.report import Report
 from lean_mnist.mutants.mutant import PlantedBug, as_tuple, description_of
 
-Make = Callable[[bool], Callable[..., Any]]
+Apply = Callable[..., Any]
+Make = Callable[[bool], Apply]
 """``make(wrong)``: a fresh function, faulty or right."""
 Formula = Callable[..., Any]
 
@@ -87,7 +88,7 @@ class FunctionGroup:
     ) -> None:
         """Add a Function of this ``value(*inputs)``, whose gradients are ``right`` or ``wrong(upstream, *inputs)``."""
 
-        def make(faulty: bool) -> Callable[..., Any]:
+        def make(faulty: bool) -> Apply:
             return by_formulas(value, wrong if faulty else right)
 
         make.__doc__ = description
@@ -100,14 +101,14 @@ def gaussian(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> li
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
-def function(forward: Formula, backward: Formula, **methods: Formula) -> Callable[..., Any]:
+def function(forward: Formula, backward: Formula, **methods: Formula) -> Apply:
     """``apply`` of a Function with these static methods."""
     named = {"forward": forward, "backward": backward, **methods}
     owner: Any = type("WholeFunction", (Function,), {name: staticmethod(method) for name, method in named.items()})
     return owner.apply
 
 
-def by_formulas(value: Formula, gradient: Formula) -> Callable[..., Any]:
+def by_formulas(value: Formula, gradient: Formula) -> Apply:
     """The Function ``value(*inputs)`` whose gradients are ``gradient(upstream, *inputs)``."""
 
     def forward(ctx: Any, *inputs: Tensor) -> Any:

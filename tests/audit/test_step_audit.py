@@ -19,7 +19,6 @@ from lean_mnist.training.state import CheckSummary
 from tests.support.activations import TORCH_ACTIVATIONS
 from tests.support.crosscheck_cases import autograd_step, descend, random_batch, random_model
 
-Bug = dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]]
 Wide = tuple[MLP, Tensor, Tensor, Tensor]
 DEPTHS = {1: (20, 10), 2: (20, 16, 10), 3: (20, 16, 12, 10)}
 
@@ -254,11 +253,6 @@ SIZES, B = (784, 128, 10), 100  # no multiple of 16
 W1, B1, W2, B2 = "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"
 
 
-def edit(**stages: Any) -> Bug:
-    """A bug: a stage's name and what becomes of its value, given the value and everything computed so far."""
-    return stages
-
-
 def put(index: Any, value: Any) -> Any:
     def change(v: Tensor, c: dict[str, Tensor]) -> Any:
         v = v.clone()
@@ -276,49 +270,50 @@ def swapped(v: Tensor, c: dict[str, Tensor]) -> Tensor:
     return v[[1, 0, *range(2, len(v))]]
 
 
-BUGS = {
-    "sign": edit(dW1=lambda v, c: -v),
-    "sign of all": edit(ds=lambda v, c: -v),
-    "factor 2": edit(dW2=lambda v, c: 2 * v),
-    "scale 1.01": edit(dW1=lambda v, c: 1.01 * v),
-    "scale 1.001": edit(dW1=lambda v, c: 1.001 * v),
-    "scale 1.0001": edit(dW1=lambda v, c: 1.0001 * v),
-    "scale 1.0001 of a bias": edit(db2=lambda v, c: 1.0001 * v),
-    "reshape for transpose": edit(dW1=lambda v, c: (c["x"].T @ c["dz"]).reshape(v.shape)),
-    "two rows swapped": edit(dW1=swapped),
-    "two rows swapped, second layer": edit(dW2=swapped),
-    "sum for mean": edit(ds=lambda v, c: v * B),
-    "mean twice": edit(ds=lambda v, c: v / B),
-    "mask missing": edit(mask=lambda v, c: torch.ones_like(v)),
-    "mask of the wrong tensor": edit(mask=lambda v, c: (c["dh"] > 0).float()),
-    "mask shifted by 1e-3": edit(mask=lambda v, c: (c["z"] > 1e-3).float()),
-    "mask of the neighbour": edit(mask=lambda v, c: v.roll(1, 1)),
-    "bias gradient zero": edit(db1=lambda v, c: torch.zeros_like(v)),
-    "bias gradient a mean": edit(db1=lambda v, c: c["dz"].mean(0)),
-    "bias gradient the first row": edit(db2=lambda v, c: c["ds"][0]),
-    "one-hot missing": edit(target=lambda v, c: torch.zeros_like(v)),
-    "one-hot of the wrong class": edit(target=lambda v, c: v.roll(1, 1)),
-    "label smoothing left in": edit(target=lambda v, c: 0.9 * v + 0.01),
-    "one wrong label": edit(target=lambda v, c: torch.cat([v[:1].roll(1, 1), v[1:]])),
-    "last row zero": edit(dW1=put(-1, 0.0)),
-    "one element zero": edit(dW1=put((64, 392), 0.0)),
-    "one element zero, second layer": edit(dW2=put((3, 77), 0.0)),
-    "last column zero": edit(dW1=put((slice(None), -1), 0.0)),
-    "one element NaN": edit(dW1=put((5, 5), math.nan)),
-    "one element inf": edit(db2=put(9, math.inf)),
-    "all rows written to row 0": edit(dW2=lambda v, c: torch.cat([v.sum(0, keepdim=True), 0 * v[1:]])),
-    "weight decay leaked in": edit(dW1=lambda v, c: v + 1e-4 * c["W1"]),
-    "bfloat16 accumulation": edit(dW1=lambda v, c: (c["dz"].bfloat16().T @ c["x"].bfloat16()).float()),
-    "rounded to float16": edit(dW2=lambda v, c: v.half().float()),
-    "tail of the batch dropped": edit(ds=dropped_tail),
-    "tail of the batch dropped in one product": edit(dW1=lambda v, c: dropped_tail(c["dz"], c).T @ c["x"]),
-    "last example dropped": edit(db1=lambda v, c: c["dz"][:-1].sum(0)),
-    "wrong for large pre-activations": edit(mask=lambda v, c: v * (c["z"] < 3)),
-    "transposed weight of the wrong layer": edit(dh=lambda v, c: v.flip(1)),
-    "clipped": edit(dW1=lambda v, c: v.clamp(-1e-3, 1e-3)),
-    "stale by one example": edit(h_kept=lambda v, c: v.roll(1, 0)),
-    "missing fan-out": edit(dh=lambda v, c: c["ds"][:, :9] @ c["W2"][:9]),
-    "upstream gradient ignored": edit(ds=lambda v, c: v.sign() / B),
+# A bug is a stage's name and what becomes of its value, given the value and everything computed so far.
+BUGS: dict[str, dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]]] = {
+    "sign": dict(dW1=lambda v, c: -v),
+    "sign of all": dict(ds=lambda v, c: -v),
+    "factor 2": dict(dW2=lambda v, c: 2 * v),
+    "scale 1.01": dict(dW1=lambda v, c: 1.01 * v),
+    "scale 1.001": dict(dW1=lambda v, c: 1.001 * v),
+    "scale 1.0001": dict(dW1=lambda v, c: 1.0001 * v),
+    "scale 1.0001 of a bias": dict(db2=lambda v, c: 1.0001 * v),
+    "reshape for transpose": dict(dW1=lambda v, c: (c["x"].T @ c["dz"]).reshape(v.shape)),
+    "two rows swapped": dict(dW1=swapped),
+    "two rows swapped, second layer": dict(dW2=swapped),
+    "sum for mean": dict(ds=lambda v, c: v * B),
+    "mean twice": dict(ds=lambda v, c: v / B),
+    "mask missing": dict(mask=lambda v, c: torch.ones_like(v)),
+    "mask of the wrong tensor": dict(mask=lambda v, c: (c["dh"] > 0).float()),
+    "mask shifted by 1e-3": dict(mask=lambda v, c: (c["z"] > 1e-3).float()),
+    "mask of the neighbour": dict(mask=lambda v, c: v.roll(1, 1)),
+    "bias gradient zero": dict(db1=lambda v, c: torch.zeros_like(v)),
+    "bias gradient a mean": dict(db1=lambda v, c: c["dz"].mean(0)),
+    "bias gradient the first row": dict(db2=lambda v, c: c["ds"][0]),
+    "one-hot missing": dict(target=lambda v, c: torch.zeros_like(v)),
+    "one-hot of the wrong class": dict(target=lambda v, c: v.roll(1, 1)),
+    "label smoothing left in": dict(target=lambda v, c: 0.9 * v + 0.01),
+    "one wrong label": dict(target=lambda v, c: torch.cat([v[:1].roll(1, 1), v[1:]])),
+    "last row zero": dict(dW1=put(-1, 0.0)),
+    "one element zero": dict(dW1=put((64, 392), 0.0)),
+    "one element zero, second layer": dict(dW2=put((3, 77), 0.0)),
+    "last column zero": dict(dW1=put((slice(None), -1), 0.0)),
+    "one element NaN": dict(dW1=put((5, 5), math.nan)),
+    "one element inf": dict(db2=put(9, math.inf)),
+    "all rows written to row 0": dict(dW2=lambda v, c: torch.cat([v.sum(0, keepdim=True), 0 * v[1:]])),
+    "weight decay leaked in": dict(dW1=lambda v, c: v + 1e-4 * c["W1"]),
+    "bfloat16 accumulation": dict(dW1=lambda v, c: (c["dz"].bfloat16().T @ c["x"].bfloat16()).float()),
+    "rounded to float16": dict(dW2=lambda v, c: v.half().float()),
+    "tail of the batch dropped": dict(ds=dropped_tail),
+    "tail of the batch dropped in one product": dict(dW1=lambda v, c: dropped_tail(c["dz"], c).T @ c["x"]),
+    "last example dropped": dict(db1=lambda v, c: c["dz"][:-1].sum(0)),
+    "wrong for large pre-activations": dict(mask=lambda v, c: v * (c["z"] < 3)),
+    "transposed weight of the wrong layer": dict(dh=lambda v, c: v.flip(1)),
+    "clipped": dict(dW1=lambda v, c: v.clamp(-1e-3, 1e-3)),
+    "stale by one example": dict(h_kept=lambda v, c: v.roll(1, 0)),
+    "missing fan-out": dict(dh=lambda v, c: c["ds"][:, :9] @ c["W2"][:9]),
+    "upstream gradient ignored": dict(ds=lambda v, c: v.sign() / B),
 }
 
 
@@ -381,7 +376,7 @@ def test_planted_bugs_are_found_and_the_right_tensors_named(bug: Any, wide: Wide
 
 def test_the_message_names_the_place_and_both_values(wide: Wide) -> None:
     model = wide[0]
-    result = check_hand_written(wide, edit(dW2=put((3, 77), 0.125)))
+    result = check_hand_written(wide, dict(dW2=put((3, 77), 0.125)))
     right = hand_backward(model.parameters(), *wide[1:3], {})[2][3, 77]
     assert result.message.startswith("layers.1.weight[3, 77]: hand-written 0.125, reference ")
     assert result.largest is not None
@@ -390,13 +385,13 @@ def test_the_message_names_the_place_and_both_values(wide: Wide) -> None:
 
 def test_the_tensor_nearest_to_the_loss_comes_first_with_its_diagnosis_and_the_rest_in_brief(wide: Wide) -> None:
     """What is computed from a wrong tensor inherits its fault, however much larger it looks there."""
-    result = check_hand_written(wide, edit(dW1=lambda v, c: 100 * v, dW2=lambda v, c: 1.01 * v))
+    result = check_hand_written(wide, dict(dW1=lambda v, c: 100 * v, dW2=lambda v, c: 1.01 * v))
     first, diagnosis, rest = result.message.split("; ")
     assert first.startswith(f"{W2}[")
     assert diagnosis == f"likely constant factor in {W2}: 1.01 times the reference (everywhere)"
     assert rest.startswith(f"also wrong: {W1}[")
     assert rest.endswith("(divergence 9.90e+01)")
-    result = check_hand_written(wide, edit(dW1=put((0, 0), math.nan), dW2=lambda v, c: 3 * v))
+    result = check_hand_written(wide, dict(dW1=put((0, 0), math.nan), dW2=lambda v, c: 3 * v))
     assert result.message.startswith(W2)
     assert "\n" not in result.message
 

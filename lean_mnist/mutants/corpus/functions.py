@@ -9,9 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.crosscheck.diagnosis import Kind
-from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function
-
-Apply = Callable[..., Any]
+from lean_mnist.mutants.whole_function import Apply, FunctionGroup, by_formulas, function
 
 
 def _both(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,12 +80,11 @@ def _kept_on_the_class(wrong: bool) -> Apply:
     """The input is kept outside of ``ctx``, where the next call overwrites it."""
     kept: dict[str, Tensor] = {}
 
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def sine(x: Tensor) -> Tensor:
         kept["x"] = x
         return x.sin()
 
-    return function(forward, lambda ctx, g: g * (kept["x"] if wrong else ctx.saved_tensors[0]).cos())
+    return by_formulas(sine, lambda g, x: g * (kept["x"] if wrong else x).cos())
 
 
 @STATE("kept-on-a-stack", Kind.STALE_VALUE, "two forwards before a backward")

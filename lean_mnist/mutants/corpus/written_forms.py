@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.crosscheck.executions import check_compiled
 from lean_mnist.crosscheck.module_check import check_module
-from lean_mnist.mutants.whole_function import FunctionGroup, by_formulas, function, gaussian
+from lean_mnist.mutants.whole_function import Apply, FunctionGroup, by_formulas, function, gaussian
 
 OPERATORS = FunctionGroup("operators", (5, 6), (5, 6), reference=torch.mul)
 ARGUMENTS = FunctionGroup("arguments and results", (5, 6), (4, 6), reference=nn.functional.linear)
 MODULES = FunctionGroup("modules", (5, 6), check=check_module)
 COMPILED = FunctionGroup("compiled code", (5, 6), check=check_compiled, backend="aot_eager")
-Apply = Callable[..., Any]
 
 
 def _operator(gradient: Callable[..., Any], name: str, value: Callable[..., Tensor] = torch.mul) -> Apply:
