@@ -1,7 +1,5 @@
 """Figures in the documentation agree with each other: each stands once, and is quoted from there."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """What is private to PyTorch is named in one module only."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -246,26 +246,23 @@ class Session:
         )
 
     def _save(self, which: str) -> None:
+        folder, generations, deleted = self._folder, self._folder.generations, ""
         with memory_for(f"saving {which}.pt at step {self._state.step}"):
-            self._save_as(which)
-
-    def _save_as(self, which: str) -> None:
-        folder, generations = self._folder, self._folder.generations
-        # Records of steps that a checkpoint has behind it are never written again, so they are on disk before it is.
-        logs, deleted = folder.flush() if which != "best" else ({}, "")
-        content = run_content(which, self._objective, self._optimizer, self._state, logs)
-        if which == "best":
-            generations.stage_best(content)
-            return
-        last = folder.checkpoints / LAST
-        if folder.remake_checkpoints():
-            generations.save_anew(content)
-            deleted = deleted or str(folder.checkpoints)
-        elif which == "last":
-            generations.save_last(content)
-        else:
-            generations.write(f"{which}.pt", content)
+            if which == "best":
+                generations.stage_best(run_content(which, self._objective, self._optimizer, self._state, {}))
+                return
+            # Records of steps that a checkpoint has behind it are never written again: they are on disk before it is.
+            logs, deleted = folder.flush()
+            content = run_content(which, self._objective, self._optimizer, self._state, logs)
+            if folder.remake_checkpoints():
+                generations.save_anew(content)
+                deleted = deleted or str(folder.checkpoints)
+            elif which == "last":
+                generations.save_last(content)
+            else:
+                generations.write(f"{which}.pt", content)
         if deleted:
+            last = folder.checkpoints / LAST
             where = f"{deleted}: deleted while the run was using it; the state of step {self._state.step} is in {last}"
             raise LeanMnistError(f"{where}; to go on: {self._world.resume_hint}")
 

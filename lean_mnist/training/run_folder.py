@@ -1,29 +1,94 @@
-"""Folders of a run, under ``runs`` and ``checkpoints``, and the sinks that write into them."""
+"""Folders of a run, under ``runs`` and ``checkpoints``: the use of them by one process, and sinks that write there."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
+import re
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lean_mnist.errors import ConfigError, LeanMnistError
-from lean_mnist.files import is_leftover, plain, sync_folder, write_atomically
+from lean_mnist.files import is_at, is_leftover, plain, sync_folder, write_atomically
 from lean_mnist.reading.text import shown
 from lean_mnist.training.config import Config
 from lean_mnist.training.distributed import World
-from lean_mnist.training.folder_lock import FILE as LOCK
-from lean_mnist.training.folder_lock import FolderLock, InUse
 from lean_mnist.training.generations import Generations
 from lean_mnist.training.sinks.json_lines import FILE as METRICS
 from lean_mnist.training.sinks.json_lines import JsonLinesSink
 from lean_mnist.training.sinks.progress import progress_sink
 from lean_mnist.training.sinks.records import Notice, Record, Sink
 from lean_mnist.training.sinks.tensorboard import TensorBoardSink
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
+_FLAGS = os.O_RDWR | os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+
+
+class InUse(Exception):
+    """Another process has the lock; the message says which."""
+
+
+class FolderLock:
+    """Lock on ``folder``, taken by being made; raises ``InUse`` or ``OSError``.
+
+    It is a lock (``flock``) on the file ``.lock`` in the folder, in which the process is named. ``exclusive`` is false
+    where the system or the file system has no such locks: then nobody is kept out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.exclusive = folder, fcntl is not None
+        self._path = folder / LOCK
+        while True:
+            self._descriptor = os.open(self._path, _FLAGS, 0o666)
+            try:
+                if fcntl is not None:
+                    self._lock()
+                # Whoever had it may have removed the file after we opened it: then another can have one of that name.
+                if self.is_held():
+                    os.ftruncate(self._descriptor, 0)
+                    os.write(self._descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+                    return
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+            os.close(self._descriptor)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            named = re.fullmatch(rb"(\d{1,10}) ([\w.-]{1,99})\n", os.read(self._descriptor, 200))
+            who = f"process {named[1].decode()} on {named[2].decode()}" if named else "another process"
+            raise InUse(f"{self.folder} is in use by {who}") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            self.exclusive = False
+
+    def is_held(self) -> bool:
+        """Whether the folder, with this lock in it, is still where it was."""
+        return is_at(self._descriptor, self._path)
+
+    def release(self) -> None:
+        """Give the folder free; one with nothing in it goes, unless it may be another's."""
+        with contextlib.suppress(OSError):
+            if self.is_held():
+                os.unlink(self._path)
+                if self.exclusive:
+                    os.rmdir(self.folder)
+        os.close(self._descriptor)
 
 
 class RunFolder:
@@ -84,14 +149,14 @@ class RunFolder:
                 raise ConfigError(f"--run-name {name}: {taken}")
         return self.name
 
-    def _take(self, folder: Path) -> str:
-        """Make and lock a folder; returns why it cannot be had."""
+    def _take(self, folder: Path, *, anew: bool = True) -> str:
+        """Make and lock a folder, whose content is that of a run only if not ``anew``; returns why it cannot be had."""
         try:
             made = _make(folder)
             lock = FolderLock(folder)
             self._locks.append(lock)
             found = set(os.listdir(folder)) - {LOCK}
-            if not made and not (lock.exclusive and all(map(is_leftover, found))):
+            if anew and not made and not (lock.exclusive and all(map(is_leftover, found))):
                 return f"{folder} exists already; choose another name, or --resume {self.name}"
             _clean(folder)
         except InUse as error:
@@ -103,14 +168,8 @@ class RunFolder:
     def reopen(self) -> None:
         """Lock the folders of a run that goes on; raises ``ConfigError`` where another process has them."""
         for folder in (self.folder, self.checkpoints):
-            try:
-                _make(folder)
-                self._locks.append(FolderLock(folder))
-                _clean(folder)
-            except InUse as error:
-                raise ConfigError(f"{error}; one run goes on in one process at a time") from None
-            except (OSError, ValueError) as error:
-                raise _unusable(folder, error) from None
+            if taken := self._take(folder, anew=False):
+                raise ConfigError(f"{taken}; one run goes on in one process at a time")
 
     def open_sinks(
         self, config: Config, steps: int, done: int, logs: Mapping[str, int] | None, world: World, *, fresh: bool

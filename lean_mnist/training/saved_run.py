@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from lean_mnist.errors import CheckpointError, ConfigError
@@ -42,7 +43,7 @@ def restore_run(
         torch.set_rng_state(training["rng"])
     except RuntimeError:
         raise CheckpointError(f"{where}: training.rng: no state of PyTorch's random numbers") from None
-    state = RunState.from_dict(training["state"])
+    state = msgspec.convert(training["state"], RunState)
     over = state.epoch >= objective.config.epochs and not state.finished
     empty = state.batch > 0 and state.epoch_examples == 0
     there = state.step == objective.step_at(state.epoch, state.batch) and math.isfinite(state.epoch_loss_sum)

@@ -92,11 +92,9 @@ class CheckSummary:
 
     def of_rank(self, rank: int) -> CheckSummary:
         """A copy for one of several processes to go on with; the faults so far are kept in that of rank 0."""
-        return (
-            dataclasses.replace(self)
-            if rank == 0
-            else dataclasses.replace(self, failures=0, first_failure="", transient=0)
-        )
+        if rank == 0:
+            return dataclasses.replace(self)
+        return dataclasses.replace(self, failures=0, first_failure="", transient=0)
 
     def merged(self, found: Sequence[CheckSummary]) -> CheckSummary:
         """Findings of all processes, each on its part of the same steps; ``self`` as merged before.
@@ -187,11 +185,3 @@ class RunState:
     def enter_test(self, purpose: str, errors: int) -> None:
         """Enter an evaluation of the test split, paid for by certificates; ``purpose`` is ``track`` or ``final``."""
         self.test_looks.append({"step": self.step, "purpose": purpose, "errors": errors})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RunState:
-        """The inverse of ``to_dict``, of values that fit :class:`~lean_mnist.training.contents.Training`."""
-        best, checks = values.get("best"), values.get("checks", {})
-        state = cls(**{**values, "checks": CheckSummary(**checks)})
-        state.best = None if best is None else Best(**best)
-        return state

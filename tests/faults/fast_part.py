@@ -5,8 +5,6 @@ python -m tests.faults.fast_part [FAULT CAMPAIGN …]
 Of this package's trainer; or of the planted one with that fault, each campaign until something is found. Prints JSON.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

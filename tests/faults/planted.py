@@ -1,7 +1,5 @@
 """A trainer of twenty lines with a checkpoint and a log, right or with a planted fault, for the harness to find."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Runs that are killed, torn, starved, raced, deleted: the fast part of what ``benchmarks.faults`` does for hours."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Hostile checkpoints and bundles: refused in one line, within bounds, and nothing in them run or written."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.hostile.results import named, results

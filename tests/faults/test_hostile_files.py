@@ -1,7 +1,5 @@
 """Hostile data, networks, certificates, configurations and command lines, and what stands in place of files."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import subprocess

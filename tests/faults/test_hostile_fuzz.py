@@ -1,7 +1,5 @@
 """The fuzzer: what it takes for wrong, that its inputs can be repeated, and a few of them for every reader."""
 
-from __future__ import annotations
-
 import json
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """The harness finds every fault that is planted in a small trainer, and none where none is."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

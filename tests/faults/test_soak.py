@@ -1,7 +1,5 @@
 """The soak's rounds, and its verdict over what a process held."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

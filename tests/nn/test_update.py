@@ -1,7 +1,5 @@
 """One update: sees what is not finite, clips, sets the rate and moves; one vector or many tensors alike."""
 
-from __future__ import annotations
-
 import math
 import re
 

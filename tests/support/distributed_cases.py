@@ -3,8 +3,6 @@
 As a program: the second of two processes, on the file store that is its argument; it dies, or with ``stop`` stops.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

@@ -1,7 +1,5 @@
 """One thread, no network, no ``LEAN_MNIST_DATA``; a few runs on ``digits`` that many tests look at; real MNIST."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lean_mnist import figures
 from lean_mnist.data.download import DownloadError
 from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.training.evaluation import figures
 from tests.support.idx_files import write_idx
 from tests.support.shared_data import folder_with
 from tests.support.training_cases import FinishedRun, digits_run, tree

@@ -1,7 +1,5 @@
 """Calibration error, risk by coverage, and their pictures, against counts made one by one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

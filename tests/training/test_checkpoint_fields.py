@@ -1,7 +1,5 @@
 """Checkpoints that somebody changed, with the hash that belongs to it: refused with the field's name, or harmless."""
 
-from __future__ import annotations
-
 import copy
 import math
 import random

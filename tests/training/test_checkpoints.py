@@ -1,7 +1,5 @@
 """Checkpoints: what they hold, that they are whole or not there, and that nothing damaged or foreign is believed."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

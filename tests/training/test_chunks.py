@@ -3,8 +3,6 @@
 A stand-in for a CUDA graph computes again what the graph would launch, which differs in nothing but speed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The commands: one line on standard error for each bad input, exit statuses, and nothing touched."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

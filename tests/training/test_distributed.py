@@ -1,7 +1,5 @@
 """Many processes: parts, digests, one verdict for all ranks, and each fault found and named; two real processes."""
 
-from __future__ import annotations
-
 import operator
 import os
 import socket

@@ -1,7 +1,5 @@
 """Whole runs by several processes: the same trajectory, one writer, faults of one rank, a rank that dies, resuming."""
 
-from __future__ import annotations
-
 import math
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.evaluate``."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

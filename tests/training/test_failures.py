@@ -1,7 +1,5 @@
 """What a failed check leaves behind: a bundle that asks the very step again, with the code that is there then."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Bits that flip in memory: found at their step, wherever that is, and named in one line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whole runs in which bits flip in memory, which end with one line; and honest runs, which see no alarm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Optimizers against ``torch.optim`` built by hand, on a whole run: same batches, PyTorch's own gradients."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.pacbayes``: its stages through the trainer, its gates, checkpoints, resuming, certificate."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

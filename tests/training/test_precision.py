@@ -1,7 +1,5 @@
 """Runs in bfloat16: weights in float32 for the optimizer and on disk, checks in units of what steps are computed in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

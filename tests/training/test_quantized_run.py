@@ -1,7 +1,5 @@
 """``--quantize``: quantised networks through the trainer, its checks, checkpoints, certificate and summary."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from fractions import Fraction

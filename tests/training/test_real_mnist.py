@@ -1,7 +1,5 @@
 """The recipe of LEAN_mnist on the real MNIST, for as many epochs as a test can wait; skipped where there is none."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A run that was interrupted or killed and goes on is, bit for bit, the run that was not."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import os

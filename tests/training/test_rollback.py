@@ -1,7 +1,5 @@
 """``--on-nonfinite rollback``: a run that diverges returns to its last end of an epoch, so many times."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

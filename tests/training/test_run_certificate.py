@@ -1,7 +1,5 @@
 """Every run ends with a certificate, and ``evaluate`` shows the one that speaks of its network."""
 
-from __future__ import annotations
-
 import json
 from fractions import Fraction
 from pathlib import Path

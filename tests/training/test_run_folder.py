@@ -1,7 +1,5 @@
 """A run's folders: claimed by one process, locked while in use, taken over from a killed start, deleted underneath."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess
@@ -16,10 +14,9 @@ import pytest
 from lean_mnist import pacbayes, train
 from lean_mnist.errors import CheckpointError, ConfigError, LeanMnistError
 from lean_mnist.training.arguments import read_arguments
-from lean_mnist.training.folder_lock import FolderLock, InUse
 from lean_mnist.training.generations import Generations
 from lean_mnist.training.run import run
-from lean_mnist.training.run_folder import RunFolder
+from lean_mnist.training.run_folder import FolderLock, InUse, RunFolder
 from lean_mnist.training.sinks.log_file import LogFile
 from tests.support.training_cases import NAME, call, digits_config, interrupted_at, load, surroundings, tree
 from tests.training.test_resume import resume
@@ -108,7 +105,7 @@ def test_a_lock_whose_file_was_removed_is_no_lock(tmp_path: Path) -> None:
 
 def test_without_locks_a_folder_that_is_there_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can tell then whether another process has just made it."""
-    monkeypatch.setattr("lean_mnist.training.folder_lock.fcntl", None)
+    monkeypatch.setattr("lean_mnist.training.run_folder.fcntl", None)
     CHECKPOINTS.mkdir(parents=True)
     with pytest.raises(ConfigError, match=f"checkpoints/{NAME} exists already"):
         run(digits_config())

@@ -7,8 +7,6 @@ lowest rate at ``T``, one step after the last. Ours is therefore PyTorch's cycle
 ``0.3 T``, without its last step; while falling, it is PyTorch's cycle of ``T`` steps, one step late.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable

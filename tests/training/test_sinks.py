@@ -1,7 +1,5 @@
 """Records and where they are drawn: JSON lines, the terminal, TensorBoard."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Signals, terminals that hang up, and clocks that are moved while a run goes on."""
 
-from __future__ import annotations
-
 import errno
 import io
 import itertools

@@ -1,7 +1,5 @@
 """The test split chooses nothing, and every look at it is on record."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

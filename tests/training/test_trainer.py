@@ -1,7 +1,5 @@
 """The loop: it learns, uses every example, stops when it should, and never applies what is not finite."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The configuration: what it refuses, how it is written down and read back, and the presets."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Faults while training: not finite, for a moment or for good; weights of no use; too little memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

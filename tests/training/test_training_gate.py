@@ -1,7 +1,5 @@
 """The gate: a wrong gradient never reaches the weights, and no checkpoint made after it is called best."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Counts, and what is derived from them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

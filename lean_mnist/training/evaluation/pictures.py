@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lean_mnist import figures
 from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.errors import ConfigError
-from lean_mnist.figures import BLUE, GREEN, GREY, ORANGE, Picture
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificates.document import DEFAULT_DELTAS
@@ -28,6 +26,8 @@ from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.checkpoints import Checkpoint
+from lean_mnist.training.evaluation import figures
+from lean_mnist.training.evaluation.figures import BLUE, GREEN, GREY, ORANGE, Picture
 from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson, evaluate, risk_by_coverage
 
 if TYPE_CHECKING:

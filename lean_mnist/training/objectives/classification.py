@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from lean_mnist import figures
 from lean_mnist.data.batches import Batches, BatchRing
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
@@ -29,6 +28,7 @@ from lean_mnist.reading.text import shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
+from lean_mnist.training.evaluation import figures
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 from lean_mnist.training.evaluation.pictures import (
     first_layer_weights,

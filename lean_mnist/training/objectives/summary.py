@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from lean_mnist import figures
 from lean_mnist.data.layout import Origin
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize import TrainingClaims
 from lean_mnist.training.config import Config
+from lean_mnist.training.evaluation import figures
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.step import FOLDER, MOST
 from lean_mnist.training.state import RunState, Verdict

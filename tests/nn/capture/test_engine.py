@@ -1,7 +1,5 @@
 """Steps of the engines: the gradients of the module, where the optimizer reads them; captured and as written."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

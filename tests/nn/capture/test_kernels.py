@@ -1,7 +1,5 @@
 """Recordings: the same kernels on the same tensors, and nothing recorded that would do otherwise next time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

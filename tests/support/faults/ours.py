@@ -14,9 +14,10 @@ from unittest import mock
 
 import torch
 
-from lean_mnist import figures, pacbayes, train
+from lean_mnist import pacbayes, train
 from lean_mnist.command_line import run_command
 from lean_mnist.training.checkpoints import content_hash
+from lean_mnist.training.evaluation import figures
 from tests.support.faults.events import read_events
 
 NAME = "a-run"
