@@ -161,7 +161,7 @@ class RunState:
     checks: CheckSummary = field(default_factory=CheckSummary)
     test_looks: list[dict[str, Any]] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
-    rollbacks: int = 0  # returns to the last end of an epoch, after each of which the learning rate is lower
+    rollbacks: Count = 0  # returns to the last end of an epoch, after each of which the learning rate is lower
     finished: str = ""  # why training ended; empty while it has not
 
     def to_dict(self) -> dict[str, Any]:

@@ -77,29 +77,27 @@ class Trainer(Steps):
 
     def _end_epoch(self, examples_per_second: float) -> None:
         """End the present epoch; sets ``state.finished`` where it was the last one."""
-        state, config, emit = self.state, self.objective.config, self.emit
+        state, config = self.state, self.objective.config
         train_loss = state.end_epoch()
-        validation = self._evaluate("validation")
-        emit(Scalar(state.step, "train/epoch_loss", train_loss))
+        values, validation = {"train/epoch_loss": train_loss}, self._evaluate("validation")
         if validation is not None:
-            emit(Scalar(state.step, "validation/loss", validation.loss))
-            emit(Scalar(state.step, "validation/accuracy", validation.accuracy))
-            for name, value in zip(("accuracy_low", "accuracy_high"), validation.interval, strict=True):
-                emit(Scalar(state.step, f"validation/{name}", value))
+            low, high = validation.interval
+            values |= {"validation/loss": validation.loss, "validation/accuracy": validation.accuracy}
+            values |= {"validation/accuracy_low": low, "validation/accuracy_high": high}
         own = self.objective.epoch_values()
-        for name, value in {"throughput/examples_per_second": examples_per_second, **own}.items():
-            emit(Scalar(state.step, name, value))
+        values |= {"throughput/examples_per_second": examples_per_second, **own}
         test = self._evaluate("test") if config.track_test else None
         if test is not None:
             state.enter_test("track", test.errors)
-            emit(Scalar(state.step, "test/accuracy", test.accuracy))
-            emit(Scalar(state.step, "test/loss", test.loss))
+            values |= {"test/accuracy": test.accuracy, "test/loss": test.loss}
+        for name, value in values.items():
+            self.emit(Scalar(state.step, name, value))
         shown = {"epoch": state.epoch, "train_loss": train_loss}
         if validation is not None:
             self._select(validation)
             shown |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
         shown |= {name.rpartition("/")[2]: value for name, value in own.items()}
-        emit(Epoch(state.step, "epoch", {**shown, "divergence": state.checks.largest_divergence}))
+        self.emit(Epoch(state.step, "epoch", {**shown, "divergence": state.checks.largest_divergence}))
         if state.epoch >= config.epochs:
             state.finished = f"all {config.epochs} epochs done"
         elif config.early_stopping is not None and state.epochs_without_improvement >= config.early_stopping:

@@ -54,6 +54,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a rank": (lambda c: c["normalization"].update(scale=0), "normalization.scale: 0, expected a finite number"),
     "random numbers": (lambda c: c["training"].update(rng=torch.zeros(3)), "training.rng: expected the state"),
     "a state": (lambda c: c["training"]["state"].update(seconds=math.inf), "training.state.seconds: expected float <="),
+    "rollbacks": (lambda c: c["training"]["state"].update(rollbacks=-400), "state.rollbacks: expected int >= 0"),
     "the state": (lambda c: c["training"].update(state=torch.zeros(3)), "training.state: expected object"),
     "checks of state": (lambda c: c["training"]["state"]["checks"].update(x=1), "state.checks: object contains"),
     "a position": (lambda c: c["training"].update(position={"x": 1}), "training.position: expected none"),

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from lean_mnist import evaluate, pacbayes
-from lean_mnist.errors import BoundError, ConfigError, GradientMismatch, HealthError
+from lean_mnist.data.datasets import load_dataset
+from lean_mnist.errors import BoundError, CheckpointError, ConfigError, GradientMismatch, HealthError
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.pacbayes import run
+from lean_mnist.training.checkpoints import read_checkpoint, write_checkpoint
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from lean_mnist.training.objectives.pac_bayes import PacBayes
 from tests.generalization.test_pacbayes import wrong_divergence, wrong_sample
@@ -103,6 +105,19 @@ def test_it_leaves_what_every_run_leaves(finished: Finished) -> None:
     # The first step of each of the trainings: the drawn network's step, and what leads from it to the posterior.
     assert checks["comparisons"] == 2 * (4 if learnt else 2)
     assert (checks["verdict"], checks["gradchecks"]) == ("passed", 1)
+
+
+def test_a_position_that_is_none_of_the_run_is_refused(here: Path) -> None:
+    """After the first of two posteriors, each list in turn with an entry too few."""
+    last = here / "checkpoints" / "one" / "last.pt"
+    interrupted_at(14, lambda: run(PacBayesConfig(**OPTIONS)))
+    for name, expected in (("epochs", 4), ("seconds", 4), ("candidates", 1)):
+        content = load(last)
+        del content["content_sha256"], content["training"]["position"][name][0]
+        write_checkpoint(here / "last.pt", content)
+        objective = PacBayes(PacBayesConfig(**OPTIONS), load_dataset("digits", "data"))
+        with pytest.raises(CheckpointError, match=rf"last.pt: training.position.{name}: expected {expected} of them"):
+            objective.restore(read_checkpoint(here / "last.pt"), here / "last.pt")
 
 
 @pytest.mark.parametrize("step", [3, 6, 7, 12, 14, 21])

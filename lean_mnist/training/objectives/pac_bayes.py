@@ -20,6 +20,7 @@ from lean_mnist.generalization.pacbayes.audit import audit_posterior
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
 from lean_mnist.nn.step import Step, StepEngine, StepResult
 from lean_mnist.nn.update import SGD, Update
+from lean_mnist.reading.text import shown
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import Schedule, every
@@ -204,8 +205,14 @@ class PacBayes:
         return {name: tensor.contiguous().clone() for name, tensor in self.network.state_dict().items()}
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
-        """The inverse of ``saved``."""
-        position = content["training"]["position"]
+        """The inverse of ``saved``; raises ``CheckpointError`` for a place that is none of this run."""
+        position, epoch = content["training"]["position"], content["training"]["state"].get("epoch", 0)
+        ended = sum(stage.name == "posterior" and stage.end_epoch <= epoch for stage in self.stages)
+        expected = {"epochs": len(self.stages), "seconds": len(self.stages), "candidates": ended}
+        for name, count in expected.items():
+            if len(position[name]) != count:
+                where = f"{shown(path)}: training.position.{name}"
+                raise CheckpointError(f"{where}: expected {count} of them, found {len(position[name])}")
         self._sums, self.epochs, self.seconds = position["sums"], position["epochs"], position["seconds"]
         self.candidates, self._computing = position["candidates"], -1
         try:
