@@ -59,7 +59,7 @@ def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | Non
 
 
 class _Kind(NamedTuple):
-    """How the texts behind an option become the value of its field."""
+    """Conversion of the texts behind an option to the value of its field."""
 
     type: Any  # of the value, or of each value of a tuple
     several: bool = False
@@ -83,7 +83,7 @@ class _Kind(NamedTuple):
 
     @property
     def arguments(self) -> str | None:
-        """How many stand behind the option, in the words of ``argparse``; ``None`` is one."""
+        """Number of texts behind the option, in the words of ``argparse``; ``None`` is one."""
         return ("*" if self.or_none else "+") if self.several else None
 
     def read(self, text: str) -> Any:

@@ -79,7 +79,7 @@ class Interrupted(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: Python's, NumPy's, or PyTorch's on the CPU or on a GPU."""
+    """True if an allocation failed: Python's, NumPy's, or PyTorch's on the CPU or on a GPU."""
     if isinstance(error, MemoryError):
         return True
     text = str(error)

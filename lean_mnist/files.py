@@ -56,7 +56,7 @@ def keep_as(path: Path, kept: Path) -> None:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is, still, the one at ``path``."""
+    """True if the open file is, still, the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether ``name`` is that of a temporary file, which a killed process has left."""
+    """True if ``name`` is that of a temporary file, which a killed process has left."""
     return _LEFTOVER.fullmatch(name) is not None
 
 

@@ -34,7 +34,7 @@ class EndedAtOnceWhileImporting:
 
 
 def _may_handle() -> bool:
-    """Whether SIGINT is not ignored, and this is the main thread: Python allows handlers nowhere else."""
+    """True if SIGINT is not ignored, and this is the main thread: Python allows handlers nowhere else."""
     threads = sys.modules.get("threading")
     in_main = threads is None or threads.current_thread() is threads.main_thread()
     return in_main and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None)

@@ -64,17 +64,17 @@ def operator_of(function: Any) -> Any:
 
 
 def overwrites_an_argument(kernel: Any) -> bool:
-    """Whether a kernel writes into one of its arguments (2.6 to 2.14)."""
+    """True if a kernel writes into one of its arguments (2.6 to 2.14)."""
     return bool(kernel._schema.is_mutable)
 
 
 def returns_a_view(kernel: Any) -> bool:
-    """Whether a result of a kernel shares memory with an argument, as a view or because it was written in place."""
+    """True if a result of a kernel shares memory with an argument, as a view or because it was written in place."""
     return any(returned.alias_info is not None for returned in kernel._schema.returns)
 
 
 def has_no_memory(x: Tensor) -> bool:
-    """Whether ``x`` is one of autograd's zeros, of which only the shape exists (2.6 to 2.14)."""
+    """True if ``x`` is one of autograd's zeros, of which only the shape exists (2.6 to 2.14)."""
     return bool(x._is_zerotensor())
 
 
@@ -105,7 +105,7 @@ def fused_sgd(
 
 
 def has_bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 by instructions of its own; true where PyTorch cannot tell."""
+    """True if the processor multiplies bfloat16 by instructions of its own; true where PyTorch cannot tell."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return known is None or bool(known())
 

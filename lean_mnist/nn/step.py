@@ -58,7 +58,7 @@ class Step:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the loss and the sum of the gradient are finite, as they were when first asked."""
+        """True if the loss and the sum of the gradient are finite, as they were when first asked."""
         return math.isfinite(self.loss_value) and math.isfinite(self.gradient_sum)
 
 

@@ -39,12 +39,12 @@ class SGD:
 
     @property
     def state(self) -> Mapping[nn.Parameter, Mapping[str, Any]]:
-        """What it keeps for each parameter, as of ``torch.optim.SGD``."""
+        """Tensors kept for each parameter, as of ``torch.optim.SGD``."""
         return {p: {"momentum_buffer": v} for p, v in zip(self._parameters, self.momentum, strict=False)}
 
     @property
     def started(self) -> bool:
-        """Whether it has what it needs besides the gradients: momentum, where it is to have some."""
+        """True if it has what it needs besides the gradients: momentum, where it is to have some."""
         return bool(self.momentum) or not self._rule["momentum"]
 
     def step_at(self, lr: Tensor, unless: Tensor) -> None:
@@ -90,7 +90,7 @@ class Optimizer(Protocol):
 
     @property
     def state(self) -> Mapping[Any, Mapping[str, Any]]:
-        """What it keeps for each parameter, by name."""
+        """Tensors kept for each parameter, by name."""
 
     def step(self) -> Any:
         """Move the parameters by their gradients."""
@@ -119,7 +119,7 @@ class Update:
         self._moved = list(self.model.parameters()) if self.flat is None else [self.flat.vector]
 
     def is_finite(self, loss: float) -> bool:
-        """Whether the loss and the sum of the gradient are finite; see :func:`has_finite_sum`."""
+        """True if the loss and the sum of the gradient are finite; see :func:`has_finite_sum`."""
         if self.flat is not None:
             return math.isfinite(loss) and has_finite_sum(self.flat.gradient)
         return math.isfinite(loss) and all(has_finite_sum(p.grad) for p in self._moved if p.grad is not None)
@@ -152,7 +152,7 @@ class Update:
 
 
 def has_finite_sum(gradient: Tensor) -> bool:
-    """Whether the sum is finite. It is only if every term is; if it is not, a sum of finite terms may have overflowed.
+    """True if the sum is finite. It is only if every term is; if it is not, a sum of finite terms may have overflowed.
 
     It is cheap: each core adds up the part that it has just computed.
     """

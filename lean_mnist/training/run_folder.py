@@ -78,7 +78,7 @@ class FolderLock:
             self.exclusive = False
 
     def is_held(self) -> bool:
-        """Whether the folder, with this lock in it, is still where it was."""
+        """True if the folder, with this lock in it, is still where it was."""
         return is_at(self._descriptor, self._path)
 
     def release(self) -> None:
@@ -222,7 +222,7 @@ class RunFolder:
         return sizes, deleted
 
     def remake_checkpoints(self) -> bool:
-        """Where the folder of the checkpoints was deleted, make and lock it again; returns whether it was.
+        """Make and lock the folder of the checkpoints again if it was deleted; returns whether it was.
 
         Raises ``LeanMnistError`` where another is in its place.
         """

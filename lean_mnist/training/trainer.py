@@ -56,7 +56,7 @@ class Trainer(Steps):
         self.save(which)
 
     def _rest_of_epoch(self) -> tuple[Callable[[list[Batch]], bool], Iterable[list[Batch]]]:
-        """What makes one update or several, and the batches to call it with, group by group."""
+        """The method that makes one update or several, and the batches to call it with, group by group."""
         state, accumulate = self.state, self.objective.config.accumulate
         chunks = self.objective.batches.chunks(state.epoch, state.batch)
         if self.world.size == 1 and accumulate == 1:

@@ -133,7 +133,7 @@ class _Kernels(DispatchMode):
         self._constant: set[int] = set()  # storages whose content depends on no input
 
     def is_constant(self, call: _Call) -> bool:
-        """Whether this kernel gives the same at every replay, as nothing that it reads ever changes."""
+        """True if this kernel gives the same at every replay, as nothing that it reads ever changes."""
         return all(_storage(made) in self._constant for made in _list_of(call.made))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:

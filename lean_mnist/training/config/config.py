@@ -212,7 +212,7 @@ class Config:
 
     @property
     def allowed_rollbacks(self) -> int:
-        """How many times the run may return to the last end of an epoch."""
+        """Returns to the last end of an epoch that the run may make."""
         return (self.rollbacks or 3) if self.on_nonfinite == "rollback" else 0
 
     @property

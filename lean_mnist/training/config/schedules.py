@@ -62,7 +62,7 @@ def every(period: int) -> Schedule:
 
 
 def is_power_of_ten(number: int) -> bool:
-    """Whether ``number`` is 1, 10, 100, …: for things to be reported ever more rarely."""
+    """True if ``number`` is 1, 10, 100, …: for things to be reported ever more rarely."""
     while number > 1 and number % 10 == 0:
         number //= 10
     return number == 1

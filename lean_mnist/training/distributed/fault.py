@@ -1,4 +1,4 @@
-"""Where a reduction went wrong: whose gradient did not arrive as it was sent, or who received another sum.
+"""The place where a reduction went wrong: whose gradient did not arrive as it was sent, or who received another sum.
 
 Asked only after a check of a step has failed. The ranks do the same collective operations again, one sender at a time.
 """

@@ -134,7 +134,7 @@ def mean_loss(messages: Sequence[Message]) -> float:
 
 
 def misfit(messages: Sequence[Message]) -> str:
-    """Why the ranks' parts are not those of one batch; empty if they are."""
+    """The reason why the ranks' parts are not those of one batch; empty if they are."""
     steps = [message.step for message in messages]
     if len(set(steps)) > 1:
         return f"the ranks are at different steps: {', '.join(map(str, steps))}"

@@ -66,7 +66,7 @@ class World:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this process writes what the run leaves behind."""
+        """True if this process writes what the run leaves behind."""
         return self.rank == 0
 
     def share(self, total: int) -> slice:
@@ -257,7 +257,7 @@ class World:
 
 
 def _attempt(action: Callable[[], T]) -> tuple[T | None, LeanMnistError | Interrupted | None]:
-    """What ``action`` returns, or the error for people that it raises."""
+    """Result of ``action``, or the error for people that it raises."""
     try:
         return action(), None
     except (LeanMnistError, Interrupted) as error:

@@ -21,7 +21,7 @@ _INCHES, _DOTS_PER_INCH = (7.2, 4.8), 100
 
 
 def available() -> bool:
-    """Whether charts can be drawn."""
+    """True if charts can be drawn."""
     return importlib.util.find_spec("matplotlib") is not None
 
 

@@ -120,7 +120,7 @@ class CrossCheckHook:
         self._compare_due, self._gradcheck_due = compare_due, gradcheck_due
 
     def due(self, step: int) -> bool:
-        """Whether one of the two is due."""
+        """True if one of the two is due."""
         return self._compare_due(step) or self._gradcheck_due(step)
 
     def on_gradients(self, step: Step) -> Iterator[Record]:

@@ -43,7 +43,7 @@ class StepHooks:
     at_rest: Callable[[], Iterable[Record]] = tuple  # a gate before weights and optimizer's state are saved
 
     def any_due(self, step: int) -> bool:
-        """Whether a scheduled hook, one besides ``health``, is due at this step."""
+        """True if a scheduled hook, one besides ``health``, is due at this step."""
         return any(hook.due(step) for hook in (*self.observers, *self.gates))
 
 

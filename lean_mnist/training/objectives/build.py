@@ -46,7 +46,7 @@ def build_augmentation(config: Config) -> Augmentation | None:
 
 
 def captures_steps(config: Config) -> bool:
-    """Whether steps are captured: those of one batch, whose kernels are the same every time.
+    """True if steps are captured: those of one batch, whose kernels are the same every time.
 
     A quantised network's are not: it finds the grid of its weights in NumPy.
     """
