@@ -120,8 +120,6 @@ class Update:
 
     def is_finite(self, loss: float) -> bool:
         """True if the loss and the sum of the gradient are finite; see :func:`has_finite_sum`."""
-        if self.flat is not None:
-            return math.isfinite(loss) and has_finite_sum(self.flat.gradient)
         return math.isfinite(loss) and all(has_finite_sum(p.grad) for p in self._moved if p.grad is not None)
 
     def apply(self, rate: float) -> None:

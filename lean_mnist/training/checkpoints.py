@@ -42,7 +42,7 @@ class Checkpoint:
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """The network in ``best.pt`` or ``last.pt``; raises ``CheckpointError`` if it is damaged or not one of ours."""
-    content, _, (model, config, normalization) = _read(Path(path))
+    content, _, (model, config, normalization) = read_with_hash(Path(path))
     if model is None:
         found = "found a Gaussian over networks (lean_mnist.pacbayes)"
         raise CheckpointError(f"{shown(path)}: expected one network, {found}")
@@ -82,15 +82,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, of a later format, or with a field
     that no run writes.
     """
-    return _read(path)[0]
+    return read_with_hash(path)[0]
 
 
-def read_with_hash(path: Path) -> tuple[dict[str, Any], str]:
-    """As :func:`read_checkpoint`, with the hash of the content."""
-    return _read(path)[:2]
-
-
-def _read(path: Path) -> tuple[dict[str, Any], str, Checked]:
+def read_with_hash(path: Path) -> tuple[dict[str, Any], str, Checked]:
+    """As :func:`read_checkpoint`, with the hash of the content and what it was checked by."""
     content, where = read_archive(path, "a checkpoint", CheckpointError), shown(path)
     if not isinstance(content, dict) or not all(name in content for name in _REQUIRED):
         raise CheckpointError(f"{where}: expected a checkpoint of lean_mnist, found a file of another program")

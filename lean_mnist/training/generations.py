@@ -132,7 +132,7 @@ class Generations:
         if state.best is None:
             return None
         best = self.folder / BEST
-        content, found = read_with_hash(best)
+        content, found, _ = read_with_hash(best)
         if found != self.best_sha256 or content["metrics"]["step"] != state.best.step:
             raise CheckpointError(f"{best}: expected the checkpoint of step {state.best.step}, found another")
         return content

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.check``: inputs as text, tables, files for programs, and one line for a mistake."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What every command does about what nobody foresaw: one line on standard error, printable, and the right status."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Options read into a dataclass: every type of field, and one line for every mistake."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints

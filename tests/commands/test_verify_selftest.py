@@ -1,7 +1,5 @@
 """``python -m lean_mnist.verify --selftest``: on somebody's Function, right and wrong, and its usage errors."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys
