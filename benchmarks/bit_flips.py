@@ -64,7 +64,7 @@ class Arguments:
     places: tuple[str, ...] = ()
     """Some of them; all if not given."""
     dataset: Literal["mnist", "digits"] = "mnist"
-    """What is learned."""
+    """Data set that is learned."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Of the run."""
     check: Check = "full"
@@ -335,7 +335,7 @@ PLACES: dict[str, Callable[[Flips], None]] = {
 
 @dataclass
 class Row:
-    """What became of the flips at one place."""
+    """Outcomes of the flips at one place."""
 
     place: str
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -357,7 +357,7 @@ class Row:
 
 @dataclass
 class Start:
-    """Where trials begin, and where the undisturbed steps from there lead."""
+    """State in which trials begin, and the one to which the undisturbed steps lead."""
 
     snapshot: dict[str, Any]
     undisturbed: Tensor
@@ -365,7 +365,7 @@ class Start:
 
     @classmethod
     def of(cls, patient: Patient, exact: Patient) -> Start:
-        """Where ``patient`` stands; ``exact`` computes in float64, without checks."""
+        """The state of ``patient``; ``exact`` computes in float64, without checks."""
         snapshot = patient.snapshot()
         patient.take(STEPS)
         undisturbed = patient.parameters.vector.detach().clone()

@@ -161,7 +161,7 @@ def work(whole: int, *kinds: str) -> float:
 
 
 def detected(size: int, trials: int) -> dict[str, int]:
-    """How many of so many planted errors are found, by kind, with and without a reference."""
+    """Number of planted errors that are found, by kind, with and without a reference."""
     x = torch.randn((size // 100, 100), generator=torch.Generator().manual_seed(0)).requires_grad_()
     found: dict[str, int] = {}
     for kind in ("dense, 1e-3", "one element, 1e-3"):

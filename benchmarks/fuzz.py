@@ -54,7 +54,7 @@ class FuzzArguments:
 
 @dataclass
 class Tally:
-    """What became of the inputs of one reader."""
+    """Outcomes of the inputs of one reader."""
 
     inputs: int = 0
     accepted: int = 0
@@ -165,7 +165,7 @@ class Worker:
         self.connection.send(order)
 
     def answer(self) -> dict[str, Any] | None:
-        """What became of the chunk; ``None`` if the process died."""
+        """Outcome of the chunk; ``None`` if the process died."""
         self.done += 1
         try:
             found = self.connection.recv()

@@ -1,4 +1,4 @@
-"""What ``GradientMonitor`` costs a transformer with custom Functions, and how often it sees planted errors.
+"""Cost of ``GradientMonitor`` to a transformer with custom Functions, and how often it sees planted errors.
 
 python -m benchmarks.monitor [--trials 18] [--steps 24] [--width 768] [--tokens 256]
 

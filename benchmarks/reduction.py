@@ -1,4 +1,4 @@
-"""What the reduction of a gradient costs a step, with its checks and without, between the processes of one machine.
+"""Cost of the reduction of a gradient to a step, with its checks and without, between the processes of one machine.
 
 torchrun --nproc-per-node=2 -m benchmarks.reduction [NUMBERS]
 """

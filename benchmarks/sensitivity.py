@@ -175,7 +175,7 @@ def _verdicts(
     tape: StepTape,
     loss: Tensor,
 ) -> tuple[bool, bool, bool, bool]:
-    """Whether comparison, links, the audit that is both, and the screen refuse these gradients."""
+    """Refusals of these gradients by comparison, links, the audit that is both, and the screen."""
     comparison = not all(d.passed for d in reference.compare(loss, list(gradients.values())))
     for name, parameter in model.named_parameters():
         parameter.grad = gradients[name]

@@ -56,7 +56,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Task:
-    """What every contender is given: normalised float32 examples, and the raw data set for ours."""
+    """Input of every contender: normalised float32 examples, and the raw data set for ours."""
 
     dataset: Dataset
     x: torch.Tensor  # (m, D)

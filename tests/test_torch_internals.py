@@ -1,4 +1,4 @@
-"""What is private to PyTorch is named in one module only."""
+"""Names private to PyTorch stand in one module only."""
 
 import ast
 from pathlib import Path

@@ -29,7 +29,7 @@ CUT_AFTER = 20.0  # seconds of processor time after which an input is given up
 
 
 class Fault(Enum):
-    """What is wrong with how a reader took an input."""
+    """Faults in how a reader took an input."""
 
     ERROR = "an error of another class"
     MESSAGE = "a message that is not one printable line"
@@ -53,7 +53,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input. ``where`` tells findings apart: an error's class and the function it came through."""
+    """Outcome of one input. ``where`` tells findings apart: an error's class and the function it came through."""
 
     accepted: bool
     seconds: float

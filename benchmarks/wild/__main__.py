@@ -35,7 +35,7 @@ class WildArguments:
     seed: int = 0
     """Of inputs and probes."""
     device: str = "cpu"
-    """Where tensors and modules are made that name no device themselves."""
+    """Device of tensors and modules that name none themselves."""
     limit: float = 120.0
     """Seconds that one case may take."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Expect(Enum):
-    """What is known of a gradient; the value says it in the document."""
+    """Knowledge of a gradient; the value says it in the document."""
 
     RIGHT = "right"
     BUG = "first-order bug"  # an ERROR is expected

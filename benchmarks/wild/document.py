@@ -45,7 +45,7 @@ def summary(pairs: Pairs) -> list[str]:
 
 
 def verdict(case: Case, outcome: Outcome) -> str:
-    """What ``check_function`` said, in a cell."""
+    """The verdict of ``check_function``, in a cell."""
     said = outcome.observed.value
     if outcome.observed is Observed.PASSED and case.expect is Expect.INTENDED:
         said = "passed, with a line of intent" if outcome.notes else "passed"

@@ -18,7 +18,7 @@ from lean_mnist.errors import ArgumentError
 
 
 class Observed(Enum):
-    """What ``check_function`` made of a case."""
+    """Verdict of ``check_function`` on a case."""
 
     PASSED = "passed"
     ERROR = "ERROR"
@@ -114,7 +114,7 @@ def _brief(text: str, limit: int = 240) -> str:
 
 
 def is_expected(case: Case, outcome: Outcome) -> bool:
-    """Whether ``outcome`` is what is known of ``case``; what was not run is."""
+    """True if ``outcome`` is what is known of ``case``; what was not run is."""
     observed = outcome.observed
     if observed is Observed.NOT_RUN:
         return True

@@ -1,4 +1,4 @@
-"""What the tests of certificates share: small random networks, data sets of a few examples, certificates of them."""
+"""Shared by the tests of certificates: small random networks, data sets of a few examples, certificates of them."""
 
 import contextlib
 import hashlib
@@ -89,7 +89,7 @@ def merge(whole: Any, part: Any) -> None:
 
 
 def decoder_fields(activation: str, kind: str = "unit", mean: float = 0.0, scale: float = 255.0) -> dict[str, Any]:
-    """What the checker's network reads of the decoder of a certificate, in float32."""
+    """Contents that the checker's network reads of the decoder of a certificate, in float32."""
     scaling = {"kind": kind, "mean": str(Fraction(mean)), "scale": str(Fraction(scale))}
     return {"activation": activation, "normalization": scaling, "unit": checker.UNITS["float32"]}
 

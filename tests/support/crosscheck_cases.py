@@ -1,4 +1,4 @@
-"""What the tests of ``lean_mnist.crosscheck`` share: random steps, and the same network in plain PyTorch."""
+"""Shared by the tests of ``lean_mnist.crosscheck``: random steps, and the same network in plain PyTorch."""
 
 from __future__ import annotations
 

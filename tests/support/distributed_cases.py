@@ -31,7 +31,7 @@ def nothing(rank: int, call: int, vector: Tensor) -> None:
 
 
 class Room:
-    """Where ``size`` threads meet."""
+    """Meeting point of ``size`` threads."""
 
     def __init__(self, size: int) -> None:
         self.size, self.barrier, self.given = size, threading.Barrier(size, timeout=60), [None] * size
@@ -76,7 +76,7 @@ class ThreadTransport(Transport):
 def together(
     size: int, act: Callable[[World], Any], sent: Plant = nothing, received: Plant = nothing
 ) -> list[tuple[Any, LeanMnistError | None]]:
-    """What ``act`` returned and raised on each of ``size`` ranks."""
+    """Values that ``act`` returned and raised on each of ``size`` ranks."""
     room = Room(size)
     outcomes: list[Any] = [None] * size
 
@@ -168,7 +168,7 @@ def at(rank: int, action: Callable[[Tensor], object]) -> Callable[[World, Tensor
 
 
 def scenarios(world: World) -> list[Any]:
-    """What two processes do together: weights, errors and the writer's process number, of each rank."""
+    """Results of two processes together: weights, errors and the writer's process number, of each rank."""
     world.assert_consistent({"--lr": "0.1"})
     weights = train(world)
     errors = []

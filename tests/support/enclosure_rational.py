@@ -89,7 +89,7 @@ def fractions_of_tensor(tensor: torch.Tensor) -> np.ndarray:
 
 
 class Tally:
-    """How many containments were asked, and which failed."""
+    """Number of containments that were asked, and those that failed."""
 
     def __init__(self) -> None:
         self.asked, self.finite = 0, 0

@@ -58,7 +58,7 @@ def with_test(images: torch.Tensor, labels: torch.Tensor, name: str = "digits") 
 
 
 def answers(images: torch.Tensor, model: MLP | None = None) -> torch.Tensor:
-    """What the network says that they are."""
+    """Labels that the network gives them."""
     with torch.no_grad():
         return (model or nearest_mean())(images.flatten(1).float() / 16).argmax(1)
 

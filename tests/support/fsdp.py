@@ -1,4 +1,4 @@
-"""Where FSDP2 can be tested."""
+"""Conditions under which FSDP2 can be tested."""
 
 import pytest
 import torch

@@ -23,7 +23,7 @@ B16, B2 = "params-EMNIST-b16-N10-073018.pkl.gz", "params-EMNIST-b2-N10-073118.pk
 
 
 def attempt(reader: Callable[[Path], Any], path: Path) -> Any:
-    """What the reader makes of a file, ``None`` where it refuses it; any other error than one line passes through."""
+    """Result of the reader on a file, ``None`` where it refuses it; any other error than one line passes through."""
     try:
         return reader(path)
     except DataError as refusal:

@@ -213,7 +213,7 @@ def clipped(ctx: Any, saved: Any, g: Any) -> Any:
 
 
 def contiguous_only(g: Any) -> Any:
-    """What a kernel sees that takes a pointer and believes the tensor contiguous."""
+    """The numbers that a kernel sees that takes a pointer and believes the tensor contiguous."""
     storage = g.untyped_storage().nbytes() // g.element_size()
     flat = g.as_strided((storage,), (1,), 0)
     return torch.cat([flat, flat.new_zeros(g.numel())])[: g.numel()].reshape(g.shape)

@@ -1,4 +1,4 @@
-"""What the tests of training share: short runs on ``digits``, the commands called in this process, and comparisons."""
+"""Shared by the tests of training: short runs on ``digits``, the commands called in this process, and comparisons."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def digits_run(root: Path, **changes: Any) -> FinishedRun:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What PyTorch reads from a checkpoint, without our checks."""
+    """Contents that PyTorch reads from a checkpoint, without our checks."""
     content: dict[str, Any] = torch.load(path, weights_only=True)
     return content
 
@@ -90,7 +90,7 @@ def named(records: list[dict[str, Any]], name: str) -> list[Any]:
 
 
 def identical(a: Any, b: Any) -> bool:
-    """Whether two nests of plain values and tensors are equal bit for bit, types included."""
+    """True if two nests of plain values and tensors are equal bit for bit, types included."""
     if isinstance(a, torch.Tensor):
         return (
             isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.shape == b.shape
@@ -170,7 +170,7 @@ def spoil_weights(patch: pytest.MonkeyPatch, step: int, value: float) -> None:
 
 
 class Result(NamedTuple):
-    """What a command did."""
+    """Outcome of a command."""
 
     status: int
     out: str

@@ -1,1 +1,1 @@
-"""What kills, tears, starves and watches a trainer; :mod:`docs/faults.md` says how to use it on another one."""
+"""Tools that kill, tear, starve and watch a trainer; :mod:`docs/faults.md` says how to use it on another one."""

@@ -34,7 +34,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Whether there were trials and nothing was wrong in any."""
+        """True if there were trials and nothing was wrong in any."""
         return bool(self.findings) and not self.bad
 
     def __str__(self) -> str:

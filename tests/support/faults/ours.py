@@ -75,7 +75,7 @@ TRAINERS = {"train": OurTrainer(), "pacbayes": OurTrainer(PAC_BAYES_OPTIONS, pac
 
 
 def complaint(status: int, error: str) -> str:
-    """What is wrong with a status and what a command said on standard error; nothing where both are as documented."""
+    """Faults in a status and in what a command said on standard error; none where both are as documented."""
     lines = error.splitlines()
     warnings = [line for line in lines if line.startswith("warning: ")]
     rest = [line for line in lines if not line.startswith("warning: ")]
@@ -91,7 +91,7 @@ def complaint(status: int, error: str) -> str:
 
 
 def state_of(run: Path, checkpoints: Path) -> dict[str, Any]:
-    """What a run's folders hold; raises ``OSError`` or ``ValueError`` where a file is missing or damaged."""
+    """Contents of a run's folders; raises ``OSError`` or ``ValueError`` where a file is missing or damaged."""
     best, last = (torch.load(checkpoints / f"{which}.pt", weights_only=True) for which in ("best", "last"))
     known = {}
     for name, content in (("best", best), ("last", last)):

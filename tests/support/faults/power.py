@@ -27,7 +27,7 @@ class _Change:
 
 
 class Disk:
-    """What is durable of ``folder``; told of each system call before it is done."""
+    """The durable part of ``folder``; told of each system call before it is done."""
 
     def __init__(self, folder: Path, stash: Path) -> None:
         self._folder, self._stash, self._number = folder, stash, 0

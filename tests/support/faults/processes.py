@@ -20,7 +20,7 @@ LIMIT = 120  # seconds after which a child counts as hanging
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its status, or minus the signal that ended it, and what it said on standard error."""
+    """End of a child: its status, or minus the signal that ended it, and what it said on standard error."""
 
     status: int
     error: str
@@ -29,7 +29,7 @@ class Ended:
 
     @property
     def killed(self) -> bool:
-        """Whether it was killed."""
+        """True if it was killed."""
         return self.status == -signal.SIGKILL and not self.hung
 
 
@@ -46,7 +46,7 @@ class Child:
             os._exit(_in_child(action, folder, log, first))
 
     def over(self) -> bool:
-        """Whether it has ended."""
+        """True if it has ended."""
         if self._status is None:
             found, status = os.waitpid(self.process, os.WNOHANG)
             if found:

@@ -35,7 +35,7 @@ LEAST_ROUNDS = 40  # for a verdict
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process holds after a round."""
+    """Holdings of the process after a round."""
 
     round: int
     seconds: float  # since the start
@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a round."""
+    """Outcome of a round."""
 
     killed_after: float
     text: str
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def sample(number: int, started: float, temporary: Path, outcome: Outcome) -> Sample:
-    """What this process holds now."""
+    """Present holdings of this process."""
     gc.collect()
     own = Path("/proc/self")
     pages = int((own / "statm").read_text().split()[1])
@@ -208,13 +208,13 @@ class Change:
 
     @property
     def flat(self) -> bool:
-        """Whether it grew by no more than is allowed."""
+        """True if it grew by no more than is allowed."""
         return self.last - self.second <= self.allowed
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of what the process holds, over all rounds."""
+    """Change of what the process holds, over all rounds."""
 
     rounds: int
     failures: int
@@ -223,12 +223,12 @@ class Verdict:
 
     @property
     def flat(self) -> bool:
-        """Whether nothing grew; too few rounds show nothing."""
+        """True if nothing grew; too few rounds show nothing."""
         return self.rounds >= LEAST_ROUNDS and bool(self.changes) and all(change.flat for change in self.changes)
 
     @property
     def good(self) -> bool:
-        """Whether nothing grew and no round failed."""
+        """True if nothing grew and no round failed."""
         return self.flat and not self.failures
 
     def __str__(self) -> str:

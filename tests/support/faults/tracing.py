@@ -62,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a call."""
+    """Fate of a call."""
 
     fail: int = 0  # errno with which it fails, not being done
     length: int | None = None  # of a write: so many bytes and no more

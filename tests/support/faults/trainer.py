@@ -1,4 +1,4 @@
-"""What the harness needs of a trainer, and what must be equal after a fault."""
+"""Interface of a trainer to the harness, and what must be equal after a fault."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Trainer(Protocol):
         """Everything that a fault must not change, by name: plain values, measured times left out."""
 
     def complaint(self, status: int, error: str) -> str:
-        """What is wrong with how a command ended, by its status and what it said; nothing if it is as documented."""
+        """Faults in how a command ended, by its status and what it said; nothing if it is as documented."""
 
 
 def differences(expected: Any, found: Any, name: str = "") -> Iterator[str]:
-    """Where two nests of plain values differ, a line each."""
+    """Differences between two nests of plain values, a line each."""
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         for key in [*expected, *(key for key in found if key not in expected)]:
             where = f"{name}/{key}" if name else str(key)

@@ -103,7 +103,7 @@ def tear(shop: Workshop, scenario: str, number: int, seed: int, power: bool) -> 
 
 
 def can_fail(call: Call, code: int) -> bool:
-    """Whether a call can fail with ``code`` (0: be a write that takes less than it was given)."""
+    """True if a call can fail with ``code`` (0: be a write that takes less than it was given)."""
     if code == 0:
         return call.name in WRITES and call.arguments[2] > 1
     if call.name == "openat" and (

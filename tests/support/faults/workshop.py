@@ -1,4 +1,4 @@
-"""Where trials are made: folders, the state that a trainer must reach, and what is judged after a fault."""
+"""Place where trials are made: folders, the state that a trainer must reach, and what is judged after a fault."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Workshop:
         return folder
 
     def action(self, scenario: str, folder: Path) -> Callable[[], None]:
-        """What the scenario does."""
+        """The scenario's actions."""
         act = self.trainer.start if scenario == "start" else self.trainer.resume
         return lambda: act(folder)
 
@@ -176,7 +176,7 @@ class Workshop:
         return 2, again
 
     def compared(self, folder: Path) -> list[str]:
-        """What of the final state is not as it must be."""
+        """Differences of the final state from what it must be."""
         try:
             return list(differences(self.expected, self.trainer.state(folder)))[:6]
         except Exception as error:
@@ -200,5 +200,5 @@ class Counter:
         return decision
 
     def inside(self, call: Call) -> bool:
-        """Whether the call is about something in the folder."""
+        """True if the call is about something in the folder."""
         return call.path.startswith(self._folder) or call.second.startswith(self._folder)

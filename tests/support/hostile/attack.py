@@ -89,7 +89,7 @@ class Sandbox:
         return self.work / "runs" / RUN
 
     def content(self, path: Path) -> dict[str, Any]:
-        """What is in a checkpoint."""
+        """Contents of a checkpoint."""
         import torch
 
         loaded: dict[str, Any] = torch.load(path, weights_only=True)
@@ -113,7 +113,7 @@ class Sandbox:
 
 @dataclass
 class Found:
-    """What an attack came to."""
+    """Outcome of an attack."""
 
     status: int
     output: str
@@ -251,7 +251,7 @@ def _tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def faults(hostile: Hostile, found: Found) -> list[str]:
-    """What is wrong with how the attack ended; empty if it was refused as it should."""
+    """Faults in how the attack ended; empty if it was refused as it should."""
     wrong = list(found.events)
     last = next((part for part in reversed(found.command) if not part.startswith("-")), "")
     says = Path(last).name if hostile.says is None else hostile.says

@@ -1,4 +1,4 @@
-"""What stands where a file is expected: pipes, devices, sockets, folders, links; and names that are no names."""
+"""Things that stand where a file is expected: pipes, devices, sockets, folders, links; and names that are no names."""
 
 from __future__ import annotations
 

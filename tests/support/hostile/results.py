@@ -1,4 +1,4 @@
-"""What the attacks of a group came to, made once by a process of their own."""
+"""Outcomes of the attacks of a group, made once by a process of their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def entries(group: str) -> Sequence[Hostile]:
 
 @functools.cache
 def results(group: str) -> dict[str, dict[str, Any]]:
-    """What each attack of the group came to, by its name."""
+    """Outcome of each attack of the group, by its name."""
     command = [sys.executable, "-m", "tests.support.hostile.attack", group]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
