@@ -15,27 +15,28 @@ import torch
 
 torch.set_num_threads(1)
 
-# Modules that take more than some three seconds alone on one core (``pytest --durations=0`` says which do); all others
-# are marked ``fast``, and ``pytest -m fast`` answers within a minute on two cores.
+# Modules that take more than some five seconds alone on one core (``pytest --durations=0`` says which do), or near it;
+# all others are marked ``fast``, and ``pytest -m fast`` answers within a minute on two cores.
 SLOW = {
-    "audit": ("every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
+    "audit": ("diagnosis", "every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
     "chainrule": ("chainrule_symbolic",),
-    "commands": ("check",),
+    "commands": ("check", "verify_selftest"),
     "crosscheck": (
         "arguments", "bundle_and_replay", "compiled", "custom_operators", "diagnosis", "function_check",
-        "gradients_from", "large_calls", "module_check", "monitor", "planted_faults", "right_functions", "sharded",
-        "tolerances_and_domains",
+        "gradients_from", "large_calls", "module_check", "monitor", "monitor_compiled_and_sharded", "planted_faults",
+        "reports", "right_functions", "sharded", "tolerances_and_domains",
     ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
     "faults": ("crashes", "planted", "soak", "hostile_checkpoints", "hostile_files", "hostile_fuzz"),
-    "generalization": ("certify", "checker"),
+    "generalization": ("certify", "checker", "checker_forgeries"),
     "integrations": ("pytest_plugin",),
     "mutants": ("mutants_corpus", "mutants_functions", "mutants_selftest", "mutants_target"),
     "nn": ("nn_gradcheck",),
     "tests": ("wild",),
     "training": (
-        "checkpoints", "chunks", "command_line", "distributed_run", "failures", "memory_runs", "optimizers",
-        "pac_bayes_run", "quantized_run", "resume", "trainer", "training_gate",
+        "checkpoint_fields", "checkpoints", "chunks", "command_line", "distributed", "distributed_run", "failures",
+        "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "resume", "run_folder", "trainer",
+        "training_gate",
     ),
     "verification": ("oracle", "obligations_command", "obligations_planted_faults", "obligations_table"),
 }  # fmt: skip
