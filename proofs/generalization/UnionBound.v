@@ -73,7 +73,8 @@ Section Bits.
     Prob (draws D m) (fun sample => misrated D right eps (learn sample) sample)
       <= 2 ^ B * (2 * exp (- 2 * eps ^ 2 * INR m)).
   Proof.
-    intros Heps HB. rewrite <- (words_count B). eapply Rle_trans; [|apply (uniform_bound_two_sided D right (words B) m eps Heps)].
+    intros Heps HB. rewrite <- (words_count B).
+    eapply Rle_trans; [|apply (uniform_bound_two_sided D right (words B) m eps Heps)].
     apply Prob_mono_on. intros sample I mis. exists (learn sample). split; [|exact mis].
     rewrite <- (HB sample (draws_length D m sample I)). apply words_complete.
   Qed.
