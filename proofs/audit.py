@@ -28,60 +28,63 @@ def without_comments(text: str) -> str:
     return " ".join(kept)
 
 
-def axioms_beneath(names: list[str], folder: Path) -> list[str]:
-    """The names of the axioms that the theorems ``names`` rest on; raises ``RuntimeError`` with Coq's message."""
-    theorems = "(" + ", ".join(f"@{name}" for name in names) + ")"
+def axioms_beneath(theorems: dict[str, list[str]], folder: Path) -> dict[str, list[str]]:
+    """The names of the axioms that each module's ``theorems`` rest on; raises ``RuntimeError`` with Coq's message."""
+    # Nothing is imported, so that every axiom is printed with its file's name.
+    lines = [f"Require {' '.join(theorems)}."]
+    for number, (module, names) in enumerate(theorems.items()):
+        together = ", ".join(f"@{module}.{name}" for name in names)
+        lines += [f"Definition theorems_{number} := ({together}).", f'Goal True. idtac "== {module}". Abort.']
+        lines += [f"Print Assumptions theorems_{number}."]
     with tempfile.TemporaryDirectory() as scratch:
         query = Path(scratch) / "query.v"
-        modules = sorted({name.rpartition(".")[0] for name in names})
-        # Nothing is imported, so that every axiom is printed with its file's name.
-        lines = [f"Require {' '.join(modules)}.", f"Definition theorems := {theorems}.", "Print Assumptions theorems."]
         query.write_text("\n".join(lines) + "\n")
-        command = ["coqc", "-q", "-R", str(folder), "LeanMnist", str(query)]
+        command = ["coqc", "-q", "-w", "none", "-R", str(folder), "LeanMnist", str(query)]
         answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         raise RuntimeError(" ".join((answer.stderr + answer.stdout).split()))
-    printed = answer.stdout.strip()
-    if printed == "Closed under the global context":
-        return []
-    head, *rest = printed.splitlines()
-    if head != "Axioms:":
-        raise RuntimeError(f"Print Assumptions answered {printed[:200]!r}, expected a list of axioms")
-    # An axiom's name begins its line; its type goes on in lines that are indented.
-    return sorted(line.split()[0] for line in rest if not line.startswith(" "))
+    found = {}
+    for part in answer.stdout.split("== ")[1:]:
+        module, head, *rest = part.strip().splitlines()
+        if not (head == "Axioms:" and rest) and [head, *rest] != ["Closed under the global context"]:
+            raise RuntimeError(f"{module}: Print Assumptions answered {part[:200]!r}, expected a list of axioms")
+        # An axiom's name begins its line; its type goes on in lines that are indented.
+        found[module] = sorted(line.split()[0] for line in rest if not line.startswith(" "))
+    if found.keys() != theorems.keys():
+        raise RuntimeError("Print Assumptions did not answer for every file")
+    return found
 
 
 def main(folder: Path) -> int:
     """Print a line for each file and one for each fault; the exit status."""
     lines = (folder / "assumptions.txt").read_text().splitlines()
     allowed = {line.split()[0] for line in lines if line.strip() and not line.startswith("#")}
-    faults, count, used = [], 0, set()
+    faults: list[str] = []
+    theorems: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*/*.v")):
         place, text = file.relative_to(folder), without_comments(file.read_text())
-        faults += [
-            f"{place}: {' '.join(word.split())}" for word in re.findall(UNPROVED, text) + re.findall(ASSUMED, text)
-        ]
-        theorems = re.findall(r"\bTheorem\s+([\w']+)", text)
-        if not theorems:
-            continue
-        module = "LeanMnist." + ".".join(place.with_suffix("").parts)
-        try:
-            axioms = axioms_beneath([f"{module}.{name}" for name in theorems], folder)
-        except RuntimeError as error:
-            faults.append(f"{place}: {error}")
-            continue
-        count += len(theorems)
-        used |= set(axioms)
-        faults += [
-            f"{place}: rests on {name}, which assumptions.txt does not name" for name in axioms if name not in allowed
-        ]
-        print(f"{place}: {', '.join(theorems)}\n    {', '.join(axioms) or 'no axiom'}", flush=True)
-    if not count and not faults:
+        assumed = re.findall(UNPROVED, text) + re.findall(ASSUMED, text)
+        faults += [f"{place}: {' '.join(word.split())}" for word in assumed]
+        if names := re.findall(r"\bTheorem\s+([\w']+)", text):
+            theorems["LeanMnist." + ".".join(place.with_suffix("").parts)] = names
+    try:
+        found = axioms_beneath(theorems, folder) if theorems else {}
+    except RuntimeError as error:
+        faults.append(str(error))
+        found = {}
+    for module, axioms in found.items():
+        machine = [name for name in axioms if name.startswith(("PrimInt63.", "Uint63."))]
+        short = [name.rpartition(".")[2] for name in axioms if name not in machine]
+        short += [f"{len(machine)} axioms of machine integers"] if machine else []
+        print(f"{module}: {', '.join(theorems[module])}\n    rest on {', '.join(short) or 'no axiom'}")
+        wrong = [name for name in axioms if name not in allowed]
+        faults += [f"{module}: rests on {name}, which assumptions.txt does not name" for name in wrong]
+    if not theorems:
         faults.append("no theorem was found")
     if faults:
         print(*(f"FAULT {fault}" for fault in faults), sep="\n", file=sys.stderr)
         return 1
-    print(f"{count} theorems rest on {len(used)} axioms, all of them in assumptions.txt")
+    print(f"{sum(map(len, theorems.values()))} theorems; every axiom beneath them stands in assumptions.txt")
     return 0
 
 
