@@ -143,7 +143,7 @@ class _NetworkFile(msgspec.Struct, forbid_unknown_fields=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-def _hash(space: NetworkSpace, encoded: bytes) -> str:
+def network_hash(space: NetworkSpace, encoded: bytes) -> str:
     """SHA-256 (hexadecimal) of the space, as JSON with sorted keys, a line feed and the fixed encoding."""
     text = json.dumps(space.to_dict(), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode() + b"\n")
@@ -161,7 +161,7 @@ def write_network(path: str | Path, network: QuantizedNetwork) -> None:
         "format": FORMAT,
         "space": network.space.to_dict(),
         "weights": base64.b64encode(encoded).decode(),
-        "sha256": _hash(network.space, encoded),
+        "sha256": network_hash(network.space, encoded),
     }
     write_atomically(Path(path), (json.dumps(content, indent=1) + "\n").encode())
 
@@ -191,6 +191,6 @@ def read_network(path: str | Path) -> QuantizedNetwork:
         network = decode(content, space)
     except DataError as error:
         raise DataError(f"{name}: weights: {error}") from None
-    if file.sha256 != (expected := _hash(space, content)):
+    if file.sha256 != (expected := network_hash(space, content)):
         raise DataError(f"{name}: sha256: {file.sha256!r}, expected {expected}")
     return network

@@ -1,0 +1,258 @@
+"""Certificates in Coq: their text, what their check refuses before Coq is asked, and what Coq itself refuses."""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lean_mnist.data.datasets import Dataset, load_digits
+from lean_mnist.errors import CertificateError
+from lean_mnist.generalization.coq import check
+from lean_mnist.generalization.coq.check import check_coq, prove
+from lean_mnist.generalization.coq.theorem import CoqCertificate, coq_certificate, packed_words, read_head
+from lean_mnist.generalization.quantize import quantize_layers
+from lean_mnist.generalization.spaces.encoding import encode
+from lean_mnist.generalization.spaces.network import QuantizedNetwork
+
+DELTAS = (Fraction(7, 200), Fraction(1, 10**9))
+THEORIES = (
+    *("generalization/Distribution", "generalization/ClopperPearson", "certificates/QuantisedNetwork"),
+    *(
+        "certificates/PackedExamples",
+        "certificates/PackedCount",
+        "certificates/BinomialTail",
+        "certificates/Certificate",
+    ),
+)
+needs_coq = pytest.mark.skipif(shutil.which("coqc") is None, reason="needs coqc, of the Debian package coq")
+
+
+def network(data: Dataset, bits: int = 2, hidden: int = 10, biases: bool = False, depth: int = 2) -> QuantizedNetwork:
+    """Random first layers and a last one by least squares, rounded."""
+    draw = np.random.default_rng(0)
+    sizes = [data.features, *[hidden] * (depth - 1)]
+    weights = [draw.normal(size=(hidden, inputs)) for inputs in sizes[:-1]]
+    h = data.train.images.numpy().reshape(-1, data.features) / data.maximum
+    for weight in weights:
+        h = np.maximum(h @ weight.T, 0)
+    weights.append(np.linalg.lstsq(h, np.eye(data.classes)[data.train.labels.numpy()], rcond=None)[0].T)
+    return quantize_layers([(each, np.zeros(len(each)) if biases else None) for each in weights], bits, data.maximum)
+
+
+def without_a_pixel(own: QuantizedNetwork) -> QuantizedNetwork:
+    """The same for images of one pixel less."""
+    first, second = own.layers
+    return QuantizedNetwork((dataclasses.replace(first, codes=first.codes[:, 1:]), second), own.denominator)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_digits()
+
+
+@pytest.fixture(scope="module")
+def certificate(digits: Dataset) -> CoqCertificate:
+    return coq_certificate(network(digits), digits, DELTAS)
+
+
+@pytest.fixture(scope="module")
+def theories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled theories that a certificate needs; a copy, where nobody has run make."""
+    if (check.PROOFS / "certificates" / "Certificate.vo").exists():
+        return check.PROOFS
+    folder = tmp_path_factory.mktemp("proofs")
+    shutil.copy(check.PROOFS / "assumptions.txt", folder)
+    for name in THEORIES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(check.PROOFS / f"{name}.v", folder / f"{name}.v")
+        subprocess.run(["coqc", "-q", "-R", ".", "LeanMnist", f"{name}.v"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def no_coq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "certificate.v"
+    path.write_bytes(text.encode("latin-1"))
+    return str(path)
+
+
+def test_words_are_the_pixels() -> None:
+    draw = np.random.default_rng(1)
+    images = [bytes(300), bytes(255), bytes([255] * 20), b"", bytes([1, *[0] * 600, 2])]
+    images += [bytes(np.where(draw.random(784) < 0.2, draw.integers(0, 256, 784), 0).tolist()) for _ in range(5)]
+    for pixels in images:
+        words = packed_words(pixels)
+        tokens = [word >> 9 * place & 511 for word in words for place in range(7)]
+        assert all(word < 1 << 63 for word in words)
+        assert b"".join(bytes([t]) if t < 256 else bytes(t - 255) for t in tokens if t) == pixels
+
+
+def test_the_head_is_read_as_it_was_written(digits: Dataset, certificate: CoqCertificate) -> None:
+    found, name, deltas = read_head(certificate.text.encode())
+    own = network(digits)
+    assert (found.space, encode(found), name, tuple(deltas)) == (own.space, encode(own), "digits", DELTAS)
+    assert coq_certificate(found, digits, deltas) == certificate
+    assert (certificate.text.isascii(), certificate.examples) == (True, 360)
+    assert 0 < certificate.errors < 360
+
+
+def plus_one(found: re.Match[str]) -> str:
+    """The digit that was found, raised by one, 3 to 0, so that it may also be a code."""
+    return str((int(found[0]) + 1) % 4)
+
+
+@pytest.mark.usefixtures("no_coq")
+@pytest.mark.parametrize(
+    ("pattern", "replacement"),
+    [
+        pytest.param(r"(?<=\n\[)[0-3](?=;)", plus_one, id="a weight"),
+        pytest.param(r"(?<=\n\()\d(?=,\[)", plus_one, id="a label"),
+        pytest.param(r"(?<=\d,\[0x)\w", plus_one, id="pixels"),
+        pytest.param(r"(?<= 360 64 )\d", plus_one, id="the count"),
+        pytest.param(r"(?<= 1000000000000 )7(?= 200)", "8", id="delta"),
+        pytest.param(r"(?<=D : distribution example, IZR )\d", plus_one, id="p"),
+        pytest.param(r"(?<=<= IZR )7(?= / IZR 200)", "6", id="delta in the theorem"),
+        pytest.param("(?<=Delta: )7", "9", id="delta at the head"),
+        pytest.param("(?<=Delta: )7/200", "14/400", id="delta in other terms"),
+        pytest.param("(?<=Delta: )7/200", "7/0", id="delta that is no number"),
+        pytest.param(r"(?<=Network: )\w", "x", id="a hash that is none"),
+        pytest.param(r"(?<=Network: )\w{64}", "0" * 64, id="the hash"),
+        pytest.param("(?<=pixel / )16", "17", id="the denominator"),
+        pytest.param("(?<=pixel / )16", "0", id="no denominator"),
+        pytest.param("(?<=a weight: )2", "1", id="codes beyond their bits"),
+        pytest.param("(?<=Data: )digits", "mnistx", id="the data"),
+        pytest.param(r"(?<=Build_network\n  \()-?\d+", "9", id="a shift"),
+        pytest.param(r"(?<=Build_network\n  \()-?\d+", "9" * 15, id="a shift beyond float16"),
+        pytest.param(r"\[[0-3];", "[", id="a shorter row"),
+        pytest.param("Lemma count", "Axiom absurd : False.\nLemma count", id="an axiom"),
+        pytest.param(r"vm_cast_no_check \(eq_refl true\)\. Qed", "Admitted", id="no proof"),
+        pytest.param(r"Import ListNotations\.", 'Declare ML Module "x".', id="a plugin"),
+        pytest.param("Definition packed", "Definition errors := 0.\nDefinition packed", id="a name that is taken"),
+        pytest.param(r"\Z", 'Redirect "x" Print nat.\n', id="a command at the end"),
+        pytest.param(r"Qed\.\n\Z", "", id="no end"),
+        pytest.param(r"\A", " ", id="a space"),
+        pytest.param(r"\A[\s\S]*", "\xff", id="another file"),
+    ],
+)
+def test_a_tampered_file_is_rejected_before_coq_is_asked(
+    certificate: CoqCertificate, tmp_path: Path, pattern: str, replacement: str | Callable[[re.Match[str]], str]
+) -> None:
+    text, count = re.subn(pattern, replacement, certificate.text, count=1)
+    assert count == 1
+    assert text != certificate.text
+    with pytest.raises(CertificateError) as caught:
+        check_coq(written(tmp_path, text), "data")
+    assert str(caught.value).isprintable()
+    assert "PATH" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_coq")
+def test_without_coq_nothing_is_said_to_be_checked(certificate: CoqCertificate, tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match=r"coqc: expected Coq on the PATH, found none; nothing was checked$"):
+        check_coq(written(tmp_path, certificate.text), "data")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the stand-ins for coqc are shell scripts")
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo 'The Coq Proof Assistant, version 8.4pl6'", r"expected Coq 8\.16 to 8\.20, found version 8\.4pl6; noth"),
+        ("echo 'The Rocq Prover, version 9.0.0'", r"found version 9\.0\.0; nothing was checked"),
+        ("echo nothing", "found None; nothing was checked"),
+        ("exit 1", "coqc: ended with status 1"),
+        ('[ "$1" = --version ] && echo version 8.16.1 || { echo "Error: no .vo"; exit 1; }', "run make -C .* no .vo"),
+        ('[ "$1" = --version ] && echo version 8.16.1', "coqc: ended with status 1"),
+        ("echo version 8.16.1", "theorem: expected axioms of proofs/assumptions.txt alone, found version 8.16.1"),
+    ],
+)
+def test_a_coqc_that_cannot_check_it_is_named(
+    certificate: CoqCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
+) -> None:
+    coqc = tmp_path / "coqc"
+    coqc.write_text(f"#!/bin/sh\n{script}\n")
+    coqc.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(CertificateError, match=message):
+        check_coq(written(tmp_path, certificate.text), "data")
+
+
+def test_without_the_theories_nothing_is_said_to_be_checked(
+    certificate: CoqCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", str)
+    with pytest.raises(
+        CertificateError, match=r"proofs: expected the theories beside the package, .*nothing was check"
+    ):
+        prove(certificate, tmp_path)
+
+
+def test_what_cannot_be_counted_in_coq_is_refused_beforehand(digits: Dataset) -> None:
+    expected = "network: expected a quantised network of two layers without biases, 1 or 2 bits a weight, .*, found "
+    for refused, found in (
+        (network(digits, bits=3), r"64-10-10, 3 bits, no biases \(integer\)"),
+        (network(digits, biases=True), "64-10-10, 2 bits, biases"),
+        (network(digits, depth=3), "64-10-10-10, 2 bits, no biases"),
+    ):
+        with pytest.raises(CertificateError, match=expected + found):
+            coq_certificate(refused, digits, DELTAS)
+    with pytest.raises(CertificateError, match=expected + "63 inputs, and 64 pixels in digits"):
+        coq_certificate(without_a_pixel(network(digits)), digits, DELTAS)
+
+
+def test_data_that_are_not_official_and_too_large_a_count_are_refused(digits: Dataset) -> None:
+    with pytest.raises(CertificateError, match="expected official data"):
+        coq_certificate(network(digits), dataclasses.replace(digits, name="mnist"), DELTAS)
+    message = (
+        r"too large to be counted in Coq, which would take about \d+ s of a processor and 0\.4 GB; at most 5 s and"
+    )
+    with pytest.raises(CertificateError, match=message):
+        coq_certificate(network(digits), digits, DELTAS, most_seconds=5)
+    first, second = network(digits).layers
+    codes = np.zeros((6000, 64), np.uint16), np.zeros((10, 6000), np.uint16)
+    wide = dataclasses.replace(first, codes=codes[0]), dataclasses.replace(second, codes=codes[1])
+    with pytest.raises(CertificateError, match=r"about \d+ s of a processor and 4\.\d GB; at most .* and 4\.0 GB"):
+        coq_certificate(QuantizedNetwork(wide), digits, DELTAS, most_seconds=1e9)
+
+
+@needs_coq
+def test_coq_counts_what_the_package_counts(
+    certificate: CoqCertificate, theories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "PROOFS", theories)
+    found = check_coq(written(tmp_path, certificate.text), "data")
+    assert found.axioms > 10
+    assert found.statement == certificate.statement()
+    assert ": holds; proved by Coq 8." in str(found)
+
+
+@needs_coq
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "message"),
+    [
+        (r"(?<= 360 64 )\d", plus_one, "coqc: Error"),
+        (r"(?<=tail_at_most 360 \d{3} )\d", plus_one, "coqc: Error"),
+        (r"Lemma (count [^.]*\.)\nProof\..*", r"Axiom \1", "theorem: .* alone, found certificate.count$"),
+    ],
+)
+def test_coq_refuses_what_is_not_so(
+    certificate: CoqCertificate,
+    theories: Path,
+    pattern: str,
+    replacement: str | Callable[[re.Match[str]], str],
+    message: str,
+) -> None:
+    text, count = re.subn(pattern, replacement, certificate.text, count=1)
+    assert count == 1
+    with pytest.raises(CertificateError, match=message):
+        prove(dataclasses.replace(certificate, text=text), theories)
