@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -32,7 +33,8 @@ class CertifyArguments:
     """best.pt or last.pt of a run; a quantised network (.json), certified by the examples it was learned from; or a
     network trained elsewhere: .onnx, .safetensors, a PyTorch state_dict, a pickle of MLCERT (.pkl, .pkl.gz)."""
     check: str | None = None
-    """Instead, check this certificate.json: count again from raw weights and data, and derive every number again."""
+    """Instead, check this certificate.json: count again from raw weights and data, and derive every number again; or,
+    if its name ends in .v, write this certificate in Coq again, compare, and have Coq prove it."""
     signers: str | None = None
     """With --check: it has to be signed (certificate.json.sig) with a key of this file (man ssh-keygen, ALLOWED
     SIGNERS)."""
@@ -76,6 +78,9 @@ class CertifyArguments:
     and what lies beside the certificate last."""
     out: str | None = None
     """Folder to write into; the run's if not given."""
+    coq: str | None = None
+    """Instead of a certificate.json write this file, OUT.v, of a quantised network of two layers and at most 2 bits a
+    weight: Coq counts its errors on the test split and proves what they say. --check has Coq prove it."""
     json: bool = False
     """Print one JSON document."""
 
@@ -96,6 +101,9 @@ def main() -> None:
     from lean_mnist.generalization.imports.certified import NetworkFile, kind_of
 
     kind = kind_of(str(arguments.checkpoint))
+    if arguments.coq is not None:
+        certify_coq(arguments, str(arguments.checkpoint), kind, Path(arguments.coq))
+        return
     of_run = kind is NetworkFile.CHECKPOINT and arguments.quantize is None
     if of_run and (arguments.split != "auto" or arguments.scaling or arguments.accuracy):
         raise ConfigError("--split, --scaling, --accuracy: expected for a network without a run, not for a checkpoint")
@@ -175,6 +183,44 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     return certificate, write_certificate(certificate, folder, replaces=False)
 
 
+def certify_coq(arguments: CertifyArguments, path: str, kind: NetworkFile, out: Path) -> None:
+    """Write the certificate in Coq of a quantised network, of its test split alone; Coq itself is not needed for that.
+
+    Raises ``ConfigError`` for options that its theorem knows nothing of, else what :func:`certify_file` does.
+    """
+    from lean_mnist.data.datasets import load_dataset
+    from lean_mnist.files import write_atomically
+    from lean_mnist.generalization.bounds import checked_delta
+    from lean_mnist.generalization.coq.theorem import SUPPORTED, coq_certificate
+    from lean_mnist.generalization.imports.certified import read_for
+    from lean_mnist.generalization.spaces.network import QuantizedNetwork
+
+    usual = CertifyArguments()
+    for name in ("bound", "looks", "adaptive", "code", "candidates", "precision", "out", "sign"):
+        if getattr(arguments, name) != getattr(usual, name):
+            raise ConfigError(f"--{name}: not with --coq, whose theorem is of one network, one look and the exact tail")
+    if arguments.split == "train" or out.suffix != ".v":
+        found = f"--split train and {shown(out)}" if arguments.split == "train" else shown(out)
+        raise ConfigError(f"--coq: expected a file OUT.v and the test split, found {found}")
+    existing(out.parent)
+    dataset = load_dataset(arguments.dataset, arguments.data_dir or "data")
+    reading = read_for(
+        dataset, path, kind, scaling=arguments.scaling, accuracy=arguments.accuracy, quantize=arguments.quantize
+    )
+    if not isinstance(reading.network, QuantizedNetwork) or reading.readings > 1:
+        floating = "floating weights; a quantised run's network is its network.json, --quantize 2 rounds another's"
+        found = "one of several readings" if reading.readings > 1 else floating
+        raise CertificateError(f"{shown(path)}: expected {SUPPORTED}, found {found}")
+    certificate = coq_certificate(reading.network, dataset, [checked_delta(delta) for delta in arguments.delta])
+    write_atomically(out, certificate.text.encode())
+    if arguments.json:
+        print(json.dumps({"coq": str(out), "network": certificate.network, "statement": certificate.statement()}))
+    else:
+        print(*certificate.statement(), sep="\n")
+        check = f"to prove it ({certificate.cost}): python -m lean_mnist.certify --check {shown(out)}"
+        print(f"  written    {shown(out)}; {check}")
+
+
 def options_of(arguments: CertifyArguments) -> ClaimOptions:
     """The options of the claims by a test split."""
     from lean_mnist.generalization.certificates.document import ClaimOptions
@@ -195,6 +241,15 @@ def check(arguments: CertifyArguments, path: str) -> None:
 
     if arguments.redraw < 0:
         raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
+    most = checker.MOST_WORK if arguments.most_work is None else arguments.most_work
+    if path.endswith(".v"):
+        from lean_mnist.generalization.coq.check import check_coq
+
+        if arguments.signers is not None or arguments.signer is not None:
+            raise ConfigError("--signers: expected with a certificate.json")
+        proved = check_coq(path, arguments.data_dir or "data", most / 1e9)
+        print(json.dumps(dataclasses.asdict(proved), indent=2) if arguments.json else proved)
+        return
     signed, sha256 = "", ""
     if arguments.signers is not None:
         from lean_mnist.generalization.certificates.signature import verify
@@ -203,7 +258,6 @@ def check(arguments: CertifyArguments, path: str) -> None:
     elif arguments.signer is not None:
         raise ConfigError("--signer: expected with --signers FILE, which has the key of that name")
     folders = filter(None, (arguments.data_dir, os.environ.get("LEAN_MNIST_DATA"), "data"))
-    most = checker.MOST_WORK if arguments.most_work is None else arguments.most_work
     try:
         found = checker.check(path, list(folders), min(os.cpu_count() or 1, 16), arguments.redraw, most)
     except checker.Rejected as error:

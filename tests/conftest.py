@@ -28,7 +28,7 @@ SLOW = {
     ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
     "faults": ("crashes", "planted", "soak", "hostile_checkpoints", "hostile_files", "hostile_fuzz"),
-    "generalization": ("certify", "checker", "checker_forgeries"),
+    "generalization": ("certify", "checker", "checker_forgeries", "coq_certificate"),
     "integrations": ("pytest_plugin",),
     "mutants": ("mutants_corpus", "mutants_functions", "mutants_selftest", "mutants_target"),
     "nn": ("nn_gradcheck",),

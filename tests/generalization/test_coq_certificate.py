@@ -1,6 +1,7 @@
 """Certificates in Coq: their text, what their check refuses before Coq is asked, and what Coq itself refuses."""
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -11,15 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lean_mnist import certify
 from lean_mnist.data.datasets import Dataset, load_digits
-from lean_mnist.errors import CertificateError
+from lean_mnist.errors import CertificateError, ConfigError, LeanMnistError
 from lean_mnist.generalization.coq import check
 from lean_mnist.generalization.coq.check import check_coq, prove
 from lean_mnist.generalization.coq.theorem import CoqCertificate, coq_certificate, packed_words, read_head
+from lean_mnist.generalization.imports.mlcert import read_mlcert
 from lean_mnist.generalization.quantize import quantize_layers
-from lean_mnist.generalization.spaces.encoding import encode
+from lean_mnist.generalization.spaces.encoding import encode, write_network
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
+from tests.support.import_cases import B2, B16
 
 DELTAS = (Fraction(7, 200), Fraction(1, 10**9))
 THEORIES = (
@@ -256,3 +261,77 @@ def test_coq_refuses_what_is_not_so(
     assert count == 1
     with pytest.raises(CertificateError, match=message):
         prove(dataclasses.replace(certificate, text=text), theories)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr("sys.argv", ["certify", *map(str, arguments)])
+        certify.main()
+
+    return run
+
+
+@pytest.mark.usefixtures("no_coq")
+def test_the_command_writes_it_and_says_that_it_could_not_check_it(
+    digits: Dataset,
+    certificate: CoqCertificate,
+    command: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = tmp_path / "network.json", tmp_path / "out.v"
+    write_network(source, network(digits))
+    command(source, "--dataset", "digits", "--coq", out)
+    assert out.read_text() == certificate.text
+    assert capsys.readouterr().out.startswith(f"This network errs on {certificate.errors} of the 360 examples of the")
+    command(source, "--dataset", "digits", "--coq", out, "--json", "--delta", "1/2")
+    assert json.loads(capsys.readouterr().out)["statement"][1].endswith("probability at most 1/2.")
+    with pytest.raises(
+        CertificateError, match=r"out\.v: coqc: expected Coq on the PATH, found none; nothing was checked"
+    ):
+        command("--check", out)
+    with pytest.raises(ConfigError, match=r"--signers: expected with a certificate\.json"):
+        command("--check", out, "--signer", "somebody")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--looks", 2), "--looks: not with --coq"),
+        (("--bound", "kl"), "--bound: not with --coq"),
+        (("--split", "train"), "expected a file OUT.v and the test split, found --split train and "),
+        (("--delta", "1e-150"), "delta: expected 1 to 10 numbers of at most 100 digits"),
+        (("--delta", "2"), "delta: expected a probability strictly between 0 and 1"),
+    ],
+)
+def test_the_command_names_what_its_theorem_is_not_about(
+    digits: Dataset, command: Callable[..., None], tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    write_network(tmp_path / "network.json", network(digits))
+    with pytest.raises(LeanMnistError, match=message):
+        command(tmp_path / "network.json", "--dataset", "digits", "--coq", tmp_path / "out.v", *options)
+    assert not (tmp_path / "out.v").exists()
+
+
+def test_the_command_names_a_network_that_is_not_quantised(command: Callable[..., None], tmp_path: Path) -> None:
+    tensors = {"0.weight": torch.zeros(5, 64), "0.bias": torch.zeros(5), "1.weight": torch.zeros(10, 5)}
+    torch.save(tensors | {"1.bias": torch.zeros(10)}, tmp_path / "model.pt")
+    with pytest.raises(
+        CertificateError, match=r"model\.pt: expected a quantised network of two layers .* floating weig"
+    ):
+        command(tmp_path / "model.pt", "--dataset", "digits", "--scaling", 0, 16, "--coq", tmp_path / "out.v")
+    with pytest.raises(ConfigError, match=r"expected a file OUT\.v and the test split, found .*out\.txt"):
+        command(tmp_path / "model.pt", "--dataset", "digits", "--coq", tmp_path / "out.txt")
+
+
+def test_mlcerts_own_network_is_counted_as_it_is(mlcert: Path, mnist: Dataset) -> None:
+    own = read_mlcert(mlcert / B2)
+    certificate = coq_certificate(own, mnist, DELTAS)
+    found, name, _ = read_head(certificate.text.encode())
+    assert (encode(found), found.space, name) == (encode(own), own.space, "mnist")
+    assert (certificate.errors, certificate.examples) == (3647, 10_000)
+    with pytest.raises(
+        CertificateError, match=r"expected a quantised network .*, found 784-10-10, 16 bits, no .*float16"
+    ):
+        coq_certificate(read_mlcert(mlcert / B16), mnist, DELTAS)

@@ -7,6 +7,7 @@ with ``proofs/assumptions.txt``.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -15,18 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import lean_mnist
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import CertificateError, LeanMnistError
 from lean_mnist.generalization.coq.theorem import LARGEST, MOST_SECONDS, CoqCertificate, coq_certificate, read_head
 from lean_mnist.reading.files import read_bytes
 from lean_mnist.reading.text import printable, shown
 
-PROOFS = Path(lean_mnist.__file__).parent.parent / "proofs"
+PROOFS = Path(__file__).resolve().parents[3] / "proofs"
 OLDEST, NEWEST = (8, 16), (8, 20)
 UNCHECKED = "nothing was checked"
 _PROGRESS = 2.0  # seconds between two lines
@@ -89,7 +89,7 @@ def prove(certificate: CoqCertificate, proofs: Path) -> tuple[str, int]:
     if coqc is None:
         raise CertificateError(f"coqc: expected Coq on the PATH, found none; {UNCHECKED}")
     try:
-        lines = (proofs / "assumptions.txt").read_text().splitlines()
+        lines = (proofs / "assumptions.txt").read_text(encoding="utf-8").splitlines()
     except OSError:
         raise CertificateError(f"proofs: expected the theories beside the package, at {proofs}; {UNCHECKED}") from None
     allowed = {line.strip() for line in lines if not line.startswith("#")}
@@ -100,14 +100,14 @@ def prove(certificate: CoqCertificate, proofs: Path) -> tuple[str, int]:
             versions = " to ".join(f"{major}.{minor}" for major, minor in (OLDEST, NEWEST))
             raise CertificateError(f"coqc: expected Coq {versions}, found {found and found[0]}; {UNCHECKED}")
         try:
-            run.compile("theories", "Require LeanMnist.certificates.Certificate.", seconds=60)
+            run.compile("theories", "Require LeanMnist.certificates.Certificate.", seconds=300)
         except CertificateError as error:
             raise CertificateError(f"proofs: run make -C {shown(proofs)} first; {UNCHECKED} ({error})") from None
-        run.compile("certificate", certificate.text, seconds=60 + 20 * certificate.seconds, cost=certificate.cost)
+        run.compile("certificate", certificate.text, seconds=300 + 20 * certificate.seconds, cost=certificate.cost)
         query = "Require Checked.certificate.\nPrint Assumptions Checked.certificate.certificate.\n"
         head, *rest = run.compile("query", query, seconds=300).splitlines() or [""]
-    # An axiom's name begins its line; its type goes on in lines that are indented. Nothing is imported, so that names
-    # are whole.
+    # An axiom's name begins its line, with its module, as nothing is imported; its type goes on in lines that are
+    # indented.
     axioms = {line.split()[0] for line in rest if not line.startswith(" ")}
     if head != "Axioms:" or not axioms or not axioms <= allowed:
         unknown = ", ".join(sorted(axioms - allowed)) or printable(head)
@@ -125,25 +125,23 @@ class _Coq:
 
     def compile(self, name: str, text: str, seconds: float, cost: str = "") -> str:
         """Compile ``text`` as the module ``Checked.name``; what Coq prints."""
-        (self.folder / f"{name}.v").write_text(text)
+        (self.folder / f"{name}.v").write_text(text, encoding="ascii")
         paths = ("-R", str(self.proofs.resolve()), "LeanMnist", "-Q", ".", "Checked")
         return self("-q", "-noglob", "-w", "none", *paths, f"{name}.v", seconds=seconds, cost=cost)
 
     def __call__(self, *arguments: str, seconds: float, cost: str = "") -> str:
         environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
         environment |= {"HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
-        with tempfile.TemporaryFile("w+", dir=self.folder) as output:
-            with _killed_at_the_end(
-                subprocess.Popen(
-                    [self.coqc, *arguments],
-                    cwd=self.folder,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            ) as process:
+        run = functools.partial(subprocess.Popen, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL)
+        with (
+            tempfile.TemporaryFile("w+", dir=self.folder, encoding="utf-8", errors="replace") as output,
+            run([self.coqc, *arguments], stdout=output, stderr=subprocess.STDOUT) as process,
+        ):
+            try:
                 status = _wait(process, seconds, cost)
+            except BaseException:
+                process.kill()
+                raise
             output.seek(0)
             printed = output.read(1_000_000)
         if status != 0:
@@ -152,17 +150,7 @@ class _Coq:
         return printed
 
 
-@contextlib.contextmanager
-def _killed_at_the_end(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def _wait(process: "subprocess.Popen[bytes]", seconds: float, cost: str) -> int:
+def _wait(process: subprocess.Popen[Any], seconds: float, cost: str) -> int:
     """The exit status, with progress on standard error; raises ``CertificateError`` after so many ``seconds``."""
     begun = time.monotonic()
     while True:
