@@ -34,6 +34,29 @@ Theorem clopper_pearson_covers n delta u : 0 <= delta -> (forall k, 0 <= u k) ->
   (forall k, (k <= n)%nat -> u k < 1 -> binomial_tail n k (u k) <= delta) -> covers n delta u.
 Proof. intros Hdelta Hu Htail A D wrong. now apply clopper_pearson_coverage. Qed.
 
+(* ---------- both sides ---------- *)
+
+Lemma errors_of_right {A} (wrong : A -> bool) sample :
+  errors (fun a => negb (wrong a)) sample = (length sample - errors wrong sample)%nat.
+Proof.
+  induction sample as [|a sample IH]; [reflexivity|]. pose proof (errors_le_length wrong sample).
+  cbn [errors length]. rewrite IH. destruct (wrong a); cbn [negb]; lia.
+Qed.
+
+(* The interval from 1 - u(n - k) to u(k), each side with delta/2, misses the risk with probability at most delta. *)
+Theorem interval_covers {A} (D : distribution A) (wrong : A -> bool) n delta u : covers n (delta / 2) u ->
+  Prob (draws D n) (fun sample => let k := errors wrong sample in
+    risk D wrong < 1 - u (n - k)%nat \/ u k < risk D wrong) <= delta.
+Proof.
+  intros Hu. pose proof (Hu A D wrong) as Upper. pose proof (Hu A D (fun a => negb (wrong a))) as Lower.
+  eapply Rle_trans; [apply Prob_or|]. eapply Rle_trans; [apply Rplus_le_compat; [|exact Upper]|].
+  - eapply Rle_trans; [|exact Lower]. apply Prob_mono_on. intros sample I.
+    rewrite errors_of_right, (draws_length D n sample I).
+    assert (risk D (fun a => negb (wrong a)) = 1 - risk D wrong) as ->; [|intros Low; lra].
+    unfold risk. rewrite <- E_complement. apply E_ext. intros a. unfold zero_one_loss. destruct (wrong a); simpl; ring.
+  - lra.
+Qed.
+
 (* ---------- one of many hypotheses, chosen on these examples ---------- *)
 
 Section Shares.

@@ -1,14 +1,18 @@
-"""The machine-checked theorems' audit: it fails on whatever is assumed or left unproved."""
+"""The machine-checked theorems: their audit fails on whatever is assumed or unproved, and their numbers are ours."""
 
 import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from lean_mnist.generalization.exact import decimal_text
+from lean_mnist.generalization.solve import epsilon
+
 PROOFS = Path(__file__).parents[2] / "proofs"
 
-pytestmark = pytest.mark.skipif(not shutil.which("coqc"), reason="needs coqc, of the Debian package coq")
+needs_coq = pytest.mark.skipif(not shutil.which("coqc"), reason="needs coqc, of the Debian package coq")
 
 PROVED = "Require Import Reals.\nTheorem sum : (1 + 1 = 2)%R.\nProof. ring. Qed.\n"
 
@@ -22,6 +26,7 @@ def _make(folder: Path, theory: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", "-C", str(folder)], capture_output=True, text=True, timeout=120)
 
 
+@needs_coq
 def test_theorems_are_printed_with_the_axioms_beneath_them(tmp_path: Path) -> None:
     made = _make(tmp_path, "(* Nobody says Admitted. (* Nor: *) Axiom a : False. *)\n" + PROVED)
     assert made.returncode == 0, made.stderr
@@ -29,6 +34,7 @@ def test_theorems_are_printed_with_the_axioms_beneath_them(tmp_path: Path) -> No
     assert "1 theorems; every axiom beneath them stands in assumptions.txt" in made.stdout
 
 
+@needs_coq
 @pytest.mark.parametrize(
     ("theory", "fault"),
     [
@@ -53,7 +59,20 @@ def test_what_is_assumed_or_unproved_fails(tmp_path: Path, theory: str, fault: s
     assert fault in made.stderr, made.stdout + made.stderr
 
 
+@needs_coq
 def test_a_proof_that_does_not_compile_fails(tmp_path: Path) -> None:
     made = _make(tmp_path, "Theorem zero : 0 = 1.\nProof. easy. Qed.\n")
     assert made.returncode != 0
     assert "Sums.v" in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "examples"),
+    [("2_bit", 15_944, 240_000), ("16_bit", 127_104, 240_000), ("holdout", 0, 40_000)],
+)
+def test_the_epsilon_that_is_proved_is_the_one_that_is_computed(name: str, bits: int, examples: int) -> None:
+    table = (PROOFS / "generalization" / "MlcertTable.v").read_text()
+    found = epsilon("hoeffding", 0, examples, "1e-9", bits)
+    for statement, value in ((f"epsilon_{name} :", found), (f"epsilon_{name}_is_least :", found - Fraction(1, 10**12))):
+        sentence = table.partition(f"Theorem {statement} ")[2].partition("\nProof")[0]
+        assert f"2 ^ {bits} * exp (- 2 * {decimal_text(value, 12, up=True)} ^ 2 * INR {examples})" in sentence
