@@ -29,7 +29,7 @@ from lean_mnist.reading.text import printable, shown
 PROOFS = Path(__file__).resolve().parents[3] / "proofs"
 OLDEST, NEWEST = (8, 16), (8, 20)
 UNCHECKED = "nothing was checked"
-_PROGRESS = 2.0  # seconds between two lines
+_PROGRESS = 5.0  # seconds between two lines
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,9 @@ class _Coq:
 
 
 def _wait(process: subprocess.Popen[Any], seconds: float, cost: str) -> int:
-    """The exit status, with progress on standard error; raises ``CertificateError`` after so many ``seconds``."""
+    """The exit status; progress on standard error if ``cost`` is given; ``CertificateError`` after so many seconds."""
+    if cost:
+        print(f"Coq counts and proves: {cost}", file=sys.stderr, flush=True)
     begun = time.monotonic()
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -160,4 +162,4 @@ def _wait(process: subprocess.Popen[Any], seconds: float, cost: str) -> int:
         if passed > seconds:
             raise CertificateError(f"coqc: not done after {passed:.0f} s; {UNCHECKED}")
         if cost:
-            print(f"Coq counts and proves, {cost}: {passed:.0f} s so far", file=sys.stderr, flush=True)
+            print(f"  {passed:.0f} s so far", file=sys.stderr, flush=True)

@@ -159,9 +159,9 @@ def _cost(network: QuantizedNetwork, examples: int, claims: int) -> tuple[int, i
     inputs, hidden, classes = network.space.sizes
     codes, words = hidden * (inputs + classes), examples * inputs // 28
     passes = -(-(hidden + 1) // 3)  # over an image's pixels: three units at once, and their sum
-    counting = examples * (2e-8 * inputs * (10 + passes) + 3e-6 * hidden * (2 + classes))
+    counting = examples * (2e-8 * inputs * (10 + passes) + 4e-6 * hidden * (2 + classes))
     seconds = 1 + 5e-5 * (words + codes) + counting + 3.5 * claims
-    return math.ceil(seconds), math.ceil(400 + 0.002 * words + 0.01 * codes)
+    return math.ceil(seconds), math.ceil(400 + 0.002 * words + 0.003 * codes)
 
 
 def _head(network: QuantizedNetwork, sha256: str, dataset: str, deltas: Sequence[Fraction]) -> str:
