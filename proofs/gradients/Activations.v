@@ -1,7 +1,8 @@
-(* Derivatives of the activations: ReLU and leaky ReLU off 0 with our value at 0, the identity, sigmoid and tanh.
+(* Derivatives of the activations: ReLU and leaky ReLU off 0 with our value at 0, identity, sigmoid, tanh, SiLU, GELU.
 
-   Sigmoid and tanh exist over the real numbers only; their forward and backward are those of chainrule/activations.py
-   (both keep their output). `differentiates` is the hypothesis that the theorem on networks makes of an activation. *)
+   Those that are not rational exist over the real numbers only; their forward and backward are the formulas of
+   chainrule/activations.py (sigmoid and tanh keep their output, SiLU and GELU their input).
+   `differentiates` is the hypothesis that the theorem on networks makes of an activation. *)
 Require Import Reals Lra.
 From Coquelicot Require Import Coquelicot.
 From LeanMnist Require Import gradients.Numbers gradients.Network gradients.RealNumbers gradients.MlpGradient.
@@ -160,3 +161,53 @@ Qed.
 
 Theorem silu_differentiates z : differentiates silu z.
 Proof. exists (sigma z * (1 + z * (1 - sigma z))). split; [apply silu_derivative | reflexivity]. Qed.
+
+(* erf(x) = 2/sqrt(pi) times the integral of e^(-u^2) from 0 to x;  Phi(z) = (1 + erf(z / sqrt 2)) / 2 *)
+Definition erf (x : R) : R := 2 / sqrt PI * RInt (fun u => exp (- (u * u))) 0 x.
+Definition normal_cdf (z : R) : R := (1 + erf (z / sqrt 2)) / 2.
+Definition normal_density (z : R) : R := exp (- (z * z) / 2) / (sqrt 2 * sqrt PI).
+
+(* z Phi(z), and its backward d_h * (Phi(z) + z phi(z)); kept is z *)
+Definition gelu : activation R := {|
+  act_forward z := (z * normal_cdf z, z);
+  act_backward z d_h := d_h * (normal_cdf z + z * normal_density z) |}.
+
+Lemma erf_derivative x : is_derive erf x (2 / sqrt PI * exp (- (x * x))).
+Proof.
+  apply (is_derive_scal (fun x => RInt (fun u => exp (- (u * u))) 0 x)).
+  assert (Cont : forall u, continuous (fun u => exp (- (u * u))) u).
+  { intros u. apply (ex_derive_continuous (fun u => exp (- (u * u)))). auto_derive; auto. }
+  apply (is_derive_RInt (fun u => exp (- (u * u))) _ 0); [|apply Cont].
+  apply filter_forall. intros b. apply (RInt_correct (V := R_CompleteNormedModule)).
+  apply (ex_RInt_continuous (V := R_CompleteNormedModule)). intros; apply Cont.
+Qed.
+
+(* Phi' = phi *)
+Lemma normal_cdf_derivative z : is_derive normal_cdf z (normal_density z).
+Proof.
+  assert (S2 : 0 < sqrt 2) by (apply sqrt_lt_R0; lra). assert (SP : 0 < sqrt PI) by (apply sqrt_lt_R0, PI_RGT_0).
+  assert (D : is_derive (fun z => / 2 * (1 + erf (z / sqrt 2))) z
+                (/ 2 * (0 + (1 / sqrt 2) * (2 / sqrt PI * exp (- (z / sqrt 2 * (z / sqrt 2))))))).
+  { apply (is_derive_scal (fun z => 1 + erf (z / sqrt 2))).
+    apply (is_derive_plus (fun _ => 1) (fun z => erf (z / sqrt 2))); [apply (is_derive_const (V := R_NormedModule))|].
+    apply (is_derive_comp erf (fun z => z / sqrt 2)); [apply erf_derivative|]. auto_derive; [lra | field; lra]. }
+  apply (is_derive_ext (fun z => / 2 * (1 + erf (z / sqrt 2)))).
+  { intros u. in_reals. unfold normal_cdf. field. }
+  replace (normal_density z) with (/ 2 * (0 + (1 / sqrt 2) * (2 / sqrt PI * exp (- (z / sqrt 2 * (z / sqrt 2))))));
+    [exact D|].
+  replace (- (z / sqrt 2 * (z / sqrt 2))) with (- (z * z) / 2).
+  - unfold normal_density. field. lra.
+  - replace 2 with (sqrt 2 * sqrt 2) at 1 by (apply sqrt_sqrt; lra). field. lra.
+Qed.
+
+(* (z Phi(z))' = Phi(z) + z phi(z) *)
+Theorem gelu_derivative z : is_derive (fun u => u * normal_cdf u) z (normal_cdf z + z * normal_density z).
+Proof.
+  replace (normal_cdf z + z * normal_density z) with (plus (mult 1 (normal_cdf z)) (mult z (normal_density z))).
+  2:{ unfold plus, mult; simpl. ring. }
+  apply (is_derive_mult (fun u => u) normal_cdf); [apply (is_derive_id (K := R_AbsRing))| |intros; apply Rmult_comm].
+  apply normal_cdf_derivative.
+Qed.
+
+Theorem gelu_differentiates z : differentiates gelu z.
+Proof. exists (normal_cdf z + z * normal_density z). split; [apply gelu_derivative | reflexivity]. Qed.

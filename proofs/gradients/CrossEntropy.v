@@ -34,6 +34,9 @@ Proof.
   field. lra.
 Qed.
 
+Lemma softmax_ext C u v c : (forall k, u k = v k) -> softmax C u c = softmax C v c.
+Proof. intros E. unfold softmax, total_exp. rewrite E. f_equal. apply sum_ext. intros. now rewrite E. Qed.
+
 Lemma smoothed_total e C y : (y < C)%nat -> sum C (smoothed e C y) = 1.
 Proof.
   intros Y. unfold smoothed. rewrite sum_plus, sum_scal.
@@ -78,10 +81,27 @@ Proof.
     apply (is_derive_mult (fun u => s u c) (fun u => s u c)); auto. intros; apply Rmult_comm.
 Qed.
 
-(* Without smoothing and penalty the gradient is p - onehot(y). *)
+(* Without smoothing and penalty, loss = log sum_c e^(s_c) - s_y, and its gradient is p - onehot(y). *)
+Theorem cross_entropy_is C y s : (y < C)%nat -> cross_entropy 0 0 C y s = ln (total_exp C s) - s y.
+Proof.
+  intros Y. unfold cross_entropy, smoothed. rewrite (sum_ext C _ (fun c => onehot y c * s c)).
+  - rewrite sum_onehot by auto. unfold Rdiv. ring.
+  - intros; unfold Rdiv; ring.
+Qed.
+
 Theorem gradient_is_p_minus_onehot C y s c :
   cross_entropy_gradient 0 0 C y s c = softmax C s c - onehot y c.
 Proof. unfold cross_entropy_gradient, smoothed, Rdiv. ring. Qed.
+
+Theorem p_minus_onehot_is_derivative C y (s : R -> nat -> R) s' t : (y < C)%nat ->
+  (forall c, (c < C)%nat -> is_derive (fun u => s u c) t (s' c)) ->
+  is_derive (fun u => ln (total_exp C (s u)) - s u y) t (sum C (fun c => (softmax C (s t) c - onehot y c) * s' c)).
+Proof.
+  intros Y D. apply (is_derive_ext (fun u => cross_entropy 0 0 C y (s u))); [intros; now apply cross_entropy_is|].
+  rewrite <- (sum_ext C (fun c => cross_entropy_gradient 0 0 C y (s t) c * s' c)).
+  - apply cross_entropy_derivative; [lia | exact D].
+  - intros c _. now rewrite gradient_is_p_minus_onehot.
+Qed.
 
 (* The loss of the code, of logits shifted by m, is the loss; so is the softmax. *)
 Theorem shifted_loss C y s m : (0 < C)%nat -> (y < C)%nat ->
@@ -92,10 +112,7 @@ Proof.
   assert (T : total_exp C (fun c => s c - m) = exp (- m) * total_exp C s).
   { unfold total_exp. rewrite <- sum_scal. apply sum_ext. intros c _. rewrite <- exp_plus. f_equal. ring. }
   split.
-  - rewrite T, ln_mult, ln_exp by auto. unfold cross_entropy, smoothed.
-    rewrite (sum_ext C (fun c => ((1 - 0) * onehot y c + 0 / INR C) * s c) (fun c => onehot y c * s c))
-      by (intros; unfold Rdiv; ring).
-    rewrite sum_onehot by auto. lra.
+  - rewrite T, ln_mult, ln_exp, cross_entropy_is by auto. lra.
   - intros c. unfold softmax. rewrite T. replace (s c - m) with (- m + s c) by ring. rewrite exp_plus. field. lra.
 Qed.
 

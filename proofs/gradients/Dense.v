@@ -41,7 +41,7 @@ Definition dense_motion (B D : nat) (x x' : matrix R) (l : layer R) (v : directi
     sum D (fun i => entry x' b i * entry (weight l) j i + entry x b i * entry (fst v) j i)
     + match bias l with None => 0 | Some _ => item (snd v) j end).
 
-Lemma dense_moves B D (x : R -> matrix R) x' l v :
+Theorem dense_forward_derivative B D (x : R -> matrix R) x' l v :
   moves B D x x' ->
   moves B (units l) (fun t => dense_forward B D (x t) (moved D l v t)) (dense_motion B D (x 0) x' l v).
 Proof.

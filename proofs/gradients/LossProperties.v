@@ -13,13 +13,7 @@ Definition loss_gradient (C y : nat) (s : nat -> R) : nat -> R := cross_entropy_
 Definition log_sum_exp (C : nat) (s : nat -> R) : R := ln (total_exp C s).
 
 Lemma loss_is C y s : (y < C)%nat -> loss C y s = log_sum_exp C s - s y.
-Proof.
-  intros Y. destruct (shifted_loss C y s 0) as [E _]; [lia | auto|]. unfold loss. rewrite <- E.
-  rewrite Rminus_0_r. unfold log_sum_exp. f_equal. f_equal. apply sum_ext. intros. now rewrite Rminus_0_r.
-Qed.
-
-Lemma softmax_ext C u v c : (forall k, u k = v k) -> softmax C u c = softmax C v c.
-Proof. intros E. unfold softmax, total_exp. rewrite E. f_equal. apply sum_ext. intros. now rewrite E. Qed.
+Proof. apply cross_entropy_is. Qed.
 
 (* log sum_k e^(s_k) >= s_j *)
 Theorem log_sum_exp_at_least_each C s j : (j < C)%nat -> s j <= log_sum_exp C s.

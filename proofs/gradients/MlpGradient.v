@@ -67,6 +67,23 @@ Proof.
     rewrite !Back. ring.
 Qed.
 
+(* The backward of a hidden layer act(x W^T + b) is its vector-Jacobian product in W, b and x. *)
+Theorem layer_backward_is_vjp act B D (x : R -> matrix R) x' l v :
+  moves B D x x' ->
+  (forall b j, (b < B)%nat -> (j < units l)%nat -> differentiates act (entry (dense_forward B D (x 0) l) b j)) ->
+  exists h',
+    moves B (units l) (fun t => activate act B (units l) (dense_forward B D (x t) (moved D l v t))) h'
+    /\ forall d_h,
+      let d_z := activate_backward act B (units l) (kept act B (units l) (dense_forward B D (x 0) l)) d_h in
+      let g := dense_backward B D (x 0) l d_z in
+      inner B (units l) d_h h' = inner B D (d_x g) x' + layer_pairing (units l) D (d_weight g, d_bias g) v.
+Proof.
+  intros M OK. assert (Z0 := dense_forward_moved_0 B D (x 0) (x 0) l v (fun _ _ _ _ => eq_refl)).
+  rewrite <- Z0 in OK |- *.
+  destruct (activation_vjp act B (units l) _ _ (dense_forward_derivative B D x x' l v M) OK) as [h' [Mh Vh]].
+  exists h'. split; [exact Mh|]. intros d_h d_z g. rewrite Vh. apply dense_backward_is_vjp.
+Qed.
+
 (* The backward is the vector-Jacobian product of the network: if the input moves along any curve and the parameters
    along any directions, the logits move so that, for every gradient d_s of the logits,
      <d_s, logits'> = <gradient of the input, input'> + <gradients of the layers, directions>. *)
@@ -82,19 +99,15 @@ Theorem mlp_backward_is_vjp act B : forall hidden last directions of_last D (x :
       inner B (units last) d_s s' = inner B D (fst g) x' + pairing D hidden last (snd g) directions of_last.
 Proof.
   induction hidden as [|l above IH]; intros last [|v directions] of_last D x x' Len M OK; try discriminate.
-  - exists (dense_motion B D (x 0) x' last of_last). split; [now apply dense_moves|].
+  - exists (dense_motion B D (x 0) x' last of_last). split; [now apply dense_forward_derivative|].
     intros d_s g. apply dense_backward_is_vjp.
   - destruct OK as [Here Above]. injection Len as Len.
-    set (z := fun t => dense_forward B D (x t) (moved D l v t)).
-    assert (Z0 : z 0 = dense_forward B D (x 0) l) by (apply dense_forward_moved_0; auto).
-    destruct (activation_vjp act B (units l) z (dense_motion B D (x 0) x' l v)) as [h' [Mh Vh]].
-    { now apply dense_moves. }
-    { rewrite Z0. exact Here. }
-    destruct (IH last directions of_last (units l) (fun t => activate act B (units l) (z t)) h' Len Mh)
-      as [s' [Ms Vs]].
-    { cbv beta. rewrite Z0. exact Above. }
-    exists s'. split; [exact Ms|]. intros d_s g. rewrite Vs, Vh, dense_backward_is_vjp.
-    rewrite Z0. unfold g, gradients. simpl. ring.
+    destruct (layer_backward_is_vjp act B D x x' l v M Here) as [h' [Mh Vh]].
+    set (h := fun t => activate act B (units l) (dense_forward B D (x t) (moved D l v t))) in *.
+    assert (H0 : h 0 = activate act B (units l) (dense_forward B D (x 0) l)).
+    { unfold h. now rewrite (dense_forward_moved_0 B D (x 0) (x 0)). }
+    destruct (IH last directions of_last (units l) h h' Len Mh) as [s' [Ms Vs]]; [now rewrite H0|].
+    exists s'. split; [exact Ms|]. intros d_s g. rewrite Vs, Vh, H0. unfold g, gradients. simpl. ring.
 Qed.
 
 (* A function of the logits has at s the gradient d_s: along every curve through s its derivative is <d_s, s'>. *)
