@@ -221,6 +221,8 @@ def read_head(content: bytes) -> tuple[QuantizedNetwork, str, list[Fraction]]:
         layers = []
         for index in (1, 2):
             rows = [row.strip("[]").split(";") for row in fields[f"codes{index}"].split(";\n")]
+            if len({len(row) for row in rows}) > 1:
+                raise ArgumentError(f"codes{index}: expected rows of one length")
             with np.errstate(over="ignore"):  # an infinity is refused
                 shift, scale = (np.float16(int(fields[f"{name}{index}"]) / _UNITS) for name in ("shift", "scale"))
             layers.append(QuantizedLayer(np.array(rows, np.uint16), int(fields["bits"]), shift, scale))
