@@ -30,6 +30,13 @@ Section StochasticGradient.
     | seed :: later => sgd (fun k => steps (S k)) (theta - steps 0%nat * sampled theta seed)%V later
     end.
 
+  Lemma sgd_steps_ext steps others : (forall k, steps k = others k) -> forall theta seeds,
+    sgd steps theta seeds = sgd others theta seeds.
+  Proof.
+    intros Same theta seeds. revert steps others Same theta.
+    induction seeds as [|seed later IH]; intros; simpl; [reflexivity|]. rewrite Same. apply IH. auto.
+  Qed.
+
   (* E h(theta_t), over the seeds of the t steps *)
   Definition expected (h : vec -> R) (steps : nat -> R) (theta : vec) (t : nat) : R :=
     E (draws D t) (fun seeds => h (sgd steps theta seeds)).
@@ -41,6 +48,16 @@ Section StochasticGradient.
     expected h steps theta (S t)
     = E D (fun seed => expected h (fun k => steps (S k)) (theta - steps 0%nat * sampled theta seed)%V t).
   Proof. apply E_draws_S. Qed.
+
+  (* The same with the last step taken apart instead of the first. *)
+  Lemma expected_last h t : forall steps theta,
+    expected h steps theta (S t)
+    = expected (fun x => E D (fun seed => h (x - steps t * sampled x seed)%V)) steps theta t.
+  Proof.
+    induction t as [|t IH]; intros steps theta; rewrite expected_S.
+    - rewrite expected_0. apply E_ext. intros. apply expected_0.
+    - rewrite expected_S. apply E_ext. intros seed. apply IH.
+  Qed.
 
   Hypothesis Lpos : 0 < L.
   Hypothesis Smooth : smooth n L f gradient.
