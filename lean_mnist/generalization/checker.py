@@ -49,7 +49,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
-from operator import itemgetter, mul
+from operator import mul
 from typing import Any, BinaryIO, NamedTuple
 
 Fields = dict[str, Any]
@@ -77,7 +77,7 @@ CODES = ("fixed", "enumerative")
 PAC_FILES = ("mean", "scale", "prior_mean", "outcomes")
 MONTE_CARLO = Fraction(2, 7)  # of delta: what the estimate of the empirical risk pays; the bound pays the rest
 KL_DIGITS = 6
-REDRAWN = 500  # outcomes of a PAC-Bayes certificate that are drawn again, unless told otherwise
+POWER = 0.99  # with which as many outcomes of a PAC-Bayes certificate as are drawn again find a forgery that matters
 FOLDERS = ("", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw")
 OFFICIAL = {  # SHA-256 of images and labels as IDX files, unpacked; of digits, as certificates write them
     ("mnist", "train"): (
@@ -787,11 +787,21 @@ def announced_work(document: Fields, redraw: int) -> int:
     weights, units = sum(n * k for n, k in pairwise(sizes)), sum(sizes)
     per_bound = 10**6 + _tail_work(counts["errors"], counts.get("draws", m))
     work = 2 * per_bound * len(document["claims"]) + 1000 * weights
-    if document["schema"] == PAC_BAYES:
-        return work + 2000 * weights + 3000 * m + min(redraw, counts["draws"]) * (40 * weights + 2000 * units)
+    if document["schema"] == PAC_BAYES:  # a bound is decided for a score of counts, to find the least forgery
+        return 12 * work + 3000 * m + redraw * (18 * weights + 2500 * units)
     if document["schema"] == HOLDOUT:  # the products of all pairs of rows, which bound the norm of an inner layer
         work += sum(15 * min(n, k) ** 2 * max(n, k) for n, k in pairwise(sizes[1:-1]))
     return work + m * (5 * weights + 1500 * units + 15_000)
+
+
+def allowed_work(document: Fields, redraw: int, most_work: int) -> int:
+    """What is announced; raises ``Rejected`` if it is more than ``most_work``."""
+    work = announced_work(document, redraw)
+    if not work <= most_work:
+        much = f"about {work:.1e} steps (nanoseconds of one processor) are announced, at most {most_work:.1e} allowed"
+        fewer = f"; --redraw less than {redraw:,} asks for less" if redraw else ""
+        raise Rejected(f"work: {much}; --most-work raises that{fewer}")
+    return work
 
 
 def _tail_work(errors: int, trials: int) -> int:
@@ -914,7 +924,7 @@ _OVERFLOW = 2.0**90  # a bound on rounding as large as this comes with sums that
 _LOW, _HIGH = 1 + 2.0**-12, 1 + 2.0**-10  # the maker of the certificate used a factor between these two
 
 
-def check_holdout(document: Fields, files: Files, processes: int) -> None:
+def check_holdout(document: Fields, files: Files, processes: int, _redraw: int) -> None:
     """Bound the risk and count the errors of a network again; more ``processes`` share the count where it is long."""
     decoder, weights = document["decoder"], document["weights"]
     m, k, parameters = document["counts"]["examples"], document["counts"]["errors"], weights["parameters"]
@@ -940,7 +950,7 @@ class Layer:
     """A dense layer of which all units stand in one integer an input, ``slot`` bits each, and what its bounds need."""
 
     def __init__(self, rows: Rows, bias: Numbers, u: float, slot: int, input_bits: int, stretch: float) -> None:
-        self.units, self.inputs, self.bias = len(rows), len(rows[0]), bias
+        self.units, self.inputs, self.bias, self.input_bits = len(rows), len(rows[0]), bias, input_bits
         self.largest_bias = max(map(abs, bias))
         self.norms = [math.sqrt(math.fsum(w * w for w in row)) * (1 + _OWN) for row in rows]
         self.sums = [math.fsum(row) for row in rows]
@@ -967,6 +977,13 @@ class Layer:
         if self.width == 8:
             return [float(word - half) for word in words]
         return [float(((high - half) << 64) + low) for low, high in zip(words[::2], words[1::2], strict=True)]
+
+    def applied(self, h: Floats) -> Floats:
+        """``W h + b``, where h is rounded to ``input_bits`` bits below its largest number."""
+        shift = self.input_bits - math.frexp(max(map(abs, h)))[1]
+        unit = math.ldexp(1.0, -shift - self.shift)
+        sums = self.products([round(math.ldexp(value, shift)) for value in h])
+        return [unit * v + b for v, b in zip(sums, self.bias, strict=True)]
 
     def fresh(self, norm: float, error: float) -> Floats:
         """The formula at the top of this file without its first term: the rounding that this layer adds."""
@@ -1104,14 +1121,19 @@ def count_all(
     layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes, processes: int
 ) -> tuple[int, int]:
     """``count`` over all examples, shared among ``processes``."""
-    if processes == 1:
-        return count(layers, decoder, images, labels)
-    step = -(-len(images) // processes)
-    parts = [slice(start, start + step) for start in range(0, len(images), step)]
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        jobs = [pool.submit(count, layers, decoder, images[part], labels[part]) for part in parts]
-        found = [job.result() for job in jobs]
+    found = shared(processes, count, (layers, decoder), images, labels)
     return sum(low for low, _ in found), sum(high for _, high in found)
+
+
+def shared(processes: int, function: Callable[..., Any], fixed: tuple[Any, ...], *lists: Sequence[Any]) -> list[Any]:
+    """Results of ``function(*fixed, *parts)`` for parts of the lists, one part for each of so many processes."""
+    if processes == 1:
+        return [function(*fixed, *lists)]
+    step = max(1, -(-len(lists[0]) // processes))
+    parts = [slice(start, start + step) for start in range(0, len(lists[0]), step)]
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        jobs = [pool.submit(function, *fixed, *(each[part] for each in lists)) for part in parts]
+        return [job.result() for job in jobs]
 
 
 # By the examples that a quantised network was learned from.
@@ -1124,7 +1146,7 @@ _HALF = 16  # bits of a shift, a scale and a bias
 WholeLayer = tuple[list[Sequence[int]], list[int], int]  # weights and biases as whole numbers over 2^exponent
 
 
-def check_code(document: Fields, files: Files, processes: int) -> None:
+def check_code(document: Fields, files: Files, _processes: int, _redraw: int) -> None:
     """Measure the code's length, bound the risk, and count the errors of a quantised network again."""
     space, code = document["decoder"], document["code"]
     m, k = document["counts"]["examples"], document["counts"]["errors"]
@@ -1225,9 +1247,10 @@ def _count_exactly(layers: list[WholeLayer], denominator: int, images: Sequence[
 
 _TIE = 2.0**-20
 _NEAR = 2.0**-30  # what float64 may do to a margin, generously
+_FLOAT_BITS = 53
 
 
-def check_pac_bayes(document: Fields, files: Files, redraw: int) -> None:
+def check_pac_bayes(document: Fields, files: Files, processes: int, redraw: int) -> None:
     """Derive the divergence and the bounds again, and draw ``redraw`` of the outcomes again, picked at random."""
     decoder, prior, counts = document["decoder"], document["prior"], document["counts"]
     draws, errors, m = counts["draws"], counts["errors"], counts["examples"]
@@ -1255,14 +1278,68 @@ def check_pac_bayes(document: Fields, files: Files, redraw: int) -> None:
         check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
     images, labels = files.examples(document)
     chosen, key = bound_part(document["data"]), bytes.fromhex(document["draws"]["key"])
+    numbers = random.SystemRandom().sample(range(draws), min(redraw, draws))
+    examples = [chosen[random_numbers(key, number, 0)[0] * m >> 64] for number in numbers]
+    parts = [images[example] for example in examples], [labels[example] for example in examples]
+    wrong = [outcomes[number // 8] >> (7 - number % 8) & 1 for number in numbers]
+    small = len(numbers) * len(means) < 2e8
+    shared(1 if small else processes, draw_again, (decoder, means, scales, key), numbers, *parts, wrong)
+
+
+def draw_again(
+    decoder: Fields,
+    means: Numbers,
+    scales: Numbers,
+    key: bytes,
+    numbers: Sequence[int],
+    images: Sequence[bytes],
+    labels: Sequence[int],
+    stated: Sequence[int],
+) -> None:
+    """Raise ``Rejected`` unless each of these draws, given its image, is an error just where that is stated."""
     pairs = PairDraws(decoder, means, scales)
-    for number in random.SystemRandom().sample(range(draws), min(redraw, draws)):
-        word, noise = random_numbers(key, number, pairs.units)
-        example = chosen[word * m >> 64]
-        margin = pairs.margin(images[example], labels[example], noise)
-        wrong = outcomes[number // 8] >> (7 - number % 8) & 1
+    for number, image, label, wrong in zip(numbers, images, labels, stated, strict=True):
+        margin = pairs.margin(image, label, random_numbers(key, number, pairs.units)[1])
         if not (margin < _TIE + _NEAR if wrong else margin > _TIE - _NEAR):
             raise Rejected(f"files.outcomes: draw {number} is {'no' if wrong else 'an'} error, stated otherwise")
+
+
+def least_forgery(document: Fields) -> int:
+    """The fewest errors that, were they called none, would change some claim by a unit of its second digit.
+
+    That is, counted as errors they would raise its risk by such a unit, or to 1. Where all claims are vacuous, so that
+    none can change, it is a hundredth of the draws.
+    """
+    found = [_forgery(document, claim) for claim in document["claims"] if Fraction(claim["risk"]) < 1]
+    return min(found, default=-(-document["counts"]["draws"] // 100))
+
+
+def _forgery(document: Fields, claim: Fields) -> int:
+    counts, divergence = document["counts"], Fraction(document["divergence"])
+    m, draws, errors = counts["examples"], counts["draws"], counts["errors"]
+    risk, share, of_draws = (Fraction(claim[name]) for name in ("risk", "share", "share_monte_carlo"))
+    stated = int(risk * ONE)
+    short = min(ONE, stated + 10 ** max(0, len(str(stated)) - 2)) - 1  # of the risk that it would be
+    q = _least(ONE, lambda q: not pac_bayes_confirms(q, m, divergence, share, short))
+    return _least(draws - errors, lambda f: not confirms("clopper-pearson", errors + f, draws, of_draws, q - 1))
+
+
+def _least(most: int, holds: Callable[[int], bool]) -> int:
+    """The least number from 1 on for which ``holds``, which it does for all from there to ``most`` on."""
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def detection(draws: int, forged: int, redrawn: int) -> float:
+    """``1 - C(N - F, n) / C(N, n)``: of N draws of which F are forged, n different ones have one among them."""
+    if redrawn > draws - forged:
+        return 1.0
+    ends = (draws - forged, draws - redrawn), (draws, draws - forged - redrawn)
+    above, below = (sum(math.lgamma(end + 1) for end in pair) for pair in ends)
+    return -math.expm1(min(0.0, above - below))
 
 
 def bound_part(data: Fields) -> list[int]:
@@ -1311,43 +1388,38 @@ def random_numbers(key: bytes, number: int, units: int) -> tuple[int, Floats]:
 class PairDraws:
     """Draws of a network and an image: the weights are drawn for that image alone."""
 
-    def __init__(self, decoder: dict[str, Any], means: Numbers, scales: Numbers) -> None:
+    def __init__(self, decoder: Fields, means: Numbers, scales: Numbers) -> None:
         self.maximum, self.layers = decoder["maximum"], []
         parts = zip(_layers(means, decoder["sizes"], True), _layers(scales, decoder["sizes"], True), strict=True)
-        for (rows, bias), (scale_rows, own) in parts:
-            variances = [array("d", (s * s for s in row)) for row in scale_rows]
-            self.layers.append((rows, variances, bias, [s * s for s in own]))
+        for mean, (scale_rows, own) in parts:
+            variance = [array("d", (s * s for s in row)) for row in scale_rows], [s * s for s in own]
+            self.layers.append([Layer(*each, 0.0, 128, _FLOAT_BITS, 0.0) for each in (mean, variance)])
         self.units = sum(decoder["sizes"][1:])
 
     def margin(self, pixels: bytes, label: int, noise: Floats) -> float:
         """The label's logit minus the largest other one, for given normal numbers, one a unit."""
         h, at = [pixel / self.maximum for pixel in pixels], 0
-        for index, (rows, variances, bias, own) in enumerate(self.layers):
-            h = [max(0.0, z) for z in h] if index else h
-            used = [place for place, value in enumerate(h) if value]
-            values = [h[place] for place in used]
-            squares = [value * value for value in values]
-            pick = itemgetter(*used, 0, 0)  # two more, so that it is a tuple; map stops at the shorter one
-            h = [
-                sum(map(mul, values, pick(row))) + b
-                + noise[at + unit] * math.sqrt(sum(map(mul, squares, pick(variance))) + v)
-                for unit, (row, variance, b, v) in enumerate(zip(rows, variances, bias, own, strict=True))
-            ]  # fmt: skip
-            at += len(bias)
-            if not all(map(math.isfinite, h)):
+        for index, (mean, variance) in enumerate(self.layers):
+            try:
+                sums, squares = mean.applied(h), variance.applied([value * value for value in h])
+                z = [s + e * math.sqrt(v) for s, v, e in zip(sums, squares, noise[at : at + mean.units], strict=True)]
+            except OverflowError:  # of what is infinite, or soon would be
+                z = [math.inf]
+            if not all(map(math.isfinite, z)):
                 raise Rejected(f"files.mean: a draw gives a unit of layer {index} that is infinite or NaN")
-        return h[label] - max((z for place, z in enumerate(h) if place != label), default=-math.inf)
+            h, at = [max(0.0, value) for value in z], at + mean.units
+        return z[label] - max((value for place, value in enumerate(z) if place != label), default=-math.inf)
 
 
 # The whole check.
 
 
 class Kind(NamedTuple):
-    """A kind: its form, what follows from its fields, and its check, given processes or how many draws to repeat."""
+    """A kind: its form, what follows from its fields, and its check, given processes and how many draws to repeat."""
 
     form: Fields
     derive: Callable[[Fields], Fields]
-    check: Callable[[Fields, Files, int], None]
+    check: Callable[[Fields, Files, int, int], None]
 
 
 KINDS = {
@@ -1357,70 +1429,112 @@ KINDS = {
 }
 
 
+class Redrawn(NamedTuple):
+    """How many of the draws were made again, and with which probability they show that ``forged`` errors are missing.
+
+    Fewer errors called none would change no claim by a unit of its second digit (``least_forgery``).
+    """
+
+    draws: int
+    redrawn: int
+    forged: int
+    power: float
+
+    def __str__(self) -> str:
+        formula = f"1 - C(N - F, n) / C(N, n) with N = {self.draws:,}, F = {self.forged:,}, n = {self.redrawn:,}"
+        return (
+            f"Consistent, not proved: of {self.forged:,} errors called none (fewer change no claim by a unit of its "
+            f"second digit) {self.redrawn:,} redraws find one with probability "
+            f"{percent(Fraction(self.power), False)} ({formula})."
+        )
+
+
 class Checked(NamedTuple):
-    """A certificate that holds. Errors are in ``examples``, or where ``redrawn`` is a number, in as many draws."""
+    """A certificate that passed, with its ``verdict``: ``holds``, or where draws were made again ``consistent``.
+
+    Errors are in ``examples``, or where ``again`` says what was drawn again, in as many draws.
+    """
 
     certificate: str
+    verdict: str
     examples: int
     errors: int
     statement: list[str]
     seconds: float
-    redrawn: int | None = None
+    again: Redrawn | None = None
     official: bool = True  # whether the examples are official ones; if not, the statement begins by saying so
     sha256: str = ""  # of the certificate
 
     def __str__(self) -> str:
-        counted = f"{self.errors} errors in {self.examples:,} examples, counted again"
-        if self.redrawn is not None:
-            counted = f"{self.errors} errors in {self.examples:,} draws, {self.redrawn:,} of them drawn again"
-        holds = "holds" if self.official else "holds of data that nobody vouches for"
-        counted = f"{shown(self.certificate)}: {holds}; {counted} in {self.seconds:.1f} s"
-        return "\n".join([counted, *(f"  {line}" for line in self.statement)])
+        counted, power = f"{self.errors} errors in {self.examples:,} examples, counted again", []
+        if self.again is not None:
+            counted = f"{self.errors} errors in {self.examples:,} draws as stated, {self.again.redrawn:,} made again"
+            power = [str(self.again)]
+        of = "" if self.official else " of data that nobody vouches for"
+        counted = f"{shown(self.certificate)}: {self.verdict}{of}; {counted} in {self.seconds:.1f} s"
+        return "\n".join([counted, *(f"  {line}" for line in power + self.statement)])
+
+    def to_dict(self) -> Fields:
+        """Plain values, for JSON."""
+        return {**self._asdict(), "again": None if self.again is None else self.again._asdict()}
 
 
 def check(
-    path: str, data_folders: list[str], processes: int = 1, redraw: int = REDRAWN, most_work: int = MOST_WORK
+    path: str,
+    data_folders: list[str],
+    processes: int = 1,
+    redraw: int | None = None,
+    most_work: int = MOST_WORK,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Checked:
-    """Check the certificate at ``path`` and return what holds; raises ``Rejected``, naming the field.
+    """Check the certificate at ``path`` and return what it says; raises ``Rejected``, naming the field.
 
-    More ``processes`` share the count where it is long; the program that asks for them needs the usual
-    ``if __name__ == "__main__"``. Of a PAC-Bayes certificate ``redraw`` outcomes are drawn again. One that announces
-    more than ``most_work`` is not begun.
+    More ``processes`` share the work where it is long; the program that asks for them needs the usual
+    ``if __name__ == "__main__"``. Of a PAC-Bayes certificate ``redraw`` outcomes are drawn again; if not given, as many
+    as find the least forgery that matters with probability ``POWER``. One that announces more than ``most_work`` is not
+    begun; ``tell`` is told beforehand how long it will be, where that is more than a few seconds.
     """
     begun, document = time.perf_counter(), read(path)
     files, counts = Files(os.path.dirname(os.path.abspath(path)), data_folders), document["counts"]
-    drawn = document["schema"] == PAC_BAYES
+    again, counted = None, counts["examples"]
     try:
         check_document(document)
-        work = announced_work(document, redraw)
-        if not work <= most_work:
-            much = (
-                f"about {work:.1e} steps (nanoseconds of one processor) are announced, at most {most_work:.1e} allowed"
-            )
-            raise Rejected(f"work: {much}; --most-work raises that")
-        KINDS[document["schema"]].check(document, files, redraw if drawn else processes)
+        work = allowed_work(document, 0, most_work)
+        if document["schema"] == PAC_BAYES:
+            counted, forged = counts["draws"], least_forgery(document)
+            if redraw is None:
+                redraw = _least(counted, lambda n: detection(counted, forged, n) >= POWER)
+            again = Redrawn(counted, min(redraw, counted), forged, detection(counted, forged, redraw))
+            work = allowed_work(document, again.redrawn, most_work)
+        if work > 5e9:
+            tell(f"{shown(path)}: about {work / 1e9:.0f} s of processor time, or less, on at most {processes} cores")
+        KINDS[document["schema"]].check(document, files, processes, again.redrawn if again else 0)
     except Rejected:
         raise
     except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise Rejected(f"{shown(path)}: cannot be checked ({type(error).__name__})") from None
-    counted, redrawn = (counts["draws"], min(redraw, counts["draws"])) if drawn else (counts["examples"], None)
     statement, sha256 = document["statement"], hashlib.sha256(canonical(document)).hexdigest()
-    seconds = time.perf_counter() - begun
-    return Checked(path, counted, counts["errors"], statement, seconds, redrawn, vouched(document), sha256)
+    seconds, verdict = time.perf_counter() - begun, "holds" if again is None else "consistent"
+    return Checked(path, verdict, counted, counts["errors"], statement, seconds, again, vouched(document), sha256)
+
+
+def announce(line: str) -> None:
+    """Print on standard error at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str]) -> int:
-    """``checker.py CERTIFICATE [--data-dir FOLDER] …``: status 0 if it holds, 2 with one line if not."""
+    """``checker.py CERTIFICATE [--data-dir FOLDER] …``: status 0 if it passes, 2 with one line if not."""
     options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
-    numbers = {"--redraw": options.pop("--redraw", str(REDRAWN)), "--most-work": options.pop("--most-work", "")}
+    numbers = [options.pop(name, None) for name in ("--redraw", "--most-work")]
     well = len(arguments) % 2 == 1 and not arguments[0].startswith("-") and set(options) <= {"--data-dir"}
-    redraw, most = (number or str(MOST_WORK) for number in numbers.values())
-    if not well or not all(number.isdecimal() and len(number) < 30 for number in (redraw, most)):
+    if not well or not all(number is None or (number.isdecimal() and len(number) < 30) for number in numbers):
         print("usage: python checker.py CERTIFICATE [--data-dir FOLDER] [--redraw N] [--most-work N]", file=sys.stderr)
         return 2
     folders = [folder for folder in (options.get("--data-dir"), os.environ.get("LEAN_MNIST_DATA"), "data") if folder]
+    redraw, most = (None if number is None else int(number) for number in numbers)
     try:
-        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), int(redraw), int(most)))
+        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), redraw, most or MOST_WORK, announce))
     except Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

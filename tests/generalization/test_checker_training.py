@@ -2,10 +2,12 @@
 
 import copy
 import hashlib
+import json
 import math
 import random
 import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 from lean_mnist import certify
 from lean_mnist.errors import BoundError, CertificateError, ConfigError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.document import FILE, Certificate
+from lean_mnist.generalization.bounds import pac_bayes_risk, upper_risk
+from lean_mnist.generalization.certificates.document import FILE, Certificate, risk_text
 from lean_mnist.generalization.certificates.networks import certify_network
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior
 from lean_mnist.generalization.quantize import quantize_layers
@@ -23,7 +26,7 @@ from lean_mnist.generalization.spaces.encoding import write_network
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
 from tests.generalization.test_checker import altered_value, leaves
 from tests.generalization.test_pacbayes import moved
-from tests.support.certificate_cases import forged, random_data, rejection
+from tests.support.certificate_cases import forged, random_data, rejection, sealed
 from tests.support.import_cases import halves
 
 DRAWS = 45
@@ -57,8 +60,12 @@ def made() -> dict[str, Certificate]:
 def test_it_accepts_what_is_made(options: dict[str, Any], tmp_path: Path) -> None:
     certificate = pac_bayes(1, **options)
     found = checker.check(str(certificate.write(tmp_path)), [], redraw=7)
-    assert (found.redrawn, found.examples) == (7, options.get("draws", DRAWS))
-    assert f"{found.errors} errors in {found.examples} draws, 7 of them drawn again" in str(found)
+    assert found.again is not None
+    assert (found.again.redrawn, found.again.draws, found.examples) == (7, *[options.get("draws", DRAWS)] * 2)
+    assert f": consistent of data that nobody vouches for; {found.errors} errors in {found.examples} draws" in str(
+        found
+    )
+    assert f"Consistent, not proved: of {found.again.forged} errors called none" in str(found)
     assert certificate.text().startswith(f"{found.errors} of {found.examples} draws of a network and an example are er")
 
 
@@ -204,13 +211,13 @@ def test_a_margin_that_is_nan_passes_as_no_outcome(
 
 def test_an_overflow_in_a_draw_is_no_outcome() -> None:
     """Infinite pre-activations would be NaN in the next layer, which a ReLU would make 0."""
-    sizes = [1, 1, 1, 2]
-    means, scales = (2.0**59,) * 8, (2.0**59,) * 8
-    pairs = checker.PairDraws({"maximum": 255, "sizes": sizes}, (1e300, *means), (1e300, *scales))
+    sizes = [*[1] * 12, 2]
+    means = scales = (2.0**59,) * 26
+    pairs = checker.PairDraws({"maximum": 255, "sizes": sizes}, means, scales)
     with pytest.raises(
         checker.Rejected, match=r"^files\.mean: a draw gives a unit of layer \d that is infinite or NaN$"
     ):
-        pairs.margin(b"\xff", 0, [0.5] * 4)
+        pairs.margin(b"\xff", 0, [0.5] * 13)
 
 
 @pytest.mark.parametrize(
@@ -264,3 +271,55 @@ def test_what_no_certificate_is_made_of() -> None:
         with pytest.raises(error) as caught:
             make()
         assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(("draws", "forged", "redrawn"), [(45, 3, 7), (45, 45, 1), (9, 1, 8), (60, 5, 56), (50, 2, 0)])
+def test_the_power_of_redraws_is_the_hypergeometric_one(draws: int, forged: int, redrawn: int) -> None:
+    exactly = 1 - math.comb(draws - forged, redrawn) / math.comb(draws, redrawn)
+    assert checker.detection(draws, forged, redrawn) == pytest.approx(exactly, abs=1e-12)
+
+
+def test_a_tenth_of_the_errors_is_found_by_500_redraws_one_time_in_three() -> None:
+    """As the default once was, of 2,897 errors in 400,000 draws."""
+    assert 0.29 < checker.detection(400_000, 290, 500) < 0.34
+
+
+def without_errors(certificate: Certificate, missing: int) -> Certificate:
+    """The certificate with the first so many errors called none, and counts, bounds and hashes to match."""
+    outcomes, left = bytearray(certificate.files["certificate.outcomes"]), missing
+    for draw in range(certificate.document["counts"]["draws"]):
+        if left and outcomes[draw // 8] >> (7 - draw % 8) & 1:
+            outcomes[draw // 8] ^= 1 << (7 - draw % 8)
+            left -= 1
+    document = copy.deepcopy(certificate.document)
+    counts, divergence = document["counts"], Fraction(document["divergence"])
+    counts["errors"] -= missing
+    document["files"]["outcomes"]["sha256"] = hashlib.sha256(outcomes).hexdigest()
+    for claim in document["claims"]:
+        share, of_draws = Fraction(claim["share"]), Fraction(claim["share_monte_carlo"])
+        empirical = upper_risk("clopper-pearson", counts["errors"], counts["draws"], of_draws)
+        risk = pac_bayes_risk(empirical, counts["examples"], divergence, share)
+        claim["empirical_risk"], claim["risk"] = risk_text(empirical), risk_text(risk)
+    written = json.loads(sealed(document))
+    return Certificate(written, {**certificate.files, "certificate.outcomes": bytes(outcomes)})
+
+
+def test_the_default_finds_the_least_forgery_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit of the second digit is forged away: of 300 checks, whose picks have seeds here, 99 % have to find it."""
+    honest = pac_bayes(1, draws=400)
+    missing = next(f for f in range(1, 400) if checker.least_forgery(without_errors(honest, f).document) <= f)
+    lost = []
+    for number in (missing - 1, missing):
+        pairs = zip(honest.risks.values(), without_errors(honest, number).risks.values(), strict=True)
+        lost.append(max(true - stated for true, stated in pairs if stated < 1))
+    assert lost[0] < Fraction(1, 100) <= lost[1]
+
+    path, found = str(without_errors(honest, missing).write(tmp_path)), 0
+    assert checker.least_forgery(checker.read(path)) == missing
+    monkeypatch.setattr(checker, "least_forgery", lambda document: missing)  # which takes most of the time
+    monkeypatch.setattr(checker, "check_risk", lambda field, stated, confirmed: None)
+    for seed in range(300):
+        monkeypatch.setattr("random.SystemRandom", lambda seed=seed: random.Random(seed))
+        found += rejection(path).startswith("files.outcomes: draw ")
+    print(f"{missing} forged, found {found} times in 300")
+    assert found >= 0.99 * 300 - 3 * math.sqrt(300 * 0.99 * 0.01)
