@@ -8,8 +8,10 @@
 Require Import Reals Lra Lia Psatz.
 Open Scope R_scope.
 
-(* The number y stands for the exact x: |y - x| <= u min(|x|, |y|) + eta. For sums of floats eta is 0. *)
-Definition rounds (u eta x y : R) : Prop := Rabs (y - x) <= u * Rmin (Rabs x) (Rabs y) + eta.
+(* The number y stands for the exact x: |y - x| <= u min(|x|, |y|) + eta, and it is not negative where x is not. For
+   sums of floats eta is 0. *)
+Definition rounds (u eta x y : R) : Prop :=
+  Rabs (y - x) <= u * Rmin (Rabs x) (Rabs y) + eta /\ (0 <= x -> 0 <= y).
 
 (* gamma_n = n u/(1 - n u), of enclosure.rounding.gamma *)
 Definition gamma (u : R) (n : nat) : R := INR n * u / (1 - INR n * u).
@@ -19,10 +21,10 @@ Section Rounding.
   Hypothesis U : 0 <= u.
 
   Lemma rounds_of_exact x y : rounds u eta x y -> Rabs (y - x) <= u * Rabs x + eta.
-  Proof. intros H. apply Rle_trans with (1 := H). assert (M := Rmin_l (Rabs x) (Rabs y)). nra. Qed.
+  Proof. intros [H _]. apply Rle_trans with (1 := H). assert (M := Rmin_l (Rabs x) (Rabs y)). nra. Qed.
 
   Lemma rounds_of_result x y : rounds u eta x y -> Rabs (y - x) <= u * Rabs y + eta.
-  Proof. intros H. apply Rle_trans with (1 := H). assert (M := Rmin_r (Rabs x) (Rabs y)). nra. Qed.
+  Proof. intros [H _]. apply Rle_trans with (1 := H). assert (M := Rmin_r (Rabs x) (Rabs y)). nra. Qed.
 
   (* (1 + u)^n (1 - n u) <= 1, so that n roundings, however they combine, are within gamma_n. *)
   Lemma growth_times n : (1 + u) ^ n * (1 - INR n * u) <= 1.
