@@ -176,6 +176,7 @@ Section Expectation.
     - intros _. apply sum_over_nonneg. intros; apply indicator_range.
   Qed.
 
+  (* P[P or Q] <= P[P] + P[Q] *)
   Theorem Prob_or (P Q : A -> Prop) : Prob (fun a => P a \/ Q a) <= Prob P + Prob Q.
   Proof.
     unfold Prob. rewrite <- E_plus. apply E_le. intros a.

@@ -93,6 +93,7 @@ Proof.
   intros Ha Hb. apply Rmult_le_pos; [now apply (IZR_le 0)|]. left. apply Rinv_0_lt_compat. now apply (IZR_lt 0).
 Qed.
 
+(* If the computation says so, c/d <= exp(a/b). *)
 Theorem exp_at_least_sound n a b c d : exp_at_least n a b c d = true -> IZR c / IZR d <= exp (IZR a / IZR b).
 Proof.
   unfold exp_at_least. pose proof (partial_spec n a b) as Spec. destruct (partial n a b) as [[u v] w].
@@ -105,6 +106,7 @@ Proof.
   replace (IZR u / IZR v * (IZR d * IZR v)) with (IZR u * IZR d) by (field; lra). exact Hc.
 Qed.
 
+(* If the computation says so, exp(a/b) < c/d. *)
 Theorem exp_below_sound n a b c d : exp_below n a b c d = true -> exp (IZR a / IZR b) < IZR c / IZR d.
 Proof.
   unfold exp_below. pose proof (partial_spec (S n) a b) as Spec. destruct (partial (S n) a b) as [[u v] w].

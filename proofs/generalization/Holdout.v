@@ -20,6 +20,7 @@ Section Holdout.
       <= exp (- 2 * eps ^ 2 * INR n).
   Proof. intros Heps. apply Prob_product_le. intros w. exact (fixed_hypothesis_bound D right (learn w) n eps Heps). Qed.
 
+  (* On both sides: P[eps < |A' - A|] <= 2 exp(-2 eps^2 n). *)
   Theorem holdout_bound_two_sided n eps : 0 <= eps ->
     Prob (product past (draws D n)) (fun both => misrated D right eps (learn (fst both)) (snd both))
       <= 2 * exp (- 2 * eps ^ 2 * INR n).

@@ -29,6 +29,7 @@ Proof.
   simpl. pose proof (binomial_term_nonneg n p j Hp). lra.
 Qed.
 
+(* If P[Binomial(n, p) <= k] <= delta, then "at most k errors, so a risk of at most p" fails with at most delta. *)
 Theorem bound_at_covers n k p delta : 0 <= p <= 1 -> binomial_tail n k p <= delta -> covers n delta (bound_at k p).
 Proof.
   intros Hp Htail. pose proof (binomial_tail_nonneg n k p Hp).
@@ -62,6 +63,7 @@ Definition kl_suffices (B k n : nat) (a d c e y x l : Z) : bool :=
    && exp_at_least 80 l unit e c
    && (Z.of_nat B * ln2_above + l <=? (N - K) * x - K * y))%Z%bool.
 
+(* If the computation says so, P[Binomial(n, a/d) <= k] <= delta / 2^B with delta = c/e. *)
 Theorem kl_suffices_sound B k n a d c e y x l : kl_suffices B k n a d c e y x l = true ->
   binomial_tail n k (IZR a / IZR d) <= IZR c / IZR e / 2 ^ B.
 Proof.

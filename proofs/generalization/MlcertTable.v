@@ -23,28 +23,35 @@ Ltac decide_epsilon e s c d :=
 
 (* ---------- the right-hand sides ---------- *)
 
+(* 2 bits a weight: epsilon rounded up in its twelfth digit is enough for delta = 10^-9, *)
 Theorem epsilon_2_bit : 2 ^ 15944 * exp (- 2 * 0.151878939680 ^ 2 * INR 240000) <= 1e-9.
 Proof. decide_epsilon 151878939680%Z (10 ^ 12)%Z 1%Z (10 ^ 9)%Z. Qed.
 
+(* and one unit less of that digit is not. *)
 Theorem epsilon_2_bit_is_least : 1e-9 < 2 ^ 15944 * exp (- 2 * 0.151878939679 ^ 2 * INR 240000).
 Proof. decide_epsilon 151878939679%Z (10 ^ 12)%Z 1%Z (10 ^ 9)%Z. Qed.
 
+(* 16 bits a weight. *)
 Theorem epsilon_16_bit : 2 ^ 127104 * exp (- 2 * 0.428472340861 ^ 2 * INR 240000) <= 1e-9.
 Proof. decide_epsilon 428472340861%Z (10 ^ 12)%Z 1%Z (10 ^ 9)%Z. Qed.
 
+(* One unit less is not enough. *)
 Theorem epsilon_16_bit_is_least : 1e-9 < 2 ^ 127104 * exp (- 2 * 0.428472340860 ^ 2 * INR 240000).
 Proof. decide_epsilon 428472340860%Z (10 ^ 12)%Z 1%Z (10 ^ 9)%Z. Qed.
 
+(* The holdout, B = 0. *)
 Theorem epsilon_holdout : 2 ^ 0 * exp (- 2 * 0.016094745198 ^ 2 * INR 40000) <= 1e-9.
 Proof. decide_epsilon 16094745198%Z (10 ^ 12)%Z 1%Z (10 ^ 9)%Z. Qed.
 
+(* One unit less is not enough. *)
 Theorem epsilon_holdout_is_least : 1e-9 < 2 ^ 0 * exp (- 2 * 0.016094745197 ^ 2 * INR 40000).
 Proof. decide_epsilon 16094745197%Z (10 ^ 12)%Z 1%Z (10 ^ 9)%Z. Qed.
 
-(* The paper's 0.152 and 0.429 are enough. *)
+(* The paper's 0.152 is enough. *)
 Theorem paper_epsilon_2_bit : 2 ^ 15944 * exp (- 2 * 0.152 ^ 2 * INR 240000) <= 1e-9.
 Proof. decide_epsilon 152%Z 1000%Z 1%Z (10 ^ 9)%Z. Qed.
 
+(* So is its 0.429. *)
 Theorem paper_epsilon_16_bit : 2 ^ 127104 * exp (- 2 * 0.429 ^ 2 * INR 240000) <= 1e-9.
 Proof. decide_epsilon 429%Z 1000%Z 1%Z (10 ^ 9)%Z. Qed.
 
@@ -52,6 +59,7 @@ Proof. decide_epsilon 429%Z 1000%Z 1%Z (10 ^ 9)%Z. Qed.
 Theorem paper_epsilon_holdout_too_small : 1.2754e-9 < 2 ^ 0 * exp (- 2 * 0.016 ^ 2 * INR 40000).
 Proof. decide_epsilon 16%Z 1000%Z 12754%Z (10 ^ 13)%Z. Qed.
 
+(* But little is missing: it is enough for delta = 1.2755 10^-9. *)
 Theorem paper_epsilon_holdout_delta : 2 ^ 0 * exp (- 2 * 0.016 ^ 2 * INR 40000) <= 1.2755e-9.
 Proof. decide_epsilon 16%Z 1000%Z 12755%Z (10 ^ 13)%Z. Qed.
 

@@ -35,6 +35,7 @@ Definition learn {S H : Type} (rule : S -> H) (examples : S) : program H := unit
 
 (* ---------- a program denotes a distribution of total probability at most 1 ---------- *)
 
+(* A greater function has a greater expected value. *)
 Theorem expected_monotone {T} (p : program T) f g : (forall t, f t <= g t) -> expected p f <= expected p g.
 Proof.
   revert f g; induction p as [T value|T D|T condition value|S T first IHfirst following IHfollowing];
@@ -48,6 +49,7 @@ Qed.
 Lemma expected_ext {T} (p : program T) f g : (forall t, f t = g t) -> expected p f = expected p g.
 Proof. intros H. apply Rle_antisym; apply expected_monotone; intros t; rewrite (H t); apply Rle_refl. Qed.
 
+(* The denotation is linear: E[c f + g] = c E[f] + E[g]. *)
 Theorem expected_linear {T} (p : program T) c f g :
   expected p (fun t => c * f t + g t) = c * expected p f + expected p g.
 Proof.
@@ -65,6 +67,7 @@ Proof.
   rewrite (expected_ext p (fun t => 1 * 0 + 0) (fun _ => 0)) in Twice by (intros; ring). lra.
 Qed.
 
+(* The total probability of a program lies between 0 and 1. *)
 Theorem probability_range {T} (p : program T) : 0 <= probability p <= 1.
 Proof.
   unfold probability. split; [rewrite <- (expected_zero p); apply expected_monotone; intros; lra|].
@@ -107,6 +110,7 @@ Section Experiment.
     Prob (draws D m) (fun examples => overrated D right eps (rule examples) examples).
   Proof. apply E_ext. intros examples. apply Rmult_1_r. Qed.
 
+  (* For a hypothesis that was fixed beforehand: at most exp(-2 eps^2 m). *)
   Theorem fixed_program_bound hypothesis m eps : 0 <= eps ->
     probability (fixed_program hypothesis m eps) <= exp (- 2 * eps ^ 2 * INR m).
   Proof.
@@ -114,11 +118,13 @@ Section Experiment.
     apply E_ext. intros examples. apply Rmult_1_r.
   Qed.
 
+  (* For any rule that chooses from a finite space: at most |space| exp(-2 eps^2 m). *)
   Theorem main_program_bound_finite (space : list H) rule m eps :
     0 <= eps -> (forall examples, length examples = m -> In (rule examples) space) ->
     probability (main_program rule m eps) <= INR (length space) * exp (- 2 * eps ^ 2 * INR m).
   Proof. intros Heps Hin. rewrite probability_main. now apply learner_bound. Qed.
 
+  (* For any rule at all, measured on n fresh examples: at most exp(-2 eps^2 n). *)
   Theorem holdout_program_bound rule m n eps : 0 <= eps ->
     probability (holdout_program rule m n eps) <= exp (- 2 * eps ^ 2 * INR n).
   Proof.
@@ -144,6 +150,7 @@ Section Bits.
     probability (main_program D right rule 240000 0.151878939680) <= 1e-9.
   Proof. intros HB. eapply Rle_trans; [|exact epsilon_2_bit]. apply main_program_bound; [lra | exact HB]. Qed.
 
+  (* The holdout of 40,000 examples at delta = 10^-9, whatever the rule and the m examples it learns from. *)
   Theorem holdout_program_40000 rule m : probability (holdout_program D right rule m 40000 0.016094745198) <= 1e-9.
   Proof. eapply Rle_trans; [|exact epsilon_holdout]. rewrite Rmult_1_l. apply holdout_program_bound. lra. Qed.
 End Bits.

@@ -26,6 +26,7 @@ Section FiniteSpace.
       <= INR (length space) * exp (- 2 * eps ^ 2 * INR m).
   Proof. intros Heps. apply union_of_equal_bounds. intros h. now apply fixed_hypothesis_bound. Qed.
 
+  (* The same on both sides: 2 |H| exp(-2 eps^2 m). *)
   Theorem uniform_bound_two_sided m eps : 0 <= eps ->
     Prob (draws D m) (fun sample => exists h, In h space /\ misrated D right eps h sample)
       <= INR (length space) * (2 * exp (- 2 * eps ^ 2 * INR m)).
@@ -68,6 +69,7 @@ Section Bits.
     intros sample Hlen. rewrite <- (HB sample Hlen). apply words_complete.
   Qed.
 
+  (* The same on both sides: 2^B 2 exp(-2 eps^2 m). *)
   Theorem main_bound_two_sided (learn : list A -> list bool) m eps :
     0 <= eps -> (forall sample, length sample = m -> length (learn sample) = B) ->
     Prob (draws D m) (fun sample => misrated D right eps (learn sample) sample)
