@@ -14,6 +14,7 @@ To add a bound, add it to ``BOUNDS``; for certificates also to the checker's ``T
 
 ``kl(q ‖ p) = q ln(q/p) + (1 − q) ln((1 − q)/(1 − p))``, and ``V = k(m − k)/(m(m − 1))`` is the sample variance.
 For several hypotheses, evaluations or sides, give the bound its share of δ: :mod:`~.generalization.confidence`.
+All but the last are machine-checked theorems, PAC-Bayes-kl as far as its README says: ``proofs/generalization``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ of many hypotheses, all of which it was chosen from, is the claim about a single
 | n candidates, each of which may depend on all results so far | δ / Σ_{i<n} (m + 1)^i | the same, over all courses |
 
 The last: each evaluation answers with one of m + 1 counts, so a person who acts on answers can only reach one of
-``(m + 1)^i`` hypotheses at the i-th evaluation.
+``(m + 1)^i`` hypotheses at the i-th evaluation. All four rows are theorems in Coq:
+``proofs/generalization/Confidence.v`` and ``CodeLength.v``.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,8 @@ hold. ``observe`` keeps the executions in which something happens (here: in whic
 the others without making up for them, as MLCERT's semantics has it.
 
     examples ← sample(D, m);  hypothesis ← learn(examples);  observe(its risk is worse than measured by more than ε)
+
+``proofs/generalization/Programs.v`` proves for all finite distributions what is enumerated here for some.
 """
 
 from __future__ import annotations
