@@ -125,6 +125,7 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
     """
     from lean_mnist.generalization.certificates.runs import certify_run, run_folder
     from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.config.presets import developers_of
     from lean_mnist.training.evaluation.report import data_of
 
     loaded = load_checkpoint(checkpoint)
@@ -143,6 +144,7 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
         loaded.metrics,
         folder,
         tracked=config.track_test,
+        developers=developers_of(config.preset, dataset.name),
         options=options_of(arguments),
         replaces=False,
     )

@@ -25,9 +25,21 @@ and around the vector of activations ``E' = min(|s|, L √‖W Wᵀ‖_∞ E + |
 through the activation, L its slope, r its rounding, and f all of e' but its first term (after the first layer,
 ``E' = |s|``). Here ``u = 2^-24`` for float32, ``|w_j|`` is the Euclidean norm of the unit's n weights, ``N`` that of
 its inputs and ``E`` that of the bounds on their errors (Higham, Accuracy and Stability of Numerical Algorithms, 2nd
-ed., section 3.1, and the inequality of Cauchy and Schwarz). An example is right only if its label's logit minus its
-bound exceeds every other plus its own. What the checker's own rounding can do is added. Where 64 bits a unit leave a
-doubt, 128 decide.
+ed., section 3.1, and the inequality of Cauchy and Schwarz). An example is right if its label's logit minus its bound
+exceeds every other plus its own. Where 64 bits a unit leave a doubt, 128 decide.
+
+What these norms leave open is bounded again by components (``Traced``), unless the certificate is of an earlier
+release. With h the exact activations, s bounds on their errors and k the number of those that may not be 0 (adding
+zeros rounds nothing), a unit's own sum, in any order, is off by at most
+
+    f_j = u (k + 3 + 2 k g) (|w_j|·(|h| + s) + |b_j| + |z_j| + |w_j|·s) / 2 + 2^-149 (√n (N + E) + n + 1),
+
+where ``|w_j|`` are the weights' absolute values and ``g = (k + 1)u / (1 - (k + 1)u)``: each of k additions errs by u
+times a partial sum of the products, whose size is at most the sum of the positive or of the negative ones, and the
+larger of these is half of the absolute values' sum plus half of the sum's size. So ``e_j = |w_j|·s + f_j``. From the
+difference of two logits its gradient v goes back through the units that are on, or off, whatever rounding does, and the
+error of the difference is at most the sum of all ``|v_j| f_j``. Through a unit that rounding could switch it does not
+go: that unit adds ``|v_j| s_j``, with v before the activation. What the checker's own rounding can do is added.
 """
 
 from __future__ import annotations
@@ -73,6 +85,10 @@ SMOOTH_ACTIVATIONS: dict[str, tuple[Callable[[float], float], float]] = {  # wit
 ACTIVATIONS = ("relu", "leaky-relu", "identity", *SMOOTH_ACTIVATIONS)
 DTYPES = {"float16": ("e", 2), "float32": ("f", 4), "float64": ("d", 8)}
 UNITS = {"float32": "1/16777216", "float64": "1/68719476736"}  # 2^-24; 2^-36, which is far above float64's 2^-53
+ARITHMETICS = {  # by the unit: what a count holds for
+    UNITS["float32"]: "float32 or finer, in any order of summation",
+    UNITS["float64"]: "float64, in any order of summation (in float32 it may misread more)",
+}
 CODES = ("fixed", "enumerative")
 PAC_FILES = ("mean", "scale", "prior_mean", "outcomes")
 MONTE_CARLO = Fraction(2, 7)  # of delta: what the estimate of the empirical risk pays; the bound pays the rest
@@ -117,14 +133,15 @@ def _text(words: str) -> str:
     return " ".join(words.split())
 
 
-DECODER = _text("""Features are (pixel - mean) / scale, pixels row by row; with per-image normalisation mean and scale
-are each image's own mean and population standard deviation, and an image of one colour gives zeros. Each layer is
-z = W h + b; the activation stands between layers (leaky-relu's slope is float64's 0.01, gelu is the exact one); the
-class is that of the largest logit. An example counts as correct only if its label's logit is the largest, by more than
-rounding can change, in exact arithmetic and in every evaluation whose operations have a relative error of at most the
-unit below, in any order of summation, with or without fused multiply-add. Float32 has 1/16777216 if neither TF32 nor
-flushing to zero is on; float64 has less than 1/68719476736. Every other example counts as an error, also one whose
-outcome rounding could change.""")
+FORMER_DECODER = _text("""Features are (pixel - mean) / scale, pixels row by row; with per-image normalisation mean
+and scale are each image's own mean and population standard deviation, and an image of one colour gives zeros. Each
+layer is z = W h + b; the activation stands between layers (leaky-relu's slope is float64's 0.01, gelu is the exact
+one); the class is that of the largest logit. An example counts as correct only if its label's logit is the largest, by
+more than rounding can change, in exact arithmetic and in every evaluation whose operations have a relative error of at
+most the unit below, in any order of summation, with or without fused multiply-add. Float32 has 1/16777216 if neither
+TF32 nor flushing to zero is on; float64 has less than 1/68719476736. Every other example counts as an error, also one
+whose outcome rounding could change.""")
+DECODER = FORMER_DECODER.replace("multiply-add.", "multiply-add; adding zero changes nothing.", 1)
 IID = _text("""The examples of this split and the images that the claim is about were drawn independently from one
 distribution (i.i.d.). Nothing is claimed about images from elsewhere: other writers, scanners, or preparation.""")
 HASHES = _text("""SHA-256 has no collisions, and Python computes as its manual says (whole numbers exactly, floats
@@ -139,8 +156,12 @@ SMOOTH = _text("""The functions exp, tanh and erf, here and where the network is
 counted against 1 + |z|.""")
 SELECTED_BY = "a validation split, cut from the training examples"
 SELECTED_ELSEWHERE = "whoever made the network elsewhere; that it was none of this split is taken on trust"
+CLUSTERS = _text("""That they are independent is not tested here. Images by one writer are alike; where several stand in
+a split, errors come in clusters, and the claim is surer of itself than it should be.""")
 ADAPTIVE = "Of what each look showed, nothing but its number of errors influenced what was made or looked at next."
 NOT_ADAPTIVE = "No network that was looked at was made, chosen or changed because of what an earlier look showed."
+DEVELOPERS = _text("""{looks} of the looks are those that the developers of the preset {preset} took at this split while
+they made its recipe; they are paid for as all others.""")
 THEOREMS = {
     "clopper-pearson": {
         "formula": "p > k/m and P[Binomial(m, p) <= k] <= share confirm that the risk is at most p",
@@ -310,6 +331,7 @@ _THEOREM = dict(formula=str, source=str)
 _PAC_CLAIM: Fields = dict(delta=_DELTA, empirical_risk=_RISK, risk=_RISK, vacuous=bool, accuracy=str)
 _COUNTS = dict(examples=_COUNT, errors=whole(0, 10**7), correct=int)
 _EVALUATION: Fields = dict(step=_NUMBER, purpose=one_of("track", "final"), errors=_NUMBER)
+_DEVELOPERS: Fields = dict(preset=rule(str, "a preset's name", lambda name: _is_name(name)), looks=whole(0, 10**6))
 _SELECTED_BY = one_of(SELECTED_BY, SELECTED_ELSEWHERE)
 _NOT_USED = dict(learned_from=one_of(False), selected=one_of("nothing"), selected_by=_SELECTED_BY)
 _NORMALIZATION = dict(kind=one_of("standard", "unit", "per-image"), mean=_MEAN, scale=_SCALE)
@@ -327,7 +349,8 @@ _HOLDOUT_FORM: Fields = dict(
     assumptions=[str],
     counts=_COUNTS,
     space=dict(chosen_among=str, bits=one_of(0)),
-    history=dict(looks=whole(1, 10**6), adaptive=bool, recorded=[_EVALUATION], **_NOT_USED),
+    history=dict(looks=whole(1, 10**6), adaptive=bool, recorded=[_EVALUATION], developers=_DEVELOPERS, **_NOT_USED),
+    arithmetic=str,
     decoder=dict(specification=one_of(DECODER), sizes=_SIZES, **_NETWORK, sha256=str),
     weights=dict(
         file=_FILE["file"], dtype=one_of(*DTYPES), sha256=str, tensors=[dict(name=str, shape=[int])], parameters=int
@@ -335,6 +358,10 @@ _HOLDOUT_FORM: Fields = dict(
     data=dict(dataset=_DATASET, split=_TEST, **_IMAGES, classes=int),
     content_sha256=str,
 )
+# Of earlier releases, which bounded rounding by norms alone, named no arithmetic and knew of no developers.
+_FORMER_HOLDOUT_FORM = {name: form for name, form in _HOLDOUT_FORM.items() if name != "arithmetic"}
+_FORMER_HOLDOUT_FORM["history"] = {n: form for n, form in _HOLDOUT_FORM["history"].items() if n != "developers"}
+_FORMER_HOLDOUT_FORM["decoder"] = {**_HOLDOUT_FORM["decoder"], "specification": one_of(FORMER_DECODER)}
 _CODE_FORM: Fields = dict(
     **_HEAD,
     claims=[dict(**_CLAIM, theorem=_THEOREM)],
@@ -396,6 +423,8 @@ def parsed(raw: bytes, path: str) -> Fields:
         known = " or ".join(f"{name!r}, version {VERSION} or {UNVOUCHED_VERSION}" for name in KINDS)
         raise Rejected(f"schema: expected {known}, found another or none")
     form = KINDS[schema].form
+    if schema == HOLDOUT and "arithmetic" not in document:
+        form = _FORMER_HOLDOUT_FORM
     if version == UNVOUCHED_VERSION:
         form = {**form, "data": {**form["data"], **_UNVOUCHED_FORM}}
     _take("certificate", document, form)
@@ -524,23 +553,33 @@ def derive_holdout(document: Fields) -> Fields:
     decoder, history = document["decoder"], document["history"]
     smooth = [SMOOTH] if decoder["activation"] in SMOOTH_ACTIVATIONS else []
     looks, m = history["looks"], document["data"]["examples"]
-    if not len(history["recorded"]) <= looks <= (300 if history["adaptive"] else 10**6):
-        raise Rejected("history.looks: expected at least the recorded looks, and at most 300 if they are adaptive")
-    _check_record(history, decoder["unit"], document["counts"]["errors"], m)
+    developers = history.get("developers", {"looks": 0})
+    by_developers = [DEVELOPERS.format(**developers)] if developers["looks"] else []
+    least = len(history["recorded"]) + developers["looks"]
+    if not least <= looks <= (300 if history["adaptive"] else 10**6):
+        raise Rejected(
+            "history.looks: expected at least the recorded looks and the developers', at most 300 if they are adaptive"
+        )
+    _check_record(history, least, decoder["unit"], document["counts"]["errors"], m)
     # Each look spends delta / looks; if looks could depend on answers, delta is divided by all courses of them.
     courses = ((m + 1) ** looks - 1) // m if history["adaptive"] else looks
     counted, tensors = _derive_counted(document), _tensors(decoder["sizes"], decoder["bias"])
     for claim, derived in zip(document["claims"], counted["claims"], strict=True):
         derived["share"] = str(Fraction(claim["delta"]) / courses)
+    named, assumed = Fields(), list(ASSUMPTIONS)
+    if "arithmetic" in document:  # else of an earlier release
+        named["arithmetic"], assumed[1:1] = ARITHMETICS[decoder["unit"]], [CLUSTERS]
+        named["history"] = {} if by_developers else {"developers": {"preset": "none"}}
     return {
         **counted,
-        "assumptions": [*ASSUMPTIONS, *smooth, ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE],
+        **named,
+        "assumptions": [*assumed, *smooth, ADAPTIVE if history["adaptive"] else NOT_ADAPTIVE, *by_developers],
         "space": {"chosen_among": f"the networks of {looks} look(s) at this split"},
         "weights": {"tensors": tensors, "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors)},
     }
 
 
-def _check_record(history: Fields, unit: str, errors: int, examples: int) -> None:
+def _check_record(history: Fields, least: int, unit: str, errors: int, examples: int) -> None:
     """Raise ``Rejected`` where the record of evaluations contradicts itself or the count."""
     recorded: list[Fields] = history["recorded"]
     steps, final = [look["step"] for look in recorded], [look for look in recorded if look["purpose"] == "final"]
@@ -550,7 +589,7 @@ def _check_record(history: Fields, unit: str, errors: int, examples: int) -> Non
         raise Rejected(f"history.recorded: expected at most {examples} errors in each, found more")
     if recorded and history["selected_by"] == SELECTED_ELSEWHERE:
         raise Rejected("history.recorded: expected no evaluations of a run, because the network was made elsewhere")
-    if history["looks"] == len(recorded):  # then the count is not a look of its own, but the final one
+    if history["looks"] == least:  # then the count is not a look of its own, but the final one
         if not final:
             raise Rejected("history.looks: expected one more than are recorded, because none of these is the final one")
         # An evaluation in float32 is one of those that the count speaks of, if they are all that round no worse.
@@ -590,12 +629,14 @@ def derive_code(document: Fields) -> Fields:
 def _derive_counted(document: Fields) -> Fields:
     """Derived fields where the errors of one network in all examples were counted."""
     data, errors = document["data"], document["counts"]["errors"]
-    network = "-".join(map(str, document["decoder"]["sizes"]))
+    network = f"{'-'.join(map(str, document['decoder']['sizes']))} network"
+    if "arithmetic" in document:
+        network += f", run in {ARITHMETICS[document['decoder']['unit']]},"
     m, claims, statement, name = data["examples"], [], [], data_name(document)
     for claim in document["claims"]:
         risk, delta, bound = Fraction(claim["risk"]), claim["delta"], claim["bound"]
         statement.append(
-            f"With confidence 1 - {delta} over the drawing of these {m:,} examples, this {network} network "
+            f"With confidence 1 - {delta} over the drawing of these {m:,} examples, this {network} "
             f"misreads at most {percent(risk, True)} of all images drawn like them, and reads at least "
             f"{percent(1 - risk, False)} as they are labelled ({name})."
             if risk < 1
@@ -804,6 +845,13 @@ def allowed_work(document: Fields, redraw: int, most_work: int) -> int:
     return work
 
 
+def most_open(document: Fields, work: int) -> int:
+    """How many examples that norms leave open may be bounded by components within so much ``work``."""
+    sizes = document["decoder"]["sizes"]
+    weights, inner = (sum(n * k for n, k in pairwise(part)) for part in (sizes, sizes[1:]))
+    return max(0, work) // (45 * weights + 12 * inner * sizes[-1] + 5000 * sum(sizes))
+
+
 def _tail_work(errors: int, trials: int) -> int:
     """Of one binomial tail: its terms, and a binomial coefficient of so many bits."""
     bits = int(errors * (2 + math.log2(trials / errors))) if errors else 0
@@ -921,11 +969,13 @@ def _artanh(n: int, d: int, bits: int) -> tuple[int, int]:
 _INPUT_BITS = {64: 24, 128: 45}  # of an activation (a pixel has 8), by the bits that a unit has in the long integer
 _OWN = 2.0**-48  # what a handful of float64 operations may do, relative to their largest term
 _OVERFLOW = 2.0**90  # a bound on rounding as large as this comes with sums that may overflow float32
-_LOW, _HIGH = 1 + 2.0**-12, 1 + 2.0**-10  # the maker of the certificate used a factor between these two
+_LOW, _MIDDLE, _HIGH = 1 + 2.0**-12, 1 + 2.0**-11, 1 + 2.0**-10  # the certificate's maker uses the one in the middle
+_NEGLECTED = 2.0**-36  # at least what float64 loses in a sum of 65,000 products, relative to that of their sizes
 
 
-def check_holdout(document: Fields, files: Files, processes: int, _redraw: int) -> None:
-    """Bound the risk and count the errors of a network again; more ``processes`` share the count where it is long."""
+def check_holdout(document: Fields, files: Files, processes: int, most: int) -> None:
+    """Bound the risk and count the errors of a network again; more ``processes`` share the count where it is long, and
+    each bounds at most as many as ``most`` examples by components."""
     decoder, weights = document["decoder"], document["weights"]
     m, k, parameters = document["counts"]["examples"], document["counts"]["errors"], weights["parameters"]
     size = parameters * DTYPES[weights["dtype"]][1]
@@ -936,9 +986,9 @@ def check_holdout(document: Fields, files: Files, processes: int, _redraw: int) 
         check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
     layers = _layers(values, decoder["sizes"], decoder["bias"])
     del values
-    fewest, most = count_all(layers, decoder, images, labels, processes if m * parameters > 2e8 else 1)
-    if not fewest <= k <= most:
-        raise Rejected(f"counts.errors: expected {fewest}, counted again from weights and data, found {k}")
+    low, high = count_all(layers, decoder, images, labels, processes if m * parameters > 2e8 else 1, most)
+    if not low <= k <= high:
+        raise Rejected(f"counts.errors: expected {low}, counted again from weights and data, found {k}")
 
 
 def joined(values: Sequence[int], width: int) -> int:
@@ -985,6 +1035,15 @@ class Layer:
         sums = self.products([round(math.ldexp(value, shift)) for value in h])
         return [unit * v + b for v, b in zip(sums, self.bias, strict=True)]
 
+    def rounded(self, h: Floats, z: Floats) -> Floats:
+        """What the rounding of h and of the weights to whole numbers, and the last two operations, may have done to
+        each number of ``z = applied(h)``."""
+        largest = max(map(abs, h))
+        coarse = math.ldexp(1.0, -self.shift) * self.inputs * largest
+        fine = math.ldexp(1.0, math.frexp(largest)[1] - self.input_bits)
+        terms = zip(self.absolute, z, self.bias, strict=True)
+        return [a * fine + coarse + _OWN * (abs(value) + abs(b)) for a, value, b in terms]
+
     def fresh(self, norm: float, error: float) -> Floats:
         """The formula at the top of this file without its first term: the rounding that this layer adds."""
         reach, floor = norm + error, 2.0**-149 * (self.root * (norm + error) + self.inputs + 1)
@@ -1011,7 +1070,8 @@ class Network:
     def logits(self, pixels: bytes) -> tuple[Floats, Floats]:
         """The logits of one image and, for each, how far any evaluation's may be from it (both without slack)."""
         below = self.layers[0]
-        z, fresh, error = self._first(below, pixels)
+        z, first, norm, error = self.first(pixels)
+        fresh = [f + first for f in below.fresh(norm, error)]
         errors = [w * error + f for w, f in zip(below.norms, fresh, strict=True)]
         for layer in self.layers[1:]:
             if not _sound(z, errors):
@@ -1021,19 +1081,8 @@ class Network:
             carried = slope * below.stretch * error + added if math.isfinite(below.stretch) else math.inf
             error = min(math.hypot(*spread), carried)
             error *= 1 + _OWN
-            largest = max(map(abs, h))
-            shift = self.input_bits - math.frexp(largest)[1]
-            whole = [round(math.ldexp(value, shift)) for value in h]
-            norm = math.hypot(*h) * (1 + _OWN)
-            unit = math.ldexp(1.0, -shift - layer.shift)
-            z = [unit * v + b for v, b in zip(layer.products(whole), layer.bias, strict=True)]
-            # What rounding h and the weights to whole numbers did, and the last two operations.
-            coarse = math.ldexp(1.0, -layer.shift) * layer.inputs * largest
-            fine = math.ldexp(1.0, -shift)
-            fresh = [
-                f + a * fine + coarse + _OWN * (abs(value) + abs(b))
-                for f, a, value, b in zip(layer.fresh(norm, error), layer.absolute, z, layer.bias, strict=True)
-            ]
+            z, norm = layer.applied(h), math.hypot(*h) * (1 + _OWN)
+            fresh = [f + r for f, r in zip(layer.fresh(norm, error), layer.rounded(h, z), strict=True)]
             errors = [w * error + f for w, f in zip(layer.norms, fresh, strict=True)]
             below = layer
         return (z, errors) if _sound(z, errors) else ([0.0] * self.classes, [math.inf] * self.classes)
@@ -1044,13 +1093,19 @@ class Network:
         own, reach = z[label], errors[label]
         return [(own - v, reach + e) for j, (v, e) in enumerate(zip(z, errors, strict=True)) if j != label]
 
-    def _first(self, layer: Layer, pixels: bytes) -> tuple[Floats, Floats, float]:
-        """The first layer's z, the rounding it adds, and how far the features may be."""
-        mean, scale, n = self.mean, self.scale, layer.inputs
-        total, squares = sum(pixels), sum(map(mul, pixels, pixels))
-        if self.kind == "per-image":
-            mean, variance = total / n, n * squares - total * total
-            scale = math.sqrt(variance) / n if variance else 1.0
+    def scaling(self, pixels: bytes) -> tuple[float, float]:
+        """The mean and scale of the features of one image."""
+        if self.kind != "per-image":
+            return self.mean, self.scale
+        n, total = len(pixels), sum(pixels)
+        variance = n * sum(map(mul, pixels, pixels)) - total * total
+        return total / n, math.sqrt(variance) / n if variance else 1.0
+
+    def first(self, pixels: bytes) -> tuple[Floats, float, float, float]:
+        """The first layer's z, what the checker's own rounding may have done to each, the features' norm and how far
+        they may be."""
+        layer, (mean, scale) = self.layers[0], self.scaling(pixels)
+        n, total, squares = layer.inputs, sum(pixels), sum(map(mul, pixels, pixels))
         # |x|² = Σ (pixel - mean)² / scale²
         norm = math.sqrt(max(0.0, squares - 2 * mean * total + n * mean * mean)) / scale
         error = self.u * (2 * math.sqrt(n) * abs(mean) / scale + 5 * norm)
@@ -1062,7 +1117,78 @@ class Network:
         # What rounding the weights to whole numbers did, and a handful of operations on these terms.
         largest = max([abs(product) + abs(shifted) for product, shifted in terms])
         own = (unit * total + _OWN * largest) / scale + _OWN * layer.largest_bias
-        return z, [f + own for f in layer.fresh(norm, error)], error
+        return z, own, norm, error
+
+
+class Traced:
+    """Bounds on differences of logits by components, with the gradient going back through units of certain slope."""
+
+    def __init__(self, layers: Layers, network: Network) -> None:
+        self.network = network
+        self.magnitudes = [[array("d", map(abs, row)) for row in rows] for rows, _ in layers]
+        self.columns = [[array("d", column) for column in zip(*rows, strict=True)] for rows, _ in layers]
+        self.largest = [max(map(max, rows)) for rows in self.magnitudes]
+
+    def errors(self, pixels: bytes, label: int, others: Sequence[int]) -> Floats:
+        """How far any evaluation's label's logit minus each of the ``others`` may be from the exact one."""
+        net, steps = self.network, []
+        (mean, scale), (z, own, norm, reach) = net.scaling(pixels), net.first(pixels)
+        inputs, rounded = [abs(pixel - mean) / scale for pixel in pixels], [own] * len(z)
+        before, k = [w * reach for w in net.layers[0].norms], len(pixels)
+        if net.kind != "per-image" and mean == 0:
+            k -= pixels.count(0)
+        for index, (layer, rows) in enumerate(zip(net.layers, self.magnitudes, strict=True)):
+            g, floor = (
+                (k + 1) * net.u / (1 - (k + 1) * net.u),
+                2.0**-149 * (layer.root * (norm + reach) + layer.inputs + 1),
+            )
+            factor = net.u * (k + 3 + 2 * k * g) / 2
+            fresh = [
+                factor * (sum(map(mul, row, inputs)) + abs(b) + abs(v) + 2 * p) + floor + r
+                for row, b, v, p, r in zip(rows, layer.bias, z, before, rounded, strict=True)
+            ]
+            errors = [p + f for p, f in zip(before, fresh, strict=True)]
+            if not _sound(z, errors):
+                return [math.inf] * len(others)
+            if index == 0:
+                fresh = errors  # the features' error as well
+            if index == len(net.layers) - 1:
+                break
+            h, spread, _, own_h = activate(net.activation, z, errors, net.u)
+            certain = [certain_slope(net.activation, v, e * _MIDDLE) for v, e in zip(z, errors, strict=True)]
+            added = [
+                s if slope is None else slope * f + r
+                for slope, f, s, r in zip(certain, fresh, spread, own_h, strict=True)
+            ]
+            steps.append((index + 1, [slope or 0.0 for slope in certain], added, sum(spread)))
+            inputs, k = list(map(abs, h)), sum(1 for v, s in zip(h, spread, strict=True) if v or s)
+            norm, reach = math.hypot(*h), math.hypot(*spread)
+            before = [sum(map(mul, row, spread)) for row in self.magnitudes[index + 1]]
+            following = net.layers[index + 1]
+            z = following.applied(h)
+            rounded = following.rounded(h, z)
+        found = []
+        for other in others:
+            gradient, error = [0.0] * len(z), fresh[label] + fresh[other]
+            gradient[label], gradient[other] = 1.0, -1.0
+            for index, slopes, added, spreads in reversed(steps):
+                # The sums below are rounded: what is neglected meets errors of at most the spreads.
+                error += _NEGLECTED * sum(map(abs, gradient)) * self.largest[index] * spreads
+                columns = zip(self.columns[index], slopes, added, strict=True)
+                gradient = [sum(map(mul, column, gradient)) if slope or a else 0.0 for column, slope, a in columns]
+                error += sum(map(mul, map(abs, gradient), added))
+                gradient = list(map(mul, gradient, slopes))
+            found.append(error * (1 + 2.0**-20))  # far more than rounding takes from such sums of nothing negative
+        return found
+
+
+def certain_slope(name: str, z: float, error: float) -> float | None:
+    """The slope of a piecewise linear activation at every point within ``error`` of z; ``None`` if there is not one."""
+    if name == "identity":
+        return 1.0
+    if name not in ("relu", "leaky-relu") or not abs(z) > error:
+        return None
+    return 1.0 if z > 0 else 0.01 if name == "leaky-relu" else 0.0
 
 
 def _sound(z: Floats, errors: Floats) -> bool:
@@ -1099,12 +1225,16 @@ def activate(name: str, z: Floats, errors: Floats, u: float) -> tuple[Floats, Fl
     return h, [slope * e + r for e, r in zip(errors, own, strict=True)], slope, own
 
 
-def count(layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes) -> tuple[int, int]:
+def count(
+    layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes, most_open: int = 10**9
+) -> tuple[int, int]:
     """The fewest and the most errors that a correct count can give; they differ where a margin is at its bound.
 
-    64 bits a unit decide nearly every example, and 128 where that leaves a doubt.
+    64 bits a unit decide nearly every example, and 128 where that leaves a doubt. What norms leave open is bounded by
+    components, unless the decoder is that of an earlier release.
     """
-    coarse, fine, fewest, most = Network(layers, decoder, 64), None, 0, 0
+    coarse, fine, traced, fewest, most = Network(layers, decoder, 64), None, None, 0, 0
+    former = decoder.get("specification") == FORMER_DECODER
     for pixels, label in zip(images, labels, strict=True):
         gaps = coarse.gaps(pixels, label)
         if all(gap > _HIGH * error for gap, error in gaps):
@@ -1112,16 +1242,25 @@ def count(layers: Layers, decoder: Fields, images: Sequence[bytes], labels: byte
         if not any(gap < -_HIGH * error for gap, error in gaps):  # not certainly wrong either
             fine = fine or Network(layers, decoder, coarse=coarse)
             gaps = fine.gaps(pixels, label)
+            if not former and all(gap > 0 for gap, _ in gaps) and not all(gap > _HIGH * error for gap, error in gaps):
+                traced, most_open = traced or Traced(layers, fine), most_open - 1
+                if not most_open >= 0:
+                    raise Rejected("work: too many examples need bounds by components; --most-work allows more")
+                others = [other for other in range(fine.classes) if other != label]
+                doubted = [at for at, (gap, error) in enumerate(gaps) if not gap > _HIGH * error]
+                found = traced.errors(pixels, label, [others[at] for at in doubted])
+                for at, error in zip(doubted, found, strict=True):
+                    gaps[at] = gaps[at][0], min(gaps[at][1], error)
         fewest += not all(gap > _LOW * error for gap, error in gaps)
         most += not all(gap > _HIGH * error for gap, error in gaps)
     return fewest, most
 
 
 def count_all(
-    layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes, processes: int
+    layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes, processes: int, most_open: int = 10**9
 ) -> tuple[int, int]:
     """``count`` over all examples, shared among ``processes``."""
-    found = shared(processes, count, (layers, decoder), images, labels)
+    found = shared(processes, partial(count, most_open=most_open), (layers, decoder), images, labels)
     return sum(low for low, _ in found), sum(high for _, high in found)
 
 
@@ -1415,7 +1554,8 @@ class PairDraws:
 
 
 class Kind(NamedTuple):
-    """A kind: its form, what follows from its fields, and its check, given processes and how many draws to repeat."""
+    """A kind: its form, what follows from its fields, and its check, given processes and how many draws to repeat or
+    open examples to bound."""
 
     form: Fields
     derive: Callable[[Fields], Fields]
@@ -1508,7 +1648,9 @@ def check(
             work = allowed_work(document, again.redrawn, most_work)
         if work > 5e9:
             tell(f"{shown(path)}: about {work / 1e9:.0f} s of processor time, or less, on at most {processes} cores")
-        KINDS[document["schema"]].check(document, files, processes, again.redrawn if again else 0)
+        KINDS[document["schema"]].check(
+            document, files, processes, again.redrawn if again else most_open(document, most_work)
+        )
     except Rejected:
         raise
     except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:

@@ -52,11 +52,24 @@ def claimed_deltas(deltas: Sequence[Exact]) -> list[Fraction]:
 
 
 @dataclass(frozen=True)
+class DeveloperLooks:
+    """Evaluations that the developers of a preset took at a test split while they made its recipe."""
+
+    preset: str = "none"
+    looks: int = 0
+    adaptive: bool = False  # whether they changed the recipe after one
+
+
+NOBODY = DeveloperLooks()
+
+
+@dataclass(frozen=True)
 class SplitHistory:
     """The history of a test split, which taught and chose nothing, before a claim is made on it."""
 
     evaluations: int  # times that any candidate was evaluated on it, this claim's own evaluation included
     adaptive: bool = False  # whether what was evaluated may have depended on what earlier evaluations showed
+    developers: DeveloperLooks = NOBODY  # whose looks are among the evaluations
 
     def share(self, delta: Exact, examples: int) -> Fraction:
         """The share of ``delta`` for one evaluation on so many ``examples``; ``BoundError`` unless there is one."""
@@ -69,14 +82,19 @@ class SplitHistory:
 
 
 def history_of(
-    metrics: Mapping[str, Any], *, tracked: bool, looks: int | None = None, adaptive: bool = False
+    metrics: Mapping[str, Any],
+    *,
+    tracked: bool,
+    looks: int | None = None,
+    adaptive: bool = False,
+    developers: DeveloperLooks = NOBODY,
 ) -> SplitHistory:
     """The history of a run's test split, from the ``metrics`` of one of its checkpoints, and the certificate's look.
 
     Every evaluation is recorded, and pays. Where the run's final evaluation was of these very weights, the
-    certificate's is the same one. ``looks`` declares those that the run cannot know of, as of other runs on the same
-    test split, and cannot be fewer than recorded. Raises ``CertificateError`` if they are, and where evaluations were
-    tracked but the record of them is missing.
+    certificate's is the same one. Those of the ``developers`` of its preset are added. ``looks`` declares those that
+    the run cannot know of, as of other runs on the same test split, and cannot be fewer than are known of. Raises
+    ``CertificateError`` if they are, and where evaluations were tracked but the record of them is missing.
     """
     record = metrics.get("test_looks")
     if not isinstance(record, list) or (tracked and not record):
@@ -85,7 +103,8 @@ def history_of(
         )
     final = any(look.get("purpose") == "final" for look in record)
     same = final and ("test" in metrics or metrics.get("best") is None)
-    known = len(record) + (0 if same else 1)
+    known = len(record) + (0 if same else 1) + developers.looks
     if looks is not None and looks < known:
-        raise CertificateError(f"--looks: expected at least {known}, as many as the run's record tells, found {looks}")
-    return SplitHistory(looks or known, adaptive)
+        told = f"as many as the run's record tells{' with those of its preset' if developers.looks else ''}"
+        raise CertificateError(f"--looks: expected at least {known}, {told}, found {looks}")
+    return SplitHistory(looks or known, adaptive or developers.adaptive, developers)

@@ -294,13 +294,17 @@ def test_real_mnist_is_certified_by_its_own_files(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("sizes", "precision"),
+    ("sizes", "activation", "precision"),
     [
-        ((784, 10), "float32"),
-        ((784, 128, 10), "float32"),
-        ((784, 1024, 10), "float64"),
-        ((64, 128, 128, 10), "float64"),
+        ((784, 10), "relu", "float32"),
+        ((784, 128, 10), "tanh", "float32"),
+        ((784, 1024, 10), "relu", "float64"),
+        ((784, 256, 256, 256, 256, 10), "relu", "float32"),
+        ((64, 128, 128, 10), "leaky-relu", "float32"),
+        ((64, 128, 128, 10), "tanh", "float64"),
     ],
 )
-def test_the_form_of_a_network_decides_in_which_precision_it_is_meant(sizes: tuple[int, ...], precision: str) -> None:
-    assert precision_for(MLP(sizes)) == precision
+def test_the_form_of_a_network_decides_in_which_precision_it_is_meant(
+    sizes: tuple[int, ...], activation: str, precision: str
+) -> None:
+    assert precision_for(MLP(sizes, activation)) == precision

@@ -230,7 +230,7 @@ def test_a_lower_count_is_found_by_counting(copied: Path) -> None:
     model, data = random_network(4), random_data(4)
     normalization = Normalization.fit("standard", data.train.images, 255)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lean_mnist.generalization.certificates.networks.count_errors", lambda *_: original - 1)
+        patch.setattr("lean_mnist.generalization.certificates.networks.count_errors", lambda *_, **__: original - 1)
         certify(model, normalization, data, SplitHistory(1)).write(copied)
     assert rejection(str(path)) == (
         f"counts.errors: expected {original}, counted again from weights and data, found {original - 1}"

@@ -11,7 +11,7 @@ import torch
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.certificates.counting import _stretch, count_errors, logits_and_bounds
+from lean_mnist.generalization.certificates.counting import _stretch, count_errors, gap_bounds, logits_and_bounds
 from lean_mnist.nn import MLP
 from tests.support.certificate_cases import CLASSES, decoder_fields, random_data, random_network
 
@@ -22,6 +22,7 @@ CASES = [
     ("identity", (4,), "per-image"),
     ("sigmoid", (6,), "standard"),
     ("tanh", (6, 6), "unit"),
+    ("relu", (8, 8, 8, 8), "unit"),
     ("gelu", (6,), "standard"),
 ]
 
@@ -61,6 +62,60 @@ def test_float32_stays_within_its_bounds(activation: str, hidden: tuple[int, ...
     assert 0 < ratio < 1
 
 
+ORDERS: dict[str, Any] = {
+    "as they come": lambda terms: terms,
+    "the positive ones first": lambda terms: -np.sort(-terms, axis=-1),
+    "the largest first": lambda terms: np.take_along_axis(terms, np.argsort(-np.abs(terms), axis=-1), -1),
+    "the smallest first": lambda terms: np.take_along_axis(terms, np.argsort(np.abs(terms), axis=-1), -1),
+}
+
+
+def off_and_bounds(hidden: tuple[int, ...], kind: str, order: str, u: float) -> tuple[np.ndarray, np.ndarray]:
+    """How far gaps of logits are from the exact ones where every product and every sum, one term after the other, is
+    rounded to float32; and the bounds by components on that for the unit u, infinite for the label itself."""
+    model, data = random_network(3, "relu", hidden), random_data(3, 400)
+    fitted, layers = scaling(Normalization.fit(kind, data.train.images, 255)), arrays(model)
+    pixels, labels = data.test.images.flatten(1).numpy(), data.test.labels.numpy()
+    z, _ = logits_and_bounds(layers, "relu", fitted, pixels)
+    h = (pixels.astype(np.float32) - np.float32(fitted[1])) / np.float32(fitted[2])
+    for index, (weight, bias) in enumerate(layers):
+        assert bias is not None
+        terms = h[:, None, :] * weight.astype(np.float32)
+        biases = np.broadcast_to(bias.astype(np.float32), terms.shape[:2])[..., None]
+        sums = np.cumsum(ORDERS[order](np.concatenate([terms, biases], -1)), axis=-1, dtype=np.float32)[..., -1]
+        h = np.maximum(sums, 0) if index < len(layers) - 1 else sums
+    found, rows = h.astype(np.float64), np.arange(len(labels))
+    bounds = gap_bounds(layers, "relu", fitted, pixels, labels, u)
+    bounds[rows, labels] = np.inf
+    return np.abs((found[rows, labels][:, None] - found) - (z[rows, labels][:, None] - z)), bounds
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("hidden", "kind"), [((), "standard"), ((40,), "unit"), ((40, 40, 40, 40), "standard")])
+def test_any_order_of_sums_stays_within_the_bounds_by_components(
+    order: str, hidden: tuple[int, ...], kind: str
+) -> None:
+    off, bounds = off_and_bounds(hidden, kind, order, 2.0**-24)
+    assert (off <= bounds).all()
+    assert (off / bounds).max() > 1 / 300
+
+
+def test_a_bound_by_components_that_is_too_small_is_seen() -> None:
+    """For a unit a thousandth of float32's the orders of summation leave it."""
+    off, bounds = off_and_bounds((40, 40), "standard", "the positive ones first", 2.0**-34)
+    assert not (off <= bounds).all()
+
+
+def test_depth_costs_less_by_components() -> None:
+    """At four hidden layers the norms' bound is many times as large."""
+    model, data = random_network(3, "relu", (40, 40, 40, 40)), random_data(3, 100)
+    fitted, layers = scaling(Normalization.fit("standard", data.train.images, 255)), arrays(model)
+    pixels, labels = data.test.images.flatten(1).numpy(), data.test.labels.numpy()
+    _, e = logits_and_bounds(layers, "relu", fitted, pixels)
+    bounds = gap_bounds(layers, "relu", fitted, pixels, labels)
+    assert np.median((e[np.arange(len(labels)), labels][:, None] + e) / bounds) > 10
+
+
 def test_the_bound_is_not_beyond_all_measure() -> None:
     """It is at most a few hundred times what rounding does: else hardly an example would count as right."""
     model, data = random_network(0), random_data(0, 200)
@@ -90,6 +145,13 @@ def test_the_checkers_integers_agree(activation: str, hidden: tuple[int, ...], k
         other, wider = coarse.logits(bytes(row.tolist()))
         assert (np.abs(np.array(other) - z_row) <= np.array(wider) - e_row).all()
     labels = data.test.labels
+    traced = checker.Traced(raw, network)
+    by_components = gap_bounds(layers, activation, scaling(normalization), pixels, labels.numpy())
+    for row, label, expected in zip(pixels, labels.tolist(), by_components, strict=True):
+        competitors = [other for other in range(CLASSES) if other != label]
+        errors_of_gaps = np.array(traced.errors(bytes(row.tolist()), label, competitors))
+        assert (errors_of_gaps >= expected[competitors] * (1 - 1e-9)).all()
+        assert (errors_of_gaps <= expected[competitors] * (1 + 2.0**-13)).all()
     fewest, most = checker.count(raw, decoder, [bytes(row.tolist()) for row in pixels], bytes(labels.tolist()))
     errors = count_errors(layers, activation, scaling(normalization), data.test.images.numpy(), labels.numpy())
     assert fewest == errors == most

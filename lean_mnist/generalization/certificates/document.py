@@ -72,7 +72,9 @@ class Certificate:
             "statement": list(self.document["statement"]),
             "errors": counts["errors"],
             "examples": counts["examples"],
+            "arithmetic": self.document["arithmetic"],
             "looks": self.document["history"]["looks"],
+            "developers": self.document["history"]["developers"],
             "claims": [{name: claim[name] for name in names} for claim in self.document["claims"]],
             "weights_sha256": self.document["weights"]["sha256"],
             "content_sha256": self.document["content_sha256"],
@@ -84,17 +86,22 @@ class Certificate:
         for (bound, delta), risk in self.risks.items():
             said = "nothing (vacuous)" if risk >= 1 else f"risk at most {percent(risk, up=True)}"
             by_bound.setdefault(bound, []).append(f"{said} at δ = {float(delta):g}")
-        doubt = [] if self.document["version"] == checker.VERSION else ["nobody vouches for these data"]
-        return "; ".join([*(f"{', '.join(risks)} ({bound})" for bound, risks in by_bound.items()), *doubt])
+        more = [f"run in {self.document['arithmetic']}"] if "arithmetic" in self.document else []
+        if self.document["version"] != checker.VERSION:
+            more.append("nobody vouches for these data")
+        return "; ".join([*(f"{', '.join(risks)} ({bound})" for bound, risks in by_bound.items()), *more])
 
     def text(self) -> str:
         """A few lines for people: what was counted, and the statement."""
         counts, errors = self.document["counts"], f"{self.errors:,}"
         if "history" in self.document:
-            looks = self.document["history"]["looks"]
+            looks, developers = (self.document["history"][name] for name in ("looks", "developers"))
             paid = "looked at once" if looks == 1 else f"looked at {looks} times, which was paid for"
+            if developers["looks"]:
+                paid += f", {developers['looks']} of them by the developers of the preset {developers['preset']}"
             counted = (
-                f"of {counts['examples']:,} test examples are wrong or too near to call; the test split was {paid}"
+                f"of {counts['examples']:,} test examples are wrong or too near to call in "
+                f"{self.document['arithmetic']}; the test split was {paid}"
             )
             errors = str(self.errors)
         elif "draws" in counts:
@@ -172,15 +179,16 @@ class CountedClaim:
             "theorem": checker.THEOREMS[self.bound],
         }
 
-    def sentence(self, sizes: Sequence[int], dataset: str) -> str:
-        """The claim in words, about a network of these ``sizes`` and data as ``SplitData.name`` has them; percentages
-        are rounded to its disadvantage."""
+    def sentence(self, sizes: Sequence[int], dataset: str, arithmetic: str = "") -> str:
+        """The claim in words, about a network of these ``sizes``, run in this ``arithmetic`` if one is named, and data
+        as ``SplitData.name`` has them; percentages are rounded to its disadvantage."""
         if self.risk == 1:
             return f"At delta = {self.delta} the bound {self.bound} is vacuous: it says nothing about unseen data."
         most, least = percent(self.risk, up=True), percent(1 - self.risk, up=False)
+        run = f", run in {arithmetic}," if arithmetic else ""
         return (
             f"With confidence 1 - {self.delta} over the drawing of these {self.examples:,} examples, this "
-            f"{network_name(sizes)} network misreads at most {most} of all images drawn like them, "
+            f"{network_name(sizes)} network{run} misreads at most {most} of all images drawn like them, "
             f"and reads at least {least} as they are labelled ({dataset})."
         )
 

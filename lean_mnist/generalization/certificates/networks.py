@@ -7,6 +7,7 @@ one with a word of a prefix code ``δ 2^−length`` (Occam's razor). What a cert
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -39,6 +40,7 @@ from lean_mnist.nn import MLP
 
 DEFAULT_OPTIONS = ClaimOptions()
 _WEIGHTS, _CODES = "certificate.weights", "certificate.codes"
+_MOST_FOLLOWED = 600_000  # weights
 _PIECEWISE_LINEAR = ("relu", "leaky-relu", "identity")  # which ask no function of a library, that may err
 
 
@@ -60,22 +62,26 @@ def certify(
     """
     require_known_bounds(options.bounds)
     unit = checker.UNITS[precision_for(model) if options.precision == "auto" else options.precision]
-    errors = test_errors(model, normalization, dataset, unit)
+    errors, arithmetic = test_errors(model, normalization, dataset, unit, by_norms=False), checker.ARITHMETICS[unit]
     examples, sizes, evaluations = len(dataset.test), model.sizes, history.evaluations
     share = functools.partial(history.share, examples=examples)
     claims = counted_claims(options.bounds, options.deltas, share, errors, examples)
     raw, dtype = _raw_weights(model)
     tensors = [{"name": name, "shape": list(tensor.shape)} for name, tensor in model.named_parameters()]
     data = split_data(dataset, "test", sizes[-1])
+    developers = {"preset": history.developers.preset, "looks": history.developers.looks}
     document = {
         "schema": checker.HOLDOUT,
         "version": data.version,
-        "statement": [*data.opening, *(claim.sentence(sizes, data.name) for claim in claims)],
+        "statement": [*data.opening, *(claim.sentence(sizes, data.name, arithmetic) for claim in claims)],
         "claims": [claim.fields(share=str(claim.share)) for claim in claims],
         "assumptions": [
-            *checker.ASSUMPTIONS,
+            checker.IID,
+            checker.CLUSTERS,
+            *checker.ASSUMPTIONS[1:],
             *([] if model.activation in _PIECEWISE_LINEAR else [checker.SMOOTH]),
             checker.ADAPTIVE if history.adaptive else checker.NOT_ADAPTIVE,
+            *([checker.DEVELOPERS.format(**developers)] if developers["looks"] else []),
             *data.assumptions,
         ],
         "counts": {"examples": examples, "errors": errors, "correct": examples - errors},
@@ -84,10 +90,12 @@ def certify(
             "looks": evaluations,
             "adaptive": history.adaptive,
             "recorded": [{name: entry[name] for name in ("step", "purpose", "errors")} for entry in recorded],
+            "developers": developers,
             "learned_from": False,
             "selected": "nothing",
             "selected_by": selected_by,
         },
+        "arithmetic": arithmetic,
         "decoder": with_hash(
             {"specification": checker.DECODER, **decoder_of(model, normalization), "unit": unit},
         ),
@@ -103,25 +111,32 @@ def certify(
     return Certificate(with_hash(document, "content_sha256"), {_WEIGHTS: raw, **data.beside})
 
 
-def test_errors(model: MLP, normalization: Normalization, dataset: Dataset, unit: str) -> int:
-    """The number of test examples read wrong, or too near to call where operations are as good as ``unit``."""
+def test_errors(model: MLP, normalization: Normalization, dataset: Dataset, unit: str, by_norms: bool) -> int:
+    """The number of test examples read wrong, or too near to call where operations are as good as ``unit``.
+
+    ``by_norms`` as certificates of earlier releases counted.
+    """
     layers = [
         (weight.detach().cpu().double().numpy(), None if bias is None else bias.detach().cpu().double().numpy())
         for weight, bias in model.weights_and_biases()
     ]
     images, labels = dataset.test.images.cpu().numpy(), dataset.test.labels.cpu().numpy()
     scaling = (normalization.kind, normalization.mean, normalization.scale)
-    return count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)))
+    return count_errors(layers, model.activation, scaling, images, labels, float(Fraction(unit)), by_norms=by_norms)
 
 
 def precision_for(model: MLP) -> str:
-    """``float32`` for at most one hidden layer of at most 512 units, else ``float64``.
+    """``float32`` for a piecewise linear network of at most 600,000 weights, and for any other of one hidden layer of
+    at most 512 units; else ``float64``.
 
-    What rounding may do in the worst order of sums grows with width and depth, until in float32 every example is too
-    near to call. The form of the network decides, and nothing of the data.
+    What rounding may do in the worst order of sums grows with width and depth. Through units of certain slope it is
+    followed to the logits, at a price for the checker that grows with the weights; where nothing is known of slopes,
+    it grows until in float32 every example is too near to call. The form of the network decides, and nothing of the
+    data.
     """
-    hidden = model.sizes[1:-1]
-    return "float32" if len(hidden) <= 1 and max(hidden, default=0) <= 512 else "float64"
+    hidden, weights = model.sizes[1:-1], sum(n * k for n, k in itertools.pairwise(model.sizes))
+    followed = model.activation in _PIECEWISE_LINEAR and weights <= _MOST_FOLLOWED
+    return "float32" if followed or (len(hidden) <= 1 and max(hidden, default=0) <= 512) else "float64"
 
 
 def decoder_of(model: MLP, normalization: Normalization) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lean_mnist.generalization.certificates.networks import (
     test_errors,
     weights_hash,
 )
-from lean_mnist.generalization.confidence import history_of
+from lean_mnist.generalization.confidence import NOBODY, DeveloperLooks, history_of
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
 from lean_mnist.reading.json import read_json
@@ -33,6 +33,7 @@ def certify_run(
     folder: Path,
     *,
     tracked: bool,
+    developers: DeveloperLooks = NOBODY,
     options: ClaimOptions = DEFAULT_OPTIONS,
     replaces: bool = True,
 ) -> tuple[Certificate, Path]:
@@ -40,13 +41,14 @@ def certify_run(
 
     Of a quantised network the exact weights are certified, which can be run exactly, so that ``auto`` precision gives
     nothing away for rounding. ``metrics`` are those of the run's checkpoint, with its evaluations on the test split;
-    ``tracked`` says that there was one after every epoch; ``replaces`` whether another network's certificate may be
-    replaced. Raises what :func:`~.networks.certify` does, and ``CertificateError`` for fewer ``looks`` than were
-    recorded.
+    ``tracked`` says that there was one after every epoch; ``developers`` those of the makers of its preset;
+    ``replaces`` whether another network's certificate may be replaced. Raises what :func:`~.networks.certify` does, and
+    ``CertificateError`` for fewer ``looks`` than are known of.
     """
     if isinstance(model, QuantizedMLP) and options.precision == "auto":
         options = replace(options, precision="float64")
-    history = history_of(metrics, tracked=tracked, looks=options.looks, adaptive=options.adaptive)
+    looks, adaptive = options.looks, options.adaptive
+    history = history_of(metrics, tracked=tracked, looks=looks, adaptive=adaptive, developers=developers)
     exact, recorded = exact_network(model), list(metrics["test_looks"])
     certificate = certify(exact, normalization, dataset, history, options, recorded=recorded)
     return certificate, write_certificate(certificate, folder, replaces=replaces)
@@ -90,10 +92,12 @@ class FoundCertificate:
     path: Path
     statement: tuple[str, ...]
     why_not: str = ""
+    arithmetic: str = ""  # that its count holds for
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         about = {"path": str(self.path), "matches": not self.why_not, "statement": list(self.statement)}
+        about["arithmetic"] = self.arithmetic
         return {**about, "why_not": self.why_not} if self.why_not else about
 
     def __str__(self) -> str:
@@ -101,7 +105,8 @@ class FoundCertificate:
             return f"certificate: {shown(self.path)} does not match: {self.why_not}"
         compared = "compared with what is here: weights, decoder, test examples, errors counted again, recorded looks"
         again = f"to check all of it: python -m lean_mnist.certify --check {shown(self.path)}"
-        return "\n  ".join([f"certificate: {shown(self.path)}", *self.statement, compared, again])
+        holds = f"its count holds for {self.arithmetic}"
+        return "\n  ".join([f"certificate: {shown(self.path)}", *self.statement, holds, compared, again])
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,8 @@ def _found(path: Path, about: Evaluated) -> FoundCertificate:
         checker.check_document(document)
     except checker.Rejected as error:
         return FoundCertificate(path, (), f"it does not hold, {str(error).removeprefix(f'{path}: ')}")
-    return FoundCertificate(path, tuple(document["statement"]), _difference(document, about))
+    arithmetic = checker.ARITHMETICS.get(document["decoder"].get("unit"), "")
+    return FoundCertificate(path, tuple(document["statement"]), _difference(document, about), arithmetic)
 
 
 def _difference(document: dict[str, Any], about: Evaluated) -> str:
@@ -148,7 +154,8 @@ def _difference(document: dict[str, Any], about: Evaluated) -> str:
     here = split_data(dataset, "test", model.sizes[-1]).fields
     if any(document["data"][kind]["sha256"] != here[kind]["sha256"] for kind in ("images", "labels")):
         return f"it is about other examples than the test split of {dataset.name} here"
-    stated, counted = document["counts"]["errors"], test_errors(model, about.normalization, dataset, decoder["unit"])
+    stated, by_norms = document["counts"]["errors"], "arithmetic" not in document
+    counted = test_errors(model, about.normalization, dataset, decoder["unit"], by_norms=by_norms)
     if stated != counted:
         return f"it counts {stated} errors, and counted again {counted} examples are wrong or too near to call"
     recorded = document["history"]["recorded"]

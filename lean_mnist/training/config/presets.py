@@ -1,10 +1,13 @@
 """Ready recipes: what each preset changes in the default configuration."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lean_mnist.errors import ConfigError, check_choice
 from lean_mnist.training.config import Config
+
+if TYPE_CHECKING:
+    from lean_mnist.generalization.confidence import DeveloperLooks
 
 # LEAN_mnist's recipe: He normal weights, pixel / 255, plain SGD on the mean gradient, global-norm clipping at 10,
 # batches of 64, and only the first images of the training file. The validation split is ours: cut from the others.
@@ -71,6 +74,32 @@ PRESETS: dict[str, dict[str, Any]] = {
         "log_every": 5,
     },
 }
+
+
+# Looks that the developers of a preset took at MNIST's test split while they made its recipe; certificates pay for it.
+# Every run ends with an evaluation of the test split, so every version of a recipe in the project's log counts as one,
+# whether or not its accuracy was written down:
+#
+# - best: four versions. The first (100 epochs, milder deformations), the one chosen on the validation split (80
+#   epochs), the same in bfloat16 (99.35 % on the test split), and the present one, of 300 epochs (99.49 %). The last
+#   change came after a test accuracy was seen, so that the looks are adaptive.
+# - small-best: two versions, the first and the one chosen on the validation split. It has not changed since a test
+#   accuracy was written down.
+# - The others: none. The default's values for learning are those of the first version in the log; LEAN_mnist's are its
+#   own; mini is for watching. What was seen on a screen before the first version, nobody knows.
+#
+# Each is (looks, adaptive), on these splits; QMNIST's test split begins with MNIST's.
+_DEVELOPERS = {"best": (4, True), "small-best": (2, False)}
+_LOOKED_AT = ("mnist", "qmnist")
+
+
+def developers_of(name: str, dataset: str) -> "DeveloperLooks":
+    """The looks that the developers of the preset ``name`` took at the test split of ``dataset``."""
+    from lean_mnist.generalization.confidence import NOBODY, DeveloperLooks
+
+    if name not in _DEVELOPERS or dataset not in _LOOKED_AT:
+        return NOBODY
+    return DeveloperLooks(name, *_DEVELOPERS[name])
 
 
 def preset(name: str) -> Config:

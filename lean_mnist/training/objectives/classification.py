@@ -26,6 +26,7 @@ from lean_mnist.nn.step import RING_DEPTH, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.reading.text import shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
+from lean_mnist.training.config.presets import developers_of
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
 from lean_mnist.training.evaluation import figures
@@ -176,7 +177,13 @@ class Classification:
         try:
             with memory_for("certifying"):
                 certificate, _ = certify_run(
-                    self.model, self.normalization, self.dataset, metrics, folder.folder, tracked=self.config.track_test
+                    self.model,
+                    self.normalization,
+                    self.dataset,
+                    metrics,
+                    folder.folder,
+                    tracked=self.config.track_test,
+                    developers=developers_of(self.config.preset, self.dataset.name),
                 )
         except (CertificateError, BoundError) as error:
             certificate = str(error)
