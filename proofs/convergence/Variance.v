@@ -1,7 +1,7 @@
 (* The variance of a batch gradient: sigma^2/m for m independent draws; the running mean as SGD with steps 1/(t + 1).
 
-   The variance of a random vector v is E ||v - E v||^2. Independent draws are draws with replacement: an epoch of
-   shuffled examples draws without, which these theorems do not cover. *)
+   The variance of a random vector v is E ||v - E v||^2. Independent draws are draws with replacement; batches
+   without replacement, as an epoch of shuffled examples draws them, are in FinitePopulation.v. *)
 Require Import Reals Lra Lia Psatz List.
 Import ListNotations.
 From LeanMnist Require Import gradients.Numbers gradients.RealNumbers generalization.Distribution
