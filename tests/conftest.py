@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also of the commands that tests start
 import torch
 
 torch.set_num_threads(1)
+
+# In the background (``nohup``, ``&``) these are ignored, as they then are by commands that tests start and interrupt.
+for _name, _default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if (_number := getattr(signal, _name, None)) and signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 # Modules that take more than some five seconds alone on one core (``pytest --durations=0`` says which do), or near it;
 # all others are marked ``fast``, and ``pytest -m fast`` answers within a minute on two cores.
