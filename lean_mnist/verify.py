@@ -1,5 +1,6 @@
 """``python -m lean_mnist.verify``: proofs of the formulas; ``--selftest`` tests the checks on planted bugs."""
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ class VerifyArguments:
     """
 
     only: str | None = None
-    """One id (loss.convex), one group (loss), or a pattern of ids ('loss.grad*')."""
+    """One id (loss.convex), one group (loss), or a pattern of ids ('loss.grad*'); with --selftest, their mutants."""
+    coq: bool = False
+    """Also compile the theorems of proofs/ with Coq, and say which obligations they state. Needs coqc on PATH."""
     selftest: bool = False
-    """Instead, plant known bugs in our own backward and in whole Functions, and report which the checks catch."""
+    """Instead, plant known bugs in our formulas, claims and backward, and in whole Functions: which are caught?"""
     target: str | None = None
     """With --selftest: plant in this Function instead, MODULE:FUNCTION; its module also names reference and inputs."""
     json: bool = False
@@ -30,24 +33,46 @@ def main() -> None:
     arguments = parse(VerifyArguments, sys.argv[1:], prog="python -m lean_mnist.verify")
     if arguments.target is not None and not arguments.selftest:
         raise ConfigError("--target: it says where --selftest plants its bugs; expected --selftest beside it")
-    if arguments.only is not None and arguments.selftest:
-        raise ConfigError("--only: it chooses obligations; expected it without --selftest")
+    if arguments.coq and arguments.selftest:
+        raise ConfigError("--coq: it checks theorems; expected it without --selftest")
+    if arguments.only is not None and arguments.target is not None:
+        raise ConfigError("--only: it chooses obligations; expected it without --target")
     # What follows is imported after the command line, so that --help need not wait for PyTorch.
     if arguments.selftest:
-        from lean_mnist.mutants import for_target, run_selftest
-
-        if arguments.target is None:
-            tested = run_selftest(progress=show_progress)
-        else:
-            tested = for_target(arguments.target, progress=show_progress)
-        print(tested.to_json() if arguments.json else tested)
-        tested.raise_if_failed()
+        run_selftests(arguments)
         return
     from lean_mnist.verification import verify
 
-    report = verify(arguments.only, progress=show_progress)
+    report = verify(arguments.only, progress=show_progress, coq=arguments.coq)
     print(report.to_json() if arguments.json else report.text(shutil.get_terminal_size((120, 24)).columns))
     report.raise_if_failed()
+
+
+def run_selftests(arguments: VerifyArguments) -> None:
+    """Plant what the arguments ask for, and print what found it."""
+    if arguments.target is not None:
+        from lean_mnist.mutants import for_target
+
+        tested = for_target(arguments.target, progress=show_progress)
+        print(tested.to_json() if arguments.json else tested)
+        tested.raise_if_failed()
+        return
+    from lean_mnist.mutants.obligations import check_obligations
+
+    of_obligations = check_obligations(arguments.only, progress=show_progress)
+    if arguments.only is not None:
+        print(json.dumps(of_obligations.as_plain(), indent=2) if arguments.json else of_obligations)
+        of_obligations.raise_if_failed()
+        return
+    from lean_mnist.mutants import run_selftest
+
+    tested = run_selftest(progress=show_progress)
+    if arguments.json:
+        print(tested.to_json(obligations=of_obligations.as_plain()))
+    else:
+        print(of_obligations, tested, sep="\n\n")
+    of_obligations.raise_if_failed()
+    tested.raise_if_failed()
 
 
 def show_progress(done: int, total: int, following: str) -> None:

@@ -154,9 +154,10 @@ class SelftestReport:
         lines += [f"false alarm: {alarm}" for alarm in self.false_alarms]
         return "\n".join([*lines, self.verdict])
 
-    def to_json(self) -> str:
-        """One JSON document."""
+    def to_json(self, **more: Any) -> str:
+        """One JSON document, with ``more`` values in it."""
         document: dict[str, Any] = {
+            **more,
             "target": self.target,
             "ok": self.ok,
             "score": self.score,

@@ -22,8 +22,16 @@ CONVEX = (
 )
 NOISE = "the stochastic gradient has mean ∇f(θ) and variance at most σ², independently at each step"
 SMOOTH = "an L-smooth f has f(θ−αg) ≤ f(θ) − α⟨∇f(θ), g⟩ + α²L/2 ‖g‖² (Nesterov, 2018, Lemma 1.2.3)"
-STEP = "plain SGD steps by θ − αg; checked exactly, on quadratics, by convergence.sgd-enumerated and gd-quadratic"
+STEP = "plain SGD steps by θ − αg; checked exactly by convergence.sgd-enumerated, gd-quadratic and their like"
+INDUCTION = "the argument around the inequalities that are checked (induction on t, expectation step by step) is sound"
 LIBM = "math.exp and math.log round as the C library that Lean's Float.exp and Float.log call"
 
+KERNEL = "Coq's kernel is sound, and so are the axioms that proofs/assumptions.txt names"
+FORMULAS = (
+    "chainrule computes what proofs/ defines: the definitions are executed on fractions and compared with it "
+    "(tests/verification/test_oracle.py), and the formulas are read side by side"
+)
+
 SYMBOLIC = (SYMPY, SUMS, REALS)  # of every proof for all sizes
+COQ = (KERNEL, FORMULAS)  # of what is proved in Coq alone
 ANY = (*SYMBOLIC, PAIRS)  # of a proof for any activation

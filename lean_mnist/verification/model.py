@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -15,25 +15,29 @@ Check = Callable[[], str]  # runs the code and says what there is to say; raises
 
 
 class Method(Enum):
-    """Method by which a statement is established, and the word for it, of one statement and of several.
+    """Method by which a statement is established: its name, and the words for it, of one statement and of several.
 
-    Only a symbolic identity, which covers every value of its variables, is called proved; everything else is called
-    checked, and on what.
+    Proved is what covers every value of its variables: by a theorem that Coq's kernel checks, or by an identity that
+    SymPy simplifies to 0. Derived is what an argument proves from the assumptions that stand beside it. Everything
+    else is called checked, and on what.
     """
 
-    SYMBOLIC = ("symbolic", "proved", "proved")
-    EXACT = ("exact rational", "checked exactly", "checked exactly")
-    GRADCHECK = ("gradcheck", "checked by gradcheck", "checked by gradcheck")
-    CASES = ("property test", "checked", "checked on cases")
+    COQ = ("proved in Coq", "proved in Coq", "proved in Coq alone")
+    SYMBOLIC = ("proved by SymPy", "proved by SymPy", "proved by SymPy")
+    EXACT = ("checked exactly on samples", "checked exactly", "checked exactly on samples")
+    FLOATS = ("checked on floats", "checked in floating point", "checked on floats")
+    DERIVED = ("derived", "derived from its assumptions", "derived")
+    ASSUMED = ("assumed", "assumed", "assumed")
 
     def __init__(self, label: str, word: str, plural: str) -> None:
         self.label, self.word, self.plural = label, word, plural
 
 
 class Truth(Enum):
-    """Result of checking a statement; ``ERROR`` is an exception of the code under test."""
+    """Result of checking a statement; ``ERROR`` is an exception of the code under test, or a fault of a theorem."""
 
     HOLDS = "holds"
+    UNCHECKED = "unchecked"  # it is proved in Coq alone, and Coq was not asked
     REFUTED = "refuted"
     ERROR = "error"
 
@@ -83,6 +87,8 @@ class Obligation:
         """Run the check; an exception of the code under test is a verdict, too."""
         started = time.perf_counter()
         verdict, counterexample = Truth.HOLDS, ""
+        if self.method is Method.COQ:
+            return ObligationResult(self, Truth.UNCHECKED, "only --coq checks it", "", 0.0)
         try:
             detail = self.run()
         except Refuted as found:
@@ -93,19 +99,51 @@ class Obligation:
 
 
 @dataclass(frozen=True)
+class Theorem:
+    """A theorem that Coq checked: the axioms beneath it, or what is wrong with it."""
+
+    name: str
+    axioms: tuple[str, ...] = ()
+    fault: str = ""
+
+
+@dataclass(frozen=True)
 class ObligationResult:
-    """Result of checking one obligation. ``counterexample`` is empty unless the verdict is ``REFUTED``."""
+    """Result of checking one obligation. ``counterexample`` is empty unless the verdict is ``REFUTED``.
+
+    ``theorems`` are those of the obligation, once Coq has checked them.
+    """
 
     obligation: Obligation
     verdict: Truth
     detail: str
     counterexample: str
     seconds: float
+    theorems: tuple[Theorem, ...] = ()
 
     @property
     def as_expected(self) -> bool:
         """True if a true statement holds, or a false one is refuted."""
         return self.verdict is self.obligation.expected
+
+    @property
+    def failed(self) -> bool:
+        """True if the verdict is neither the expected one nor left open."""
+        return not self.as_expected and self.verdict is not Truth.UNCHECKED
+
+    @property
+    def machine_checked(self) -> bool:
+        """True if Coq has checked a theorem that states this, and found all of them in order."""
+        return bool(self.theorems) and not any(theorem.fault for theorem in self.theorems)
+
+    def with_theorems(self, theorems: tuple[Theorem, ...]) -> ObligationResult:
+        """The same once Coq has checked its ``theorems``."""
+        faults = [f"{theorem.name}: {theorem.fault}" for theorem in theorems if theorem.fault]
+        if faults and not self.failed:
+            return replace(self, theorems=theorems, verdict=Truth.ERROR, detail="; ".join(faults))
+        if self.obligation.method is Method.COQ:
+            return replace(self, theorems=theorems, verdict=Truth.HOLDS, detail="") if theorems else self
+        return replace(self, theorems=theorems)
 
 
 @dataclass(frozen=True)
@@ -120,8 +158,8 @@ class Vacuous:
 _USUALLY = {
     Method.SYMBOLIC: assumptions.SYMBOLIC,
     Method.EXACT: (assumptions.FRACTIONS, assumptions.CASES),
-    Method.GRADCHECK: (assumptions.GRADCHECK, assumptions.TORCH),
-    Method.CASES: (assumptions.TORCH, assumptions.CASES),
+    Method.FLOATS: (assumptions.TORCH, assumptions.CASES),
+    Method.COQ: assumptions.COQ,
 }
 
 
@@ -146,6 +184,10 @@ class Statements(list[Obligation]):
         """Add one; unless ``rests_on`` is given, it rests on the assumptions of the group or else of the method."""
         rests_on = rests_on or self._rests_on or _USUALLY[method]
         self.append(Obligation(f"{self.group}.{name}", statement, source, scope, run, method, rests_on, expected))
+
+    def theorem(self, name: str, statement: str, source: str, scope: str) -> None:
+        """Add a statement about the formulas that is proved in Coq alone."""
+        self.add(name, statement, source, scope, lambda: "", Method.COQ, rests_on=assumptions.COQ)
 
     def __call__(
         self, source: str, scope: str, method: Method = Method.SYMBOLIC, **more: Any

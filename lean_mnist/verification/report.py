@@ -14,11 +14,12 @@ from textwrap import wrap
 from typing import Any
 
 from lean_mnist.errors import ConfigError, nearest
+from lean_mnist.verification.coq import CoqReport, check_theorems
 from lean_mnist.verification.model import Method, Obligation, ObligationFailed, ObligationResult, Truth, Vacuous
 
 Progress = Callable[[int, int, str], None]  # how many are done, of how many, which is next ("" at the end)
 _SHARES = (0.39, 0.27, 0.34)  # of what verdict and time leave: statement, source, how it is established
-_VERDICT, _SECONDS, _GAP, _NARROWEST = 8, 6, 2, 88
+_VERDICT, _SECONDS, _GAP, _NARROWEST = 9, 6, 2, 88
 
 
 def obligations() -> list[Obligation]:
@@ -53,21 +54,39 @@ def _statements() -> Any:
 
 @dataclass(frozen=True)
 class ObligationReport:
-    """Results of checking some or all obligations."""
+    """Results of checking some or all obligations; ``coq`` is what Coq said of their theorems, if it was asked."""
 
     results: tuple[ObligationResult, ...]
     vacuous: tuple[Vacuous, ...]
     seconds: float
+    coq: CoqReport | None = None
 
     @property
     def failed(self) -> list[ObligationResult]:
         """True statements that do not hold, and false ones that were not refuted."""
-        return [result for result in self.results if not result.as_expected]
+        return [result for result in self.results if result.failed]
+
+    @property
+    def unchecked(self) -> list[ObligationResult]:
+        """Statements that are proved in Coq alone, where Coq has not checked them."""
+        return [result for result in self.results if result.verdict is Truth.UNCHECKED]
 
     @property
     def ok(self) -> bool:
-        """True if every result is as expected."""
-        return not self.failed
+        """True if something was checked, everything that was is as expected, and nothing is wrong with the proofs."""
+        return any(result.as_expected for result in self.results) and not self._faults
+
+    @property
+    def _faults(self) -> list[str]:
+        """What is wrong, a part of a line each."""
+        faults = [] if self.coq is None or not self.coq.fault else [f"Coq: {self.coq.fault}"]
+        if self.failed:
+            names = ", ".join(f"{r.obligation.id} ({_word(r)})" for r in self.failed)
+            faults += [f"{len(self.failed)} of {len(self.results)} obligations failed: {names}"]
+        if self.coq is not None and not self.coq.fault and self.unchecked:
+            names = ", ".join(r.obligation.id for r in self.unchecked)
+            faults += [f"proofs/obligations.txt names no theorem for {names}, which only a theorem establishes"]
+        return faults
 
     @property
     def assumptions(self) -> dict[str, int]:
@@ -75,10 +94,9 @@ class ObligationReport:
         return dict(Counter(a for result in self.results for a in result.obligation.assumptions))
 
     def raise_if_failed(self) -> None:
-        """Raise ``ObligationFailed``, one line, unless everything is as expected."""
-        if self.failed:
-            names = ", ".join(f"{r.obligation.id} ({_word(r)})" for r in self.failed)
-            raise ObligationFailed(f"{len(self.failed)} of {len(self.results)} obligations failed: {names}")
+        """Raise ``ObligationFailed``, one line, unless ``ok``."""
+        if not self.ok:
+            raise ObligationFailed("; ".join(self._faults) or "nothing was checked; expected an obligation, or --coq")
 
     def to_json(self) -> str:
         """One JSON document: every obligation with its verdict, the vacuous statements, the assumptions."""
@@ -95,7 +113,11 @@ class ObligationReport:
                 }
                 for v in self.vacuous
             ],
-            "assumptions": [{"assumption": text, "obligations": n} for text, n in self.assumptions.items()],
+            "assumptions": [
+                {"assumption": text, "how": Method.ASSUMED.label, "obligations": n}
+                for text, n in self.assumptions.items()
+            ],
+            "coq": None if self.coq is None else {**_fields(self.coq), "axioms": self.coq.axioms},
             "seconds": self.seconds,
             "versions": {
                 "python": platform.python_version(),
@@ -120,13 +142,27 @@ class ObligationReport:
         lines += ["Assumptions, and how many obligations rest on each", ""]
         for assumption, count in self.assumptions.items():
             lines += wrap(assumption, width, initial_indent=f"{count:>4}  ", subsequent_indent=" " * 6)
-        return "\n".join([*lines, "", *wrap(self._summary(), width)])
+        return "\n".join([*lines, "", *wrap(self._of_coq(), width), *wrap(self._summary(), width)])
 
     def __str__(self) -> str:
         return self.text()
 
+    def _of_coq(self) -> str:
+        """What Coq has checked, and what not."""
+        if self.coq is None:
+            return "Nothing was machine-checked: --coq compiles proofs/ and checks the theorems that state obligations."
+        if self.coq.fault:
+            return f"Nothing was machine-checked: {self.coq.fault}."
+        checked = [r for r in self.results if r.machine_checked]
+        others = ", ".join(r.obligation.id for r in self.results if not r.machine_checked)
+        return (
+            f"Machine-checked by Coq {self.coq.version}: {len(checked)} of {len(self.results)} obligations, by "
+            f"{len({t.name for r in checked for t in r.theorems})} theorems that rest on "
+            f"{', '.join(self.coq.axioms) or 'no axiom'}. {f'Not: {others}.' if others else ''}"
+        )
+
     def _summary(self) -> str:
-        ours = [r for r in self.results if r.obligation.expected is Truth.HOLDS]
+        ours = [r for r in self.results if r.obligation.expected is Truth.HOLDS and r.verdict is not Truth.UNCHECKED]
         good = Counter(r.obligation.method for r in ours if r.as_expected)
         refuted = len([r for r in self.results if r.as_expected]) - good.total()
         parts = [f"{good.total()} of {len(ours)} obligations hold"] if ours else []
@@ -134,27 +170,39 @@ class ObligationReport:
             parts[-1] += f" ({', '.join(f'{good[method]} {method.plural}' for method in Method if good[method])})"
         if refuted:
             parts.append(f"{refuted} false statements of the original refuted")
-        if self.failed:
-            parts.append(f"{len(self.failed)} FAILED: {', '.join(r.obligation.id for r in self.failed)}")
+        if self.unchecked:
+            parts.append(f"{len(self.unchecked)} proved in Coq alone and not checked")
+        if not self.ok:
+            parts.append(f"FAILED: {'; '.join(self._faults) or 'nothing was checked'}")
         return f"{'; '.join(parts)}; {self.seconds:.1f} s"
 
 
-def verify(only: str | None = None, progress: Progress = lambda *_: None) -> ObligationReport:
-    """Check all obligations, or those that ``only`` picks (see ``select``); raises ``ConfigError`` if it picks none."""
+def _fields(report: CoqReport) -> dict[str, Any]:
+    return {key: getattr(report, key) for key in ("version", "theories", "seconds", "fault")}
+
+
+def verify(only: str | None = None, progress: Progress = lambda *_: None, *, coq: bool = False) -> ObligationReport:
+    """Check all obligations, or those that ``only`` picks (see ``select``); with ``coq`` their theorems, too.
+
+    Raises ``ConfigError`` if ``only`` picks none, or if Coq is asked for and not there.
+    """
     started, results = time.perf_counter(), list[ObligationResult]()
-    chosen = obligations() if only is None else select(obligations(), only)
+    everything = obligations()
+    chosen = everything if only is None else select(everything, only)
+    ran = {obligation.id for obligation in chosen}
+    by_coq = check_theorems({o.id for o in everything}, ran, progress) if coq else None
     for done, obligation in enumerate(chosen):
         progress(done, len(chosen), obligation.id)
-        results.append(obligation.check())
+        result = obligation.check()
+        results.append(result.with_theorems(by_coq.theorems.get(obligation.id, ())) if by_coq else result)
     progress(len(chosen), len(chosen), "")
-    ran = {obligation.id for obligation in chosen}
     vacuous = tuple(v for v in _statements().VACUOUS if not ran.isdisjoint(v.established_by))
-    return ObligationReport(tuple(results), vacuous, time.perf_counter() - started)
+    return ObligationReport(tuple(results), vacuous, time.perf_counter() - started, by_coq)
 
 
 def _word(result: ObligationResult) -> str:
-    """The verdict, in capitals where it is not the expected one."""
-    return result.verdict.value if result.as_expected else result.verdict.value.upper()
+    """The verdict, in capitals where it failed."""
+    return result.verdict.value.upper() if result.failed else result.verdict.value
 
 
 def _plain(result: ObligationResult) -> dict[str, Any]:
@@ -170,6 +218,8 @@ def _plain(result: ObligationResult) -> dict[str, Any]:
         "as_expected": result.as_expected,
         "detail": result.detail,
         "counterexample": result.counterexample or None,
+        "machine_checked": result.machine_checked,
+        "theorems": [{"name": t.name, "axioms": list(t.axioms), "fault": t.fault or None} for t in result.theorems],
         "seconds": result.seconds,
     }
 
@@ -184,14 +234,17 @@ def _table(title: str, results: Sequence[ObligationResult], width: int) -> list[
     for result in results:
         o = result.obligation
         # A method that was to be used establishes nothing where it failed.
-        established = o.established if result.as_expected else "not established"
+        established = "not established" if result.failed else o.established
         seconds = f"{result.seconds:.{2 if result.seconds < 9.995 else 1}f} s".rjust(_SECONDS)
         said = cells(o.statement, widths[0], initial_indent="  ", subsequent_indent="  ")
         statement = [*cells(o.id, widths[0]), *said]
         rows.append([statement, cells(o.source, widths[1]), cells(established, widths[2]), [_word(result)], [seconds]])
-        if not result.as_expected or result.counterexample:
+        if result.failed or result.counterexample:
             found = ": ".join(part for part in (result.detail, result.counterexample) if part)
             rows.append([wrap(found, width, initial_indent="    → ", subsequent_indent="      ")])
+        if result.machine_checked:
+            names = ", ".join(theorem.name for theorem in result.theorems)
+            rows.append([wrap(f"Coq: {names}", width, initial_indent="    ✓ ", subsequent_indent="      ")])
     lines = [title, ""]
     for row in rows:
         for line in itertools.zip_longest(*row, fillvalue=""):

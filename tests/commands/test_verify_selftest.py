@@ -66,11 +66,24 @@ def test_a_wrong_function_is_refused_before_anything_is_planted(
     assert "FAILED" in capsys.readouterr().out
 
 
+def test_the_faults_of_chosen_obligations_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(monkeypatch, "--selftest", "--only", "convergence.robbins-monro", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    (fault,) = found["faults"]
+    assert fault == {
+        "fault": "Robbins and Monro: a lower ceiling", "found_by": ["convergence.robbins-monro"], "missed_by": []
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         (["--target", "a:b"], ConfigError, "expected --selftest beside it"),
-        (["--selftest", "--only", "loss"], ConfigError, "expected it without --selftest"),
+        (["--selftest", "--only", "loss", "--target", "a:b"], ConfigError, "--only: .* without --target"),
+        (["--selftest", "--coq"], ConfigError, "--coq: .* without --selftest"),
         (["--selftest", "--target", "no_such_module:Function"], ArgumentError, "no_such_module"),
     ],
 )

@@ -1,5 +1,6 @@
 """``python -m lean_mnist.verify``: what it prints, where, and the status it exits with."""
 
+import dataclasses
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from lean_mnist import verify as command
 from lean_mnist.errors import LeanMnistError
 from lean_mnist.verification import report, verify
-from lean_mnist.verification.model import ObligationFailed, Truth
+from lean_mnist.verification.model import Method, ObligationFailed, Truth
 from tests.support.obligations_cases import an_obligation, breaks, holds, is_false
 from tests.support.training_cases import Result
 
@@ -30,7 +31,7 @@ def test_a_part_of_the_table(call: Run) -> None:
     assert "Layer properties" in found.out
     assert "layer.matvec-linear" in found.out
     assert "Loss properties" not in found.out
-    assert "9 of 9 obligations hold (9 proved)" in found.out
+    assert "9 of 9 obligations hold (6 proved by SymPy, 3 checked on floats)" in found.out
     lines = found.err.splitlines()
     assert len(lines) == 9
     assert lines[0] == "1 of 9: layer.affine"
@@ -59,9 +60,10 @@ def test_a_refuted_obligation_is_told_and_exits_3(
         assert (document["ok"], document["failed"]) == (False, ["loss.other"])
     else:
         assert "→ it is not so: 2 instead of 3 at x = 1" in found.out
-        assert found.out.count("proved for all n") == 1, "what was refuted is not called proved"
+        assert found.out.count("proved by SymPy") == 2, "what was refuted is not called proved"
         assert "not established" in found.out
-        assert "1 of 2 obligations hold (1 proved); 1 FAILED: loss.other" in found.out
+        summary = "1 of 2 obligations hold (1 proved by SymPy); FAILED: 1 of 2 obligations failed: loss.other (REFUTED)"
+        assert summary in found.out.replace("\n", " ")
 
 
 def test_code_under_test_that_breaks_is_an_error_and_exits_3(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +88,17 @@ def test_a_false_statement_that_is_not_refuted_fails(
     assert found.status == 3
     assert "original.two" in found.err.splitlines()[-1]
     assert "1 false statements" in found.out
+
+
+def test_nothing_checked_is_a_failure(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not report.ObligationReport((), (), 0.0).ok
+    theorem = dataclasses.replace(an_obligation(holds), method=Method.COQ)
+    _pretend(monkeypatch, theorem)
+    found = call()
+    assert (found.status, found.err.splitlines()[-1]) == (
+        3,
+        "error: nothing was checked; expected an obligation, or --coq",
+    )
 
 
 def test_a_failed_obligation_is_an_error_for_people() -> None:
@@ -136,7 +149,7 @@ def test_help_loads_neither_torch_nor_sympy() -> None:
     )
     found = _python("-c", code)
     assert found.returncode == 0, found.stderr
-    for option in ("--only", "--json", "--help"):
+    for option in ("--only", "--coq", "--json", "--help"):
         assert option in found.stdout
 
 

@@ -1,10 +1,11 @@
-"""Every kind of check can fail: with a fault planted in the code, the obligations it breaks are found broken."""
+"""Every obligation can fail: with a fault planted in what it checks, it is found broken."""
 
 import pytest
 
-from lean_mnist.verification.model import Obligation, Truth
+from lean_mnist.mutants.obligations import FAULTS, check_obligations
+from lean_mnist.mutants.obligations.making import Fault
+from lean_mnist.verification.model import Method, Obligation, Truth
 from lean_mnist.verification.statements import network
-from tests.support.obligations_faults import FAULTS, Fault
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -13,7 +14,7 @@ def test_a_planted_fault_is_found(fault: Fault, by_id: dict[str, Obligation], mo
     with fault.planted():
         found = {name: by_id[name].check() for name in (*fault.fails, *fault.holds)}
     for name in fault.fails:
-        assert not found[name].as_expected, f"{name} still {found[name].verdict}"
+        assert found[name].failed, f"{name} still {found[name].verdict}"
         assert not found[name].detail.startswith("TypeError"), "the fault itself cannot be called"
     for name in fault.holds:
         assert found[name].as_expected, f"{name}: {found[name].detail} {found[name].counterexample}"
@@ -21,11 +22,21 @@ def test_a_planted_fault_is_found(fault: Fault, by_id: dict[str, Obligation], mo
     assert all(outcome.counterexample for outcome in refuted), "whoever refutes says with what"
 
 
-def test_the_faults_reach_every_group_and_every_method(by_id: dict[str, Obligation]) -> None:
-    failing = {name for fault in FAULTS for name in fault.fails}
-    groups = {obligation.group for obligation in by_id.values()}
-    assert {by_id[name].group for name in failing} == groups
-    assert {by_id[name].method for name in failing} == {obligation.method for obligation in by_id.values()}
+def test_every_obligation_that_python_checks_is_broken_by_a_fault(by_id: dict[str, Obligation]) -> None:
+    broken = {name for fault in FAULTS for name in fault.fails}
+    assert broken == {name for name, o in by_id.items() if o.method is not Method.COQ}
+
+
+def test_a_fault_that_an_obligation_misses_is_told() -> None:
+    harmless = Fault("nothing", {}, ("loss.nonnegative",))
+    found = check_obligations(faults=[harmless])
+    assert not found.ok
+    assert found.missed == {"nothing": ["loss.nonnegative"]}
+    assert "nothing: MISSED by loss.nonnegative" in str(found)
+    with pytest.raises(Exception, match=r"nothing \(by loss.nonnegative\)"):
+        found.raise_if_failed()
+    assert not check_obligations(faults=[]).ok
+    assert found.as_plain()["faults"] == [{"fault": "nothing", "found_by": [], "missed_by": ["loss.nonnegative"]}]
 
 
 @pytest.mark.parametrize("fault", FAULTS[:3], ids=lambda fault: fault.name)

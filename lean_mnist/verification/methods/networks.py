@@ -17,7 +17,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 
 from lean_mnist.chainrule import dense, losses, mlp
 from lean_mnist.chainrule.activations import activation_named
@@ -73,16 +72,6 @@ class RationalNetwork:
         labels = np.array([rng.randrange(sizes[-1]) for _ in range(batch)])
         x, upstream = random_fractions(rng, batch, sizes[0]), random_fractions(rng, batch)
         return cls(activation, x, labels, layers, upstream)
-
-    def tensors(self, dtype: torch.dtype) -> RationalNetwork:
-        """The same network and batch on tensors."""
-
-        def tensor(array: Any) -> torch.Tensor:
-            return torch.tensor(array.astype(float), dtype=dtype)
-
-        layers = [(tensor(weight), tensor(bias)) for weight, bias in self.layers]
-        labels = torch.from_numpy(self.labels)
-        return RationalNetwork(self.activation, tensor(self.x), labels, layers, tensor(self.upstream))
 
     def loss_and_gradients(self) -> tuple[Any, list[tuple[str, Any, Any]]]:
         """The losses of the batch; name, variable and hand-written gradient of the input and of every parameter."""

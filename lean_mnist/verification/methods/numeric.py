@@ -1,7 +1,6 @@
 """Comparisons of what tensors give: with SymPy numbers of many digits, and by ``gradcheck``."""
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,22 +26,25 @@ def worst_ulps(
     values: Sequence[Any],
     scale: Callable[[Any, float], float],
     allowed: float,
+    dtype: torch.dtype = torch.float64,
 ) -> float:
-    """Largest error of ``function`` in float64, in units of rounding of numbers of size ``scale(value, exact)``.
+    """Largest error of ``function`` in ``dtype``, in units of rounding of numbers of size ``scale(value, exact)``.
 
     ``function`` runs on the tensor of ``values``, and on the same numbers with many digits; a row gives a row. Raises
     ``Refuted``, with the place, if the error is more than ``allowed``.
     """
-    largest = 0.0
-    found = function(torch.tensor(values, dtype=torch.float64)).tolist()
+    largest, limits = 0.0, torch.finfo(dtype)
+    given = torch.tensor(values, dtype=dtype)
+    found, values = function(given).tolist(), given.tolist()  # what is compared is at the numbers as they were rounded
     with np.errstate(all="ignore"):  # NumPy looks at flags that mpmath's own arithmetic may leave set
         exact = function(_precise(values))
     for value, one_row, exact_row in zip(values, found, exact, strict=True):
         for one, other in zip(np.atleast_1d(one_row), np.atleast_1d(exact_row), strict=True):
-            unit = math.ulp(max(scale(value, float(other)), sys.float_info.min))
+            # The unit in the last place of a number of that size.
+            unit = 2.0 ** math.floor(math.log2(max(scale(value, float(other)), limits.tiny))) * limits.eps
             error = float(abs(_precise(one) - sympy.N(other, DIGITS)) / unit)
             if not error <= allowed:
-                place = f"{float(one)!r} instead of {float(other)!r} at {value!r}, {error:.1f} units"
+                place = f"{float(one)!r} instead of {float(other)!r} at {value!r} in {dtype}, {error:.1f} units"
                 raise Refuted(f"{what} is off", place)
             largest = max(largest, error)
     return largest

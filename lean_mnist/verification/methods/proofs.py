@@ -59,6 +59,24 @@ def prove_nonnegative(what: str, expression: Expr) -> None:
         raise NotEstablished(f"{what}: {expression} was not shown to be at least 0")
 
 
+def prove_no_negative(what: str, expression: Expr) -> None:
+    """Raise ``Refuted``, or ``NotEstablished``, unless a quotient of polynomials in nonnegative symbols is at least 0.
+
+    It is where no coefficient is negative, once it is cancelled.
+    """
+    quotient = sympy.cancel(expression)
+    if all(c >= 0 for part in sympy.fraction(quotient) for c in sympy.expand(part).as_coefficients_dict().values()):
+        return
+    symbols, rng = sorted(quotient.free_symbols, key=str), random.Random(0)
+    for _ in range(200):
+        numbers = {symbol: sympy.Rational(rng.randrange(40), 8) for symbol in symbols}
+        value = quotient.subs(numbers)
+        if value.is_number and value.is_negative:
+            at = ", ".join(f"{symbol} = {number}" for symbol, number in numbers.items())
+            raise Refuted(f"{what} is negative", f"{value} at {at}")
+    raise NotEstablished(f"{what}: {quotient} was not shown to be at least 0")
+
+
 def _cannot_be_negative(e: Expr) -> bool:
     if isinstance(e, sympy.Sum):
         return _cannot_be_negative(e.function)

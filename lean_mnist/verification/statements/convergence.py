@@ -1,254 +1,151 @@
 """Convergence: what LEAN_mnist's convergence axioms say in words, where their conclusions say ``True``.
 
-For all μ, L, α and t the rates are proved from textbook inequalities. Then the optimizer that trains is run on
-quadratics whose numbers float64 holds exactly, every outcome of the noise is enumerated, and the bound is checked in
-fractions.
+A claim is a largest learning rate and a bound. It is derived from textbook inequalities: a potential that falls at
+every step, for every rate up to the largest.
 """
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import sympy
-import torch
 
-from lean_mnist.chainrule import losses
-from lean_mnist.nn.update import Optimizer, set_learning_rate
-from lean_mnist.training.config import Config, optimizers
 from lean_mnist.verification import assumptions as rests_on
-from lean_mnist.verification.methods.networks import RationalNetwork
-from lean_mnist.verification.methods.proofs import prove_zero
+from lean_mnist.verification.methods.proofs import prove_no_negative
 from lean_mnist.verification.methods.sums import Expr
-from lean_mnist.verification.model import Method, NotEstablished, Refuted, Statements
+from lean_mnist.verification.model import Method, Statements
 from lean_mnist.verification.statements.gradients import LEAN
 
 OBLIGATIONS = Statements("convergence", "Convergence")
-PROOF, OPTIMIZER = (
-    (rests_on.SYMPY, rests_on.CALCULUS, rests_on.STEP),
-    (rests_on.FRACTIONS, rests_on.IEEE, rests_on.CASES, rests_on.TORCH),
-)
-ALPHA, MU, L, SIGMA2 = sympy.symbols("alpha mu L sigma2", positive=True)
-R, G2, INNER, GAP = sympy.symbols("r g2 c gap", real=True)  # ‖θ−θ*‖², ‖∇f‖², ⟨∇f, θ−θ*⟩, f(θ) − f*
-T = sympy.Symbol("t", integer=True, nonnegative=True)
-# E ‖θ' − θ*‖² of one step θ' = θ − α(∇f + noise), with noise of mean 0 and variance σ².
-NEXT = R - 2 * ALPHA * INNER + ALPHA**2 * (G2 + SIGMA2)
+# Nonnegative: ‖θ−θ*‖² and its start, ‖∇f‖², f(θ) − f*, μ, L − μ, the variance σ², and three slacks of inequalities.
+R, R0, G2, GAP, MU, OVER, SIGMA2, E1, E2, S = sympy.symbols("r r₀ g gap μ d σ² e₁ e₂ s", nonnegative=True)
+T, ALPHA, L = sympy.Symbol("t", positive=True), sympy.Symbol("α", positive=True), sympy.Symbol("L", positive=True)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Bound after ``t`` steps at any rate 0 < α ≤ ``largest``; ``r₀`` is ‖θ₀ − θ*‖², or f(θ₀) − f_min if not convex."""
+
+    largest: Expr
+    bound: Expr
+
+    def in_scope(self, expression: Expr) -> Expr:
+        """``expression`` at any rate of the claim, as one of nonnegative symbols: α = largest / (1 + s), L = μ + d."""
+        return expression.subs(ALPHA, self.largest / (1 + S)).subs(L, MU + OVER)
+
+    def prove(self, **differences: Expr) -> None:
+        """Prove each difference to be at least 0 at any rate of the claim."""
+        for what, difference in differences.items():
+            prove_no_negative(what.replace("_", " "), self.in_scope(difference))
+
+    def at(self, **values: Any) -> Fraction:
+        """The bound for these numbers, exactly."""
+        return _number(self.bound, values)
+
+    def rates(self, **values: Any) -> tuple[Fraction, Fraction]:
+        """The largest rate for these numbers, and half of it."""
+        largest = _number(self.largest, values)
+        return largest, largest / 2
+
+
+def _number(expression: Expr, values: dict[str, Any]) -> Fraction:
+    named = {symbol: sympy.Rational(values[symbol.name]) for symbol in expression.free_symbols}
+    return Fraction(*expression.subs(named).as_numer_denom())
+
+
+CLAIMS = {
+    "strongly convex": Claim(2 / (MU + L), (1 - ALPHA * MU) ** T * R0 + ALPHA * SIGMA2 / MU),
+    "convex, no noise": Claim(1 / L, R0 / (2 * ALPHA * T)),
+    "convex": Claim(1 / (2 * L), R0 / (ALPHA * T) + ALPHA * SIGMA2),
+    "not convex": Claim(1 / L, 2 * R0 / (ALPHA * T) + ALPHA * L * SIGMA2),
+}
+
+
+def _written(expression: Expr) -> str:
+    return str(expression).replace("**", "^").replace("*", "·")
+
+
+def _derive(
+    name: str, claim: str, what: str, source: str, assumed: Sequence[str], steps: Callable[[Claim], dict[str, Expr]]
+) -> None:
+    """Add the claim about ``what``, derived by ``steps``: differences that are at least 0 at every rate in scope."""
+
+    def run() -> str:
+        differences = steps(CLAIMS[claim])
+        CLAIMS[claim].prove(**differences)
+        return f"at least 0 at every rate in scope: {', '.join(differences).replace('_', ' ')}"
+
+    given = CLAIMS[claim]
+    scope = f"for all {'0 < μ ≤ L' if given.bound.has(MU) else 'L > 0'}, 0 < α ≤ {_written(given.largest)} and t ≥ 1"
+    rests = (rests_on.SYMPY, rests_on.INDUCTION, rests_on.STEP, *assumed)
+    OBLIGATIONS.add(name, f"{what} ≤ {_written(given.bound)}", source, scope, run, Method.DERIVED, rests)
+
+
+def _next_distance(inner: Expr, g2: Expr) -> Expr:
+    """``E ‖θ' − θ*‖²`` of a step ``θ' = θ − α(∇f + noise)``, with ``⟨∇f, θ−θ*⟩`` and ``‖∇f‖²``; the noise has σ²."""
+    return R - 2 * ALPHA * inner + ALPHA**2 * (g2 + SIGMA2)
+
+
+def _strongly_convex(claim: Claim) -> dict[str, Expr]:
+    g2 = MU**2 * R + E2
+    after = _next_distance(MU * L / (MU + L) * R + g2 / (MU + L) + E1, g2)
+    factor = 1 - ALPHA * MU
+    rest = claim.bound - factor**T * R0  # what does not shrink
+    return {
+        "the_factor": factor,
+        "one_step": factor * R + ALPHA**2 * SIGMA2 - after,
+        "the_induction": rest - factor * rest - ALPHA**2 * SIGMA2,
+        "the_start": rest,
+    }
+
+
+def _convex_without_noise(claim: Claim) -> dict[str, Expr]:
+    gap = GAP - ALPHA * (1 - ALPHA * L / 2) * G2 - E1  # after the step
+    after = _next_distance(GAP + E2, G2).subs(SIGMA2, 0)
+    fall = 2 * ALPHA * T * GAP + R - (2 * ALPHA * (T + 1) * gap + after)
+    return {"fall_of_2αt(f − f*) + r": fall, "the_conclusion": 2 * ALPHA * T * claim.bound - R0}
+
+
+def _convex(claim: Claim) -> dict[str, Expr]:
+    fall = R + ALPHA**2 * SIGMA2 - _next_distance(GAP + E1, 2 * L * GAP - E2) - ALPHA * GAP
+    return {
+        "fall_of_r + αΣ(f − f*) − tα²σ²": fall,
+        "the_conclusion": ALPHA * T * claim.bound - R0 - T * ALPHA**2 * SIGMA2,
+    }
+
+
+def _not_convex(claim: Claim) -> dict[str, Expr]:
+    gap = GAP - ALPHA * G2 + ALPHA**2 * L / 2 * (G2 + SIGMA2) - E1  # after the step
+    fall = GAP + ALPHA**2 * L * SIGMA2 / 2 - ALPHA / 2 * G2 - gap
+    return {
+        "fall_of_f + αΣ‖∇f‖²/2 − tα²Lσ²/2": fall,
+        "the_conclusion": ALPHA * T / 2 * claim.bound - R0 - T * ALPHA**2 * L * SIGMA2 / 2,
+    }
+
+
+STRONG, CONVEX, SMOOTH, NOISE = rests_on.STRONG, rests_on.CONVEX, rests_on.SMOOTH, rests_on.NOISE
+SGD, GD, SGD_CONVEX = "sgd_converges_strongly_convex", f"{LEAN}: Convergence", "sgd_converges_convex"
+STATIONARY = "sgd_finds_stationary_point_nonconvex"
+_derive("sgd-strongly-convex", "strongly convex", "E‖θ_t − θ*‖²", SGD, (STRONG, NOISE), _strongly_convex)
+_derive("gd-convex", "convex, no noise", "f(θ_t) − f*", GD, (CONVEX,), _convex_without_noise)
+_derive("sgd-convex", "convex", "mean of E f(θ_k) − f* over t steps", SGD_CONVEX, (CONVEX, NOISE), _convex)
+_derive("sgd-stationary", "not convex", "mean of E‖∇f(θ_k)‖² over t steps", STATIONARY, (SMOOTH, NOISE), _not_convex)
+
+
+CEILING = 2 - 1 / T  # of Σ_(k ≤ t) 1/k²
 
 
 @OBLIGATIONS(
-    "sgd_converges_strongly_convex",
-    "for all μ ≤ L, 0 < α ≤ 2/(μ + L) and t",
-    rests_on=(*PROOF, rests_on.STRONG, rests_on.NOISE),
+    "one_over_t_plus_one_satisfies_robbins_monro",
+    "for the infinite series",
+    Method.DERIVED,
+    rests_on=(rests_on.SYMPY, rests_on.INDUCTION),
 )
-def sgd_strongly_convex() -> str:
-    """E‖θ_t − θ*‖² ≤ (1 − αμ)^t ‖θ₀ − θ*‖² + ασ²/μ."""
-    slack = INNER - MU * L / (MU + L) * R - G2 / (MU + L)  # at least 0, by assumption, as is the next
-    steep = G2 - MU**2 * R
-    rest = 2 * ALPHA * slack + ALPHA * (2 / (MU + L) - ALPHA) * steep
-    prove_zero("one step", (1 - ALPHA * MU) ** 2 * R + ALPHA**2 * SIGMA2 - NEXT, rest)
-    # 0 ≤ 1 − αμ ≤ 1, since at the largest rate it is (L − μ)/(μ + L). So r' ≤ (1 − αμ) r + α²σ², and the bound is
-    # carried from t to t + 1.
-    prove_zero("1 − αμ", (1 - ALPHA * MU).subs(ALPHA, 2 / (MU + L)), (L - MU) / (MU + L))
-    first = sympy.Symbol("r0", nonnegative=True)
-    bound = (1 - ALPHA * MU) ** T * first + ALPHA * SIGMA2 / MU
-    prove_zero("the induction", (1 - ALPHA * MU) * bound + ALPHA**2 * SIGMA2, bound.subs(T, T + 1))
-    prove_zero("the start", bound.subs(T, 0) - first, ALPHA * SIGMA2 / MU)
-    return "E r' = (1 − αμ)² r + α²σ² − [terms that are at least 0], then induction on t"
-
-
-@OBLIGATIONS(f"{LEAN}: Convergence", "for all L, 0 < α ≤ 1/L and t ≥ 1", rests_on=(*PROOF, rests_on.CONVEX))
-def gd_convex() -> str:
-    """f(θ_t) − f* ≤ ‖θ₀ − θ*‖² / 2αt, which is O(1/t)."""
-    after = R - 2 * ALPHA * INNER + ALPHA**2 * G2
-    bound = INNER - ALPHA * (1 - ALPHA * L / 2) * G2
-    prove_zero("one step", (R - after) / (2 * ALPHA) - bound, ALPHA * (1 - ALPHA * L) * G2 / 2)
-    r = sympy.Function("r")
-
-    def telescoped(t: Expr) -> Expr:
-        return r(0) - r(t)
-
-    prove_zero("the empty sum", telescoped(sympy.Integer(0)), sympy.Integer(0))
-    prove_zero("one more term of the sum", telescoped(T + 1) - telescoped(T), r(T) - r(T + 1))
-    return "f(θ') − f* ≤ (r − r') / 2α for α ≤ 1/L; the sum over t steps telescopes, and f does not increase"
-
-
-@OBLIGATIONS(
-    "sgd_converges_convex", "for all L, 0 < α ≤ 1/2L and t ≥ 1", rests_on=(*PROOF, rests_on.CONVEX, rests_on.NOISE)
-)
-def sgd_convex() -> str:
-    """the mean of E f(θ_k) − f* over t steps is O(1/√t)."""
-    rest = 2 * ALPHA * (INNER - GAP) + ALPHA**2 * (2 * L * GAP - G2) + ALPHA * GAP * (1 - 2 * ALPHA * L)
-    prove_zero("one step", R - NEXT + ALPHA**2 * SIGMA2 - ALPHA * GAP, rest)
-    scale, first = sympy.symbols("a r0", positive=True)
-    rate = (first / (ALPHA * T) + ALPHA * SIGMA2).subs(ALPHA, scale / sympy.sqrt(T))
-    t = sympy.Symbol("t", positive=True)
-    if sympy.limit((rate * sympy.sqrt(T)).subs(T, t), t, sympy.oo) != first / scale + scale * SIGMA2:
-        raise NotEstablished("the rate was not found to be O(1/√t)")
-    return "the mean gap over t steps is at most r₀/(αt) + ασ², which is O(1/√t) for α = a/√t"
-
-
-@OBLIGATIONS(
-    "sgd_finds_stationary_point_nonconvex",
-    "for all L, 0 < α ≤ 1/L and T ≥ 1",
-    rests_on=(*PROOF, rests_on.SMOOTH, rests_on.NOISE),
-)
-def sgd_stationary() -> str:
-    """min E‖∇f(θ_t)‖² ≤ 2(f(θ₀) − f_min)/(αT) + 2αLσ²."""
-    decrease = ALPHA * G2 - ALPHA**2 * L / 2 * (G2 + SIGMA2)
-    prove_zero("one step", decrease - (ALPHA / 2 * G2 - ALPHA**2 * L / 2 * SIGMA2), ALPHA * (1 - ALPHA * L) * G2 / 2)
-    first, steps = sympy.symbols("gap0 T", positive=True)
-    mean = (first + steps * ALPHA**2 * L / 2 * SIGMA2) / (steps * ALPHA / 2)
-    prove_zero("the mean", 2 * first / (ALPHA * steps) + 2 * ALPHA * L * SIGMA2 - mean, ALPHA * L * SIGMA2)
-    return "the mean of E‖∇f‖² over T steps is at most 2(f₀ − f_min)/(αT) + αLσ², half the noise term they allow"
-
-
-def _optimizer(parameter: torch.nn.Parameter, lr: float) -> Optimizer:
-    """The optimizer that ``python -m lean_mnist.train`` builds for plain SGD."""
-    config = Config(optimizer="sgd", lr=lr, momentum=0.0, nesterov=False, weight_decay=0.0)
-    return optimizers.build_optimizer(config, [parameter])
-
-
-def _vector(*values: float) -> Any:
-    return np.array([Fraction(value) for value in values], dtype=object)
-
-
-def _iterates(curvature: Any, rate: Fraction, start: Any, noises: Any, steps: int) -> list[Any]:
-    """``θ_0 … θ_steps`` of the optimizer on ``f(θ) = ½ Σ a_i θ_i²``, a row for every sequence of ``noises``.
-
-    All numbers must be halves, quarters, …: float64 holds them exactly. Raises ``Refuted`` unless each iterate equals
-    that of the exact recursion.
-    """
-    paths = np.array(list(itertools.product(noises, repeat=steps)), dtype=object)
-    iterates = [np.array([start] * len(paths), dtype=object)]
-    theta = torch.nn.Parameter(torch.tensor(iterates[0].astype(float)))
-    optimizer = _optimizer(theta, float(rate))
-    for step in range(steps):
-        noise = paths[:, step]
-        theta.grad = torch.tensor(curvature.astype(float)) * theta.detach() + torch.tensor(noise.astype(float))
-        optimizer.step()
-        iterates.append(iterates[-1] - rate * (curvature * iterates[-1] + noise))
-        for row, right in zip(theta.tolist(), iterates[-1].tolist(), strict=True):
-            if row != right:
-                raise Refuted("the optimizer's step is not θ − αg", f"{row} instead of {right} after {step + 1} steps")
-    return iterates
-
-
-# θ* = 0, μ = min a, L = max a.
-CURVATURES = (_vector(0.5, 4), _vector(1, 1))
-RATES = (Fraction(1, 8), Fraction(1, 4))
-NOISES = [_vector(*signs) for signs in itertools.product((-0.5, 0.5), repeat=2)]
-SGD_STEPS = 4
-START = _vector(1.5, -1.25)
-
-
-@OBLIGATIONS(
-    "sgd_converges_strongly_convex",
-    f"on {len(CURVATURES) * len(RATES)} quadratics in 2 variables, t ≤ {SGD_STEPS}, all {len(NOISES) ** SGD_STEPS} "
-    "sequences of noise",
-    Method.EXACT,
-    rests_on=OPTIMIZER,
-)
-def sgd_enumerated() -> str:
-    """the same for the optimizer that trains, on quadratics."""
-    tightest = Fraction(10**9)
-    variance = (np.array(NOISES) ** 2).sum() / len(NOISES)
-    for curvature, rate in itertools.product(CURVATURES, RATES):
-        mu = min(curvature)
-        for t, theta in enumerate(_iterates(curvature, rate, START, NOISES, SGD_STEPS)):
-            mean = (theta**2).sum() / len(theta)
-            bound = (1 - rate * mu) ** t * (START**2).sum() + rate * variance / mu
-            if mean > bound:
-                raise Refuted("the bound is exceeded", f"{mean} > {bound}, a = {curvature}, α = {rate}, t = {t}")
-            tightest = min(tightest, bound / mean)
-    return (
-        f"the optimizer's iterates equal the exact recursion with ==; bound / value is at least {float(tightest):.3f}"
-    )
-
-
-GD_CURVATURES, GD_START = _vector(0, 0.125, 0.5, 1), _vector(1, 2, -1, 3)
-GD_STEPS = 12
-
-
-@OBLIGATIONS(f"{LEAN}: Convergence", f"on 1 quadratic in 4 variables, t ≤ {GD_STEPS}", Method.EXACT, rests_on=OPTIMIZER)
-def gd_quadratic() -> str:
-    """the same for the optimizer that trains, on a quadratic with a flat direction."""
-    rate, no_noise = Fraction(1), 0 * GD_START  # the rate is 1/L
-    distance2 = (GD_START[1:] ** 2).sum()  # to the nearest minimizer: the first coordinate is free
-    for t, (theta,) in enumerate(_iterates(GD_CURVATURES, rate, GD_START, [no_noise], GD_STEPS)):
-        gap = (GD_CURVATURES * theta**2).sum() / 2
-        if t and gap > distance2 / (2 * rate * t):
-            raise Refuted("the bound is exceeded", f"f − f* = {gap} > {distance2 / (2 * rate * t)} at t = {t}")
-    return "f(θ_t) − f* ≤ ‖θ₀ − θ*‖² / 2αt with α = 1/L; the iterates equal the exact recursion with =="
-
-
-VARIANCE_EXAMPLES, VARIANCE_BATCHES = 4, (1, 2, 3)
-
-
-@OBLIGATIONS(
-    "batch_size_reduces_variance",
-    f"on all batches of b = {', '.join(map(str, VARIANCE_BATCHES))} of {VARIANCE_EXAMPLES} examples, "
-    "our gradients of a 2-3-2 ReLU network",
-    Method.EXACT,
-)
-def batch_variance() -> str:
-    """the variance of a batch gradient is Var/b."""
-    example = RationalNetwork.random(3, (2, 3, 2), "relu", VARIANCE_EXAMPLES)
-    m = VARIANCE_EXAMPLES
-    full, single = _batch_gradient(example, range(m)), Fraction(0)
-    for b in VARIANCE_BATCHES:
-        for batches, factor, kind in (
-            (itertools.product(range(m), repeat=b), Fraction(1), "with replacement"),
-            (itertools.combinations(range(m), b), Fraction(m - b, m - 1), "without replacement"),
-        ):
-            gradients = [_batch_gradient(example, batch) for batch in batches]
-            mean = sum(gradients) / len(gradients)
-            if mean.tolist() != full.tolist():
-                raise Refuted("the mean over all batches is not the full gradient", f"b = {b}, {kind}")
-            variance = sum(((g - full) ** 2).sum() for g in gradients) / len(gradients)
-            single = variance if b == 1 else single
-            if variance != single / b * factor:
-                raise Refuted("the variance is wrong", f"{variance} instead of {single / b * factor}, b = {b}, {kind}")
-    return "Var/b exactly with replacement; as the trainer draws, without, it is smaller by (m − b)/(m − 1)"
-
-
-def _batch_gradient(example: RationalNetwork, rows: Sequence[int]) -> Any:
-    """The gradient of the mean loss of some examples in all parameters, as one vector of fractions."""
-    chosen = list(rows)
-    upstream = losses.mean_backward(example.upstream[chosen], Fraction(1))
-    batch = replace(example, x=example.x[chosen], labels=example.labels[chosen], upstream=upstream)
-    (_, *parameters) = batch.loss_and_gradients()[1]
-    return np.concatenate([gradient.reshape(-1) for _, _, gradient in parameters])
-
-
-@OBLIGATIONS("one_over_t_plus_one_satisfies_robbins_monro", "for the infinite series", rests_on=(rests_on.SYMPY,))
 def robbins_monro() -> str:
     """Σ 1/(t+1) diverges, Σ 1/(t+1)² converges."""
-    t = sympy.Symbol("t", integer=True, nonnegative=True)
-    rates, squares = (sympy.Sum(1 / (t + 1) ** power, (t, 0, sympy.oo)) for power in (1, 2))
-    if rates.is_convergent() is not sympy.false:
-        raise NotEstablished("Σ 1/(t+1) was not found to diverge")
-    if squares.is_convergent() is not sympy.true or squares.doit() != sympy.pi**2 / 6:
-        raise NotEstablished("Σ 1/(t+1)² was not found to converge to π²/6")
-    return "Σ 1/(t+1) = ∞ and Σ 1/(t+1)² = π²/6, a statement about numbers and not about code"
-
-
-AVERAGED = 200
-
-
-@OBLIGATIONS(f"{LEAN}: Convergence", f"on {AVERAGED} steps of ½(θ − x_t)²", Method.CASES)
-def running_mean() -> str:
-    """with α_t = 1/(t+1) the optimizer averages its noise away."""
-    generator = torch.Generator().manual_seed(0)
-    data = torch.randn(AVERAGED, generator=generator, dtype=torch.float64)
-    theta = torch.nn.Parameter(torch.full((1,), 7.0, dtype=torch.float64))
-    optimizer = _optimizer(theta, 1.0)
-    for t, x in enumerate(data):
-        theta.grad = theta.detach() - x  # of ½(θ − x)²
-        set_learning_rate(optimizer, 1 / (t + 1))
-        optimizer.step()
-        difference = abs(float(theta.detach() - data[: t + 1].mean()))
-        if not difference <= 1e-12:
-            raise Refuted("θ is not the mean of the examples so far", f"off by {difference:.1e} after {t + 1} steps")
-    return "θ_t is the mean of x_1 … x_t, whose variance σ²/t tends to 0; equal to within 1e-12"
+    grows = 1 / (2 * T + 1) + 1 / (2 * T + 2) - 1 / (T + 1)  # with n = t, Σ_(n < k ≤ 2n) 1/k by this
+    prove_no_negative("growth of the sum over n < k ≤ 2n", grows)
+    prove_no_negative("the ceiling's induction", CEILING.subs(T, T + 1) - CEILING - 1 / (T + 1) ** 2)
+    prove_no_negative("the ceiling's start", CEILING.subs(T, 1) - 1)
+    return "Σ_(n < k ≤ 2n) 1/k grows with n from 1/2 on, so the sum to 2^j is above j/2; Σ_(k ≤ n) 1/k² ≤ 2 − 1/n"

@@ -1,17 +1,22 @@
 """Properties of layers and of stacks of layers, for every size: LEAN_mnist's ``Layer/Properties``."""
 
+import itertools
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import sympy
+import torch
 
 from lean_mnist.chainrule import dense, mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.verification.methods.indexed import ANY_ACTIVATION, variable
-from lean_mnist.verification.methods.networks import H2, B, C, D, H, named_gradients, symbolic_layers
+from lean_mnist.nn import MLP
+from lean_mnist.nn.step import StepTape
+from lean_mnist.verification.methods.indexed import variable
+from lean_mnist.verification.methods.networks import H2, B, C, D, H, symbolic_layers
 from lean_mnist.verification.methods.proofs import prove_equal
 from lean_mnist.verification.methods.sums import Expr
-from lean_mnist.verification.model import Refuted, Statements
+from lean_mnist.verification.model import Method, Refuted, Statements
 
 ALPHA, BETA = sympy.symbols("alpha beta", real=True)
 
@@ -51,18 +56,36 @@ def _identity_is_linear() -> str:
     return "one layer, and a stack of two"
 
 
-def _dimensions(batch: Expr, *stacks: tuple[Expr, ...]) -> str:
-    for sizes in stacks:
-        x, layers = variable("x", batch, sizes[0]), symbolic_layers(*sizes)
-        s, tape = mlp.mlp_forward(x, layers, ANY_ACTIVATION)
-        gradients = mlp.mlp_backward(tape, layers, ANY_ACTIVATION, variable("g", batch, sizes[-1]))
-        shapes: list[tuple[str, Any, tuple[Expr, ...]]] = [("the output", s, (batch, sizes[-1]))]
-        shapes += [(f"the gradient of {name}", d, of.shape) for name, of, d in named_gradients(x, layers, gradients)]
-        shapes += [(f"the input of layer {n}", tape.inputs[n], (batch, sizes[n])) for n in range(len(layers))]
+def _dimensions(stacks: Iterable[tuple[int, ...]], batches: Iterable[int]) -> str:
+    for sizes, batch, bias in itertools.product(stacks, batches, (True, False)):
+        model = MLP(sizes, bias=bias)
+        x, labels = torch.ones(batch, sizes[0], requires_grad=True), torch.zeros(batch, dtype=torch.int64)
+        s, tape = model(x), StepTape(labels)
+        s.backward(torch.ones(batch, sizes[-1]))
+        _, found = model.loss_and_gradients(x.detach(), labels, tape=tape)
+        shapes: list[tuple[str, Any, tuple[int, ...]]] = [
+            ("the output", s, (batch, sizes[-1])),
+            ("the gradient of x", x.grad, (batch, sizes[0])),
+        ]
+        for n, pair in enumerate(model.parameter_pairs()):
+            shapes += [(f"the input of layer {n}", tape.inputs[n], (batch, sizes[n]))]
+            for part, parameter, g in zip(("weight", "bias"), pair, found[n], strict=True):
+                if parameter is not None:
+                    shapes += [
+                        (f"the gradient of layers[{n}].{part}", of, parameter.shape) for of in (parameter.grad, g)
+                    ]
         for what, array, shape in shapes:
-            if tuple(array.shape) != tuple(shape):
-                raise Refuted(f"{what} has the wrong shape", f"{array.shape} instead of {shape}")
+            if array is None or tuple(array.shape) != tuple(shape):
+                actual = None if array is None else tuple(array.shape)
+                raise Refuted(
+                    f"{what} has the wrong shape", f"{actual} instead of {tuple(shape)} with {sizes}, B = {batch}"
+                )
     return "the output, the input of every layer in between, and gradients, which have the shapes of their variables"
+
+
+WIDTHS = range(1, 5)
+ONE_LAYER = list(itertools.product(WIDTHS, repeat=2))
+STACKS = [*itertools.product(WIDTHS, repeat=3), *itertools.product(range(1, 4), repeat=4), (3, 1, 2, 4, 2, 2, 5)]
 
 
 _LAYER, _STACKS = "for all B, D, H", "for all B, D, H, H2, C and stacks of"
@@ -92,24 +115,26 @@ add(
     "for all B, D, H, C",
     _identity_is_linear,
 )
-add(
+checked = partial(add, method=Method.FLOATS)
+_SIZES = f"sizes from 1 to {max(WIDTHS)}, with and without biases"
+checked(
     "forward-dimension",
     "D features in, H units out",
     "forward_dimension_typesafe",
-    "for all D, H",
-    partial(_dimensions, sympy.Integer(1), (D, H)),
+    f"on {2 * len(ONE_LAYER)} layers and one example, {_SIZES}",
+    partial(_dimensions, ONE_LAYER, (1,)),
 )
-add(
+checked(
     "batch-dimension",
     "B rows in, B rows out",
     "forwardBatch_dimension_typesafe",
-    _LAYER,
-    partial(_dimensions, B, (D, H)),
+    f"on {2 * len(ONE_LAYER)} layers, {_SIZES}, B from 0 to 3",
+    partial(_dimensions, ONE_LAYER, range(4)),
 )
-add(
+checked(
     "composition-dimension",
     "layers that fit compose to D features in, C classes out",
     "composition_dimension_typesafe",
-    f"{_STACKS} 1 to 3",
-    partial(_dimensions, B, (D, C), (D, H, C), (D, H, H2, C)),
+    f"on {2 * len(STACKS)} stacks of 2 to 6 layers, {_SIZES}",
+    partial(_dimensions, STACKS, (2,)),
 )

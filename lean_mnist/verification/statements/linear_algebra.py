@@ -118,3 +118,10 @@ _add("matvec", "VJP of Av: Aᵀ g in v, g vᵀ in A", "m, n", matvec)
 _add("matmul", "VJP of AB: g Bᵀ in A, Aᵀ g in B", "m, n, C", _matmul)
 _add("batchMatvec", "VJP of XAᵀ: g A in X, gᵀ X in A", "B, m, n", _batch)
 _add("batchAddVec", "VJP of X + v in every row: g in X, Σ_B g in v", "B, n", _rows)
+
+for _name, _statement in (
+    ("vadd-commutative", "u + v = v + u"),
+    ("vadd-associative", "(u + v) + w = u + (v + w)"),
+    ("smul-distributes", "c (u + v) = c u + c v, (c + d) v = c v + d v, c (d v) = (c d) v"),
+):
+    OBLIGATIONS.theorem(_name, _statement, f"LinearAlgebra.{_name.replace('-', '_')}", "for all n")

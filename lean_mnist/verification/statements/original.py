@@ -47,7 +47,7 @@ def _our_loss(logits: Sequence[float], target: int) -> float:
     return found
 
 
-@false("float_crossEntropy_preserves_nonneg", method=Method.CASES)
+@false("float_crossEntropy_preserves_nonneg", method=Method.FLOATS)
 def loss_nonnegative() -> str:
     """in floating point, their crossEntropyLoss ≥ 0 (axiom)."""
     logits, target = (61.0, -29.0, -57.0), 0
@@ -57,7 +57,7 @@ def loss_nonnegative() -> str:
     return f"their loss is {theirs}"
 
 
-@false("logSumExp", method=Method.CASES)
+@false("logSumExp", method=Method.FLOATS)
 def log_sum_exp_stable() -> str:
     """their logSumExp does not overflow."""
     logits = (2000.0, 0.0, 0.0)
@@ -67,7 +67,7 @@ def log_sum_exp_stable() -> str:
     return f"their loss is {theirs}"
 
 
-@false(f"{LEAN}: training log", method=Method.CASES)
+@false(f"{LEAN}: training log", method=Method.FLOATS)
 def reported_loss() -> str:
     """the loss they report is the one they minimise, whose infimum is 0."""
     classes = 10
@@ -123,8 +123,8 @@ VACUOUS = (
         ("types.round-trip", "types.layout"),
     ),
     _axiom("sgd_converges_strongly_convex", "sgd-strongly-convex", "sgd-enumerated"),
-    _axiom("sgd_converges_convex", "sgd-convex", "gd-convex"),
-    _axiom("sgd_finds_stationary_point_nonconvex", "sgd-stationary"),
+    _axiom("sgd_converges_convex", "sgd-convex", "sgd-convex-enumerated", "gd-convex", "gd-quadratic"),
+    _axiom("sgd_finds_stationary_point_nonconvex", "sgd-stationary", "sgd-stationary-enumerated"),
     _axiom("batch_size_reduces_variance", "batch-variance"),
     Vacuous(
         "cross_entropy_softmax_gradient_correct",

@@ -16,7 +16,7 @@ from lean_mnist.nn import MLP, functional, parameters
 from lean_mnist.torch_internals import DispatchMode
 from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.model import Method, Refuted, Statements
-from lean_mnist.verification.statements.gradients import LEAN
+from lean_mnist.verification.statements.gradients import LEAN, OURS
 
 OBLIGATIONS = checked = Statements("types", "Types")
 # Every shape of up to three axes with these sizes; 2, 3, 5 and 4 are the sizes that fit, 1 is what would broadcast.
@@ -88,7 +88,7 @@ def _refused(what: str, call: Callable[[], Any]) -> None:
     "matvec_output_dimension, …",
     f"on {len(list(every_wrong_shape())):,} cases: {len(CALLS)} functions, each argument in every shape of up to 3 "
     f"axes with sizes {SIZES[0]} to {SIZES[-1]} that does not fit",
-    Method.CASES,
+    Method.FLOATS,
 )
 def wrong_shapes() -> str:
     """every wrong shape raises before any arithmetic."""
@@ -125,7 +125,7 @@ def _backwards() -> dict[str, tuple[Tensor, Callable[[Tensor], Any]]]:
     f"{LEAN}: dense_layer_type_safe, …",
     f"on {len(_backwards()) * (len(SHAPES) - 1):,} cases: {len(_backwards())} backwards, every shape of up to 3 axes "
     f"with sizes {SIZES[0]} to {SIZES[-1]} that does not fit",
-    Method.CASES,
+    Method.FLOATS,
 )
 def wrong_upstream() -> str:
     """every upstream gradient of a wrong shape raises before any arithmetic."""
@@ -159,7 +159,7 @@ def _any_bits(size: int, dtype: torch.dtype, seed: int) -> Tensor:
     "flatten_unflatten_left_inverse, unflatten_flatten_right_inverse",
     f"on {len(ARCHITECTURES) * len(DTYPES) * len(ROUND_TRIP_SEEDS)} models (784-128-10 among them) in float64, float32 "
     "and bfloat16, with random bits",
-    Method.CASES,
+    Method.FLOATS,
 )
 def round_trip() -> str:
     """flatten ∘ unflatten and unflatten ∘ flatten are the identity, bit for bit."""
@@ -180,9 +180,43 @@ def round_trip() -> str:
 
 
 @checked(
+    OURS,
+    f"on {len(ARCHITECTURES) * len(DTYPES)} models (784-128-10 among them) in float64, float32 and bfloat16, with "
+    "random bits",
+    Method.FLOATS,
+)
+def one_vector() -> str:
+    """parameters laid in one vector keep their bits, and the vector's gradient is that of every parameter."""
+    for architecture, (dtype, integer) in itertools.product(ARCHITECTURES, DTYPES.items()):
+        where = f"sizes {architecture['sizes']}, {dtype}"
+        model = MLP(**architecture, dtype=dtype)
+        parameters.unflatten_parameters(
+            _any_bits(sum(p.numel() for p in model.parameters()), dtype, 0).view(dtype), model
+        )
+        before = [p.detach().clone().view(integer) for p in model.parameters()]
+        flat = parameters.FlatParameters(model)
+        given = [_any_bits(p.numel(), dtype, n + 1).view(p.shape) for n, p in enumerate(before)]
+        flat.gradients_to_vector(g.view(dtype) for g in given)
+        found = zip(model.named_parameters(), flat.layout, before, given, strict=True)
+        for (name, p), slot, old, gradient in found:
+            last = tuple(size - 1 for size in p.shape)
+            places = range(slot.offset, slot.offset + p.numel())
+            place = next(i for i in places if slot.where(i - slot.offset) == last)
+            assert p.grad is not None
+            for what, one, other in (
+                ("a parameter", p.detach(), old),
+                ("a gradient", p.grad, gradient),
+                ("its place in the vector", flat.gradient[place], gradient[last]),
+            ):
+                if not torch.equal(one.contiguous().view(integer), other):
+                    raise Refuted(f"{what} is another one in the vector", f"{name}, {where}")
+    return "compared as bits, with the places that the layout names"
+
+
+@checked(
     "flattenParams",
     "on all 101,770 places of 784-128-10, which is all there are",
-    Method.CASES,
+    Method.FLOATS,
     rests_on=(rests_on.TORCH,),
 )
 def layout() -> str:

@@ -1,0 +1,193 @@
+"""Faults of the chain rule itself, in whatever numbers it is computed."""
+
+from lean_mnist.chainrule import losses
+from lean_mnist.chainrule.arrays import primitives
+from lean_mnist.mutants.obligations.making import (
+    RIGHT,
+    SQUARED,
+    Fault,
+    activation_fault,
+    cross_entropy_fault,
+    dense_fault,
+    first_weight_lost,
+    gelu_without_density,
+    greater_or_equal,
+    half_slope,
+    relu_that_saves_its_input,
+)
+
+FORMULAS = [
+    Fault(
+        "the weight gradient is 1 % too large",
+        dense_fault(lambda tape, d_z, right: right._replace(weight_HD=right.weight_HD * 101 / 100)),
+        (
+            *("gradient.matvec-matrix", "gradient.dense", "gradient.layer"),
+            *(
+                f"linear-algebra.{name}"
+                for name in ("outer", "transpose", "vmul", "dot", "normSq", "matvec", "batchMatvec")
+            ),
+        ),
+        ("gradient.matvec-vector", "gradient.vadd", "linear-algebra.vadd"),
+    ),
+    Fault(
+        "the input gradient has the wrong sign",
+        dense_fault(lambda tape, d_z, right: right._replace(x_BD=-right.x_BD)),
+        (
+            *("gradient.matvec-vector", "gradient.smul", "gradient.chain-rule"),
+            *(f"linear-algebra.{name}" for name in ("matmul", "vadd", "vsub", "smul", "matAdd", "matSub", "matSmul")),
+        ),
+        ("gradient.matvec-matrix", "linear-algebra.transpose"),
+    ),
+    Fault(
+        "the bias gradient is the mean over the batch and not the sum",
+        dense_fault(lambda tape, d_z, right: right._replace(bias_H=right.bias_H / d_z.shape[0])),
+        ("gradient.dense", "linear-algebra.batchAddVec", "gradient.network-exact", "tensors.gradcheck"),
+        ("gradient.vadd", "linear-algebra.vadd", "linear-algebra.matmul"),
+    ),
+    Fault(
+        "the bias gradient is not summed over the batch",
+        dense_fault(lambda tape, d_z, right: right._replace(bias_H=d_z)),
+        (
+            *("gradient.vadd", "gradient.dense", "layer.forward-dimension", "layer.batch-dimension"),
+            "layer.composition-dimension",
+        ),
+        ("gradient.matvec-matrix",),
+    ),
+    Fault(
+        "the one-hot target is dropped",
+        cross_entropy_fault(lambda tape, d_loss, right: tape[0] * d_loss[:, None]),
+        ("gradient.cross-entropy", "loss.gradient-sum", "tensors.loss-bounds"),
+        ("gradient.softmax", "gradient.squared-error", "loss.nonnegative"),
+    ),
+    Fault(
+        "the target is added and not subtracted",
+        cross_entropy_fault(
+            lambda tape, d_loss, right: (tape[0] * 2 - right.backward(tape, d_loss * 0 + 1)) * d_loss[:, None]
+        ),
+        ("gradient.cross-entropy", "loss.gradient-bounded", "loss.lipschitz", "loss.convex"),
+        ("loss.nonnegative",),
+    ),
+    Fault(
+        "the penalty is λ s² and not λ/2 s²",
+        cross_entropy_fault(penalty_factor=2.0),
+        ("gradient.cross-entropy-options",),
+        ("gradient.cross-entropy", "loss.convex"),
+    ),
+    Fault(
+        "the loss has the wrong sign",
+        cross_entropy_fault(forward=lambda right: lambda s, y: (-right.forward(s, y)[0], right.forward(s, y)[1])),
+        (*("loss.nonnegative", "loss.log-sum-exp", "loss.zero", "loss.unbounded", "tensors.loss-bounds"),),
+        ("loss.gradient-sum", "loss.gradient-lipschitz"),
+    ),
+    Fault(
+        "the loss is 1 too small",
+        cross_entropy_fault(forward=lambda right: lambda s, y: (right.forward(s, y)[0] - 1, right.forward(s, y)[1])),
+        ("original.loss-nonnegative", "loss.nonnegative"),
+        ("loss.gradient-sum",),
+    ),
+    Fault(
+        "GELU's derivative lacks its second term",
+        activation_fault("gelu", gelu_without_density),
+        ("gradient.gelu", "gradient.central-difference", "tensors.gradcheck"),
+        ("gradient.tanh", "gradient.sigmoid"),
+    ),
+    Fault(
+        "sigmoid's derivative is σ",
+        activation_fault("sigmoid", lambda h, d_h: d_h * h),
+        ("gradient.sigmoid", "tensors.gradcheck"),
+        ("gradient.gelu",),
+    ),
+    Fault(
+        "ReLU's mask is z ≥ 0",
+        activation_fault("relu", greater_or_equal, relu_that_saves_its_input),
+        ("gradient.relu",),
+        ("gradient.leaky-relu", "tensors.gradcheck", "gradient.network-exact"),
+    ),
+    Fault(
+        "ReLU's mask is dropped",
+        activation_fault("relu", lambda h, d_h: d_h),
+        ("gradient.relu", "gradient.network-exact", "gradient.network-gradcheck", "gradient.network-full-size"),
+        ("gradient.leaky-relu",),
+    ),
+    Fault(
+        "leaky ReLU's slope is 0.1 in the backward only",
+        activation_fault("leaky-relu", lambda h, d_h: primitives(h).where_nonpositive(h, d_h / 10, d_h)),
+        ("gradient.leaky-relu", "gradient.network-exact"),
+        ("gradient.relu",),
+    ),
+    Fault(
+        "softmax's backward is its diagonal",
+        {"chainrule.losses.softmax_backward": lambda p, d_p: p * (1 - p) * d_p},
+        ("gradient.softmax", "tensors.gradcheck"),
+        ("gradient.cross-entropy",),
+    ),
+    Fault(
+        "the mean's backward forgets 1/B",
+        {"chainrule.losses.mean_backward": lambda loss, d: primitives(loss).spread(d, loss)},
+        ("gradient.mean", "convergence.batch-variance", "gradient.network-full-size"),
+        ("gradient.dense",),
+    ),
+    Fault(
+        "the gradient of the first weight is lost",
+        first_weight_lost(),
+        ("gradient.network", "gradient.network-exact", "gradient.network-gradcheck", "gradient.chain-rule"),
+        ("gradient.dense", "gradient.layer"),
+    ),
+    Fault(
+        "tanh's derivative is 1 − tanh",
+        activation_fault("tanh", lambda h, d_h: d_h * (1 - h)),
+        ("gradient.tanh",),
+        ("gradient.sigmoid",),
+    ),
+    Fault(
+        "SiLU's derivative is halved",
+        half_slope("silu", 1 / 2),
+        ("gradient.silu",),
+        ("gradient.gelu",),
+    ),
+    Fault(
+        "the identity's derivative is doubled",
+        half_slope("identity", 2),
+        ("gradient.identity",),
+        ("gradient.relu",),
+    ),
+    Fault(
+        "the identity doubles",
+        activation_fault("identity", RIGHT["identity"].backward, lambda z: (2 * z, z)),
+        ("layer.identity-activation",),
+        ("layer.specification",),
+    ),
+    Fault(
+        "ReLU is the identity",
+        activation_fault("relu", lambda h, d_h: d_h, lambda z: (z, z)),
+        ("original.covers-relu", "gradient.relu"),
+        ("gradient.leaky-relu",),
+    ),
+    Fault(
+        "the squared error's gradient is doubled",
+        {
+            "chainrule.losses.squared_error": lambda: losses.Loss(
+                SQUARED.forward, lambda tape, g: 2 * SQUARED.backward(tape, g)
+            )
+        },
+        ("gradient.squared-error", "gradient.network-exact"),
+        ("gradient.cross-entropy",),
+    ),
+    Fault(
+        "cross-entropy's gradient is doubled",
+        cross_entropy_fault(lambda tape, d_loss, right: right.backward(tape, d_loss) * 2),
+        ("loss.gradient-lipschitz", "loss.lipschitz", "training.any-numbers"),
+        ("loss.gradient-sum",),
+    ),
+    Fault(
+        "a dense layer adds its bias twice",
+        {"chainrule.arrays.Primitives.affine": lambda self, x, w, b: x @ w.T + (0 if b is None else b + b)},
+        ("layer.affine", "layer.specification"),
+        ("layer.matvec-linear",),
+    ),
+    Fault(
+        "a dense layer squares",
+        {"chainrule.arrays.Primitives.affine": lambda self, x, w, b: (x @ w.T) * (x @ w.T)},
+        ("layer.matvec-linear", "layer.affine-combination", "layer.affine-combination-stack"),
+    ),
+]
