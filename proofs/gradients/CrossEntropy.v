@@ -103,17 +103,29 @@ Proof.
   - intros c _. now rewrite gradient_is_p_minus_onehot.
 Qed.
 
-(* The loss of the code, of logits shifted by m, is the loss; so is the softmax. *)
-Theorem shifted_loss C y s m : (0 < C)%nat -> (y < C)%nat ->
-  ln (total_exp C (fun c => s c - m)) - (s y - m) = cross_entropy 0 0 C y s
-  /\ forall c, softmax C (fun c => s c - m) c = softmax C s c.
+(* The loss as the code computes it, of logits shifted by any m, is the loss; and the softmax does not depend on m. *)
+Theorem shifted_loss e penalty C y s m : (y < C)%nat ->
+  let u := fun c => s c - m in
+  ln (total_exp C u) - ((1 - e) * u y + e * (sum C u / INR C)) + penalty / 2 * sum C (fun c => s c * s c)
+  = cross_entropy e penalty C y s
+  /\ forall c, softmax C u c = softmax C s c.
 Proof.
-  intros P Y. assert (Z := total_exp_pos C s P). assert (Em := exp_pos (- m)).
-  assert (T : total_exp C (fun c => s c - m) = exp (- m) * total_exp C s).
-  { unfold total_exp. rewrite <- sum_scal. apply sum_ext. intros c _. rewrite <- exp_plus. f_equal. ring. }
+  intros Y u. assert (P : (0 < C)%nat) by lia. assert (Z := total_exp_pos C s P). assert (Em := exp_pos (- m)).
+  assert (T : total_exp C u = exp (- m) * total_exp C s).
+  { unfold total_exp. rewrite <- sum_scal. apply sum_ext. intros c _. rewrite <- exp_plus. unfold u. f_equal. ring. }
   split.
-  - rewrite T, ln_mult, ln_exp, cross_entropy_is by auto. lra.
-  - intros c. unfold softmax. rewrite T. replace (s c - m) with (- m + s c) by ring. rewrite exp_plus. field. lra.
+  - rewrite T, ln_mult, ln_exp by auto. unfold cross_entropy. f_equal.
+    assert (Q : sum C (fun c => smoothed e C y c * u c) = sum C (fun c => smoothed e C y c * s c) - m).
+    { transitivity (sum C (fun c => smoothed e C y c * s c) - sum C (smoothed e C y) * m);
+        [|rewrite smoothed_total by auto; ring].
+      rewrite <- sum_scal_r, <- sum_minus. apply sum_ext. intros; unfold u; ring. }
+    assert (S : sum C (fun c => smoothed e C y c * u c) = (1 - e) * u y + e * (sum C u / INR C)).
+    { unfold smoothed.
+      rewrite (sum_ext C _ (fun c => (1 - e) * (onehot y c * u c) + e / INR C * u c)) by (intros; ring).
+      rewrite sum_plus, !sum_scal, sum_onehot by auto. unfold Rdiv. change (fun i => u i) with u. ring. }
+    rewrite <- S, Q. ring.
+  - intros c. unfold softmax. rewrite T. unfold u. replace (s c - m) with (- m + s c) by ring. rewrite exp_plus.
+    field. lra.
 Qed.
 
 (* On a batch, with one upstream gradient an example: total = sum_b dloss_b * loss_b. *)

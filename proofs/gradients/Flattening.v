@@ -2,7 +2,7 @@
 
    The order is that of lean_mnist.nn.parameters. Shapes say of each layer how many units and features it has, and
    whether it has a bias. Nothing is computed with the numbers, so they may be of any type. *)
-Require Import List Arith Lia.
+Require Import List Arith NArith Lia.
 Import ListNotations.
 
 Section Flattening.
@@ -109,4 +109,62 @@ Section Flattening.
         unfold bias_size in *. destruct (biased s); [|reflexivity]. split; [reflexivity|].
         rewrite firstn_length, skipn_length. lia.
   Qed.
+
+  Lemma Forall2_nth {shapes layers} : Forall2 fits shapes layers -> forall k, k < length shapes ->
+    fits (nth k shapes (Build_shape 0 0 false)) (nth k layers ([], None)).
+  Proof.
+    induction 1 as [|s p shapes layers Fp F IH]; intros [|k] K; simpl in *; try lia; [exact Fp | apply IH; lia].
+  Qed.
+
+  (* Where layer k begins; its weight's entry (j, i) and its bias's entry j stand at these places. *)
+  Definition offset (shapes : list shape) (k : nat) : nat := total (firstn k shapes).
+
+  Lemma nth_concat c d : forall (m : list (list T)) j i, Forall (fun row => length row = c) m ->
+    j < length m -> i < c -> nth (j * c + i) (concat m) d = nth i (nth j m []) d.
+  Proof.
+    induction m as [|row m IH]; intros j i F J I; [simpl in J; lia|]. inversion F as [|? ? E F']; subst. simpl.
+    destruct j as [|j]; [now apply app_nth1|]. simpl in J. rewrite app_nth2 by lia. rewrite <- (IH j i F') by lia.
+    f_equal. lia.
+  Qed.
+
+  Lemma nth_flatten d : forall shapes layers k place, Forall2 fits shapes layers -> k < length shapes ->
+    place < size (nth k shapes (Build_shape 0 0 false)) ->
+    nth (offset shapes k + place) (flatten layers) d = nth place (flatten_layer (nth k layers ([], None))) d.
+  Proof.
+    intros shapes layers k place F. revert k place.
+    induction F as [|s p shapes layers Fp F IH]; intros k place K P; [simpl in K; lia|].
+    assert (L := flatten_layer_length s p Fp). unfold flatten, offset, total in *. simpl.
+    destruct k as [|k]; simpl in K, P |- *; [apply app_nth1; lia|].
+    rewrite app_nth2 by lia. rewrite <- (IH k place) by lia. f_equal. lia.
+  Qed.
+
+  Theorem weight_place d shapes layers k j i : Forall2 fits shapes layers -> k < length shapes ->
+    let s := nth k shapes (Build_shape 0 0 false) in j < rows s -> i < columns s ->
+    nth (offset shapes k + (j * columns s + i)) (flatten layers) d
+    = nth i (nth j (fst (nth k layers ([], None))) []) d.
+  Proof.
+    intros F K s J I. assert (Fk := Forall2_nth F k K). fold s in Fk. destruct Fk as [N [Rows _]].
+    rewrite nth_flatten by (try assumption; fold s; unfold size; nia).
+    unfold flatten_layer. rewrite app_nth1; [apply nth_concat; auto; lia|].
+    rewrite (length_concat _ _ Rows), N. nia.
+  Qed.
+
+  Theorem bias_place d shapes layers k j b : Forall2 fits shapes layers -> k < length shapes ->
+    let s := nth k shapes (Build_shape 0 0 false) in snd (nth k layers ([], None)) = Some b -> j < rows s ->
+    nth (offset shapes k + (rows s * columns s + j)) (flatten layers) d = nth j b d.
+  Proof.
+    intros F K s E J. assert (Fk := Forall2_nth F k K). fold s in Fk. destruct Fk as [N [Rows B]].
+    rewrite E in B. destruct B as [B Lb].
+    rewrite nth_flatten by (try assumption; fold s; unfold size, bias_size; rewrite B; nia).
+    unfold flatten_layer. rewrite E, app_nth2; rewrite (length_concat _ _ Rows), N; [f_equal; nia | nia].
+  Qed.
 End Flattening.
+
+(* LEAN_mnist's vector of 101,770: W1 at 0, b1 at 100,352, W2 at 100,480, b2 at 101,760. *)
+Theorem layout_784_128_10 :
+  let w1 := {| rows := 128; columns := 784; biased := true |} in
+  let w2 := {| rows := 10; columns := 128; biased := true |} in
+  map N.of_nat [offset [w1; w2] 0; offset [w1; w2] 0 + 128 * 784; offset [w1; w2] 1; offset [w1; w2] 1 + 10 * 128;
+                total [w1; w2]]
+  = [0; 100352; 100480; 101760; 101770]%N.
+Proof. vm_compute. reflexivity. Qed.

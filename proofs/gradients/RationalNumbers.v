@@ -172,3 +172,13 @@ Proof.
       [apply same_relu | apply same_leaky_relu | apply same_identity]; exact Q2R_preserves. }
   split; [apply (logits_are_exact Q2R a b Same) | apply (gradients_are_exact Q2R a b Same)].
 Qed.
+
+(* Executed by Coq itself: the network that tests/verification/test_oracle.py works out by hand. *)
+Example executed_by_hand :
+  let hidden := {| units := 2; weight := [[1; 2]; [3; 4]]; bias := Some [1; -1] |}%Q in
+  let last := {| units := 1; weight := [[1 # 7; -2]]; bias := None |}%Q in
+  let x := [[1 # 2; -1 # 3]]%Q in
+  logits relu 1 2 x [hidden] last = [[5 # 42]]%Q
+  /\ gradients relu 1 2 x [hidden] last [[1]]%Q
+     = ([[1 # 7; 2 # 7]], [([[1 # 14; -1 # 21]; [0; 0]], Some [1 # 7; 0]); ([[5 # 6; 0]], None)])%Q.
+Proof. vm_compute. split; reflexivity. Qed.
