@@ -110,7 +110,8 @@ Section Moments.
   Lemma sum_over_inner w l : sum_over (fun seed => << v seed, w >>) l = << vsum v l, w >>.
   Proof.
     induction l as [|a l IH].
-    - unfold vsum, inner. simpl. transitivity (sum n (fun _ => 0)); [now rewrite sum_zero | apply sum_ext; intros; ring].
+    - unfold vsum, inner. simpl.
+      transitivity (sum n (fun _ => 0)); [now rewrite sum_zero | apply sum_ext; intros; ring].
     - rewrite sum_over_cons, IH, <- inner_plus_l. reflexivity.
   Qed.
 
@@ -129,7 +130,8 @@ Section Moments.
       set (e := k * S2 + k * j * (Q - S2)).
       set (g := fun a => (1 - 2 * k - k * (1 - 2 * j)) * ||v a||^2 + (2 * k - 2 * (k * j)) * << v a, vsum v l >> + e).
       rewrite (sum_over_ext_on _ (fun p => g (fst p))).
-      + rewrite (sum_over_picks g). unfold g. rewrite !sum_over_plus, !sum_over_scal, sum_over_const, sum_over_inner. fold N S2.
+      + rewrite (sum_over_picks g). unfold g.
+        rewrite !sum_over_plus, !sum_over_scal, sum_over_const, sum_over_inner. fold N S2.
         fold (||vsum v l||^2). fold Q. fold (squares l). fold S2.
         rewrite S_INR. unfold e. destruct (Nat.eq_dec b 0) as [->|B].
         { replace k with 0 by (unfold k; simpl INR; unfold Rdiv; ring). simpl INR. unfold Rdiv.
