@@ -7,10 +7,12 @@ it stands, any of the words by which something is assumed or left unproved. Exit
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 UNPROVED = r"\b(?:Admitted|admit|give_up|bypass_check)\b"
@@ -67,12 +69,16 @@ def main(folder: Path) -> int:
         faults += [f"{place}: {' '.join(word.split())}" for word in assumed]
         if names := re.findall(r"\bTheorem\s+([\w']+)", text):
             theorems["LeanMnist." + ".".join(place.with_suffix("").parts)] = names
+    found: dict[str, list[str]] = {}
+    processes = min(os.cpu_count() or 1, len(theorems))
+    shares = [dict(list(theorems.items())[start::processes]) for start in range(processes)]
     try:
-        found = axioms_beneath(theorems, folder) if theorems else {}
+        with ThreadPoolExecutor() as pool:
+            for part in pool.map(lambda share: axioms_beneath(share, folder), shares):
+                found |= part
     except RuntimeError as error:
         faults.append(str(error))
-        found = {}
-    for module, axioms in found.items():
+    for module, axioms in sorted(found.items()):
         machine = [name for name in axioms if name.startswith(("PrimInt63.", "Uint63."))]
         short = [name.rpartition(".")[2] for name in axioms if name not in machine]
         short += [f"{len(machine)} axioms of machine integers"] if machine else []
