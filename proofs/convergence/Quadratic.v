@@ -3,7 +3,7 @@
    Such an f is L-smooth for L >= max a_i, mu-strongly convex for mu <= min a_i, and least wherever
    a_i (theta_i - c_i) = 0 for all i: where some a_i = 0, in more than one point. The rates of GradientDescent.v and
    StochasticGradient.v follow, and gradient descent has iterates in closed form. `verify` runs the optimizer that
-   trains on such quadratics (lean_mnist/verification/statements/convergence.py). *)
+   trains on such quadratics (lean_mnist/verification/statements/optimizer.py). *)
 Require Import Reals Lra Lia Psatz List.
 From Coquelicot Require Import Coquelicot.
 From LeanMnist Require Import gradients.Numbers gradients.RealNumbers generalization.Distribution
@@ -76,24 +76,48 @@ Section Quadratic.
     rewrite Z in G. lra.
   Qed.
 
-  (* With curvatures in [mu, L], 0 < alpha <= 2/(mu + L), and at each step the gradient plus independent noise of mean 0
-     and E ||noise||^2 <= sigma^2:  E ||theta_t - c||^2 <= (1 - alpha mu)^t ||theta_0 - c||^2 + alpha sigma^2/mu *)
-  Theorem sgd_on_quadratic {Seed : Type} (D : distribution Seed) (noise : Seed -> vec) sigma2 mu L alpha theta t :
-    0 < mu -> (0 < n)%nat -> (forall i, (i < n)%nat -> mu <= a i <= L) ->
-    (forall i, (i < n)%nat -> mean D noise i = 0) -> E D (fun seed => ||noise seed||^2) <= sigma2 ->
-    0 < alpha <= 2 / (mu + L) ->
-    expected D (fun x seed => quadratic_gradient x + noise seed)%V (fun x => ||x - c||^2) (fun _ => alpha) theta t
+  (* At each step the gradient plus independent noise of mean 0 and E ||noise||^2 <= sigma^2. *)
+  Context {Seed : Type} (D : distribution Seed) (noise : Seed -> vec) (sigma2 : R).
+  Hypothesis Centred : forall i, (i < n)%nat -> mean D noise i = 0.
+  Hypothesis Bounded : E D (fun seed => ||noise seed||^2) <= sigma2.
+  Definition noisy_gradient (theta : vec) (seed : Seed) : vec := (quadratic_gradient theta + noise seed)%V.
+
+  Lemma noisy_gradient_unbiased : unbiased_bounded D n quadratic_gradient noisy_gradient sigma2.
+  Proof.
+    intros x. unfold noisy_gradient. split.
+    - intros i I. unfold mean, vplus. rewrite E_plus, E_const. specialize (Centred i I). unfold mean in Centred.
+      rewrite Centred. ring.
+    - rewrite (E_ext D _ (fun seed => ||noise seed||^2)); [exact Bounded|]. intros seed. f_equal. same_vector.
+  Qed.
+
+  (* With curvatures in [mu, L] and 0 < alpha <= 2/(mu + L):
+       E ||theta_t - c||^2 <= (1 - alpha mu)^t ||theta_0 - c||^2 + alpha sigma^2/mu *)
+  Theorem sgd_on_quadratic mu L alpha theta t :
+    0 < mu -> (0 < n)%nat -> (forall i, (i < n)%nat -> mu <= a i <= L) -> 0 < alpha <= 2 / (mu + L) ->
+    expected D noisy_gradient (fun x => ||x - c||^2) (fun _ => alpha) theta t
     <= (1 - alpha * mu) ^ t * ||theta - c||^2 + alpha * sigma2 / mu.
   Proof.
-    intros Mu N A Centred Bounded Step. assert (ML := A 0%nat N).
+    intros Mu N A Step. assert (ML := A 0%nat N).
     apply (sgd_strongly_convex D n quadratic quadratic_gradient L); try easy; try lra.
     - apply quadratic_smooth. intros i I. specialize (A i I). lra.
-    - intros x. split.
-      + intros i I. unfold mean, vplus. rewrite E_plus, E_const. specialize (Centred i I). unfold mean in Centred.
-        rewrite Centred. ring.
-      + rewrite (E_ext D _ (fun seed => ||noise seed||^2)); [exact Bounded|].
-        intros seed. f_equal. same_vector.
+    - exact noisy_gradient_unbiased.
     - apply quadratic_strongly_convex. intros i I. now apply A.
     - apply quadratic_least; intros i I; specialize (A i I); [lra | ring].
+  Qed.
+
+  (* With curvatures in [0, L], some of them 0 perhaps, 0 < alpha <= 1/(2L) and t >= 1: whichever minimizer theta* is,
+     the mean of E f(theta_k) over the t steps, where f* = 0, is at most ||theta_0 - theta*||^2/(alpha t) +
+     alpha sigma^2. *)
+  Theorem sgd_on_convex_quadratic L alpha star theta t :
+    0 < L -> (forall i, (i < n)%nat -> 0 <= a i <= L) -> (forall i, (i < n)%nat -> a i * (star i - c i) = 0) ->
+    0 < alpha <= 1 / (2 * L) -> (1 <= t)%nat ->
+    sum t (fun k => expected D noisy_gradient quadratic (fun _ => alpha) theta k) / INR t
+    <= ||theta - star||^2 / (alpha * INR t) + alpha * sigma2.
+  Proof.
+    intros Lpos A Flat Step T.
+    destruct (quadratic_least star ltac:(intros; apply A; assumption) Flat) as [Z Least].
+    assert (G := sgd_convex D n quadratic quadratic_gradient L noisy_gradient sigma2 Lpos (quadratic_smooth L A)
+      noisy_gradient_unbiased star alpha theta t (quadratic_convex ltac:(intros; apply A; assumption)) Least Step T).
+    rewrite Z in G. lra.
   Qed.
 End Quadratic.

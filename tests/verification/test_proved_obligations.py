@@ -35,5 +35,5 @@ def test_everything_mathematical_is_proved() -> None:
         "gradient.network-exact", "gradient.network-gradcheck", "gradient.network-full-size",
         "gradient.central-difference-network",
     }  # fmt: skip
-    groups = {"gradient", "linear-algebra", "layer", "loss"}
+    groups = {"gradient", "linear-algebra", "layer", "loss", "convergence"}
     assert {o.id for o in obligations() if o.group in groups} - proved == about_code
