@@ -48,8 +48,8 @@ def softmax_cross_entropy(label_smoothing: float = 0.0, logit_penalty: float = 0
     """
     if not 0 <= label_smoothing <= 1:
         raise ArgumentError(f"label_smoothing: expected a number from 0 to 1, found {label_smoothing}")
-    if not 0 <= logit_penalty < float("inf"):
-        raise ArgumentError(f"logit_penalty: expected a number of at least 0, found {logit_penalty}")
+    if not 0 <= logit_penalty <= 1 << 53:  # a number that float32 has, too
+        raise ArgumentError(f"logit_penalty: expected a number from 0 to 2⁵³, found {logit_penalty}")
 
     def forward(s_BC: Array, labels_B: Array) -> tuple[Array, tuple[Array, ...]]:
         check_loss_shapes(s_BC, labels_B)

@@ -115,7 +115,7 @@ class QuantizedMLP(MLP):
 def network_of(architecture: Mapping[str, Any], **options: Any) -> MLP:
     """The network that ``model.architecture`` describes, quantised where it names ``bits``.
 
-    ``options`` are those of its class. Raises ``ArgumentError`` or ``TypeError`` for what describes none.
+    ``options`` are those of its class. Raises ``ArgumentError`` for what describes none.
     """
     return (QuantizedMLP if "bits" in architecture else MLP)(**architecture, **options)
 

@@ -75,6 +75,8 @@ def saved_network(
         check_choice("activation", fields.activation, ACTIVATIONS)
         if fields.bits is not UNSET:
             check_bits(fields.bits)
+        elif fields.rule is not UNSET:
+            raise ArgumentError("rule: expected none without bits")
     except ArgumentError as fault:
         raise error(f"{where}: architecture.{fault}") from None
     shapes = shapes_of(fields.sizes, bias=fields.bias)

@@ -27,7 +27,7 @@ def restore_run(
     ``CheckpointError`` or ``ConfigError`` where this run cannot go on from there.
     """
     where = shown(path)
-    if "training" not in content:
+    if content.get("training") is None:
         raise CheckpointError(
             f"{where}: expected a last.pt, which a run can continue from, found a checkpoint without that"
         )

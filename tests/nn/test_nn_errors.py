@@ -101,7 +101,7 @@ ARGUMENTS: dict[str, Any] = {
         *(CE, t(2, 3), y(2), 0.0, 0.0, "means"),
     ),
     "cross-entropy: smoothing": ("label_smoothing: expected a number from 0 to 1, found 1.5", CE, t(2, 3), y(2), 1.5),
-    "cross-entropy: penalty": ("logit_penalty: expected a number of at least 0", CE, t(2, 3), y(2), 0.0, -1.0),
+    "cross-entropy: penalty": ("logit_penalty: expected a number from 0 to 2⁵³", CE, t(2, 3), y(2), 0.0, -1.0),
     "activate: name": ("activation: expected one of relu", functional.activate, t(2), "Relu"),
     "mlp: activation": ("activation: expected one of relu", MLP_, t(2, 3), GOOD, "swish"),
     "loss: activation": ("activation: expected one of relu", LOSS, t(2, 3), y(2), GOOD, "swish"),
@@ -113,6 +113,7 @@ ARGUMENTS: dict[str, Any] = {
     "Dense: negative units": ("out_features: expected at least 1, found -3", Dense, 3, -3),
     "SoftmaxCrossEntropy: smoothing": ("label_smoothing: expected", SoftmaxCrossEntropy, 2.0),
     "SoftmaxCrossEntropy: penalty": ("logit_penalty: expected", SoftmaxCrossEntropy, 0.0, -2.0),
+    "SoftmaxCrossEntropy: no number of float32": ("logit_penalty: expected", SoftmaxCrossEntropy, 0.0, 1e39),
     "SoftmaxCrossEntropy: reduction": ("reduction: expected one of", SoftmaxCrossEntropy, 0.0, 0.0, "avg"),
 }
 

@@ -46,6 +46,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a hash": (lambda c: c["data"].update(sha256="0"), "data.sha256: expected str matching regex"),
     "versions": (lambda c: c.update(versions={"torch": 2}), "versions[...]: expected str, got int"),
     "an architecture": (lambda c: c["architecture"].update(sizes=[64, 1 << 24, 10]), "expected (16777216, 64)"),
+    "a rule": (lambda c: c["architecture"].update(rule="nearest"), "architecture.rule: expected none without bits"),
     "widths": (lambda c: c["architecture"].update(sizes=[1] * 200), "architecture.sizes: expected array of length <= "),
     "hidden": (lambda c: c["config"].update(hidden=[1 << 23]), "config.hidden: (8388608,) contradicts the arch"),
     "a bias": (lambda c: c["config"].update(bias=False), "config.bias: False contradicts the architecture"),
@@ -82,6 +83,7 @@ def resume(path: Path) -> None:
 
 
 RESUMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "nothing of a run": (lambda c: c.update(training=None), "expected a last.pt"),
     "no optimizer": (lambda c: c["training"].update(optimizer={}), "training.optimizer: object missing required field"),
     "another optimizer": (lambda c: c["training"]["optimizer"]["state"][0].pop("step"), "expected exp_avg, exp_avg_sq"),
     "a shape": (lambda c: c["training"]["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "state.exp_avg: exp"),
