@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -54,7 +54,7 @@ class CertifyArguments:
     looks: int | None = None
     """All evaluations on this test split, other runs' included; those that the run recorded if not given."""
     adaptive: bool = False
-    """Pay for evaluations that may have influenced what was evaluated next."""
+    """Pay for evaluations, or candidates, that may have influenced what was evaluated or tried next."""
     code: Literal["fixed", "enumerative"] = "fixed"
     """Of a quantised network: its bits as they are, or an enumerative code, by whose length it pays."""
     candidates: int = 1
@@ -176,7 +176,8 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
         certificate = certify_reading(reading, dataset, options_of(arguments))
     elif isinstance(network, QuantizedNetwork):
         code, candidates = arguments.code, arguments.candidates * reading.readings
-        certificate = certify_network(network, dataset, code=code, candidates=candidates, deltas=deltas, bounds=bounds)
+        paid: dict[str, Any] = {"candidates": candidates, "adaptive": arguments.adaptive}
+        certificate = certify_network(network, dataset, code=code, **paid, deltas=deltas, bounds=bounds)
     else:
         expected = "expected test, or --quantize BITS; only a quantised network has bits to pay for"
         raise CertificateError(f"--split: {expected}")

@@ -195,7 +195,10 @@ CODE_THEOREMS = {
     "fixed": "union over a finite space of 2^length networks",
     "enumerative": "union over a prefix code (Blumer et al., Information Processing Letters 24, 1987)",
 }
-CODE_SHARE = "delta / candidates * 2^-length"
+CODE_SHARES = {  # by whether candidates were tried because of what earlier ones showed
+    False: "delta / candidates * 2^-length",
+    True: "delta * 10000 / (10001^candidates - 1) * 2^-length",
+}
 CODE_ASSUMPTIONS = (
     IID,
     _text("""The space (sizes, bits, biases, encoding, denominator) and the code were fixed before these examples were
@@ -203,6 +206,13 @@ seen, or chosen among as many as candidates says, which pay for it. The weights 
 """),
     HASHES,
 )
+
+ANSWERS = 10_001  # certified risks in per cent with two decimals
+CANDIDATES = {
+    False: "No candidate was made or changed because of what an earlier one showed of these examples.",
+    True: _text("""Of what each candidate showed of these examples, nothing but its certified risk at one delta, in per
+cent with two decimals, influenced which one was tried next: the sum of 10001^i over i < candidates pays for that."""),
+}
 
 PAC_DECODER = _text("""Features are pixel / maximum, pixels row by row. For every image all weights and biases are drawn
 anew, each from its own Gaussian with the stored mean and standard deviation (scale), independently. Layers are
@@ -236,6 +246,11 @@ PRIORS = {
     "learnt": "The prior's means were learned from the examples of the prior's part alone.",
     "data-free": "The prior's means were drawn at random, without any example.",
 }
+PRIOR_NETWORK = _text("""The holdout: the prior's mean network, with the weights and biases prior_mean for every image,
+else as the decoder says. It was fixed before the posterior learned from the examples of the bound, and its errors are
+counted on all of these. One is right only if its label's logit is the largest, by more than rounding can change, in
+every evaluation whose operations have a relative error of at most 1/68719476736, as those of float64 have, in any order
+of summation. p > k/m and P[Binomial(m, p) <= k] <= share confirm that the risk is at most p (Clopper and Pearson).""")
 PAC_CHECKED = {
     "derived": _text("""From the files: the divergence KL (exactly, then rounded up), which examples the bound is
 evaluated on, the key of the draws, how many outcomes are errors, q and the risk of every claim, every sentence
@@ -329,6 +344,7 @@ _HEAD: Fields = dict(schema=str, version=int, statement=[str])
 _CLAIM: Fields = dict(bound=one_of(*THEOREMS), delta=_DELTA, risk=_RISK, vacuous=bool, accuracy=str, epsilon=str)
 _THEOREM = dict(formula=str, source=str)
 _PAC_CLAIM: Fields = dict(delta=_DELTA, empirical_risk=_RISK, risk=_RISK, vacuous=bool, accuracy=str)
+_PRIOR_CLAIM: Fields = dict(delta=_DELTA, risk=_RISK, vacuous=bool, accuracy=str, share=str)
 _COUNTS = dict(examples=_COUNT, errors=whole(0, 10**7), correct=int)
 _EVALUATION: Fields = dict(step=_NUMBER, purpose=one_of("track", "final"), errors=_NUMBER)
 _DEVELOPERS: Fields = dict(preset=rule(str, "a preset's name", lambda name: _is_name(name)), looks=whole(0, 10**6))
@@ -365,10 +381,10 @@ _FORMER_HOLDOUT_FORM["decoder"] = {**_HOLDOUT_FORM["decoder"], "specification": 
 _CODE_FORM: Fields = dict(
     **_HEAD,
     claims=[dict(**_CLAIM, theorem=_THEOREM)],
-    share=one_of(CODE_SHARE),
+    share=str,
     assumptions=[str],
     counts=_COUNTS,
-    code=dict(name=one_of(*CODES), specification=str, length=_MANY, candidates=_MANY, theorem=str),
+    code=dict(name=one_of(*CODES), specification=str, length=_MANY, candidates=_MANY, adaptive=bool, theorem=str),
     decoder=dict(specification=one_of(CODE_DECODER), sizes=_SIZES, **_SPACE, sha256=str),
     weights=_FILE,
     data=dict(dataset=_DATASET, split=_TRAIN, **_IMAGES, classes=int),
@@ -382,7 +398,8 @@ _PAC_FORM: Fields = dict(
     checked={name: one_of(text) for name, text in PAC_CHECKED.items()},
     counts=dict(examples=int, draws=_MANY, errors=whole(0, 10**9)),
     divergence=_NATS,
-    prior=dict(kind=one_of(*PRIORS), scale=_PRIOR_SCALE, candidates=_MANY),
+    prior=dict(kind=one_of(*PRIORS), scale=_PRIOR_SCALE, candidates=_MANY, adaptive=bool),
+    holdout=dict(specification=one_of(PRIOR_NETWORK), errors=whole(0, 10**7), claims=[_PRIOR_CLAIM]),
     decoder=dict(specification=one_of(PAC_DECODER), sizes=_SIZES, maximum=whole(1, 255), sha256=str),
     draws=dict(specification=one_of(DRAWS), key=str),
     files={name: _FILE for name in PAC_FILES},
@@ -392,6 +409,8 @@ _PAC_FORM: Fields = dict(
 )
 
 
+# What certificates of earlier releases lack; a data-free prior has no holdout.
+_OPTIONAL = ("code.adaptive", "prior.adaptive", "holdout")
 # Of data that are not official, how many images are equal to an earlier one, and how many classes occur.
 _UNVOUCHED_FORM: Fields = dict(duplicates=whole(0, 500_000), occurring=whole(1, 256))
 
@@ -458,11 +477,14 @@ def _take(field: str, value: Any, form: Any) -> None:
     if isinstance(value, str) and not value.isprintable():
         raise Rejected(f"{field}: holds a character that is not printable, such as a line feed or a terminal's escape")
     if isinstance(form, dict):
+        inside = "" if field == "certificate" else f"{field}."
+        given = value if isinstance(value, dict) else {}
+        form = {name: part for name, part in form.items() if name in given or inside + name not in _OPTIONAL}
         if not isinstance(value, dict) or list(value) != list(form):
             found = ascii(list(value))[:300] if isinstance(value, dict) else type(value).__name__
             raise Rejected(f"{field}: expected the fields {', '.join(form)}, found {found}")
         for name, part in form.items():
-            _take(f"{field}.{name}".removeprefix("certificate."), value[name], part)
+            _take(inside + name, value[name], part)
     elif isinstance(form, list):
         most = 50_000 if field == "history.recorded" else 500
         if not isinstance(value, list) or not len(value) <= most:
@@ -561,11 +583,10 @@ def derive_holdout(document: Fields) -> Fields:
             "history.looks: expected at least the recorded looks and the developers', at most 300 if they are adaptive"
         )
     _check_record(history, least, decoder["unit"], document["counts"]["errors"], m)
-    # Each look spends delta / looks; if looks could depend on answers, delta is divided by all courses of them.
-    courses = ((m + 1) ** looks - 1) // m if history["adaptive"] else looks
+    tried = courses(looks, history["adaptive"], m + 1)
     counted, tensors = _derive_counted(document), _tensors(decoder["sizes"], decoder["bias"])
     for claim, derived in zip(document["claims"], counted["claims"], strict=True):
-        derived["share"] = str(Fraction(claim["delta"]) / courses)
+        derived["share"] = str(Fraction(claim["delta"]) / tried)
     named, assumed = Fields(), list(ASSUMPTIONS)
     if "arithmetic" in document:  # else of an earlier release
         named["arithmetic"], assumed[1:1] = ARITHMETICS[decoder["unit"]], [CLUSTERS]
@@ -577,6 +598,20 @@ def derive_holdout(document: Fields) -> Fields:
         "space": {"chosen_among": f"the networks of {looks} look(s) at this split"},
         "weights": {"tensors": tensors, "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors)},
     }
+
+
+def courses(tried: int, adaptive: bool, answers: int) -> int:
+    """By what delta is divided: how many hypotheses were tried, or, where each could depend on what one of so many
+    ``answers`` all earlier ones gave, how many could have been."""
+    return (answers**tried - 1) // (answers - 1) if adaptive else tried
+
+
+def tried_candidates(fields: Fields, field: str) -> tuple[int, list[str]]:
+    """By what candidates divide delta, and what is assumed of them."""
+    tried, adaptive = fields["candidates"], fields.get("adaptive", False)
+    if adaptive and not tried <= 300:
+        raise Rejected(f"{field}.candidates: expected at most 300 if they are adaptive, found {tried}")
+    return courses(tried, adaptive, ANSWERS), [CANDIDATES[adaptive]] if "adaptive" in fields else []
 
 
 def _check_record(history: Fields, least: int, unit: str, errors: int, examples: int) -> None:
@@ -621,7 +656,8 @@ def derive_code(document: Fields) -> Fields:
         raise Rejected(f"code.name: expected fixed for more than 8 bits, found {name}")
     return {
         **_derive_counted(document),
-        "assumptions": [*CODE_ASSUMPTIONS],
+        "assumptions": [*CODE_ASSUMPTIONS, *tried_candidates(document["code"], "code")[1]],
+        "share": CODE_SHARES[document["code"].get("adaptive", False)],
         "code": {"specification": CODE_SPECIFICATIONS[name], "theorem": CODE_THEOREMS[name]},
     }
 
@@ -658,6 +694,7 @@ def derive_pac_bayes(document: Fields) -> Fields:
     if not learned_from < data["examples"]:
         raise Rejected("data.part: expected fewer examples for the prior than there are")
     m, claims, statement, name = data["examples"] - learned_from, [], [], data_name(document)
+    tried, assumed = tried_candidates(prior, "prior")
     for claim in document["claims"]:
         risk, delta = Fraction(claim["risk"]), claim["delta"]
         statement.append(
@@ -668,9 +705,30 @@ def derive_pac_bayes(document: Fields) -> Fields:
             else f"At delta = {delta} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
         )
         of_draws = Fraction(delta) * MONTE_CARLO
-        share = str((Fraction(delta) - of_draws) / prior["candidates"])
+        share = str((Fraction(delta) - of_draws) / tried)
+        # Each candidate has draws of its own, which do not depend on what came before.
+        of_draws /= prior["candidates"] if prior.get("adaptive") else 1
         derived = {"vacuous": risk >= 1, "accuracy": decimal(1 - risk), "share": share}
         claims.append({**derived, "share_monte_carlo": str(of_draws)})
+    beside: Fields = {}
+    if "holdout" in document:
+        if prior["kind"] != "learnt" or not document["holdout"]["errors"] <= m:
+            raise Rejected(f"holdout.errors: expected at most {m:,}, of a learnt prior, found others")
+        of_prior: list[Fields] = []
+        for claim, own in zip(document["claims"], document["holdout"]["claims"], strict=False):
+            risk, delta = Fraction(own["risk"]), claim["delta"]
+            statement.append(
+                f"With confidence 1 - {delta} over the drawing of the same {m:,} examples, the prior's mean network "
+                f"alone, one {network} network for all images, run in float64, misreads at most "
+                f"{percent(risk, True)} of all images drawn like them ({name})."
+                if risk < 1
+                else f"At delta = {delta} the holdout's bound is vacuous: it says nothing about unseen data."
+            )
+            derived = {"delta": delta, "vacuous": risk >= 1, "accuracy": decimal(1 - risk)}
+            of_prior.append({**derived, "share": str(Fraction(delta) / tried)})
+        if len(of_prior) != len(claims):
+            raise Rejected(f"holdout.claims: expected {len(claims)}, as many as claims, found another number")
+        beside = {"holdout": {"claims": of_prior}}
     fixed = {  # before the first draw: what its random numbers are made of
         "decoder": {name: document["decoder"][name] for name in ("sizes", "maximum")},
         "prior": prior,
@@ -681,7 +739,8 @@ def derive_pac_bayes(document: Fields) -> Fields:
     return {
         "statement": statement,
         "claims": claims,
-        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]]],
+        **beside,
+        "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]], *assumed],
         "counts": {"examples": m},
         "draws": {"key": hashlib.sha256(canonical(fixed)).hexdigest()},
         "parameters": sum(units * (inputs + 1) for inputs, units in pairwise(sizes)),
@@ -829,8 +888,12 @@ def announced_work(document: Fields, redraw: int) -> int:
     per_bound = 10**6 + _tail_work(counts["errors"], counts.get("draws", m))
     work = 2 * per_bound * len(document["claims"]) + 1000 * weights
     if document["schema"] == PAC_BAYES:  # a bound is decided for a score of counts, to find the least forgery
-        return 12 * work + 3000 * m + redraw * (18 * weights + 2500 * units)
-    if document["schema"] == HOLDOUT:  # the products of all pairs of rows, which bound the norm of an inner layer
+        work = 12 * work + 3000 * m + redraw * (18 * weights + 2500 * units)
+        if "holdout" not in document:
+            return work
+        m -= document["data"]["part"]["prior_examples"]
+        work += 2 * len(document["claims"]) * (10**6 + _tail_work(document["holdout"]["errors"], m))
+    if document["schema"] != CODE:  # the products of all pairs of rows, which bound the norm of an inner layer
         work += sum(15 * min(n, k) ** 2 * max(n, k) for n, k in pairwise(sizes[1:-1]))
     return work + m * (5 * weights + 1500 * units + 15_000)
 
@@ -1295,7 +1358,7 @@ def check_code(document: Fields, files: Files, _processes: int, _redraw: int) ->
     if length != code["length"]:
         raise Rejected(f"code.length: expected {length} bits, measured on the weights, found {code['length']}")
     for index, claim in enumerate(document["claims"]):
-        share = Fraction(claim["delta"]) / code["candidates"] / 2**length
+        share = Fraction(claim["delta"]) / tried_candidates(code, "code")[0] / 2**length
         check_risk(f"claims[{index}].risk", claim["risk"], partial(confirms, claim["bound"], k, m, share))
     found = _count_exactly(layers, space["denominator"], *files.examples(document))
     if found != k:
@@ -1417,12 +1480,28 @@ def check_pac_bayes(document: Fields, files: Files, processes: int, redraw: int)
         check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
     images, labels = files.examples(document)
     chosen, key = bound_part(document["data"]), bytes.fromhex(document["draws"]["key"])
+    if "holdout" in document:
+        _check_prior(document, prior_means, [images[i] for i in chosen], bytes([labels[i] for i in chosen]), processes)
     numbers = random.SystemRandom().sample(range(draws), min(redraw, draws))
     examples = [chosen[random_numbers(key, number, 0)[0] * m >> 64] for number in numbers]
     parts = [images[example] for example in examples], [labels[example] for example in examples]
     wrong = [outcomes[number // 8] >> (7 - number % 8) & 1 for number in numbers]
     small = len(numbers) * len(means) < 2e8
     shared(1 if small else processes, draw_again, (decoder, means, scales, key), numbers, *parts, wrong)
+
+
+def _check_prior(document: Fields, means: Numbers, images: Sequence[bytes], labels: bytes, processes: int) -> None:
+    """Count the errors of the prior's mean network again, and bound its risk."""
+    holdout, sizes, m = document["holdout"], document["decoder"]["sizes"], len(images)
+    for index, claim in enumerate(holdout["claims"]):
+        confirmed = partial(confirms, "clopper-pearson", holdout["errors"], m, Fraction(claim["share"]))
+        check_risk(f"holdout.claims[{index}].risk", claim["risk"], confirmed)
+    scaling = {"kind": "unit", "mean": "0", "scale": str(document["decoder"]["maximum"])}
+    decoder = {"activation": "relu", "normalization": scaling, "unit": UNITS["float64"]}
+    layers = _layers(means, sizes, True)
+    fewest, most = count_all(layers, decoder, images, labels, processes if m * len(means) > 2e8 else 1)
+    if not fewest <= holdout["errors"] <= most:
+        raise Rejected(f"holdout.errors: expected {fewest}, counted again, found {holdout['errors']}")
 
 
 def draw_again(
@@ -1604,6 +1683,7 @@ class Checked(NamedTuple):
     again: Redrawn | None = None
     official: bool = True  # whether the examples are official ones; if not, the statement begins by saying so
     sha256: str = ""  # of the certificate
+    total_delta: str = ""  # of all claims together
 
     def __str__(self) -> str:
         counted, power = f"{self.errors} errors in {self.examples:,} examples, counted again", []
@@ -1612,7 +1692,8 @@ class Checked(NamedTuple):
             power = [str(self.again)]
         of = "" if self.official else " of data that nobody vouches for"
         counted = f"{shown(self.certificate)}: {self.verdict}{of}; {counted} in {self.seconds:.1f} s"
-        return "\n".join([counted, *(f"  {line}" for line in power + self.statement)])
+        together = f"All claims together hold with confidence 1 - {self.total_delta}."
+        return "\n".join([counted, *(f"  {line}" for line in [*power, *self.statement, together])])
 
     def to_dict(self) -> Fields:
         """Plain values, for JSON."""
@@ -1657,7 +1738,10 @@ def check(
         raise Rejected(f"{shown(path)}: cannot be checked ({type(error).__name__})") from None
     statement, sha256 = document["statement"], hashlib.sha256(canonical(document)).hexdigest()
     seconds, verdict = time.perf_counter() - begun, "holds" if again is None else "consistent"
-    return Checked(path, verdict, counted, counts["errors"], statement, seconds, again, vouched(document), sha256)
+    claims = document["claims"] + document.get("holdout", {"claims": []})["claims"]
+    total = str(sum(Fraction(claim["delta"]) for claim in claims))
+    official = vouched(document)
+    return Checked(path, verdict, counted, counts["errors"], statement, seconds, again, official, sha256, total)
 
 
 def announce(line: str) -> None:

@@ -8,11 +8,12 @@ of many hypotheses, all of which it was chosen from, is the claim about a single
 | 2^B parameters | δ · 2^−B | union over a finite hypothesis space (MLCERT's main bound) |
 | hypotheses with a prefix code of lengths l, fixed beforehand | δ · 2^−l | Blumer et al. 1987; McAllester 1998 |
 | n candidates evaluated, none of them because of another's result | δ / n | Bonferroni |
-| n candidates, each of which may depend on all results so far | δ / Σ_{i<n} (m + 1)^i | the same, over all courses |
+| n candidates, each of which may depend on all results so far | δ / Σ_{i<n} A^i | the same, over all courses |
 
-The last: each evaluation answers with one of m + 1 counts, so a person who acts on answers can only reach one of
-``(m + 1)^i`` hypotheses at the i-th evaluation. All four rows are theorems in Coq:
-``proofs/generalization/Confidence.v`` and ``CodeLength.v``.
+The last: each evaluation answers with one of A values, so a person who acts on answers can only reach one of ``A^i``
+hypotheses at the i-th evaluation. A test split answers with one of m + 1 counts; priors and codes that were tried on
+the examples that certify them, with one of 10,001 certified risks in per cent with two decimals. All four rows are
+theorems in Coq: ``proofs/generalization/Confidence.v`` and ``CodeLength.v``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from lean_mnist.generalization.exact import Exact
 from lean_mnist.reading.text import printable
 
 MOST_LOOKS, MOST_ADAPTIVE_LOOKS = 10**6, 300  # which certificates can pay for
+MOST_CANDIDATES = 10**9
+_RISKS = 10_001
 _MOST_BITS = 10**9
 
 
@@ -78,7 +81,21 @@ class SplitHistory:
         if not 1 <= self.evaluations <= most:
             found = printable(self.evaluations, 40)
             raise BoundError(f"looks: expected a whole number from 1 to {most:,}, found {found}")
-        return checked_delta(delta) / (((m + 1) ** self.evaluations - 1) // m if self.adaptive else self.evaluations)
+        return checked_delta(delta) / _courses(self.evaluations, m + 1, self.adaptive)
+
+
+def candidate_courses(candidates: int, adaptive: bool) -> int:
+    """By what δ is divided for ``candidates``, priors or codes that were tried on the examples that certify them; if
+    ``adaptive``, some because of the risk that earlier ones were certified with. Raises ``CertificateError``."""
+    most = MOST_ADAPTIVE_LOOKS if adaptive else MOST_CANDIDATES
+    if not 1 <= candidates <= most:
+        kind = "adaptive ones " if adaptive else ""
+        raise CertificateError(f"candidates: expected from 1 to {most:,} {kind}to be paid for, found {candidates}")
+    return _courses(candidates, _RISKS, adaptive)
+
+
+def _courses(tried: int, answers: int, adaptive: bool) -> int:
+    return sum(answers**i for i in range(tried)) if adaptive else tried
 
 
 def history_of(

@@ -7,6 +7,7 @@ import math
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lean_mnist import certify
+from lean_mnist import certify as certify_command
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.data.splits import cut
 from lean_mnist.errors import BoundError, CertificateError, ConfigError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import pac_bayes_risk, upper_risk
-from lean_mnist.generalization.certificates.document import FILE, Certificate, risk_text
-from lean_mnist.generalization.certificates.networks import certify_network
-from lean_mnist.generalization.pacbayes.certificate import certify_posterior
+from lean_mnist.generalization.certificates.document import FILE, Certificate, ClaimOptions, risk_text
+from lean_mnist.generalization.certificates.networks import certify, certify_network
+from lean_mnist.generalization.confidence import SplitHistory
+from lean_mnist.generalization.pacbayes.certificate import certify_posterior, draw_outcomes, layers_of
 from lean_mnist.generalization.quantize import quantize_layers
 from lean_mnist.generalization.spaces.encoding import write_network
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
@@ -48,6 +52,28 @@ def code_length(bits: int = 2, biases: bool = True, encoding: str = "integer", *
     return certify_network(quantized(bits, biases, encoding), random_data(3, 2000), deltas=("0.035",), **options)
 
 
+def with_outcomes(certificate: Certificate, outcomes: bytes) -> Certificate:
+    """The certificate with other outcomes of its draws, and counts, bounds and hashes to match."""
+    document = copy.deepcopy(certificate.document)
+    counts, divergence = document["counts"], Fraction(document["divergence"])
+    counts["errors"] = int.from_bytes(outcomes, "big").bit_count()
+    document["files"]["outcomes"]["sha256"] = hashlib.sha256(outcomes).hexdigest()
+    for claim in document["claims"]:
+        share, of_draws = Fraction(claim["share"]), Fraction(claim["share_monte_carlo"])
+        empirical = upper_risk("clopper-pearson", counts["errors"], counts["draws"], of_draws)
+        risk = pac_bayes_risk(empirical, counts["examples"], divergence, share)
+        claim["empirical_risk"], claim["risk"] = risk_text(empirical), risk_text(risk)
+    return Certificate(json.loads(sealed(document)), {**certificate.files, "certificate.outcomes": outcomes})
+
+
+def without_errors(certificate: Certificate, missing: int) -> Certificate:
+    """The certificate with the first so many errors called none."""
+    outcomes = int.from_bytes(certificate.files["certificate.outcomes"], "big")
+    for _ in range(missing):
+        outcomes ^= 1 << outcomes.bit_length() - 1
+    return with_outcomes(certificate, outcomes.to_bytes(len(certificate.files["certificate.outcomes"]), "big"))
+
+
 MAKERS: dict[str, Callable[[], Certificate]] = {"PAC-Bayes": pac_bayes, "code length": code_length}
 
 
@@ -67,6 +93,61 @@ def test_it_accepts_what_is_made(options: dict[str, Any], tmp_path: Path) -> Non
     )
     assert f"Consistent, not proved: of {found.again.forged} errors called none" in str(found)
     assert certificate.text().startswith(f"{found.errors} of {found.examples} draws of a network and an example are er")
+
+
+def test_candidates_that_were_tried_adaptively_are_paid_for(tmp_path: Path) -> None:
+    """Three of them as 1 + 10001 + 10001² fixed beforehand would be; each draw of a candidate is its own."""
+    price, delta = 1 + 10_001 + 10_001**2, Fraction(7, 200)
+    for number, certificate in enumerate((pac_bayes(1, adaptive=True), code_length(candidates=3, adaptive=True))):
+        document = certificate.document
+        (tmp_path / str(number)).mkdir()
+        path = certificate.write(tmp_path / str(number))
+        assert rejection(str(path)) == ""
+        assert checker.CANDIDATES[True] in document["assumptions"]
+        if number == 0:
+            claim, beside = document["claims"][0], document["holdout"]["claims"][0]
+            assert Fraction(claim["share"]) == delta * Fraction(5, 7) / price
+            assert Fraction(claim["share_monte_carlo"]) == delta * Fraction(2, 7) / 3
+            assert Fraction(beside["share"]) == delta / price
+        else:
+            assert document["share"] == checker.CODE_SHARES[True]
+    fixed, adaptive = (code_length(candidates=3, adaptive=each).risks.values() for each in (False, True))
+    assert max(fixed) < max(adaptive)
+
+
+def test_beside_a_learnt_prior_stands_a_plain_holdout(tmp_path: Path) -> None:
+    """Its count is that of the certificate by a test split, for the same network and examples; all is summed up."""
+    certificate, network, data = pac_bayes(), moved(4).prior, random_data(3, 400)
+    _, part = cut(data.train, 50, 5)
+    own = certify(
+        network,
+        Normalization("unit", 0.0, 255.0),
+        replace(data, test=part),
+        SplitHistory(3),
+        ClaimOptions(precision="float64"),
+    )
+    holdout = certificate.document["holdout"]
+    assert holdout["errors"] == own.errors
+    assert [claim["risk"] for claim in holdout["claims"]] == [claim["risk"] for claim in own.document["claims"]]
+    assert "the prior's mean network alone, one 20-6-3 network for all images, run in float64" in certificate.text()
+    assert certificate.total_delta == 2 * (Fraction("0.035") + Fraction("1e-9"))
+    found = checker.check(str(certificate.write(tmp_path)), [])
+    assert found.total_delta == "35000001/500000000"
+    assert str(found).endswith("All claims together hold with confidence 1 - 35000001/500000000.")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_certificates_of_earlier_releases_are_read(name: str, made: dict[str, Certificate], tmp_path: Path) -> None:
+    """They say nothing of adaptive candidates, and have no holdout."""
+    document = copy.deepcopy(made[name].document)
+    document.pop("holdout", None)
+    del document["prior" if name == "PAC-Bayes" else "code"]["adaptive"]
+    certificate = Certificate(json.loads(sealed(document)), made[name].files)
+    if name == "PAC-Bayes":
+        key, (_, part) = bytes.fromhex(certificate.document["draws"]["key"]), cut(random_data(3, 400).train, 50, 5)
+        wrong = draw_outcomes(layers_of(moved(4)), part.images.numpy(), part.labels.numpy(), 255, key, DRAWS)
+        certificate = with_outcomes(certificate, np.packbits(wrong).tobytes())
+    assert rejection(str(certificate.write(tmp_path))) == ""
 
 
 @pytest.mark.parametrize("code", checker.CODES)
@@ -143,7 +224,17 @@ def less(document: dict[str, Any], name: str) -> None:
         ("PAC-Bayes", lambda d: d["prior"].update(scale="1/1" + "0" * 900), "prior.scale: expected a number above"),
         ("PAC-Bayes", lambda d: d["prior"].update(scale="2/20"), "prior.scale: expected a number above 0, of moderate"),
         ("PAC-Bayes", lambda d: d["prior"].update(kind="data-free"), "prior.kind: expected learnt or data-free"),
-        ("PAC-Bayes", lambda d: d["data"]["part"].update(seed=6), "files.outcomes: draw "),
+        ("PAC-Bayes", lambda d: d["data"]["part"].update(seed=6), "holdout.errors: expected 235, counted again, found"),
+        ("PAC-Bayes", lambda d: d["holdout"].update(errors=d["holdout"]["errors"] - 1), "holdout.claims[0].risk: "),
+        ("PAC-Bayes", lambda d: d["holdout"].update(errors=351), "holdout.errors: expected at most 350, of a learnt"),
+        ("PAC-Bayes", lambda d: d["holdout"]["claims"].pop(), "holdout.claims: expected 2, as many as claims"),
+        ("PAC-Bayes", lambda d: d["prior"].update(adaptive=True), "claims[0].empirical_risk: "),
+        (
+            "PAC-Bayes",
+            lambda d: d["prior"].update(adaptive=True, candidates=301),
+            "prior.candidates: expected at most 300",
+        ),
+        ("code length", lambda d: d["code"].update(adaptive=True, candidates=2), "claims[0].risk: "),
         ("PAC-Bayes", lambda d: d["data"]["part"].update(prior_examples=49), "claims[0].risk: "),
         ("PAC-Bayes", lambda d: d["data"].update(split="test"), "data.split: expected train"),
         ("PAC-Bayes", lambda d: d["decoder"].update(maximum=254), "files.outcomes: draw "),
@@ -252,20 +343,30 @@ def test_the_command_certifies_a_quantised_network(
     ):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", ["certify", *options])
-        certify.main()
+        certify_command.main()
         assert said in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["certify", "--check", FILE, "--redraw", "-1"])
     with pytest.raises(ConfigError, match="--redraw: expected at least 0, found -1"):
-        certify.main()
+        certify_command.main()
 
 
 def test_what_no_certificate_is_made_of() -> None:
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
-        (lambda: pac_bayes(candidates=0), CertificateError, "candidates, draws: expected at least 1 of each"),
+        (lambda: pac_bayes(draws=0), CertificateError, "draws: expected at least 1, found 0"),
+        (lambda: pac_bayes(candidates=0), CertificateError, "candidates: expected from 1 to 1,000,000,000 to be paid"),
+        (
+            lambda: pac_bayes(candidates=301, adaptive=True),
+            CertificateError,
+            "candidates: expected from 1 to 300 adaptive ones to be paid for, found 301",
+        ),
         (lambda: pac_bayes(prior_scale=0.1), BoundError, "prior-scale: expected an exact number"),
         (lambda: code_length(code="huffman"), CertificateError, "--code: expected one of fixed, enumerative, found"),
         (lambda: code_length(bounds=("wald",)), CertificateError, "--bound: expected one of clopper-pearson, kl, hoe"),
-        (lambda: code_length(candidates=0), CertificateError, "--candidates: expected at least 1, found 0"),
+        (
+            lambda: code_length(candidates=0),
+            CertificateError,
+            "candidates: expected from 1 to 1,000,000,000 to be paid",
+        ),
     ]
     for make, error, message in cases:
         with pytest.raises(error) as caught:
@@ -282,26 +383,6 @@ def test_the_power_of_redraws_is_the_hypergeometric_one(draws: int, forged: int,
 def test_a_tenth_of_the_errors_is_found_by_500_redraws_one_time_in_three() -> None:
     """As the default once was, of 2,897 errors in 400,000 draws."""
     assert 0.29 < checker.detection(400_000, 290, 500) < 0.34
-
-
-def without_errors(certificate: Certificate, missing: int) -> Certificate:
-    """The certificate with the first so many errors called none, and counts, bounds and hashes to match."""
-    outcomes, left = bytearray(certificate.files["certificate.outcomes"]), missing
-    for draw in range(certificate.document["counts"]["draws"]):
-        if left and outcomes[draw // 8] >> (7 - draw % 8) & 1:
-            outcomes[draw // 8] ^= 1 << (7 - draw % 8)
-            left -= 1
-    document = copy.deepcopy(certificate.document)
-    counts, divergence = document["counts"], Fraction(document["divergence"])
-    counts["errors"] -= missing
-    document["files"]["outcomes"]["sha256"] = hashlib.sha256(outcomes).hexdigest()
-    for claim in document["claims"]:
-        share, of_draws = Fraction(claim["share"]), Fraction(claim["share_monte_carlo"])
-        empirical = upper_risk("clopper-pearson", counts["errors"], counts["draws"], of_draws)
-        risk = pac_bayes_risk(empirical, counts["examples"], divergence, share)
-        claim["empirical_risk"], claim["risk"] = risk_text(empirical), risk_text(risk)
-    written = json.loads(sealed(document))
-    return Certificate(written, {**certificate.files, "certificate.outcomes": bytes(outcomes)})
 
 
 def test_the_default_finds_the_least_forgery_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,12 +77,22 @@ def test_the_certificate_holds(finished: Finished, monkeypatch: pytest.MonkeyPat
     values, learnt = finished.summary, finished.summary["prior"] == "learnt"
     assert values["prior_scale"] in OPTIONS["prior_scale"]
     assert values["examples"] == (719 if learnt else 1437)
-    assert values["candidates"] == (10 if learnt else 100)
+    assert values["candidates"] == (4 if learnt else 30)
     assert [len(epochs) for epochs in values["epochs"]] == ([1, 2] if learnt else [2])
     assert set(values["seconds"]) == {"posterior", "certificate", "other priors", *(["prior"] if learnt else [])}
     monkeypatch.chdir(finished.root)
     assert rejection(values["certificate"]) == ""
     document = json.loads(Path(values["certificate"]).read_text())
+    assert values["adaptive"] is document["prior"]["adaptive"] is True
+    assert Fraction(values["total_delta"]) == (2 if learnt else 1) * (Fraction("0.035") + Fraction("1e-9"))
+    if learnt:  # counted at the end of each prior's training, and in the end those of the chosen one's mean network
+        records = records_in(finished.folder)
+        counted = named(records, "holdout/errors")
+        assert len(counted) == 2
+        assert document["holdout"]["errors"] == values["holdout"]["errors"]
+        assert values["holdout"]["errors"] in counted
+        assert len(named(records, "certificate/holdout_risk_7_in_200")) == 1
+    assert (values["holdout"] is not None) is ("holdout" in document) is learnt
     raw = (finished.folder / "certificate.mean").read_bytes()
     assert document["files"]["mean"]["sha256"] == hashlib.sha256(raw).hexdigest()
 

@@ -53,6 +53,12 @@ class Certificate:
         claims = self.document["claims"]
         return {(claim.get("bound", PAC_BAYES), Fraction(claim["delta"])): Fraction(claim["risk"]) for claim in claims}
 
+    @property
+    def total_delta(self) -> Fraction:
+        """The failure probability of all claims together, at most: the sum of theirs."""
+        beside = self.document.get("holdout", {"claims": []})
+        return sum((Fraction(claim["delta"]) for claim in self.document["claims"] + beside["claims"]), Fraction(0))
+
     def to_json(self) -> str:
         """The document as it is written, the one way that the checker accepts."""
         return written(self.document)
@@ -76,6 +82,7 @@ class Certificate:
             "looks": self.document["history"]["looks"],
             "developers": self.document["history"]["developers"],
             "claims": [{name: claim[name] for name in names} for claim in self.document["claims"]],
+            "total_delta": str(self.total_delta),
             "weights_sha256": self.document["weights"]["sha256"],
             "content_sha256": self.document["content_sha256"],
         }
@@ -108,7 +115,8 @@ class Certificate:
             counted = f"of {counts['draws']:,} draws of a network and an example are errors"
         else:
             counted = f"of {counts['examples']:,} training examples are wrong"
-        return "\n".join([f"{errors} {counted}", *(f"  {line}" for line in self.document["statement"])])
+        together = f"All claims together hold with confidence 1 - {self.total_delta}."
+        return "\n".join([f"{errors} {counted}", *(f"  {line}" for line in [*self.document["statement"], together])])
 
 
 def written(value: Any) -> str:

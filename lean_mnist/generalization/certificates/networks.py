@@ -31,7 +31,7 @@ from lean_mnist.generalization.certificates.document import (
     split_data,
     with_hash,
 )
-from lean_mnist.generalization.confidence import SplitHistory, union
+from lean_mnist.generalization.confidence import SplitHistory, candidate_courses, union
 from lean_mnist.generalization.exact import Exact
 from lean_mnist.generalization.spaces.encoding import code_length, encode
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
@@ -174,40 +174,42 @@ def certify_network(
     *,
     code: str = "fixed",
     candidates: int = 1,
+    adaptive: bool = False,
     deltas: Sequence[Exact] = DEFAULT_DELTAS,
     bounds: Sequence[str] = DEFAULT_BOUNDS,
 ) -> Certificate:
     """Certify ``network`` by the training split of ``dataset``, which may have taught it in any way.
 
     ``code``: ``fixed`` (as many bits as the space has) or ``enumerative``. ``candidates``: spaces and codes that this
-    one was chosen among with regard to the examples. Each of ``bounds`` makes a claim at each of ``deltas``. Raises
-    ``CertificateError``, ``ArgumentError`` or ``BoundError`` for names, numbers or a network that cannot be.
+    one was chosen among with regard to the examples; ``adaptive``: some of them were tried because of what others
+    showed. Each of ``bounds`` makes a claim at each of ``deltas``. Raises ``CertificateError``, ``ArgumentError`` or
+    ``BoundError`` for names, numbers or a network that cannot be.
     """
     space = network.space
     if code not in checker.CODES:
         raise CertificateError(f"--code: expected one of {', '.join(checker.CODES)}, found {code!r}")
     require_known_bounds(bounds)
-    if candidates < 1:
-        raise CertificateError(f"--candidates: expected at least 1, found {candidates}")
+    courses = candidate_courses(candidates, adaptive)
     length = space.size_in_bits if code == "fixed" else code_length(network)
     images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
     examples, right = len(labels), IntegerNetwork(network, dataset.maximum).correct(images, labels)
     errors, raw = examples - right, encode(network)
     data = split_data(dataset, "train", space.sizes[-1])
-    claims = counted_claims(bounds, deltas, lambda delta: union(delta / candidates, length), errors, examples)
+    claims = counted_claims(bounds, deltas, lambda delta: union(delta / courses, length), errors, examples)
     document = {
         "schema": checker.CODE,
         "version": data.version,
         "statement": [*data.opening, *(claim.sentence(space.sizes, data.name) for claim in claims)],
         "claims": [claim.fields() for claim in claims],
-        "share": checker.CODE_SHARE,
-        "assumptions": [*checker.CODE_ASSUMPTIONS, *data.assumptions],
+        "share": checker.CODE_SHARES[adaptive],
+        "assumptions": [*checker.CODE_ASSUMPTIONS, checker.CANDIDATES[adaptive], *data.assumptions],
         "counts": {"examples": examples, "errors": errors, "correct": right},
         "code": {
             "name": code,
             "specification": checker.CODE_SPECIFICATIONS[code],
             "length": length,
             "candidates": candidates,
+            "adaptive": adaptive,
             "theorem": checker.CODE_THEOREMS[code],
         },
         "decoder": with_hash({"specification": checker.CODE_DECODER, **space.to_dict()}),

@@ -10,17 +10,19 @@ import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import flint
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lean_mnist.data.datasets import Dataset
+from lean_mnist.data.datasets import Dataset, Split
 from lean_mnist.data.splits import cut
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import pac_bayes_risk, upper_risk
+from lean_mnist.generalization.certificates.counting import count_errors
 from lean_mnist.generalization.certificates.document import (
     Certificate,
     file_entry,
@@ -31,7 +33,7 @@ from lean_mnist.generalization.certificates.document import (
     with_hash,
     written,
 )
-from lean_mnist.generalization.confidence import claimed_deltas
+from lean_mnist.generalization.confidence import candidate_courses, claimed_deltas
 from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text, exact, least, percent
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 
@@ -52,19 +54,22 @@ def certify_posterior(
     prior_examples: int,
     split_seed: int,
     candidates: int,
+    adaptive: bool = False,
     draws: int,
     deltas: Sequence[Exact],
 ) -> Certificate:
     """The PAC-Bayes certificate of a Gaussian over networks by the training examples that its prior did not see.
 
     Args: ``prior_scale`` σ₀, exact; ``prior_examples`` and ``split_seed`` as in ``data.splits.cut``, 0 for a data-free
-    prior; ``candidates`` how many priors the one was chosen among with any regard to the bound's examples; ``draws`` N;
-    ``deltas`` failure probabilities, each of them for its own claim, the estimate's share included.
-    Raises ``CertificateError`` or ``BoundError``.
+    prior; ``candidates`` how many priors the one was chosen among with any regard to the bound's examples,
+    ``adaptive`` whether some were tried because of what others showed; ``draws`` N; ``deltas`` failure probabilities,
+    each of them for its own claim, the estimate's share included. Beside a learnt prior stands what its mean network
+    alone is certified by as a holdout. Raises ``CertificateError`` or ``BoundError``.
     """
     scale = exact(prior_scale, "prior-scale")
-    if candidates < 1 or draws < 1:
-        raise CertificateError(f"candidates, draws: expected at least 1 of each, found {candidates} and {draws}")
+    courses = candidate_courses(candidates, adaptive)
+    if draws < 1:
+        raise CertificateError(f"draws: expected at least 1, found {draws}")
     _, part = cut(dataset.train, prior_examples, split_seed)
     flat = {name: np.concatenate([tensor.ravel() for tensor in group]) for name, group in _stored(network).items()}
     content = {name: numbers.astype("<f4").tobytes() for name, numbers in flat.items()}
@@ -72,7 +77,7 @@ def certify_posterior(
     kind = "data-free" if prior_examples == 0 else "learnt"
     data = split_data(dataset, "train", network.sizes[-1], {"prior_examples": prior_examples, "seed": split_seed})
     decoder = {"sizes": list(network.sizes), "maximum": dataset.maximum}
-    prior = {"kind": kind, "scale": str(scale), "candidates": candidates}
+    prior = {"kind": kind, "scale": str(scale), "candidates": candidates, "adaptive": adaptive}
     drawn_from = {name: value for name, value in data.fields.items() if name not in _FOUND}
     fixed = {"decoder": decoder, "prior": prior, "data": drawn_from}
     hashes = {name: entry["sha256"] for name, entry in files.items()}
@@ -86,7 +91,8 @@ def certify_posterior(
     claims, statement = [], data.opening
     for delta in claimed_deltas(deltas):
         of_draws = delta * checker.MONTE_CARLO
-        share = (delta - of_draws) / candidates
+        share = (delta - of_draws) / courses
+        of_draws /= candidates if adaptive else 1
         empirical = upper_risk("clopper-pearson", errors, draws, of_draws)  # Langford and Caruana 2001
         risk = pac_bayes_risk(empirical, m, divergence, share)
         claims.append(
@@ -107,17 +113,35 @@ def certify_posterior(
             f"network and an example, the {network_name(network.sizes)} network whose weights are drawn anew for every "
             f"image misreads at most {percent(risk, up=True)} of all images drawn like them ({data.name})."
         )
+    beside: dict[str, Any] = {}
+    if kind == "learnt":
+        wrong_ones, of_prior = mean_network_errors(network.prior_means, part, dataset.maximum), []
+        for delta in claimed_deltas(deltas):
+            risk = upper_risk("clopper-pearson", wrong_ones, m, delta / courses)
+            fields = {"delta": str(delta), "risk": risk_text(risk), "vacuous": risk == 1}
+            of_prior.append({**fields, "accuracy": risk_text(1 - risk), "share": str(delta / courses)})
+            statement.append(
+                f"At delta = {delta} the holdout's bound is vacuous: it says nothing about unseen data."
+                if risk == 1
+                else f"With confidence 1 - {delta} over the drawing of the same {m:,} examples, the prior's mean "
+                f"network alone, one {network_name(network.sizes)} network for all images, run in float64, misreads at "
+                f"most {percent(risk, up=True)} of all images drawn like them ({data.name})."
+            )
+        counted = {"specification": checker.PRIOR_NETWORK, "errors": wrong_ones, "claims": of_prior}
+        beside = {"holdout": counted}
+    about = [checker.PRIORS[kind], checker.CANDIDATES[adaptive], *data.assumptions]
     document = {
         "schema": checker.PAC_BAYES,
         "version": data.version,
         "statement": statement,
         "claims": claims,
         "theorem": checker.PAC_THEOREM,
-        "assumptions": [*checker.PAC_ASSUMPTIONS, checker.PRIORS[kind], *data.assumptions],
+        "assumptions": [*checker.PAC_ASSUMPTIONS, *about],
         "checked": checker.PAC_CHECKED,
         "counts": {"examples": m, "draws": draws, "errors": errors},
         "divergence": decimal_text(divergence, DIGITS, up=True),
         "prior": prior,
+        **beside,
         "decoder": with_hash({"specification": checker.PAC_DECODER, **decoder}),
         "draws": {"specification": checker.DRAWS, "key": key.hex()},
         "files": files,
@@ -126,6 +150,17 @@ def certify_posterior(
     }
     raw_files = {files[name]["file"]: raw for name, raw in content.items()}
     return Certificate(with_hash(document, "content_sha256"), {**raw_files, **data.beside})
+
+
+def mean_network_errors(means: Sequence[Tensor], part: Split, maximum: int) -> int:
+    """Errors of the network with these weights and biases on ``part``, in float64's worst case.
+
+    Of a prior's means on examples that the prior did not see, that is a holdout.
+    """
+    numbers = [tensor.detach().cpu().double().numpy() for tensor in means]
+    layers = list(zip(numbers[::2], numbers[1::2], strict=True))
+    images, labels, scaling = part.images.cpu().numpy(), part.labels.cpu().numpy(), ("unit", 0.0, float(maximum))
+    return count_errors(layers, "relu", scaling, images, labels, float(Fraction(checker.UNITS["float64"])))
 
 
 def layers_of(network: GaussianMLP) -> list[Layer]:

@@ -17,6 +17,7 @@ from lean_mnist.data.splits import cut
 from lean_mnist.errors import CheckpointError
 from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.audit import audit_posterior
+from lean_mnist.generalization.pacbayes.certificate import mean_network_errors
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP, PosteriorStep
 from lean_mnist.nn.step import Step, StepEngine, StepResult
 from lean_mnist.nn.update import SGD, Update
@@ -179,16 +180,25 @@ class PacBayes:
         """No split selects."""
 
     def epoch_values(self) -> Mapping[str, float]:
-        """Mean objective and risk of the epoch, and the last divergence; keeps a posterior that is finished."""
+        """Mean objective and risk of the epoch, and the last divergence; keeps a posterior that is finished.
+
+        Of a prior that is finished, also the errors of its mean network on the bound's examples, which nothing has
+        learned from by then.
+        """
         stage, steps = self._stage, self._stage.batches.steps_per_epoch
         index, epoch = self.stages.index(stage), self._state.epoch - stage.first_epoch
         objective, risk, divergence = self._sums[0] / steps, self._sums[1] / steps, self._sums[2]
         self._sums = [0.0, 0.0, 0.0]
         self.epochs[index].append({"epoch": epoch, "objective": objective, "risk": risk, "divergence": divergence})
         self.seconds[index] = self._state.seconds - sum(self.seconds[:index])
-        if stage.name == "posterior" and self._state.epoch == stage.end_epoch:
-            self.candidates.append(self._weights())
-        return {f"{stage.name}/objective": objective, f"{stage.name}/risk": risk, f"{stage.name}/kl": divergence}
+        values = {f"{stage.name}/objective": objective, f"{stage.name}/risk": risk, f"{stage.name}/kl": divergence}
+        if self._state.epoch == stage.end_epoch:
+            if stage.name == "posterior":
+                self.candidates.append(self._weights())
+            else:
+                errors = mean_network_errors(self.network.means, self.bound_part, self.dataset.maximum)
+                values["holdout/errors"] = errors
+        return values
 
     def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Posterior and prior; sums, epochs, seconds and finished posteriors so far."""

@@ -43,16 +43,30 @@ class PacBayesResult:
             f"  empirical  {percent(Fraction(v['draw_errors'], v['draws']), up=True)} of {v['draws']:,} draws on "
             f"{v['examples']:,} examples are errors; on the test split {v['test_risk']:.2%}, measured",
         ]
-        for claim in v["claims"]:
-            risk = Fraction(claim["risk"])
-            bound = "vacuous: it says nothing" if risk >= 1 else f"at most {percent(risk, up=True)}"
-            lines.append(f"  certified  risk {bound}, with confidence 1 - {claim['delta']}")
+        lines += _risks("certified", v["claims"])
+        if v["holdout"]:
+            lines += _risks("holdout", v["holdout"]["claims"])
+            lines.append(
+                f"             of the prior's mean network alone: {v['holdout']['errors']:,} errors on the same "
+                f"{v['examples']:,} examples, before the posterior learned from them"
+            )
+        tried = f"{v['candidates']:,} priors{', tried adaptively,' if v['adaptive'] else ''} are paid for"
+        lines.append(f"  together   all claims hold with confidence 1 - {v['total_delta']}; {tried}")
         checks, path = v["checks"], v["certificate"]
         failed = f"{checks['failures']} failed, largest divergence {checks['largest_divergence']:.1e}"
         lines.append(f"  checks     {checks['screens']:,} steps screened, {checks['comparisons']} audits, {failed}")
         lines.append(f"  time       {', '.join(f'{name} {s:.0f} s' for name, s in v['seconds'].items())}")
         lines.append(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
         return "\n".join(lines)
+
+
+def _risks(name: str, claims: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for claim in claims:
+        at_most = f"at most {percent(Fraction(claim['risk']), up=True)}"
+        bound = "vacuous: it says nothing" if claim["vacuous"] else at_most
+        lines.append(f"  {name:<10} risk {bound}, with confidence 1 - {claim['delta']}")
+    return lines
 
 
 def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBayesResult:
@@ -75,10 +89,12 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
         prior_examples=given(options.prior_examples),
         split_seed=options.seed,
         candidates=given(options.candidates),
+        adaptive=options.adaptive,
         draws=options.draws,
         deltas=options.delta,
     )
     path, document = write_certificate(certificate, files.folder), certificate.document
+    beside = document.get("holdout")
     certifying = time.perf_counter() - begun
     content = {name: value for name, value in files.generations.last.items() if name != "training"}
     architecture = {**content["architecture"], "prior_scale": scales[chosen]}
@@ -86,9 +102,10 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
     test_risk = float(_risk(finished[chosen], dataset.test, maximum, f"test {options.seed}"))
     if not files.ended_before:
         files.emit(Text(state.step, "certificate/statement", "\n\n".join(document["statement"])))
-        for claim in document["claims"]:
-            name = f"certificate/pac_bayes_kl_risk_{claim['delta'].replace('/', '_in_')}"
-            files.emit(Scalar(state.step, name, float(claim["risk"])))
+        for kind, claims in (("pac_bayes_kl", document["claims"]), ("holdout", beside["claims"] if beside else [])):
+            for claim in claims:
+                name = f"certificate/{kind}_risk_{claim['delta'].replace('/', '_in_')}"
+                files.emit(Scalar(state.step, name, float(claim["risk"])))
         files.emit(Scalar(state.step, "test/risk", test_risk))
     of_chosen = [i for i, stage in enumerate(run.stages) if stage.prior_scale == scales[chosen]]
     seconds = {run.stages[i].name: run.seconds[i] for i in of_chosen} | {"certificate": certifying}
@@ -101,12 +118,15 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
         "prior": options.prior,
         "prior_scale": scales[chosen],
         "candidates": document["prior"]["candidates"],
+        "adaptive": document["prior"]["adaptive"],
         "sizes": document["decoder"]["sizes"],
         "examples": counts["examples"],
         "draws": counts["draws"],
         "draw_errors": counts["errors"],
         "divergence": document["divergence"],
         "claims": document["claims"],
+        "holdout": beside and {name: beside[name] for name in ("errors", "claims")},
+        "total_delta": str(certificate.total_delta),
         "test_risk": test_risk,
         "test_looks": 1,
         "checks": state.checks.to_dict(),
