@@ -381,7 +381,7 @@ _FORMER_HOLDOUT_FORM["decoder"] = {**_HOLDOUT_FORM["decoder"], "specification": 
 _CODE_FORM: Fields = dict(
     **_HEAD,
     claims=[dict(**_CLAIM, theorem=_THEOREM)],
-    share=str,
+    share=one_of(*CODE_SHARES.values()),
     assumptions=[str],
     counts=_COUNTS,
     code=dict(name=one_of(*CODES), specification=str, length=_MANY, candidates=_MANY, adaptive=bool, theorem=str),
