@@ -652,12 +652,13 @@ def derive_code(document: Fields) -> Fields:
         raise Rejected(f"decoder.sizes: expected at most {MOST_CODES:,} weights, found {weights:,}")
     if space["encoding"] == "float16" and space["bits"] != 16:
         raise Rejected(f"decoder.bits: expected 16 for the encoding float16, found {space['bits']}")
+    if document["share"] != (share := CODE_SHARES[document["code"].get("adaptive", False)]):
+        raise Rejected(f"share: expected {share}, found {document['share']}")
     if name == "enumerative" and not space["bits"] <= 8:
         raise Rejected(f"code.name: expected fixed for more than 8 bits, found {name}")
     return {
         **_derive_counted(document),
         "assumptions": [*CODE_ASSUMPTIONS, *tried_candidates(document["code"], "code")[1]],
-        "share": CODE_SHARES[document["code"].get("adaptive", False)],
         "code": {"specification": CODE_SPECIFICATIONS[name], "theorem": CODE_THEOREMS[name]},
     }
 
@@ -1499,7 +1500,8 @@ def _check_prior(document: Fields, means: Numbers, images: Sequence[bytes], labe
     scaling = {"kind": "unit", "mean": "0", "scale": str(document["decoder"]["maximum"])}
     decoder = {"activation": "relu", "normalization": scaling, "unit": UNITS["float64"]}
     layers = _layers(means, sizes, True)
-    fewest, most = count_all(layers, decoder, images, labels, processes if m * len(means) > 2e8 else 1)
+    shares = processes if m * len(means) > 2e8 else 1
+    fewest, most = count_all(layers, decoder, images, labels, shares, most_open(document, MOST_WORK))
     if not fewest <= holdout["errors"] <= most:
         raise Rejected(f"holdout.errors: expected {fewest}, counted again, found {holdout['errors']}")
 

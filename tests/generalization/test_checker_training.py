@@ -234,7 +234,7 @@ def less(document: dict[str, Any], name: str) -> None:
             lambda d: d["prior"].update(adaptive=True, candidates=301),
             "prior.candidates: expected at most 300",
         ),
-        ("code length", lambda d: d["code"].update(adaptive=True, candidates=2), "claims[0].risk: "),
+        ("code length", lambda d: d["code"].update(adaptive=True, candidates=2), "share: expected delta * 10000"),
         ("PAC-Bayes", lambda d: d["data"]["part"].update(prior_examples=49), "claims[0].risk: "),
         ("PAC-Bayes", lambda d: d["data"].update(split="test"), "data.split: expected train"),
         ("PAC-Bayes", lambda d: d["decoder"].update(maximum=254), "files.outcomes: draw "),
