@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lean_mnist.data.datasets import Dataset
     from lean_mnist.generalization.certificates.runs import FoundCertificate
     from lean_mnist.training.checkpoints import Checkpoint
+    from lean_mnist.training.evaluation.independence import Independence
     from lean_mnist.training.evaluation.metrics import Evaluation
 
 
@@ -44,6 +45,7 @@ class Report:
     split: str
     verdict: str
     evaluation: Evaluation
+    independence: Independence | None  # None where there are no errors, or too few examples
     certificate: FoundCertificate | None  # None where none lies beside the run or the checkpoint
     plots: tuple[str, ...]  # files
 
@@ -52,6 +54,7 @@ class Report:
         about = {"checkpoint": self.checkpoint, "dataset": self.dataset, "split": self.split}
         certificate = None if self.certificate is None else self.certificate.to_dict()
         values: dict[str, Any] = {**about, "crosscheck": self.verdict, **self.evaluation.to_dict()}
+        values["independence"] = None if self.independence is None else self.independence.to_dict()
         values |= {"certificate": certificate, "plots": list(self.plots)}
         return json.dumps(values, indent=2, allow_nan=False)
 
@@ -64,6 +67,7 @@ class Report:
             f"calibration error {found.calibration.error:.2%}",
             f"gradient checks while it trained: {self.verdict}",
             str(self.certificate or "certificate: none beside this checkpoint or in its run's folder"),
+            str(self.independence or "independence: nothing to measure it by, too few examples or errors"),
             "",
             "true class   accuracy   called …",
         ]
@@ -99,6 +103,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.errors import CheckpointError, ConfigError
     from lean_mnist.generalization.certificates.runs import Evaluated, certificate_places, find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.evaluation.independence import independence
     from lean_mnist.training.evaluation.metrics import evaluate
     from lean_mnist.training.evaluation.pictures import write_plots
 
@@ -135,6 +140,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
         arguments.split,
         checkpoint.crosscheck["verdict"],
         evaluation,
+        independence(evaluation.right),
         find_certificate(places, Evaluated(checkpoint.model, checkpoint.normalization, dataset, looks)),
         tuple(map(str, plots)),
     )
