@@ -72,8 +72,9 @@ class CertifyArguments:
     quantize: int | None = None
     """Round the weights to so many bits, 1 to 16, before certifying, and write the result as network.json."""
     precision: Literal["auto", "float32", "float64"] = "auto"
-    """How roughly the network may be run; an example whose outcome such rounding could change counts as an error. auto:
-    float64 for several hidden layers or more than 512 units in one, float32 otherwise."""
+    """How roughly the network may be run, which the statement names; an example whose outcome rounding could change
+    counts as an error. auto: float32 with ReLU, leaky ReLU or identity up to 600,000 weights, and with one hidden layer
+    of at most 512 units; else float64."""
     data_dir: str | None = None
     """Searched after the folder that LEAN_MNIST_DATA names; the run's if not given. With --check it is searched first,
     and what lies beside the certificate last."""
