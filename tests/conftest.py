@@ -44,7 +44,9 @@ SLOW = {
         "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "resume", "run_folder", "trainer",
         "training_gate",
     ),
-    "verification": ("coq_bridge", "oracle", "obligations_command", "obligations_planted_faults", "obligations_table", "proofs"),
+    "verification": (
+        "coq_bridge", "oracle", "obligations_command", "obligations_planted_faults", "obligations_table", "proofs",
+    ),
 }  # fmt: skip
 
 

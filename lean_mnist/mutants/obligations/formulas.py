@@ -12,8 +12,8 @@ from lean_mnist.mutants.obligations.making import (
     first_weight_lost,
     gelu_without_density,
     greater_or_equal,
-    half_slope,
     relu_that_saves_its_input,
+    scaled_slope,
 )
 
 FORMULAS = [
@@ -140,14 +140,14 @@ FORMULAS = [
         ("gradient.sigmoid",),
     ),
     Fault(
-        "SiLU's derivative is halved",
-        half_slope("silu", 1 / 2),
+        "SiLU's derivative is doubled",
+        scaled_slope("silu", 2),
         ("gradient.silu",),
         ("gradient.gelu",),
     ),
     Fault(
         "the identity's derivative is doubled",
-        half_slope("identity", 2),
+        scaled_slope("identity", 2),
         ("gradient.identity",),
         ("gradient.relu",),
     ),

@@ -138,7 +138,7 @@ def node_fault(function: type, scale: float) -> Replacements:
     return {f"nn.functions.{function.__name__}.backward": wrong}
 
 
-def half_slope(name: str, factor: float) -> Replacements:
+def scaled_slope(name: str, factor: float) -> Replacements:
     """An activation whose backward is scaled by ``factor``."""
     return activation_fault(name, lambda saved, d_h: RIGHT[name].backward(saved, d_h) * factor)
 
