@@ -5,6 +5,7 @@ Every one is a ``ValueError``. Commands print the line and exit with the class's
 
 import contextlib
 import difflib
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 
@@ -103,6 +104,10 @@ def memory_for(what: str | Callable[[], str]) -> Iterator[None]:
         raise OutOfMemory(f"out of memory while {what if isinstance(what, str) else what()}") from None
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 120  # characters of a text that may be from a file
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``" (did you mean 'adam'?)"`` for the choice closest to ``word``, or ``""`` if none is close."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
@@ -112,4 +117,5 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def check_choice(what: str, found: str, choices: Collection[str], error: type[LeanMnistError] = ArgumentError) -> None:
     """Raise ``error`` unless ``found`` is one of ``choices``; the message has the closest of them."""
     if found not in choices:
-        raise error(f"{what}: expected one of {', '.join(choices)}, found {found!r}{nearest(found, choices)}")
+        alike = nearest(found[: _SHORT.maxstring], choices)
+        raise error(f"{what}: expected one of {', '.join(choices)}, found {_SHORT.repr(found)}{alike}")

@@ -46,6 +46,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a hash": (lambda c: c["data"].update(sha256="0"), "data.sha256: expected str matching regex"),
     "versions": (lambda c: c.update(versions={"torch": 2}), "versions[...]: expected str, got int"),
     "an architecture": (lambda c: c["architecture"].update(sizes=[64, 1 << 24, 10]), "expected (16777216, 64)"),
+    "a long name": (lambda c: c["architecture"].update(activation="x" * 5000), "found 'xxx"),
     "a rule": (lambda c: c["architecture"].update(rule="nearest"), "architecture.rule: expected none without bits"),
     "widths": (lambda c: c["architecture"].update(sizes=[1] * 200), "architecture.sizes: expected array of length <= "),
     "hidden": (lambda c: c["config"].update(hidden=[1 << 23]), "config.hidden: (8388608,) contradicts the arch"),
@@ -73,6 +74,7 @@ def test_a_changed_field_is_named(kind: str, small: FinishedRun, tmp_path: Path)
     assert str(raised.value).startswith(f"{path}: ")
     assert message in str(raised.value)
     assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1000
 
 
 def resume(path: Path) -> None:
