@@ -12,9 +12,9 @@ smallest positive number. **Assumed**, of PyTorch and the machine under it:
    ``ELEMENTARY_ULPS · 2⁻⁵²`` times the true value, plus ``TINY``. The tests measure it against Arb, and find less than
    half of that. (``sqrt`` is among them because PyTorch's, where it is vectorised, is not always the nearest number.)
 
-From these, the radii follow by proof (in Coq: ``proofs/rounding``). A radius is itself computed in float64, from
-nonnegative numbers only, so it is at most a factor ``(1 − u)^−k`` too small after ``k`` roundings, and :func:`raised`
-makes up for that (Rump, Verification methods, Acta Numerica 19, 2010).
+From these, the radii follow by proof (for the most part in Coq: ``proofs/README.md`` says which). A radius is itself
+computed in float64, from nonnegative numbers only, so it is at most a factor ``(1 − u)^−k`` too small after ``k``
+roundings, and :func:`raised` makes up for that (Rump, Verification methods, Acta Numerica 19, 2010).
 """
 
 import torch

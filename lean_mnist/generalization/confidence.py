@@ -12,8 +12,8 @@ of many hypotheses, all of which it was chosen from, is the claim about a single
 
 The last: each evaluation answers with one of A values, so a person who acts on answers can only reach one of ``A^i``
 hypotheses at the i-th evaluation. A test split answers with one of m + 1 counts; priors and codes that were tried on
-the examples that certify them, with one of 10,001 certified risks in per cent with two decimals. All four rows are
-theorems in Coq: ``proofs/generalization/Confidence.v`` and ``CodeLength.v``.
+the examples that certify them, with one of 10,001 certified risks in per cent with two decimals. All rows are theorems
+in Coq, the last for counts, A = m + 1: ``proofs/generalization/Confidence.v`` and ``CodeLength.v``.
 """
 
 from collections.abc import Mapping, Sequence

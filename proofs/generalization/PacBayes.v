@@ -4,7 +4,9 @@
      m kl(Q || R) <= KL(posterior || prior) + ln(xi(m)/delta),   xi(m) = sum_k C(m,k) (k/m)^k (1 - k/m)^(m-k),
    where Q is the posterior's expected share of errors and R its expected risk. A posterior is given by its density with
    respect to the prior. Proved as well: xi(m) <= m + 1. That xi(m) <= 2 sqrt m is Maurer's and is not proved here;
-   bounds.py relies on it, so the theorem is stated for any constant that is at least xi(m). *)
+   bounds.py relies on it, so the theorem is stated for any constant that is at least xi(m). The inequality says what it
+   should for 0 < R < 1: kl is no number at R = 0 and R = 1, where Coq's division by 0 gives one. That a bound on R follows
+   from it, as bounds.pac_bayes_risk computes it, is not proved here. *)
 
 Require Import Reals Lra Lia List ZArith.
 From LeanMnist.generalization Require Import Distribution Hoeffding ClopperPearson BinomialKL.
@@ -235,7 +237,7 @@ Section Posterior.
       assert (- T * (P / (P + 1)) < - T * 1) by (apply Rmult_lt_compat_l; lra). lra.
   Qed.
 
-  (* kl is jointly convex: kl of the means is at most the mean of kl. *)
+  (* kl is jointly convex: kl of the means is at most the mean of kl, where it is finite. *)
   Theorem kl_of_means q r : (forall h, In h (values prior) ->
       0 <= q h <= 1 /\ 0 <= r h <= 1 /\ (r h = 0 -> q h = 0) /\ (r h = 1 -> q h = 1)) ->
     kl (posterior_mean density q) (posterior_mean density r) <= posterior_mean density (fun h => kl (q h) (r h)).

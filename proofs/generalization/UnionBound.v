@@ -3,7 +3,7 @@
    MLCERT's main and oracular bounds. Over a space of 2^B hypotheses, with m i.i.d. examples and any learner, also one
    that looks at the examples as often as it likes and uses other knowledge (an "oracle", trained elsewhere):
      P[A + eps < A'] <= 2^B exp(-2 eps^2 m),
-   and twice that for the deviation on both sides. The reason is [uniform_bound]: with this probability not even one
+   and for the main bound twice that for the deviation on both sides. The reason is [uniform_bound]: with this probability not even one
    hypothesis of the whole space is overrated. *)
 
 Require Import Reals Lra Lia List.

@@ -7,12 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.certificates import networks
+from lean_mnist.generalization.certificates.counting import count_errors
 from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions, risk_text
 from lean_mnist.generalization.certificates.networks import certify
 from lean_mnist.generalization.confidence import NOBODY, DeveloperLooks, SplitHistory, history_of
@@ -58,6 +60,19 @@ def test_what_norms_leave_open_is_decided_by_components_and_checked(tmp_path: Pa
         claim["risk"] = risk_text(upper_risk(claim["bound"], certificate.errors - 1, 3000, share))
     path.write_bytes(sealed(document))
     assert rejection(str(path)).startswith(f"counts.errors: expected {certificate.errors}, counted again")
+
+
+def test_a_leaky_relu_may_underflow() -> None:
+    """0.01 z is off by more than its share of z where it is no normal number, which weights of 2^40 make large."""
+    weights = float.fromhex("-0x1.286p-138"), 2.0**40, float.fromhex("-0x1.7abfb6p-107")
+    h = np.float32(0.01) * (np.float32(weights[0]) * (np.float32(61) / np.float32(255)))
+    assert np.float32(weights[1]) * h < np.float32(weights[2])  # class 1 it is, in float32
+    scaling = {"kind": "unit", "mean": "0", "scale": "255"}
+    decoder = {"normalization": scaling, "activation": "leaky-relu", "unit": checker.UNITS["float32"]}
+    layers: Any = [([(weights[0],)], (0.0,)), ([(weights[1],), (0.0,)], (0.0, weights[2]))]
+    assert checker.count(layers, decoder, [bytes([61])], bytes([0])) == (1, 1)
+    own = [(np.array(weight), np.array(bias)) for weight, bias in layers]
+    assert count_errors(own, "leaky-relu", ("unit", 0.0, 255.0), np.array([[[61]]], np.uint8), np.array([0])) == 1
 
 
 def test_a_certificate_of_an_earlier_release_is_counted_as_it_was(tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ def test_fields_that_are_not_there_have_their_defaults() -> None:
 WRONG: list[tuple[Any, str]] = [  # what a config.json holds, what the message names
     ({"epochz": 3}, "no configuration field is called 'epochz' (did you mean 'epochs'?)"),
     ({"zzz": 3}, "no configuration field is called 'zzz'"),
+    ({"hidden": ["--lr", "5"]}, "--hidden: expected values, found an option among them: ['--lr', '5']"),
+    ({"hidden": ["--help"]}, "--hidden: expected values, found an option among them: ['--help']"),
     ([1, 2], "expected an object of configuration fields, found list"),
     ("text", "expected an object of configuration fields, found str"),
     ({"epochs": "many"}, "epochs"),

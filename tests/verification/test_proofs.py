@@ -51,12 +51,26 @@ def test_theorems_are_printed_with_the_axioms_beneath_them(tmp_path: Path) -> No
          "sums/Sums.v: Unset Guard Checking"),
         ("Module Inner.\nTheorem one : 1 = 1.\nProof. easy. Qed.\nEnd Inner.\n", "LeanMnist.sums.Sums.one"),
         ("Lemma one : 1 = 1.\nProof. easy. Qed.\n", "no theorem was found"),
+        ("Lemma l : 1 = 1.\nProof. (simpl in *). easy. Qed.\nAxiom no : False.\nTheorem two : 1 = 2.\n"
+         "Proof. destruct no. Qed.\n", "sums/Sums.v: Axiom"),
+        ("Context (no : 1 = 2).\nCorollary two : 1 = 2.\nProof. exact no. Qed.\n" + PROVED, "Sums.no"),
     ],
 )  # fmt: skip
 def test_what_is_assumed_or_unproved_fails(tmp_path: Path, theory: str, fault: str) -> None:
     made = _make(tmp_path, theory)
     assert made.returncode != 0
     assert fault in made.stderr, made.stdout + made.stderr
+
+
+@needs_coq
+def test_an_axiom_does_not_pass_for_that_of_a_library(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "Classical_Prop.v").write_text(
+        "Hypothesis classic : False.\nTheorem two : 1 = 2.\nProof. destruct classic. Qed.\n"
+    )
+    made = _make(tmp_path, PROVED)
+    assert made.returncode != 0
+    assert "rests on Classical_Prop.classic" in made.stderr
 
 
 @needs_coq

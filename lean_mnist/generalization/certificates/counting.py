@@ -196,7 +196,7 @@ def _activate(name: str, z: Array, e: Array, u: float) -> tuple[Array, Array, fl
         return z, e, 1.0, 0.0
     if name == "leaky-relu":
         h = np.where(z > 0, z, 0.01 * z)
-        own = 3 * u * (np.abs(h) + e)
+        own = 3 * u * (np.abs(h) + e) + 2.0**-149  # 0.01 z may underflow
         return h, e + own, 1.0, own
     if name not in REFERENCE_ACTIVATIONS:
         raise CertificateError(f"activation: {name!r} has no bound on its rounding here, so it cannot be certified")

@@ -77,6 +77,8 @@ def _written_again(content: bytes, data_dir: str, most_seconds: float) -> CoqCer
             told = (printable(line[at : at + 60].decode("latin-1")) for line in (own, found))
             expected = "expected {!r}, which the head and the data lead to, found {!r}".format(*told)
             raise CertificateError(f"line {number}, place {at}: {expected}")
+    if content != certificate.text.encode():
+        raise CertificateError("line feeds at the end: expected as many as the head and the data lead to")
     return certificate
 
 

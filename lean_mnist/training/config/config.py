@@ -267,6 +267,8 @@ def config_from_dict(values: Any, source: str, options: type[Options]) -> Option
         if listed != isinstance(default, tuple) or isinstance(value, Mapping):
             expected = "a list" if isinstance(default, tuple) else "one value"
             raise ConfigError(f"{source}: {option}: expected {expected}, found {found}")
+        if listed and any(isinstance(item, str) and item.startswith("-") for item in value):
+            raise ConfigError(f"{source}: {option}: expected values, found an option among them: {found}")
         if isinstance(value, bool):
             arguments.append(option if value else option.replace("--", "--no-", 1))
         elif isinstance(value, (list, tuple)):
