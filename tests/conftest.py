@@ -22,7 +22,7 @@ for _name, _default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
         signal.signal(_number, _default)
 
 # Modules that take more than some five seconds alone on one core (``pytest --durations=0`` says which do), or near it;
-# all others are marked ``fast``, and ``pytest -m fast`` answers within a minute on two cores.
+# all others are marked ``fast``, and ``pytest -m fast`` answers in little more than a minute on two cores.
 SLOW = {
     "audit": ("diagnosis", "every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
     "chainrule": ("chainrule_symbolic",),
