@@ -37,7 +37,7 @@ class Checksum:
         self._sum(self._then)
 
     def holds(self) -> bool:
-        """Whether the content is what it was when it was noted."""
+        """True if the content is what it was when it was noted."""
         self._sum(self._now)
         return torch.equal(self._now, self._then)
 

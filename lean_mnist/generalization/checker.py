@@ -900,7 +900,7 @@ def announced_work(document: Fields, redraw: int) -> int:
 
 
 def allowed_work(document: Fields, redraw: int, most_work: int) -> int:
-    """What is announced; raises ``Rejected`` if it is more than ``most_work``."""
+    """The work that is announced; raises ``Rejected`` if it is more than ``most_work``."""
     work = announced_work(document, redraw)
     if not work <= most_work:
         much = f"about {work:.1e} steps (nanoseconds of one processor) are announced, at most {most_work:.1e} allowed"
@@ -910,7 +910,7 @@ def allowed_work(document: Fields, redraw: int, most_work: int) -> int:
 
 
 def most_open(document: Fields, work: int) -> int:
-    """How many examples that norms leave open may be bounded by components within so much ``work``."""
+    """The number of examples that norms leave open may be bounded by components within so much ``work``."""
     sizes = document["decoder"]["sizes"]
     weights, inner = (sum(n * k for n, k in pairwise(part)) for part in (sizes, sizes[1:]))
     return max(0, work) // (45 * weights + 12 * inner * sizes[-1] + 5000 * sum(sizes))
@@ -1662,7 +1662,7 @@ KINDS = {
 
 
 class Redrawn(NamedTuple):
-    """How many of the draws were made again, and with which probability they show that ``forged`` errors are missing.
+    """The number of draws made again, and with which probability they show that ``forged`` errors are missing.
 
     Fewer errors called none would change no claim by a unit of its second digit (``least_forgery``).
     """

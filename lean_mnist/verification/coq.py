@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lean_mnist.coq import PROOFS, allowed_axioms, surroundings
 from lean_mnist.errors import ConfigError
 from lean_mnist.verification.model import Theorem
 
-PROOFS = Path(__file__).parents[2] / "proofs"
 NAME = r"[\w']+(?:\.[\w']+)*"  # of a theorem, an axiom or a file of Coq
 _CLOSED, _AXIOMS = "Closed under the global context", "Axioms:"
 Progress = Callable[[int, int, str], None]
@@ -60,13 +60,14 @@ def check_theorems(known: Iterable[str], chosen: Iterable[str], progress: Progre
     fault = ""
     try:
         named = _read_obligations(proofs, known)
-        allowed = _read_assumptions(proofs)
+        try:
+            allowed = allowed_axioms(proofs)
+        except (OSError, UnicodeDecodeError) as error:
+            raise _Failed(f"assumptions.txt cannot be read: {error}") from None
         wanted = sorted({name for id_ in chosen for name in named.get(id_, ())})
         with tempfile.TemporaryDirectory(prefix="lean_mnist-proofs-") as folder:
             _copy_sources(proofs, Path(folder))
             theories = sorted(str(file.relative_to(folder)) for file in Path(folder).glob("*/*.v"))
-            # Coq prints an axiom by its file's name, and a file of ours must not pass for one of the standard library.
-            allowed = {axiom for axiom in allowed if axiom.split(".")[0] not in {Path(file).stem for file in theories}}
             needed = {_file_of(name) for name in wanted}
             missing = sorted(needed - set(theories))
             if missing:
@@ -99,10 +100,7 @@ def _version(proofs: Path) -> str:
 
 
 def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    # Without a user's own paths, which might put other files in the place of these.
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("COQPATH", "COQFLAGS", "MAKEFLAGS")
-    }
+    environment = surroundings(folder)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace")
 
 
@@ -130,10 +128,6 @@ def _read_obligations(proofs: Path, known: set[str]) -> dict[str, list[str]]:
     return named
 
 
-def _read_assumptions(proofs: Path) -> set[str]:
-    return {line.split()[0] for line in _lines(proofs / "assumptions.txt")}
-
-
 def _copy_sources(proofs: Path, folder: Path) -> None:
     """Everything that is written by hand, and every folder; nothing that was compiled."""
     for inner in (place for place in proofs.rglob("*") if place.is_dir()):
@@ -155,7 +149,13 @@ def _compile(folder: Path, theories: Sequence[str], progress: Progress) -> None:
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         done = 0
         with subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=said, text=True, errors="replace"
+            command,
+            cwd=folder,
+            env=surroundings(folder),
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            errors="replace",
         ) as make:
             assert make.stdout is not None
             for line in make.stdout:

@@ -78,7 +78,7 @@ class ObligationReport:
 
     @property
     def _faults(self) -> list[str]:
-        """What is wrong, a part of a line each."""
+        """Faults, a part of a line each."""
         faults = [] if self.coq is None or not self.coq.fault else [f"Coq: {self.coq.fault}"]
         if self.failed:
             names = ", ".join(f"{r.obligation.id} ({_word(r)})" for r in self.failed)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lean_mnist import certify
+from lean_mnist.coq import PROOFS
 from lean_mnist.data.datasets import Dataset, load_digits
 from lean_mnist.errors import CertificateError, ConfigError, LeanMnistError
 from lean_mnist.generalization.coq import check
@@ -77,12 +78,12 @@ def theories(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
 
     (folder / "probe.v").write_text("Require LeanMnist.certificates.Certificate.\n")
-    if compiles("probe.v", check.PROOFS):
-        return check.PROOFS
-    shutil.copy(check.PROOFS / "assumptions.txt", folder)
+    if compiles("probe.v", PROOFS):
+        return PROOFS
+    shutil.copy(PROOFS / "assumptions.txt", folder)
     for name in THEORIES:
         (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy(check.PROOFS / f"{name}.v", folder / f"{name}.v")
+        shutil.copy(PROOFS / f"{name}.v", folder / f"{name}.v")
         assert compiles(f"{name}.v", folder), name
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lean_mnist.coq import PROOFS
 from lean_mnist.errors import ConfigError
 from lean_mnist.verification import coq, report, verify
 from lean_mnist.verification.coq import CoqReport, check_theorems
@@ -94,6 +95,12 @@ def test_an_axiom_of_ours_under_an_allowed_name_is_a_fault(tmp_path: Path) -> No
     theory = AXIOM + "Theorem sum : 0 = 1. Proof. exact wrong. Qed.\n"
     found = asked(house(tmp_path, theory, axioms="Sums.wrong\n"))
     assert found.theorems["loss.sum"][0].fault == "it rests on Sums.wrong, which assumptions.txt does not name"
+
+
+@needs_coq
+def test_settings_of_the_user_do_not_reach_coq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKEFLAGS", "n")  # make would only print what it is to do
+    assert asked(house(tmp_path)).fault == ""
 
 
 @needs_coq
@@ -209,8 +216,8 @@ def test_a_fault_of_the_proofs_is_a_failed_verdict_in_one_line(
 
 def test_every_theorem_of_the_repository_s_table_is_stated_in_its_file() -> None:
     """Read as text; that every ``Theorem`` there is proved is what ``make -C proofs`` checks."""
-    named = coq._read_obligations(coq.PROOFS, {o.id for o in report.obligations()})
+    named = coq._read_obligations(PROOFS, {o.id for o in report.obligations()})
     for name in {name for names in named.values() for name in names}:
         folder, file, theorem = name.split(".")
-        text = (coq.PROOFS / folder / f"{file}.v").read_text()
+        text = (PROOFS / folder / f"{file}.v").read_text()
         assert re.search(rf"\bTheorem {re.escape(theorem)}\b", text), name

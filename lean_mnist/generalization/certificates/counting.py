@@ -107,7 +107,7 @@ def gap_bounds(
     labels: npt.NDArray[np.int64],
     u: float = U,
 ) -> Array:
-    """How far, in any evaluation, the label's logit minus each other one may be from the exact one; ``(B, C)``.
+    """Bounds, for any evaluation, on how far the label's logit minus each other one is from the exact one; ``(B, C)``.
 
     By components: forward, each unit's bound ``e`` and the rounding ``f`` that its own sum adds; back, the gradient of
     the difference through the units that are on whatever rounding does, along which the ``f`` are summed. A unit that

@@ -9,7 +9,6 @@ with ``proofs/assumptions.txt``.
 import contextlib
 import functools
 import itertools
-import os
 import re
 import shutil
 import subprocess
@@ -20,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lean_mnist.coq import PROOFS, allowed_axioms, surroundings
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import CertificateError, LeanMnistError
 from lean_mnist.generalization.coq.theorem import LARGEST, MOST_SECONDS, CoqCertificate, coq_certificate, read_head
 from lean_mnist.reading.files import read_bytes
 from lean_mnist.reading.text import printable, shown
 
-PROOFS = Path(__file__).resolve().parents[3] / "proofs"
 OLDEST, NEWEST = (8, 16), (8, 20)
 UNCHECKED = "nothing was checked"
 _PROGRESS = 5.0  # seconds between two lines
@@ -91,10 +90,9 @@ def prove(certificate: CoqCertificate, proofs: Path) -> tuple[str, int]:
     if coqc is None:
         raise CertificateError(f"coqc: expected Coq on the PATH, found none; {UNCHECKED}")
     try:
-        lines = (proofs / "assumptions.txt").read_text(encoding="utf-8").splitlines()
+        allowed = allowed_axioms(proofs)
     except OSError:
         raise CertificateError(f"proofs: expected the theories beside the package, at {proofs}; {UNCHECKED}") from None
-    allowed = {line.strip() for line in lines if not line.startswith("#")}
     with tempfile.TemporaryDirectory(prefix="lean_mnist-coq-") as folder:
         run = _Coq(coqc, proofs, Path(folder))
         found = re.search(r"version (\d+)\.(\d+)\S*", run("--version", seconds=60))
@@ -132,8 +130,7 @@ class _Coq:
         return self("-q", "-noglob", "-w", "none", *paths, f"{name}.v", seconds=seconds, cost=cost)
 
     def __call__(self, *arguments: str, seconds: float, cost: str = "") -> str:
-        environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
-        environment |= {"HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
+        environment = surroundings(self.folder)
         run = functools.partial(subprocess.Popen, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL)
         with (
             tempfile.TemporaryFile("w+", dir=self.folder, encoding="utf-8", errors="replace") as output,

@@ -104,7 +104,7 @@ class CoqCertificate:
     cost: str  # the same and the memory, in words
 
     def statement(self) -> list[str]:
-        """What is proved, in words, one sentence a line."""
+        """The theorem in words, one sentence a line."""
         counted = f"{self.errors:,} of the {self.examples:,} examples of the test split of {self.dataset}"
         few = f"as few as {self.errors:,} errors in {self.examples:,} independent draws have probability at most"
         return [f"This network errs on {counted}."] + [

@@ -47,7 +47,7 @@ class Independence:
 
 
 def independence(right_m: Tensor, seed: int = 0) -> Independence | None:
-    """How far errors (``right`` bool (m,), in the order of the file) come in clusters.
+    """Measure how far errors (``right`` bool (m,), in the order of the file) come in clusters.
 
     ``None`` where there are too few images for ten blocks of two, or where all of them are right or all are wrong. The
     correlation is the analysis of variance's; the effective sample size is Kish's (Survey Sampling, 1965, section 5.4).
