@@ -97,10 +97,22 @@ def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None) -> Dataset:
     return load_dataset(name, data_dir)
 
 
+def require_fitting(where: str, checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Raise ``CheckpointError`` unless the network of the checkpoint at ``where`` can read these images."""
+    from lean_mnist.errors import CheckpointError
+
+    takes, knows = checkpoint.model.sizes[0], checkpoint.model.sizes[-1]
+    if dataset.features != takes or dataset.classes > knows:
+        raise CheckpointError(
+            f"{where}: its network takes {takes} features and knows {knows} classes; {dataset.name} has "
+            f"{dataset.features} and {dataset.classes}"
+        )
+
+
 def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     """Evaluate a checkpoint; raises ``CheckpointError``, ``DataError`` or ``ConfigError``."""
     from lean_mnist.data.splits import split_training
-    from lean_mnist.errors import CheckpointError, ConfigError
+    from lean_mnist.errors import ConfigError
     from lean_mnist.generalization.certificates.runs import Evaluated, certificate_places, find_certificate
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.evaluation.independence import independence
@@ -111,11 +123,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     config = checkpoint.config
     name = arguments.dataset or checkpoint.data["name"]
     dataset = data_of(checkpoint, name, arguments.data_dir)
-    if dataset.features != checkpoint.model.sizes[0] or dataset.classes > checkpoint.model.sizes[-1]:
-        raise CheckpointError(
-            f"{arguments.checkpoint}: its network takes {checkpoint.model.sizes[0]} features and knows "
-            f"{checkpoint.model.sizes[-1]} classes; {name} has {dataset.features} and {dataset.classes}"
-        )
+    require_fitting(arguments.checkpoint, checkpoint, dataset)
     splits = {"test": dataset.test}
     if arguments.split != "test" or arguments.plots is not None:
         if dataset.fingerprint() == checkpoint.data["sha256"]:
