@@ -1,9 +1,45 @@
 """The theories in ``proofs/`` beside the package, and the surroundings in which Coq is run on them."""
 
+import hashlib
 import os
 from pathlib import Path
 
+from lean_mnist.errors import ConfigError
+
 PROOFS = Path(__file__).resolve().parents[1] / "proofs"
+
+
+def own_proofs(proofs: Path = PROOFS) -> Path:
+    """The folder ``proofs``; raises ``ConfigError`` where it is not in a checkout of this package, as beside an
+    installed one, where it may be anybody's."""
+    try:
+        ours = "name = lean_mnist" in (proofs.parent / "setup.cfg").read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    if not ours or not (proofs / "assumptions.txt").is_file():
+        found = f"found none at {str(proofs)!a}; an installed package has no theories"
+        raise ConfigError(f"proofs: expected the theories beside the package in a checkout of its repository, {found}")
+    return proofs
+
+
+def not_compiled(proofs: Path) -> str:
+    """The first theory that was not compiled as it is now, and why; empty if there is none.
+
+    Beside what Coq compiles it names the MD5 of the source (``.glob``). That each was compiled with what it needs,
+    Coq sees itself.
+    """
+    for source in sorted(proofs.glob("*/*.v")):
+        compiled, name = source.with_suffix(".vo"), source.relative_to(proofs)
+        try:
+            with source.with_suffix(".glob").open("rb") as file:
+                digest = file.readline(100).decode("ascii", "replace").split()[1:]
+            if compiled.stat().st_mtime_ns < source.stat().st_mtime_ns:
+                return f"{name} is newer than {compiled.name}"
+            if digest != [hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest()]:
+                return f"{compiled.name} was compiled from another {name}"
+        except OSError as error:
+            return f"{name} was not compiled: {Path(error.filename).name}: {error.strerror}"
+    return ""
 
 
 def allowed_axioms(proofs: Path) -> set[str]:

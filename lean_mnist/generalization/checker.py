@@ -521,6 +521,18 @@ def check_document(document: Fields) -> None:
     compare(document, derive(document))
 
 
+def former_form(document: Fields) -> list[str]:
+    """What a certificate in the form of an earlier release leaves open, in a sentence; none of one in today's form."""
+    if document["schema"] == HOLDOUT:
+        fields, field = document, "arithmetic"
+        holds = ARITHMETICS[document["decoder"]["unit"]]
+        said = f"names no arithmetic (its count holds for {holds}), and no looks that the developers of a preset took"
+    else:
+        fields, field = document["code" if document["schema"] == CODE else "prior"], "adaptive"
+        said = "does not say that no candidate was tried because of what others showed, and pays as if none was"
+    return [] if field in fields else [f"form of an earlier release: it {said}."]
+
+
 def vouched(document: Fields) -> bool:
     """Official examples of the named split, by their SHA-256 and number of classes."""
     data, classes = document["data"], document["decoder"]["sizes"][-1]
@@ -582,6 +594,9 @@ def derive_holdout(document: Fields) -> Fields:
         raise Rejected(
             "history.looks: expected at least the recorded looks and the developers', at most 300 if they are adaptive"
         )
+    if by_developers and developers["preset"] == "none":
+        found = f"none, whose developers looked {developers['looks']} times"
+        raise Rejected(f"history.developers: expected a preset's name, found {found}")
     _check_record(history, least, decoder["unit"], document["counts"]["errors"], m)
     tried = courses(looks, history["adaptive"], m + 1)
     counted, tensors = _derive_counted(document), _tensors(decoder["sizes"], decoder["bias"])
@@ -882,6 +897,14 @@ def _layers(values: Numbers, sizes: list[int], bias: bool) -> Layers:
 # Work is bounded before it begins.
 
 
+class Effort(NamedTuple):
+    """The processes that share long work, how many draws are made again, and the most steps that all may take."""
+
+    processes: int = 1
+    redraw: int = 0
+    most_work: int = MOST_WORK
+
+
 def announced_work(document: Fields, redraw: int) -> int:
     """About how many nanoseconds one processor takes for what a certificate announces, before any file is read."""
     sizes, counts, m = document["decoder"]["sizes"], document["counts"], document["data"]["examples"]
@@ -907,13 +930,6 @@ def allowed_work(document: Fields, redraw: int, most_work: int) -> int:
         fewer = f"; --redraw less than {redraw:,} asks for less" if redraw else ""
         raise Rejected(f"work: {much}; --most-work raises that{fewer}")
     return work
-
-
-def most_open(document: Fields, work: int) -> int:
-    """The number of examples that norms leave open may be bounded by components within so much ``work``."""
-    sizes = document["decoder"]["sizes"]
-    weights, inner = (sum(n * k for n, k in pairwise(part)) for part in (sizes, sizes[1:]))
-    return max(0, work) // (45 * weights + 12 * inner * sizes[-1] + 5000 * sum(sizes))
 
 
 def _tail_work(errors: int, trials: int) -> int:
@@ -1034,12 +1050,12 @@ _INPUT_BITS = {64: 24, 128: 45}  # of an activation (a pixel has 8), by the bits
 _OWN = 2.0**-48  # what a handful of float64 operations may do, relative to their largest term
 _OVERFLOW = 2.0**90  # a bound on rounding as large as this comes with sums that may overflow float32
 _LOW, _MIDDLE, _HIGH = 1 + 2.0**-12, 1 + 2.0**-11, 1 + 2.0**-10  # the certificate's maker uses the one in the middle
+_SHARED = 2e8  # products of weights and examples from which on processes share them
 _NEGLECTED = 2.0**-36  # at least what float64 loses in a sum of 65,000 products, relative to that of their sizes
 
 
-def check_holdout(document: Fields, files: Files, processes: int, most: int) -> None:
-    """Bound the risk and count the errors of a network again; more ``processes`` share the count where it is long, and
-    each bounds at most as many as ``most`` examples by components."""
+def check_holdout(document: Fields, files: Files, effort: Effort) -> None:
+    """Bound the risk and count the errors of a network again."""
     decoder, weights = document["decoder"], document["weights"]
     m, k, parameters = document["counts"]["examples"], document["counts"]["errors"], weights["parameters"]
     size = parameters * DTYPES[weights["dtype"]][1]
@@ -1050,7 +1066,7 @@ def check_holdout(document: Fields, files: Files, processes: int, most: int) -> 
         check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
     layers = _layers(values, decoder["sizes"], decoder["bias"])
     del values
-    low, high = count_all(layers, decoder, images, labels, processes if m * parameters > 2e8 else 1, most)
+    low, high = count_all(layers, decoder, images, labels, effort)
     if not low <= k <= high:
         raise Rejected(f"counts.errors: expected {low}, counted again from weights and data, found {k}")
 
@@ -1321,9 +1337,14 @@ def count(
 
 
 def count_all(
-    layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes, processes: int, most_open: int = 10**9
+    layers: Layers, decoder: Fields, images: Sequence[bytes], labels: bytes, effort: Effort
 ) -> tuple[int, int]:
-    """``count`` over all examples, shared among ``processes``."""
+    """``count`` over all examples, shared among processes where that is long."""
+    sizes = [len(layers[0][0][0]), *(len(rows) for rows, _ in layers)]
+    weights, inner = (sum(n * k for n, k in pairwise(part)) for part in (sizes, sizes[1:]))
+    # One left open by norms takes about so much work by components.
+    most_open = effort.most_work // (45 * weights + 12 * inner * sizes[-1] + 5000 * sum(sizes))
+    processes = effort.processes if len(labels) * weights > _SHARED else 1
     found = shared(processes, partial(count, most_open=most_open), (layers, decoder), images, labels)
     return sum(low for low, _ in found), sum(high for _, high in found)
 
@@ -1349,7 +1370,7 @@ _HALF = 16  # bits of a shift, a scale and a bias
 WholeLayer = tuple[list[Sequence[int]], list[int], int]  # weights and biases as whole numbers over 2^exponent
 
 
-def check_code(document: Fields, files: Files, _processes: int, _redraw: int) -> None:
+def check_code(document: Fields, files: Files, _: Effort) -> None:
     """Measure the code's length, bound the risk, and count the errors of a quantised network again."""
     space, code = document["decoder"], document["code"]
     m, k = document["counts"]["examples"], document["counts"]["errors"]
@@ -1453,8 +1474,8 @@ _NEAR = 2.0**-30  # what float64 may do to a margin, generously
 _FLOAT_BITS = 53
 
 
-def check_pac_bayes(document: Fields, files: Files, processes: int, redraw: int) -> None:
-    """Derive the divergence and the bounds again, and draw ``redraw`` of the outcomes again, picked at random."""
+def check_pac_bayes(document: Fields, files: Files, effort: Effort) -> None:
+    """Derive the divergence and the bounds again, and draw some of the outcomes again, picked at random."""
     decoder, prior, counts = document["decoder"], document["prior"], document["counts"]
     draws, errors, m = counts["draws"], counts["errors"], counts["examples"]
     sizes = [4 * document["parameters"]] * 3 + [-(-draws // 8)]
@@ -1477,16 +1498,16 @@ def check_pac_bayes(document: Fields, files: Files, processes: int, redraw: int)
     images, labels = files.examples(document)
     chosen, key = bound_part(document["data"]), bytes.fromhex(document["draws"]["key"])
     if "holdout" in document:
-        _check_prior(document, prior_means, [images[i] for i in chosen], bytes([labels[i] for i in chosen]), processes)
-    numbers = random.SystemRandom().sample(range(draws), min(redraw, draws))
+        _check_prior(document, prior_means, [images[i] for i in chosen], bytes([labels[i] for i in chosen]), effort)
+    numbers = random.SystemRandom().sample(range(draws), min(effort.redraw, draws))
     examples = [chosen[random_numbers(key, number, 0)[0] * m >> 64] for number in numbers]
     parts = [images[example] for example in examples], [labels[example] for example in examples]
     wrong = [outcomes[number // 8] >> (7 - number % 8) & 1 for number in numbers]
-    small = len(numbers) * len(means) < 2e8
-    shared(1 if small else processes, draw_again, (decoder, means, scales, key), numbers, *parts, wrong)
+    processes = effort.processes if len(numbers) * len(means) > _SHARED else 1
+    shared(processes, draw_again, (decoder, means, scales, key), numbers, *parts, wrong)
 
 
-def _check_prior(document: Fields, means: Numbers, images: Sequence[bytes], labels: bytes, processes: int) -> None:
+def _check_prior(document: Fields, means: Numbers, images: Sequence[bytes], labels: bytes, effort: Effort) -> None:
     """Count the errors of the prior's mean network again, and bound its risk."""
     holdout, sizes, m = document["holdout"], document["decoder"]["sizes"], len(images)
     for index, claim in enumerate(holdout["claims"]):
@@ -1495,8 +1516,7 @@ def _check_prior(document: Fields, means: Numbers, images: Sequence[bytes], labe
     scaling = {"kind": "unit", "mean": "0", "scale": str(document["decoder"]["maximum"])}
     decoder = {"activation": "relu", "normalization": scaling, "unit": UNITS["float64"]}
     layers = _layers(means, sizes, True)
-    shares = processes if m * len(means) > 2e8 else 1
-    fewest, most = count_all(layers, decoder, images, labels, shares, most_open(document, MOST_WORK))
+    fewest, most = count_all(layers, decoder, images, labels, effort)
     if not fewest <= holdout["errors"] <= most:
         raise Rejected(f"holdout.errors: expected {fewest}, counted again, found {holdout['errors']}")
 
@@ -1570,7 +1590,7 @@ def detection(draws: int, forged: int, redrawn: int) -> float:
         return 1.0
     ends = (draws - forged, draws - redrawn), (draws, draws - forged - redrawn)
     above, below = (sum(math.lgamma(end + 1) for end in pair) for pair in ends)
-    return -math.expm1(min(0.0, above - below))
+    return 0.0 - math.expm1(min(0.0, above - below))  # which is no -0.0
 
 
 def bound_part(data: Fields) -> list[int]:
@@ -1646,12 +1666,11 @@ class PairDraws:
 
 
 class Kind(NamedTuple):
-    """A kind: its form, what follows from its fields, and its check, given processes and how many draws to repeat or
-    open examples to bound."""
+    """A kind: its form, what follows from its fields, and its check."""
 
     form: Fields
     derive: Callable[[Fields], Fields]
-    check: Callable[[Fields, Files, int, int], None]
+    check: Callable[[Fields, Files, Effort], None]
 
 
 KINDS = {
@@ -1697,6 +1716,7 @@ class Checked(NamedTuple):
     official: bool = True  # whether the examples are official ones; if not, the statement begins by saying so
     sha256: str = ""  # of the certificate
     total_delta: str = ""  # of all claims together
+    former: Sequence[str] = ()  # what its form, of an earlier release, leaves open
 
     def __str__(self) -> str:
         counted, power = f"{self.errors} errors in {self.examples:,} examples, counted again", []
@@ -1706,7 +1726,7 @@ class Checked(NamedTuple):
         of = "" if self.official else " of data that nobody vouches for"
         counted = f"{shown(self.certificate)}: {self.verdict}{of}; {counted} in {self.seconds:.1f} s"
         together = f"All claims together hold with confidence 1 - {self.total_delta}."
-        return "\n".join([counted, *(f"  {line}" for line in [*power, *self.statement, together])])
+        return "\n".join([counted, *(f"  {line}" for line in [*power, *self.former, *self.statement, together])])
 
     def to_dict(self) -> Fields:
         """Plain values, for JSON."""
@@ -1742,9 +1762,7 @@ def check(
             work = allowed_work(document, again.redrawn, most_work)
         if work > 5e9:
             tell(f"{shown(path)}: about {work / 1e9:.0f} s of processor time, or less, on at most {processes} cores")
-        KINDS[document["schema"]].check(
-            document, files, processes, again.redrawn if again else most_open(document, most_work)
-        )
+        KINDS[document["schema"]].check(document, files, Effort(processes, again.redrawn if again else 0, most_work))
     except Rejected:
         raise
     except (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -1753,8 +1771,8 @@ def check(
     seconds, verdict = time.perf_counter() - begun, "holds" if again is None else "consistent"
     claims = document["claims"] + document.get("holdout", {"claims": []})["claims"]
     total = str(sum(Fraction(claim["delta"]) for claim in claims))
-    official = vouched(document)
-    return Checked(path, verdict, counted, counts["errors"], statement, seconds, again, official, sha256, total)
+    found = Checked(path, verdict, counted, counts["errors"], statement, seconds, again, vouched(document))
+    return found._replace(sha256=sha256, total_delta=total, former=former_form(document))
 
 
 def announce(line: str) -> None:

@@ -346,11 +346,12 @@ def test_a_maker_that_writes_something_wrong_is_found(name: str, wrong: Any, mes
     assert message in rejection(str(tmp_path / FILES[0]))
 
 
-def test_processes_share_the_count() -> None:
+def test_processes_share_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checker, "_SHARED", 0)
     layers: checker.Layers = [([(1.0, -1.0), (0.5, 0.25)], (0.0, 0.0))]
     decoder = decoder_fields("relu")
     images, labels = [bytes([n, 255 - n]) for n in range(60)], bytes([1] * 60)
-    one, two = (checker.count_all(layers, decoder, images, labels, processes) for processes in (1, 2))
+    one, two = (checker.count_all(layers, decoder, images, labels, checker.Effort(n)) for n in (1, 2))
     assert one == two
 
 

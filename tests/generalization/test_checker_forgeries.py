@@ -201,6 +201,10 @@ HISTORIES: dict[str, tuple[Change, str]] = {
         put("history.selected_by", checker.SELECTED_ELSEWHERE),
         "history.recorded: expected no evaluations of a run",
     ),
+    "looks by the developers of no preset": (
+        lambda d: d["history"].update(looks=6, developers={"preset": "none", "looks": 5}),
+        "history.developers: expected a preset's name, found none, whose developers looked 5 times",
+    ),
     "selected by the test split": (put("history.selected", "the best"), "history.selected: expected nothing"),
     "learned from it": (put("history.learned_from", True), "history.learned_from: expected False"),
     "another purpose": (put("history.recorded.0.purpose", "none"), "history.recorded[0].purpose: expected track or fi"),

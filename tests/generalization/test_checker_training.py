@@ -136,6 +136,20 @@ def test_beside_a_learnt_prior_stands_a_plain_holdout(tmp_path: Path) -> None:
     assert str(found).endswith("All claims together hold with confidence 1 - 35000001/500000000.")
 
 
+def test_the_allowed_work_reaches_the_holdout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[int] = []
+
+    def counted(layers: Any, decoder: Any, images: Any, labels: Any, most_open: int) -> tuple[int, int]:
+        allowed.append(most_open)
+        return 0, len(labels)
+
+    monkeypatch.setattr(checker, "count", counted)
+    path = str(pac_bayes().write(tmp_path))
+    for most in (10**10, 10**13):
+        checker.check(path, [], most_work=most)
+    assert 900 < allowed[1] / allowed[0] < 1100
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_certificates_of_earlier_releases_are_read(name: str, made: dict[str, Certificate], tmp_path: Path) -> None:
     """They say nothing of adaptive candidates, and have no holdout."""
@@ -147,7 +161,10 @@ def test_certificates_of_earlier_releases_are_read(name: str, made: dict[str, Ce
         key, (_, part) = bytes.fromhex(certificate.document["draws"]["key"]), cut(random_data(3, 400).train, 50, 5)
         wrong = draw_outcomes(layers_of(moved(4)), part.images.numpy(), part.labels.numpy(), 255, key, DRAWS)
         certificate = with_outcomes(certificate, np.packbits(wrong).tobytes())
-    assert rejection(str(certificate.write(tmp_path))) == ""
+    found, today = (checker.check(str(each.write(tmp_path)), []) for each in (certificate, made[name]))
+    assert "\n  form of an earlier release: it does not say that no candidate was tried" in str(found)
+    assert "earlier release" not in str(today)
+    assert (len(found.to_dict()["former"]), today.to_dict()["former"]) == (1, [])
 
 
 @pytest.mark.parametrize("code", checker.CODES)
@@ -377,7 +394,9 @@ def test_what_no_certificate_is_made_of() -> None:
 @pytest.mark.parametrize(("draws", "forged", "redrawn"), [(45, 3, 7), (45, 45, 1), (9, 1, 8), (60, 5, 56), (50, 2, 0)])
 def test_the_power_of_redraws_is_the_hypergeometric_one(draws: int, forged: int, redrawn: int) -> None:
     exactly = 1 - math.comb(draws - forged, redrawn) / math.comb(draws, redrawn)
-    assert checker.detection(draws, forged, redrawn) == pytest.approx(exactly, abs=1e-12)
+    found = checker.detection(draws, forged, redrawn)
+    assert found == pytest.approx(exactly, abs=1e-12)
+    assert math.copysign(1, found) == 1  # no -0.0
 
 
 def test_a_tenth_of_the_errors_is_found_by_500_redraws_one_time_in_three() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lean_mnist import certify
-from lean_mnist.coq import PROOFS
+from lean_mnist.coq import PROOFS, not_compiled, own_proofs
 from lean_mnist.data.datasets import Dataset, load_digits
 from lean_mnist.errors import CertificateError, ConfigError, LeanMnistError
 from lean_mnist.generalization.coq import check
@@ -78,7 +78,7 @@ def theories(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
 
     (folder / "probe.v").write_text("Require LeanMnist.certificates.Certificate.\n")
-    if compiles("probe.v", PROOFS):
+    if not not_compiled(PROOFS) and compiles("probe.v", PROOFS):
         return PROOFS
     shutil.copy(PROOFS / "assumptions.txt", folder)
     for name in THEORIES:
@@ -86,6 +86,19 @@ def theories(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(PROOFS / f"{name}.v", folder / f"{name}.v")
         assert compiles(f"{name}.v", folder), name
     return folder
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout's folder with one theory, as if Coq had compiled it, which certificates are checked with."""
+    proofs = tmp_path / "checkout" / "proofs"
+    (proofs / "certificates").mkdir(parents=True)
+    (proofs.parent / "setup.cfg").write_text("[metadata]\nname = lean_mnist\n")
+    (proofs / "assumptions.txt").write_text("Uint63.of_to_Z\n")
+    for end, content in ((".v", b"\n"), (".glob", b"DIGEST 68b329da9893e34099c7d8ad5cb9c940\n"), (".vo", b"")):
+        (proofs / f"certificates/Certificate{end}").write_bytes(content)
+    monkeypatch.setattr(check, "own_proofs", lambda: own_proofs(proofs))
+    return proofs
 
 
 @pytest.fixture
@@ -191,8 +204,14 @@ def test_without_coq_nothing_is_said_to_be_checked(certificate: CoqCertificate, 
     ],
 )
 def test_a_coqc_that_cannot_check_it_is_named(
-    certificate: CoqCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
+    certificate: CoqCertificate,
+    compiled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    message: str,
 ) -> None:
+    assert not_compiled(compiled) == ""
     coqc = tmp_path / "coqc"
     coqc.write_text(f"#!/bin/sh\n{script}\n")
     coqc.chmod(0o755)
@@ -201,14 +220,70 @@ def test_a_coqc_that_cannot_check_it_is_named(
         check_coq(written(tmp_path, certificate.text), "data")
 
 
-def test_without_the_theories_nothing_is_said_to_be_checked(
-    certificate: CoqCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def removed(file: Path) -> None:
+    file.unlink()
+
+
+def aged(file: Path) -> None:
+    os.utime(file, (1, 1))
+
+
+def altered(file: Path) -> None:
+    """Another content, no newer than before."""
+    before = file.stat().st_mtime_ns
+    file.write_bytes(b"Theorem absurd : False. Admitted.\n")
+    os.utime(file, ns=(before, before))
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "message"),
+    [
+        (aged, "certificates/Certificate.vo", "certificates/Certificate.v is newer than Certificate.vo"),
+        (altered, "certificates/Certificate.v", "Certificate.vo was compiled from another certificates/Certificate.v"),
+        (
+            altered,
+            "certificates/Certificate.glob",
+            "Certificate.vo was compiled from another certificates/Certificate.v",
+        ),
+        (
+            removed,
+            "certificates/Certificate.vo",
+            "certificates/Certificate.v was not compiled: Certificate.vo: No such",
+        ),
+        (removed, "certificates/Certificate.glob", "certificates/Certificate.v was not compiled: Certificate.glob: No"),
+    ],
+)
+def test_theories_that_were_not_compiled_as_they_are_prove_nothing(
+    certificate: CoqCertificate,
+    compiled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    file: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(shutil, "which", str)
+    change(compiled / file)
+    with pytest.raises(CertificateError) as caught:
+        check_coq(written(tmp_path, certificate.text), "data")
+    found = str(caught.value)
+    assert f": proofs: run make -C {compiled} first; nothing was checked ({message}" in found
+    assert found.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("change", "file"),
+    [(removed, "setup.cfg"), (altered, "setup.cfg"), (removed, "proofs/assumptions.txt")],
+)
+def test_a_folder_of_proofs_that_is_not_ours_proves_nothing(
+    certificate: CoqCertificate, compiled: Path, tmp_path: Path, change: Callable[[Path], None], file: str
+) -> None:
+    change(compiled.parent / file)
     with pytest.raises(
-        CertificateError, match=r"proofs: expected the theories beside the package, .*nothing was check"
+        CertificateError,
+        match="proofs: expected the theories beside the package in a checkout of its repository, found",
     ):
-        prove(certificate, tmp_path)
+        check_coq(written(tmp_path, certificate.text), "data")
 
 
 def test_what_cannot_be_counted_in_coq_is_refused_beforehand(digits: Dataset) -> None:
@@ -243,7 +318,7 @@ def test_data_that_are_not_official_and_too_large_a_count_are_refused(digits: Da
 def test_coq_counts_what_the_package_counts(
     certificate: CoqCertificate, theories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "PROOFS", theories)
+    monkeypatch.setattr(check, "own_proofs", lambda: theories)
     found = check_coq(written(tmp_path, certificate.text), "data")
     assert found.axioms > 10
     assert found.statement == certificate.statement()

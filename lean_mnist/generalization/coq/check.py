@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.coq import PROOFS, allowed_axioms, surroundings
+from lean_mnist.coq import allowed_axioms, not_compiled, own_proofs, surroundings
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import CertificateError, LeanMnistError
 from lean_mnist.generalization.coq.theorem import LARGEST, MOST_SECONDS, CoqCertificate, coq_certificate, read_head
@@ -58,7 +58,7 @@ def check_coq(path: str, data_dir: str, most_seconds: float = MOST_SECONDS) -> C
     content = read_bytes(path, "a certificate in Coq", CertificateError, largest=LARGEST)
     try:
         certificate = _written_again(content, data_dir, most_seconds)
-        coq, axioms = prove(certificate, PROOFS)
+        coq, axioms = prove(certificate, own_proofs())
     except LeanMnistError as error:
         raise CertificateError(f"{shown(path)}: {error}") from None
     seconds = time.perf_counter() - begun
@@ -84,15 +84,18 @@ def _written_again(content: bytes, data_dir: str, most_seconds: float) -> CoqCer
 def prove(certificate: CoqCertificate, proofs: Path) -> tuple[str, int]:
     """Compile the text in a folder of its own; Coq's version, and how many axioms the theorem rests on.
 
-    Raises ``CertificateError`` where there is no Coq or no compiled theory, and where Coq does not accept the text.
+    Raises ``CertificateError`` where there is no Coq, where a theory was not compiled as it is now, and where Coq does
+    not accept the text.
     """
     coqc = shutil.which("coqc")
     if coqc is None:
         raise CertificateError(f"coqc: expected Coq on the PATH, found none; {UNCHECKED}")
+    if stale := not_compiled(proofs):
+        raise CertificateError(f"proofs: run make -C {shown(proofs)} first; {UNCHECKED} ({stale})")
     try:
         allowed = allowed_axioms(proofs)
-    except OSError:
-        raise CertificateError(f"proofs: expected the theories beside the package, at {proofs}; {UNCHECKED}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CertificateError(f"proofs: assumptions.txt cannot be read: {error}; {UNCHECKED}") from None
     with tempfile.TemporaryDirectory(prefix="lean_mnist-coq-") as folder:
         run = _Coq(coqc, proofs, Path(folder))
         found = re.search(r"version (\d+)\.(\d+)\S*", run("--version", seconds=60))
