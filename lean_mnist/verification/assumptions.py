@@ -12,26 +12,36 @@ IEEE = "float64 addition and multiplication are exact where the result needs at 
 MPMATH = "mpmath evaluates exp, log, tanh and erf correctly to the digits it is asked for"
 AUTOGRAD = "PyTorch's autograd differentiates the independently written reference network correctly in float64"
 TORCH = "Python, NumPy and PyTorch run the code as it is written"
+_ELSEWHERE = "assumed here, proved in proofs/convergence"
 STRONG = (
     "a μ-strongly convex, L-smooth f has ⟨∇f(θ), θ−θ*⟩ ≥ μL/(μ+L) ‖θ−θ*‖² + 1/(μ+L) ‖∇f(θ)‖² and "
-    "‖∇f(θ)‖ ≥ μ ‖θ−θ*‖ (Nesterov, 2018, Theorems 2.1.12 and 2.1.10)"
+    f"‖∇f(θ)‖ ≥ μ ‖θ−θ*‖ (Nesterov, 2018, Theorems 2.1.12 and 2.1.10): {_ELSEWHERE}"
 )
 CONVEX = (
     "a convex, L-smooth f has f(θ) − f* ≤ ⟨∇f(θ), θ−θ*⟩, ‖∇f(θ)‖² ≤ 2L (f(θ) − f*) and "
-    "f(θ−αg) ≤ f(θ) − α⟨∇f(θ), g⟩ + α²L/2 ‖g‖² (Nesterov, 2018, Theorem 2.1.5)"
+    f"f(θ−αg) ≤ f(θ) − α⟨∇f(θ), g⟩ + α²L/2 ‖g‖² (Nesterov, 2018, Theorem 2.1.5): {_ELSEWHERE}"
 )
 NOISE = "the stochastic gradient has mean ∇f(θ) and variance at most σ², independently at each step"
-SMOOTH = "an L-smooth f has f(θ−αg) ≤ f(θ) − α⟨∇f(θ), g⟩ + α²L/2 ‖g‖² (Nesterov, 2018, Lemma 1.2.3)"
+SMOOTH = f"an L-smooth f has f(θ−αg) ≤ f(θ) − α⟨∇f(θ), g⟩ + α²L/2 ‖g‖² (Nesterov, 2018, Lemma 1.2.3): {_ELSEWHERE}"
 STEP = "plain SGD steps by θ − αg; checked exactly by convergence.sgd-enumerated, gd-quadratic and their like"
-INDUCTION = "the argument around the inequalities that are checked (induction on t, expectation step by step) is sound"
+INDUCTION = (
+    "the argument around the inequalities that are checked (induction on t, expectation step by step) is sound: "
+    f"{_ELSEWHERE}"
+)
 LIBM = "math.exp and math.log round as the C library that Lean's Float.exp and Float.log call"
-
-KERNEL = "Coq's kernel is sound, and so are the axioms that proofs/assumptions.txt names"
-FORMULAS = (
-    "chainrule computes what proofs/ defines: the definitions are executed on fractions and compared with it "
-    "(tests/verification/test_oracle.py), and the formulas are read side by side"
+COQ = (
+    "Coq's kernel is sound, so are the axioms that proofs/assumptions.txt names, and the code computes what proofs/ "
+    "defines: both run on fractions and are compared (tests/verification/test_oracle.py), and are read side by side"
 )
 
 SYMBOLIC = (SYMPY, SUMS, REALS)  # of every proof for all sizes
-COQ = (KERNEL, FORMULAS)  # of what is proved in Coq alone
 ANY = (*SYMBOLIC, PAIRS)  # of a proof for any activation
+PROVED = (
+    SYMPY,
+    SUMS,
+    CALCULUS,
+    STRONG,
+    CONVEX,
+    SMOOTH,
+    INDUCTION,
+)  # what a theorem that states the obligation does not need

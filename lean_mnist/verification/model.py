@@ -15,29 +15,25 @@ Check = Callable[[], str]  # runs the code and says what there is to say; raises
 
 
 class Method(Enum):
-    """Method by which a statement is established: its name, and the words for it, of one statement and of several.
+    """Method by which a statement is established: its name, and the words for it before a scope.
 
-    Proved is what covers every value of its variables: by a theorem that Coq's kernel checks, or by an identity that
-    SymPy simplifies to 0. Derived is what an argument proves from the assumptions that stand beside it. Everything
-    else is called checked, and on what.
+    Proved is what covers every value of its variables, by an identity that SymPy simplifies to 0. Derived is what an
+    argument proves from the assumptions that stand beside it. Everything else is called checked, and on what.
     """
 
-    COQ = ("proved in Coq", "proved in Coq", "proved in Coq alone")
-    SYMBOLIC = ("proved by SymPy", "proved by SymPy", "proved by SymPy")
-    EXACT = ("checked exactly on samples", "checked exactly", "checked exactly on samples")
-    FLOATS = ("checked on floats", "checked in floating point", "checked on floats")
-    DERIVED = ("derived", "derived from its assumptions", "derived")
-    ASSUMED = ("assumed", "assumed", "assumed")
+    SYMBOLIC = ("proved by SymPy", "proved by SymPy")
+    EXACT = ("checked exactly on samples", "checked exactly")
+    FLOATS = ("checked on floats", "checked in floating point")
+    DERIVED = ("derived", "derived from its assumptions")
 
-    def __init__(self, label: str, word: str, plural: str) -> None:
-        self.label, self.word, self.plural = label, word, plural
+    def __init__(self, label: str, word: str) -> None:
+        self.label, self.word = label, word
 
 
 class Truth(Enum):
     """Result of checking a statement; ``ERROR`` is an exception of the code under test, or a fault of a theorem."""
 
     HOLDS = "holds"
-    UNCHECKED = "unchecked"  # it is proved in Coq alone, and Coq was not asked
     REFUTED = "refuted"
     ERROR = "error"
 
@@ -78,17 +74,10 @@ class Obligation:
         """The part of the id before its first dot."""
         return self.id.partition(".")[0]
 
-    @property
-    def established(self) -> str:
-        """The method and the scope, in words that do not claim more than was done."""
-        return self.scope if self.expected is Truth.REFUTED else f"{self.method.word} {self.scope}"
-
     def check(self) -> ObligationResult:
         """Run the check; an exception of the code under test is a verdict, too."""
         started = time.perf_counter()
         verdict, counterexample = Truth.HOLDS, ""
-        if self.method is Method.COQ:
-            return ObligationResult(self, Truth.UNCHECKED, "only --coq checks it", "", 0.0)
         try:
             detail = self.run()
         except Refuted as found:
@@ -127,22 +116,33 @@ class ObligationResult:
         return self.verdict is self.obligation.expected
 
     @property
-    def failed(self) -> bool:
-        """True if the verdict is neither the expected one nor left open."""
-        return not self.as_expected and self.verdict is not Truth.UNCHECKED
+    def machine_checked(self) -> bool:
+        """True if Coq has checked a theorem that states this, or its mathematics, and found all of them in order."""
+        return bool(self.theorems) and not any(theorem.fault for theorem in self.theorems)
 
     @property
-    def machine_checked(self) -> bool:
-        """True if Coq has checked a theorem that states this, and found all of them in order."""
-        return bool(self.theorems) and not any(theorem.fault for theorem in self.theorems)
+    def _by_theorem(self) -> bool:
+        """True if what an argument derives from assumptions is now a theorem."""
+        return self.machine_checked and self.obligation.method is Method.DERIVED
+
+    @property
+    def established(self) -> str:
+        """The method and the scope, in words that do not claim more than was done."""
+        o = self.obligation
+        words = "derived, and proved in Coq," if self._by_theorem else o.method.word
+        return o.scope if o.expected is Truth.REFUTED else f"{words} {o.scope}"
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the verdict rests on: with a theorem no longer on what that proves."""
+        own = self.obligation.assumptions
+        return (assumptions.COQ, *(a for a in own if a not in assumptions.PROVED)) if self._by_theorem else own
 
     def with_theorems(self, theorems: tuple[Theorem, ...]) -> ObligationResult:
         """The same once Coq has checked its ``theorems``."""
         faults = [f"{theorem.name}: {theorem.fault}" for theorem in theorems if theorem.fault]
-        if faults and not self.failed:
+        if faults and self.as_expected:
             return replace(self, theorems=theorems, verdict=Truth.ERROR, detail="; ".join(faults))
-        if self.obligation.method is Method.COQ:
-            return replace(self, theorems=theorems, verdict=Truth.HOLDS, detail="") if theorems else self
         return replace(self, theorems=theorems)
 
 
@@ -159,7 +159,6 @@ _USUALLY = {
     Method.SYMBOLIC: assumptions.SYMBOLIC,
     Method.EXACT: (assumptions.FRACTIONS, assumptions.CASES),
     Method.FLOATS: (assumptions.TORCH, assumptions.CASES),
-    Method.COQ: assumptions.COQ,
 }
 
 
@@ -184,10 +183,6 @@ class Statements(list[Obligation]):
         """Add one; unless ``rests_on`` is given, it rests on the assumptions of the group or else of the method."""
         rests_on = rests_on or self._rests_on or _USUALLY[method]
         self.append(Obligation(f"{self.group}.{name}", statement, source, scope, run, method, rests_on, expected))
-
-    def theorem(self, name: str, statement: str, source: str, scope: str) -> None:
-        """Add a statement about the formulas that is proved in Coq alone."""
-        self.add(name, statement, source, scope, lambda: "", Method.COQ, rests_on=assumptions.COQ)
 
     def __call__(
         self, source: str, scope: str, method: Method = Method.SYMBOLIC, **more: Any

@@ -64,17 +64,12 @@ class ObligationReport:
     @property
     def failed(self) -> list[ObligationResult]:
         """True statements that do not hold, and false ones that were not refuted."""
-        return [result for result in self.results if result.failed]
-
-    @property
-    def unchecked(self) -> list[ObligationResult]:
-        """Statements that are proved in Coq alone, where Coq has not checked them."""
-        return [result for result in self.results if result.verdict is Truth.UNCHECKED]
+        return [result for result in self.results if not result.as_expected]
 
     @property
     def ok(self) -> bool:
         """True if something was checked, everything that was is as expected, and nothing is wrong with the proofs."""
-        return any(result.as_expected for result in self.results) and not self._faults
+        return bool(self.results) and not self._faults
 
     @property
     def _faults(self) -> list[str]:
@@ -83,20 +78,17 @@ class ObligationReport:
         if self.failed:
             names = ", ".join(f"{r.obligation.id} ({_word(r)})" for r in self.failed)
             faults += [f"{len(self.failed)} of {len(self.results)} obligations failed: {names}"]
-        if self.coq is not None and not self.coq.fault and self.unchecked:
-            names = ", ".join(r.obligation.id for r in self.unchecked)
-            faults += [f"proofs/obligations.txt names no theorem for {names}, which only a theorem establishes"]
         return faults
 
     @property
     def assumptions(self) -> dict[str, int]:
         """Each assumption, with the number of obligations that rest on it, in the order in which they are met."""
-        return dict(Counter(a for result in self.results for a in result.obligation.assumptions))
+        return dict(Counter(a for result in self.results for a in result.assumptions))
 
     def raise_if_failed(self) -> None:
         """Raise ``ObligationFailed``, one line, unless ``ok``."""
         if not self.ok:
-            raise ObligationFailed("; ".join(self._faults) or "nothing was checked; expected an obligation, or --coq")
+            raise ObligationFailed("; ".join(self._faults) or "nothing was checked")
 
     def to_json(self) -> str:
         """One JSON document: every obligation with its verdict, the vacuous statements, the assumptions."""
@@ -114,8 +106,7 @@ class ObligationReport:
                 for v in self.vacuous
             ],
             "assumptions": [
-                {"assumption": text, "how": Method.ASSUMED.label, "obligations": n}
-                for text, n in self.assumptions.items()
+                {"assumption": text, "how": "assumed", "obligations": n} for text, n in self.assumptions.items()
             ],
             "coq": None if self.coq is None else {**_fields(self.coq), "axioms": self.coq.axioms},
             "seconds": self.seconds,
@@ -155,23 +146,23 @@ class ObligationReport:
             return f"Nothing was machine-checked: {self.coq.fault}."
         checked = [r for r in self.results if r.machine_checked]
         others = ", ".join(r.obligation.id for r in self.results if not r.machine_checked)
+        tried = sum(_of_code(r) for r in checked)
         return (
-            f"Machine-checked by Coq {self.coq.version}: {len(checked)} of {len(self.results)} obligations, by "
+            f"Machine-checked by Coq {self.coq.version}: {len(checked)} of {len(self.results)} obligations"
+            f"{f', of {tried} of them the mathematics alone' if tried else ''}, by "
             f"{len({t.name for r in checked for t in r.theorems})} theorems that rest on "
             f"{', '.join(self.coq.axioms) or 'no axiom'}. {f'Not: {others}.' if others else ''}"
         )
 
     def _summary(self) -> str:
-        ours = [r for r in self.results if r.obligation.expected is Truth.HOLDS and r.verdict is not Truth.UNCHECKED]
+        ours = [r for r in self.results if r.obligation.expected is Truth.HOLDS]
         good = Counter(r.obligation.method for r in ours if r.as_expected)
         refuted = len([r for r in self.results if r.as_expected]) - good.total()
         parts = [f"{good.total()} of {len(ours)} obligations hold"] if ours else []
         if good:
-            parts[-1] += f" ({', '.join(f'{good[method]} {method.plural}' for method in Method if good[method])})"
+            parts[-1] += f" ({', '.join(f'{good[method]} {method.label}' for method in Method if good[method])})"
         if refuted:
             parts.append(f"{refuted} false statements of the original refuted")
-        if self.unchecked:
-            parts.append(f"{len(self.unchecked)} proved in Coq alone and not checked")
         if not self.ok:
             parts.append(f"FAILED: {'; '.join(self._faults) or 'nothing was checked'}")
         return f"{'; '.join(parts)}; {self.seconds:.1f} s"
@@ -202,7 +193,13 @@ def verify(only: str | None = None, progress: Progress = lambda *_: None, *, coq
 
 def _word(result: ObligationResult) -> str:
     """The verdict, in capitals where it failed."""
-    return result.verdict.value.upper() if result.failed else result.verdict.value
+    return result.verdict.value if result.as_expected else result.verdict.value.upper()
+
+
+def _of_code(result: ObligationResult) -> bool:
+    """True if what is tried on cases is the code, of which a theorem says nothing."""
+    o = result.obligation
+    return o.expected is Truth.HOLDS and o.method in (Method.EXACT, Method.FLOATS)
 
 
 def _plain(result: ObligationResult) -> dict[str, Any]:
@@ -211,8 +208,8 @@ def _plain(result: ObligationResult) -> dict[str, Any]:
         **{key: getattr(o, key) for key in ("id", "group", "statement", "source")},
         "how": o.method.label,
         "scope": o.scope,
-        "established": o.established,
-        "assumptions": list(o.assumptions),
+        "established": result.established,
+        "assumptions": list(result.assumptions),
         "expected": o.expected.value,
         "verdict": result.verdict.value,
         "as_expected": result.as_expected,
@@ -234,17 +231,18 @@ def _table(title: str, results: Sequence[ObligationResult], width: int) -> list[
     for result in results:
         o = result.obligation
         # A method that was to be used establishes nothing where it failed.
-        established = "not established" if result.failed else o.established
+        established = result.established if result.as_expected else "not established"
         seconds = f"{result.seconds:.{2 if result.seconds < 9.995 else 1}f} s".rjust(_SECONDS)
         said = cells(o.statement, widths[0], initial_indent="  ", subsequent_indent="  ")
         statement = [*cells(o.id, widths[0]), *said]
         rows.append([statement, cells(o.source, widths[1]), cells(established, widths[2]), [_word(result)], [seconds]])
-        if result.failed or result.counterexample:
+        if result.counterexample or not result.as_expected:
             found = ": ".join(part for part in (result.detail, result.counterexample) if part)
             rows.append([wrap(found, width, initial_indent="    → ", subsequent_indent="      ")])
         if result.machine_checked:
             names = ", ".join(theorem.name for theorem in result.theorems)
-            rows.append([wrap(f"Coq: {names}", width, initial_indent="    ✓ ", subsequent_indent="      ")])
+            what = "Coq, of the mathematics alone" if _of_code(result) else "Coq"
+            rows.append([wrap(f"{what}: {names}", width, initial_indent="    ✓ ", subsequent_indent="      ")])
     lines = [title, ""]
     for row in rows:
         for line in itertools.zip_longest(*row, fillvalue=""):

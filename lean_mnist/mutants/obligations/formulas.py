@@ -1,25 +1,31 @@
 """Faults of the chain rule itself, in whatever numbers it is computed."""
 
-from lean_mnist.chainrule import losses
+from typing import Any
+
+from lean_mnist.chainrule.activations import _normal_cdf
 from lean_mnist.chainrule.arrays import primitives
+from lean_mnist.chainrule.losses import Loss
 from lean_mnist.mutants.obligations.making import (
     RIGHT,
-    SQUARED,
     Fault,
     activation_fault,
-    cross_entropy_fault,
+    changed,
     dense_fault,
-    first_weight_lost,
-    gelu_without_density,
-    greater_or_equal,
-    relu_that_saves_its_input,
+    loss_fault,
+    option_fault,
     scaled_slope,
+    weights_times,
 )
+
+
+def _bare_gradient(right: Loss, tape: Any, d_loss: Any) -> Any:
+    return right.backward(tape, d_loss * 0 + 1)
+
 
 FORMULAS = [
     Fault(
         "the weight gradient is 1 % too large",
-        dense_fault(lambda tape, d_z, right: right._replace(weight_HD=right.weight_HD * 101 / 100)),
+        dense_fault("weight_HD", lambda right, tape, d_z: right * 101 / 100),
         (
             *("gradient.matvec-matrix", "gradient.dense", "gradient.layer"),
             *(
@@ -31,7 +37,7 @@ FORMULAS = [
     ),
     Fault(
         "the input gradient has the wrong sign",
-        dense_fault(lambda tape, d_z, right: right._replace(x_BD=-right.x_BD)),
+        dense_fault("x_BD", lambda right, tape, d_z: -right),
         (
             *("gradient.matvec-vector", "gradient.smul", "gradient.chain-rule"),
             *(f"linear-algebra.{name}" for name in ("matmul", "vadd", "vsub", "smul", "matAdd", "matSub", "matSmul")),
@@ -40,13 +46,13 @@ FORMULAS = [
     ),
     Fault(
         "the bias gradient is the mean over the batch and not the sum",
-        dense_fault(lambda tape, d_z, right: right._replace(bias_H=right.bias_H / d_z.shape[0])),
+        dense_fault("bias_H", lambda right, tape, d_z: right / d_z.shape[0]),
         ("gradient.dense", "linear-algebra.batchAddVec", "gradient.network-exact", "tensors.gradcheck"),
         ("gradient.vadd", "linear-algebra.vadd", "linear-algebra.matmul"),
     ),
     Fault(
         "the bias gradient is not summed over the batch",
-        dense_fault(lambda tape, d_z, right: right._replace(bias_H=d_z)),
+        dense_fault("bias_H", lambda right, tape, d_z: d_z),
         (
             *("gradient.vadd", "gradient.dense", "layer.forward-dimension", "layer.batch-dimension"),
             "layer.composition-dimension",
@@ -55,40 +61,38 @@ FORMULAS = [
     ),
     Fault(
         "the one-hot target is dropped",
-        cross_entropy_fault(lambda tape, d_loss, right: tape[0] * d_loss[:, None]),
+        loss_fault(lambda right, tape, d_loss: tape[0] * d_loss[:, None]),
         ("gradient.cross-entropy", "loss.gradient-sum", "tensors.loss-bounds"),
         ("gradient.softmax", "gradient.squared-error", "loss.nonnegative"),
     ),
     Fault(
         "the target is added and not subtracted",
-        cross_entropy_fault(
-            lambda tape, d_loss, right: (tape[0] * 2 - right.backward(tape, d_loss * 0 + 1)) * d_loss[:, None]
-        ),
+        loss_fault(lambda right, tape, d_loss: (tape[0] * 2 - _bare_gradient(right, tape, d_loss)) * d_loss[:, None]),
         ("gradient.cross-entropy", "loss.gradient-bounded", "loss.lipschitz", "loss.convex"),
         ("loss.nonnegative",),
     ),
     Fault(
-        "the penalty is λ s² and not λ/2 s²",
-        cross_entropy_fault(penalty_factor=2.0),
+        "the penalty's gradient is doubled",
+        option_fault("logit_penalty", 2),
         ("gradient.cross-entropy-options",),
         ("gradient.cross-entropy", "loss.convex"),
     ),
     Fault(
         "the loss has the wrong sign",
-        cross_entropy_fault(forward=lambda right: lambda s, y: (-right.forward(s, y)[0], right.forward(s, y)[1])),
-        (*("loss.nonnegative", "loss.log-sum-exp", "loss.zero", "loss.unbounded", "tensors.loss-bounds"),),
+        loss_fault(forward=lambda right, s, y: (-right.forward(s, y)[0], right.forward(s, y)[1])),
+        ("loss.nonnegative", "loss.log-sum-exp", "loss.zero", "loss.unbounded", "tensors.loss-bounds"),
         ("loss.gradient-sum", "loss.gradient-lipschitz"),
     ),
     Fault(
         "the loss is 1 too small",
-        cross_entropy_fault(forward=lambda right: lambda s, y: (right.forward(s, y)[0] - 1, right.forward(s, y)[1])),
+        loss_fault(forward=lambda right, s, y: (right.forward(s, y)[0] - 1, right.forward(s, y)[1])),
         ("original.loss-nonnegative", "loss.nonnegative"),
         ("loss.gradient-sum",),
     ),
     Fault(
         "GELU's derivative lacks its second term",
-        activation_fault("gelu", gelu_without_density),
-        ("gradient.gelu", "gradient.central-difference", "tensors.gradcheck"),
+        activation_fault("gelu", lambda z, d_h: d_h * _normal_cdf(z)),
+        ("gradient.gelu", "gradient.central-difference", "gradient.central-difference-order", "tensors.gradcheck"),
         ("gradient.tanh", "gradient.sigmoid"),
     ),
     Fault(
@@ -99,7 +103,11 @@ FORMULAS = [
     ),
     Fault(
         "ReLU's mask is z ≥ 0",
-        activation_fault("relu", greater_or_equal, relu_that_saves_its_input),
+        activation_fault(
+            "relu",
+            lambda z, d_h: primitives(z).where_nonpositive(-z, d_h, d_h * 0),
+            lambda z: (RIGHT["relu"].forward(z)[0], z),
+        ),
         ("gradient.relu",),
         ("gradient.leaky-relu", "tensors.gradcheck", "gradient.network-exact"),
     ),
@@ -123,13 +131,13 @@ FORMULAS = [
     ),
     Fault(
         "the mean's backward forgets 1/B",
-        {"chainrule.losses.mean_backward": lambda loss, d: primitives(loss).spread(d, loss)},
+        changed("chainrule.losses.mean_backward", lambda right, loss_B, d_mean: right * loss_B.shape[0]),
         ("gradient.mean", "convergence.batch-variance", "gradient.network-full-size"),
         ("gradient.dense",),
     ),
     Fault(
         "the gradient of the first weight is lost",
-        first_weight_lost(),
+        weights_times(0, lambda n, layers: n == 0),
         ("gradient.network", "gradient.network-exact", "gradient.network-gradcheck", "gradient.chain-rule"),
         ("gradient.dense", "gradient.layer"),
     ),
@@ -165,29 +173,31 @@ FORMULAS = [
     ),
     Fault(
         "the squared error's gradient is doubled",
-        {
-            "chainrule.losses.squared_error": lambda: losses.Loss(
-                SQUARED.forward, lambda tape, g: 2 * SQUARED.backward(tape, g)
-            )
-        },
+        changed(
+            "chainrule.losses.squared_error",
+            lambda right: Loss(right.forward, lambda tape, d_loss: 2 * right.backward(tape, d_loss)),
+        ),
         ("gradient.squared-error", "gradient.network-exact"),
         ("gradient.cross-entropy",),
     ),
     Fault(
         "cross-entropy's gradient is doubled",
-        cross_entropy_fault(lambda tape, d_loss, right: right.backward(tape, d_loss) * 2),
+        loss_fault(lambda right, tape, d_loss: right.backward(tape, d_loss) * 2),
         ("loss.gradient-lipschitz", "loss.lipschitz", "training.any-numbers"),
         ("loss.gradient-sum",),
     ),
     Fault(
         "a dense layer adds its bias twice",
         {"chainrule.arrays.Primitives.affine": lambda self, x, w, b: x @ w.T + (0 if b is None else b + b)},
-        ("layer.affine", "layer.specification"),
+        ("layer.affine", "layer.specification", "linear-algebra.vadd-commutative", "linear-algebra.vadd-associative"),
         ("layer.matvec-linear",),
     ),
     Fault(
         "a dense layer squares",
         {"chainrule.arrays.Primitives.affine": lambda self, x, w, b: (x @ w.T) * (x @ w.T)},
-        ("layer.matvec-linear", "layer.affine-combination", "layer.affine-combination-stack"),
+        (
+            *("layer.matvec-linear", "layer.affine-combination", "layer.affine-combination-stack"),
+            "linear-algebra.smul-distributes",
+        ),
     ),
 ]

@@ -1,31 +1,59 @@
 """Faults of tensors, of the path that trains, of types, and of the claims of convergence."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from lean_mnist.mutants.obligations.making import (
     Fault,
-    biases_exchanged,
-    biases_first,
-    ceiling_fault,
-    claim_fault,
-    columns_first,
+    Replacements,
+    changed,
+    changed_gradients,
     dense_fault,
     float32_fault,
-    in_place_fault,
-    narrow_node,
-    network_fault,
-    node_fault,
-    noise_term_subtracted,
-    odd_batches,
     on_torch,
+    only_in,
+    option_fault,
     small_counts_as_negative,
-    square_weights_transposed,
     weights_times,
-    with_momentum,
-    without_option,
 )
-from lean_mnist.nn import functions, parameters
+from lean_mnist.nn import parameters
 from lean_mnist.torch_internals import operation_name
+from lean_mnist.verification.statements.convergence import CEILING, CLAIMS, SIGMA2
+
+
+def _columns_first(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().T.reshape(-1) if p.ndim == 2 else p.detach() for p in model.parameters()])
+
+
+def _one_place_further() -> Replacements:
+    """Flattening and its inverse, both one place further on."""
+    original = parameters.unflatten_parameters
+    return {
+        "nn.parameters.unflatten_parameters": lambda vector, model: original(vector.roll(1), model),
+        **changed("nn.parameters.flatten_parameters", lambda vector, model: vector.roll(-1)),
+    }
+
+
+def _in_place_fault(change: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Replacements:
+    """``change(gradients)`` of what is copied to the vector that trains."""
+    original = parameters.FlatParameters.gradients_to_vector
+    return {"nn.parameters.FlatParameters.gradients_to_vector": lambda self, found: original(self, change(list(found)))}
+
+
+def _biases_exchanged(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradients of the first two biases exchanged, if they are of one size."""
+    if len(gradients) > 3 and gradients[1].shape == gradients[3].shape:
+        gradients[1], gradients[3] = gradients[3], gradients[1]
+    return gradients
+
+
+def _odd_batches(right: Any, loss_B: Any, d_mean: Any) -> Any:
+    size = loss_B.shape[0]
+    return right * (size / (size + 1)) if isinstance(loss_B, torch.Tensor) and size % 2 else right
+
 
 TRAINING = [
     Fault(
@@ -54,25 +82,25 @@ TRAINING = [
     ),
     Fault(
         "a node scales its gradient by 1.001",
-        node_fault(functions.MLPFunction, 1.001),
+        changed_gradients("nn.functions.MLPFunction.backward", lambda g: g * 1.001),
         ("tensors.gradcheck",),
         ("gradient.dense", "gradient.network-gradcheck"),
     ),
     Fault(
         "the node that trains scales its gradient by 0.99",
-        node_fault(functions.MLPLossFunction, 0.99),
+        changed_gradients("nn.functions.MLPLossFunction.backward", lambda g: g * 0.99),
         ("gradient.network-gradcheck", "gradient.network-full-size", "gradient.central-difference-network"),
         ("tensors.gradcheck", "gradient.network-exact"),
     ),
     Fault(
         "parameters are flattened column by column",
-        {"nn.parameters.flatten_parameters": columns_first},
+        {"nn.parameters.flatten_parameters": _columns_first},
         ("types.round-trip",),
         ("types.wrong-shapes", "types.layout"),
     ),
     Fault(
         "the vector is stored one place further on, consistently",
-        biases_first(),
+        _one_place_further(),
         ("types.layout",),
         ("types.round-trip",),
     ),
@@ -90,7 +118,11 @@ TRAINING = [
     ),
     Fault(
         "plain SGD has momentum",
-        {"training.config.optimizers.build_optimizer": with_momentum},
+        {
+            "training.config.optimizers.build_optimizer": lambda config, chosen: torch.optim.SGD(
+                list(chosen), lr=config.learning_rate, momentum=0.5
+            )
+        },
         (
             *("convergence.sgd-enumerated", "convergence.gd-quadratic", "convergence.running-mean"),
             *("convergence.sgd-convex-enumerated", "convergence.sgd-stationary-enumerated"),
@@ -99,47 +131,45 @@ TRAINING = [
     ),
     Fault(
         "from five layers on weight gradients are doubled",
-        network_fault(lambda g, layers: weights_times(2, g, lambda layer: len(layers) >= 5, layers)),
+        weights_times(2, lambda n, layers: len(layers) >= 5),
         ("gradient.network-exact", "gradient.network-gradcheck", "training.any-numbers"),
         ("gradient.network",),
     ),
     Fault(
         "without a bias weight gradients are 1 % too large",
-        network_fault(
-            lambda g, layers: weights_times(
-                1.01, g, lambda layer: layer[1] is None and isinstance(layer[0], torch.Tensor), layers
-            )
-        ),
+        weights_times(1.01, lambda n, layers: layers[n][1] is None and isinstance(layers[n][0], torch.Tensor)),
         ("training.whole-numbers",),
         ("gradient.network-exact",),
     ),
     Fault(
         "the gradient below a layer of one unit is halved on tensors",
         dense_fault(
-            lambda tape, d_z, right: (
-                right._replace(x_BD=right.x_BD / 2)
-                if isinstance(d_z, torch.Tensor) and tape.weight_HD.shape[0] == 1
-                else right
-            )
+            "x_BD",
+            lambda right, tape, d_z: (
+                right / 2 if isinstance(d_z, torch.Tensor) and tape.weight_HD.shape[0] == 1 else right
+            ),
         ),
         ("training.whole-numbers", "gradient.network-gradcheck"),
         ("gradient.dense",),
     ),
     Fault(
         "in the vector that trains the gradient is 1 % too large",
-        in_place_fault(lambda self, gradients: [g * 1.01 for g in gradients]),
+        _in_place_fault(lambda gradients: [g * 1.01 for g in gradients]),
         ("training.whole-numbers", "training.any-numbers", "types.one-vector"),
         ("gradient.network-full-size",),
     ),
     Fault(
         "in the vector that trains equal biases are exchanged",
-        in_place_fault(biases_exchanged),
+        _in_place_fault(_biases_exchanged),
         ("training.whole-numbers",),
         ("types.round-trip",),
     ),
     Fault(
         "in the vector that trains square weights are transposed",
-        {"nn.parameters._in_columns": square_weights_transposed(parameters._in_columns)},
+        changed(
+            "nn.parameters._in_columns",
+            lambda right, p: p.reshape(-1) if p.dim() == 2 and p.shape[0] == p.shape[1] else right,
+        ),
         ("training.whole-numbers",),
         ("types.round-trip",),
     ),
@@ -163,25 +193,25 @@ TRAINING = [
     ),
     Fault(
         "the mean of an odd number of losses is divided by one more",
-        odd_batches(),
+        changed("chainrule.losses.mean_backward", _odd_batches),
         ("training.whole-numbers",),
         ("gradient.mean",),
     ),
     Fault(
         "in float32 the node that trains is 1 % off",
-        narrow_node(functions.MLPLossFunction),
+        changed_gradients("nn.functions.MLPLossFunction.backward", only_in(torch.float32, lambda g: g * 1.01)),
         ("training.whole-numbers", "training.any-numbers"),
         ("gradient.network-gradcheck",),
     ),
     Fault(
         "in float32 label smoothing is forgotten in the backward",
-        without_option("label_smoothing"),
+        option_fault("label_smoothing", 0, torch.float32),
         ("training.whole-numbers", "training.any-numbers"),
         ("gradient.cross-entropy-options",),
     ),
     Fault(
         "in float32 the penalty is forgotten in the backward",
-        without_option("logit_penalty"),
+        option_fault("logit_penalty", 0, torch.float32),
         ("training.whole-numbers", "training.any-numbers"),
         ("gradient.cross-entropy-options",),
     ),
@@ -210,50 +240,40 @@ TRAINING = [
         ("gradient.network-full-size",),
     ),
     Fault(
-        "strongly convex: the noise term is subtracted",
-        claim_fault("strongly convex", bound=noise_term_subtracted),
-        ("convergence.sgd-strongly-convex", "convergence.sgd-enumerated"),
-        ("convergence.gd-convex",),
-    ),
-    Fault(
-        "strongly convex: rates up to twice the largest",
-        claim_fault("strongly convex", largest=lambda rate: 2 * rate),
-        ("convergence.sgd-strongly-convex", "convergence.sgd-enumerated"),
-        ("convergence.sgd-convex",),
-    ),
-    Fault(
-        "convex without noise: half the bound",
-        claim_fault("convex, no noise", bound=lambda bound: bound / 2),
-        ("convergence.gd-convex",),
-    ),
-    Fault(
-        "convex without noise: rates up to four times the largest",
-        claim_fault("convex, no noise", largest=lambda rate: 4 * rate),
-        ("convergence.gd-convex", "convergence.gd-quadratic"),
-    ),
-    Fault(
-        "convex: the noise term is subtracted",
-        claim_fault("convex", bound=noise_term_subtracted),
-        ("convergence.sgd-convex",),
-    ),
-    Fault(
-        "convex: rates up to eight times the largest",
-        claim_fault("convex", largest=lambda rate: 8 * rate),
-        ("convergence.sgd-convex", "convergence.sgd-convex-enumerated"),
-    ),
-    Fault(
-        "not convex: the noise term is subtracted",
-        claim_fault("not convex", bound=noise_term_subtracted),
-        ("convergence.sgd-stationary", "convergence.sgd-stationary-enumerated"),
-    ),
-    Fault(
-        "not convex: rates up to four times the largest",
-        claim_fault("not convex", largest=lambda rate: 4 * rate),
-        ("convergence.sgd-stationary",),
-    ),
-    Fault(
         "Robbins and Monro: a lower ceiling",
-        ceiling_fault(lambda ceiling: ceiling - 1),
+        {"verification.statements.convergence.CEILING": CEILING - 1},
         ("convergence.robbins-monro",),
     ),
+]
+
+_DERIVED = {  # the obligation that derives each claim
+    "strongly convex": "sgd-strongly-convex",
+    "convex, no noise": "gd-convex",
+    "convex": "sgd-convex",
+    "not convex": "sgd-stationary",
+}
+
+
+def _claim_fault(claim: str, what: str, run: str = "", **changes: Callable[[Any], Any]) -> Fault:
+    """Another learning rate or bound in a claim of convergence; ``run`` sees it, too, and the other claims hold."""
+    wrong = replace(CLAIMS[claim], **{key: change(getattr(CLAIMS[claim], key)) for key, change in changes.items()})
+    fails = tuple(f"convergence.{name}" for name in (_DERIVED[claim], run) if name)
+    holds = tuple(f"convergence.{name}" for other, name in _DERIVED.items() if other != claim)
+    return Fault(f"{claim}: {what}", {f"verification.statements.convergence.CLAIMS.{claim}": wrong}, fails, holds)
+
+
+def _less_noise(bound: Any) -> Any:
+    return bound.subs(SIGMA2, -SIGMA2)
+
+
+_SUBTRACTED = "the noise term is subtracted"
+CLAIMED = [
+    _claim_fault("strongly convex", _SUBTRACTED, "sgd-enumerated", bound=_less_noise),
+    _claim_fault("strongly convex", "twice the largest rate", "sgd-enumerated", largest=lambda rate: 2 * rate),
+    _claim_fault("convex, no noise", "half the bound", bound=lambda bound: bound / 2),
+    _claim_fault("convex, no noise", "four times the largest rate", "gd-quadratic", largest=lambda rate: 4 * rate),
+    _claim_fault("convex", _SUBTRACTED, bound=_less_noise),
+    _claim_fault("convex", "eight times the largest rate", "sgd-convex-enumerated", largest=lambda rate: 8 * rate),
+    _claim_fault("not convex", _SUBTRACTED, "sgd-stationary-enumerated", bound=_less_noise),
+    _claim_fault("not convex", "four times the largest rate", largest=lambda rate: 4 * rate),
 ]

@@ -119,9 +119,39 @@ _add("matmul", "VJP of AB: g Bᵀ in A, Aᵀ g in B", "m, n, C", _matmul)
 _add("batchMatvec", "VJP of XAᵀ: g A in X, gᵀ X in A", "B, m, n", _batch)
 _add("batchAddVec", "VJP of X + v in every row: g in X, Σ_B g in v", "B, n", _rows)
 
-for _name, _statement in (
-    ("vadd-commutative", "u + v = v + u"),
-    ("vadd-associative", "(u + v) + w = u + (v + w)"),
-    ("smul-distributes", "c (u + v) = c u + c v, (c + d) v = c v + d v, c (d v) = (c d) v"),
-):
-    OBLIGATIONS.theorem(_name, _statement, f"LinearAlgebra.{_name.replace('-', '_')}", "for all n")
+_Z, _P, _Q = variable("z", N), variable("c"), variable("d")
+
+
+def _plus(u: IndexedArray, v: IndexedArray) -> IndexedArray:
+    return _first_row(dense.dense_forward(row(u), identity(N), v)[0])
+
+
+def _times(c: Any, v: IndexedArray) -> IndexedArray:
+    return _first_row(dense.dense_forward(row(v), identity(N) * c.at())[0])
+
+
+_LAWS: dict[str, tuple[str, Callable[[], list[tuple[IndexedArray, IndexedArray]]]]] = {
+    "vadd-commutative": ("u + v = v + u", lambda: [(_plus(_U, _V), _plus(_V, _U))]),
+    "vadd-associative": (
+        "(u + v) + z = u + (v + z)",
+        lambda: [(_plus(_plus(_U, _V), _Z), _plus(_U, _plus(_V, _Z)))],
+    ),
+    "smul-distributes": (
+        "c (u + v) = c u + c v, (c + d) v = c v + d v, c (d v) = (c d) v",
+        lambda: [
+            (_times(_P, _plus(_U, _V)), _plus(_times(_P, _U), _times(_P, _V))),
+            (_times(_P + _Q, _V), _plus(_times(_P, _V), _times(_Q, _V))),
+            (_times(_P, _times(_Q, _V)), _times(_P * _Q, _V)),
+        ],
+    ),
+}
+
+
+def _law(name: str) -> str:
+    for one, other in _LAWS[name][1]():
+        prove_equal(name, one, other)
+    return "sums are dense with weight I and a bias, multiples dense with weight c I"
+
+
+for _name, (_statement, _) in _LAWS.items():
+    _add(_name, _statement, "n", partial(_law, _name), _name.replace("-", "_"))
