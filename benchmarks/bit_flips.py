@@ -235,7 +235,7 @@ class Flips:
     def _rows(self) -> list[int]:
         """Examples of the first batch of the trial."""
         batches, state = self._patient.objective.batches, self._patient.state
-        from lean_mnist.data.seeding import generator_for
+        from lean_mnist.data.splits import generator_for
 
         order = torch.randperm(len(batches.split), generator=generator_for(batches.seed, "epoch", state.epoch))
         first = state.batch * batches.batch_size

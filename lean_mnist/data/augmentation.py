@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from lean_mnist.data.normalization import check_pixels
-from lean_mnist.data.seeding import generator_for
+from lean_mnist.data.splits import generator_for
 from lean_mnist.errors import ArgumentError
 
 CHUNK = 1000  # images deformed at a time: about 20 MB on the way, and no slower than more of them

@@ -13,7 +13,7 @@ from torch import Tensor
 from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization, check_pixels
-from lean_mnist.data.seeding import generator_for
+from lean_mnist.data.splits import generator_for
 from lean_mnist.data.watch import BatchWatch, RestingExamples
 from lean_mnist.errors import ArgumentError, ConfigError, MemoryFault
 

@@ -3,25 +3,20 @@
 Shapes: ``m`` examples; an image is ``rows x columns``; ``D = rows * columns`` input features.
 """
 
-import functools
-import hashlib
-import json
 import os
-import struct
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from lean_mnist.data.download import DownloadError, download
-from lean_mnist.data.idx import IMAGES_MAGIC, LABELS_MAGIC, PathLike, read_images, read_labels
-from lean_mnist.data.layout import FINGERPRINTS, LAYOUTS, OFFICIAL_SHA256, PARTS, Layout, Origin, locate
-from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS
-from lean_mnist.errors import ArgumentError, ConfigError, DataError, DataUnavailable, check_choice
+from lean_mnist.data.examples import Dataset, Split
+from lean_mnist.data.idx import PathLike, read_images, read_labels
+from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS, is_path
+from lean_mnist.data.official import LAYOUTS, DownloadError, Layout, download, locate
+from lean_mnist.data.own import load_own
+from lean_mnist.errors import ConfigError, DataError, DataUnavailable, check_choice
 from lean_mnist.files import errors_named
 from lean_mnist.reading.text import shown
 
@@ -33,101 +28,12 @@ DIGITS_TEST_EXAMPLES = 360
 DIGITS_SPLIT_SEED = 0  # a constant: the test split must be the same for every run
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """``images`` uint8 (m, rows, columns) and their ``labels`` int64 (m,)."""
+def load_dataset(
+    name: str = AUTO, data_dir: PathLike = "data", *, download: bool = True, says: bool = True, grey: bool = False
+) -> Dataset:
+    """Load a data set by its name, or own data at a path; images uint8 (m, rows, columns), labels int64 (m,).
 
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    def check_labels(self, classes: int | None = None) -> None:
-        """Raise :class:`ArgumentError` unless there are examples, and each has a label in 0..classes-1."""
-        if len(self.labels) == 0 or len(self.images) != len(self.labels):
-            found = f"{len(self.images)} images and {len(self.labels)} labels"
-            raise ArgumentError(f"split: {found}, expected equally many, and at least 1")
-        low, high = (int(end) for end in self.labels.aminmax())
-        if low < 0 or (classes is not None and high >= classes):
-            most = "" if classes is None else f" to {classes - 1}"
-            raise ArgumentError(f"split: a label of {low if low < 0 else high}, expected whole numbers from 0{most}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A training and a test split. ``train`` is everything one may learn from; ``test`` chooses nothing.
-
-    Raises :class:`ArgumentError` for a split without examples, and for a label that is none of the classes.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    classes: int
-    maximum: int  # largest possible pixel value: 255, for ``digits`` 16
-    source: str  # where it came from, for people: a folder, or "scikit-learn"
-
-    def __post_init__(self) -> None:
-        for split in (self.train, self.test):
-            split.check_labels(self.classes)
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """``(rows, columns)``."""
-        _, rows, columns = self.train.images.shape
-        return rows, columns
-
-    @property
-    def features(self) -> int:
-        """``D = rows * columns``."""
-        rows, columns = self.image_shape
-        return rows * columns
-
-    def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) of the name and of the shapes and bytes of all four arrays; computed once.
-
-        Depends on the content only, not on where the files lie or whether they are packed.
-        """
-        return self._fingerprint
-
-    @property
-    def origin(self) -> Origin:
-        """``OFFICIAL`` for the official data of this name, by the fingerprint."""
-        return Origin.OFFICIAL if FINGERPRINTS.get(self.name) == self.fingerprint() else Origin.UNKNOWN
-
-    def doubt(self) -> str | None:
-        """The line that says why these are not the official data of this name; ``None`` if they are."""
-        if self.origin is Origin.OFFICIAL:
-            return None
-        known, fault = OFFICIAL_SHA256.get(self.name), "the SHA-256 of its official files is not known here"
-        if known is not None:
-            found = zip(PARTS, known, self._file_hashes(), strict=True)
-            differ = [part for part, official, own in found if official != own]
-            fault = f"not the official data, by SHA-256 ({', '.join(differ)})"
-        return f"Data set '{self.name}' from {self.source}: {fault}; nobody vouches for where it comes from"
-
-    def _file_hashes(self) -> Iterator[str]:
-        """SHA-256 of what each of ``PARTS`` is as an IDX file."""
-        for split in (self.train, self.test):
-            for magic, array in ((IMAGES_MAGIC, split.images), (LABELS_MAGIC, split.labels.to(torch.uint8))):
-                digest = hashlib.sha256(struct.pack(f">{1 + array.ndim}I", magic, *array.shape))
-                digest.update(np.ascontiguousarray(array.cpu().numpy()).data)
-                yield digest.hexdigest()
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        arrays = (self.train.images, self.train.labels, self.test.images, self.test.labels)
-        digest = hashlib.sha256(json.dumps([self.name, [list(array.shape) for array in arrays]]).encode())
-        for array in arrays:
-            values = array.cpu().numpy()
-            # Little-endian whatever the machine, so that a fingerprint means the same everywhere.
-            digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
-        return digest.hexdigest()
-
-
-def load_dataset(name: str, data_dir: PathLike, *, download: bool = True, says: bool = True) -> Dataset:
-    """Load a data set by its name; images uint8 (m, rows, columns), labels int64 (m,) in 0..9.
+    Own data are named by a path with a slash in it, or a file ``.npz``: :mod:`lean_mnist.data.own`, as is ``grey``.
 
     The IDX sets are searched in the folder that the environment variable ``LEAN_MNIST_DATA`` names (torchvision's
     layout; only read, never written; unset if empty), then in ``data_dir``, then downloaded into ``data_dir`` unless
@@ -138,13 +44,16 @@ def load_dataset(name: str, data_dir: PathLike, *, download: bool = True, says: 
     Raises :class:`ConfigError` for an unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and
     :class:`DataError` for one that is incomplete or damaged.
     """
-    if name not in (AUTO, "digits"):
+    if not is_path(name):
         check_choice("dataset", name, DATASET_CHOICES, ConfigError)
     lines: list[str | None] = []
     try:
-        dataset = (
-            load_digits() if name == "digits" else _load_idx_dataset(name.replace(AUTO, "mnist"), data_dir, download)
-        )
+        if is_path(name):
+            dataset = load_own(name, grey=grey)
+        elif name == "digits":
+            dataset = load_digits()
+        else:
+            dataset = _load_idx_dataset(name.replace(AUTO, "mnist"), data_dir, download)
     except DataUnavailable as error:
         if name != AUTO:
             raise
@@ -212,7 +121,7 @@ def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Data
 def _read_idx_dataset(name: str, layout: Layout, paths: list[Path]) -> Dataset:
     train, test = _read_split(paths[0], paths[1], layout), _read_split(paths[2], paths[3], layout)
     test = Split(test.images[: layout.test_limit], test.labels[: layout.test_limit])
-    return Dataset(name, train, test, classes=CLASSES, maximum=255, source=shown(paths[0].parent))
+    return Dataset(name, train, test, CLASSES, 255, shown(paths[0].parent), layout.class_names)
 
 
 def _read_split(images_path: Path, labels_path: Path, layout: Layout) -> Split:

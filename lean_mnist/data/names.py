@@ -1,4 +1,7 @@
-"""Names of the data sets that options accept. Imports nothing, so that ``--help`` stays fast."""
+"""Names of the data sets that options accept, and paths beside them. Imports little, so that ``--help`` stays fast."""
+
+import os
+import re
 
 DATASETS: tuple[str, ...] = ("mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits")
 """Every data set that can be asked for by name."""
@@ -7,6 +10,20 @@ AUTO = "auto"  # MNIST where it can be had, otherwise ``digits``
 
 DATASET_CHOICES: tuple[str, ...] = (AUTO, *DATASETS)  # what ``--dataset`` accepts
 
-NORMALIZATIONS: tuple[str, ...] = ("standard", "unit", "per-image")  # what ``--normalization`` accepts
+NORMALIZATIONS: tuple[str, ...] = ("standard", "centered", "unit", "per-image")  # what ``--normalization`` accepts
 
 DATA_VARIABLE = "LEAN_MNIST_DATA"  # names a folder to search first, which is read, never written
+
+
+def is_path(dataset: str) -> bool:
+    """True where ``--dataset`` names own data: by a slash, or a file that ends in ``.npz``."""
+    return "/" in dataset or "\\" in dataset or dataset.endswith(".npz") or dataset in (".", "..")
+
+
+def dataset_name(dataset: str) -> str:
+    """``dataset`` itself; of own data a name of a-z, 0-9, ``-`` and ``_`` that is none of the named data sets'."""
+    if not is_path(dataset):
+        return dataset
+    stem = os.path.basename(os.path.abspath(os.path.expanduser(dataset))).lower().removesuffix(".npz")
+    name = re.sub("[^a-z0-9_-]+", "-", stem).strip("-")[:50] or "own"
+    return f"own-{name}" if name in DATASET_CHOICES else name

@@ -1,4 +1,4 @@
-"""From uint8 pixels to floating-point features: ``x = (pixel - mean) / scale``.
+"""From uint8 pixels to floating-point features: ``x = (pixel - mean) / scale``, clipped where that is asked for.
 
 Shapes: ``B`` batch, ``D = rows * columns`` input features, ``m`` examples.
 """
@@ -22,33 +22,38 @@ from lean_mnist.reading.text import printable
 class Normalization:
     """Map from pixels to features; plain numbers, so that it travels inside a checkpoint.
 
-    ``standard``: mean and population standard deviation of all pixels of the training part. ``unit``: mean 0 and scale
-    the largest possible pixel value. ``per-image``: each image's own mean and population standard deviation (``mean``
-    and ``scale`` are 0 and 1 and unused); an image of one colour becomes zeros.
+    ``standard``: mean and population standard deviation of all pixels of the training part. ``centered``: that mean,
+    and the largest possible pixel value as scale. ``unit``: mean 0 and that scale. ``per-image``: each image's
+    own mean and population standard deviation (``mean`` and ``scale`` are 0 and 1 and unused); an image of one colour
+    becomes zeros.
     """
 
     kind: str
     mean: float
     scale: float
+    clip: float | None = None  # features are clipped to ±this
 
     @classmethod
-    def fit(cls, kind: str, train_images: torch.Tensor, maximum: int) -> Normalization:
+    def fit(cls, kind: str, train_images: torch.Tensor, maximum: int, clip: float | None = None) -> Normalization:
         """The normalisation of ``kind`` for ``train_images``, uint8 (m, rows, columns), m >= 1.
 
-        ``maximum`` is the largest possible pixel value. Mean and variance are exact up to the final rounding to
-        float64; equal pixels give scale 1. Raises :class:`ConfigError` for an unknown ``kind``.
+        ``maximum`` is the largest possible pixel value; features are clipped to ±``clip``, if that is given.
+        Mean and variance are exact up to the final rounding to float64; equal pixels give scale 1. Raises
+        :class:`ConfigError` for an unknown ``kind``.
         """
         check_choice("normalization", kind, NORMALIZATIONS, ConfigError)
         if kind == "unit":
-            return cls(kind, 0.0, float(maximum))
+            return cls(kind, 0.0, float(maximum), clip)
         if kind == "per-image":
-            return cls(kind, 0.0, 1.0)
+            return cls(kind, 0.0, 1.0, clip)
         check_pixels("train_images", train_images)
         counts = torch.bincount(train_images.flatten(), minlength=256).tolist()
         pixels, total, squares = (sum(value**power * n for value, n in enumerate(counts)) for power in (0, 1, 2))
+        if kind == "centered":
+            return cls(kind, total / pixels, float(maximum), clip)
         # variance = squares/pixels - (total/pixels)**2, over a common denominator and in integers: nothing cancels
         deviation = math.sqrt(pixels * squares - total * total) / pixels
-        return cls(kind, total / pixels, deviation or 1.0)
+        return cls(kind, total / pixels, deviation or 1.0, clip)
 
     def apply(
         self, images: torch.Tensor, dtype: torch.dtype = torch.float32, into: torch.Tensor | None = None
@@ -74,28 +79,31 @@ class Normalization:
                 x_BD.sub_(self.mean)
             # A tensor, because CUDA divides by a Python number by multiplying with its rounded reciprocal.
             x_BD.div_(torch.full((), self.scale, dtype=x_BD.dtype, device=x_BD.device))
+        if self.clip is not None:
+            x_BD.clamp_(-self.clip, self.clip)
         return x_BD.to(dtype) if into is None or into is x_BD else into.copy_(x_BD)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint: ``kind``, ``mean``, ``scale``."""
-        return asdict(self)
+        """Plain values for a checkpoint: ``kind``, ``mean``, ``scale``, and ``clip`` where there is one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Normalization:
         """The inverse of :meth:`to_dict`. Raises :class:`CheckpointError` for anything that it cannot have written."""
-        if not isinstance(values, Mapping) or set(values) != {"kind", "mean", "scale"}:
+        if not isinstance(values, Mapping) or set(values) - {"clip"} != {"kind", "mean", "scale"}:
             found = repr(sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__)
             raise CheckpointError(f"normalization: {printable(found, 60)}, expected the fields kind, mean, scale")
-        kind, mean, scale = values["kind"], values["mean"], values["scale"]
+        kind, mean, scale, clip = values["kind"], values["mean"], values["scale"], values.get("clip", 1.0)
         for name, good, expected in (
             ("kind", isinstance(kind, str) and kind in NORMALIZATIONS, f"one of {', '.join(NORMALIZATIONS)}"),
             ("mean", _is_finite_number(mean), "a finite number"),
             ("scale", _is_finite_number(scale) and scale > 0, "a finite number above 0"),
+            ("clip", _is_finite_number(clip) and clip > 0, "a finite number above 0"),
         ):
             if not good:
                 found = printable(repr(values[name]), 60)
                 raise CheckpointError(f"normalization.{name}: {found}, expected {expected}")
-        return cls(kind, float(mean), float(scale))
+        return cls(kind, float(mean), float(scale), float(clip) if "clip" in values else None)
 
 
 def _is_finite_number(value: object) -> bool:

@@ -1,14 +1,23 @@
-"""Cutting the training examples: a validation split, and a prior's part. The test split is never touched here."""
+"""Cutting examples into parts, and the random generator of each purpose. A test split once cut is not touched here."""
 
 import hashlib
 
 import torch
 
-from lean_mnist.data.datasets import Split
-from lean_mnist.data.seeding import generator_for
+from lean_mnist.data.examples import Split
 from lean_mnist.errors import ConfigError
 
 DEFAULT_FRACTION = 12  # one twelfth: 5,000 of MNIST's 60,000
+
+
+def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """A CPU generator determined by ``(seed, purpose, index)`` and by nothing else.
+
+    Hashing keeps purposes apart: the validation split of seed 1 shares no stream with epoch 1 of seed 0, and nothing
+    depends on how many random numbers were drawn before. ``seed`` may be any integer.
+    """
+    digest = hashlib.blake2b(f"{purpose}:{seed}:{index}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def resolve_validation_size(validation_size: int | None, *, examples: int, limit_train: int | None = None) -> int:
@@ -79,3 +88,17 @@ def cut(split: Split, prior_examples: int, seed: int) -> tuple[Split, Split]:
     chosen = torch.zeros(examples, dtype=torch.bool)
     chosen[ranked[:prior_examples]] = True
     return _take(split, chosen), _take(split, ~chosen)
+
+
+def cut_test(split: Split) -> tuple[Split, Split]:
+    """Cut a fifth of each class's examples off ``split`` to test, at random but always the same ones.
+
+    A class of two to four examples gives one, a class of one none. Both parts keep the order of ``split``.
+    """
+    chosen = torch.zeros(len(split), dtype=torch.bool)
+    for label in split.labels.unique().tolist():
+        of_class = (split.labels == label).nonzero().flatten()
+        count = max(len(of_class) // 5, int(len(of_class) > 1))
+        order = torch.randperm(len(of_class), generator=generator_for(0, "test split", label))
+        chosen[of_class[order[:count]]] = True
+    return _take(split, ~chosen), _take(split, chosen)

@@ -20,7 +20,7 @@ from lean_mnist.audit.step_audit import StepAudit
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.data.seeding import generator_for
+from lean_mnist.data.splits import generator_for
 from lean_mnist.mutants.conditions import NetworkSpec
 from lean_mnist.mutants.planting import Plant
 from lean_mnist.nn import MLP

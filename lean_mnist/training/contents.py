@@ -7,7 +7,6 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from lean_mnist.data.names import DATASETS
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import CheckpointError, LeanMnistError
 from lean_mnist.nn import MLP
@@ -57,8 +56,12 @@ class _Checks(fields_of(CheckSummary), kw_only=True):  # type: ignore[misc, call
 
 
 class _Data(Fields):
-    name: Literal[DATASETS]  # type: ignore[valid-type]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,64}\Z", max_length=64)]
     sha256: Sha256
+    # Checkpoints of earlier versions, which knew of named data sets alone, lack these.
+    image_shape: Annotated[list[Count], Meta(min_length=2, max_length=2)] | None = None
+    maximum: Annotated[int, Meta(ge=1, le=255)] | None = None
+    class_names: list[Annotated[str, Meta(min_length=1, max_length=100)]] | None = None
 
 
 class _Training(Fields):
@@ -129,6 +132,11 @@ def check_content(content: dict[str, Any], where: str) -> Checked:
         model = saved_network(content["architecture"], content["model"], where, CheckpointError)
     config = saved_options(content, where, PacBayesConfig if gaussian else Config)
     normalization = named(where, lambda: Normalization.from_dict(content["normalization"]))
+    about, sizes = fields.data, content["architecture"].get("gaussian_sizes") or content["architecture"]["sizes"]
+    if about.image_shape is not None and about.image_shape[0] * about.image_shape[1] != sizes[0]:
+        raise CheckpointError(f"{where}: data.image_shape: {about.image_shape}, expected {sizes[0]} pixels")
+    if about.class_names is not None and len(about.class_names) != sizes[-1]:
+        raise CheckpointError(f"{where}: data.class_names: {len(about.class_names)}, expected {sizes[-1]}, one a class")
     checks = {name: value for name, value in content["crosscheck"].items() if name != "verdict"}
     if CheckSummary(**checks).verdict.value != fields.crosscheck.verdict:
         raise CheckpointError(f"{where}: crosscheck.verdict: {fields.crosscheck.verdict} contradicts what it counts")

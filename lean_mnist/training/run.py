@@ -71,7 +71,7 @@ def _load(config: Config, world: World, *, download: bool) -> Dataset:
     Where a checkpoint names the folder nothing is downloaded: no file decides where is written.
     """
     load = functools.cache(
-        lambda: load_dataset(config.dataset, config.data_dir, download=download, says=world.is_writer)
+        lambda: load_dataset(config.dataset, config.data_dir, download=download, says=world.is_writer, grey=config.grey)
     )
     world.on_writer(lambda: load().name)  # its name, because what the writer returns is sent to all
     return world.everywhere(load)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lean_mnist.data.names import dataset_name
 from lean_mnist.errors import ConfigError, LeanMnistError
 from lean_mnist.files import is_at, is_leftover, plain, sync_folder, write_atomically
 from lean_mnist.reading.text import shown
@@ -137,7 +138,7 @@ class RunFolder:
         Those that a killed run has left before its first checkpoint are taken over. Raises ``ConfigError`` where a
         name that was asked for is taken, or the folders cannot be made.
         """
-        name = config.run_name or f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = config.run_name or f"{dataset_name(config.dataset)}-{time.strftime('%Y%m%d-%H%M%S')}"
         for number in itertools.count(1):
             self.place(config, name if number == 1 else f"{name}-{number}")
             taken = self._take(self.folder) or self._take(self.checkpoints)
@@ -186,7 +187,9 @@ class RunFolder:
             self._sinks.append(TensorBoardSink(self.folder, at, logs))
             self._sinks.append(JsonLinesSink(self.folder / METRICS, at, (logs or {}).get(METRICS)))
 
-        self._progress = progress_sink(config.dataset, config.epochs, steps, done, config.quiet or not world.is_writer)
+        self._progress = progress_sink(
+            dataset_name(config.dataset), config.epochs, steps, done, config.quiet or not world.is_writer
+        )
         self._sinks.append(self._progress)
         if not self.ended_before:
             for name, size in {} if fresh or not world.is_writer else (logs or {}).items():

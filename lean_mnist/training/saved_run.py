@@ -72,7 +72,7 @@ def run_content(
         "config": objective.config.to_dict(),
         "metrics": metrics,
         "crosscheck": state.checks.to_dict(),
-        "data": {"name": objective.config.dataset, "sha256": objective.fingerprint},
+        "data": {"name": objective.dataset.name, "sha256": objective.fingerprint, **objective.dataset.about},
         "versions": {"lean_mnist": __version__, "torch": str(torch.__version__)},
     }
     if which != "best":

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from lean_mnist.data.datasets import Dataset, load_dataset
-from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.data.official import LAYOUTS
 from tests.support.idx_files import write_idx
 from tests.support.shared_data import folder_with
 

@@ -11,7 +11,7 @@ from lean_mnist.data.augmentation import Augmentation
 from lean_mnist.data.batches import Batches, BatchRing
 from lean_mnist.data.datasets import Split, load_dataset
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.data.seeding import generator_for
+from lean_mnist.data.splits import generator_for
 from lean_mnist.errors import ArgumentError, ConfigError
 from lean_mnist.nn.step import RING_DEPTH
 

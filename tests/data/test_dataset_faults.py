@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lean_mnist.data.datasets import load_dataset
-from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.data.official import LAYOUTS
 from lean_mnist.errors import ConfigError, DataError, DataUnavailable
 from tests.support.idx_files import write_idx
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from lean_mnist.data.datasets import DATASETS, Dataset, Split, load_dataset
-from lean_mnist.data.layout import LAYOUTS
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES
+from lean_mnist.data.official import LAYOUTS
 from lean_mnist.errors import DataUnavailable
 from tests.support.idx_files import write_idx
 

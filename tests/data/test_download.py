@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-from lean_mnist.data import download
+from lean_mnist.data import official
 from lean_mnist.data.datasets import load_dataset
-from lean_mnist.data.layout import LAYOUTS
+from lean_mnist.data.official import LAYOUTS
 from lean_mnist.errors import DataError, DataUnavailable
 
 WriteSet = Callable[..., tuple[np.ndarray, ...]]  # the fixture write_set of conftest.py
@@ -166,7 +166,7 @@ def test_an_interrupted_download_leaves_nothing(tmp_path: Path, serve: Any, monk
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "_move_into_place", interrupt)
+    monkeypatch.setattr(official, "_move_into_place", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_dataset("mnist", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -177,8 +177,8 @@ def test_a_server_that_falls_silent(tmp_path: Path, serve: Any, monkeypatch: pyt
     """The probe succeeds, then a socket of the download waits in vain: the time limit on sockets ends it."""
     serve("mnist")
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        monkeypatch.setattr(download, "STALL_SECONDS", 0.1)
-        monkeypatch.setattr(download, "probe", lambda urls: None)
+        monkeypatch.setattr(official, "STALL_SECONDS", 0.1)
+        monkeypatch.setattr(official, "probe", lambda urls: None)
         mirror = f"http://127.0.0.1:{mute.getsockname()[1]}/"
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mirror])
         assert "timed out" in expect_unavailable("mnist", tmp_path / "own")
@@ -220,8 +220,8 @@ def test_a_hanging_name_look_up_is_not_waited_for(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(urllib.request, "urlopen", hang)
     started = time.monotonic()
     try:
-        with pytest.raises(download.DownloadError) as caught:
-            download.probe(["http://one", "http://two"], seconds=0.1)
+        with pytest.raises(official.DownloadError) as caught:
+            official.probe(["http://one", "http://two"], seconds=0.1)
         assert time.monotonic() - started < 5
     finally:
         release.set()
@@ -235,14 +235,14 @@ def test_one_answer_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError(OSError(101, "Network is unreachable"))
 
     monkeypatch.setattr(urllib.request, "urlopen", answer)
-    download.probe(["http://bad", "http://good"])
-    with pytest.raises(download.DownloadError, match=r"^bad: Network is unreachable$"):
-        download.probe(["http://bad"])
+    official.probe(["http://bad", "http://good"])
+    with pytest.raises(official.DownloadError, match=r"^bad: Network is unreachable$"):
+        official.probe(["http://bad"])
 
 
 def test_candidate_urls_are_those_torchvision_would_use() -> None:
     for name, layout in LAYOUTS.items():
-        urls = download.candidate_urls(getattr(torchvision.datasets, layout.folder))
+        urls = official.candidate_urls(getattr(torchvision.datasets, layout.folder))
         assert urls
         for url in urls:
             assert url.startswith("http")

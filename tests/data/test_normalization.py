@@ -111,8 +111,8 @@ def test_wrong_arguments() -> None:
         unit.apply(pixels(2, 9))
     with pytest.raises(ArgumentError, match=r"^train_images: float64 of shape"):
         Normalization.fit("standard", torch.zeros(2, 3, 3, dtype=torch.float64), 255)
-    expected = "normalization: expected one of standard, unit, per-image, found 'standart' (did you mean 'standard'?)"
-    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+    expected = "normalization: expected one of standard, centered, unit, per-image, found 'standart' (did you mean 'sta"
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}"):
         Normalization.fit("standart", pixels(2, 3, 3), 255)
 
 
@@ -128,8 +128,8 @@ NONSENSE: list[tuple[Any, str]] = [
     (None, "normalization: 'NoneType', expected the fields kind, mean, scale"),
     ({}, "normalization: [], expected the fields kind, mean, scale"),
     ({**GOOD, "x": 1}, "normalization: ['kind', 'mean', 'scale', 'x'], expected the fields kind, mean, scale"),
-    ({**GOOD, "kind": "zca"}, "normalization.kind: 'zca', expected one of standard, unit, per-image"),
-    ({**GOOD, "kind": ["unit"]}, "normalization.kind: ['unit'], expected one of standard, unit, per-image"),
+    ({**GOOD, "kind": "zca"}, "normalization.kind: 'zca', expected one of standard, centered, unit, per-image"),
+    ({**GOOD, "kind": ["unit"]}, "normalization.kind: ['unit'], expected one of standard, centered, unit, per-image"),
     ({**GOOD, "mean": math.nan}, "normalization.mean: nan, expected a finite number"),
     ({**GOOD, "mean": "0"}, "normalization.mean: '0', expected a finite number"),
     ({**GOOD, "mean": True}, "normalization.mean: True, expected a finite number"),
@@ -137,6 +137,8 @@ NONSENSE: list[tuple[Any, str]] = [
     ({**GOOD, "scale": -1.0}, "normalization.scale: -1.0, expected a finite number above 0"),
     ({**GOOD, "scale": math.inf}, "normalization.scale: inf, expected a finite number above 0"),
     ({**GOOD, "scale": 10**310}, f"normalization.scale: {10**58}…, expected a finite number above 0"),
+    ({**GOOD, "clip": 0}, "normalization.clip: 0, expected a finite number above 0"),
+    ({**GOOD, "clip": None}, "normalization.clip: None, expected a finite number above 0"),
     ({**GOOD, "scale": None}, "normalization.scale: None, expected a finite number above 0"),
 ]
 
@@ -145,6 +147,29 @@ NONSENSE: list[tuple[Any, str]] = [
 def test_nonsense_in_a_checkpoint(values: Any, expected: str) -> None:
     with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
         Normalization.from_dict(values)
+
+
+def test_centering_takes_the_mean_away_and_keeps_the_scale_of_the_pixels() -> None:
+    images = pixels(9, 4, 6)
+    fitted = Normalization.fit("centered", images, 255)
+    assert fitted.mean == pytest.approx(images.double().mean().item())
+    assert fitted.scale == 255
+    x = fitted.apply(images, torch.float64)
+    assert abs(x.mean().item()) < 1e-12
+    assert torch.allclose(x, (images.double().flatten(1) - fitted.mean) / 255, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
+def test_clipping_bounds_every_feature_and_changes_no_other(kind: str) -> None:
+    images = pixels(9, 4, 6)
+    free, clipped = (Normalization.fit(kind, images, 255, clip) for clip in (None, 0.3))
+    x, inside = free.apply(images), free.apply(images).abs() <= 0.3
+    assert not inside.all()
+    found = clipped.apply(images)
+    assert torch.equal(found, x.clamp(-0.3, 0.3))
+    assert torch.equal(found[inside], x[inside])
+    assert Normalization.from_dict(json.loads(json.dumps(clipped.to_dict()))) == clipped
+    assert "clip" not in free.to_dict()
 
 
 def test_whole_numbers_are_numbers() -> None:

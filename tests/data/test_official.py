@@ -10,8 +10,8 @@ import torch
 
 from lean_mnist.data.batches import Batches
 from lean_mnist.data.datasets import Dataset, Split, load_dataset
-from lean_mnist.data.layout import FINGERPRINTS, LAYOUTS, OFFICIAL_SHA256, PARTS, Origin
 from lean_mnist.data.normalization import Normalization
+from lean_mnist.data.official import FINGERPRINTS, LAYOUTS, OFFICIAL_SHA256, PARTS, Origin
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import split_data

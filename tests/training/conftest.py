@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lean_mnist.data.download import DownloadError
 from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.data.official import DownloadError
 from lean_mnist.training.evaluation import figures
 from tests.support.idx_files import write_idx
 from tests.support.shared_data import folder_with
@@ -26,7 +26,7 @@ def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
         raise DownloadError("the tests have no network")
 
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    monkeypatch.setattr("lean_mnist.data.download.probe", refuse)
+    monkeypatch.setattr("lean_mnist.data.official.probe", refuse)
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,12 @@ import pytest
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.data.augmentation import Augmentation
-from lean_mnist.data.names import DATASET_CHOICES, DATASETS, NORMALIZATIONS
+from lean_mnist.data.names import DATASET_CHOICES, NORMALIZATIONS
 from lean_mnist.errors import ConfigError
 from lean_mnist.nn.modules import INITIALIZATIONS
 from lean_mnist.training.config import DEFAULT_LR, Config
 from lean_mnist.training.config.config import config_from_dict, read_config
 from lean_mnist.training.config.presets import PRESETS, preset
-from lean_mnist.training.evaluation.report import EvaluateArguments
 from lean_mnist.training.objectives.build import build_augmentation
 from tests.support.training_cases import surroundings
 
@@ -83,7 +82,6 @@ def test_the_learning_rate_is_the_optimizers_own_unless_given() -> None:
 
 
 CHOICES = [
-    (Config, "dataset", DATASET_CHOICES),
     (Config, "normalization", NORMALIZATIONS),
     (Config, "activation", tuple(ACTIVATIONS)),
     (Config, "initialization", INITIALIZATIONS),
@@ -101,10 +99,11 @@ def test_the_choices_of_an_option_are_those_of_the_code_behind_it(
     assert set(get_args(get_type_hints(cls)[field])) == set(expected)
 
 
-def test_evaluate_takes_every_data_set() -> None:
-    choices, none = get_args(get_type_hints(EvaluateArguments)["dataset"])
-    assert set(get_args(choices)) == set(DATASETS)
-    assert none is type(None)
+def test_a_data_set_is_a_known_name_or_a_path() -> None:
+    for name in (*DATASET_CHOICES, "./shapes", "a/b", "shapes.npz", "..", "C:\\shapes"):
+        assert Config(dataset=name).dataset == name
+    with pytest.raises(ConfigError, match=r"^--dataset: expected one of .*, found 'mnits' \(did you mean 'mnist'\?\)"):
+        Config(dataset="mnits")
 
 
 VARIED = [

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lean_mnist.data.datasets import Dataset
-from lean_mnist.data.layout import LAYOUTS
+from lean_mnist.data.official import LAYOUTS
 from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
@@ -255,6 +255,8 @@ def split_data(dataset: Dataset, split: str, classes: int, part: dict[str, int] 
     of_split = dataset.train if split == "train" else dataset.test
     images, labels = of_split.images.cpu().numpy(), of_split.labels.cpu().numpy().astype(np.uint8)
     examples, rows, columns = images.shape
+    if classes > 256:
+        raise CertificateError(f"data: {classes} classes, expected at most 256, whose labels are a byte each")
     contents = {
         "images": struct.pack(">IIII", 0x803, examples, rows, columns) + images.tobytes(),
         "labels": struct.pack(">II", 0x801, examples) + labels.tobytes(),

@@ -61,6 +61,10 @@ def certify(
     labels that cannot be, or an unknown bound; ``BoundError`` for a δ that is none.
     """
     require_known_bounds(options.bounds)
+    if normalization.clip is not None:
+        raise CertificateError(
+            "normalization: clips features, which no certificate knows of; expected no --clip-pixels"
+        )
     unit = checker.UNITS[precision_for(model) if options.precision == "auto" else options.precision]
     errors, arithmetic = test_errors(model, normalization, dataset, unit, by_norms=False), checker.ARITHMETICS[unit]
     examples, sizes, evaluations = len(dataset.test), model.sizes, history.evaluations
@@ -146,7 +150,8 @@ def decoder_of(model: MLP, normalization: Normalization) -> dict[str, Any]:
         "activation": model.activation,
         "bias": model.weights_and_biases()[0][1] is not None,
         "normalization": {
-            "kind": normalization.kind,
+            # The same map of pixels, of which the mean and the scale are stated.
+            "kind": "standard" if normalization.kind == "centered" else normalization.kind,
             "mean": str(Fraction(normalization.mean)),
             "scale": str(Fraction(normalization.scale)),
         },

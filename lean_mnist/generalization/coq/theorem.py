@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from lean_mnist.data.datasets import Dataset
-from lean_mnist.data.layout import Origin
+from lean_mnist.data.official import Origin
 from lean_mnist.errors import ArgumentError, BoundError, CertificateError
 from lean_mnist.generalization.bounds import DIGITS, upper_risk
 from lean_mnist.generalization.exact import decimal_text, exact

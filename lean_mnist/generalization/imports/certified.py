@@ -168,8 +168,9 @@ def import_network(path: str, kind: NetworkFile, features: int, classes: int) ->
         normalization = Normalization.from_dict(load_dictionary(path).get("normalization", {}))
     except CheckpointError as error:
         raise DataError(f"{shown(path)}: {error}") from None
-    if normalization.kind == "per-image":
-        found = "per-image normalisation, expected standard or unit, which are one map of all pixels"
+    if normalization.kind == "per-image" or normalization.clip is not None:
+        found = "clipped" if normalization.clip is not None else "per-image"
+        found += " normalisation, expected standard, centered or unit, which are one map of all pixels"
         raise DataError(f"{shown(path)}: {found}")
     return replace(network, scaling=normalization)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lean_mnist.command_line import option_name, parse
-from lean_mnist.errors import ConfigError, LeanMnistError, nearest
+from lean_mnist.data.names import DATASET_CHOICES, is_path
+from lean_mnist.errors import ConfigError, LeanMnistError, check_choice, nearest
 from lean_mnist.generalization.checker import ACTIVATIONS
 from lean_mnist.reading.json import read_json
 from lean_mnist.reading.text import printable, shown
@@ -48,12 +49,18 @@ class Config:
     """A ready recipe; options given beside it override it. lean-full and lean-medium are those of LEAN_mnist."""
 
     # What it learns from
-    dataset: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] = "auto"
-    """auto is mnist, or scikit-learn's digits where MNIST cannot be had."""
+    dataset: str = "auto"
+    """auto (mnist, or scikit-learn's digits where MNIST cannot be had), mnist, fashion-mnist, kmnist, qmnist,
+    emnist-digits, digits, or the path of own data: ./FOLDER of images by class or of IDX files, or FILE.npz."""
+    grey: bool = False
+    """Convert own images in colour to grey; without it they are refused."""
     data_dir: str = "data"
     """Searched after the folder that LEAN_MNIST_DATA names, and downloaded into."""
-    normalization: Literal["standard", "unit", "per-image"] = "standard"
-    """standard: mean and deviation of the training part; unit: pixel / largest; per-image: each image by its own."""
+    normalization: Literal["standard", "centered", "unit", "per-image"] = "standard"
+    """standard: mean and deviation of the training part; unit: pixel / largest; centered: that, minus its mean;
+    per-image: each image by its own."""
+    clip_pixels: float | None = None
+    """Clip each normalised pixel to at most this far from 0: with standard, so many standard deviations."""
     validation_size: int | None = None
     """Examples cut from the training data to select the best checkpoint; a twelfth if not given."""
     limit_train: int | None = None
@@ -168,9 +175,11 @@ class Config:
                 if value is not None and not least <= value <= _MOST:
                     expected = f"at most {_MOST}" if _MOST < value < math.inf else f"at least {least}"
                     raise ConfigError(f"{option_name(name)}: expected {expected}, found {printable(value, 60)}")
+        if not is_path(self.dataset):
+            check_choice("--dataset", self.dataset, DATASET_CHOICES, ConfigError)
         if self.augment_scale >= 1:
             raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
-        for name in ("lr", "clip_norm", "init_scale", "decay", "augment_smoothness"):
+        for name in ("lr", "clip_norm", "clip_pixels", "init_scale", "decay", "augment_smoothness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{option_name(name)}: expected a number above 0, found {value}")
@@ -190,7 +199,7 @@ class Config:
         if not 0 <= self.seed < 2**63:
             expected = "at least 0" if self.seed < 0 else "a number below 2^63"
             raise ConfigError(f"--seed: expected {expected}, found {printable(self.seed, 60)}")
-        for name in ("data_dir", "runs_dir", "checkpoints_dir"):
+        for name in ("dataset", "data_dir", "runs_dir", "checkpoints_dir"):
             _check_text(option_name(name), getattr(self, name))
         if self.run_name is not None:
             _check_text("--run-name", self.run_name)
@@ -204,7 +213,7 @@ class Config:
         if self.quantize not in range(1, 17):
             raise ConfigError(f"--quantize: expected from 1 to 16 bits a weight, found {self.quantize}")
         # A quantised network is one on whole numbers: of pixels, and with nothing between its layers but a maximum.
-        for name, expected in (("normalization", "unit"), ("activation", "relu")):
+        for name, expected in (("normalization", "unit"), ("activation", "relu"), ("clip_pixels", None)):
             if getattr(self, name) != expected:
                 raise ConfigError(f"--quantize: expected {option_name(name)} {expected}, found {getattr(self, name)}")
         if self.precision == "bfloat16":

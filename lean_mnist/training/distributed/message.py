@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.audit.rounding import LAMBDA
-from lean_mnist.data.seeding import generator_for
+from lean_mnist.data.splits import generator_for
 
 PROJECTIONS = 2
 # A step's projections are windows into longer rows of random numbers: to draw them anew would cost more than all else.

@@ -24,8 +24,8 @@ class EvaluateArguments:
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """best.pt or last.pt of a run."""
-    dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = None
-    """The one it was trained on if not given."""
+    dataset: str | None = None
+    """Name of a data set, or path of own data; what it was trained on if not given."""
     split: Literal["test", "validation", "train"] = "test"
     """validation and train are cut as the run cut them."""
     data_dir: str | None = None
@@ -84,14 +84,18 @@ class Report:
 def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None) -> Dataset:
     """The data set ``name``, from ``data_dir`` if given, else from where the checkpoint's run had it, else ``data``.
 
-    A folder that only the checkpoint names is read, but nothing is downloaded into it.
+    A place that only the checkpoint names is read, but nothing is downloaded into it.
     """
     from lean_mnist.data.datasets import load_dataset
+    from lean_mnist.data.names import is_path
     from lean_mnist.errors import DataUnavailable
 
+    config = checkpoint.config
+    if is_path(name) or (name == checkpoint.data["name"] and is_path(config.dataset)):
+        return load_dataset(name if is_path(name) else config.dataset, grey=config.grey)
     if data_dir is None:
         try:
-            return load_dataset(name, checkpoint.config.data_dir, download=False)
+            return load_dataset(name, config.data_dir, download=False)
         except DataUnavailable:
             data_dir = "data"
     return load_dataset(name, data_dir)

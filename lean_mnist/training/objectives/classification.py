@@ -62,10 +62,12 @@ class Classification:
             dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
         )
         # Choices that were left open are written down as made, so that a repetition makes no others.
-        found: Any = {"dataset": dataset.name, "validation_size": len(self.validation)}
+        found: Any = {"dataset": dataset.path or dataset.name, "validation_size": len(self.validation)}
         self.config = config = dataclasses.replace(config, **found)
         self.dataset, self.fingerprint = dataset, dataset.fingerprint()
-        self.normalization = Normalization.fit(config.normalization, self.train.images, dataset.maximum)
+        self.normalization = Normalization.fit(
+            config.normalization, self.train.images, dataset.maximum, config.clip_pixels
+        )
         self.model = build.build_model(config, dataset.features, dataset.classes)
         dtype = build.STEP_DTYPES[config.precision]
         self.parameters = FlatParameters(self.model, dtype)

@@ -12,8 +12,7 @@ from torch import Tensor
 from lean_mnist.audit.step_audit import AuditResult
 from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import Dataset
-from lean_mnist.data.seeding import generator_for
-from lean_mnist.data.splits import cut
+from lean_mnist.data.splits import cut, generator_for
 from lean_mnist.errors import CheckpointError
 from lean_mnist.generalization.exact import exact
 from lean_mnist.generalization.pacbayes.audit import audit_posterior
@@ -206,7 +205,6 @@ class PacBayes:
             "model": self._weights(),
             "architecture": {"gaussian_sizes": list(self.network.sizes), "prior_scale": self._stage.prior_scale},
             "normalization": self._stage.batches.normalization.to_dict(),
-            "data": {"name": self.dataset.name, "sha256": self.fingerprint},
         }
         position = {"sums": self._sums, "epochs": self.epochs, "seconds": self.seconds, "candidates": self.candidates}
         return content, position

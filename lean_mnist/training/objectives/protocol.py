@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lean_mnist.data.batches import Batch
+from lean_mnist.data.datasets import Dataset
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.step import StepEngine
 from lean_mnist.nn.update import Update
@@ -50,6 +51,7 @@ class Objective(Protocol):
     config: Config  # with everything chosen that was left to be chosen (data set, device, size of the validation split)
     command: str  # the module that runs it, for the message that says how to go on
     steps: int  # updates of the whole run
+    dataset: Dataset
     fingerprint: str  # SHA-256 of the data set, by which a resumed run knows that it is the same
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lean_mnist.data.layout import Origin
+from lean_mnist.data.official import Origin
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize import TrainingClaims
