@@ -179,7 +179,7 @@ def test_fingerprint(tmp_path: Path, write_set: WriteSet, monkeypatch: pytest.Mo
             changed = {name: getattr(getattr(dataset, split), name).clone() for name in ("images", "labels")}
             changed[field].view(-1)[-1] ^= 1
             splits = {"train": dataset.train, "test": dataset.test, split: Split(**changed)}
-            other = Dataset("mnist", **splits, classes=10, maximum=255, source="")
+            other = Dataset("mnist", splits["train"], splits["test"], classes=10, maximum=255, source="")
             assert other.fingerprint() != fingerprint, (split, field)
     wide = Split(dataset.train.images.reshape(-1, 14, 56), dataset.train.labels)  # same bytes, another shape
     assert Dataset("mnist", wide, dataset.test, 10, 255, "").fingerprint() != fingerprint

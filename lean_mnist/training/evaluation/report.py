@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from lean_mnist.reading.text import printable
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,6 +47,7 @@ class Report:
     split: str
     verdict: str
     evaluation: Evaluation
+    class_names: tuple[str, ...]
     independence: Independence | None  # None where there are no errors, or too few examples
     certificate: FoundCertificate | None  # None where none lies beside the run or the checkpoint
     plots: tuple[str, ...]  # files
@@ -53,7 +56,8 @@ class Report:
         """One JSON document."""
         about = {"checkpoint": self.checkpoint, "dataset": self.dataset, "split": self.split}
         certificate = None if self.certificate is None else self.certificate.to_dict()
-        values: dict[str, Any] = {**about, "crosscheck": self.verdict, **self.evaluation.to_dict()}
+        values: dict[str, Any] = {**about, "crosscheck": self.verdict, "class_names": list(self.class_names)}
+        values |= self.evaluation.to_dict()
         values["independence"] = None if self.independence is None else self.independence.to_dict()
         values |= {"certificate": certificate, "plots": list(self.plots)}
         return json.dumps(values, indent=2, allow_nan=False)
@@ -76,7 +80,8 @@ class Report:
         lines.append(" " * 24 + " ".join(f"{c:>{width}}" for c in classes))
         for c, (accuracy, row) in enumerate(zip(found.class_accuracy, found.confusion.tolist(), strict=True)):
             share = "     none" if accuracy is None else f"{accuracy:>9.2%}"
-            lines.append(f"{c:>10}   {share}  " + " ".join(f"{count or '·':>{width}}" for count in row))
+            named = "" if self.class_names[c] == str(c) else f"   {printable(self.class_names[c], 40)}"
+            lines.append(f"{c:>10}   {share}  " + " ".join(f"{count or '·':>{width}}" for count in row) + named)
         lines += ["", *(f"written {path}" for path in self.plots)] if self.plots else []
         return "\n".join(lines)
 
@@ -152,6 +157,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
         arguments.split,
         checkpoint.crosscheck["verdict"],
         evaluation,
+        dataset.class_names,
         independence(evaluation.right),
         find_certificate(places, Evaluated(checkpoint.model, checkpoint.normalization, dataset, looks)),
         tuple(map(str, plots)),

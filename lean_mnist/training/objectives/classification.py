@@ -196,6 +196,7 @@ class Classification:
         return Summary(
             self.config,
             self.dataset.origin,
+            self.dataset.class_names,
             state,
             test,
             folder.folder,

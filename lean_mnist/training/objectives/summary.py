@@ -25,6 +25,7 @@ class Summary:
 
     config: Config
     origin: Origin
+    class_names: tuple[str, ...]
     state: RunState
     test: Evaluation
     folder: Path
@@ -50,6 +51,7 @@ class Summary:
             "dataset": self.config.dataset,
             "run": self.config.run_name,
             "data_origin": self.origin.value,
+            "class_names": list(self.class_names),
             "preset": self.config.preset,
             "test_examples": test.examples,
             "test_errors": test.errors,
