@@ -28,7 +28,7 @@ unit's n weights, ``N`` that of its inputs and ``E`` that of the bounds on their
 of Numerical Algorithms, 2nd ed., section 3.1, and the inequality of Cauchy and Schwarz). An example is right if its
 label's logit minus its bound exceeds every other plus its own. Where 64 bits a unit leave a doubt, 128 decide.
 
-What these norms leave open is bounded again by components (``Traced``), unless the certificate is of an earlier
+What these norms leave open is bounded again by components (``Network.traced``), unless the certificate is of an earlier
 release. With h the exact activations, s bounds on their errors and k the number of those that may not be 0 (adding
 zeros rounds nothing), a unit's own sum, in any order, is off by at most
 
@@ -58,7 +58,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from multiprocessing import get_context
 from operator import mul
@@ -522,7 +522,7 @@ def check_document(document: Fields) -> None:
 
 
 def former_form(document: Fields) -> list[str]:
-    """What a certificate in the form of an earlier release leaves open, in a sentence; none of one in today's form."""
+    """A sentence on what a certificate in the form of an earlier release leaves open; none of one in today's form."""
     if document["schema"] == HOLDOUT:
         fields, field = document, "arithmetic"
         holds = ARITHMETICS[document["decoder"]["unit"]]
@@ -616,13 +616,13 @@ def derive_holdout(document: Fields) -> Fields:
 
 
 def courses(tried: int, adaptive: bool, answers: int) -> int:
-    """By what delta is divided: how many hypotheses were tried, or, where each could depend on what one of so many
+    """The divisor of delta: how many hypotheses were tried, or, where each could depend on what one of so many
     ``answers`` all earlier ones gave, how many could have been."""
     return (answers**tried - 1) // (answers - 1) if adaptive else tried
 
 
 def tried_candidates(fields: Fields, field: str) -> tuple[int, list[str]]:
-    """By what candidates divide delta, and what is assumed of them."""
+    """The divisor of delta for the candidates, and what is assumed of them."""
     tried, adaptive = fields["candidates"], fields.get("adaptive", False)
     if adaptive and not tried <= 300:
         raise Rejected(f"{field}.candidates: expected at most 300 if they are adaptive, found {tried}")
@@ -950,6 +950,13 @@ def check_risk(field: str, stated: str, confirmed: Callable[[int], bool]) -> Non
         raise Rejected(f"{field}: {stated} is not the least that follows; it was altered")
 
 
+def check_risks(field: str, claims: list[Fields], k: int, m: int, share: Callable[[Fields], Fraction]) -> None:
+    """Raise ``Rejected`` unless each claim's risk is the least that its bound, or the exact tail, confirms."""
+    for index, claim in enumerate(claims):
+        confirmed = partial(confirms, claim.get("bound", "clopper-pearson"), k, m, share(claim))
+        check_risk(f"{field}[{index}].risk", claim["risk"], confirmed)
+
+
 def confirms(bound: str, k: int, m: int, share: Fraction, n: int) -> bool:
     """Decide whether the bound shows, with failure probability ``share``, that the risk is at most n / 10^12."""
     if n >= ONE or n * m <= k * ONE:
@@ -1061,9 +1068,7 @@ def check_holdout(document: Fields, files: Files, effort: Effort) -> None:
     size = parameters * DTYPES[weights["dtype"]][1]
     values = _numbers(files.beside(weights, "weights", size), weights["dtype"], "weights.file")
     images, labels = files.examples(document)
-    for index, claim in enumerate(document["claims"]):
-        confirmed = partial(confirms, claim["bound"], k, m, Fraction(claim["share"]))
-        check_risk(f"claims[{index}].risk", claim["risk"], confirmed)
+    check_risks("claims", document["claims"], k, m, lambda claim: Fraction(claim["share"]))
     layers = _layers(values, decoder["sizes"], decoder["bias"])
     del values
     low, high = count_all(layers, decoder, images, labels, effort)
@@ -1080,14 +1085,14 @@ class Layer:
     """A dense layer of which all units stand in one integer an input, ``slot`` bits each, and what its bounds need."""
 
     def __init__(self, rows: Rows, bias: Numbers, u: float, slot: int, input_bits: int, stretch: float) -> None:
-        self.units, self.inputs, self.bias, self.input_bits = len(rows), len(rows[0]), bias, input_bits
-        self.largest_bias = max(map(abs, bias))
+        self.units, self.inputs, self.rows, self.bias, self.input_bits = len(rows), len(rows[0]), rows, bias, input_bits
         self.norms = [math.sqrt(math.fsum(w * w for w in row)) * (1 + _OWN) for row in rows]
         self.sums = [math.fsum(row) for row in rows]
         self.absolute = [math.fsum(map(abs, row)) * (1 + _OWN) for row in rows]
         self.width = slot // 8
         bits = slot - 2 - input_bits - self.inputs.bit_length()  # so that no sum leaves its slot
-        self.shift = bits - math.frexp(max(abs(w) for row in rows for w in row))[1]
+        self.largest_weight = max(abs(w) for row in rows for w in row)
+        self.shift = bits - math.frexp(self.largest_weight)[1]
         half = 1 << (slot - 1)
         self.offset = joined([half] * self.units, self.width)
         self.columns = [
@@ -1097,6 +1102,16 @@ class Layer:
         self.stretch = stretch  # at least its spectral norm
         self.gamma = (self.inputs + 3) * u / (1 - (self.inputs + 3) * u)
         self.root = math.sqrt(self.inputs)
+
+    @cached_property
+    def magnitudes(self) -> list[Numbers]:
+        """Absolute values of the weights, row by row."""
+        return [array("d", map(abs, row)) for row in self.rows]
+
+    @cached_property
+    def transposed(self) -> list[Numbers]:
+        """The weights, column by column."""
+        return [array("d", column) for column in zip(*self.rows, strict=True)]
 
     def products(self, inputs: list[int] | bytes) -> Floats:
         """``2^shift Σ_i w_ji a_i`` for whole numbers a_i of at most ``input_bits`` bits; rounded once, to a float."""
@@ -1116,7 +1131,7 @@ class Layer:
         return [unit * v + b for v, b in zip(sums, self.bias, strict=True)]
 
     def rounded(self, h: Floats, z: Floats) -> Floats:
-        """What the rounding of h and of the weights to whole numbers, and the last two operations, may have done to
+        """Bounds on what the rounding of h and of the weights to whole numbers, and the last two operations, did to
         each number of ``z = applied(h)``."""
         largest = max(map(abs, h))
         coarse = math.ldexp(1.0, -self.shift) * self.inputs * largest
@@ -1196,65 +1211,53 @@ class Network:
         z = [(product - shifted) / scale + b for (product, shifted), b in zip(terms, layer.bias, strict=True)]
         # What rounding the weights to whole numbers did, and a handful of operations on these terms.
         largest = max([abs(product) + abs(shifted) for product, shifted in terms])
-        own = (unit * total + _OWN * largest) / scale + _OWN * layer.largest_bias
+        own = (unit * total + _OWN * largest) / scale + _OWN * max(map(abs, layer.bias))
         return z, own, norm, error
 
-
-class Traced:
-    """Bounds on differences of logits by components, with the gradient going back through units of certain slope."""
-
-    def __init__(self, layers: Layers, network: Network) -> None:
-        self.network = network
-        self.magnitudes = [[array("d", map(abs, row)) for row in rows] for rows, _ in layers]
-        self.columns = [[array("d", column) for column in zip(*rows, strict=True)] for rows, _ in layers]
-        self.largest = [max(map(max, rows)) for rows in self.magnitudes]
-
-    def errors(self, pixels: bytes, label: int, others: Sequence[int]) -> Floats:
-        """How far any evaluation's label's logit minus each of the ``others`` may be from the exact one."""
-        net, steps = self.network, []
-        (mean, scale), (z, own, norm, reach) = net.scaling(pixels), net.first(pixels)
+    def traced(self, pixels: bytes, label: int, others: Sequence[int]) -> Floats:
+        """Bounds by components on how far any evaluation's label's logit minus each of the ``others`` may be from the
+        exact one; the gradient goes back through units of certain slope."""
+        steps, (mean, scale), (z, own, norm, reach) = [], self.scaling(pixels), self.first(pixels)
         inputs, rounded = [abs(pixel - mean) / scale for pixel in pixels], [own] * len(z)
-        before, k = [w * reach for w in net.layers[0].norms], len(pixels)
-        if net.kind != "per-image" and mean == 0:
+        before, k = [w * reach for w in self.layers[0].norms], len(pixels)
+        if self.kind != "per-image" and mean == 0:
             k -= pixels.count(0)
-        for index, (layer, rows) in enumerate(zip(net.layers, self.magnitudes, strict=True)):
-            g, floor = (
-                (k + 1) * net.u / (1 - (k + 1) * net.u),
-                2.0**-149 * (layer.root * (norm + reach) + layer.inputs + 1),
-            )
-            factor = net.u * (k + 3 + 2 * k * g) / 2
+        for index, layer in enumerate(self.layers):
+            g = (k + 1) * self.u / (1 - (k + 1) * self.u)
+            floor = 2.0**-149 * (layer.root * (norm + reach) + layer.inputs + 1)
+            factor = self.u * (k + 3 + 2 * k * g) / 2
             fresh = [
                 factor * (sum(map(mul, row, inputs)) + abs(b) + abs(v) + 2 * p) + floor + r
-                for row, b, v, p, r in zip(rows, layer.bias, z, before, rounded, strict=True)
+                for row, b, v, p, r in zip(layer.magnitudes, layer.bias, z, before, rounded, strict=True)
             ]
             errors = [p + f for p, f in zip(before, fresh, strict=True)]
             if not _sound(z, errors):
                 return [math.inf] * len(others)
             if index == 0:
                 fresh = errors  # the features' error as well
-            if index == len(net.layers) - 1:
+            if layer is self.layers[-1]:
                 break
-            h, spread, _, own_h = activate(net.activation, z, errors, net.u)
-            certain = [certain_slope(net.activation, v, e * _MIDDLE) for v, e in zip(z, errors, strict=True)]
+            h, spread, _, own_h = activate(self.activation, z, errors, self.u)
+            certain = [certain_slope(self.activation, v, e * _MIDDLE) for v, e in zip(z, errors, strict=True)]
             added = [
                 s if slope is None else slope * f + r
                 for slope, f, s, r in zip(certain, fresh, spread, own_h, strict=True)
             ]
-            steps.append((index + 1, [slope or 0.0 for slope in certain], added, sum(spread)))
+            following = self.layers[index + 1]
+            steps.append((following, [slope or 0.0 for slope in certain], added, sum(spread)))
             inputs, k = list(map(abs, h)), sum(1 for v, s in zip(h, spread, strict=True) if v or s)
             norm, reach = math.hypot(*h), math.hypot(*spread)
-            before = [sum(map(mul, row, spread)) for row in self.magnitudes[index + 1]]
-            following = net.layers[index + 1]
+            before = [sum(map(mul, row, spread)) for row in following.magnitudes]
             z = following.applied(h)
             rounded = following.rounded(h, z)
         found = []
         for other in others:
             gradient, error = [0.0] * len(z), fresh[label] + fresh[other]
             gradient[label], gradient[other] = 1.0, -1.0
-            for index, slopes, added, spreads in reversed(steps):
+            for layer, slopes, added, spreads in reversed(steps):
                 # The sums below are rounded: what is neglected meets errors of at most the spreads.
-                error += _NEGLECTED * sum(map(abs, gradient)) * self.largest[index] * spreads
-                columns = zip(self.columns[index], slopes, added, strict=True)
+                error += _NEGLECTED * sum(map(abs, gradient)) * layer.largest_weight * spreads
+                columns = zip(layer.transposed, slopes, added, strict=True)
                 gradient = [sum(map(mul, column, gradient)) if slope or a else 0.0 for column, slope, a in columns]
                 error += sum(map(mul, map(abs, gradient), added))
                 gradient = list(map(mul, gradient, slopes))
@@ -1313,7 +1316,7 @@ def count(
     64 bits a unit decide nearly every example, and 128 where that leaves a doubt. What norms leave open is bounded by
     components, unless the decoder is that of an earlier release.
     """
-    coarse, fine, traced, fewest, most = Network(layers, decoder, 64), None, None, 0, 0
+    coarse, fine, fewest, most = Network(layers, decoder, 64), None, 0, 0
     former = decoder.get("specification") == FORMER_DECODER
     for pixels, label in zip(images, labels, strict=True):
         gaps = coarse.gaps(pixels, label)
@@ -1323,12 +1326,12 @@ def count(
             fine = fine or Network(layers, decoder, coarse=coarse)
             gaps = fine.gaps(pixels, label)
             if not former and all(gap > 0 for gap, _ in gaps) and not all(gap > _HIGH * error for gap, error in gaps):
-                traced, most_open = traced or Traced(layers, fine), most_open - 1
-                if not most_open >= 0:
+                most_open -= 1
+                if most_open < 0:
                     raise Rejected("work: too many examples need bounds by components; --most-work allows more")
                 others = [other for other in range(fine.classes) if other != label]
                 doubted = [at for at, (gap, error) in enumerate(gaps) if not gap > _HIGH * error]
-                found = traced.errors(pixels, label, [others[at] for at in doubted])
+                found = fine.traced(pixels, label, [others[at] for at in doubted])
                 for at, error in zip(doubted, found, strict=True):
                     gaps[at] = gaps[at][0], min(gaps[at][1], error)
         fewest += not all(gap > _LOW * error for gap, error in gaps)
@@ -1379,9 +1382,8 @@ def check_code(document: Fields, files: Files, _: Effort) -> None:
     )
     if length != code["length"]:
         raise Rejected(f"code.length: expected {length} bits, measured on the weights, found {code['length']}")
-    for index, claim in enumerate(document["claims"]):
-        share = Fraction(claim["delta"]) / tried_candidates(code, "code")[0] / 2**length
-        check_risk(f"claims[{index}].risk", claim["risk"], partial(confirms, claim["bound"], k, m, share))
+    tried = tried_candidates(code, "code")[0]
+    check_risks("claims", document["claims"], k, m, lambda claim: Fraction(claim["delta"]) / tried / 2**length)
     found = _count_exactly(layers, space["denominator"], *files.examples(document))
     if found != k:
         raise Rejected(f"counts.errors: expected {found}, counted again from weights and data, found {k}")
@@ -1509,16 +1511,14 @@ def check_pac_bayes(document: Fields, files: Files, effort: Effort) -> None:
 
 def _check_prior(document: Fields, means: Numbers, images: Sequence[bytes], labels: bytes, effort: Effort) -> None:
     """Count the errors of the prior's mean network again, and bound its risk."""
-    holdout, sizes, m = document["holdout"], document["decoder"]["sizes"], len(images)
-    for index, claim in enumerate(holdout["claims"]):
-        confirmed = partial(confirms, "clopper-pearson", holdout["errors"], m, Fraction(claim["share"]))
-        check_risk(f"holdout.claims[{index}].risk", claim["risk"], confirmed)
+    holdout, sizes, k = document["holdout"], document["decoder"]["sizes"], document["holdout"]["errors"]
+    check_risks("holdout.claims", holdout["claims"], k, len(images), lambda claim: Fraction(claim["share"]))
     scaling = {"kind": "unit", "mean": "0", "scale": str(document["decoder"]["maximum"])}
     decoder = {"activation": "relu", "normalization": scaling, "unit": UNITS["float64"]}
     layers = _layers(means, sizes, True)
     fewest, most = count_all(layers, decoder, images, labels, effort)
-    if not fewest <= holdout["errors"] <= most:
-        raise Rejected(f"holdout.errors: expected {fewest}, counted again, found {holdout['errors']}")
+    if not fewest <= k <= most:
+        raise Rejected(f"holdout.errors: expected {fewest}, counted again, found {k}")
 
 
 def draw_again(

@@ -145,11 +145,10 @@ def test_the_checkers_integers_agree(activation: str, hidden: tuple[int, ...], k
         other, wider = coarse.logits(bytes(row.tolist()))
         assert (np.abs(np.array(other) - z_row) <= np.array(wider) - e_row).all()
     labels = data.test.labels
-    traced = checker.Traced(raw, network)
     by_components = gap_bounds(layers, activation, scaling(normalization), pixels, labels.numpy())
     for row, label, expected in zip(pixels, labels.tolist(), by_components, strict=True):
         competitors = [other for other in range(CLASSES) if other != label]
-        errors_of_gaps = np.array(traced.errors(bytes(row.tolist()), label, competitors))
+        errors_of_gaps = np.array(network.traced(bytes(row.tolist()), label, competitors))
         assert (errors_of_gaps >= expected[competitors] * (1 - 1e-9)).all()
         assert (errors_of_gaps <= expected[competitors] * (1 + 2.0**-13)).all()
     fewest, most = checker.count(raw, decoder, [bytes(row.tolist()) for row in pixels], bytes(labels.tolist()))
