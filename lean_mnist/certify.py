@@ -158,7 +158,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     """
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.networks import certify_network
-    from lean_mnist.generalization.certificates.runs import require_no_other, write_certificate
+    from lean_mnist.generalization.certificates.runs import write_certificate
     from lean_mnist.generalization.imports.certified import NetworkFile, certify_reading, read_for
     from lean_mnist.generalization.spaces.encoding import write_network
     from lean_mnist.generalization.spaces.network import QuantizedNetwork
@@ -182,10 +182,10 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     else:
         expected = "expected test, or --quantize BITS; only a quantised network has bits to pay for"
         raise CertificateError(f"--split: {expected}")
-    require_no_other(folder, certificate)
+    written = write_certificate(certificate, folder, replaces=False)
     if quantize is not None and isinstance(network, QuantizedNetwork):
         write_network(folder / "network.json", network)
-    return certificate, write_certificate(certificate, folder, replaces=False)
+    return certificate, written
 
 
 def certify_coq(arguments: CertifyArguments, path: str, kind: NetworkFile, out: Path) -> None:

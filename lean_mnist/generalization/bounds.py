@@ -115,6 +115,7 @@ def pac_bayes_risk(
     share = checked_delta(delta)
 
     def satisfied(n: int) -> bool:
+        """Decide if the risk ``n / 10^digits`` is confirmed."""
         p = Fraction(n, 10**digits)
         if p == 1 or p < q:
             return p == 1

@@ -270,6 +270,7 @@ def rule(kind: type, words: str, holds: Callable[[Any], bool]) -> Callable[[str,
     """The form of a field with a value of type ``kind`` for which ``holds``; in ``words``, what that is."""
 
     def check(field: str, value: Any) -> None:
+        """Raise ``Rejected``, naming the ``field``, unless its value has this form."""
         try:
             good = type(value) is kind and holds(value)
         except (ValueError, ZeroDivisionError):
@@ -964,6 +965,7 @@ def confirms(bound: str, k: int, m: int, share: Fraction, n: int) -> bool:
     gain = {"clopper-pearson": _tail, "kl": _relative_entropy, "hoeffding": _square}[bound]
 
     def enclosure(bits: int) -> tuple[int, int]:
+        """Of what is left over once the share is paid."""
         (low, high), cost = gain(k, m, n, bits), _ln(share.denominator, share.numerator, bits)
         return low - cost[1], high - cost[0]
 
@@ -983,6 +985,7 @@ def pac_bayes_confirms(q: int, m: int, divergence: Fraction, share: Fraction, p:
         return p >= ONE
 
     def enclosure(bits: int) -> tuple[Fraction, Fraction]:
+        """Of the difference between both sides."""
         low, high = _relative_entropy(q, ONE, p, bits)
         root = _ln(4 * m * share.denominator**2, share.numerator**2, bits)  # twice ln(2 sqrt(m) / share)
         cost = [divergence * (1 << bits) + Fraction(end, 2) for end in root]
@@ -1402,6 +1405,7 @@ def read_codes(raw: bytes, space: Fields, code: str) -> tuple[list[WholeLayer], 
         raise Rejected("weights.file: its last bits, which only fill up a byte, are not 0")
 
     def take(count: int, width: int) -> list[int]:
+        """The next ``count`` numbers of ``width`` bits."""
         nonlocal at
         start, at = at, at + count * width
         part = raw[start // 8 : -(-at // 8)]
@@ -1790,8 +1794,9 @@ def main(arguments: list[str]) -> int:
         return 2
     folders = [folder for folder in (options.get("--data-dir"), os.environ.get("LEAN_MNIST_DATA"), "data") if folder]
     redraw, most = (None if number is None else int(number) for number in numbers)
+    most = MOST_WORK if most is None else most
     try:
-        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), redraw, most or MOST_WORK, announce))
+        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), redraw, most, announce))
     except Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -85,7 +85,7 @@ class SplitHistory:
 
 
 def candidate_courses(candidates: int, adaptive: bool) -> int:
-    """By what δ is divided for ``candidates``, priors or codes that were tried on the examples that certify them; if
+    """The divisor of δ for ``candidates``, priors or codes that were tried on the examples that certify them; if
     ``adaptive``, some because of the risk that earlier ones were certified with. Raises ``CertificateError``."""
     most = MOST_ADAPTIVE_LOOKS if adaptive else MOST_CANDIDATES
     if not 1 <= candidates <= most:

@@ -94,6 +94,7 @@ def sample(distribution: Program[X], m: int) -> Program[tuple[X, ...]]:
         raise ArgumentError(f"m: {m} of {len(values)} values have {many}, expected fewer")
 
     def outcomes() -> Iterator[tuple[tuple[X, ...], Fraction]]:
+        """All tuples, each with its probability."""
         for drawn in itertools.product(values, repeat=m):
             yield tuple(x for x, _ in drawn), math.prod((p for _, p in drawn), start=Fraction(1))
 
@@ -116,14 +117,13 @@ class Experiment(Generic[X, H]):
         """The empirical accuracy Â."""
         return Fraction(sum(self.right(hypothesis, x) for x in examples), len(examples))
 
-    def overrated(self, epsilon: Fraction, hypothesis: H, examples: Sequence[X]) -> bool:
-        """``A + ε < Â``: the model fails to generalise."""
-        return self.accuracy(hypothesis) + epsilon < self.empirical(hypothesis, examples)
-
     def main(self, m: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
-        """Learn from m examples and be overrated on them: at most ``2^B exp(−2ε²m)``, for 2^B hypotheses."""
+        """Learn from m examples and be overrated, ``A + ε < Â``, on them: at most ``2^B exp(−2ε²m)``, for 2^B
+        hypotheses."""
         return sample(self.distribution, m).then(
-            lambda examples: observe(lambda both: self.overrated(epsilon, *both), (self.rule(examples), examples))
+            lambda examples: observe(
+                lambda both: self.accuracy(both[0]) + epsilon < self.empirical(*both), (self.rule(examples), examples)
+            )
         )
 
     def holdout(self, m: int, n: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
@@ -172,6 +172,7 @@ def majority_experiment(inputs: int, ones: Fraction) -> Experiment[LabelledInput
         raise ArgumentError(f"inputs, ones: {inputs}, {ones}, expected at least 1 and a number from 0 to 1")
 
     def rule(examples: tuple[LabelledInput, ...]) -> LabelTable:
+        """The label seen most often with each input."""
         votes = [0] * inputs
         for x, label in examples:
             votes[x] += 1 if label else -1
@@ -209,6 +210,7 @@ def enumerate_theorems(
     """
 
     def claim(words: str, probability: Fraction, size: int, bits: int = 0, theorem: bool = True) -> EnumeratedClaim:
+        """The claim that a probability is at most ``2^bits exp(−2ε²·size)``."""
         allowed = 2**bits * math.exp(-2 * float(epsilon) ** 2 * size)
         return EnumeratedClaim(words, probability, allowed, chernoff_holds(probability, size, epsilon, bits), theorem)
 

@@ -55,6 +55,7 @@ def least_delta(bound: str, errors: int, examples: int, risk: Exact, bits: int =
     confirms = named(bound).confirms
 
     def holds(n: int, digits: int) -> bool:
+        """Decide if ``n / 10^digits`` is a δ at which the bound confirms the risk."""
         share = Fraction(n, 10**digits)
         return share >= 1 or confirms(Fraction(k), m, union(share, bits), p)
 
@@ -80,6 +81,7 @@ def least_examples(bound: str, error_rate: Exact, epsilon: Exact, delta: Exact, 
     counts = bound == "clopper-pearson"
 
     def holds(m: int) -> bool:
+        """Decide if m examples confirm it; raises ``BoundError`` for too many."""
         if m > _MOST_EXAMPLES:
             raise BoundError(f"epsilon: {epsilon} would take more than {_MOST_EXAMPLES:,} examples")
         return confirms(Fraction(rate * m // 1) if counts else rate * m, m, share, p)

@@ -327,11 +327,15 @@ def test_work_is_bounded_before_it_begins(
     assert message.endswith(" allowed; --most-work raises that")
 
 
-def test_more_work_is_done_if_it_is_asked_for(honest: Certificate, tmp_path: Path) -> None:
+def test_more_work_is_done_if_it_is_asked_for(
+    honest: Certificate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = str(honest.write(tmp_path))
     with pytest.raises(checker.Rejected, match=r"^work: about \S+ steps .* at most 1\.0e\+03 allowed; --most-work"):
         checker.check(path, [], most_work=1000)
     assert checker.check(path, [], most_work=10**9).official
+    assert (checker.main([path]), checker.main([path, "--most-work", "0"])) == (0, 2)
+    assert "at most 0.0e+00 allowed" in capsys.readouterr().err
 
 
 def test_certificates_of_honest_networks_need_no_option() -> None:

@@ -224,30 +224,9 @@ class SplitData:
     fields: dict[str, Any]
     beside: dict[str, bytes]  # files that have to stand beside the certificate because no data folder has them
     name: str  # as sentences have it
-    official: bool  # whether its content is known as that of the split of that name
-
-    @property
-    def version(self) -> int:
-        """The certificate's version."""
-        return checker.VERSION if self.official else checker.UNVOUCHED_VERSION
-
-    @property
-    def assumptions(self) -> list[str]:
-        """The assumptions about these data besides the usual ones."""
-        return [] if self.official else [checker.UNVOUCHED]
-
-    @property
-    def opening(self) -> list[str]:
-        """The sentences with which a statement about these data begins."""
-        if self.official:
-            return []
-        about, hashes = self.fields, {kind: self.fields[kind]["sha256"] for kind in ("images", "labels")}
-        return [
-            f"Nobody vouches for the {about['examples']:,} examples that are called '{about['dataset']}' here, nor for "
-            f"that name: images with SHA-256 {hashes['images']}, of which {about['duplicates']:,} are equal to an "
-            f"earlier one, and labels with SHA-256 {hashes['labels']}, in which {about['occurring']} of "
-            f"{about['classes']} classes occur."
-        ]
+    version: int  # of certificates about it
+    assumptions: list[str]  # about these data besides the usual ones
+    opening: list[str]  # sentences with which a statement about them begins
 
 
 def split_data(dataset: Dataset, split: str, classes: int, part: dict[str, int] | None = None) -> SplitData:
@@ -273,9 +252,15 @@ def split_data(dataset: Dataset, split: str, classes: int, part: dict[str, int] 
     hashes = (found["images"]["sha256"], found["labels"]["sha256"])
     official = checker.OFFICIAL.get((dataset.name, split)) == hashes and classes == checker.OFFICIAL_CLASSES
     if official:
-        return SplitData(about, beside, dataset.name, official)
+        return SplitData(about, beside, dataset.name, checker.VERSION, [], [])
     if not re.fullmatch("[a-z0-9_-][a-z0-9_.-]{0,99}", dataset.name):
         raise CertificateError(f"dataset: expected a name of a-z, 0-9, - and _, found {printable(dataset.name)!r}")
     about["duplicates"] = examples - len({image.tobytes() for image in images})
     about["occurring"] = len(np.unique(labels))
-    return SplitData(about, beside, f"called '{dataset.name}', vouched for by nobody", official)
+    opening = (
+        f"Nobody vouches for the {examples:,} examples that are called '{dataset.name}' here, nor for that name: "
+        f"images with SHA-256 {hashes[0]}, of which {about['duplicates']:,} are equal to an earlier one, and labels "
+        f"with SHA-256 {hashes[1]}, in which {about['occurring']} of {classes} classes occur."
+    )
+    name = f"called '{dataset.name}', vouched for by nobody"
+    return SplitData(about, beside, name, checker.UNVOUCHED_VERSION, [checker.UNVOUCHED], [opening])

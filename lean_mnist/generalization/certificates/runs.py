@@ -60,29 +60,18 @@ def write_certificate(certificate: Certificate, folder: Path, *, replaces: bool 
     Raises ``CertificateError`` for one that its checker would not read, and, unless it ``replaces`` it, where a
     certificate of another network stands there.
     """
-    if not replaces:
-        require_no_other(folder, certificate)
+    path, own = folder / FILE, certificate.document
+    if not replaces and path.exists():
+        with contextlib.suppress(checker.Rejected):  # nobody could check that
+            there = checker.read(str(path))
+            if any(there.get(name) != own.get(name) for name in ("schema", "weights", "files")):
+                found = f"{shown(path)} certifies another network, or this one by other means"
+                raise CertificateError(f"--out: {found}; expected another folder")
     try:
         checker.check_document(checker.parsed(certificate.to_json().encode(), FILE))
     except checker.Rejected as error:
         raise CertificateError(str(error)) from None
     return certificate.write(folder)
-
-
-def require_no_other(folder: Path, certificate: Certificate) -> None:
-    """Raise ``CertificateError`` if a certificate of another network, or of another kind, stands in ``folder``."""
-    path = folder / FILE
-    if not path.exists():
-        return
-    try:
-        there = checker.read(str(path))
-    except checker.Rejected:
-        return  # nobody could check that
-    own = certificate.document
-    if any(there.get(name) != own.get(name) for name in ("schema", "weights", "files")):
-        raise CertificateError(
-            f"--out: {shown(path)} certifies another network, or this one by other means; expected another folder"
-        )
 
 
 @dataclass(frozen=True)

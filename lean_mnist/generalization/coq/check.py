@@ -97,18 +97,25 @@ def prove(certificate: CoqCertificate, proofs: Path) -> tuple[str, int]:
     except (OSError, UnicodeDecodeError) as error:
         raise CertificateError(f"proofs: assumptions.txt cannot be read: {error}; {UNCHECKED}") from None
     with tempfile.TemporaryDirectory(prefix="lean_mnist-coq-") as folder:
-        run = _Coq(coqc, proofs, Path(folder))
+        run = functools.partial(_run, coqc, Path(folder))
+
+        def compiled(name: str, text: str, seconds: float, cost: str = "") -> str:
+            """Compile ``text`` as the module ``Checked.name``; what Coq prints."""
+            Path(folder, f"{name}.v").write_text(text, encoding="ascii")
+            paths = ("-R", str(proofs.resolve()), "LeanMnist", "-Q", ".", "Checked")
+            return run("-q", "-noglob", "-w", "none", *paths, f"{name}.v", seconds=seconds, cost=cost)
+
         found = re.search(r"version (\d+)\.(\d+)\S*", run("--version", seconds=60))
         if found is None or not OLDEST <= (int(found[1]), int(found[2])) <= NEWEST:
             versions = " to ".join(f"{major}.{minor}" for major, minor in (OLDEST, NEWEST))
             raise CertificateError(f"coqc: expected Coq {versions}, found {found and found[0]}; {UNCHECKED}")
         try:
-            run.compile("theories", "Require LeanMnist.certificates.Certificate.", seconds=300)
+            compiled("theories", "Require LeanMnist.certificates.Certificate.", seconds=300)
         except CertificateError as error:
             raise CertificateError(f"proofs: run make -C {shown(proofs)} first; {UNCHECKED} ({error})") from None
-        run.compile("certificate", certificate.text, seconds=300 + 20 * certificate.seconds, cost=certificate.cost)
+        compiled("certificate", certificate.text, seconds=300 + 20 * certificate.seconds, cost=certificate.cost)
         query = "Require Checked.certificate.\nPrint Assumptions Checked.certificate.certificate.\n"
-        head, *rest = run.compile("query", query, seconds=300).splitlines() or [""]
+        head, *rest = compiled("query", query, seconds=300).splitlines() or [""]
     # An axiom's name begins its line, with its module, as nothing is imported; its type goes on in lines that are
     # indented.
     axioms = {line.split()[0] for line in rest if not line.startswith(" ")}
@@ -118,38 +125,25 @@ def prove(certificate: CoqCertificate, proofs: Path) -> tuple[str, int]:
     return found[0].removeprefix("version "), len(axioms)
 
 
-@dataclass(frozen=True)
-class _Coq:
-    """Runs of coqc in a folder, with the theories of ``proofs`` and none of the user's settings."""
-
-    coqc: str
-    proofs: Path
-    folder: Path
-
-    def compile(self, name: str, text: str, seconds: float, cost: str = "") -> str:
-        """Compile ``text`` as the module ``Checked.name``; what Coq prints."""
-        (self.folder / f"{name}.v").write_text(text, encoding="ascii")
-        paths = ("-R", str(self.proofs.resolve()), "LeanMnist", "-Q", ".", "Checked")
-        return self("-q", "-noglob", "-w", "none", *paths, f"{name}.v", seconds=seconds, cost=cost)
-
-    def __call__(self, *arguments: str, seconds: float, cost: str = "") -> str:
-        environment = surroundings(self.folder)
-        run = functools.partial(subprocess.Popen, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL)
-        with (
-            tempfile.TemporaryFile("w+", dir=self.folder, encoding="utf-8", errors="replace") as output,
-            run([self.coqc, *arguments], stdout=output, stderr=subprocess.STDOUT) as process,
-        ):
-            try:
-                status = _wait(process, seconds, cost)
-            except BaseException:
-                process.kill()
-                raise
-            output.seek(0)
-            printed = output.read(1_000_000)
-        if status != 0:
-            error = printed[printed.find("Error") :] if "Error" in printed else printed
-            raise CertificateError(f"coqc: {printable(' '.join(error.split())) or f'ended with status {status}'}")
-        return printed
+def _run(coqc: str, folder: Path, *arguments: str, seconds: float, cost: str = "") -> str:
+    """Run coqc in ``folder`` with none of the user's settings, and return what it prints; ``CertificateError`` if it
+    fails."""
+    start = functools.partial(subprocess.Popen, cwd=folder, env=surroundings(folder), stdin=subprocess.DEVNULL)
+    with (
+        tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8", errors="replace") as output,
+        start([coqc, *arguments], stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            status = _wait(process, seconds, cost)
+        except BaseException:
+            process.kill()
+            raise
+        output.seek(0)
+        printed = output.read(1_000_000)
+    if status != 0:
+        error = printed[printed.find("Error") :] if "Error" in printed else printed
+        raise CertificateError(f"coqc: {printable(' '.join(error.split())) or f'ended with status {status}'}")
+    return printed
 
 
 def _wait(process: subprocess.Popen[Any], seconds: float, cost: str) -> int:

@@ -53,22 +53,12 @@ def _coded_layer(words_DH: npt.NDArray[Any], low: np.float32, high: np.float32) 
     width = words_DH.dtype.itemsize // 4
     if not low < high:
         raise ArgumentError(f"bounds {low} and {high}, expected the first to be smaller")
-    codes, ended = np.zeros(words_DH.shape, np.uint16), np.zeros(words_DH.shape, np.bool_)
-    for place, letters in enumerate(np.moveaxis(_letters(words_DH), -1, 0)):
-        wrong = ~np.isin(letters, _DIGITS) if place == 0 else (letters != 0) & (ended | ~np.isin(letters, _DIGITS))
-        if wrong.any():
-            word = str(words_DH[tuple(np.argwhere(wrong)[0])])
-            raise ArgumentError(f"{printable(word)!r} in a matrix, expected up to {width} binary digits")
-        ended |= letters == 0
-        codes = np.where(ended, codes, codes << 1 | letters & 1).astype(np.uint16)
+    words = words_DH.ravel().tolist()
+    if wrong := [word for word in words if not _WORD.fullmatch(word)]:
+        raise ArgumentError(f"{printable(wrong[0])!r} in a matrix, expected up to {width} binary digits")
+    codes = np.array([int(word, 2) for word in words], np.uint16).reshape(words_DH.shape)
     scale = (high - low) / np.float32(2**width - 1)
     return QuantizedLayer(np.ascontiguousarray(codes.T), width, np.float16(low), np.float16(scale))
-
-
-def _letters(words: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """The numbers of the characters of strings, with 0 after their ends: one dimension more."""
-    numbers = np.frombuffer(words, words.dtype.byteorder.replace("|", "=") + "u4")
-    return numbers.reshape(*words.shape, words.dtype.itemsize // 4)
 
 
 def _number(array: npt.NDArray[Any], path: str | Path) -> np.float32:
@@ -80,7 +70,7 @@ def _number(array: npt.NDArray[Any], path: str | Path) -> np.float32:
 _WHAT = "a pickle of NumPy arrays"
 _LARGEST_FILE = 1 << 24  # bytes, unpacked
 _MOST_PARTS = 1000  # some sixty are needed
-_DIGITS = (ord("0"), ord("1"))
+_WORD = re.compile("[01]+")
 _TYPES = re.compile(r"f[248]|U([1-9]|1[0-6])")
 
 
@@ -129,7 +119,7 @@ class _ArrayMeaning:
     """Records for the names and calls in a pickle of arrays, never NumPy's own."""
 
     def named(self, name: str) -> _Name:
-        """Which of the four expected names it is."""
+        """The one of the four expected names that it is."""
         try:
             return _Name(name.replace("numpy._core", "numpy.core"))
         except ValueError:

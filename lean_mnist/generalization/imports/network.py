@@ -117,6 +117,7 @@ def network_from_tensors(
             raise DataError(f"{source}: {stem}bias has no {stem}weight beside it")
 
     def chained(order: Sequence[str]) -> ImportedNetwork:
+        """The network of the layers in this order."""
         parts = [(f"{stem}weight", layers[stem]["weight"], layers[stem].get("bias")) for stem in order]
         return orient(parts, source, features, classes)
 

@@ -115,6 +115,7 @@ class KernelPerceptron(_KernelLearner):
         table, y_m = self.kernel(examples.x, examples.x), _signs(examples.label)
 
         def predict(parameters: SupportParameters, start: int, stop: int) -> Booleans:
+            """The labels of a block."""
             active = np.flatnonzero(parameters.weight)
             return ordered_sum((y_m[active] * parameters.weight[active])[:, None] * table[active, start:stop]) > 0
 

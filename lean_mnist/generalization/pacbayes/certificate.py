@@ -88,7 +88,7 @@ def certify_posterior(
     errors, outcomes = int(wrong.sum()), np.packbits(wrong).tobytes()
     content["outcomes"], files["outcomes"] = outcomes, file_entry("certificate.outcomes", outcomes)
     divergence, m = divergence_above(flat["mean"], flat["scale"], flat["prior_mean"], scale), len(part)
-    claims, statement = [], data.opening
+    claims, statement = [], list(data.opening)
     for delta in claimed_deltas(deltas):
         of_draws = delta * checker.MONTE_CARLO
         share = (delta - of_draws) / courses
@@ -202,10 +202,12 @@ def divergence_above(
     products = _products(scales)
 
     def divergence() -> flint.arb:
+        """An enclosure of the divergence."""
         logs = sum((ball(product).log() for product in products), flint.arb(0))
         return ball(half) - logs + count * ball(prior_scale).log()
 
-    def covers(n: int) -> bool:  # where no bits tell, they are equal: posterior and prior are one
+    def covers(n: int) -> bool:
+        """Decide if n units are enough; where no bits tell they are equal, as posterior and prior are one."""
         return decide(lambda: ball(Fraction(n, 10**DIGITS)) - divergence()) is not False
 
     with flint.ctx.workprec(96):
@@ -236,7 +238,7 @@ def draw_outcomes(
     key: bytes,
     draws: int,
 ) -> npt.NDArray[np.bool_]:
-    """Which of the draws are errors, bool (N,); images uint8 (m, rows, columns), features ``pixel / maximum``.
+    """The draws that are errors, bool (N,); images uint8 (m, rows, columns), features ``pixel / maximum``.
 
     Every draw takes an example at random and draws the weights anew for it. A layer's pre-activations, given its
     inputs, are then independent Gaussians, ``z_j ~ N(Σ μ_ji h_i + β_j, Σ σ_ji² h_i² + τ_j²)`` with biases of mean β and

@@ -63,6 +63,7 @@ def decode(content: bytes, space: NetworkSpace) -> QuantizedNetwork:
     packed, layers, place = np.frombuffer(content, np.uint8), [], 0
 
     def take(count: int, width: int) -> npt.NDArray[np.uint16]:
+        """The next ``count`` numbers of ``width`` bits."""
         nonlocal place
         values = np.zeros(count, np.uint16)
         for start in range(0, count, _BLOCK):
