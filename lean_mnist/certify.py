@@ -9,11 +9,9 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import tyro
-
-from lean_mnist.command_line import parse, run_command
+from lean_mnist.command_line import POSITIONAL, parse, run_command
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
 from lean_mnist.reading.text import shown
 
@@ -29,7 +27,15 @@ class CertifyArguments:
     The certificate bounds the risk on unseen data by the test split, and pays for every evaluation on it.
     """
 
-    checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
+    GROUPS: ClassVar[dict[str, str]] = {  # of the options in the help; the first are those of every day
+        "everyday options": "check delta bound looks adaptive dataset data_dir out json",
+        "elsewhere": "split scaling accuracy precision",
+        "quantised": "quantize code candidates coq",
+        "signatures": "sign signers signer",
+        "work": "redraw most_work",
+    }
+
+    checkpoint: Annotated[str | None, POSITIONAL] = None
     """best.pt or last.pt of a run; a quantised network (.json), certified by the examples it was learned from; or a
     network trained elsewhere: .onnx, .safetensors, a PyTorch state_dict, a pickle of MLCERT (.pkl, .pkl.gz)."""
     check: str | None = None
@@ -49,7 +55,7 @@ class CertifyArguments:
     """With --check: one that announces more steps (about a nanosecond each) is not begun; 500 billion if not given."""
     delta: tuple[str, ...] = ("0.035", "1e-9")
     """Failure probabilities, exact, as 0.035, 1e-9 or 7/200; each has a claim of its own."""
-    bound: tuple[Annotated[str, tyro.conf.arg(metavar="BOUND")], ...] = ("clopper-pearson",)
+    bound: tuple[str, ...] = ("clopper-pearson",)
     """clopper-pearson (the exact binomial tail), kl (the binomial relative entropy, Chernoff) or hoeffding."""
     looks: int | None = None
     """All evaluations on this test split, other runs' included; those that the run recorded if not given."""

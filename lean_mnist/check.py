@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
-from lean_mnist.command_line import OR_NONE, parse, run_command
+from lean_mnist.command_line import OR_NONE, POSITIONAL, parse, run_command
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
 
@@ -31,9 +29,9 @@ class CheckArguments:
     For example: python -m lean_mnist.check my_package.kernels:RMSNorm --inputs "randn(4,8,req) randn(8,req) 1e-6"
     """
 
-    subject: Annotated[str, tyro.conf.Positional]
+    subject: Annotated[str, POSITIONAL]
     """module:name or path/to/file.py:name of the Function, function or nn.Module; or a bundle, or a folder of them"""
-    function: Annotated[str | None, tyro.conf.Positional] = None
+    function: Annotated[str | None, POSITIONAL] = None
     """after a bundle: module:name of the function to ask it of"""
     inputs: str = ""
     """the arguments, made by randn, rand, zeros, ones, randint, arange: "x=randn(4,8,req) randint(0,8,(4,)) 1e-5\""""

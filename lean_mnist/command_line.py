@@ -1,7 +1,6 @@
 """Command lines: a frozen dataclass a command, one line an error, and the exit status.
 
-Options are read by ``argparse``, whose errors name the option; ``--help`` is drawn by ``tyro``, which finds the text of
-each option below its field.
+Options are read by ``argparse``, whose errors name the option; the text of each for ``--help`` stands below its field.
 """
 
 from __future__ import annotations
@@ -19,11 +18,21 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from lean_mnist.errors import ConfigError, Interrupted, LeanMnistError, is_out_of_memory, nearest
 from lean_mnist.interrupts import EndedAtOnceWhileImporting
+from lean_mnist.invocation import as_started
 from lean_mnist.reading.text import printable
 
-OR_NONE = "or none"  # in the annotation of a field of several values: its option may stand without any
+# In the annotation of a field, as in ``Annotated[str, POSITIONAL]``:
+POSITIONAL = "positional"  # an argument rather than an option
+OR_NONE = "or none"  # of several values: the option may stand without any
+_HELP = {"-h", "--help", "--help-all"}
 _LONGEST_LINE = 4000  # characters of an error
 T = TypeVar("T")
+
+
+class Metavar(str):
+    """In the annotation of a field: what the help calls its value, as in ``Annotated[str, Metavar("RUN")]``."""
+
+
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     str: (str, "a text"), Path: (Path, "a path"), int: (int, "a whole number"), float: (float, "a number"),
 }  # fmt: skip
@@ -33,23 +42,28 @@ def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | Non
     """``arguments`` as an instance of the dataclass ``cls``, with the fields of ``default`` where they say nothing.
 
     A field is an option, ``--batch-size`` for ``batch_size``, or an argument where its type is marked with
-    ``tyro.conf.Positional``. Types: bool, int, float, str, Path, Literal of strings, tuples of any number of these, and
-    each of them or ``None``. Raises ``ConfigError``, one line with the nearest option or choice; ``--help`` prints and
-    exits.
+    ``POSITIONAL``. Types: bool, int, float, str, Path, Literal of strings, tuples of any number of these, and
+    each of them or ``None``. Raises ``ConfigError``, one line with the nearest option or choice; ``--help`` and
+    ``--help-all`` print and exit.
     """
-    if {"-h", "--help"} & set(arguments):
-        import tyro
-
-        options: dict[str, Any] = {} if default is None else {"default": default}
-        tyro.cli(cls, args=["--help"], prog=prog, **options)
     hints = get_type_hints(cls, include_extras=True)
     fields = {field.name: _Kind.of(hints[field.name]) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if asks_for_help(arguments):
+        from lean_mnist.command_help import Entry, help_text
+
+        entries = []
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            kind, value = fields[field.name], getattr(default, field.name, field.default)
+            entries.append(Entry(field.name, kind.usage(field.name, value), kind.shown(value), kind.positional))
+        print(help_text(cls, entries, as_started(prog), everything="--help-all" in arguments))
+        sys.exit(0)
     given, unknown = _read(fields, arguments)
     if unknown:
         option = unknown[0].partition("=")[0]
         if not option.startswith("-"):
             raise ConfigError(f"{option!r}: unexpected argument; --help lists the options")
-        raise ConfigError(f"{option}: no such option{nearest(option, map(option_name, fields))}; --help lists them")
+        options = ["--help", *(option_name(name) for name, kind in fields.items() if not kind.positional)]
+        raise ConfigError(f"{option}: no such option{nearest(option, options)}; --help lists them")
     if default is not None:
         return dataclasses.replace(default, **given)  # type: ignore[type-var]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -66,16 +80,15 @@ class _Kind(NamedTuple):
     optional: bool = False
     positional: bool = False
     or_none: bool = False  # whether a tuple may be of no values
+    metavar: str = ""  # of the value in the help; made from its type and name if empty
 
     @classmethod
     def of(cls, hint: Any) -> _Kind:
         origin, arguments = get_origin(hint), get_args(hint)
         if origin is Annotated:
-            import tyro
-
-            inner = cls.of(arguments[0])
-            positional = inner.positional or tyro.conf.Positional in arguments
-            return inner._replace(positional=positional, or_none=OR_NONE in arguments)
+            metavar = next((argument for argument in arguments if isinstance(argument, Metavar)), "")
+            positional, or_none = POSITIONAL in arguments, OR_NONE in arguments
+            return cls.of(arguments[0])._replace(positional=positional, or_none=or_none, metavar=metavar)
         if origin in (Union, types.UnionType):
             (inner,) = (cls.of(argument) for argument in arguments if argument is not type(None))
             return inner._replace(optional=True)
@@ -85,6 +98,26 @@ class _Kind(NamedTuple):
     def arguments(self) -> str | None:
         """Number of texts behind the option, in the words of ``argparse``; ``None`` is one."""
         return ("*" if self.or_none else "+") if self.several else None
+
+    def usage(self, name: str, default: Any) -> str:
+        """The option of the field ``name`` as its help shows it: ``--hidden N ...``."""
+        if self.type is bool:
+            return f"--[no-]{option_name(name)[2:]}" if default is True else option_name(name)
+        own = "|".join(get_args(self.type)) or {int: "N", float: "X"}.get(self.type, name.rpartition("_")[2].upper())
+        value = self.metavar or (name.upper() if self.positional else own)
+        if self.several:
+            value = f"[{value} ...]" if self.or_none else f"{value} ..."
+        if self.positional:
+            return f"[{value}]" if self.optional else value
+        return f"{option_name(name)} {value}"
+
+    def shown(self, value: Any) -> str:
+        """The default ``value`` as the help shows it; empty where there is nothing to say."""
+        if value is None or value is dataclasses.MISSING or value == () or value == "" or value is False:
+            return ""
+        if value is True:
+            return "yes"
+        return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     def read(self, text: str) -> Any:
         """One value; raises ``argparse.ArgumentTypeError``."""
@@ -126,6 +159,11 @@ def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[s
         elif kind.several and name in values:
             values[name] = None if values[name] == [None] else tuple(values[name])
     return values, unknown
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """True if ``--help`` is among the arguments, or ``--help-all``."""
+    return not _HELP.isdisjoint(arguments)
 
 
 def option_name(name: str) -> str:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-import tyro
-
-from lean_mnist.command_line import parse, run_command
+from lean_mnist.command_line import POSITIONAL, parse, run_command
 from lean_mnist.errors import ConfigError
 
 Kind = Literal["perceptron", "kernel", "budget", "description"]
@@ -22,7 +20,7 @@ class LearnersArguments:
     learnt (kl), and from the test examples (Clopper and Pearson); each with its own δ.
     """
 
-    folder: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = None
+    folder: Annotated[str | None, POSITIONAL] = None
     """Holds MLCERT's files out1train.dat, …; mlcert/kernel_perceptron in LEAN_MNIST_DATA if not given."""
     learner: tuple[Kind, ...] = get_args(Kind)
     """Which learners."""

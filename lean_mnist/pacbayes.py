@@ -30,10 +30,11 @@ def run(options: PacBayesConfig, resume: Path | None = None) -> PacBayesResult:
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.training.objectives.pac_bayes import PacBayes
     from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult
-    from lean_mnist.training.run import train
+    from lean_mnist.training.run import threads, train
 
-    dataset = load_dataset(options.dataset, options.data_dir, download=resume is None)
-    result = train(lambda: PacBayes(options, dataset), resume)
+    with threads(options.threads):
+        dataset = load_dataset(options.dataset, options.data_dir, download=resume is None)
+        result = train(lambda: PacBayes(options, dataset), resume)
     assert isinstance(result, PacBayesResult)
     return result
 

@@ -16,7 +16,9 @@ def main() -> None:
 
     with from_environment(choose_device(config.device), timedelta(seconds=config.rank_timeout)) as world:
         summary = run(config, resume, world)
-        if world.is_writer and not config.quiet:
+        if world.is_writer and config.json:
+            print(summary.to_json())
+        elif world.is_writer and not config.quiet:
             print(summary)
 
 

@@ -13,12 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
-from lean_mnist.command_line import parse, run_command
-from lean_mnist.crosscheck.bundles.bundle import STEP, load_bundle, question_of
-from lean_mnist.crosscheck.bundles.names import resolve
-from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.command_line import POSITIONAL, parse, run_command
 from lean_mnist.errors import ArgumentError
 from lean_mnist.reading.text import printable
 
@@ -27,7 +22,7 @@ from lean_mnist.reading.text import printable
 class Options:
     """Replay a check, or the training step that failed one, from its repro bundle, and print what it says now."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
+    bundle: Annotated[Path, POSITIONAL]
     """the file that report.save_bundle wrote, or a run's failures/step-N.pt"""
     function: str = ""
     """module:name of the function to check; without it nothing is called (a training step has none)"""
@@ -42,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(
         Options, sys.argv[1:] if arguments is None else arguments, prog="python -m lean_mnist.crosscheck.replay"
     )
+    # After the command line, so that --help need not wait for PyTorch.
+    from lean_mnist.crosscheck.bundles.bundle import STEP, load_bundle
+
     content = load_bundle(options.bundle)
     if content["kind"] != STEP:
         ok = _replay_function(options, content)
@@ -71,6 +69,10 @@ def _print_recorded(verdict: str, content: dict[str, Any]) -> None:
 
 
 def _replay_function(options: Options, content: dict[str, Any]) -> bool:
+    from lean_mnist.crosscheck.bundles.bundle import question_of
+    from lean_mnist.crosscheck.bundles.names import resolve
+    from lean_mnist.crosscheck.function_check import check_function
+
     if not options.function:
         raise ArgumentError(
             f"{options.bundle} says that it is of "

@@ -5,9 +5,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Annotated, Any, Generic
 
-from lean_mnist.command_line import option_name, parse
+from lean_mnist.command_line import Metavar, asks_for_help, option_name, parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
 from lean_mnist.reading.text import shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
@@ -23,7 +23,7 @@ class Origin:
 
     config: str | None = None
     """Repeat the run that wrote this config.json; options given beside it override it."""
-    resume: str | None = None
+    resume: Annotated[str | None, Metavar("[RUN]")] = None
     """Continue from last.pt of this run (its name, folder or file); alone: of --run-name, or else of the latest run."""
 
 
@@ -43,7 +43,7 @@ class RunCommand(Generic[Options]):
 
     def read(self, argv: Sequence[str]) -> tuple[Options, Path | None]:
         """The configuration that ``argv`` asks for and, when it asks to resume, the checkpoint to continue from."""
-        # These choose what the other options start from, so they are read first. tyro sees them only for --help.
+        # These choose what the other options start from, so they are read first.
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         origins = [*(["preset"] if self.preset else []), "config", "resume"]
         for name in (*origins, "run-name", "checkpoints-dir"):
@@ -59,7 +59,7 @@ class RunCommand(Generic[Options]):
         rest += [] if chosen.run_name is None else ["--run-name", chosen.run_name]
         rest += [] if chosen.checkpoints_dir is None else ["--checkpoints-dir", chosen.checkpoints_dir]
 
-        if chosen.resume is not None:
+        if chosen.resume is not None and not asks_for_help(rest):
             folder = Path(chosen.checkpoints_dir or self.options.checkpoints_dir)
             return self._resumed(find_checkpoint(chosen.resume, chosen.run_name, folder), rest)
         base = self.options()

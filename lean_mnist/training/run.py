@@ -1,9 +1,10 @@
 """A run from configuration to summary."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ def run(config: Config, resume: Path | None = None, world: World | None = None) 
     """
     world = world or World()
     config = dataclasses.replace(config, device=choose_device(config.device))
-    dataset = _load(config, world, download=resume is None)
-    result = train(lambda: Classification(config, dataset, world), resume, world)
+    with threads(config.threads):
+        dataset = _load(config, world, download=resume is None)
+        result = train(lambda: Classification(config, dataset, world), resume, world)
     assert isinstance(result, Summary)
     return result
 
@@ -55,6 +57,19 @@ def train(make: Callable[[], Objective], resume: Path | None = None, world: Worl
     with StopRequest() as request, RunFolder() as folder:
         session = world.everywhere(lambda: Session(make(), resume, world, folder))
         return session.run(request)
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """PyTorch computes with ``count`` threads on the CPU meanwhile; with as many as before if it is ``None``."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
 
 
 def choose_device(device: str) -> Any:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import pytest
-import tyro
 
 from lean_mnist.certify import CertifyArguments
 from lean_mnist.check import CheckArguments
-from lean_mnist.command_line import OR_NONE, option_name, parse
+from lean_mnist.command_line import OR_NONE, POSITIONAL, option_name, parse
 from lean_mnist.errors import ConfigError
 from lean_mnist.learners import LearnersArguments as Learners
 from lean_mnist.pacbayes import Arguments as PacBayes
@@ -21,8 +20,8 @@ from lean_mnist.training.evaluation.report import EvaluateArguments
 class Options:
     """A field of every type."""
 
-    bundle: Annotated[Path, tyro.conf.Positional]
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    bundle: Annotated[Path, POSITIONAL]
+    name: Annotated[str | None, POSITIONAL] = None
     rule: Literal["sgd", "adam"] = "sgd"
     lr: float | None = None
     hidden: tuple[int, ...] | None = (3,)
@@ -81,7 +80,7 @@ def test_an_option_whose_values_were_forgotten_is_a_mistake(command: type[Any]) 
     may_be_without = {"sizes", "resume"}
     hints = get_type_hints(command, include_extras=True)
     for field in fields(command):
-        if field.name in may_be_without or hints[field.name] is bool or "Positional" in str(hints[field.name]):
+        if field.name in may_be_without or hints[field.name] is bool or POSITIONAL in str(hints[field.name]):
             continue
         for behind in ([], ["--json"]):
             option = option_name(field.name)

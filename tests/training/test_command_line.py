@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lean_mnist import errors, evaluate, train
 from lean_mnist.command_line import run_command
@@ -49,6 +50,8 @@ BAD: list[tuple[list[str], str]] = [
     (["--batch-size=-8"], "--batch-size: expected at least 1, found -8"),
     (["--hidden", "0"], "--hidden: expected one or more widths of at least 1, found 0"),
     (["--hidden", "32", "x"], "--hidden"),
+    (["--threads", "0"], "--threads: expected from 1 to 1024, found 0"),
+    (["--threads", "9999"], "--threads: expected from 1 to 1024, found 9999"),
     (["--lr", "0"], "--lr: expected a number above 0, found 0.0"),
     (["--lr", "nan"], "--lr: expected a number above 0, found nan"),
     (["--validation-size", "0"], "--validation-size: expected at least 1, found 0"),
@@ -179,6 +182,25 @@ def test_a_finished_run_exits_0_and_says_where_everything_is(
     assert (status, out, err) == (0, "", "")
 
 
+def test_with_json_the_summary_is_one_document(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*DIGITS, "--epochs", "1", "--run-name", NAME, "--quiet", "--json"]
+    status, out, err = call(train.main, arguments, monkeypatch, capsys)
+    assert (status, err) == (0, "")
+    written = json.loads(Path("runs", NAME, "summary.json").read_text(encoding="utf-8"))
+    assert json.loads(out) == {name: value for name, value in written.items() if name != "best_sha256"}
+
+
+def test_threads_are_as_many_as_asked_for_while_it_trains(here: Path) -> None:
+    before = torch.get_num_threads()
+    summary = run(digits_config(epochs=1, threads=before + 1))
+    assert torch.get_num_threads() == before
+    assert summary.config.threads == before + 1
+    assert json.loads(Path("runs", NAME, "config.json").read_text(encoding="utf-8"))["threads"] == before + 1
+    assert json.loads(Path("runs", NAME, "summary.json").read_text(encoding="utf-8"))["threads"] == before + 1
+
+
 def test_an_interrupted_run_exits_130_and_says_how_to_go_on(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,24 +285,6 @@ def test_a_reader_who_goes_away_is_no_error() -> None:
     said = program.stderr.read()
     program.stderr.close()
     assert (program.wait(), said) == (1, "")
-
-
-PROMISED = (
-    "dataset data-dir hidden activation epochs batch-size optimizer lr momentum weight-decay schedule clip-norm seed "
-    "validation-size limit-train precision device check-every preset run-name runs-dir checkpoints-dir resume quiet "
-    "config track-test on-divergence"
-)
-
-
-@pytest.mark.parametrize(
-    ("module", "options"), [("train", PROMISED.split()), ("evaluate", ["json", "split", "dataset", "data-dir"])]
-)
-def test_help_lists_the_options(module: str, options: list[str]) -> None:
-    command = [sys.executable, "-m", f"lean_mnist.{module}", "--help"]
-    done = subprocess.run(command, env=surroundings(), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    missing = [option for option in options if f"--{option}" not in done.stdout]
-    assert missing == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from lean_mnist.command_line import option_name, parse
 from lean_mnist.data.names import DATASET_CHOICES, is_path
@@ -30,7 +30,7 @@ DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name", "rank_timeout")
 
 
-WIDEST, MOST_LAYERS = 1 << 24, 98
+WIDEST, MOST_LAYERS, MOST_THREADS = 1 << 24, 98, 1024
 _MOST = 1 << 53  # of a number: all up to there are numbers of a float, too
 _LONGEST_NAME = 200  # bytes, where folders may have 255 and a number is put behind
 _AT_LEAST = {
@@ -44,6 +44,18 @@ _AT_LEAST = {
 @dataclass(frozen=True)
 class Config:
     """Train a multilayer perceptron whose backward pass is written by hand, and check its gradients while it trains."""
+
+    GROUPS: ClassVar[dict[str, str]] = {  # of the options in the help; the first are those of every day
+        "everyday options": "preset dataset hidden epochs batch_size lr seed check run_name resume",
+        "data": "data_dir normalization validation_size limit_train augment augment_shift augment_rotation "
+        "augment_scale augment_elastic augment_smoothness",
+        "network": "activation bias initialization init_scale quantize label_smoothing logit_penalty",
+        "optimisation": "accumulate optimizer momentum nesterov weight_decay schedule warmup_steps decay decay_epochs "
+        "clip_norm early_stopping",
+        "checks": "check_every gradcheck_every on_divergence on_nonfinite rollbacks",
+        "output": "runs_dir checkpoints_dir log_every track_test quiet json",
+        "advanced": "config precision device threads replay rank_timeout",
+    }
 
     preset: Literal["default", "small-best", "best", "lean-full", "lean-medium", "mini"] = "default"
     """A ready recipe; options given beside it override it. lean-full and lean-medium are those of LEAN_mnist."""
@@ -135,6 +147,8 @@ class Config:
     """Capture the kernels of a step once and replay them at the others, without running the Python in between."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is cuda where there is one."""
+    threads: int | None = None
+    """Threads of PyTorch on the CPU, on which rounding may depend; as many as it takes by itself if not given."""
 
     # How its gradients are checked
     check: Literal["off", "audit", "screen", "full"] = "audit"
@@ -167,6 +181,8 @@ class Config:
     """Also evaluate the test split after every epoch; each look is recorded, because a certificate pays for it."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
+    json: bool = False
+    """Print the summary as one JSON document."""
 
     def __post_init__(self) -> None:
         for least, names in _AT_LEAST.items():
@@ -177,6 +193,7 @@ class Config:
                     raise ConfigError(f"{option_name(name)}: expected {expected}, found {printable(value, 60)}")
         if not is_path(self.dataset):
             check_choice("--dataset", self.dataset, DATASET_CHOICES, ConfigError)
+        check_threads(self.threads)
         if self.augment_scale >= 1:
             raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
         for name in ("lr", "clip_norm", "clip_pixels", "init_scale", "decay", "augment_smoothness"):
@@ -233,6 +250,12 @@ class Config:
         """Plain values, as ``config.json`` and a checkpoint hold them."""
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def check_threads(count: int | None) -> None:
+    """Raise ``ConfigError`` for a number of threads that PyTorch cannot have."""
+    if count is not None and not 1 <= count <= MOST_THREADS:
+        raise ConfigError(f"--threads: expected from 1 to {MOST_THREADS}, found {printable(count, 60)}")
 
 
 def _check_text(option: str, text: str) -> None:

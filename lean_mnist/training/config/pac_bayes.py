@@ -6,12 +6,12 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from lean_mnist.errors import ConfigError
 from lean_mnist.generalization.confidence import candidate_courses, claimed_deltas
 from lean_mnist.generalization.exact import exact
-from lean_mnist.training.config.config import Config
+from lean_mnist.training.config.config import Config, check_threads
 
 # What --prior decides where an option is not given. These were found on MNIST by comparing bounds on the very examples
 # that are certified, of four learnt and some twenty-five data-free priors, each tried after looking at others.
@@ -42,6 +42,15 @@ class PacBayesConfig:
 
     Raises ``ConfigError``, ``CertificateError`` or ``BoundError`` for values that cannot be.
     """
+
+    GROUPS: ClassVar[dict[str, str]] = {  # of the options in the help; the first are those of every day
+        "everyday options": "prior dataset hidden epochs prior_epochs seed delta run_name resume json",
+        "prior": "prior_scale candidates adaptive prior_examples prior_lr augment",
+        "posterior": "lr batch_size objective divergence_weight p_min draws",
+        "checks": "check check_every",
+        "output": "runs_dir checkpoints_dir log_every quiet",
+        "advanced": "config data_dir threads",
+    }
 
     prior: Literal["learnt", "data-free"] = "learnt"
     """Whether the prior's means are learned, on a part of the training examples that the bound then leaves out."""
@@ -88,6 +97,8 @@ class PacBayesConfig:
     """Steps between audits of the gradients; the first step of each training is always audited."""
     seed: int = 0
     """Of initial weights, split, order of examples and noise."""
+    threads: int | None = None
+    """Threads of PyTorch on the CPU; as many as it takes by itself if not given."""
     run_name: str | None = None
     """Name of the run's folders; made of data set, prior and time if not given."""
     runs_dir: str = "runs"
@@ -112,6 +123,7 @@ class PacBayesConfig:
         if self.candidates is not None:
             candidate_courses(self.candidates, self.adaptive)
         claimed_deltas(self.delta)
+        check_threads(self.threads)
         for name in ("draws", "epochs", "prior_epochs", "check_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')}: expected at least 1, found {value}")
@@ -135,8 +147,8 @@ class PacBayesConfig:
     def of_trainer(self, epochs: int) -> TrainerConfig:
         """The trainer's configuration of a run of ``epochs`` in all; of a resolved configuration."""
         shared = {name: getattr(self, name) for name in (
-            "dataset", "data_dir", "hidden", "batch_size", "lr", "seed", "check", "check_every", "run_name", "runs_dir",
-            "checkpoints_dir", "log_every", "quiet",
+            "dataset", "data_dir", "hidden", "batch_size", "lr", "seed", "threads", "check", "check_every", "run_name",
+            "runs_dir", "checkpoints_dir", "log_every", "quiet",
         )}  # fmt: skip
         momentum = 0.9 if self.prior == "learnt" else 0.95
         fixed: dict[str, Any] = {"normalization": "unit", "weight_decay": 0.0, "momentum": momentum, "device": "cpu"}

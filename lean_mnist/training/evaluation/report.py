@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from lean_mnist.command_line import POSITIONAL
 
 from lean_mnist.reading.text import printable
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class EvaluateArguments:
     """Accuracy, loss, per-class accuracy and confusion matrix of a checkpoint."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    checkpoint: Annotated[str, POSITIONAL]
     """best.pt or last.pt of a run."""
     dataset: str | None = None
     """Name of a data set, or path of own data; what it was trained on if not given."""

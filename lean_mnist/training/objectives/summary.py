@@ -1,5 +1,6 @@
 """Summary of a run of classification, for ``summary.json`` and for people."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from lean_mnist.data.official import Origin
+from lean_mnist.files import plain
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize import TrainingClaims
@@ -82,6 +84,10 @@ class Summary:
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
+
+    def to_json(self) -> str:
+        """One JSON document."""
+        return json.dumps(plain(self.to_dict()), indent=2, ensure_ascii=False, allow_nan=False)
 
     @property
     def files(self) -> dict[str, Path]:

@@ -323,7 +323,6 @@ def _import_all() -> None:
         "onnx",
         "google.protobuf.message",
         "safetensors.torch",
-        "tyro",
         "torch.quantization",
         "torch._jit_internal",
         "lean_mnist.audit.bundle",
