@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from lean_mnist.command_line import POSITIONAL, parse, run_command
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
+from lean_mnist.invocation import typed
 from lean_mnist.reading.text import shown
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def main() -> None:
         print(certificate.to_json(), end="")
     else:
         print(certificate.text())
-        print(f"  written    {shown(path)}; to check it: python -m lean_mnist.certify --check {shown(path)}")
+        print(f"  written    {shown(path)}")
+        print(f"  to check   {typed('python -m lean_mnist.certify', '--check', path)}")
 
 
 def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
@@ -228,8 +230,8 @@ def certify_coq(arguments: CertifyArguments, path: str, kind: NetworkFile, out: 
         print(json.dumps({"coq": str(out), "network": certificate.network, "statement": certificate.statement()}))
     else:
         print(*certificate.statement(), sep="\n")
-        check = f"to prove it ({certificate.cost}): python -m lean_mnist.certify --check {shown(out)}"
-        print(f"  written    {shown(out)}; {check}")
+        print(f"  written    {shown(out)}")
+        print(f"  to prove   {typed('python -m lean_mnist.certify', '--check', out)} ({certificate.cost})")
 
 
 def options_of(arguments: CertifyArguments) -> ClaimOptions:

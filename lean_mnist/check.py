@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from lean_mnist.command_line import OR_NONE, POSITIONAL, parse, run_command
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
+from lean_mnist.invocation import typed
 
 if TYPE_CHECKING:
     from lean_mnist.crosscheck.cases.table import Case
@@ -125,9 +126,8 @@ def _bundles(asked: CheckArguments, path: Path, function: Any, given: dict[str, 
     for file, content in contents.items():
         of = printable(content.get("function") or "a function without an importable name")
         if content["kind"] != FUNCTION:
-            raise ConfigError(
-                f"{file}: a bundle of a {content['kind']}; python -m lean_mnist.crosscheck.replay runs it"
-            )
+            again = typed("python -m lean_mnist.crosscheck.replay", file)
+            raise ConfigError(f"{file}: a bundle of a {content['kind']}; {again} runs it")
         if path.is_dir() and of.rpartition(":")[2] != own:
             continue
         inputs, options = question_of(file, content)

@@ -13,6 +13,7 @@ import torch
 from lean_mnist.command_line import option_name
 from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.errors import ConfigError, HealthError, Interrupted, LeanMnistError, OutOfMemory, memory_for
+from lean_mnist.invocation import typed
 from lean_mnist.nn.update import Update
 from lean_mnist.torch_internals import has_bfloat16_products
 from lean_mnist.training.checkpoints import content_hash, read_checkpoint
@@ -142,8 +143,8 @@ class Session:
         world, config, folder = self._world, self._rendezvous(), self._folder
         if not self._resuming:  # before anything else is written, so that a run killed at any time can be resumed
             world.on_writer(lambda: self._save("last"))
-        elsewhere = "" if config.runs_dir == Config.runs_dir else f" --runs-dir {config.runs_dir}"
-        again = f"python -m {self._objective.command} --resume {folder.checkpoints}{elsewhere}"
+        elsewhere = () if config.runs_dir == Config.runs_dir else ("--runs-dir", config.runs_dir)
+        again = typed(f"python -m {self._objective.command}", "--resume", folder.checkpoints, *elsewhere)
         world.resume_hint = again
         whole = f"the last checkpoint is whole; to go on: {again}"
         try:

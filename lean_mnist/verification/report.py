@@ -14,6 +14,7 @@ from textwrap import wrap
 from typing import Any
 
 from lean_mnist.errors import ConfigError, nearest
+from lean_mnist.invocation import typed
 from lean_mnist.verification.coq import CoqReport, check_theorems
 from lean_mnist.verification.model import Method, Obligation, ObligationFailed, ObligationResult, Truth, Vacuous
 
@@ -45,7 +46,7 @@ def _statements() -> Any:
         import sympy  # noqa: F401
     except ImportError:
         raise ConfigError(
-            "python -m lean_mnist.verify proves with SymPy, which is missing: pip install sympy"
+            f"lean_mnist.verify proves with SymPy, which is missing: {typed('python -m pip', 'install', 'sympy')}"
         ) from None
     from lean_mnist.verification import statements
 

@@ -87,7 +87,7 @@ def test_a_run_is_certified_and_checked(called: Call, best: Path) -> None:
     assert (made.status, made.err) == (0, "")
     assert "the test split was looked at once" in made.out
     path = folder / "certificate.json"
-    assert made.out.rstrip().endswith(f"python -m lean_mnist.certify --check {path}")
+    assert made.out.rstrip().endswith(f"-m lean_mnist.certify --check {path}")
     checked = called("--check", path)
     assert (checked.status, checked.err) == (0, "")
     assert checked.out.startswith(f"{path}: holds; ")

@@ -15,6 +15,7 @@ import torch
 from lean_mnist import errors, evaluate, train
 from lean_mnist.command_line import run_command
 from lean_mnist.data.names import DATA_VARIABLE
+from lean_mnist.invocation import typed
 from lean_mnist.training.arguments import find_checkpoint, read_arguments
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.presets import preset
@@ -211,7 +212,7 @@ def test_an_interrupted_run_exits_130_and_says_how_to_go_on(
     line = err.splitlines()[-1]
     assert line == (
         "interrupted at step 13, epoch 2; everything is saved; to go on: "
-        f"python -m lean_mnist.train --resume checkpoints/{NAME}"
+        + typed("python -m lean_mnist.train", "--resume", f"checkpoints/{NAME}")
     )
     status, out, _ = call(train.main, line.split()[-2:], monkeypatch, capsys)
     assert status == 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, LeanMnistError, RankLost
+from lean_mnist.invocation import typed
 from lean_mnist.nn.step import StepResult, put_flat_gradients
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.distributed import World, from_environment
@@ -123,7 +124,7 @@ def test_a_rank_that_dies_leaves_a_run_that_one_process_goes_on_with(here: Path,
     (_, lost), _ = outcomes
     assert isinstance(lost, RankLost)
     assert str(lost).startswith(f"rank 1 died or no longer answers (at step {STEPS_PER_EPOCH + 4}; ")
-    assert str(lost).endswith(f": python -m lean_mnist.train --resume {LAST.parent}")
+    assert str(lost).endswith(f": {typed('python -m lean_mnist.train', '--resume', LAST.parent)}")
     run(digits_config(check="off"), LAST)
     assert distance(LAST, short_run.last) < 1e-5
 

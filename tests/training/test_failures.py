@@ -14,6 +14,7 @@ from lean_mnist.audit.bundle import reproduce_step, save_step_bundle
 from lean_mnist.crosscheck import replay
 from lean_mnist.crosscheck.bundles.bundle import load_bundle
 from lean_mnist.errors import CheckpointError, GradientMismatch, HealthError
+from lean_mnist.invocation import typed
 from lean_mnist.mutants import mutant_named, planted
 from lean_mnist.nn import FlatParameters
 from lean_mnist.nn.step import compute_gradients
@@ -103,7 +104,7 @@ def test_bugs_of_every_sort_are_found_again(
 ) -> None:  # fmt: skip
     message = failed_run(mutant, **changes)
     (path,) = FOLDER.iterdir()
-    assert message.endswith(f"; to ask again: python -m lean_mnist.crosscheck.replay {path}")
+    assert message.endswith(f"; to ask again: {typed('python -m lean_mnist.crosscheck.replay', path)}")
     with planted(mutant_named(mutant)):
         still = ask(path, monkeypatch, capsys)
     assert still.status == 3, still.out
@@ -124,7 +125,7 @@ def test_a_run_that_goes_on_keeps_its_first_failures(
         finished.summary
     )
     warning = named(finished.records, "crosscheck/warning")[0]
-    assert warning.endswith(f"python -m lean_mnist.crosscheck.replay {finished.summary.folder}/failures/step-1.pt")
+    assert warning.endswith(f"-m lean_mnist.crosscheck.replay {finished.summary.folder}/failures/step-1.pt")
 
 
 def test_a_gradient_that_is_not_finite_is_kept_too(
@@ -135,7 +136,7 @@ def test_a_gradient_that_is_not_finite_is_kept_too(
     assert "step 1: the gradient of layers.1.bias is not finite: likely NaN in layers.1.bias, db = Σ dz" in str(
         caught.value
     )
-    assert str(caught.value).endswith(f"; to ask again: python -m lean_mnist.crosscheck.replay {STEP_1}")
+    assert str(caught.value).endswith(f"; to ask again: {typed('python -m lean_mnist.crosscheck.replay', STEP_1)}")
     with planted(mutant_named("node-nan")):
         assert ask(STEP_1, monkeypatch, capsys).status == 3
     assert ask(STEP_1, monkeypatch, capsys).status == 0

@@ -59,7 +59,7 @@ def test_a_run_stops_with_one_line_and_goes_on_from_its_last_checkpoint(
     assert (status, out) == (3, "")
     assert err.splitlines() == [err.rstrip("\n")]
     assert err.startswith(f"error: step {STEPS_PER_EPOCH + 5}: layers.0.weight[0, 0] to layers.0.weight[")
-    assert "python -m lean_mnist.train --resume checkpoints/b" in err
+    assert "-m lean_mnist.train --resume checkpoints/b" in err
     run(digits_config(run_name="b", check="full"), Path("checkpoints/b/last.pt"))
     assert identical(load(Path("checkpoints/b/last.pt"))["model"], whole["model"])
 

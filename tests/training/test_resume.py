@@ -257,7 +257,7 @@ def test_a_program_stopped_from_outside_goes_on_bit_for_bit(
     else:
         assert status == 130
         assert said[-1].startswith("interrupted at step ")
-        assert said[-1].endswith(f"python -m lean_mnist.train --resume checkpoints/{NAME}\n")
+        assert said[-1].endswith(f"-m lean_mnist.train --resume checkpoints/{NAME}\n")
     state = load(Path("checkpoints", NAME, "last.pt"))["training"]["state"]
     assert 1 <= state["epoch"] < 12
     # TensorBoard orders files by the second in their names, and no program starts within the second of another's death.

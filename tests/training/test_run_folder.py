@@ -13,6 +13,7 @@ import pytest
 
 from lean_mnist import pacbayes, train
 from lean_mnist.errors import CheckpointError, ConfigError, LeanMnistError
+from lean_mnist.invocation import typed
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.generations import Generations
 from lean_mnist.training.run import run
@@ -214,7 +215,7 @@ def test_a_folder_deleted_underneath_ends_the_run_with_its_state_saved(
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error: {folder}")
     assert f"deleted while the run was using it; the state of step 22 is in checkpoints/{NAME}/last.pt" in err
-    assert err.endswith(f"; to go on: python -m lean_mnist.train --resume checkpoints/{NAME}\n")
+    assert err.endswith(f"; to go on: {typed('python -m lean_mnist.train', '--resume', Path('checkpoints', NAME))}\n")
     assert load(CHECKPOINTS / "last.pt")["metrics"]["step"] == 22
     summary = resume(NAME)
     assert summary.state.best is not None

@@ -15,6 +15,7 @@ from lean_mnist import train
 from lean_mnist.errors import (
     Interrupted,
 )
+from lean_mnist.invocation import typed
 from lean_mnist.nn.update import Update
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.run import run
@@ -112,7 +113,7 @@ def test_a_second_interrupt_ends_a_run_at_once_and_it_goes_on_from_its_last_chec
         patch.setattr(Update, "apply", twice)
         arguments = ["--dataset", "digits", "--epochs", "2", "--run-name", NAME, "--quiet"]
         status, out, err = call(train.main, arguments, patch, capsys)
-    hint = f"the last checkpoint is whole; to go on: python -m lean_mnist.train --resume {LAST.parent}"
+    hint = f"the last checkpoint is whole; to go on: {typed('python -m lean_mnist.train', '--resume', LAST.parent)}"
     assert (status, out, err.count("\n")) == (130, "", 1)
     assert err.startswith("interrupted at once, at step ")
     assert err.endswith(f"; {hint}\n")

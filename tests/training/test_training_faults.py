@@ -18,6 +18,7 @@ from lean_mnist.errors import (
     is_out_of_memory,
     memory_for,
 )
+from lean_mnist.invocation import typed
 from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.update import Update
 from lean_mnist.training.objectives import classification
@@ -168,7 +169,7 @@ def test_too_little_memory_is_one_line_and_the_run_goes_on_later(
         put(patch)
         status, out, err = call(train.main, arguments, patch, capsys)
     assert (status, out) == (2, "")
-    hint = f"the last checkpoint is whole; to go on: python -m lean_mnist.train --resume {LAST.parent}"
+    hint = f"the last checkpoint is whole; to go on: {typed('python -m lean_mnist.train', '--resume', LAST.parent)}"
     assert err == f"error: out of memory while {what}; {hint}\n"
     status, out, err = call(train.main, ["--resume", NAME, "--quiet"], monkeypatch, capsys)
     assert (status, err) == (0, "")

@@ -121,7 +121,7 @@ def test_the_message_names_the_tensor_the_place_and_both_values(here: Path, plan
     assert "reference " in message
     assert "; likely wrong values in layers.0.weight, dW = Σ dzᵀ h: " in message
     assert "(one element, [7, 20])" in message
-    replay = f"python -m lean_mnist.crosscheck.replay runs/{NAME}/failures/step-1.pt"
+    replay = f"-m lean_mnist.crosscheck.replay runs/{NAME}/failures/step-1.pt"
     assert message.endswith(f"; the step was not applied; to ask again: {replay}")
     assert "\n" not in message
     records = records_in(Path("runs", NAME))

@@ -12,6 +12,7 @@ import pytest
 
 from lean_mnist import verify as command
 from lean_mnist.errors import LeanMnistError
+from lean_mnist.invocation import typed
 from lean_mnist.verification import report, verify
 from lean_mnist.verification.model import ObligationFailed, Truth
 from tests.support.obligations_cases import an_obligation, breaks, holds, is_false
@@ -123,7 +124,8 @@ def test_without_sympy_it_says_what_to_install(call: Run, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "sympy", None)
     found = call()
     assert (found.status, found.out) == (2, "")
-    assert found.err == ("error: python -m lean_mnist.verify proves with SymPy, which is missing: pip install sympy\n")
+    install = typed("python -m pip", "install", "sympy")
+    assert found.err == f"error: lean_mnist.verify proves with SymPy, which is missing: {install}\n"
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,7 @@ from lean_mnist.generalization.certificates.networks import (
     weights_hash,
 )
 from lean_mnist.generalization.confidence import NOBODY, DeveloperLooks, history_of
+from lean_mnist.invocation import typed
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP, exact_network
 from lean_mnist.reading.json import read_json
@@ -93,7 +94,7 @@ class FoundCertificate:
         if self.why_not:
             return f"certificate: {shown(self.path)} does not match: {self.why_not}"
         compared = "compared with what is here: weights, decoder, test examples, errors counted again, recorded looks"
-        again = f"to check all of it: python -m lean_mnist.certify --check {shown(self.path)}"
+        again = f"to check all of it: {typed('python -m lean_mnist.certify', '--check', self.path)}"
         holds = f"its count holds for {self.arithmetic}"
         return "\n  ".join([f"certificate: {shown(self.path)}", *self.statement, holds, compared, again])
 

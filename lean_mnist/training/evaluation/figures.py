@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lean_mnist.errors import ConfigError
+from lean_mnist.invocation import typed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 Picture = npt.NDArray[np.uint8]  # (height, width, 3)
 
 BLUE, PALE_BLUE, ORANGE, GREEN, GREY = "tab:blue", "#8cb7db", "tab:orange", "tab:green", "#969696"
-MISSING = "charts need matplotlib; to have it: pip install --editable '.[plots]'"
+MISSING = f"charts need matplotlib; to have it: {typed('python -m pip', 'install', 'matplotlib')}"
 _INCHES, _DOTS_PER_INCH = (7.2, 4.8), 100
 
 

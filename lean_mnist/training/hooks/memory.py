@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lean_mnist.data.watch import BatchWatch, first_of
 from lean_mnist.errors import GradientMismatch, HealthError, MemoryFault
+from lean_mnist.invocation import typed
 from lean_mnist.memory import Checksum
 from lean_mnist.nn.parameters import FlatParameters, ParameterSlot, place_of
 from lean_mnist.nn.step import Batch, Step, StepEngine, StepResult
@@ -66,7 +67,8 @@ class MemoryGuard:
         self._advice = "; a fault of the memory, or of another program"
         if policy.config is not None:
             last = Path(policy.config.checkpoints_dir, policy.config.run_name or "")
-            self._advice += f"; to go on from the last checkpoint: python -m {command} --resume {last}"
+            again = typed(f"python -m {command}", "--resume", last)
+            self._advice += f"; to go on from the last checkpoint: {again}"
         self._update: Update | None = None
         self._resting: list[_Resting] = []
         self._state_tensors: list[Any] = [None]  # of the optimizer, when they were last looked for

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from lean_mnist.audit.bundle import save_step_bundle
 from lean_mnist.errors import GradientMismatch
+from lean_mnist.invocation import typed
 from lean_mnist.nn.step import Step
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.schedules import is_power_of_ten
@@ -81,7 +82,7 @@ class FailurePolicy:
                 save_step_bundle(path, step, message, self.config.seed, self.config.to_dict())
             except OSError as error:
                 return f"; its bundle could not be written: {path}: {error.strerror or error}"
-        return f"; to ask again: python -m lean_mnist.crosscheck.replay {path}"
+        return f"; to ask again: {typed('python -m lean_mnist.crosscheck.replay', path)}"
 
     def refuse(self, step: Step, found: str, details: str) -> Iterator[Record]:
         """Keep the step with all ``details`` and raise ``GradientMismatch`` with ``found``, or yield a warning."""

@@ -15,6 +15,7 @@ from lean_mnist.generalization.certificates.runs import write_certificate
 from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.pacbayes.certificate import certify_posterior, draw_outcomes, layers_of
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
+from lean_mnist.invocation import typed
 from lean_mnist.training.config.pac_bayes import given
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Scalar, Text
@@ -56,7 +57,8 @@ class PacBayesResult:
         failed = f"{checks['failures']} failed, largest divergence {checks['largest_divergence']:.1e}"
         lines.append(f"  checks     {checks['screens']:,} steps screened, {checks['comparisons']} audits, {failed}")
         lines.append(f"  time       {', '.join(f'{name} {s:.0f} s' for name, s in v['seconds'].items())}")
-        lines.append(f"  written    {path}; to check it: python -m lean_mnist.certify --check {path}")
+        lines.append(f"  written    {path}")
+        lines.append(f"  to check   {typed('python -m lean_mnist.certify', '--check', path)}")
         return "\n".join(lines)
 
 

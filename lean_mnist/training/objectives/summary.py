@@ -12,6 +12,7 @@ from lean_mnist.files import plain
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize import TrainingClaims
+from lean_mnist.invocation import typed
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation import figures
 from lean_mnist.training.evaluation.metrics import Evaluation
@@ -128,7 +129,7 @@ class Summary:
             f"  checks     {checked}",
             f"  time       {state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s",
             f"  written    {', '.join(str(path) for path in self.files.values())}",
-            f"  look       tensorboard --logdir {self.folder.parent}",
+            f"  look       {typed('tensorboard', '--logdir', self.folder.parent)}",
         ]
         if not figures.available():
             lines.append(f"  charts     none: {figures.MISSING}")
