@@ -12,6 +12,7 @@ from lean_mnist import train
 from lean_mnist.chainrule import dense
 from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.errors import GradientMismatch, LeanMnistError
+from lean_mnist.invocation import typed
 from lean_mnist.nn import MLP
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
@@ -121,7 +122,7 @@ def test_the_message_names_the_tensor_the_place_and_both_values(here: Path, plan
     assert "reference " in message
     assert "; likely wrong values in layers.0.weight, dW = Σ dzᵀ h: " in message
     assert "(one element, [7, 20])" in message
-    replay = f"-m lean_mnist.crosscheck.replay runs/{NAME}/failures/step-1.pt"
+    replay = typed("python -m lean_mnist.crosscheck.replay", f"runs/{NAME}/failures/step-1.pt")
     assert message.endswith(f"; the step was not applied; to ask again: {replay}")
     assert "\n" not in message
     records = records_in(Path("runs", NAME))
