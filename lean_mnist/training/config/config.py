@@ -47,8 +47,8 @@ class Config:
 
     GROUPS: ClassVar[dict[str, str]] = {  # of the options in the help; the first are those of every day
         "everyday options": "preset dataset hidden epochs batch_size lr seed check run_name resume",
-        "data": "grey data_dir normalization clip_pixels validation_size limit_train augment augment_shift augment_rotation "
-        "augment_scale augment_elastic augment_smoothness",
+        "data": "grey data_dir normalization clip_pixels validation_size limit_train augment augment_shift "
+        "augment_rotation augment_scale augment_elastic augment_smoothness",
         "network": "activation bias initialization init_scale quantize label_smoothing logit_penalty",
         "optimisation": "accumulate optimizer momentum nesterov weight_decay schedule warmup_steps decay decay_epochs "
         "clip_norm early_stopping",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lean_mnist.command_line import POSITIONAL
-
 from lean_mnist.reading.text import printable
 
 if TYPE_CHECKING:
