@@ -1,8 +1,9 @@
 (* The step sizes of Robbins and Monro: their sum diverges, the sum of their squares does not.
 
-   1/(t + 1) is such a sequence, and with any such sequence, no step of which is above 2/(mu + L), SGD on a strongly convex,
-   smooth function converges in mean square: E ||theta_t - theta*||^2 tends to 0. Source: Robbins and Monro, A stochastic approximation method, Annals of
-   Mathematical Statistics 22, 1951; Bottou, Curtis and Nocedal, SIAM Review 60, 2018, section 4.2. *)
+   1/(t + 1) is such a sequence, and with any such sequence, no step of which is above 2/(mu + L), SGD on a strongly
+   convex, smooth function converges in mean square: E ||theta_t - theta*||^2 tends to 0. Source: Robbins and Monro, A
+   stochastic approximation method, Annals of Mathematical Statistics 22, 1951; Bottou, Curtis and Nocedal, SIAM Review
+   60, 2018, section 4.2. *)
 Require Import Reals Lra Lia Psatz.
 From Coquelicot Require Import Coquelicot.
 From LeanMnist Require Import gradients.Numbers gradients.RealNumbers generalization.Distribution

@@ -112,14 +112,4 @@ Section Expectation.
 
   Lemma E_inner u v : E D (fun a => inner n u (v a)) = inner n u (mean v).
   Proof. unfold inner. rewrite E_sum_below. apply sum_ext. intros. apply E_scal. Qed.
-
-  (* E ||v||^2 = ||E v||^2 + the variance *)
-  Lemma E_norm2 v : E D (fun a => norm2 n (v a)) = norm2 n (mean v) + variance v.
-  Proof.
-    unfold variance.
-    rewrite (E_ext D (fun a => norm2 n (v a - mean v)%V)
-      (fun a => norm2 n (v a) - 2 * inner n (mean v) (v a) + norm2 n (mean v))).
-    { rewrite E_plus, E_minus, E_scal, E_inner, E_const. unfold norm2. ring. }
-    intros a. unfold norm2. rewrite !inner_minus_l, !inner_minus_r, (inner_sym n (v a) (mean v)). ring.
-  Qed.
 End Expectation.

@@ -3,7 +3,8 @@
    kl(q || p) = q ln(q/p) + (1 - q) ln((1 - q)/(1 - p)), with 0 ln 0 = 0. For k/n <= p < 1
      P[Binomial(n, p) <= k] <= exp(-n kl(k/n || p)),
    so a bound u(k) >= k/n with n kl(k/n || u(k)) >= ln(1/delta) lies below the risk with probability at most delta. And
-   kl(q || p) >= 2 (p - q)^2 (Pinsker's inequality for two outcomes): it is nowhere worse than Hoeffding's bound. *)
+   kl(q || p) >= 2 (p - q)^2 (Pinsker's inequality for two outcomes): it is nowhere worse than Hoeffding's bound. In
+   general, where kl(q || p) <= kl(q || b) with b >= q, p is at most b ([kl_inversion]). *)
 
 Require Import Reals Lra Lia List ZArith.
 From LeanMnist.generalization Require Import Distribution Hoeffding ClopperPearson Confidence.
@@ -138,4 +139,71 @@ Proof.
   assert (0 <= INR k / INR n) by (apply Rmult_le_pos; [apply pos_INR | left; now apply Rinv_0_lt_compat]).
   pose proof (pinsker (INR k / INR n) p (conj H Hq) Hp) as P.
   apply (Rmult_le_compat_l (INR n)) in P; [|lra]. lra.
+Qed.
+
+(* ---------- from a bound on kl(q || p) to one on p ---------- *)
+
+(* kl(q || p) <= c, where kl(q || 0) is infinite unless q = 0, and kl(q || 1) unless q = 1. *)
+Definition kl_at_most (q p c : R) : Prop := (p = 0 -> q = 0) /\ (p = 1 -> q = 1) /\ kl q p <= c.
+
+Lemma ln_less_than_minus_1 y : 0 < y -> y <> 1 -> ln y < y - 1.
+Proof.
+  intros Hy Hne. assert (Hln : ln y <> 0) by (intros E; apply Hne; now rewrite <- (exp_ln y Hy), E, exp_0).
+  pose proof (exp_ineq1 _ Hln) as X. rewrite exp_ln in X by exact Hy. lra.
+Qed.
+
+Lemma ln_le x y : 0 < x -> x <= y -> ln x <= ln y.
+Proof. intros Hx [H | ->]; [left; now apply ln_increasing | apply Rle_refl]. Qed.
+
+(* ln(a/c) = ln(a/b) + ln(b/c) *)
+Lemma ln_through a b c : 0 < a -> 0 < b -> 0 < c -> ln (a / c) = ln (a / b) + ln (b / c).
+Proof.
+  intros. rewrite <- ln_mult by (apply Rmult_lt_0_compat; [|apply Rinv_0_lt_compat]; assumption).
+  f_equal. field. lra.
+Qed.
+
+Lemma kl_increasing q b p : 0 <= q <= b -> 0 < b < p -> p < 1 -> kl q b < kl q p.
+Proof.
+  intros Hq Hb Hp. assert (Less : forall u v, 0 < u -> 0 < v -> u <> v -> 1 - v / u < ln (u / v)).
+  { intros u v Hu Hv Hne. replace (u / v) with (/ (v / u)) by (field; lra).
+    assert (0 < v / u) by (apply Rmult_lt_0_compat; [|apply Rinv_0_lt_compat]; assumption).
+    rewrite ln_Rinv by assumption. assert (L := ln_less_than_minus_1 (v / u)). enough (v / u <> 1) by lra.
+    intros E. apply Hne. replace v with (v / u * u) by (field; lra). rewrite E. ring. }
+  assert (First : q * ln (q / b) + q * (1 - p / b) <= q * ln (q / p)).
+  { destruct (proj1 Hq) as [Pos | <-]; [|lra]. rewrite (ln_through q b p) by lra.
+    pose proof (Less b p ltac:(lra) ltac:(lra) ltac:(lra)). nra. }
+  assert (Second : (1 - q) * ln ((1 - q) / (1 - b)) + (1 - q) * (1 - (1 - p) / (1 - b))
+                   < (1 - q) * ln ((1 - q) / (1 - p))).
+  { rewrite (ln_through (1 - q) (1 - b) (1 - p)) by lra.
+    pose proof (Less (1 - b) (1 - p) ltac:(lra) ltac:(lra) ltac:(lra)). nra. }
+  assert (Gain : q * (1 - p / b) + (1 - q) * (1 - (1 - p) / (1 - b)) = (p - b) * (b - q) * / (b * (1 - b)))
+    by (field; lra).
+  assert (0 <= (p - b) * (b - q) * / (b * (1 - b))).
+  { apply Rmult_le_pos; [apply Rmult_le_pos; lra|]. left. apply Rinv_0_lt_compat, Rmult_lt_0_compat; lra. }
+  unfold kl. lra.
+Qed.
+
+(* kl(q || b) falls in q up to b, so an upper bound on q may stand for it. *)
+Theorem kl_decreasing_in_q q q' b : 0 <= q <= q' -> q' <= b -> 0 < b < 1 -> kl q' b <= kl q b.
+Proof.
+  intros Hq Hb Hb1. destruct (Req_dec q' 0) as [Zero|Pos]; [replace q with q' by lra; lra|].
+  pose proof (pinsker q q' ltac:(lra) ltac:(lra)) as P. assert (0 <= 2 * (q' - q) ^ 2) by nra.
+  assert (Split : kl q b = kl q q' + (q * ln (q' / b) + (1 - q) * ln ((1 - q') / (1 - b)))).
+  { unfold kl. rewrite (ln_through (1 - q) (1 - q') (1 - b)) by lra.
+    destruct (proj1 Hq) as [Q | <-]; [rewrite (ln_through q q' b) by lra|]; ring. }
+  assert (X : ln (q' / b) <= 0).
+  { rewrite <- ln_1. apply ln_le; [apply Rmult_lt_0_compat; [lra | apply Rinv_0_lt_compat; lra]|].
+    apply (Rmult_le_reg_r b); [lra|]. unfold Rdiv. rewrite Rmult_assoc, Rinv_l; lra. }
+  assert (Y : 0 <= ln ((1 - q') / (1 - b))).
+  { rewrite <- ln_1. apply ln_le; [lra|]. apply (Rmult_le_reg_r (1 - b)); [lra|].
+    unfold Rdiv. rewrite Rmult_assoc, Rinv_l; lra. }
+  rewrite Split. unfold kl at 1. nra.
+Qed.
+
+(* Where kl(q || p) <= c <= kl(q || b) and q <= b < 1, p <= b. *)
+Theorem kl_inversion q p b c : 0 <= q <= b -> 0 < b < 1 -> p <= 1 -> kl_at_most q p c -> c <= kl q b -> p <= b.
+Proof.
+  intros Hq Hb Hp (_ & One & Most) Hc. apply Rnot_lt_le. intros Above.
+  destruct (Req_dec p 1) as [E|Ne]; [specialize (One E); lra|].
+  pose proof (kl_increasing q b p Hq ltac:(lra) ltac:(lra)). lra.
 Qed.

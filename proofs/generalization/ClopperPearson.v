@@ -128,7 +128,7 @@ Section Errors.
   Lemma risk_range : 0 <= risk <= 1.
   Proof. apply E_range, zero_one_loss_range. Qed.
 
-  Lemma risk_is_probability : risk = Prob D (fun a => wrong a = true).
+  Theorem risk_is_probability : risk = Prob D (fun a => wrong a = true).
   Proof.
     apply E_ext. intros a. unfold zero_one_loss.
     destruct (wrong a); [rewrite indicator_true | rewrite indicator_false]; easy.

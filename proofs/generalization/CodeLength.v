@@ -21,6 +21,12 @@ Definition prefix_free (code : list (list bool)) : Prop :=
 
 Definition weight (length : nat) : R := (/ 2) ^ length.
 
+Lemma ln_weight l : ln (weight l) = - (INR l * ln 2).
+Proof.
+  unfold weight. induction l; [simpl; rewrite ln_1; ring|]. cbn [pow].
+  rewrite ln_mult, ln_Rinv, IHl, S_INR by (lra || apply pow_lt; lra). ring.
+Qed.
+
 (* The rests of the words that begin with b. *)
 Fixpoint after (b : bool) (code : list (list bool)) : list (list bool) :=
   match code with
@@ -116,7 +122,7 @@ Section Shares.
 
   (* Hoeffding's inequality by code length: eps(l) = sqrt((l ln 2 + ln(1/delta)) / 2m), or anything greater. *)
   Theorem prefix_code_hoeffding m delta (code : H -> list bool) (learn : list A -> H) (eps : nat -> R) :
-    (0 < m)%nat -> 0 < delta < 1 -> prefix_free (map code space) ->
+    (0 < m)%nat -> 0 < delta -> prefix_free (map code space) ->
     (forall sample, length sample = m -> In (learn sample) space) ->
     (forall l, sqrt ((INR l * ln 2 + ln (/ delta)) / (2 * INR m)) <= eps l) ->
     Prob (draws D m) (fun sample => let h := learn sample in
@@ -124,23 +130,18 @@ Section Shares.
   Proof.
     intros Hm Hdelta Hcode Hin Heps.
     apply (prefix_code_bound m delta code learn (fun l k => INR k / INR m + eps l)); [lra | exact Hcode | exact Hin|].
-    intros l. assert (Hm' : 0 < INR m) by now apply lt_0_INR.
-    assert (Hcost : 0 <= INR l * ln 2 + ln (/ delta)).
-    { assert (0 < ln 2) by (rewrite <- ln_1; apply ln_increasing; lra).
-      assert (0 < ln (/ delta)).
-      { rewrite <- ln_1. apply ln_increasing; [lra|]. rewrite <- Rinv_1. apply Rinv_lt_contravar; lra. }
-      assert (0 <= INR l * ln 2) by (apply Rmult_le_pos; [apply pos_INR | lra]). lra. }
-    assert (Hquot : 0 <= (INR l * ln 2 + ln (/ delta)) / (2 * INR m)).
-    { apply Rmult_le_pos; [exact Hcost|]. left. apply Rinv_0_lt_compat. lra. }
-    assert (Hroot := sqrt_pos ((INR l * ln 2 + ln (/ delta)) / (2 * INR m))). specialize (Heps l).
-    apply hoeffding_covers; [exact Hm | lra|].
-    assert (Hsq : (INR l * ln 2 + ln (/ delta)) / (2 * INR m) <= eps l ^ 2).
-    { rewrite <- (pow2_sqrt _ Hquot). apply pow_incr. lra. }
-    apply Rle_trans with (exp (- (INR l * ln 2 + ln (/ delta)))).
-    - apply exp_le. apply (Rmult_le_compat_l (2 * INR m)) in Hsq; [|lra].
-      replace (2 * INR m * ((INR l * ln 2 + ln (/ delta)) / (2 * INR m))) with (INR l * ln 2 + ln (/ delta)) in Hsq
-        by (field; lra). lra.
-    - right. rewrite ln_Rinv by lra. replace (- (INR l * ln 2 + - ln delta)) with (ln delta + INR l * - ln 2) by ring.
-      rewrite exp_plus, exp_ln, <- exp_pow, exp_Ropp, exp_ln by lra. reflexivity.
+    intros l. assert (Hm' : 0 < INR m) by now apply lt_0_INR. specialize (Heps l).
+    set (cost := INR l * ln 2 + ln (/ delta)) in *.
+    assert (Root := sqrt_pos (cost / (2 * INR m))).
+    assert (Hpos : 0 < weight l) by (apply pow_lt; lra).
+    apply hoeffding_covers; [exact Hm | now apply Rmult_lt_0_compat|]. intros k _ _. split; [lra|].
+    replace (INR k / INR m + eps l - INR k / INR m) with (eps l) by ring.
+    replace (ln (/ (delta * weight l))) with cost.
+    2:{ unfold cost. rewrite !ln_Rinv, ln_mult, ln_weight by (assumption || lra || now apply Rmult_lt_0_compat). ring. }
+    destruct (Rle_lt_dec 0 cost) as [Hcost|Hcost].
+    - replace cost with (2 * INR m * sqrt (cost / (2 * INR m)) ^ 2).
+      + apply Rmult_le_compat_l; [lra | apply pow_incr; lra].
+      + rewrite pow2_sqrt; [field; lra|]. apply Rmult_le_pos; [exact Hcost | left; apply Rinv_0_lt_compat; lra].
+    - assert (0 <= 2 * INR m * eps l ^ 2) by (apply Rmult_le_pos; [lra | apply pow2_ge_0]). lra.
   Qed.
 End Shares.

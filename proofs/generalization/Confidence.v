@@ -18,15 +18,49 @@ Definition covers (n : nat) (delta : R) (u : nat -> R) : Prop :=
 
 (* ---------- bounds that cover ---------- *)
 
+(* A greater bound covers as well, and so does a greater delta; a bound of 1 or more is never below a risk. *)
+Theorem covers_monotone n delta delta' u v : covers n delta u -> delta <= delta' ->
+  (forall k, (k <= n)%nat -> v k < 1 -> u k <= v k) -> covers n delta' v.
+Proof.
+  intros Hu Hdelta Hv A D wrong. eapply Rle_trans; [|apply Rle_trans with (2 := Hdelta), (Hu A D wrong)].
+  apply Prob_mono_on. intros sample I Low. apply Rle_lt_trans with (2 := Low), Hv.
+  - rewrite <- (draws_length D n sample I). apply errors_le_length.
+  - pose proof (risk_range D wrong). lra.
+Qed.
+
 (* k/n + eps, where exp(-2 eps^2 n) <= delta. *)
-Theorem hoeffding_covers n delta eps : (0 < n)%nat -> 0 <= eps -> exp (- 2 * eps ^ 2 * INR n) <= delta ->
+Lemma hoeffding_margin_covers n delta eps : 0 <= eps -> exp (- 2 * eps ^ 2 * INR n) <= delta ->
   covers n delta (fun k => INR k / INR n + eps).
 Proof.
-  intros Hn Heps Hdelta A D wrong.
+  intros Heps Hdelta A D wrong.
   eapply Rle_trans; [|exact Hdelta].
   eapply Rle_trans; [|apply (hoeffding_below D (zero_one_loss wrong) (zero_one_loss_range wrong) n eps Heps)].
   apply Prob_mono_on. intros sample I. unfold mean. rewrite (draws_length D n sample I), errors_sum.
   unfold risk. lra.
+Qed.
+
+(* The bound that is printed: u(k) >= k/n with 2n (u(k) - k/n)^2 >= ln(1/delta), or u(k) = 1, which says nothing. *)
+Theorem hoeffding_covers n delta u : (0 < n)%nat -> 0 < delta ->
+  (forall k, (k <= n)%nat -> u k < 1 ->
+    INR k / INR n <= u k /\ ln (/ delta) <= 2 * INR n * (u k - INR k / INR n) ^ 2) ->
+  covers n delta u.
+Proof.
+  intros Hn Hdelta Hu. assert (Hn' : 0 < INR n) by now apply lt_0_INR.
+  destruct (Rle_lt_dec 1 delta) as [Large|Small].
+  { intros A D wrong. apply Rle_trans with (2 := Large), Prob_range. }
+  assert (Hln : 0 < ln (/ delta)) by (rewrite ln_Rinv by lra; pose proof (ln_increasing delta 1 Hdelta Small) as L;
+    rewrite ln_1 in L; lra).
+  set (square := ln (/ delta) / (2 * INR n)).
+  assert (Hsq : 0 <= square) by (apply Rmult_le_pos; [lra | left; apply Rinv_0_lt_compat; lra]).
+  apply (covers_monotone n delta delta (fun k => INR k / INR n + sqrt square)); [|apply Rle_refl|].
+  - apply hoeffding_margin_covers; [apply sqrt_pos|]. rewrite pow2_sqrt by exact Hsq.
+    replace (- 2 * square * INR n) with (ln delta) by (unfold square; rewrite ln_Rinv by lra; field; lra).
+    rewrite exp_ln by exact Hdelta. apply Rle_refl.
+  - intros k Hk Hone. destruct (Hu k Hk Hone) as [Above Cost].
+    enough (sqrt square <= u k - INR k / INR n) by lra.
+    rewrite <- (sqrt_pow2 (u k - INR k / INR n)) by lra. apply sqrt_le_1_alt.
+    apply (Rmult_le_reg_l (2 * INR n)); [lra|]. unfold square.
+    replace (2 * INR n * (ln (/ delta) / (2 * INR n))) with (ln (/ delta)) by (field; lra). exact Cost.
 Qed.
 
 (* u(k) in [0, 1] where P[Binomial(n, u(k)) <= k] <= delta. *)

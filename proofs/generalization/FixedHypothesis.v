@@ -41,7 +41,7 @@ Section Classifier.
   Qed.
 
   (* Overrated: the risk is greater than the share of errors plus eps. *)
-  Lemma overrated_errors eps h sample : sample <> nil ->
+  Theorem overrated_errors eps h sample : sample <> nil ->
     (overrated eps h sample <-> INR (errors (wrong h) sample) / INR (length sample) + eps < risk D (wrong h)).
   Proof. intros Hs. unfold overrated. rewrite accuracy_risk, empirical_accuracy_errors by exact Hs. lra. Qed.
 

@@ -4,12 +4,12 @@
      m kl(Q || R) <= KL(posterior || prior) + ln(xi(m)/delta),   xi(m) = sum_k C(m,k) (k/m)^k (1 - k/m)^(m-k),
    where Q is the posterior's expected share of errors and R its expected risk. A posterior is given by its density with
    respect to the prior. Proved as well: xi(m) <= m + 1. That xi(m) <= 2 sqrt m is Maurer's and is not proved here;
-   bounds.py relies on it, so the theorem is stated for any constant that is at least xi(m). The inequality says what it
-   should for 0 < R < 1: kl is no number at R = 0 and R = 1, where Coq's division by 0 gives one. That a bound on R follows
-   from it, as bounds.pac_bayes_risk computes it, is not proved here. *)
+   bounds.py relies on it, so the theorems are stated for any constant that is at least xi(m). From it follows the bound
+   on R that a certificate prints ([pac_bayes_risk], bounds.pac_bayes_risk): any b >= Q with
+   m kl(Q || b) >= KL(posterior || prior) + ln(xi(m)/delta). *)
 
 Require Import Reals Lra Lia List ZArith.
-From LeanMnist.generalization Require Import Distribution Hoeffding ClopperPearson BinomialKL.
+From LeanMnist.generalization Require Import Distribution Hoeffding ClopperPearson BinomialKL Posteriors.
 Import ListNotations.
 Open Scope R_scope.
 
@@ -137,127 +137,6 @@ Proof.
   apply sum_over_le_on. intros k I. apply in_seq in I. apply term_times_exp_kl; [lia | exact Hm | apply risk_range].
 Qed.
 
-(* ---------- posteriors ---------- *)
-
-Lemma E_positive {A} (D : distribution A) f : (forall a, 0 < f a) -> 0 < E D f.
-Proof.
-  intros Hf. unfold E. pose proof (outcomes_sum_to_one A D) as One. pose proof (outcomes_nonneg A D) as Nonneg.
-  assert (Main : forall l, (forall o, In o l -> 0 <= snd o) -> 0 < sum_over snd l ->
-    0 < sum_over (fun o => snd o * f (fst o)) l).
-  { induction l as [|o l IH]; simpl; intros Hl Hs; [lra|].
-    assert (0 <= sum_over (fun o => snd o * f (fst o)) l).
-    { apply sum_over_nonneg. intros a I. apply Rmult_le_pos; [apply Hl; now right | left; apply Hf]. }
-    destruct (Hl o (or_introl eq_refl)) as [Hpos | Hzero].
-    - assert (0 < snd o * f (fst o)) by (apply Rmult_lt_0_compat; [exact Hpos | apply Hf]). lra.
-    - rewrite <- Hzero in Hs |- *. assert (0 < sum_over (fun o => snd o * f (fst o)) l); [|lra].
-      apply IH; [intros a I; apply Hl; now right | lra]. }
-  apply Main; [exact Nonneg | lra].
-Qed.
-
-Section Posterior.
-  Context {H : Type} (prior : distribution H).
-
-  (* The density of a posterior with respect to the prior. *)
-  Definition is_posterior (density : H -> R) : Prop := (forall h, 0 <= density h) /\ E prior density = 1.
-
-  Definition posterior_mean (density f : H -> R) : R := E prior (fun h => density h * f h).
-
-  (* KL(posterior || prior), with 0 ln 0 = 0 *)
-  Definition divergence (density : H -> R) : R := E prior (fun h => density h * ln (density h)).
-
-  Variable density : H -> R.
-  Hypothesis posterior : is_posterior density.
-
-  Lemma posterior_mean_linear a f b g :
-    posterior_mean density (fun h => a * f h + b * g h) = a * posterior_mean density f + b * posterior_mean density g.
-  Proof.
-    unfold posterior_mean. rewrite <- !E_scal, <- E_plus. apply E_ext. intros h. ring.
-  Qed.
-
-  Lemma posterior_mean_const c : posterior_mean density (fun _ => c) = c.
-  Proof.
-    unfold posterior_mean. rewrite (E_ext _ _ (fun h => c * density h)) by (intros; ring).
-    rewrite E_scal, (proj2 posterior). ring.
-  Qed.
-
-  Lemma posterior_mean_le_on f g : (forall h, In h (values prior) -> f h <= g h) ->
-    posterior_mean density f <= posterior_mean density g.
-  Proof. intros Hfg. apply E_le_on. intros h I. apply Rmult_le_compat_l; [apply (proj1 posterior) | now apply Hfg]. Qed.
-
-  (* Donsker and Varadhan: E_posterior f <= KL + ln E_prior exp f *)
-  Theorem change_of_measure f : posterior_mean density f <= divergence density + ln (E prior (fun h => exp (f h))).
-  Proof.
-    set (Z := E prior (fun h => exp (f h))). assert (HZ : 0 < Z) by (apply E_positive; intros; apply exp_pos).
-    assert (Key : E prior (fun h => density h * f h + -1 * (density h * ln (density h)) + - ln Z * density h)
-                  <= E prior (fun h => / Z * exp (f h) + -1 * density h)).
-    { apply E_le. intros h. pose proof (exp_pos (f h)) as Hexp.
-      assert (0 < / Z * exp (f h)) by (apply Rmult_lt_0_compat; [now apply Rinv_0_lt_compat | exact Hexp]).
-      destruct (proj1 posterior h) as [Hd | <-]; [|lra].
-      set (y := / Z * exp (f h) * / density h).
-      assert (Hy : 0 < y) by (apply Rmult_lt_0_compat; [assumption | now apply Rinv_0_lt_compat]).
-      pose proof (ln_le_minus_1 y Hy) as L. apply (Rmult_le_compat_l (density h)) in L; [|lra].
-      assert (Ly : ln y = f h - ln Z - ln (density h)).
-      { unfold y. rewrite !ln_mult, !ln_Rinv, ln_exp; try (now apply Rinv_0_lt_compat); try assumption. ring. }
-      rewrite Ly in L. replace (density h * (y - 1)) with (/ Z * exp (f h) + -1 * density h) in L
-        by (unfold y; field; lra). lra. }
-    rewrite !E_plus, !E_scal, (proj2 posterior) in Key. fold Z in Key.
-    rewrite Rinv_l in Key by lra. unfold posterior_mean, divergence. lra.
-  Qed.
-
-  (* The log-sum inequality. *)
-  Lemma log_sum q r : (forall h, In h (values prior) -> 0 <= q h /\ 0 <= r h /\ (r h = 0 -> q h = 0)) ->
-    let Q := posterior_mean density q in let P := posterior_mean density r in
-    Q * ln (Q / P) <= posterior_mean density (fun h => q h * ln (q h / r h)).
-  Proof.
-    intros Hqr Q P. set (T := posterior_mean density (fun h => q h * ln (q h / r h))).
-    assert (Key : forall z, 0 < z -> Q - P / z - Q * ln z <= T).
-    { intros z Hz. replace (Q - P / z - Q * ln z) with ((1 - ln z) * Q + - / z * P) by (field; lra).
-      unfold Q, P. rewrite <- posterior_mean_linear. apply posterior_mean_le_on. intros h I.
-      destruct (Hqr h I) as (Hq & [Hr | Hr] & Hzero).
-      - pose proof (entropy_term (q h) (r h) z Hq Hr Hz). unfold Rdiv in *. lra.
-      - rewrite (Hzero (eq_sym Hr)), <- Hr. lra. }
-    assert (HQ : 0 <= Q).
-    { rewrite <- (posterior_mean_const 0). apply posterior_mean_le_on. intros h I. apply (Hqr h I). }
-    assert (HP : 0 <= P).
-    { rewrite <- (posterior_mean_const 0). apply posterior_mean_le_on. intros h I. apply (Hqr h I). }
-    destruct HQ as [HQ | HQ].
-    - destruct HP as [HP | HP].
-      + assert (HPQ : 0 < P / Q) by (apply Rmult_lt_0_compat; [|apply Rinv_0_lt_compat]; assumption).
-        specialize (Key (P / Q) HPQ). replace (P / (P / Q)) with Q in Key by (field; lra).
-        replace (Q / P) with (/ (P / Q)) by (field; lra). rewrite ln_Rinv by exact HPQ. lra.
-      + exfalso. specialize (Key (exp (1 - (T + 1) / Q)) (exp_pos _)). rewrite ln_exp, <- HP in Key.
-        replace (Q - 0 / exp (1 - (T + 1) / Q) - Q * (1 - (T + 1) / Q)) with (T + 1) in Key; [lra|].
-        field. split; (apply Rgt_not_eq, exp_pos || lra).
-    - rewrite <- HQ, Rmult_0_l in *. apply Rnot_lt_le. intros HT.
-      assert (Hz : 0 < (P + 1) / - T) by (apply Rmult_lt_0_compat; [lra | apply Rinv_0_lt_compat; lra]).
-      specialize (Key _ Hz). rewrite Rmult_0_l in Key.
-      assert (Eq : P / ((P + 1) / - T) = - T * (P / (P + 1))) by (field; lra). rewrite Eq in Key.
-      assert (P / (P + 1) < 1).
-      { apply (Rmult_lt_reg_r (P + 1)); [lra|]. unfold Rdiv. rewrite Rmult_assoc, Rinv_l by lra. lra. }
-      assert (- T * (P / (P + 1)) < - T * 1) by (apply Rmult_lt_compat_l; lra). lra.
-  Qed.
-
-  (* kl is jointly convex: kl of the means is at most the mean of kl, where it is finite. *)
-  Theorem kl_of_means q r : (forall h, In h (values prior) ->
-      0 <= q h <= 1 /\ 0 <= r h <= 1 /\ (r h = 0 -> q h = 0) /\ (r h = 1 -> q h = 1)) ->
-    kl (posterior_mean density q) (posterior_mean density r) <= posterior_mean density (fun h => kl (q h) (r h)).
-  Proof.
-    intros Hqr.
-    assert (Not : forall f, posterior_mean density (fun h => 1 - f h) = 1 - posterior_mean density f).
-    { intros f. replace (1 - posterior_mean density f)
-        with (1 * posterior_mean density (fun _ => 1) + -1 * posterior_mean density f)
-        by (rewrite posterior_mean_const; ring).
-      rewrite <- posterior_mean_linear. apply E_ext. intros h. ring. }
-    assert (Sum : forall f g, posterior_mean density (fun h => f h + g h) =
-                              posterior_mean density f + posterior_mean density g).
-    { intros f g. unfold posterior_mean. rewrite <- E_plus. apply E_ext. intros h. ring. }
-    pose proof (log_sum q r) as First. pose proof (log_sum (fun h => 1 - q h) (fun h => 1 - r h)) as Second.
-    cbv zeta in First, Second. rewrite !Not in Second. unfold kl. rewrite Sum.
-    apply Rplus_le_compat; [apply First | apply Second]; intros h I;
-      destruct (Hqr h I) as (Hq & Hr & Zero & One); repeat split; lra.
-  Qed.
-End Posterior.
-
 (* ---------- the bound ---------- *)
 
 Section PacBayes.
@@ -265,6 +144,9 @@ Section PacBayes.
   Hypothesis examples : (0 < m)%nat.
 
   Definition error_rate (sample : list A) (h : H) : R := INR (errors (wrong h) sample) / INR m.
+
+  (* R, the risk that a hypothesis drawn from the posterior has on average. *)
+  Definition posterior_risk (density : H -> R) : R := posterior_mean prior density (fun h => risk D (wrong h)).
 
   (* A hypothesis of risk 0 errs, or one of risk 1 is right somewhere: this does not happen. *)
   Definition impossible (sample : list A) (h : H) : Prop :=
@@ -289,12 +171,12 @@ Section PacBayes.
   Qed.
 
   (* For all posteriors at once, except for a draw of probability delta:
-     m kl(Q || R) <= KL(posterior || prior) + ln(c/delta), for any c >= xi(m); m + 1 is such a number. *)
+     m kl(Q || R) <= KL(posterior || prior) + ln(c/delta), for any c >= xi(m); m + 1 is such a number. That includes
+     Q = 0 where R = 0, and Q = 1 where R = 1. *)
   Theorem pac_bayes_kl c delta : 0 < delta -> 0 < c -> xi m <= c ->
     Prob (draws D m) (fun sample => exists density, is_posterior prior density /\
-      divergence prior density + ln (c / delta) <
-      INR m * kl (posterior_mean prior density (error_rate sample))
-                 (posterior_mean prior density (fun h => risk D (wrong h)))) <= delta.
+      ~ kl_at_most (posterior_mean prior density (error_rate sample)) (posterior_risk density)
+                   ((divergence prior density + ln (c / delta)) / INR m)) <= delta.
   Proof.
     intros Hdelta Hc Hxi. assert (Hm : 0 < INR m) by now apply lt_0_INR.
     assert (Hcd : 0 < c / delta) by (apply Rmult_lt_0_compat; [exact Hc | now apply Rinv_0_lt_compat]).
@@ -313,23 +195,45 @@ Section PacBayes.
     apply Rle_trans with (Prob (draws D m) (fun sample =>
       (exists h, In h (values prior) /\ impossible sample h) \/ c / delta < moment sample)).
     2:{ eapply Rle_trans; [apply Prob_or | lra]. }
-    apply Prob_mono_on. intros sample I (density & Hpost & Hlt). apply draws_length in I.
+    apply Prob_mono_on. intros sample I (density & Hpost & Hnot). apply draws_length in I.
     destruct (Rlt_le_dec (c / delta) (moment sample)) as [Large'|Small]; [now right | left].
-    apply Classical_Prop.NNPP. intros None.
-    eapply Rlt_irrefl, Rle_lt_trans; [|exact Hlt].
-    apply Rle_trans with (posterior_mean prior density (fun h => INR m * kl (error_rate sample h) (risk D (wrong h)))).
-    - unfold posterior_mean at 3. rewrite (E_ext prior _ (fun h => INR m * (density h * kl (error_rate sample h)
-        (risk D (wrong h))))) by (intros; ring).
-      rewrite E_scal. apply Rmult_le_compat_l; [lra|]. apply kl_of_means; [exact Hpost|]. intros h Ih.
-      pose proof (errors_le_length (wrong h) sample) as Hlen. rewrite I in Hlen.
+    apply Classical_Prop.NNPP. intros None. apply Hnot. clear Hnot.
+    destruct (kl_of_means prior density Hpost (error_rate sample) (fun h => risk D (wrong h))) as (Zero & One & Le).
+    { intros h Ih. pose proof (errors_le_length (wrong h) sample) as Hlen. rewrite I in Hlen.
       repeat split; try apply risk_range; try (apply ratio_range; assumption).
       + intros Zero. unfold error_rate. destruct (errors (wrong h) sample) as [|k] eqn:Ek; [simpl; field; lra|].
         exfalso. apply None. exists h. split; [exact Ih|]. left. split; [exact Zero | lia].
       + intros One. unfold error_rate. destruct (Nat.eq_dec (errors (wrong h) sample) m) as [->|Hne]; [field; lra|].
-        exfalso. apply None. exists h. split; [exact Ih|]. right. split; [exact One | lia].
-    - eapply Rle_trans; [apply change_of_measure; exact Hpost|]. apply Rplus_le_compat_l.
-      change (ln (moment sample) <= ln (c / delta)).
-      destruct Small as [Small | Same]; [left; apply ln_increasing; [|exact Small] | rewrite Same; apply Rle_refl].
-      apply E_positive. intros; apply exp_pos.
+        exfalso. apply None. exists h. split; [exact Ih|]. right. split; [exact One | lia]. }
+    split; [exact Zero | split; [exact One|]]. apply (Rle_trans _ _ _ Le), (Rmult_le_reg_l (INR m)); [exact Hm|].
+    replace (INR m * ((divergence prior density + ln (c / delta)) / INR m))
+      with (divergence prior density + ln (c / delta)) by (field; lra).
+    apply Rle_trans with (divergence prior density + ln (moment sample)).
+    - apply Rle_trans with (2 := change_of_measure prior density Hpost _). right. unfold posterior_mean.
+      rewrite <- E_scal. apply E_ext. intros h. ring.
+    - apply Rplus_le_compat_l, ln_le; [apply E_positive; intros; apply exp_pos | exact Small].
+  Qed.
+
+  (* The number that is printed. Let q >= Q, K >= KL(posterior || prior) and q <= b < 1 with
+     m kl(q || b) >= K + ln(c/delta): the risk R of the posterior is at most b, for all such posteriors and numbers at
+     once, except for a draw of probability delta. *)
+  Theorem pac_bayes_risk c delta : 0 < delta -> 0 < c -> xi m <= c ->
+    Prob (draws D m) (fun sample => exists density q K b, is_posterior prior density /\
+      posterior_mean prior density (error_rate sample) <= q <= b /\ divergence prior density <= K /\ 0 < b < 1 /\
+      K + ln (c / delta) <= INR m * kl q b /\ b < posterior_risk density) <= delta.
+  Proof.
+    intros Hdelta Hc Hxi. eapply Rle_trans; [|exact (pac_bayes_kl c delta Hdelta Hc Hxi)].
+    apply Prob_mono. intros sample (density & q & K & b & Hpost & Hq & HK & Hb & Hcost & Hrisk).
+    exists density. split; [exact Hpost|]. intros Most. apply (Rlt_not_le _ _ Hrisk).
+    assert (HQ : 0 <= posterior_mean prior density (error_rate sample)).
+    { apply posterior_mean_nonneg; [exact Hpost|]. intros h _. apply Rmult_le_pos; [apply pos_INR|].
+      left. now apply Rinv_0_lt_compat, lt_0_INR. }
+    apply (kl_inversion (posterior_mean prior density (error_rate sample)) _ b _ ltac:(lra) Hb) with (2 := Most).
+    - rewrite <- (posterior_mean_const prior density Hpost 1). apply posterior_mean_le_on; [exact Hpost|].
+      intros h _. apply risk_range.
+    - apply Rle_trans with (kl q b); [|apply kl_decreasing_in_q; lra].
+      assert (Hm : 0 < INR m) by now apply lt_0_INR. apply (Rmult_le_reg_l (INR m)); [exact Hm|].
+      replace (INR m * ((divergence prior density + ln (c / delta)) / INR m))
+        with (divergence prior density + ln (c / delta)) by (field; lra). lra.
   Qed.
 End PacBayes.

@@ -1,8 +1,8 @@
 (* The central difference (f(t + h) - f(t - h)) / 2h tends to the derivative with order 2.
 
    `central_difference_error`: the error is at most M h^2 / 6, where M bounds the third derivative between t - h and
-   t + h. `has_order_2` is the consequence that a constant exists for all small steps; it is proved of sigmoid, tanh,
-   SiLU, GELU, and of cross-entropy along any direction of the logits. *)
+   t + h. `has_order_2` is the consequence that a constant exists for all small steps; for a function that is applied to
+   the entries of a vector it holds along any direction, `elementwise_central_difference`. *)
 Require Import Reals Lra Lia.
 From Coquelicot Require Import Coquelicot.
 From LeanMnist Require Import gradients.Numbers gradients.Network gradients.RealNumbers gradients.Dense
@@ -116,4 +116,47 @@ Proof.
     apply continuity_pt_filterlim, (ex_derive_continuous f3), C. }
   exists (Rabs (f3 m) / 6). intros h Hh. replace (Rabs (f3 m) / 6 * h ^ 2) with (Rabs (f3 m) * h ^ 2 / 6) by field.
   apply (central_difference_error f f1 f2 f3); [exact D | lra|]. intros x Hx. apply Hm. lra.
+Qed.
+
+(* A linear combination of functions that have order 2 has it too. *)
+Lemma has_order_2_sum n c (f : nat -> R -> R) t d : (forall i, (i < n)%nat -> has_order_2 (f i) t (d i)) ->
+  has_order_2 (fun u => sum n (fun i => c i * f i u)) t (sum n (fun i => c i * d i)).
+Proof.
+  induction n as [|n IH]; intros F.
+  - exists 0. intros h Hh. change (Rabs ((0 - 0) / (2 * h) - 0) <= 0 * h ^ 2).
+    replace ((0 - 0) / (2 * h) - 0) with 0 by (field; lra). rewrite Rabs_R0. lra.
+  - destruct IH as [K HK]; [intros; apply F; lia|]. destruct (F n ltac:(lia)) as [M HM].
+    exists (K + Rabs (c n) * M). intros h Hh. specialize (HK h Hh). specialize (HM h Hh). rewrite !sum_S.
+    set (s u := sum n (fun i => c i * f i u)). set (s' := sum n (fun i => c i * d i)).
+    change (Rabs ((s (t + h) - s (t - h)) / (2 * h) - s') <= K * h ^ 2) in HK.
+    change (Rabs ((s (t + h) + c n * f n (t + h) - (s (t - h) + c n * f n (t - h))) / (2 * h) - (s' + c n * d n))
+            <= (K + Rabs (c n) * M) * h ^ 2).
+    replace ((s (t + h) + c n * f n (t + h) - (s (t - h) + c n * f n (t - h))) / (2 * h) - (s' + c n * d n))
+      with ((s (t + h) - s (t - h)) / (2 * h) - s' + c n * ((f n (t + h) - f n (t - h)) / (2 * h) - d n))
+      by (field; lra).
+    eapply Rle_trans; [apply Rabs_triang|]. rewrite Rabs_mult.
+    apply (Rmult_le_compat_l (Rabs (c n))) in HM; [lra | apply Rabs_pos].
+Qed.
+
+Lemma derive_along f f' z d t : (forall x, is_derive f x (f' x)) ->
+  is_derive (fun u => f (z + u * d)) t (d * f' (z + t * d)).
+Proof. intros D. apply (is_derive_comp f (fun u => z + u * d)); [apply D | apply is_derive_line]. Qed.
+
+(* A function of the entries of a vector, <g, f(z + t v)> with any cotangent g along any direction v: its central
+   difference approaches <g f'(z), v> with order 2. *)
+Theorem elementwise_central_difference f f1 f2 f3 n (g z v : nat -> R) :
+  derivatives f f1 f2 f3 -> (forall x, ex_derive f3 x) ->
+  has_order_2 (fun t => sum n (fun i => g i * f (z i + t * v i))) 0 (sum n (fun i => g i * f1 (z i) * v i)).
+Proof.
+  intros [D1 [D2 D3]] C. rewrite (sum_ext n _ (fun i => g i * (v i * f1 (z i + 0 * v i)))).
+  2:{ intros i _. replace (z i + 0 * v i) with (z i) by ring. ring. }
+  apply has_order_2_sum. intros i _.
+  apply (central_difference_has_order_2 _ (fun t => v i * f1 (z i + t * v i))
+    (fun t => v i * (v i * f2 (z i + t * v i))) (fun t => v i * (v i * (v i * f3 (z i + t * v i))))).
+  - split; [|split]; intros t.
+    + now apply derive_along.
+    + apply derive_scale. now apply derive_along.
+    + do 2 apply derive_scale. now apply derive_along.
+  - intros t. destruct (C (z i + t * v i)) as [d Hd]. eexists. do 3 apply derive_scale.
+    apply (is_derive_comp f3 (fun u => z i + u * v i)); [exact Hd | apply is_derive_line].
 Qed.

@@ -1,5 +1,5 @@
-(* The central difference has order 2 for sigmoid, tanh, SiLU and GELU at every point, and for softmax cross-entropy,
-   with label smoothing and penalty, along any direction of the logits.
+(* The central difference has order 2 for sigmoid, tanh, SiLU and GELU, applied to the entries of a vector, and for
+   softmax cross-entropy with label smoothing and penalty: at every point, along any direction v, for any cotangent g.
 
    Each has three derivatives, written out here, of which the third is differentiable. *)
 Require Import Reals Lra Lia.
@@ -32,6 +32,12 @@ Ltac derive_by rule :=
   end.
 Ltac derive_with rule := eapply derive_to; [derive_by rule | cbv beta].
 
+(* The central difference of <g, activation(z + t v)> at t = 0 approaches <backward(g), v> with order 2, for every
+   cotangent g, point z and direction v. *)
+Definition central_difference_approaches_backward (a : activation R) : Prop := forall n (g z v : nat -> R),
+  has_order_2 (fun t => sum n (fun i => g i * fst (act_forward a (z i + t * v i)))) 0
+    (sum n (fun i => act_backward a (snd (act_forward a (z i))) (g i) * v i)).
+
 Definition sigma_1 z := sigma z * (1 - sigma z).
 Definition sigma_2 z := sigma_1 z * (1 - 2 * sigma z).
 Definition sigma_3 z := sigma_2 z * (1 - 2 * sigma z) - 2 * sigma_1 z * sigma_1 z.
@@ -45,20 +51,18 @@ Proof.
   - eexists. unfold sigma_3, sigma_2, sigma_1. derive_with D. reflexivity.
 Qed.
 
-Theorem sigmoid_central_difference z : has_order_2 sigma z (sigma z * (1 - sigma z)).
-Proof. destruct sigma_derivatives as [D E]. exact (central_difference_has_order_2 _ _ _ _ z D E). Qed.
-
-Theorem silu_central_difference z :
-  has_order_2 (fun u => u * sigma u) z (sigma z * (1 + z * (1 - sigma z))).
+Theorem sigmoid_central_difference : central_difference_approaches_backward sigmoid.
 Proof.
-  destruct sigma_derivatives as [[D1 [D2 D3]] [E4]%(fun H => conj H I)].
-  replace (sigma z * (1 + z * (1 - sigma z))) with (sigma z + z * sigma_1 z) by (unfold sigma_1; ring).
-  apply (central_difference_has_order_2 _ (fun u => sigma u + u * sigma_1 u) (fun u => 2 * sigma_1 u + u * sigma_2 u)
-           (fun u => 3 * sigma_2 u + u * sigma_3 u)).
-  - split; [|split]; intros x.
-    + derive_with D1. unfold sigma_1. ring.
-    + eapply derive_to; [apply derive_add; [apply D1 | apply derive_mul; [apply derive_argument | apply D2]]|].
-      cbv beta. ring.
+  destruct sigma_derivatives as [D E]. intros n g z v. exact (elementwise_central_difference _ _ _ _ n g z v D E).
+Qed.
+
+Theorem silu_central_difference : central_difference_approaches_backward silu.
+Proof.
+  destruct sigma_derivatives as [[D1 [D2 D3]] E4]. intros n g z v.
+  apply (elementwise_central_difference (fun u => u * sigma u) (fun u => sigma u * (1 + u * (1 - sigma u)))
+           (fun u => 2 * sigma_1 u + u * sigma_2 u) (fun u => 3 * sigma_2 u + u * sigma_3 u)).
+  - split; [exact silu_derivative | split]; intros x.
+    + derive_with D1. unfold sigma_2, sigma_1. ring.
     + eapply derive_to.
       { apply derive_add; [apply derive_scale, D2 | apply derive_mul; [apply derive_argument | apply D3]]. }
       cbv beta. ring.
@@ -70,20 +74,19 @@ Definition tanh_1 z := 1 - tanh z * tanh z.
 Definition tanh_2 z := - 2 * tanh z * tanh_1 z.
 Definition tanh_3 z := - 2 * tanh_1 z * tanh_1 z - 2 * tanh z * tanh_2 z.
 
-Theorem tanh_central_difference z : has_order_2 tanh z (1 - tanh z * tanh z).
+Theorem tanh_central_difference : central_difference_approaches_backward hyperbolic_tangent.
 Proof.
-  assert (D : forall x, is_derive tanh x (1 - tanh x * tanh x)) by apply tanh_derivative.
-  apply (central_difference_has_order_2 tanh tanh_1 tanh_2 tanh_3); [split; [exact D | split]|]; intros x.
+  assert (D : forall x, is_derive tanh x (1 - tanh x * tanh x)) by apply tanh_derivative. intros n g z v.
+  apply (elementwise_central_difference tanh tanh_1 tanh_2 tanh_3); [split; [exact D | split]|]; intros x.
   - unfold tanh_1, tanh_2. derive_with D. unfold tanh_1. ring.
   - unfold tanh_2, tanh_3, tanh_1. derive_with D. unfold tanh_2, tanh_1. ring.
   - eexists. unfold tanh_3, tanh_2, tanh_1. derive_with D. reflexivity.
 Qed.
 
-Theorem gelu_central_difference z :
-  has_order_2 (fun u => u * normal_cdf u) z (normal_cdf z + z * normal_density z).
+Theorem gelu_central_difference : central_difference_approaches_backward gelu.
 Proof.
-  assert (D := normal_density_derivative). assert (P := normal_cdf_derivative).
-  apply (central_difference_has_order_2 _ (fun u => normal_cdf u + u * normal_density u)
+  assert (D := normal_density_derivative). assert (P := normal_cdf_derivative). intros n g z v.
+  apply (elementwise_central_difference (fun u => u * normal_cdf u) (fun u => normal_cdf u + u * normal_density u)
     (fun u => normal_density u * (2 - u * u)) (fun u => normal_density u * (u * u * u - 4 * u))).
   - split; [|split]; intros x.
     + derive_with P. ring.
@@ -115,7 +118,7 @@ Section CrossEntropy.
   Let d2 (c : nat) : R := d c * d c.
   Let d3 (c : nat) : R := d2 c * d c.
 
-  Theorem cross_entropy_central_difference :
+  Lemma cross_entropy_of_example :
     has_order_2 (fun t => cross_entropy e penalty C y (moved_logits t)) 0
       (sum C (fun c => cross_entropy_gradient e penalty C y s c * d c)).
   Proof.
@@ -140,3 +143,9 @@ Section CrossEntropy.
     - intros x. eexists. derive_with A. reflexivity.
   Qed.
 End CrossEntropy.
+
+(* The same of cross-entropy on a batch: the losses weighted by g, along any direction v of the logits s. *)
+Theorem cross_entropy_central_difference e penalty B C y (g : nat -> R) (s v : nat -> nat -> R) : (0 < C)%nat ->
+  has_order_2 (fun t => sum B (fun b => g b * cross_entropy e penalty C (y b) (fun c => s b c + t * v b c))) 0
+    (sum B (fun b => g b * sum C (fun c => cross_entropy_gradient e penalty C (y b) (s b) c * v b c))).
+Proof. intros P. apply has_order_2_sum. intros b _. now apply cross_entropy_of_example. Qed.

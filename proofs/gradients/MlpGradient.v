@@ -2,7 +2,8 @@
 
    For any depth, widths, parameters, batch and direction, with or without biases, for any activation that is
    differentiable wherever it is evaluated (for ReLU: no pre-activation of a hidden layer is 0), and for any loss whose
-   gradient in the logits is given. CrossEntropy.v states it for softmax cross-entropy. What is proved is about the definitions in Network.v over the real numbers. *)
+   gradient in the logits is given. CrossEntropy.v states it for softmax cross-entropy. What is proved is about the
+   definitions in Network.v over the real numbers. *)
 Require Import Reals Lra Lia List.
 From Coquelicot Require Import Coquelicot.
 Import ListNotations.

@@ -6,11 +6,8 @@
    bounds |m - f(a)|. tanh, the sigmoid and erf, where the change is bounded by a slope, have the same form. *)
 Require Import Reals Lra Lia Psatz.
 From Coquelicot Require Import Coquelicot.
-From LeanMnist Require Import rounding.FloatingPoint rounding.Balls.
+From LeanMnist Require Import generalization.Hoeffding rounding.FloatingPoint rounding.Balls.
 Open Scope R_scope.
-
-Lemma exp_le x y : x <= y -> exp x <= exp y.
-Proof. intros [L| ->]; [left; now apply exp_increasing | lra]. Qed.
 
 (* m is a computed value of v. *)
 Definition computed (k tiny v m : R) : Prop := Rabs (m - v) <= k * Rabs v + tiny.
@@ -116,7 +113,7 @@ Section Computed.
 End Computed.
 
 (* float64: ELEMENTARY_ULPS = 4, epsilon = 2^-52, tiny = 2^-1022 satisfy what is asked of them. *)
-Lemma float64_is_close : 1 <= 4 /\ 0 < / 2 ^ 52 /\ 8 * 4 * (4 + 1) * / 2 ^ 52 <= 1 /\ 0 <= / 2 ^ 1022.
+Theorem float64_is_close : 1 <= 4 /\ 0 < / 2 ^ 52 /\ 8 * 4 * (4 + 1) * / 2 ^ 52 <= 1 /\ 0 <= / 2 ^ 1022.
 Proof.
   split; [lra|]. split; [apply Rinv_0_lt_compat, pow_lt; lra|]. split; [lra|].
   left. apply Rinv_0_lt_compat, pow_lt. lra.

@@ -6,7 +6,8 @@
    computed value at the midpoint is assumed as in ElementaryFunctions.v. erf is not covered. *)
 Require Import Reals Lra Lia Psatz.
 From Coquelicot Require Import Coquelicot.
-From LeanMnist Require Import gradients.Activations rounding.FloatingPoint rounding.Balls rounding.ElementaryFunctions.
+From LeanMnist Require Import generalization.Hoeffding gradients.Activations rounding.FloatingPoint rounding.Balls
+  rounding.ElementaryFunctions.
 Open Scope R_scope.
 
 (* e^-t / (1 + e^-t)^2: primitives._logistic_slope *)
