@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -19,6 +20,10 @@ from lean_mnist.reading.text import shown
 if TYPE_CHECKING:
     from lean_mnist.generalization.certificates.document import Certificate, ClaimOptions
     from lean_mnist.generalization.imports.certified import NetworkFile
+
+
+_OF_CHECKS = ("signers", "signer", "redraw", "most_work")
+_OF_CODES = ("code", "candidates")  # options of certificates by training examples
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,10 @@ def main() -> None:
     if arguments.check is not None:
         check(arguments, arguments.check)
         return
+    refuse(arguments, _OF_CHECKS, "expected with --check alone")
     if arguments.sign is not None:
+        others = {each.name for each in dataclasses.fields(arguments)} - {"checkpoint", "sign"}
+        refuse(arguments, sorted(others), "not with --sign, which signs what there is")
         from lean_mnist.generalization.certificates.signature import sign
 
         print(f"signed; written {shown(sign(str(arguments.checkpoint), arguments.sign))}")
@@ -114,8 +122,9 @@ def main() -> None:
         certify_coq(arguments, str(arguments.checkpoint), kind, Path(arguments.coq))
         return
     of_run = kind is NetworkFile.CHECKPOINT and arguments.quantize is None
-    if of_run and (arguments.split != "auto" or arguments.scaling or arguments.accuracy):
-        raise ConfigError("--split, --scaling, --accuracy: expected for a network without a run, not for a checkpoint")
+    if of_run:
+        without_run = ("split", "scaling", "accuracy", "dataset", *_OF_CODES)
+        refuse(arguments, without_run, "expected for a network without a run, not for a checkpoint")
     make = certify_checkpoint if of_run else functools.partial(certify_file, kind=kind)
     certificate, path = make(arguments, str(arguments.checkpoint))
     if arguments.json:
@@ -124,6 +133,14 @@ def main() -> None:
         print(certificate.text())
         print(f"  written    {shown(path)}")
         print(f"  to check   {typed('python -m lean_mnist.certify', '--check', path)}")
+
+
+def refuse(arguments: CertifyArguments, names: Iterable[str], why: str) -> None:
+    """Raise ``ConfigError`` if one of these options was given, so that none is silently without effect."""
+    usual = CertifyArguments()
+    for name in names:
+        if getattr(arguments, name) != getattr(usual, name):
+            raise ConfigError(f"--{name.replace('_', '-')}: {why}")
 
 
 def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
@@ -177,6 +194,10 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     )
     if kind is NetworkFile.CHECKPOINT and not (training and arguments.out):
         raise CertificateError("--quantize: of a checkpoint expected with --out FOLDER and without --split test")
+    if training:
+        refuse(arguments, ("looks", "precision"), "expected by the test split; by training examples --candidates pays")
+    else:
+        refuse(arguments, _OF_CODES, "expected by training examples; by the test split --looks pays for what was tried")
     folder = existing(arguments.out or Path(path).parent)
     dataset = load_dataset(arguments.dataset, arguments.data_dir or "data")
     reading = read_for(dataset, path, kind, scaling=arguments.scaling, accuracy=arguments.accuracy, quantize=quantize)
@@ -208,10 +229,8 @@ def certify_coq(arguments: CertifyArguments, path: str, kind: NetworkFile, out: 
     from lean_mnist.generalization.imports.certified import read_for
     from lean_mnist.generalization.spaces.network import QuantizedNetwork
 
-    usual = CertifyArguments()
-    for name in ("bound", "looks", "adaptive", "code", "candidates", "precision", "out", "sign"):
-        if getattr(arguments, name) != getattr(usual, name):
-            raise ConfigError(f"--{name}: not with --coq, whose theorem is of one network, one look and the exact tail")
+    elsewhere = ("bound", "looks", "adaptive", *_OF_CODES, "precision", "out")
+    refuse(arguments, elsewhere, "not with --coq, whose theorem is of one network, one look and the exact tail")
     if arguments.split == "train" or out.suffix != ".v":
         found = f"--split train and {shown(out)}" if arguments.split == "train" else shown(out)
         raise ConfigError(f"--coq: expected a file OUT.v and the test split, found {found}")
@@ -252,6 +271,8 @@ def check(arguments: CertifyArguments, path: str) -> None:
     """Run the checker, which needs nothing but the standard library; before it ssh-keygen, if a signature is due."""
     from lean_mnist.generalization import checker
 
+    makes = {each.name for each in dataclasses.fields(arguments)} - {"check", "data_dir", "json", *_OF_CHECKS}
+    refuse(arguments, sorted(makes), "not with --check, which takes everything from the certificate")
     if arguments.redraw is not None and arguments.redraw < 0:
         raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
     most = checker.MOST_WORK if arguments.most_work is None else arguments.most_work

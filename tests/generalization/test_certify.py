@@ -160,6 +160,19 @@ def test_the_last_weights_are_another_look(called: Call, best: Path, tmp_path: P
             f"looks: expected a whole number from 1 to 1,000,000, found 1{'0' * 38}…",
         ),
         (("BEST", "--looks", "301", "--adaptive"), "looks: expected a whole number from 1 to 300, found 301"),
+        (("BEST", "--candidates", "5"), "--candidates: expected for a network without a run, not for a checkpoint"),
+        (("BEST", "--split", "train"), "--split: expected for a network without a run, not for a checkpoint"),
+        (("BEST", "--most-work", "5"), "--most-work: expected with --check alone"),
+        (("BEST", "--sign", "key", "--looks", "2"), "--looks: not with --sign, which signs what there is"),
+        (("--check", "c", "--looks", "2"), "--looks: not with --check, which takes everything from the certificate"),
+        (
+            ("a.json", "--looks", "2"),
+            "--looks: expected by the test split; by training examples --candidates pays",
+        ),
+        (
+            ("a.onnx", "--candidates", "2"),
+            "--candidates: expected by training examples; by the test split --looks pays for what was tried",
+        ),
         (("BEST", "--bound", "wald"), "--bound: expected one of clopper-pearson, kl, hoeffding, found 'wald'"),
     ],
 )
