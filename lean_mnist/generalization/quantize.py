@@ -1,8 +1,7 @@
 """Quantised networks as members of a finite space, and what the examples they were learned from prove about them.
 
-A network is trained with rounded weights (:mod:`lean_mnist.nn.quantized`), or rounded after training. It is one of
-``2^B`` networks, whichever learning chose it, so each of them gets ``δ 2^−B`` (a union over a finite space, MLCERT's
-main bound); or, in a prefix code that was fixed beforehand, ``δ 2^−l`` for its own length l.
+A network is trained with rounded weights (:mod:`lean_mnist.nn.quantized`), or rounded after training. Shares of δ:
+:mod:`~.generalization.confidence`.
 """
 
 from collections.abc import Sequence

@@ -144,13 +144,6 @@ def risk_text(risk: Fraction) -> str:
     return decimal_text(risk, DIGITS, up=True)
 
 
-def require_known_bounds(bounds: Sequence[str]) -> None:
-    """Raise ``CertificateError`` for a bound that no certificate of counted errors can use."""
-    for bound in bounds:
-        if bound not in checker.THEOREMS:
-            raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {bound!r}")
-
-
 @dataclass(frozen=True)
 class ClaimOptions:
     """Options of the claims in a certificate by a test split."""
@@ -204,8 +197,10 @@ class CountedClaim:
 def counted_claims(
     bounds: Sequence[str], deltas: Sequence[Exact], share: Callable[[Fraction], Fraction], errors: int, examples: int
 ) -> list[CountedClaim]:
-    """The claim by each bound at each δ, for its ``share(δ)``; raises ``CertificateError`` without any, and
-    ``BoundError`` for a δ that no claim is made at."""
+    """The claim by each bound at each δ, for its ``share(δ)``; raises ``CertificateError`` without any, or for a bound
+    that certificates cannot use, and ``BoundError`` for a δ that no claim is made at."""
+    if unknown := [bound for bound in bounds if bound not in checker.THEOREMS]:
+        raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {unknown[0]!r}")
     spent = [(bound, delta, share(delta)) for bound in bounds for delta in claimed_deltas(deltas)]
     if not spent:
         raise CertificateError("--bound: expected at least one, found none; without claims a certificate says nothing")

@@ -1,9 +1,7 @@
 """Certificates of networks: a bound on the risk from a test split used neither to train nor to select, or from the
-examples that a quantised network was learned from.
+examples that a quantised network was learned from (``docs/certificates.md``).
 
-Of the latter every network of B bits gets the share ``δ 2^−B`` (a union over a finite space, MLCERT's bound), or the
-one with a word of a prefix code ``δ 2^−length`` (Occam's razor). What a certificate says and does not say:
-``docs/certificates.md``. Counts, lengths and bounds are computed by other means than the checker's.
+Counts, lengths and bounds are computed by other means than the checker's.
 """
 
 import functools
@@ -26,7 +24,6 @@ from lean_mnist.generalization.certificates.document import (
     ClaimOptions,
     counted_claims,
     file_entry,
-    require_known_bounds,
     sha256,
     split_data,
     with_hash,
@@ -60,7 +57,6 @@ def certify(
     and ``selected_by`` is ``checker.SELECTED_BY`` or ``SELECTED_ELSEWHERE``. Raises ``CertificateError`` for weights or
     labels that cannot be, or an unknown bound; ``BoundError`` for a δ that is none.
     """
-    require_known_bounds(options.bounds)
     if normalization.clip is not None:
         raise CertificateError(
             "normalization: clips features, which no certificate knows of; expected no --clip-pixels"
@@ -193,7 +189,6 @@ def certify_network(
     space = network.space
     if code not in checker.CODES:
         raise CertificateError(f"--code: expected one of {', '.join(checker.CODES)}, found {code!r}")
-    require_known_bounds(bounds)
     courses = candidate_courses(candidates, adaptive)
     length = space.size_in_bits if code == "fixed" else code_length(network)
     images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()

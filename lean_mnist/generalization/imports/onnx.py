@@ -232,14 +232,14 @@ def _checked_graph(model: Message, source: str) -> Message:
     for opset in model.messages(8):  # opset_import: domain and version
         if opset.text(1) in ("", "ai.onnx") and opset.number(2) < _FIRST_OPSET:
             raise DataError(f"{source}: operators of version {opset.number(2)}, expected at least {_FIRST_OPSET}")
-    if model.has(25):  # functions
+    if 25 in model.held:  # functions
         raise DataError(f"{source}: defines operators of its own, expected the standard ones")
-    if not model.has(7):
+    if 7 not in model.held:
         raise DataError(f"{source}: holds no graph, expected an ONNX file")
     graph = model.message(7)
     if max(len(graph.held.get(number, [])) for number in (1, 5, 11, 12)) > _MOST_NODES:
         raise DataError(f"{source}: more than {_MOST_NODES:,} nodes or tensors, expected a chain of layers")
-    if graph.has(15):  # sparse_initializer
+    if 15 in graph.held:  # sparse_initializer
         raise DataError(f"{source}: holds sparse weights, expected dense ones")
     return graph
 
@@ -278,14 +278,14 @@ def _array(tensor: Message, source: str) -> Array:
     """The numbers of a tensor in this file, of an announced shape that they fill."""
     where = f"{source}: tensor {_name(tensor.text(8))!r}"
     kind = tensor.number(2)
-    if tensor.number(14) or tensor.has(13):  # data_location, external_data
+    if tensor.number(14) or 13 in tensor.held:  # data_location, external_data
         raise DataError(f"{where} lies in another file, expected it in this one")
-    if kind not in _TYPES or tensor.has(3):  # segment
+    if kind not in _TYPES or 3 in tensor.held:  # segment
         raise DataError(f"{where} is of data type {kind}, expected float, double, float16 or int64")
     number = _STORED[kind]
-    if tensor.has(9):  # raw_data
+    if 9 in tensor.held:  # raw_data
         content, size = tensor.raw(9), np.dtype(_TYPES[kind]).itemsize
-        if len(content) % size or tensor.has(number):
+        if len(content) % size or number in tensor.held:
             raise DataError(f"{where} holds {len(content)} bytes for numbers of {size}, or others beside them")
         held: Array = np.frombuffer(content, _TYPES[kind]) if content else np.zeros(0, _TYPES[kind])
     elif kind in (1, 11):

@@ -65,10 +65,6 @@ class Message:
             message.held.setdefault(number, []).append((kind, held))
         return message
 
-    def has(self, number: int) -> bool:
-        """``True`` if the field is there."""
-        return number in self.held
-
     def messages(self, number: int) -> list[Message]:
         """The messages in a field, in order."""
         return [Message.read(content, self.budget) for content in self._of(number, _BYTES)]
