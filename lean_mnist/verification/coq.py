@@ -12,8 +12,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lean_mnist.coq import PROOFS, allowed_axioms, surroundings
 from lean_mnist.errors import ConfigError
@@ -42,6 +43,10 @@ class CoqReport:
         """All axioms beneath the theorems, sorted."""
         return sorted({axiom for found in self.theorems.values() for theorem in found for axiom in theorem.axioms})
 
+    def as_plain(self) -> dict[str, Any]:
+        """Plain values, for JSON; theorems stand beside their obligations."""
+        return {**{key: value for key, value in vars(self).items() if key != "theorems"}, "axioms": self.axioms}
+
 
 class _Failed(Exception):
     """A build, or a file of the proofs, that is not in order."""
@@ -66,7 +71,7 @@ def check_theorems(known: Iterable[str], chosen: Iterable[str], progress: Progre
             raise _Failed(f"assumptions.txt cannot be read: {error}") from None
         wanted = sorted({name for id_ in chosen for name in named.get(id_, ())})
         with tempfile.TemporaryDirectory(prefix="lean_mnist-proofs-") as folder:
-            _copy_sources(proofs, Path(folder))
+            shutil.copytree(proofs, folder, ignore=_not_written, dirs_exist_ok=True)
             theories = sorted(str(file.relative_to(folder)) for file in Path(folder).glob("*/*.v"))
             needed = {_file_of(name) for name in wanted}
             missing = sorted(needed - set(theories))
@@ -100,22 +105,20 @@ def _version(proofs: Path) -> str:
 
 
 def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = surroundings(folder)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace")
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        lines = [line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _Failed(f"{file.name} cannot be read: {error}") from None
-    return [line for line in lines if line]
+    return subprocess.run(
+        command, cwd=folder, env=surroundings(folder), capture_output=True, text=True, errors="replace"
+    )
 
 
 def _read_obligations(proofs: Path, known: set[str]) -> dict[str, list[str]]:
     """Full names of the theorems of each obligation."""
     named: dict[str, list[str]] = {}
-    for line in _lines(proofs / "obligations.txt"):
+    try:
+        text = (proofs / "obligations.txt").read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Failed(f"obligations.txt cannot be read: {error}") from None
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    for line in filter(None, lines):
         id_, _, name = line.partition(" ")
         name = name.strip().removeprefix("LeanMnist.")
         if id_ not in known:
@@ -128,12 +131,9 @@ def _read_obligations(proofs: Path, known: set[str]) -> dict[str, list[str]]:
     return named
 
 
-def _copy_sources(proofs: Path, folder: Path) -> None:
-    """Everything that is written by hand, and every folder; nothing that was compiled."""
-    for inner in (place for place in proofs.rglob("*") if place.is_dir()):
-        (folder / inner.relative_to(proofs)).mkdir(parents=True, exist_ok=True)
-    for file in [proofs / "_CoqProject", *proofs.glob("*/*.v")]:
-        shutil.copyfile(file, folder / file.relative_to(proofs))
+def _not_written(folder: str, names: list[str]) -> list[str]:
+    """Those that were compiled, not written by hand; of folders none."""
+    return [n for n in names if not (n == "_CoqProject" or n.endswith(".v") or Path(folder, n).is_dir())]
 
 
 def _file_of(name: str) -> str:
@@ -148,15 +148,8 @@ def _compile(folder: Path, theories: Sequence[str], progress: Progress) -> None:
     command = ["make", f"-j{os.cpu_count() or 1}", *(theory + "o" for theory in theories)]
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         done = 0
-        with subprocess.Popen(
-            command,
-            cwd=folder,
-            env=surroundings(folder),
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            errors="replace",
-        ) as make:
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": said, "text": True, "errors": "replace"}
+        with subprocess.Popen(command, cwd=folder, env=surroundings(folder), **pipes) as make:
             assert make.stdout is not None
             for line in make.stdout:
                 if line.startswith("COQC "):
@@ -226,9 +219,6 @@ def _parsed(printed: str) -> list[tuple[str, ...]]:
 
 def _judged(theorem: Theorem, allowed: set[str]) -> Theorem:
     """The theorem, with a fault if it rests on an axiom that is not allowed."""
-    beyond = [axiom for axiom in theorem.axioms if axiom not in allowed]
-    if theorem.fault or not beyond:
-        return theorem
-    return Theorem(
-        theorem.name, theorem.axioms, f"it rests on {', '.join(beyond)}, which assumptions.txt does not name"
-    )
+    beyond = ", ".join(axiom for axiom in theorem.axioms if axiom not in allowed)
+    fault = theorem.fault or (beyond and f"it rests on {beyond}, which assumptions.txt does not name")
+    return replace(theorem, fault=fault)

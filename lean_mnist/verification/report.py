@@ -109,7 +109,7 @@ class ObligationReport:
             "assumptions": [
                 {"assumption": text, "how": "assumed", "obligations": n} for text, n in self.assumptions.items()
             ],
-            "coq": None if self.coq is None else {**_fields(self.coq), "axioms": self.coq.axioms},
+            "coq": None if self.coq is None else self.coq.as_plain(),
             "seconds": self.seconds,
             "versions": {
                 "python": platform.python_version(),
@@ -167,10 +167,6 @@ class ObligationReport:
         if not self.ok:
             parts.append(f"FAILED: {'; '.join(self._faults) or 'nothing was checked'}")
         return f"{'; '.join(parts)}; {self.seconds:.1f} s"
-
-
-def _fields(report: CoqReport) -> dict[str, Any]:
-    return {key: getattr(report, key) for key in ("version", "theories", "seconds", "fault")}
 
 
 def verify(only: str | None = None, progress: Progress = lambda *_: None, *, coq: bool = False) -> ObligationReport:

@@ -147,17 +147,9 @@ FORMULAS = [
         ("gradient.tanh",),
         ("gradient.sigmoid",),
     ),
+    Fault("SiLU's derivative is doubled", scaled_slope("silu", 2), ("gradient.silu",), ("gradient.gelu",)),
     Fault(
-        "SiLU's derivative is doubled",
-        scaled_slope("silu", 2),
-        ("gradient.silu",),
-        ("gradient.gelu",),
-    ),
-    Fault(
-        "the identity's derivative is doubled",
-        scaled_slope("identity", 2),
-        ("gradient.identity",),
-        ("gradient.relu",),
+        "the identity's derivative is doubled", scaled_slope("identity", 2), ("gradient.identity",), ("gradient.relu",)
     ),
     Fault(
         "the identity doubles",
