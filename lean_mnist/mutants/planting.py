@@ -20,6 +20,8 @@ from lean_mnist.mutants.corpus import mutant_named
 from lean_mnist.mutants.mutant import Fault, Mutant
 from lean_mnist.nn import functions
 
+Replacements = dict[str, Any]  # by target, as of `planting`
+
 
 class Plant:
     """A mutant that is planted: active, unless suspended."""
@@ -58,6 +60,15 @@ def planting(target: str, replacement: Any) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def planting_all(replacements: Replacements) -> Iterator[None]:
+    """Plant several at once; see :func:`planting`."""
+    with contextlib.ExitStack() as stack:
+        for target, replacement in replacements.items():
+            stack.enter_context(planting(target, replacement))
+        yield
+
+
 def _replaced(owner: Any, name: str, value: Any) -> contextlib.AbstractContextManager[Any]:
     if isinstance(owner, dict):
         assert name in owner, name
@@ -74,9 +85,7 @@ def planted(mutant: Mutant | str) -> Iterator[Plant]:
     """
     chosen = mutant_named(mutant) if isinstance(mutant, str) else mutant
     plant = Plant()
-    with contextlib.ExitStack() as stack:
-        for target, faulty in SITES[chosen.site](chosen, plant):
-            stack.enter_context(planting(target, faulty))
+    with planting_all(SITES[chosen.site](chosen, plant)):
         yield plant
 
 
@@ -115,9 +124,6 @@ def _other_arithmetic(argument: Any) -> bool:
     return not isinstance(argument, (Tensor, FunctionCtx))
 
 
-Replacements = Iterator[tuple[str, Any]]  # target and replacement, as of `planting`
-
-
 def _of_function(module: Any, name: str) -> Callable[[Mutant, Plant], Replacements]:
     """A function of the chain rule, which a fault is given all arguments of, those left out included."""
 
@@ -132,7 +138,7 @@ def _of_function(module: Any, name: str) -> Callable[[Mutant, Plant], Replacemen
             bound.apply_defaults()
             return faulty(*bound.arguments.values())
 
-        yield f"{module.__name__.partition('.')[2]}.{name}", with_all_arguments
+        return {f"{module.__name__.partition('.')[2]}.{name}": with_all_arguments}
 
     return replacements
 
@@ -147,7 +153,7 @@ def _of_activation(mutant: Mutant, plant: Plant) -> Replacements:
     # z and h = ReLU(z) have the same mask, so the right backward is right on either; faults want to see z.
     forward = keep_z if mutant.activation in ("relu", "leaky-relu") else original.forward
     backward = _wrap(original.backward, mutant.new_fault(), plant)
-    yield f"chainrule.activations.ACTIVATIONS.{mutant.activation}", Activation(original.name, forward, backward)
+    return {f"chainrule.activations.ACTIVATIONS.{mutant.activation}": Activation(original.name, forward, backward)}
 
 
 def _of_loss(mutant: Mutant, plant: Plant) -> Replacements:
@@ -158,13 +164,15 @@ def _of_loss(mutant: Mutant, plant: Plant) -> Replacements:
         rule = original(*arguments, **options)
         return rule._replace(backward=_wrap(rule.backward, fault, plant))
 
-    yield "chainrule.losses.softmax_cross_entropy", faulty
+    return {"chainrule.losses.softmax_cross_entropy": faulty}
 
 
 def _of_nodes(mutant: Mutant, plant: Plant) -> Replacements:
-    for name, value in list(vars(functions).items()):
-        if isinstance(value, type) and issubclass(value, Function) and value is not Function:
-            yield f"nn.functions.{name}.backward", _wrap(value.backward, mutant.new_fault(), plant)
+    return {
+        f"nn.functions.{name}.backward": _wrap(value.backward, mutant.new_fault(), plant)
+        for name, value in vars(functions).items()
+        if isinstance(value, type) and issubclass(value, Function) and value is not Function
+    }
 
 
 SITES: dict[str, Callable[[Mutant, Plant], Replacements]] = {

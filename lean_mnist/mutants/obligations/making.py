@@ -2,7 +2,7 @@
 
 import contextlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +12,8 @@ import torch
 from lean_mnist.chainrule import losses
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation
 from lean_mnist.chainrule.arrays import primitives
-from lean_mnist.mutants.planting import planting
+from lean_mnist.mutants.planting import Replacements, planting_all
 
-Replacements = dict[str, Any]  # target and replacement, as of ``planting``
 RIGHT = dict(ACTIVATIONS)
 
 
@@ -27,13 +26,9 @@ class Fault:
     fails: tuple[str, ...]
     holds: tuple[str, ...] = ()
 
-    @contextlib.contextmanager
-    def planted(self) -> Iterator[None]:
+    def planted(self) -> contextlib.AbstractContextManager[None]:
         """Plant it for the length of a ``with``."""
-        with contextlib.ExitStack() as stack:
-            for target, replacement in self.replacements.items():
-                stack.enter_context(planting(target, replacement))
-            yield
+        return planting_all(self.replacements)
 
 
 def changed(target: str, change: Callable[..., Any]) -> Replacements:

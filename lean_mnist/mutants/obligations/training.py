@@ -8,7 +8,6 @@ import torch
 
 from lean_mnist.mutants.obligations.making import (
     Fault,
-    Replacements,
     changed,
     changed_gradients,
     dense_fault,
@@ -19,6 +18,7 @@ from lean_mnist.mutants.obligations.making import (
     small_counts_as_negative,
     weights_times,
 )
+from lean_mnist.mutants.planting import Replacements
 from lean_mnist.nn import parameters
 from lean_mnist.torch_internals import operation_name
 from lean_mnist.verification.statements.convergence import CEILING, CLAIMS, SIGMA2

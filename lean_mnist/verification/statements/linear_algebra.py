@@ -130,28 +130,23 @@ def _times(c: Any, v: IndexedArray) -> IndexedArray:
     return _first_row(dense.dense_forward(row(v), identity(N) * c.at())[0])
 
 
-_LAWS: dict[str, tuple[str, Callable[[], list[tuple[IndexedArray, IndexedArray]]]]] = {
-    "vadd-commutative": ("u + v = v + u", lambda: [(_plus(_U, _V), _plus(_V, _U))]),
-    "vadd-associative": (
-        "(u + v) + z = u + (v + z)",
-        lambda: [(_plus(_plus(_U, _V), _Z), _plus(_U, _plus(_V, _Z)))],
-    ),
-    "smul-distributes": (
-        "c (u + v) = c u + c v, (c + d) v = c v + d v, c (d v) = (c d) v",
-        lambda: [
-            (_times(_P, _plus(_U, _V)), _plus(_times(_P, _U), _times(_P, _V))),
-            (_times(_P + _Q, _V), _plus(_times(_P, _V), _times(_Q, _V))),
-            (_times(_P, _times(_Q, _V)), _times(_P * _Q, _V)),
-        ],
-    ),
-}
+def _law(*pairs: Callable[[], tuple[IndexedArray, IndexedArray]]) -> Check:
+    def run() -> str:
+        for pair in pairs:
+            prove_equal("the left side", *pair())
+        return "sums are dense with weight I and a bias, multiples dense with weight c I"
+
+    return run
 
 
-def _law(name: str) -> str:
-    for one, other in _LAWS[name][1]():
-        prove_equal(name, one, other)
-    return "sums are dense with weight I and a bias, multiples dense with weight c I"
-
-
-for _name, (_statement, _) in _LAWS.items():
-    _add(_name, _statement, "n", partial(_law, _name), _name.replace("-", "_"))
+_commute = _law(lambda: (_plus(_U, _V), _plus(_V, _U)))
+_associate = _law(lambda: (_plus(_plus(_U, _V), _Z), _plus(_U, _plus(_V, _Z))))
+_distribute = _law(
+    lambda: (_times(_P, _plus(_U, _V)), _plus(_times(_P, _U), _times(_P, _V))),
+    lambda: (_times(_P + _Q, _V), _plus(_times(_P, _V), _times(_Q, _V))),
+    lambda: (_times(_P, _times(_Q, _V)), _times(_P * _Q, _V)),
+)
+_SCALED = "c (u + v) = c u + c v, (c + d) v = c v + d v, c (d v) = (c d) v"
+_add("vadd-commutative", "u + v = v + u", "n", _commute, "vadd_commutative")
+_add("vadd-associative", "(u + v) + z = u + (v + z)", "n", _associate, "vadd_associative")
+_add("smul-distributes", _SCALED, "n", _distribute, "smul_distributes")
