@@ -238,7 +238,9 @@ def document(matrix: Matrix) -> str:
 def functions_section() -> list[str]:
     """The whole Functions of the self-test, which no protocol of the table can be put to."""
     from lean_mnist.mutants import FUNCTION_MUTANTS
+    from lean_mnist.mutants.obligations import FAULTS
 
+    obligations = {name for fault in FAULTS for name in fault.fails}
     rows = [(m.name, m.group, m.condition, m.description.replace("``", "`")) for m in FUNCTION_MUTANTS]
     return [
         "## Whole Functions",
@@ -246,7 +248,8 @@ def functions_section() -> list[str]:
         *_paragraph(
             f"Another {len(rows)} are Functions of their own, in situations that ours never meet. Each is written",
             "twice, right and faulty; `python -m lean_mnist.verify --selftest` puts both to the same check, which must",
-            "pass the one and refuse the other.",
+            f"pass the one and refuse the other. It also plants {len(FAULTS)} faults in what the {len(obligations)}",
+            "obligations of `verify` check, at least one for each, and all are found.",
         ),
         *markdown([("bug", "group", "shows", "what is wrong"), *rows]),
         "",
