@@ -1,5 +1,6 @@
 """Fields of a checkpoint: what each may be, so that nothing that a file says comes as a surprise later."""
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -130,6 +131,7 @@ def check_content(content: dict[str, Any], where: str) -> Checked:
         check_weights(content["model"], shapes, printable(content["architecture"]), where, CheckpointError)
     else:
         model = saved_network(content["architecture"], content["model"], where, CheckpointError)
+        shapes = {name: tuple(tensor.shape) for name, tensor in content["model"].items()}
     config = saved_options(content, where, PacBayesConfig if gaussian else Config)
     normalization = named(where, lambda: Normalization.from_dict(content["normalization"]))
     about, sizes = fields.data, content["architecture"].get("gaussian_sizes") or content["architecture"]["sizes"]
@@ -178,8 +180,13 @@ def _check_training(training: dict[str, Any], shapes: Shapes, gaussian: bool, wh
     if not isinstance(rng, Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
         raise CheckpointError(f"{where}: training.rng: expected the state of PyTorch's random numbers")
     if not gaussian:
-        if position:
-            raise CheckpointError(f"{where}: training.position: expected none")
+        start = (position or {}).get("epoch_start")
+        count = sum(map(math.prod, shapes.values()))
+        if position and not (
+            list(position) == ["epoch_start"] and isinstance(start, Tensor) and start.shape == (count,)
+        ):
+            expected = f"none, or epoch_start alone, a vector of {count} numbers"
+            raise CheckpointError(f"{where}: training.position: expected {expected}")
         return
     checked(position, _Position, where, "training.position", CheckpointError)
     for candidate in position["candidates"]:

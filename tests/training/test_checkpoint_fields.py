@@ -59,7 +59,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "rollbacks": (lambda c: c["training"]["state"].update(rollbacks=-400), "state.rollbacks: expected int >= 0"),
     "the state": (lambda c: c["training"].update(state=torch.zeros(3)), "training.state: expected object"),
     "checks of state": (lambda c: c["training"]["state"]["checks"].update(x=1), "state.checks: object contains"),
-    "a position": (lambda c: c["training"].update(position={"x": 1}), "training.position: expected none"),
+    "a position": (lambda c: c["training"].update(position={"x": 1}), "training.position: expected none, or"),
+    "a start of the epoch": (
+        lambda c: c["training"].update(position={"epoch_start": torch.zeros(3)}), "epoch_start alone, a vector of",
+    ),
     "log files": (lambda c: c["training"].update(logs={"../../x": 0}), "at key in $.training.logs"),
     "a hash of the best": (lambda c: c["training"].update(best_sha256="x"), "training.best_sha256: expected str"),
 }  # fmt: skip

@@ -8,20 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from tensorboard.util import tensor_util
 
 from lean_mnist.data.datasets import Split, load_digits
 from lean_mnist.nn import MLP
+from lean_mnist.training.evaluation import figures
+from lean_mnist.training.evaluation.images import (
+    confusion_matrix,
+    first_layer_weights,
+    least_certain_digits,
+    misread_digits,
+)
 from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson
-from lean_mnist.training.evaluation.pictures import first_layer_weights, misread_digits
+from lean_mnist.training.sinks.dashboard import LAYOUT, tag_of
 from lean_mnist.training.sinks.json_lines import JsonLinesSink
 from lean_mnist.training.sinks.progress import progress_sink
-from lean_mnist.training.sinks.records import Epoch, Image, Notice, Outcome, Record, Scalar, Text
-from lean_mnist.training.sinks.tensorboard import LAYOUT, TensorBoardSink
+from lean_mnist.training.sinks.records import (
+    Counts,
+    Embedding,
+    Epoch,
+    Figure,
+    Histogram,
+    Image,
+    Notice,
+    Outcome,
+    Points,
+    PrecisionRecall,
+    Record,
+    Scalar,
+    Text,
+)
+from lean_mnist.training.sinks.tensorboard import TensorBoardSink
 from tests.support.training_cases import NAME, STEPS_PER_EPOCH, FinishedRun, digits_run, named
 
 NAN, INF = float("nan"), float("inf")
@@ -33,9 +58,15 @@ def epoch(number: int, step: int, accuracy: float = 0.5) -> Epoch:
     return Epoch(step, "epoch", values)
 
 
-PICTURE = Image(1, "a/picture", np.zeros((4, 6, 3), dtype=np.uint8))
+DRAWINGS: list[Record] = [
+    Image(1, "a/picture", np.zeros((4, 6, 3), dtype=np.uint8)),
+    Histogram(1, "a/histogram", Counts(-1.0, 1.0, 0.0, 2.0, [1.0, 1.0])),
+    PrecisionRecall(1, "a/curve", np.ones((6, 127))),
+    Embedding(1, "points", Points(np.ones((3, 2)), np.zeros((3, 8, 8), dtype=np.uint8), {"label": ["1", "2", "3"]})),
+]
 EVERY_KIND: list[Record] = [
-    Scalar(1, "a/scalar", 0.1), Text(1, "a/text", "a × b\nc"), Notice(1, "a/notice", "look"), PICTURE, epoch(1, 1),
+    *DRAWINGS, Scalar(1, "a/scalar", 0.1), Figure(1, "a/figure", 0.5), Text(1, "a/text", "a × b\nc"),
+    Notice(1, "a/notice", "look"), epoch(1, 1),
     Outcome(1, "run/outcome", {"final/accuracy": 0.9}, {"hidden": [3], "lr": 0.1, "name": None, "bias": True}),
 ]  # fmt: skip
 
@@ -51,11 +82,11 @@ def written(path: Path, *records: Record, **options: Any) -> list[dict[str, Any]
     return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
-def test_each_record_but_a_picture_is_a_line(tmp_path: Path) -> None:
+def test_each_record_but_a_drawing_is_a_line(tmp_path: Path) -> None:
     lines = written(tmp_path / "metrics.jsonl", *EVERY_KIND)
-    assert [line["name"] for line in lines] == ["a/scalar", "a/text", "a/notice", "epoch", "run/outcome"]
+    assert [line["name"] for line in lines] == ["a/scalar", "a/figure", "a/text", "a/notice", "epoch", "run/outcome"]
     assert all(line["step"] == 1 for line in lines)
-    assert lines[1]["value"] == "a × b\nc"
+    assert lines[2]["value"] == "a × b\nc"
     assert lines[-1]["settings"] == {"hidden": [3], "lr": 0.1, "name": None, "bias": True}
 
 
@@ -197,7 +228,9 @@ def test_every_kind_of_record_can_be_shown_everywhere(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def events(default_run: FinishedRun) -> EventAccumulator:
     """What TensorBoard reads of a default run that tracks the test split."""
-    found = EventAccumulator(str(default_run.folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    found = EventAccumulator(
+        str(default_run.folder), size_guidance=dict.fromkeys(("scalars", "images", "tensors", "histograms"), 0)
+    )
     found.Reload()
     return found
 
@@ -209,13 +242,13 @@ SCALARS = [
     "crosscheck/share_of_allowed", "checkpoint/best_step", "checkpoint/best_accuracy", "gradient_norm/layers.0.weight",
     "gradient_norm/all", "parameter_norm/layers.1.bias", "throughput/examples_per_second", "final/test_accuracy",
     "validation/accuracy_low", "validation/accuracy_high", "final/test_calibration_error",
-    "certificate/clopper_pearson_risk_7_in_200", "certificate/clopper_pearson_risk_1_in_1000000000",
+    "final/certified_error", "error_bound/largest", "train/parameter_change",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("tag", SCALARS)
 def test_a_run_draws(tag: str, events: EventAccumulator, default_run: FinishedRun) -> None:
-    found = [(event.step, event.value) for event in events.Scalars(tag)]
+    found = [(event.step, event.value) for event in events.Scalars(tag_of(tag))]
     assert found
     if not tag.startswith("final/"):
         lines = [(r["step"], pytest.approx(r["value"], rel=1e-6)) for r in default_run.records if r["name"] == tag]
@@ -224,13 +257,19 @@ def test_a_run_draws(tag: str, events: EventAccumulator, default_run: FinishedRu
 
 def test_what_is_drawn_every_epoch_stands_at_the_epochs_step(events: EventAccumulator) -> None:
     expected = [STEPS_PER_EPOCH * epoch for epoch in range(1, 31)]
-    for tag in ("train/epoch_loss", "validation/accuracy", "validation/loss", "test/accuracy"):
-        assert [event.step for event in events.Scalars(tag)] == expected
+    for name in (
+        "train/epoch_loss",
+        "validation/accuracy",
+        "validation/loss",
+        "test/accuracy",
+        "train/parameter_change",
+    ):
+        assert [event.step for event in events.Scalars(tag_of(name))] == expected
 
 
 def test_no_chart_is_empty_and_every_tag_has_a_group(events: EventAccumulator) -> None:
     for tag in events.Tags()["scalars"]:
-        assert re.fullmatch(r"[a-z_]+/[a-z0-9_.]+", tag)
+        assert re.fullmatch(r"(1 overview|2 layer \d+|3 checks|4 training|6 outcome)/[a-z0-9 ]+", tag)
         values = [event.value for event in events.Scalars(tag)]
         assert values
         assert all(np.isfinite(values))
@@ -239,35 +278,35 @@ def test_no_chart_is_empty_and_every_tag_has_a_group(events: EventAccumulator) -
 def test_the_band_holds_the_accuracy(events: EventAccumulator) -> None:
     """At every epoch the ends are those of the Clopper–Pearson interval of 119 validation examples."""
     names = ("validation/accuracy", "validation/accuracy_low", "validation/accuracy_high")
-    for accuracy, low, high in zip(*(events.Scalars(name) for name in names), strict=True):
+    for accuracy, low, high in zip(*(events.Scalars(tag_of(name)) for name in names), strict=True):
         assert (low.value, high.value) == pytest.approx(clopper_pearson(round(accuracy.value * 119), 119))
         assert low.value <= accuracy.value <= high.value
 
 
 def test_pictures_of_confidence_are_drawn_once(events: EventAccumulator) -> None:
-    for tag in ("test/reliability", "test/risk_by_coverage"):
-        (picture,) = events.Images(tag)
+    for name in ("reliability", "risk_by_coverage"):
+        (picture,) = events.Images(tag_of(f"picture/{name}"))
         assert (picture.width, picture.height) == (720, 480)
 
 
 def test_a_run_without_matplotlib_goes_on_and_says_what_is_missing(tmp_path: Path) -> None:
     finished = digits_run(tmp_path, epochs=1)  # ``no_charts``
-    assert not {"test/reliability", "test/risk_by_coverage"} & set(
-        EventAccumulator(str(finished.folder)).Reload().Tags()["images"]
-    )
+    pictures = EventAccumulator(str(finished.folder)).Reload().Tags()["images"]
+    assert pictures == [
+        f"5 pictures/{name}" for name in ("first layer weights", "confusion", "misread", "least certain")
+    ]
     last = str(finished.summary).splitlines()[-1]
-    assert last.endswith("none: charts need matplotlib; to have it: pip install --editable '.[plots]'")
+    assert last.endswith(f"none: {figures.MISSING}")
 
 
 def test_the_best_step_is_that_of_the_summary(events: EventAccumulator, default_run: FinishedRun) -> None:
-    assert events.Scalars("checkpoint/best_step")[-1].value == default_run.summary_json["best_step"]
-    assert events.Scalars("final/test_accuracy")[-1].value == pytest.approx(default_run.summary_json["test_accuracy"])
+    assert events.Scalars(tag_of("checkpoint/best_step"))[-1].value == default_run.summary_json["best_step"]
+    accuracy = events.Scalars(tag_of("final/test_accuracy"))[-1].value
+    assert accuracy == pytest.approx(default_run.summary_json["test_accuracy"])
 
 
 def _text(events: EventAccumulator, tag: str) -> list[str]:
-    return [
-        event.tensor_proto.string_val[0].decode() for event in events.Tensors(f"{tag}/text_summary")
-    ]  # fmt: skip
+    return [event.tensor_proto.string_val[0].decode() for event in events.Tensors(tag)]
 
 
 def test_configuration_and_selection_are_texts(events: EventAccumulator, default_run: FinishedRun) -> None:
@@ -281,14 +320,93 @@ def test_configuration_and_selection_are_texts(events: EventAccumulator, default
     ]
     chosen = _text(events, "checkpoint/selection")
     assert chosen == named(default_run.records, "checkpoint/selection")
-    assert len(chosen) == len(events.Scalars("checkpoint/best_step"))
+    assert len(chosen) == len(events.Scalars(tag_of("checkpoint/best_step")))
     assert all("gradient checks passed" in text for text in chosen)
 
 
-def test_weights_and_misread_digits_are_pictures(events: EventAccumulator) -> None:
+def test_the_first_section_begins_with_the_loss_and_nothing_that_a_run_has_once_is_a_chart(
+    events: EventAccumulator, default_run: FinishedRun
+) -> None:
+    tags = sorted(events.Tags()["scalars"])  # as TensorBoard does
+    assert tags[:2] == ["1 overview/1 training loss", "1 overview/2 validation loss"]
+    # Of 330 steps one is audited. Metrics of HParams have to be scalars; their section is the last one.
+    audit = ("crosscheck/", "divergence/", "error_bound/")
+    audited = {tag_of(r["name"]) for r in default_run.records if r["name"].startswith(audit)}
+    alone = {tag for tag in tags if len(events.Scalars(tag)) == 1}
+    assert alone - audited == {tag for tag in tags if tag.startswith("6 outcome/")}
+    assert tags[-1].startswith("6 outcome/")
+    once = {r["name"] for r in default_run.records if r["name"].startswith(("certificate/clopper", "health/initial"))}
+    assert len(once) == 3
+    assert not {tag_of(name) for name in once} & set(tags)
+
+
+def test_the_certified_errors_are_a_table(events: EventAccumulator, default_run: FinishedRun) -> None:
+    (table,) = _text(events, "certificate/risks")
+    _, _, *rows = table.splitlines()
+    risks = named(default_run.records, "certificate/clopper_pearson_risk_7_in_200")
+    assert len(rows) == 2
+    found = re.fullmatch(r"\| (\d+\.\d+) % \| 1 − 0\.035 \| clopper-pearson \|", rows[0])
+    assert found
+    assert 0 <= float(found[1]) / 100 - risks[0] < 1e-4  # rounded up
+    (certified,) = events.Scalars(tag_of("final/certified_error"))
+    assert certified.value == pytest.approx(risks[0])
+
+
+def test_pictures_are_drawn_once_at_the_end_and_weights_at_the_start_too(events: EventAccumulator) -> None:
     last = 30 * STEPS_PER_EPOCH
-    assert [image.step for image in events.Images("weights/first_layer")] == [0, last]
-    assert [image.step for image in events.Images("test/misread")] == [last]
+    assert [image.step for image in events.Images("5 pictures/first layer weights")] == [0, last]
+    for name in ("confusion", "misread", "least certain"):
+        (image,) = events.Images(f"5 pictures/{name}")
+        assert image.step == last
+        assert len(np.unique(np.asarray(PIL.Image.open(io.BytesIO(image.encoded_image_string))))) > 10
+
+
+def test_histograms_of_each_tensor_and_its_gradient_count_all_their_numbers(events: EventAccumulator) -> None:
+    sizes = {"0/weight": 128 * 64, "0/bias": 128, "1/weight": 1280, "1/bias": 10}
+    expected = {f"2 layer {name} {what}": size for name, size in sizes.items() for what in ("values", "gradients")}
+    assert set(events.Tags()["histograms"]) == set(expected)
+    for tag, size in expected.items():
+        found = events.Histograms(tag)
+        assert [event.step for event in found] == [1, *range(50, 331, 50)]
+        for event in found:
+            values = event.histogram_value
+            assert (values.num, sum(values.bucket)) == (size, size)
+            assert values.min <= values.sum / size <= values.max
+            assert values.bucket_limit[-1] == values.max
+
+
+def test_a_curve_of_precision_and_recall_for_each_class(events: EventAccumulator) -> None:
+    labels = load_digits().test.labels
+    for number in range(10):
+        (event,) = events.Tensors(f"precision_recall/{number}")
+        hits, alarms, rejected, missed, precision, recall = tensor_util.make_ndarray(event.tensor_proto)
+        positives = int((labels == number).sum())
+        assert (hits + missed == positives).all()
+        assert (alarms + rejected == len(labels) - positives).all()
+        assert (np.diff(hits) <= 0).all()
+        assert precision == pytest.approx(np.where(hits + alarms, hits / np.maximum(1, hits + alarms), 1))
+        assert recall == pytest.approx(hits / positives)
+        assert max(2 * precision * recall / (precision + recall)) > 0.85
+
+
+def test_the_projector_finds_vectors_labels_and_pictures_of_the_test_examples(default_run: FinishedRun) -> None:
+    config = ProjectorConfig()
+    text_format.Parse((default_run.folder / "projector_config.pbtxt").read_text(), config)
+    (embedding,) = config.embeddings
+    vectors = np.loadtxt(default_run.folder / embedding.tensor_path)
+    header, *labels = (default_run.folder / embedding.metadata_path).read_text().splitlines()
+    sheet = np.asarray(PIL.Image.open(default_run.folder / embedding.sprite.image_path))
+    test = load_digits().test
+    assert vectors.shape == (360, 128)
+    assert (vectors >= 0).all()  # after ReLU
+    assert vectors.max() > 0.1
+    assert header.split("\t") == ["label", "called", "confidence", "right"]
+    assert [int(line.split("\t")[0]) for line in labels] == test.labels.tolist()
+    wrong = sum(line.endswith("WRONG") for line in labels)
+    assert wrong == default_run.summary_json["test_errors"]
+    assert list(embedding.sprite.single_image_dim) == [8, 8]
+    assert sheet.shape == (19 * 8, 19 * 8)
+    assert (sheet[8:16, 8:16] == 255 - np.round(test.images[20].numpy().astype(float) * 255 / 16)).all()
 
 
 def test_hparams_hold_settings_and_final_metrics(events: EventAccumulator, default_run: FinishedRun) -> None:
@@ -296,18 +414,26 @@ def test_hparams_hold_settings_and_final_metrics(events: EventAccumulator, defau
     start = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
     assert start.hparams["batch_size"].number_value == 128
     assert start.hparams["optimizer"].string_value == "sgd"
-    assert start.hparams["schedule"].string_value == "one-cycle"
+    assert start.hparams["nesterov"].bool_value is True
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
-    metrics = {info.name.tag for info in experiment.metric_infos}
-    names = ("test_accuracy", "test_calibration_error", "validation_accuracy", "largest_divergence")
-    assert metrics == {f"final/{name}" for name in names}
-    assert metrics <= set(events.Tags()["scalars"])
+    assert {info.name for info in experiment.hparam_infos} == set(start.hparams)
+    # What tells it from the default, and what people change, stands first.
+    assert {info.name for info in experiment.hparam_infos if info.differs} == {
+        "lr",
+        "optimizer",
+        "hidden",
+        "track_test",
+    }
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    names = "certified error", "test accuracy", "test calibration error", "largest divergence", "validation accuracy"
+    assert metrics == [f"6 outcome/{name}" for name in names]
+    assert set(metrics) <= set(events.Tags()["scalars"])
 
 
-def tags_of(chart: Any) -> list[str]:
-    """The lines of a chart, or value, lower and upper end of a band."""
+def tags_of(chart: Any) -> list[Any]:
+    """The lines of a chart, or value, lower and upper end of each band."""
     bands = [[band.value, band.lower, band.upper] for band in chart.margin.series]
-    return bands[0] if bands else list(chart.multiline.tag)
+    return bands or list(chart.multiline.tag)
 
 
 def test_the_layout_is_written(events: EventAccumulator) -> None:
@@ -319,7 +445,8 @@ def test_the_layout_is_written(events: EventAccumulator) -> None:
     assert charts == {title: lines for charts in LAYOUT.values() for title, (_, lines) in charts.items()}
 
 
-PATTERNS = [pattern for charts in LAYOUT.values() for _, lines in charts.values() for pattern in lines]
+LINES = [line for charts in LAYOUT.values() for _, lines in charts.values() for line in lines]
+PATTERNS = [pattern for line in LINES for pattern in ([line] if isinstance(line, str) else map(re.escape, line))]
 
 
 @pytest.fixture(scope="module")
@@ -342,9 +469,11 @@ def test_tensorboard_takes_every_kind_of_record(tmp_path: Path) -> None:
     sink.close()
     found = EventAccumulator(str(tmp_path))
     found.Reload()
-    assert set(found.Tags()["scalars"]) == {"a/scalar", "final/accuracy"}
-    assert found.Tags()["images"] == ["a/picture"]
+    assert set(found.Tags()["scalars"]) == {"4 training/a scalar", "6 outcome/accuracy"}
+    assert found.Tags()["images"] == ["4 training/a picture"]
+    assert found.Tags()["histograms"] == ["4 training/a histogram"]
     assert _text(found, "a/notice") == ["look"]
+    assert (tmp_path / "projector_config.pbtxt").is_file()
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
@@ -387,3 +516,31 @@ def test_misread_digits_are_pictured(wrong: int) -> None:
         assert picture.dtype == np.uint8
         assert picture.shape[2] == 3
         assert picture[2:82, 2:82].min() < 100  # ink
+
+
+def test_least_certain_digits_begin_with_the_least_confidence_and_errors_are_red() -> None:
+    test: Split = load_digits().test
+    confidences = torch.linspace(0.2, 1, 360, dtype=torch.float64).flip(0)
+    predictions = test.labels.clone()
+    predictions[359] = (predictions[359] + 1) % 10  # the least certain one
+    found = Evaluation(0.0, torch.zeros(10, 10), predictions, confidences, predictions == test.labels)
+    picture = least_certain_digits(test, found, 16)
+    assert picture is not None
+    digit, caption = picture[2:82, 2:82], picture[82:120, 2:82]
+    assert (digit[::10, ::10, 0] == 255 - np.round(test.images[359].numpy().astype(float) * 255 / 16)).all()
+    assert (caption.min(axis=(0, 1)) < 100).tolist() == [False, True, True]
+    next_caption = picture[82:120, 84:164]
+    assert (next_caption.min(axis=(0, 1)) < 50).all()
+
+
+def test_the_confusion_matrix_shows_errors_red_and_right_ones_blue() -> None:
+    confusion = torch.tensor([[5, 0, 1], [0, 4, 0], [0, 7, 2]])
+    found = Evaluation(0.0, confusion, torch.zeros(1), torch.ones(1), torch.ones(1))
+    picture = confusion_matrix(found)
+    assert picture is not None
+    cells = picture[60:, 60:][::48, ::48].astype(int)
+    redness = cells[..., 0] - cells[..., 2]
+    assert np.sign(redness).tolist() == [[-1, 0, 1], [0, -1, 0], [0, 1, -1]]
+    assert redness[2, 1] > redness[0, 2]
+    many = Evaluation(0.0, torch.zeros(31, 31), torch.zeros(1), torch.ones(1), torch.ones(1))
+    assert confusion_matrix(many) is None

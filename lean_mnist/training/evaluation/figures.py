@@ -6,15 +6,13 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lean_mnist.errors import ConfigError
 from lean_mnist.invocation import typed
+from lean_mnist.training.evaluation.images import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Picture = npt.NDArray[np.uint8]  # (height, width, 3)
 
 BLUE, PALE_BLUE, ORANGE, GREEN, GREY = "tab:blue", "#8cb7db", "tab:orange", "tab:green", "#969696"
 MISSING = f"charts need matplotlib; to have it: {typed('python -m pip', 'install', 'matplotlib')}"

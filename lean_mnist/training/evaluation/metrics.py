@@ -6,6 +6,8 @@ The *confidence* of a prediction is its softmax probability, ``max_k p_k``. Shap
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
@@ -13,9 +15,10 @@ from torch import Tensor
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import HealthError
-from lean_mnist.nn import MLP
+from lean_mnist.nn import MLP, functional
 
 BINS = 15
+THRESHOLDS = 127  # as many as TensorBoard takes
 
 
 class Calibration(NamedTuple):
@@ -131,14 +134,12 @@ def evaluate(model: MLP, split: Split, normalization: Normalization) -> Evaluati
 
     Raises ``HealthError`` if a logit is not finite: such a prediction would be an accident.
     """
-    weight = next(model.parameters())
     classes = model.sizes[-1]
     confusion = torch.zeros(classes * classes, dtype=torch.int64)
     loss, predictions, confidences = 0.0, [], []
     for start in range(0, len(split), _CHUNK):
         images, labels = split.images[start : start + _CHUNK], split.labels[start : start + _CHUNK]
-        x = normalization.apply(images.to(weight.device), weight.dtype)
-        logits = model(x).to("cpu", torch.float64)
+        logits = _logits(model, images, normalization)
         if not torch.isfinite(logits).all():
             raise HealthError(f"the network's outputs are not finite on examples {start} to {start + len(labels) - 1}")
         loss += float(torch.nn.functional.cross_entropy(logits, labels.cpu(), reduction="sum"))
@@ -149,6 +150,48 @@ def evaluate(model: MLP, split: Split, normalization: Normalization) -> Evaluati
     called = torch.cat(predictions)
     right = called == split.labels.cpu()
     return Evaluation(loss / len(split), confusion.view(classes, classes), called, torch.cat(confidences), right)
+
+
+def _logits(model: MLP, images: Tensor, normalization: Normalization) -> Tensor:
+    """Logits of uint8 images: float64, (m, C), on the CPU."""
+    weight = next(model.parameters())
+    return model(normalization.apply(images.to(weight.device), weight.dtype)).to("cpu", torch.float64)
+
+
+@torch.no_grad()
+def probabilities(model: MLP, split: Split, normalization: Normalization) -> Tensor:
+    """Softmax probabilities of each class on every example of ``split``: float64, (m, C)."""
+    chunks = (split.images[start : start + _CHUNK] for start in range(0, len(split), _CHUNK))
+    return torch.cat([_logits(model, images, normalization).softmax(1) for images in chunks])
+
+
+@torch.no_grad()
+def last_hidden(model: MLP, images: Tensor, normalization: Normalization) -> Tensor:
+    """Activations of the last hidden layer on uint8 images: float64, (m, H)."""
+    weight, layers = next(model.parameters()), model.weights_and_biases()[:-1]
+    x = normalization.apply(images.to(weight.device), weight.dtype)
+    return functional.activate(functional.mlp(x, layers, model.activation), model.activation).to("cpu", torch.float64)
+
+
+def precision_recall(
+    probabilities_m: Tensor, positive_m: Tensor, thresholds: int = THRESHOLDS
+) -> npt.NDArray[np.float64]:
+    """True and false positives, true and false negatives, precision and recall by threshold: float64, (6, T).
+
+    An example is called positive where its probability, float64 (m,), is at least the threshold ``t/(T − 1)``,
+    t = 0 … T − 1. Precision is 1 where nothing is called positive, recall where there is no positive.
+    """
+    steps = (probabilities_m * (thresholds - 1)).floor().long().clamp(0, thresholds - 1)
+
+    def at_least(chosen_m: Tensor) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = torch.bincount(steps[chosen_m], minlength=thresholds).double().numpy()
+        return found[::-1].cumsum()[::-1]
+
+    hits, alarms = at_least(positive_m), at_least(~positive_m)
+    called, positives = hits + alarms, hits[0]
+    precision = np.divide(hits, called, out=np.ones(thresholds), where=called > 0)
+    recall = hits / positives if positives else np.ones(thresholds)
+    return np.stack([hits, alarms, alarms[0] - alarms, positives - hits, precision, recall])
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -15,9 +15,9 @@ from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import not_finite
-from lean_mnist.training.config.schedules import Schedule
+from lean_mnist.training.config.schedules import Schedule, every
 from lean_mnist.training.hooks.step import FailurePolicy
-from lean_mnist.training.sinks.records import Notice, Record, Scalar
+from lean_mnist.training.sinks.records import Counts, Figure, Histogram, Notice, Record, Scalar
 
 # LEAN_mnist's thresholds for the norm of one tensor's gradient.
 EXPLODING, VANISHING = 10.0, 1e-4
@@ -47,7 +47,7 @@ class HealthHook:
         return self._first(loss, self._guessing) if step.number == 1 and self._guessing is not None else ()
 
     def _first(self, loss: float, guessing: float) -> Iterator[Record]:
-        yield Scalar(1, "health/initial_loss_over_ln_classes", loss / guessing if guessing else 1.0)
+        yield Figure(1, "health/initial_loss_over_ln_classes", loss / guessing if guessing else 1.0)
         if not guessing / 2 <= loss <= guessing * 2:
             yield Notice(
                 1, "health/warning",
@@ -97,6 +97,34 @@ class NormsHook:
         if key not in self._warned:
             self._warned.append(key)
             yield Notice(number, "health/warning", f"the gradient of {name} is {what}")
+
+
+class HistogramsHook:
+    """Records the distributions of each tensor and its gradient, in bins of equal width, about once an epoch.
+
+    That is at every so many-th of the steps at which others record, so that it interrupts no further chunk of steps.
+    """
+
+    def __init__(self, log_every: int, steps_per_epoch: float) -> None:
+        self.due = every(log_every * max(1, round(steps_per_epoch / log_every)))
+
+    def on_gradients(self, step: Step) -> Iterator[Record]:
+        """Two histograms a tensor; none of what is not finite."""
+        for name, parameter in step.model.named_parameters():
+            for what, tensor in (("values", parameter.detach()), ("gradients", parameter.grad)):
+                if tensor is not None and (counts := _counts(tensor.float())):
+                    yield Histogram(step.number, f"{what}/{name}", counts)
+
+
+_BINS = 40
+
+
+def _counts(values: Tensor) -> Counts | None:
+    low, high, total, squares = torch.stack([*values.aminmax(), values.sum(), values.square().sum()]).tolist()
+    if not math.isfinite(squares):
+        return None
+    found = torch.histc(values, _BINS, low, high).tolist() if low < high else [float(values.numel())]
+    return Counts(low, high, total, squares, found)
 
 
 def _norm(tensor: Tensor | None) -> Tensor:
@@ -177,6 +205,8 @@ def check_records(number: int, result: AuditResult) -> Iterator[Record]:
         yield Scalar(number, f"divergence/{divergence.name}", divergence.value)
     for bound in result.bounds:
         yield Scalar(number, f"error_bound/{bound.name}", bound.relative.upper)
+    if result.bounds:
+        yield Scalar(number, "error_bound/largest", max(bound.relative.upper for bound in result.bounds))
     if result.largest is not None:
         yield Scalar(number, "divergence/largest", max(d.value for d in result.divergences[1:]))
         yield Scalar(number, "crosscheck/share_of_allowed", result.largest.share)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lean_mnist.data.batches import Batches, BatchRing
 from lean_mnist.data.datasets import Dataset
@@ -16,6 +17,7 @@ from lean_mnist.data.splits import split_training
 from lean_mnist.errors import BoundError, CertificateError, CheckpointError, ConfigError, memory_for
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
+from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
 from lean_mnist.generalization.spaces.encoding import write_network
 from lean_mnist.nn import FlatParameters
@@ -29,23 +31,20 @@ from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.presets import developers_of
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
-from lean_mnist.training.evaluation import figures
+from lean_mnist.training.evaluation.drawings import final_drawings
+from lean_mnist.training.evaluation.images import first_layer_weights
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
-from lean_mnist.training.evaluation.pictures import (
-    first_layer_weights,
-    misread_digits,
-    reliability_diagram,
-    risk_coverage_curve,
-)
 from lean_mnist.training.generations import BEST
-from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, LossHook, NormsHook, ScreenHook
+from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, HistogramsHook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.summary import NETWORK, Summary
 from lean_mnist.training.run_folder import RunFolder
-from lean_mnist.training.sinks.records import Image, Notice, Outcome, Record, Scalar, Text
+from lean_mnist.training.sinks.records import Figure, Image, Notice, Outcome, Record, Text
 from lean_mnist.training.state import RunState
+
+_CHOSEN = ("dataset", "device", "validation_size")  # where they were left open
 
 
 class Classification:
@@ -87,6 +86,8 @@ class Classification:
         )
         self._world = world
         self._guard: MemoryGuard | None = None  # with --check full
+        self._state = RunState()
+        self._epoch_start: Tensor | None = None  # the parameters then; not known in mid-epoch of an earlier version
         steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
         self.steps = config.epochs * steps_per_epoch
         if config.warmup_steps >= self.steps:
@@ -113,6 +114,9 @@ class Classification:
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Finite and near guessing; loss and norms; the checks that ``config.check`` names."""
         config, network, log = self.config, self.parameters.network, every(self.config.log_every)
+        self._state = state
+        if state.batch == 0:
+            self._epoch_start = self.parameters.vector.detach().clone()
         guessing = math.log(network.sizes[-1])
         gates: list[Hook] = []
         if config.check in ("audit", "full"):
@@ -121,7 +125,11 @@ class Classification:
             gates.append(ScreenHook(network, log, config.seed, policy))
         hooks = StepHooks(
             health=HealthHook(guessing, policy),
-            observers=[LossHook(log), NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned)],
+            observers=[
+                LossHook(log),
+                NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned),
+                HistogramsHook(config.log_every, self.steps / config.epochs),
+            ],
             gates=gates,
             checks=policy.summary,
         )
@@ -136,11 +144,14 @@ class Classification:
         return evaluate(self.model, examples, self.normalization)
 
     def epoch_values(self) -> Mapping[str, float]:
-        """None besides those of every run."""
-        return {}
+        """How far the epoch moved the parameters, relative to their norm at its start: ``‖w′ − w‖ / ‖w‖``."""
+        before, self._epoch_start = self._epoch_start, self.parameters.vector.detach().clone()
+        if before is None or not (norm := float(before.norm())):
+            return {}
+        return {"train/parameter_change": float((self._epoch_start - before).norm()) / norm}
 
     def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Weights, and what it takes to apply them to images."""
+        """Weights, and what it takes to apply them to images; within an epoch, the parameters at its start."""
         weights = self.model.state_dict()
         content: dict[str, Any] = {
             # Copies, because what is written with a view is all that it is a view of.
@@ -148,12 +159,15 @@ class Classification:
             "architecture": self.model.architecture,
             "normalization": self.normalization.to_dict(),
         }
-        return content, {}
+        within = self._state.batch > 0 and self._epoch_start is not None
+        return content, {"epoch_start": self._epoch_start} if within else {}
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
         """Take the weights of a checkpoint."""
         restore_weights(self.model, content["model"], str(self.model.architecture), shown(path), CheckpointError)
         self.parameters.vector_to_network()
+        start = ((content.get("training") or {}).get("position") or {}).get("epoch_start")
+        self._epoch_start = None if start is None else start.to(self.parameters.vector)
 
     def first_records(self) -> Iterator[Record]:
         """Sizes of the data, and the initial weights as pictures."""
@@ -163,7 +177,7 @@ class Classification:
             f"{len(self.train)} training, {len(self.validation)} validation, {len(self.dataset.test)} test"
         )
         yield Text(0, "run/dataset", about)
-        yield Image(0, "weights/first_layer", first_layer_weights(self.model, self.dataset.image_shape))
+        yield Image(0, "picture/first_layer_weights", first_layer_weights(self.model, self.dataset.image_shape))
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
         """One evaluation of the test split with the weights that validation selected, certificate, records, summary."""
@@ -216,28 +230,28 @@ class Classification:
         return training_claims(network, self.dataset.train, maximum)
 
     def _last_records(self, state: RunState, test: Evaluation, certificate: Certificate | str) -> Iterator[Record]:
+        config, results = self.config, dict[str, float]()
         if isinstance(certificate, str):
             yield Notice(state.step, "certificate/none", f"no certificate: {certificate}")
         else:
+            rows = ["| certified error at most | with confidence | bound |", "|---|---|---|"]
             for (bound, delta), risk in certificate.risks.items():
                 name = f"{bound.replace('-', '_')}_risk_{delta.numerator}_in_{delta.denominator}"
-                yield Scalar(state.step, f"certificate/{name}", float(risk))
+                yield Figure(state.step, f"certificate/{name}", float(risk))
+                rows.append(f"| {percent(risk, up=True)} | 1 − {float(delta):g} | {bound} |")
+            yield Text(state.step, "certificate/risks", "\n".join(rows))
             yield Text(state.step, "certificate/statement", "\n\n".join(certificate.document["statement"]))
-        dataset, config = self.dataset, self.config
-        yield Image(state.step, "weights/first_layer", first_layer_weights(self.model, dataset.image_shape))
-        misread = misread_digits(dataset.test, test, dataset.maximum)
-        if misread is not None:
-            yield Image(state.step, "test/misread", misread)
-        if figures.available():
-            yield Image(state.step, "test/reliability", reliability_diagram(test))
-            yield Image(state.step, "test/risk_by_coverage", risk_coverage_curve(test))
-        results = {
-            "final/test_accuracy": test.accuracy,
-            "final/test_calibration_error": test.calibration.error,
-            "final/largest_divergence": state.checks.largest_divergence,
-        }
+            results["final/certified_error"] = float(next(iter(certificate.risks.values())))
+        yield from final_drawings(state.step, self.model, self.normalization, self.dataset, test)
+        results["final/test_accuracy"] = test.accuracy
+        results["final/test_calibration_error"] = test.calibration.error
+        results["final/largest_divergence"] = state.checks.largest_divergence
         if state.best is not None:
             results["final/validation_accuracy"] = state.best.accuracy
         # For comparing runs: what they learnt with, not where they wrote it.
         settings = {name: value for name, value in config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
-        yield Outcome(state.step, "run/outcome", results, {**settings, "lr": config.learning_rate})
+        changed = [
+            name for name, value in settings.items() if value != Config().to_dict()[name] and name not in _CHOSEN
+        ]
+        settings["lr"] = config.learning_rate
+        yield Outcome(state.step, "run/outcome", results, settings, ("lr", "optimizer", "hidden", *changed))

@@ -24,7 +24,15 @@ from lean_mnist.reading.text import shown
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import Schedule, every
-from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, LossHook, NormsHook, ScreenHook, check_records
+from lean_mnist.training.hooks.checks import (
+    CrossCheckHook,
+    HealthHook,
+    HistogramsHook,
+    LossHook,
+    NormsHook,
+    ScreenHook,
+    check_records,
+)
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
@@ -147,7 +155,8 @@ class PacBayes:
             gates.append(DrawnNetworkHook(ScreenHook(step.drawn, log, config.seed, policy), step))
         guessing = math.log(self.dataset.classes) if self.stages[0].name == "prior" else None
         # A stage may leave a tensor alone, whose gradient is then 0; so no gradient is called vanishing.
-        observers: list[Hook] = [LossHook(log), NormsHook(log, math.inf, state.warned)]
+        histograms = HistogramsHook(config.log_every, self.steps / config.epochs)
+        observers: list[Hook] = [LossHook(log), NormsHook(log, math.inf, state.warned), histograms]
         hooks = StepHooks(HealthHook(guessing, policy), observers, gates, policy.summary)
         if config.check != "full":
             return hooks

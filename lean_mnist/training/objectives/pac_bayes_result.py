@@ -18,7 +18,7 @@ from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 from lean_mnist.invocation import typed
 from lean_mnist.training.config.pac_bayes import given
 from lean_mnist.training.run_folder import RunFolder
-from lean_mnist.training.sinks.records import Scalar, Text
+from lean_mnist.training.sinks.records import Figure, Text
 from lean_mnist.training.state import RunState
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def finish_posterior(run: PacBayes, state: RunState, files: RunFolder) -> PacBay
         for kind, claims in (("pac_bayes_kl", document["claims"]), ("holdout", beside["claims"] if beside else [])):
             for claim in claims:
                 name = f"certificate/{kind}_risk_{claim['delta'].replace('/', '_in_')}"
-                files.emit(Scalar(state.step, name, float(claim["risk"])))
-        files.emit(Scalar(state.step, "test/risk", test_risk))
+                files.emit(Figure(state.step, name, float(claim["risk"])))
+        files.emit(Figure(state.step, "test/risk", test_risk))
     of_chosen = [i for i, stage in enumerate(run.stages) if stage.prior_scale == scales[chosen]]
     seconds = {run.stages[i].name: run.seconds[i] for i in of_chosen} | {"certificate": certifying}
     if len(finished) > 1:

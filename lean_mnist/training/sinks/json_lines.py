@@ -7,7 +7,7 @@ from typing import Any
 from lean_mnist.files import plain, write_atomically
 from lean_mnist.reading.files import open_regular
 from lean_mnist.training.sinks.log_file import LogFile
-from lean_mnist.training.sinks.records import Image, Outcome, Record, Sink
+from lean_mnist.training.sinks.records import Drawing, Outcome, Record, Sink
 
 FILE = "metrics.jsonl"
 
@@ -27,8 +27,8 @@ class JsonLinesSink(Sink):
         self.file = LogFile(path, keep)
 
     def write(self, record: Record) -> None:
-        """Append a line; no picture."""
-        if isinstance(record, Image):
+        """Append a line; none for a drawing."""
+        if isinstance(record, Drawing):
             return
         line: dict[str, Any] = {"step": record.step, "name": record.name, "value": plain(record.value)}
         if isinstance(record, Outcome):

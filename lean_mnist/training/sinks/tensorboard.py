@@ -1,6 +1,5 @@
 """TensorBoard."""
 
-import io
 import os
 import re
 import socket
@@ -9,37 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from lean_mnist.files import png
+from lean_mnist.training.sinks import projector
+from lean_mnist.training.sinks.dashboard import hparams, layout, tag_of, text
 from lean_mnist.training.sinks.log_file import LogFile
-from lean_mnist.training.sinks.records import Image, Notice, Outcome, Record, Scalar, Sink, Text
-
-# What the Custom Scalars tab shows, most important first. A name is a regular expression over tags.
-LAYOUT: dict[str, dict[str, list[Any]]] = {
-    "Is it learning?": {
-        "loss": ["Multiline", ["^train/epoch_loss$", "^validation/loss$"]],
-        "accuracy": ["Multiline", ["^validation/accuracy$", "^test/accuracy$", "^checkpoint/best_accuracy$"]],
-        # A band takes whole tags: the value, and the ends of its Clopper–Pearson interval, of one epoch by itself.
-        "validation accuracy in its 95 % interval": [
-            "Margin",
-            ["validation/accuracy", "validation/accuracy_low", "validation/accuracy_high"],
-        ],
-    },
-    "Are its gradients right?": {
-        "divergence of each tensor from the float64 reference": ["Multiline", ["^divergence/layers.*"]],
-        "proved bound on the relative error of each gradient": ["Multiline", ["^error_bound/.*"]],
-        "share of what rounding explains": [
-            "Multiline",
-            ["^crosscheck/share_of_allowed$", "^screen/share_of_allowed$"],
-        ],
-        "checks passed (1) or failed (0)": ["Multiline", ["^crosscheck/passed$", "^crosscheck/gradcheck_passed$"]],
-    },
-    "Is it healthy?": {
-        "gradient norms": ["Multiline", ["^gradient_norm/.*"]],
-        "parameter norms": ["Multiline", ["^parameter_norm/.*"]],
-        "learning rate": ["Multiline", ["^train/learning_rate$"]],
-        "examples per second": ["Multiline", ["^throughput/examples_per_second$"]],
-    },
-}
-
+from lean_mnist.training.sinks.records import (
+    Embedding,
+    Figure,
+    Histogram,
+    Image,
+    Notice,
+    Outcome,
+    PrecisionRecall,
+    Record,
+    Scalar,
+    Sink,
+    Text,
+)
 
 _PREFIX = "events.out.tfevents."
 
@@ -69,9 +57,7 @@ class TensorBoardSink(Sink):
         self._records = RecordWriter(self._file)
         self._add(file_version="brain.Event:2")
         if resume_step is None:
-            from torch.utils.tensorboard.summary import custom_scalars
-
-            self._add(summary=custom_scalars(LAYOUT))
+            self._add(summary=layout())
         else:
             self._add(session_log=SessionLog(status=SessionLog.START), step=resume_step + 1)
 
@@ -79,30 +65,39 @@ class TensorBoardSink(Sink):
         self._records.write(self._new_event(wall_time=time.time(), **fields).SerializeToString())
 
     def write(self, record: Record) -> None:
-        """Add an event."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from torch.utils.tensorboard.summary import text
+        """Add what draws it."""
+        for summary in self._summaries(record):
+            # Settings and layout are read by themselves, whatever the step.
+            self._add(summary=summary, **({} if isinstance(record, Outcome) else {"step": record.step}))
+        if isinstance(record, Outcome):
+            for name, number in record.value.items():
+                self.write(Scalar(record.step, name, number))
+        elif isinstance(record, Embedding):
+            projector.write(self._file.path.parent, record)
 
+    def _summaries(self, record: Record) -> list[Any]:
+        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+        from torch.utils.tensorboard.summary import pr_curve_raw
+
+        tag, value = tag_of(record.name), record.value
+        if isinstance(record, (Text, Notice)):
+            return [text(record.name, value)]
+        if isinstance(record, Figure):
+            return []
         if isinstance(record, Scalar):
-            value = Summary.Value(tag=record.name, simple_value=float(record.value))
-            self._add(summary=Summary(value=[value]), step=record.step)
-        elif isinstance(record, (Text, Notice)):
-            self._add(summary=text(record.name, record.value), step=record.step)
-        elif isinstance(record, Image):
-            self._add(summary=_picture(record), step=record.step)
-        elif isinstance(record, Outcome):
-            self._write_outcome(record)
-
-    def _write_outcome(self, record: Outcome) -> None:
-        # SummaryWriter.add_hparams would open a run of its own in a folder below; these summaries belong to this one.
-        from torch.utils.tensorboard.summary import hparams
-
-        settings = {key: value if isinstance(value, (bool, int, float)) else str(value)
-                    for key, value in record.settings.items()}  # fmt: skip
-        for summary in hparams(settings, dict(record.value)):
-            self._add(summary=summary)
-        for name, value in record.value.items():
-            self.write(Scalar(record.step, name, value))
+            return [Summary(value=[Summary.Value(tag=tag, simple_value=float(value))])]
+        if isinstance(record, Image):
+            return [_picture(tag, value)]
+        if isinstance(record, Histogram):
+            low, high, total, squares, counts = value
+            ends = np.linspace(low, high, len(counts) + 1)[1:]
+            histogram = HistogramProto(
+                min=low, max=high, num=sum(counts), sum=total, sum_squares=squares, bucket_limit=ends, bucket=counts
+            )
+            return [Summary(value=[Summary.Value(tag=tag, histo=histogram)])]
+        if isinstance(record, PrecisionRecall):
+            return [pr_curve_raw(record.name, *value)]
+        return hparams(record) if isinstance(record, Outcome) else []
 
     def flush(self) -> dict[str, int]:
         """Make sure that the events are on disk."""
@@ -123,13 +118,10 @@ def _next_name(earlier: Sequence[Path]) -> str:
     return f"{_PREFIX}{seconds:010}.{socket.gethostname()}.{os.getpid()}.0"
 
 
-def _picture(record: Image) -> Any:
+def _picture(tag: str, picture: npt.NDArray[np.uint8]) -> Any:
     """As ``SummaryWriter.add_image``, but packed quickly: its way takes a tenth of a second a picture."""
-    import PIL.Image
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    height, width, channels = record.value.shape
-    packed = io.BytesIO()
-    PIL.Image.fromarray(record.value).save(packed, format="PNG", compress_level=1)
-    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=packed.getvalue())
-    return Summary(value=[Summary.Value(tag=record.name, image=image)])
+    height, width, channels = picture.shape
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png(picture))
+    return Summary(value=[Summary.Value(tag=tag, image=image)])

@@ -18,6 +18,7 @@ from lean_mnist import pacbayes, train
 from lean_mnist.command_line import run_command
 from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.evaluation import figures
+from lean_mnist.training.sinks.dashboard import tag_of
 from tests.support.faults.events import read_events
 
 NAME = "a-run"
@@ -130,8 +131,7 @@ def _untimed(line: dict[str, Any]) -> dict[str, Any]:
 
 def _untimed_event(tag: str, event: tuple[int, str, Any]) -> list[Any]:
     step, kind, value = event
-    timed = tag in TIMED_RECORDS or tag.startswith("_hparams_/")  # holds its start, and maps in any order
-    return [step, kind, None if timed else value]
+    return [step, kind, None if tag in map(tag_of, TIMED_RECORDS) else value]
 
 
 def _plain(value: Any, known: Mapping[str, str]) -> Any:

@@ -1,0 +1,47 @@
+"""Records to look at, of a network and its evaluation on the test split: pictures, curves, the embedding."""
+
+from collections.abc import Iterator
+
+from lean_mnist.data.datasets import Dataset
+from lean_mnist.data.normalization import Normalization
+from lean_mnist.nn import MLP
+from lean_mnist.training.evaluation import figures, images, pictures
+from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall, probabilities
+from lean_mnist.training.sinks.records import Embedding, Image, Points, PrecisionRecall, Record
+
+_MOST_POINTS, _MOST_NUMBERS, _LEAST_POINTS = 1000, 256_000, 10
+
+
+def final_drawings(
+    step: int, model: MLP, normalization: Normalization, dataset: Dataset, found: Evaluation
+) -> Iterator[Record]:
+    """Drawings of ``found``, the evaluation of ``model`` on the test split; no further evaluation of anything."""
+    test, maximum = dataset.test, dataset.maximum
+    drawn = {
+        "first_layer_weights": images.first_layer_weights(model, dataset.image_shape),
+        "confusion": images.confusion_matrix(found),
+        "misread": images.misread_digits(test, found, maximum),
+        "least_certain": images.least_certain_digits(test, found, maximum),
+    }
+    if figures.available():
+        drawn["reliability"] = pictures.reliability_diagram(found)
+        drawn["risk_by_coverage"] = pictures.risk_coverage_curve(found)
+    for name, picture in drawn.items():
+        if picture is not None:
+            yield Image(step, f"picture/{name}", picture)
+    of_classes = probabilities(model, test, normalization)
+    for number, of_class in enumerate(of_classes.T):
+        curve = precision_recall(of_class, test.labels.cpu() == number)
+        yield PrecisionRecall(step, f"precision_recall/{number}", curve)
+    count = min(_MOST_POINTS, _MOST_NUMBERS // model.sizes[-2], len(test))
+    if count >= _LEAST_POINTS:
+        vectors = last_hidden(model, test.images[:count], normalization).numpy()
+        labels = {
+            "label": [str(label) for label in test.labels[:count].tolist()],
+            "called": [str(label) for label in found.predictions[:count].tolist()],
+            "confidence": [f"{confidence:.4f}" for confidence in found.confidences[:count].tolist()],
+            "right": ["right" if right else "WRONG" for right in found.right[:count].tolist()],
+        }
+        yield Embedding(
+            step, "last_hidden_layer", Points(vectors, images.sprites(test.images[:count], maximum), labels)
+        )

@@ -1,0 +1,136 @@
+"""Pictures by NumPy and Pillow alone, which every run has: weights, digits with captions, the confusion matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lean_mnist.data.datasets import Split
+from lean_mnist.nn import MLP
+from lean_mnist.training.evaluation.metrics import Evaluation
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+Picture = npt.NDArray[np.uint8]  # (height, width, 3)
+
+_LARGEST_GRID = 128  # units shown
+_DIGITS = 40  # digits shown
+_GAP = 2
+_CELL, _MARGIN, _MOST_CLASSES = 48, 56, 30
+_INK, _BLUE, _RED = (40, 40, 40), np.array([66, 133, 190]), np.array([214, 69, 65])
+
+
+def first_layer_weights(model: MLP, shape: tuple[int, int]) -> Picture:
+    """Each hidden unit's weights as a picture of ``shape``, in a grid: red pulls it up, blue down, white is zero.
+
+    Every unit has a scale of its own, so that what it looks for shows whatever its size.
+    """
+    weights = model.weights_and_biases()[0][0].detach()[:_LARGEST_GRID].cpu().double()
+    relative = (weights / weights.abs().amax(1, keepdim=True).clamp_min(1e-30)).view(-1, *shape)
+    fade = 1 - relative.abs()
+    red, blue = torch.where(relative > 0, 1.0, fade), torch.where(relative < 0, 1.0, fade)
+    colours = (torch.stack([red, fade, blue], dim=-1) * 255).round().to(torch.uint8).numpy()
+    return _grid([_enlarge(tile, 56) for tile in colours])
+
+
+def misread_digits(split: Split, evaluation: Evaluation, maximum: int) -> Picture | None:
+    """The misread digits of which it was surest, each with "true as predicted" and confidence; ``None`` without any."""
+    wrong = (~evaluation.right).nonzero().flatten()
+    order = evaluation.confidences[wrong].argsort(descending=True, stable=True)
+    return _captioned(split, evaluation, wrong[order], maximum)
+
+
+def least_certain_digits(split: Split, evaluation: Evaluation, maximum: int) -> Picture | None:
+    """The digits of the least confidence, right or wrong, each with "true as predicted" and confidence."""
+    return _captioned(split, evaluation, evaluation.confidences.argsort(stable=True), maximum)
+
+
+def _captioned(split: Split, evaluation: Evaluation, chosen: Tensor, maximum: int) -> Picture | None:
+    tiles = []
+    for index in chosen[:_DIGITS].tolist():
+        digit = _enlarge(np.repeat(sprites(split.images[index], maximum)[:, :, None], 3, axis=2), 84)
+        label, predicted = int(split.labels[index]), int(evaluation.predictions[index])
+        lines = f"{label} as {predicted}", f"{100 * float(evaluation.confidences[index]):.4g} %"
+        caption = _caption(digit.shape[1], lines, "black" if label == predicted else "#b3261e")
+        tiles.append(np.concatenate([digit, caption]))
+    return _grid(tiles) if tiles else None
+
+
+def sprites(images: Tensor, maximum: int) -> npt.NDArray[np.uint8]:
+    """Images ``(…, rows, columns)`` in black ink on white."""
+    return 255 - images.cpu().double().mul(255 / maximum).round().to(torch.uint8).numpy()
+
+
+def confusion_matrix(evaluation: Evaluation) -> Picture | None:
+    """Counts of each class (rows) by what it was called (columns): right ones blue, errors red; of 30 classes at most.
+
+    The darker an error, the larger its share of the errors.
+    """
+    from PIL import Image, ImageDraw
+
+    confusion = evaluation.confusion.numpy().astype(float)
+    classes = len(confusion)
+    if classes > _MOST_CLASSES:
+        return None
+    errors = confusion - np.diag(np.diag(confusion))
+    shade = np.sqrt(errors / max(1.0, errors.max())) * 0.9
+    right = np.diag(confusion) / np.maximum(1, confusion.sum(1)) * 0.75
+    colours = 255 - shade[..., None] * (255 - _RED) - np.diag(right)[..., None] * (255 - _BLUE)
+    cells = np.kron(colours.round(), np.ones((_CELL, _CELL, 1))).astype(np.uint8)
+    cells[::_CELL] = cells[:, ::_CELL] = 225
+    side = classes * _CELL
+    picture = Image.new("RGB", (side + _MARGIN + _GAP, side + _MARGIN + _GAP), "white")
+    picture.paste(Image.fromarray(cells), (_MARGIN, _MARGIN))
+    draw, font = ImageDraw.Draw(picture), _font(15)
+    draw.text((_MARGIN + side / 2, 14), "called", _INK, font, "mm")
+    draw.text((4, _MARGIN / 2 + 10), "true", _INK, font, "lm")
+    for i in range(classes):
+        middle = _MARGIN + _CELL * (i + 0.5)
+        draw.text((middle, 40), str(i), _INK, font, "mm")
+        draw.text((40, middle), str(i), _INK, font, "mm")
+        for j in range(classes):
+            text, at = f"{confusion[i, j]:.0f}", (_MARGIN + _CELL * (j + 0.5), middle)
+            if confusion[i, j]:
+                draw.text(at, text, "white" if shade[i, j] > 0.6 else _INK, _font(15 if len(text) < 5 else 12), "mm")
+    return np.asarray(picture)
+
+
+def _font(size: int) -> FreeTypeFont:
+    from PIL import ImageFont
+
+    font: FreeTypeFont = ImageFont.load_default(size)  # type: ignore[assignment]
+    return font
+
+
+def _caption(width: int, lines: Iterable[str], colour: str) -> Picture:
+    from PIL import Image, ImageDraw
+
+    caption = Image.new("RGB", (width, 38), "white")
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(caption).text((width // 2, 10 + 17 * number), line, colour, _font(15), "mm")
+    return np.asarray(caption)
+
+
+def _enlarge(tile: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the pixels of a picture so often that it is about ``size`` high."""
+    factor = max(1, size // tile.shape[0])
+    return tile.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _grid(tiles: list[np.ndarray]) -> np.ndarray:
+    columns = math.ceil(math.sqrt(len(tiles) * 1.6))  # wider than high, as screens are
+    rows = math.ceil(len(tiles) / columns)
+    height, width = tiles[0].shape[:2]
+    grid = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), 210, dtype=np.uint8)
+    for number, tile in enumerate(tiles):
+        top = _GAP + number // columns * (height + _GAP)
+        left = _GAP + number % columns * (width + _GAP)
+        grid[top : top + height, left : left + width] = tile
+    return grid
