@@ -14,7 +14,7 @@ To add a bound, add it to ``BOUNDS``; for certificates also to the checker's ``T
 
 ``kl(q ‖ p) = q ln(q/p) + (1 − q) ln((1 − q)/(1 − p))``, and ``V = k(m − k)/(m(m − 1))`` is the sample variance.
 For several hypotheses, evaluations or sides, give the bound its share of δ: :mod:`~.generalization.confidence`.
-All but the last are machine-checked theorems, PAC-Bayes-kl as far as its README says: ``proofs/generalization``.
+All but the last are machine-checked theorems, PAC-Bayes-kl for priors of finite support: ``proofs/generalization``.
 """
 
 from __future__ import annotations
@@ -105,8 +105,7 @@ def pac_bayes_risk(
     ``divergence`` KL(posterior ‖ prior) in nats, or an upper bound on it, where the prior must not depend on these m
     examples. Raises ``BoundError`` for numbers that cannot be.
 
-    Source: Seeger 2002; the constant is Maurer's (2004), for m ≥ 8 as he proves it and for m from 1 to 7 by calculation
-    (Germain et al. 2015), which a test of ours repeats exactly.
+    Source: Seeger 2002; the constant is Maurer's (2004), proved for every m in ``proofs/generalization``.
     """
     _, m = checked_counts(0, examples)
     q, kl = checked_risk(empirical_risk, "empirical risk"), exact(divergence, "divergence")

@@ -22,9 +22,6 @@ Notation "a * v" := (vscal a%R v) : vec_scope.
 Definition inner (n : nat) (u v : vec) : R := sum n (fun i => u i * v i).
 Definition norm2 (n : nat) (v : vec) : R := inner n v v.
 
-Lemma sum_const n (c : R) : sum n (fun _ => c) = INR n * c.
-Proof. induction n as [|n IH]; [simpl; real; ring|]. rewrite sum_S, IH, S_INR. ring. Qed.
-
 Lemma some_term_at_most_mean n (a : nat -> R) : (1 <= n)%nat -> exists k, (k < n)%nat /\ a k <= sum n a / INR n.
 Proof.
   intros N. assert (P : 0 < INR n) by (apply (lt_INR 0); lia). set (m := sum n a / INR n).

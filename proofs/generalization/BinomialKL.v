@@ -7,6 +7,7 @@
    general, where kl(q || p) <= kl(q || b) with b >= q, p is at most b ([kl_inversion]). *)
 
 Require Import Reals Lra Lia List ZArith.
+From Coquelicot Require Import Rcomplements.
 From LeanMnist.generalization Require Import Distribution Hoeffding ClopperPearson Confidence.
 Open Scope R_scope.
 
@@ -93,7 +94,7 @@ Qed.
 (* ---------- Pinsker's inequality for two outcomes ---------- *)
 
 Lemma ln_le_minus_1 y : 0 < y -> ln y <= y - 1.
-Proof. intros Hy. pose proof (exp_ge_1_plus (ln y)). rewrite exp_ln in H by exact Hy. lra. Qed.
+Proof. intros Hy. pose proof (exp_ineq1_le (ln y)). rewrite exp_ln in H by exact Hy. lra. Qed.
 
 Lemma entropy_term q p z : 0 <= q -> 0 < p -> 0 < z -> q - p / z - q * ln z <= q * ln (q / p).
 Proof.
@@ -151,9 +152,6 @@ Proof.
   intros Hy Hne. assert (Hln : ln y <> 0) by (intros E; apply Hne; now rewrite <- (exp_ln y Hy), E, exp_0).
   pose proof (exp_ineq1 _ Hln) as X. rewrite exp_ln in X by exact Hy. lra.
 Qed.
-
-Lemma ln_le x y : 0 < x -> x <= y -> ln x <= ln y.
-Proof. intros Hx [H | ->]; [left; now apply ln_increasing | apply Rle_refl]. Qed.
 
 (* ln(a/c) = ln(a/b) + ln(b/c) *)
 Lemma ln_through a b c : 0 < a -> 0 < b -> 0 < c -> ln (a / c) = ln (a / b) + ln (b / c).

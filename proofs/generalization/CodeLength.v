@@ -3,7 +3,7 @@
    Kraft's inequality: the words of a prefix code satisfy sum 2^-length <= 1. So if every hypothesis h gets the share
    delta 2^-length(h) of the failure probability, the shares sum to at most delta, and a bound with the share of
    whichever hypothesis was learnt fails with probability at most delta. For Hoeffding's inequality this means
-     risk <= errors/m + sqrt((length(h) ln 2 + ln(1/delta)) / 2m)   for all h at once.
+     risk <= errors/m + sqrt((length(h) ln 2 + ln(1/delta)) / 2m)   for whichever h is learnt.
    The code has to be fixed before the examples are drawn; the hypothesis need not be. *)
 
 Require Import Reals Lra Lia List.

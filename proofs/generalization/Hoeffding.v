@@ -94,9 +94,6 @@ End Bernoulli.
 
 (* ---------- exp ---------- *)
 
-Lemma exp_ge_1_plus x : 1 + x <= exp x.
-Proof. destruct (Req_dec x 0) as [->|H]; [rewrite exp_0; lra | left; now apply exp_ineq1]. Qed.
-
 Lemma exp_le x y : x <= y -> exp x <= exp y.
 Proof. intros [H | ->]; [left; now apply exp_increasing | apply Rle_refl]. Qed.
 
@@ -112,10 +109,10 @@ Proof.
   intros Hx. pose proof (exp_pos (s * x)).
   assert (A : exp (s * x) * (1 + (s - s * x)) <= exp s).
   { replace (exp s) with (exp (s * x) * exp (s - s * x)) by (rewrite <- exp_plus; f_equal; ring).
-    apply Rmult_le_compat_l; [lra | apply exp_ge_1_plus]. }
+    apply Rmult_le_compat_l; [lra | apply exp_ineq1_le]. }
   assert (B : exp (s * x) * (1 + (- (s * x))) <= 1).
   { apply Rle_trans with (exp (s * x) * exp (- (s * x))).
-    apply Rmult_le_compat_l; [lra | apply exp_ge_1_plus]. rewrite <- exp_plus, Rplus_opp_r, exp_0; lra. }
+    apply Rmult_le_compat_l; [lra | apply exp_ineq1_le]. rewrite <- exp_plus, Rplus_opp_r, exp_0; lra. }
   assert (x * (exp (s * x) * (1 + (s - s * x))) <= x * exp s) by (apply Rmult_le_compat_l; lra).
   assert ((1 - x) * (exp (s * x) * (1 + (- (s * x)))) <= (1 - x) * 1) by (apply Rmult_le_compat_l; lra).
   nra.

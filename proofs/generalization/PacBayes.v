@@ -3,12 +3,12 @@
    Fix a prior before m examples are drawn. With probability at least 1 - delta, for all posteriors at once,
      m kl(Q || R) <= KL(posterior || prior) + ln(xi(m)/delta),   xi(m) = sum_k C(m,k) (k/m)^k (1 - k/m)^(m-k),
    where Q is the posterior's expected share of errors and R its expected risk. A posterior is given by its density with
-   respect to the prior. Proved as well: xi(m) <= m + 1. That xi(m) <= 2 sqrt m is Maurer's and is not proved here;
-   bounds.py relies on it, so the theorems are stated for any constant that is at least xi(m). From it follows the bound
-   on R that a certificate prints ([pac_bayes_risk], bounds.pac_bayes_risk): any b >= Q with
-   m kl(Q || b) >= KL(posterior || prior) + ln(xi(m)/delta). *)
+   respect to the prior. From it follows a bound on R ([pac_bayes_risk]): any b >= Q with
+   m kl(Q || b) >= KL(posterior || prior) + ln(xi(m)/delta). Both are stated for any constant that is at least xi(m), of
+   which m + 1 is one; that 2 sqrt m, the one of bounds.py, is one too is in MaurerConstant.v. *)
 
 Require Import Reals Lra Lia List ZArith.
+From Coquelicot Require Import Rcomplements.
 From LeanMnist.generalization Require Import Distribution Hoeffding ClopperPearson BinomialKL Posteriors.
 Import ListNotations.
 Open Scope R_scope.

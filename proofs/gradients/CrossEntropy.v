@@ -40,9 +40,7 @@ Proof. intros E. unfold softmax, total_exp. rewrite E. f_equal. apply sum_ext. i
 Lemma smoothed_total e C y : (y < C)%nat -> sum C (smoothed e C y) = 1.
 Proof.
   intros Y. unfold smoothed. rewrite sum_plus, sum_scal.
-  assert (K : forall n (k : R), sum n (fun _ => k) = INR n * k).
-  { induction n as [|n IH]; intros k; [simpl; ring|]. rewrite sum_S, IH, S_INR. ring. }
-  rewrite K. rewrite (sum_ext C (onehot y) (fun c => onehot y c * 1)) by (intros; now rewrite Rmult_1_r).
+  rewrite sum_const, (sum_ext C (onehot y) (fun c => onehot y c * 1)) by (intros; now rewrite Rmult_1_r).
   rewrite sum_onehot by auto. field. apply not_0_INR. lia.
 Qed.
 

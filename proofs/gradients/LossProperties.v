@@ -65,9 +65,10 @@ Proof.
 Qed.
 
 (* The infimum of the loss is 0, and it has no upper bound. *)
-Theorem loss_infimum_is_0 C y eps : (y < C)%nat -> 0 < eps -> exists s, loss C y s < eps.
+Theorem loss_infimum_is_0 C y : (y < C)%nat ->
+  (forall s, 0 <= loss C y s) /\ forall eps, 0 < eps -> exists s, loss C y s < eps.
 Proof.
-  intros Y E. set (t := ln ((INR C + 1) / eps)). assert (N : 0 <= INR C) by apply pos_INR.
+  intros Y. split; [intros s; now apply loss_nonnegative|]. intros eps E. set (t := ln ((INR C + 1) / eps)). assert (N : 0 <= INR C) by apply pos_INR.
   assert (Q : 0 < (INR C + 1) / eps) by (apply Rdiv_lt_0_compat; lra).
   exists (fun c => t * onehot y c). rewrite loss_is by auto.
   assert (Ty : t * onehot y y = t) by (unfold onehot; rewrite Nat.eqb_refl; real; ring). rewrite Ty.
@@ -77,9 +78,7 @@ Proof.
     - apply sum_le. intros c _. unfold onehot. real. assert (A := exp_pos t).
       destruct (Nat.eqb c y); rewrite ?Rmult_1_r, ?Rmult_0_r, ?exp_0; lra.
     - rewrite sum_plus, sum_onehot by auto.
-      assert (K : forall n, sum n (fun _ => 1) = INR n).
-      { induction n as [|n IH]; [reflexivity|]. rewrite sum_S, IH, S_INR. reflexivity. }
-      rewrite K, Rmult_plus_distr_l, Rmult_1_r.
+      rewrite sum_const, Rmult_plus_distr_l, !Rmult_1_r.
       replace (exp t * (INR C * exp (- t))) with (INR C * (exp t * exp (- t))) by ring.
       rewrite <- exp_plus, Rplus_opp_r, exp_0. lra. }
   assert (Z : 0 < total_exp C (fun c => t * onehot y c)) by (apply total_exp_pos; lia).
@@ -123,9 +122,7 @@ Proof.
     assert (0 <= p c) by (now apply P). unfold onehot. real. destruct (Nat.eqb_spec c y) as [->|]; [lra|].
     assert (exp (-1 + p y) <= exp (p c)); [|lra]. destruct (Req_dec (-1 + p y) (p c)) as [->|]; [lra|].
     left. apply exp_increasing. lra.
-  - assert (K : forall n (k : R), sum n (fun _ => k) = INR n * k).
-    { induction n as [|n IH]; intros k; [simpl; ring|]. rewrite sum_S, IH, S_INR. ring. }
-    rewrite sum_plus, sum_onehot, K, minus_INR by (auto; lia). simpl. ring.
+  - rewrite sum_plus, sum_onehot, sum_const, minus_INR by (auto; lia). simpl. ring.
 Qed.
 
 (* The tangent lies below: loss(v) >= loss(u) + <gradient(u), v - u>. *)

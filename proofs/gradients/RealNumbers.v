@@ -34,6 +34,9 @@ Proof. induction n as [|n IH]; [real; simpl; ring|]. rewrite !sum_S, IH. ring. Q
 Lemma sum_zero n : sum n (fun _ => 0) = 0.
 Proof. induction n as [|n IH]; [reflexivity|]. rewrite sum_S, IH. ring. Qed.
 
+Lemma sum_const n (c : R) : sum n (fun _ => c) = INR n * c.
+Proof. induction n as [|n IH]; [simpl; real; ring|]. rewrite sum_S, IH, S_INR. ring. Qed.
+
 Lemma sum_swap n m (f : nat -> nat -> R) :
   sum n (fun i => sum m (fun j => f i j)) = sum m (fun j => sum n (fun i => f i j)).
 Proof.
