@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from lean_mnist.version import __version__  # noqa: E402
 
-__all__ = ["MLP", "__version__", "load_checkpoint"]
+__all__ = ["MLP", "__version__", "load_checkpoint", "load_dataset"]
 
 if TYPE_CHECKING:
+    from lean_mnist.data.datasets import load_dataset
     from lean_mnist.nn import MLP
     from lean_mnist.training.checkpoints import load_checkpoint
 
@@ -27,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from lean_mnist.training.checkpoints import load_checkpoint
 
         return load_checkpoint
+    if name == "load_dataset":
+        from lean_mnist.data.datasets import load_dataset
+
+        return load_dataset
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

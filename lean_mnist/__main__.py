@@ -24,6 +24,8 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("train", "train a network, check its gradients meanwhile, certify the result"),
     Command("evaluate", "accuracy, confusion matrix and certificate of a checkpoint"),
+    Command("predict", "classes of your own images, with probabilities"),
+    Command("export", "a checkpoint as safetensors, ONNX or torch.export, compared with it"),
     Command("runs", "list the runs with accuracy, certified risk and checks; compare two"),
     Command("check", "is the backward of any Function the derivative of its forward?"),
     Command("replay", "run a check or training step that failed again", "crosscheck.replay"),

@@ -143,19 +143,22 @@ def _read(fields: Mapping[str, _Kind], arguments: Sequence[str]) -> tuple[dict[s
     )
     for name, kind in fields.items():
         if kind.positional:
-            parser.add_argument(name, type=kind.read, nargs="?", default=None)
+            parser.add_argument(name, type=kind.read, nargs="*" if kind.several else "?", default=None)
         elif kind.type is bool:
             parser.add_argument(option_name(name), dest=name, action=argparse.BooleanOptionalAction)
         else:
             parser.add_argument(option_name(name), dest=name, type=kind.read, nargs=kind.arguments)
     try:
-        found, unknown = parser.parse_known_args([_with_hyphens(argument) for argument in arguments])
+        # The second takes the texts of one argument from between options, too.
+        several = any(kind.positional and kind.several for kind in fields.values())
+        read = parser.parse_known_intermixed_args if several else parser.parse_known_args
+        found, unknown = read([_with_hyphens(argument) for argument in arguments])
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error.argument_name}: {error.message}") from None
     values = vars(found)
     for name, kind in fields.items():
-        if kind.positional and values[name] is None:
-            del values[name]
+        if kind.positional and values.get(name) in (None, []):
+            values.pop(name, None)
         elif kind.several and name in values:
             values[name] = None if values[name] == [None] else tuple(values[name])
     return values, unknown

@@ -33,6 +33,7 @@ SLOW = {
         "reports", "right_functions", "sharded", "tolerances_and_domains",
     ),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
+    "exchange": ("export", "prediction"),
     "faults": ("crashes", "planted", "soak", "hostile_checkpoints", "hostile_files", "hostile_fuzz"),
     "generalization": ("certify", "checker", "checker_forgeries", "coq_certificate"),
     "integrations": ("pytest_plugin",),

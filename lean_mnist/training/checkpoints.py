@@ -7,16 +7,20 @@ A checkpoint opens with ``torch.load(path)`` and its safe default, without this 
 
 import hashlib
 import io
+import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import CheckpointError
+from lean_mnist.errors import ArgumentError, CheckpointError, HealthError, nearest
 from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.reading.archive import read_archive
@@ -25,6 +29,8 @@ from lean_mnist.training.config import Config
 from lean_mnist.training.contents import Checked, check_content
 
 FORMAT_VERSION = 1
+CHECKPOINTS = "checkpoints"  # the folder where runs have theirs, unless told otherwise
+_CHUNK = 5000  # images a forward pass
 _REQUIRED = ("format_version", "model", "architecture", "normalization", "config", "metrics", "crosscheck", "data")
 
 
@@ -37,12 +43,86 @@ class Checkpoint:
     config: Config
     metrics: dict[str, Any]
     crosscheck: dict[str, Any]
-    data: dict[str, Any]  # name and fingerprint of the data set it was trained on
+    data: dict[str, Any]  # name and fingerprint of the data set it was trained on, shape of its images, its classes
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """``(rows, columns)``."""
+        known = {64: (8, 8), 784: (28, 28)}  # of checkpoints of earlier versions, which do not name it
+        rows, columns = self.data.get("image_shape") or known.get(self.model.sizes[0], (1, self.model.sizes[0]))
+        return rows, columns
+
+    @property
+    def maximum(self) -> int:
+        """Largest possible pixel value of its data."""
+        return int(self.data.get("maximum") or (16 if self.data["name"] == "digits" else 255))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class; its number where it has no other."""
+        return tuple(self.data.get("class_names") or map(str, range(self.model.sizes[-1])))
+
+    @torch.no_grad()
+    def logits(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
+        """Logits (B, C) of raw pixels, uint8 (B, rows, columns), normalised as the network was trained.
+
+        Raises ``ArgumentError`` for images of another type or size, and ``HealthError`` if a logit is not finite.
+        """
+        pixels = torch.as_tensor(images)
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or tuple(pixels.shape[1:]) != self.image_shape:
+            found = f"{str(pixels.dtype).removeprefix('torch.')} of shape {tuple(pixels.shape)}"
+            raise ArgumentError(
+                f"images: {found}, expected uint8 of shape (B, {', '.join(map(str, self.image_shape))})"
+            )
+        dtype = next(self.model.parameters()).dtype
+        parts = [self.model(self.normalization.apply(part, dtype)) for part in pixels.split(_CHUNK)]
+        logits = torch.cat(parts)
+        if not torch.isfinite(logits).all():
+            raise HealthError("the network's outputs are not finite on these images")
+        return logits
+
+    def probabilities(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
+        """Softmax of :meth:`logits`, float64 (B, C); raises what that does."""
+        return self.logits(images).double().softmax(1)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """The network in ``best.pt`` or ``last.pt``; raises ``CheckpointError`` if it is damaged or not one of ours."""
-    content, _, (model, config, normalization) = read_with_hash(Path(path))
+def checkpoint_path(which: str | Path = "", checkpoints_dir: str | Path = CHECKPOINTS) -> Path:
+    """The ``best.pt`` that ``which`` means, or ``last.pt`` where none was selected.
+
+    ``which`` is such a file, a run's name, its folder of checkpoints or of records; empty, the latest run of
+    ``checkpoints_dir``. Raises ``CheckpointError`` where there is none, with the nearest name.
+    """
+    place, folder = Path(which), Path(checkpoints_dir)
+    if os.fspath(which) and (place.suffix == ".pt" or place.is_file()):
+        return place
+    if not os.fspath(which):
+        found = [path for path in folder.glob("*/*.pt") if path.name in _OF_A_RUN]
+        if not found:
+            raise CheckpointError(f"{shown(folder)}: no run in it, expected a folder with best.pt or last.pt")
+        return _of_a_run(max(found, key=lambda path: path.stat().st_mtime).parent)[0]
+    beside = place.absolute().parent.parent / CHECKPOINTS / place.absolute().name  # of the run's folder of records
+    folders = [place, folder / place, folder / place.absolute().name, beside]
+    for path in (path for each in folders for path in _of_a_run(each)):
+        return path
+    near = nearest(printable(place.name, 60), [path.parent.name for path in folder.glob("*/last.pt")])
+    expected = f"a run, as in {shown(folder)}, its folder, or a checkpoint's file"
+    raise CheckpointError(f"{shown(which)}: expected {expected}, found none{near}")
+
+
+_OF_A_RUN = ("best.pt", "last.pt")
+
+
+def _of_a_run(folder: Path) -> list[Path]:
+    return [folder / name for name in _OF_A_RUN if (folder / name).is_file()]
+
+
+def load_checkpoint(which: str | Path = "", *, checkpoints_dir: str | Path = CHECKPOINTS) -> Checkpoint:
+    """The network of a run: the latest, or ``which``, as :func:`checkpoint_path` finds it.
+
+    Raises ``CheckpointError`` if it is not there, damaged or not one of ours.
+    """
+    path = checkpoint_path(which, checkpoints_dir)
+    content, _, (model, config, normalization) = read_with_hash(path)
     if model is None:
         found = "found a Gaussian over networks (lean_mnist.pacbayes)"
         raise CheckpointError(f"{shown(path)}: expected one network, {found}")

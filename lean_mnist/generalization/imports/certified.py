@@ -1,12 +1,13 @@
 """Certification of networks that were trained elsewhere, or rounded to few bits after training."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,7 +28,7 @@ from lean_mnist.generalization.quantize import fold_scaling, quantize_layers
 from lean_mnist.generalization.spaces.encoding import read_network
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
-from lean_mnist.reading.text import shown
+from lean_mnist.reading.text import printable, shown
 
 Network = ImportedNetwork | QuantizedNetwork
 
@@ -159,13 +160,17 @@ def import_network(path: str, kind: NetworkFile, features: int, classes: int) ->
         return read_mlcert(path)
     if kind is NetworkFile.ONNX:
         return read_onnx(path, features, classes)
-    ordered = kind is not NetworkFile.SAFETENSORS
-    named = read_state_dict(path) if ordered else read_safetensors(path)
-    network = network_from_tensors(named, shown(path), features, classes, ordered=ordered)
-    if kind is not NetworkFile.CHECKPOINT:
+    if kind is NetworkFile.SAFETENSORS:
+        named, metadata = read_safetensors(path)
+        stated = _stated(metadata, path)
+    else:
+        named = read_state_dict(path)
+        stated = load_dictionary(path).get("normalization", {}) if kind is NetworkFile.CHECKPOINT else None
+    network = network_from_tensors(named, shown(path), features, classes, ordered=kind is not NetworkFile.SAFETENSORS)
+    if stated is None:
         return network
     try:
-        normalization = Normalization.from_dict(load_dictionary(path).get("normalization", {}))
+        normalization = Normalization.from_dict(stated)
     except CheckpointError as error:
         raise DataError(f"{shown(path)}: {error}") from None
     if normalization.kind == "per-image" or normalization.clip is not None:
@@ -173,6 +178,25 @@ def import_network(path: str, kind: NetworkFile, features: int, classes: int) ->
         found += " normalisation, expected standard, centered or unit, which are one map of all pixels"
         raise DataError(f"{shown(path)}: {found}")
     return replace(network, scaling=normalization)
+
+
+def _stated(metadata: Mapping[str, str], path: str) -> Any:
+    """The normalisation that an export of ours states in its metadata; ``None`` where there is none.
+
+    Raises ``DataError`` where it names another activation than ReLU, which tensors alone do not show.
+    """
+    values: dict[str, Any] = {}
+    for name in ("architecture", "normalization"):
+        text = metadata.get(f"lean_mnist.{name}", "null")
+        try:
+            values[name] = msgspec.json.decode(text)
+        except (msgspec.MsgspecError, RecursionError):
+            raise DataError(f"{shown(path)}: metadata lean_mnist.{name}: expected JSON, found others") from None
+    architecture = values["architecture"]
+    activation = architecture.get("activation", "relu") if isinstance(architecture, dict) else "relu"
+    if activation != "relu":
+        raise DataError(f"{shown(path)}: a network with {printable(repr(activation), 40)}, expected relu")
+    return values["normalization"]
 
 
 def read_for(

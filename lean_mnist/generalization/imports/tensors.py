@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -36,7 +36,14 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[_Count, _Count]
 
 
-def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
+class Tensors(NamedTuple):
+    """The tensors of a safetensors file by their names, and what its metadata say."""
+
+    arrays: dict[str, npt.NDArray[Any]]
+    metadata: dict[str, str]
+
+
+def read_safetensors(path: str | Path) -> Tensors:
     """The floating tensors of a safetensors file by their names: float16, float32 or float64, bfloat16 as float32.
 
     The header has at most 1 MiB, the file at most 256 MiB, and the tensors fill it without gaps. Raises ``DataError``
@@ -49,7 +56,7 @@ def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
             most = min(max(size - 8, 0), _LARGEST_HEADER)
             raise DataError(f"{name}: damaged, announces a header of {length:,} bytes, expected at most {most:,}")
         try:
-            entries = _entries(file.read(length))
+            entries, metadata = _entries(file.read(length))
         except (ValueError, RecursionError) as fault:  # msgspec's ValidationError is a ValueError
             raise DataError(f"{name}: damaged (header: {printable(fault, 100)}), expected {what}") from None
         if size > LARGEST:
@@ -66,15 +73,15 @@ def read_safetensors(path: str | Path) -> dict[str, npt.NDArray[Any]]:
             arrays[_named(key)] = _widened(array) if entry.dtype == "BF16" else array
         if 8 + length + end != size:
             raise DataError(f"{name}: damaged, {size:,} bytes, expected {8 + length + end:,} for its tensors")
-    return arrays
+    return Tensors(arrays, metadata)
 
 
-def _entries(text: bytes) -> dict[str, _Entry]:
+def _entries(text: bytes) -> tuple[dict[str, _Entry], dict[str, str]]:
     values = json.loads(text.decode(), object_pairs_hook=each_once)
     if not isinstance(values, dict):
         raise ValueError("expected an object")
-    msgspec.convert(values.pop("__metadata__", {}), dict[str, str])
-    return msgspec.convert(values, dict[Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)], _Entry])
+    metadata = msgspec.convert(values.pop("__metadata__", {}), dict[str, str])
+    return msgspec.convert(values, dict[Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)], _Entry]), metadata
 
 
 def _widened(bfloat16: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:

@@ -85,10 +85,10 @@ class Report:
         return "\n".join(lines)
 
 
-def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None) -> Dataset:
+def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None, *, download: bool = True) -> Dataset:
     """The data set ``name``, from ``data_dir`` if given, else from where the checkpoint's run had it, else ``data``.
 
-    A place that only the checkpoint names is read, but nothing is downloaded into it.
+    A place that only the checkpoint names is read, but nothing is downloaded into it; without ``download`` nowhere.
     """
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.data.names import is_path
@@ -102,7 +102,7 @@ def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None) -> Dataset:
             return load_dataset(name, config.data_dir, download=False)
         except DataUnavailable:
             data_dir = "data"
-    return load_dataset(name, data_dir)
+    return load_dataset(name, data_dir, download=download)
 
 
 def require_fitting(where: str, checkpoint: Checkpoint, dataset: Dataset) -> None:

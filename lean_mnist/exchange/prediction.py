@@ -1,0 +1,231 @@
+"""Prediction of images that are no data set's: PNG and JPEG files, folders of them, arrays of NumPy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from lean_mnist.command_line import POSITIONAL, Metavar
+from lean_mnist.errors import ConfigError, DataError
+from lean_mnist.reading.text import printable, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from lean_mnist.training.checkpoints import Checkpoint
+
+    Pixels = npt.NDArray[np.uint8]
+
+MOST_IMAGES = 100_000
+_ARRAYS = ("x_test", "x", "images")  # of a .npz with several, the first that is there
+_WIDEST = 40  # characters of a file's name
+_DARK = 127  # at most this is the mean of the border of white on black
+_WHITE_ON_BLACK = ("mnist", "qmnist", "emnist-digits", "kmnist", "fashion-mnist", "digits")
+
+
+@dataclass(frozen=True)
+class PredictArguments:
+    """Classes of images, with the probabilities that the network gives them.
+
+    An image has to have the size that the network was trained on, and its polarity: MNIST is white on black.
+    """
+
+    checkpoint: Annotated[str, POSITIONAL, Metavar("CHECKPOINT")]
+    """best.pt or last.pt, or a run's name or folder."""
+    paths: Annotated[tuple[str, ...], POSITIONAL, Metavar("PATH")]
+    """PNG and JPEG files, folders with them, .npy, and .npz with one array or one called x_test, x or images."""
+    resize: bool = False
+    """Bring images of another size to the network's, by Pillow's bilinear filter; without it they are refused."""
+    invert: bool = False
+    """Turn black on white into white on black: 255 minus each pixel, before anything is resized."""
+    grey: bool = False
+    """Convert images in colour to grey; without it they are refused."""
+    top: int = 3
+    """How many of the likeliest classes are shown."""
+    probabilities: bool = False
+    """Show those of all classes, in their order."""
+    json: bool = False
+    """Print one JSON document."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ConfigError(f"--top: expected at least 1, found {self.top}")
+        if not self.paths:
+            raise ConfigError("paths: expected images behind the checkpoint, found none; --help says more")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of every image; ``str(predictions)`` is for people."""
+
+    checkpoint: str
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]  # of the images
+    probabilities: tuple[tuple[float, ...], ...]  # of each image, one a class
+    notes: tuple[str, ...]
+    top: int  # classes shown of each; all in their order if 0
+
+    def ranked(self, index: int) -> list[tuple[int, float]]:
+        """Classes of an image and their probabilities, likeliest first; of equal ones the smallest first."""
+        return sorted(enumerate(self.probabilities[index]), key=lambda each: -each[1])
+
+    def to_json(self) -> str:
+        """One JSON document."""
+        images: list[dict[str, Any]] = []
+        for index, (name, probabilities) in enumerate(zip(self.names, self.probabilities, strict=True)):
+            ranked = [{"class": self.class_names[c], "label": c, "probability": p} for c, p in self.ranked(index)]
+            images.append({"image": name, **ranked[0], "top": ranked[: self.top or None]})
+            if not self.top:
+                images[-1]["probabilities"] = list(probabilities)
+        about = {"checkpoint": self.checkpoint, "class_names": list(self.class_names), "notes": list(self.notes)}
+        return json.dumps({**about, "images": images}, indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        width = min(_WIDEST, max(len(name) for name in self.names))
+        lines = []
+        for index, name in enumerate(self.names):
+            ranked = self.ranked(index)[: self.top] if self.top else list(enumerate(self.probabilities[index]))
+            fits = name if len(name) <= width else f"…{name[1 - width :]}"
+            first = f"  {self._named(self.ranked(index)[0][0])}  " if not self.top else ""
+            lines.append(f"{fits:<{width}}{first}" + "".join(f"  {self._named(c)} {_share(p)}" for c, p in ranked))
+        return "\n".join(lines)
+
+    def _named(self, label: int) -> str:
+        width = min(20, max(len(name) for name in self.class_names))
+        return f"{printable(self.class_names[label], 20):>{width}}"
+
+
+def _share(probability: float) -> str:
+    """A probability in percent; one below 1 never as 100 %."""
+    return f"{probability if probability == 1 else min(probability, 0.99999):8.3%}"
+
+
+def predict(arguments: PredictArguments) -> Predictions:
+    """Predict the images at ``arguments.paths``.
+
+    Raises ``CheckpointError``, or ``DataError`` for what is no image of the network's size and kind of pixels.
+    """
+    import numpy as np
+
+    from lean_mnist.training.checkpoints import checkpoint_path, load_checkpoint
+
+    path = checkpoint_path(arguments.checkpoint)
+    checkpoint = load_checkpoint(path)
+    names: list[str] = []
+    images: list[Pixels] = []
+    light = 0
+    for name, pixels, is_raw in _all_images(arguments.paths, arguments.grey):
+        if len(names) == MOST_IMAGES:
+            raise DataError(f"more than {MOST_IMAGES:,} images, expected at most that many at a time")
+        fitted = _fitted(name, pixels, is_raw, checkpoint, arguments)
+        names.append(printable(name))
+        images.append(fitted)
+        light += _is_light(fitted, checkpoint.maximum)
+    if not images:
+        raise DataError(f"{shown(arguments.paths[0])}: no image in it, expected at least 1")
+    probabilities = checkpoint.probabilities(np.stack(images)).tolist()
+    notes = []
+    if light and checkpoint.data["name"] in _WHITE_ON_BLACK:
+        turn = f"--{'no-' if arguments.invert else ''}invert turns them"
+        border = f"light at their border, where {checkpoint.data['name']} is dark"
+        notes.append(f"{border}: {light:,} of {len(images):,} images; {turn}")
+    return Predictions(
+        str(path),
+        checkpoint.class_names,
+        tuple(names),
+        tuple(map(tuple, probabilities)),
+        tuple(notes),
+        0 if arguments.probabilities else arguments.top,
+    )
+
+
+def _all_images(paths: Sequence[str], grey: bool) -> Iterator[tuple[str, Pixels, bool]]:
+    """Name and pixels of each image, and whether these are raw, in an array: of the kind that the network has."""
+    from lean_mnist.reading.images import read_image
+
+    for path in paths:
+        if path.endswith((".npy", ".npz")):
+            array = _array(path, grey)
+            for index, image in enumerate(array):
+                yield f"{path}[{index}]", image, True
+        elif os.path.isdir(path):
+            for inside in _image_files(path):
+                yield inside, read_image(inside, grey=grey), False
+        else:
+            yield path, read_image(path, grey=grey), False
+
+
+def _image_files(folder: str) -> Iterator[str]:
+    """The images in a folder and those in it, in the order of their names; hidden ones and links are left out."""
+    from lean_mnist.reading.images import SUFFIXES
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for inside, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = os.path.join(inside, name)
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and not os.path.islink(path):
+                yield path
+
+
+def _array(path: str, grey: bool) -> Pixels:
+    """The images uint8 (m, rows, columns) in a file of NumPy."""
+    from lean_mnist.data.own import as_images, whole_pixels
+    from lean_mnist.reading.npy import opened_npz, read_npy
+
+    where = shown(path)
+    if path.endswith(".npy"):
+        array = read_npy(path)
+    else:
+        with opened_npz(path) as arrays:
+            named = [name for name in _ARRAYS if name in arrays.names] or arrays.names
+            if len(named) != 1 and named[:1] != [name for name in _ARRAYS if name in arrays.names][:1]:
+                held = printable(", ".join(arrays.names) or "none", 100)
+                raise DataError(f"{where}: expected one array, or one called {', '.join(_ARRAYS)}, found {held}")
+            array = arrays.read(named[0])
+    images = as_images(whole_pixels(array, where), where, grey=grey)
+    if images.ndim == 2:
+        images = images[None]
+    if images.ndim != 3:
+        shape = printable(tuple(array.shape), 60)
+        raise DataError(f"{where}: has shape {shape}, expected (rows, columns) or (images, rows, columns)")
+    return images
+
+
+def _fitted(name: str, pixels: Pixels, is_raw: bool, checkpoint: Checkpoint, arguments: PredictArguments) -> Pixels:
+    """An image as the network takes it: of its size, polarity and largest pixel value."""
+    import numpy as np
+
+    highest = checkpoint.maximum if is_raw else 255
+    if int(pixels.max(initial=0)) > highest:
+        raise DataError(
+            f"{shown(name)}: a pixel of {pixels.max()}, expected at most {highest}, as {checkpoint.data['name']}"
+        )
+    if arguments.invert:
+        pixels = highest - pixels
+    if pixels.shape != checkpoint.image_shape:
+        found, expected = ("x".join(map(str, shape)) for shape in (pixels.shape, checkpoint.image_shape))
+        if not arguments.resize or 0 in pixels.shape:
+            hint = "" if arguments.resize else "; --resize brings it there"
+            raise DataError(f"{shown(name)}: {found} pixels, expected {expected} as the network was trained on{hint}")
+        from PIL import Image
+
+        rows, columns = checkpoint.image_shape
+        pixels = np.array(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
+    if highest == checkpoint.maximum:
+        return pixels
+    return np.rint(pixels.astype(np.float64) * (checkpoint.maximum / highest)).astype(np.uint8)
+
+
+def _is_light(pixels: Pixels, maximum: int) -> bool:
+    """True if the border of an image is light on average."""
+    import numpy as np
+
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return bool(border.mean() > _DARK * maximum / 255)
