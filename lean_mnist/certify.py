@@ -42,8 +42,8 @@ class CertifyArguments:
     }
 
     checkpoint: Annotated[str | None, POSITIONAL] = None
-    """best.pt or last.pt of a run; a quantised network (.json), certified by the examples it was learned from; or a
-    network trained elsewhere: .onnx, .safetensors, a PyTorch state_dict, a pickle of MLCERT (.pkl, .pkl.gz)."""
+    """A run's name, folder or checkpoint; a quantised network (.json), certified by the examples it was learned from;
+    or a network trained elsewhere: .onnx, .safetensors, a PyTorch state_dict, a pickle of MLCERT (.pkl, .pkl.gz)."""
     check: str | None = None
     """Instead, check this certificate.json: count again from raw weights and data, and derive every number again; or,
     if its name ends in .v, write this certificate in Coq again, compare, and have Coq prove it."""
@@ -116,7 +116,9 @@ def main() -> None:
         print(f"signed; written {shown(sign(str(arguments.checkpoint), arguments.sign))}")
         return
     from lean_mnist.generalization.imports.certified import NetworkFile, kind_of
+    from lean_mnist.training.arguments import checkpoint_of
 
+    arguments = dataclasses.replace(arguments, checkpoint=str(checkpoint_of(str(arguments.checkpoint))))
     kind = kind_of(str(arguments.checkpoint))
     if arguments.coq is not None:
         certify_coq(arguments, str(arguments.checkpoint), kind, Path(arguments.coq))

@@ -35,7 +35,7 @@ class RenderArguments:
     data_dir: str | None = None
     """Searched after the folder that LEAN_MNIST_DATA names; the checkpoint's if not given, else data."""
     checkpoint: str | None = None
-    """Say what the network in this best.pt or last.pt reads, and how confident it is."""
+    """Say what the network of this run (its name or folder) or checkpoint reads, and how confident it is."""
     errors: bool = False
     """With --checkpoint: only images that it misreads."""
     grid: int | None = None
@@ -102,13 +102,15 @@ def _read(arguments: RenderArguments) -> tuple[Dataset, Evaluation | None]:
         from lean_mnist.data.datasets import load_dataset
 
         return load_dataset(arguments.dataset or "auto", arguments.data_dir or "data"), None
+    from lean_mnist.training.arguments import checkpoint_of
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.evaluation.metrics import evaluate
     from lean_mnist.training.evaluation.report import data_of, require_fitting
 
-    checkpoint = load_checkpoint(arguments.checkpoint)
+    path = str(checkpoint_of(arguments.checkpoint))
+    checkpoint = load_checkpoint(path)
     dataset = data_of(checkpoint, arguments.dataset or checkpoint.data["name"], arguments.data_dir)
-    require_fitting(arguments.checkpoint, checkpoint, dataset)
+    require_fitting(path, checkpoint, dataset)
     split = dataset.train if arguments.train else dataset.test
     return dataset, evaluate(checkpoint.model, split, checkpoint.normalization)
 

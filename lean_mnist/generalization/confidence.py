@@ -109,7 +109,8 @@ def history_of(
     """The history of a run's test split, from the ``metrics`` of one of its checkpoints, and the certificate's look.
 
     Every evaluation is recorded, and pays. Where the run's final evaluation was of these very weights, the
-    certificate's is the same one. Those of the ``developers`` of its preset are added. ``looks`` declares those that
+    certificate's is the same one. They are ``adaptive`` where the run's ``metrics`` say that some were known when it
+    was decided to train on. Those of the ``developers`` of its preset are added. ``looks`` declares those that
     the run cannot know of, as of other runs on the same test split, and cannot be fewer than are known of. Raises
     ``CertificateError`` if they are, and where evaluations were tracked but the record of them is missing.
     """
@@ -124,4 +125,5 @@ def history_of(
     if looks is not None and looks < known:
         told = f"as many as the run's record tells{' with those of its preset' if developers.looks else ''}"
         raise CertificateError(f"--looks: expected at least {known}, {told}, found {looks}")
-    return SplitHistory(looks or known, adaptive or developers.adaptive, developers)
+    chosen_by_them = bool(record) and metrics.get("adaptive", False) is True
+    return SplitHistory(looks or known, adaptive or chosen_by_them or developers.adaptive, developers)

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,12 @@ from typing import Annotated, Any, Generic
 
 from lean_mnist.command_line import Metavar, asks_for_help, option_name, parse
 from lean_mnist.errors import CheckpointError, ConfigError, nearest
-from lean_mnist.reading.text import shown
+from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.config import Options, read_config
 from lean_mnist.training.config.presets import preset
 
-_LAST = ("last.pt", "last.previous.pt")
+_LAST, _RESULTS = ("last.pt", "last.previous.pt"), ("best.pt", "last.pt")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RunCommand(Generic[Options]):
     options: type[Options]  # the class of its configuration, with ``run_name`` and ``checkpoints_dir`` among its fields
     arguments: type[Options]  # that with the fields of ``Origin``
     preset: Callable[[str], Options] | None = None  # a configuration by its name, where the command has presets
+    may_grow: tuple[str, ...] = ()  # numbers of which a run that is resumed may have more
 
     def read(self, argv: Sequence[str]) -> tuple[Options, Path | None]:
         """The configuration that ``argv`` asks for and, when it asks to resume, the checkpoint to continue from."""
@@ -91,11 +94,14 @@ class RunCommand(Generic[Options]):
                 raise ConfigError(f"--runs-dir: {found}, or {wanted.runs_dir}")
         for name, value in self._fields(saved).items():
             now = getattr(wanted, name)
+            if name in self.may_grow and now > value:
+                continue
             if now != value and name not in MAY_CHANGE_ON_RESUME:
+                instead = "; more of them would go on from there" if name in self.may_grow else ""
                 raise ConfigError(
                     f"{option_name(name)}: this run was started with "
                     f"{'its default' if value is None else value}, found {now}; "
-                    f"resuming continues a run as it was, so leave the option out or start a new run"
+                    f"resuming continues a run as it was, so leave the option out or start a new run{instead}"
                 )
         if not path.parent.name:  # named from inside its own folder
             path = path.absolute()
@@ -109,14 +115,14 @@ def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> 
     One that is gone, with the generation before it still there, counts as there.
     """
     which = which or run_name or ""
-    found = [path.with_name("last.pt") for path in checkpoints_dir.glob("*/last*.pt") if path.name in _LAST]
     if not which:
+        found = _in_folders_of(checkpoints_dir, _LAST)
         if not found:
             raise CheckpointError(f"{checkpoints_dir}: no run to resume, expected a folder with a last.pt in it")
-        return max(found, key=lambda path: max(each.stat().st_mtime for each in path.parent.glob("last*.pt")))
-    candidates = [Path(which), Path(which) / "last.pt", checkpoints_dir / which / "last.pt"]
-    for path in candidates:
-        if path.is_file() or (path.name == "last.pt" and path.with_name(_LAST[1]).is_file()):
+        return max(found, key=lambda path: path.stat().st_mtime).with_name(_LAST[0])
+    places = [Path(which), *_places(which, _LAST[:1], checkpoints_dir)]
+    for path in places:
+        if _is_file(path) or (path.name == _LAST[0] and _is_file(path.with_name(_LAST[1]))):
             return path
     for folder in (Path(which), checkpoints_dir / which):
         if folder.is_dir():
@@ -124,8 +130,59 @@ def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> 
                 f"--resume {which}: {folder} has no last.pt yet, so there is nothing to go on from; to start that run, "
                 f"give the command it was started with, and --run-name {folder.absolute().name}"
             )
-    near = nearest(which, [path.parent.name for path in found])
-    raise CheckpointError(f"--resume {which}: expected a run with {candidates[-1]}, found none{near}")
+    near = _nearest(which, _LAST, checkpoints_dir)
+    raise CheckpointError(f"--resume {which}: expected a run with {places[-1]}, found none{near}")
 
 
-read_arguments = RunCommand("python -m lean_mnist.train", Config, Arguments, preset).read
+def checkpoint_of(which: str, checkpoints_dir: str | Path = Config.checkpoints_dir) -> Path:
+    """The checkpoint that ``which`` means: a file, or the ``best.pt`` of a run by its name or folder, else ``last.pt``.
+
+    Raises ``CheckpointError`` where there is none, or it cannot be told for want of permission.
+    """
+    for path in [Path(which), *_places(which, _RESULTS, Path(checkpoints_dir))]:
+        if _is_file(path):
+            return path
+    for folder in (Path(which), Path(checkpoints_dir, which)):
+        if folder.is_dir():
+            raise CheckpointError(f"{shown(folder)}: expected a run with best.pt or last.pt in it, found neither")
+    near = _nearest(which, _RESULTS, Path(checkpoints_dir))
+    expected = f"a checkpoint, or the name or folder of a run in {shown(Path(checkpoints_dir))}"
+    raise CheckpointError(f"{shown(which)}: expected {expected}, found: No such file or directory{near}")
+
+
+def _places(which: str, names: Sequence[str], checkpoints_dir: Path) -> list[Path]:
+    return [folder / name for folder in (Path(which), checkpoints_dir / which) for name in names]
+
+
+def _in_folders_of(checkpoints_dir: Path, names: Sequence[str]) -> list[Path]:
+    """Files of these ``names`` in the folders of ``checkpoints_dir``."""
+    try:
+        with os.scandir(checkpoints_dir) as entries:
+            folders = [Path(entry.path) for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(checkpoints_dir, error) from None
+    return [folder / name for folder in folders for name in names if os.path.isfile(folder / name)]
+
+
+def _nearest(which: str, names: Sequence[str], checkpoints_dir: Path) -> str:
+    return nearest(which, sorted({path.parent.name for path in _in_folders_of(checkpoints_dir, names)}))
+
+
+def _is_file(path: Path) -> bool:
+    """True if ``path`` is a file, or what cannot pass for one; raises ``CheckpointError`` where that cannot be told."""
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
+    reason = (error.strerror if isinstance(error, OSError) else "") or printable(error)
+    return CheckpointError(f"{printable(shown(path))}: expected to read it, found: {reason}")
+
+
+read_arguments = RunCommand("python -m lean_mnist.train", Config, Arguments, preset, ("epochs",)).read

@@ -49,6 +49,7 @@ class _Metrics(Fields):
     epoch: Count
     best: _Best | None
     test_looks: list[_Look]
+    adaptive: bool = False  # whether their results were known when it was decided to train from there
     test: _Test | None = None
 
 

@@ -149,7 +149,7 @@ class Generations:
         """
         last = self.last
         for content in filter(None, (last, best)):
-            content["metrics"] |= {"test_looks": state.test_looks}
+            content["metrics"] |= looks_of(state)
         last["training"]["state"] = state.to_dict()
         if best is not None:
             best["metrics"]["test"] = counts
@@ -162,6 +162,11 @@ class Generations:
         """Note in ``last.pt`` that the run was summed up, and its log files ended with these sizes."""
         self.last["training"] |= {"logs": dict(logs), "ended": True}
         self.save_last(self.last)
+
+
+def looks_of(state: RunState) -> dict[str, Any]:
+    """Evaluations of the test split, as the metrics of a checkpoint have them."""
+    return {"test_looks": state.test_looks, **({"adaptive": True} if state.adaptive else {})}
 
 
 def _hash_of(path: Path) -> str:

@@ -26,7 +26,7 @@ from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.protocol import Objective, Result
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run_folder import RunFolder
-from lean_mnist.training.saved_run import restore_run, run_content
+from lean_mnist.training.saved_run import about_going_on, goes_on, restore_run, run_content, start_from
 from lean_mnist.training.sinks.records import Notice, Text
 from lean_mnist.training.state import RunState
 from lean_mnist.training.steps import ROLLBACK_FACTOR
@@ -34,7 +34,7 @@ from lean_mnist.training.stopping import StopRequest
 from lean_mnist.training.trainer import Trainer
 from lean_mnist.version import __version__
 
-CONFIG = "config.json"
+CONFIG, SUMMARY = "config.json", "summary.json"
 
 
 def run(config: Config, resume: Path | None = None, world: World | None = None) -> Summary:
@@ -121,8 +121,10 @@ class Session:
     def __init__(self, objective: Objective, resume: Path | None, world: World, folder: RunFolder) -> None:
         self._objective, self._world, self._folder, self._resuming = objective, world, folder, resume is not None
         self._optimizer = build_optimizer(objective.config, [objective.parameters.vector])
-        self._state, self._note = RunState(), ""
+        self._state, self._note, self._warning, self._goes_on = RunState(), "", "", False
         self._logs: dict[str, int] | None = {}
+        if resume is None and objective.config.init_from is not None:
+            self._state, self._note = start_from(objective.config.init_from, objective)
         if resume is not None:
             folder.place(objective.config, objective.config.run_name or resume.parent.name)
             if world.is_writer:
@@ -131,17 +133,24 @@ class Session:
 
     def _restore(self, resume: Path) -> None:
         """Go on from ``resume``; of what was written later, the logs are cut off when the sinks are opened."""
-        content, source, self._note = read_last(resume)
+        content, source, self._warning = read_last(resume)
         self._state, self._logs = restore_run(content, source, self._objective, self._optimizer)
         if self._world.is_writer:
             self._folder.generations.adopt(content, source)
-        summed_up = bool(self._state.finished) and (self._folder.folder / "summary.json").exists()
-        self._folder.ended_before = content["training"].get("ended", summed_up)  # not in those of earlier versions
+        self._goes_on = goes_on(content, self._objective)
+        if self._goes_on:
+            self._note = about_going_on(content, self._objective, self._state)
+        elif self._state.finished:
+            self._note = f"resumed a finished run ({self._state.finished}): nothing is trained, it is summed up again"
+        summed_up = bool(self._state.finished) and (self._folder.folder / SUMMARY).exists()
+        # "ended" is not in those of earlier versions.
+        self._folder.ended_before = content["training"].get("ended", summed_up) and not self._goes_on
 
     def run(self, request: StopRequest) -> Result:
         """Train to the end, or raise ``Interrupted`` with the state saved."""
         world, config, folder = self._world, self._rendezvous(), self._folder
-        if not self._resuming:  # before anything else is written, so that a run killed at any time can be resumed
+        if not self._resuming or self._goes_on:
+            # Before anything else is written, so that a run killed at any time can be resumed.
             world.on_writer(lambda: self._save("last"))
         elsewhere = () if config.runs_dir == Config.runs_dir else ("--runs-dir", config.runs_dir)
         again = typed(f"python -m {self._objective.command}", "--resume", folder.checkpoints, *elsewhere)
@@ -205,12 +214,16 @@ class Session:
         """Open the sinks at the present state; what was recorded after it is dropped."""
         world, step, fresh = self._world, self._state.step, self._state.step == self._state.rollbacks == 0
         self._folder.open_sinks(config, self._objective.steps, step, self._logs, world, fresh=fresh)
-        if self._note and world.is_writer:
-            self._folder.say(self._note, step)
+        for kind, text in (("warning", self._warning), ("note", self._note)):
+            if text and world.is_writer:
+                self._folder.say(text, step, kind)
+        self._warning = self._note = ""
         if fresh:
             world.on_writer(self._write_start)
-        elif world.is_writer and not (self._folder.folder / CONFIG).exists():
+        elif world.is_writer and (self._goes_on or not (self._folder.folder / CONFIG).exists()):
             self._folder.write_json(CONFIG, config.to_dict())
+        if self._goes_on and world.is_writer:
+            (self._folder.folder / SUMMARY).unlink(missing_ok=True)  # it is of the run as it had ended
 
     def _rendezvous(self) -> Config:
         """See that all processes start alike, before the first of them writes anything; then make the folders."""
@@ -285,7 +298,7 @@ class Session:
     def _finish(self) -> Result:
         folder = self._folder
         result = self._objective.finish(self._state, folder)
-        folder.write_json("summary.json", {**result.to_dict(), "best_sha256": folder.generations.best_sha256})
+        folder.write_json(SUMMARY, {**result.to_dict(), "best_sha256": folder.generations.best_sha256})
         if not folder.ended_before:
             logs, deleted = folder.flush()
             if deleted:

@@ -209,9 +209,9 @@ class RunFolder:
         for sink in self._sinks:
             sink.write(record)
 
-    def say(self, text: str, step: int) -> None:
-        """Warn whoever looks on of something that is no part of the run's records."""
-        self._progress.write(Notice(step, "run/warning", text))
+    def say(self, text: str, step: int, kind: str = "warning") -> None:
+        """Tell whoever looks on something that is no part of the run's records: a ``warning`` or a ``note``."""
+        self._progress.write(Notice(step, f"run/{kind}", text))
 
     def flush(self) -> tuple[dict[str, int], str]:
         """Make sure that all records so far are on disk; returns the files' sizes, and which file was deleted."""

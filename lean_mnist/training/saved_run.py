@@ -11,8 +11,12 @@ import torch
 
 from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.nn.update import Optimizer
-from lean_mnist.reading.text import shown
+from lean_mnist.reading.text import printable, shown
+from lean_mnist.training.arguments import checkpoint_of
+from lean_mnist.training.checkpoints import read_checkpoint
 from lean_mnist.training.config.optimizers import restore_optimizer
+from lean_mnist.training.config.schedules import BY_EPOCHS as SCHEDULES_BY_EPOCHS
+from lean_mnist.training.generations import looks_of
 from lean_mnist.training.objectives.protocol import Objective
 from lean_mnist.training.state import RunState
 from lean_mnist.version import __version__
@@ -44,6 +48,9 @@ def restore_run(
     except RuntimeError:
         raise CheckpointError(f"{where}: training.rng: no state of PyTorch's random numbers") from None
     state = msgspec.convert(training["state"], RunState)
+    if goes_on(content, objective):
+        state.finished = ""
+        state.known_looks(state.test_looks)
     over = state.epoch >= objective.config.epochs and not state.finished
     empty = state.batch > 0 and state.epoch_examples == 0
     there = state.step == objective.step_at(state.epoch, state.batch) and math.isfinite(state.epoch_loss_sum)
@@ -51,6 +58,47 @@ def restore_run(
         found = f"step {state.step}, epoch {state.epoch}, batch {state.batch}, loss {state.epoch_loss_sum}"
         raise CheckpointError(f"{where}: training.state: expected a place in this run, found {found}")
     return state, training.get("logs")
+
+
+def goes_on(content: Mapping[str, Any], objective: Objective) -> bool:
+    """True if the run in a checkpoint is to have more epochs than it was started with."""
+    epochs = objective.config.to_dict()["epochs"]
+    return bool(epochs > content["config"].get("epochs", epochs))
+
+
+def about_going_on(content: Mapping[str, Any], objective: Objective, state: RunState) -> str:
+    """Line that says what it means that the run in a checkpoint gets more epochs."""
+    config, before = objective.config, content["config"]["epochs"]
+    if config.schedule in SCHEDULES_BY_EPOCHS:
+        rate, schedule = objective.learning_rate(state.step), f"--schedule {config.schedule}"
+        how = f"by {schedule} of so many, with a rate of {rate:.3g} now; before, rates were those of {before} epochs"
+    else:
+        how = f"as a run of {config.epochs} from the start"
+    pays = "; its test accuracy is known, so that a certificate pays for adaptive evaluations"
+    return f"{config.epochs} epochs rather than {before}: from epoch {state.epoch + 1} on {how}{pays * state.adaptive}"
+
+
+def start_from(which: str, objective: Objective) -> tuple[RunState, str]:
+    """Take the weights of a run or checkpoint; returns the state to start from, and what is to be said about that.
+
+    Evaluations of the same test split that led to them are taken over, as a certificate pays for them. Raises
+    ``ConfigError`` where there are no such weights or they are of other shapes.
+    """
+    try:
+        path = checkpoint_of(which, objective.config.checkpoints_dir)
+        content = read_checkpoint(path)
+        dtype = objective.parameters.vector.dtype
+        weights = {name: tensor.to(dtype) for name, tensor in content["model"].items()}
+        objective.restore({**content, "model": weights}, path)
+    except CheckpointError as error:
+        raise ConfigError(f"--init-from: {error}") from None
+    state, metrics, data = RunState(), content["metrics"], content["data"]
+    said = f"weights are those of {shown(path)}, step {metrics['step']}"
+    if data["sha256"] == objective.fingerprint:
+        state.known_looks(metrics["test_looks"], step=0)
+        return state, f"{said}; a certificate pays for the {len(state.test_looks)} evaluations of the test split there"
+    said += f", trained on {printable(data['name'], 60)}"
+    return state, f"{said}; a certificate assumes that no test image was among these data"
 
 
 def run_content(
@@ -65,7 +113,7 @@ def run_content(
         "step": state.step,
         "epoch": state.epoch,
         "best": None if state.best is None else {**dataclasses.asdict(state.best), "accuracy": state.best.accuracy},
-        "test_looks": state.test_looks,
+        **looks_of(state),
     }
     content: dict[str, Any] = {
         **own,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -160,6 +160,7 @@ class RunState:
     best: Best | None = None
     checks: CheckSummary = field(default_factory=CheckSummary)
     test_looks: list[dict[str, Any]] = field(default_factory=list)
+    adaptive: bool = False  # whether their results were known when it was decided to train from there
     warned: list[str] = field(default_factory=list)
     rollbacks: Count = 0  # returns to the last end of an epoch, after each of which the learning rate is lower
     finished: str = ""  # why training ended; empty while it has not
@@ -185,3 +186,14 @@ class RunState:
     def enter_test(self, purpose: str, errors: int) -> None:
         """Enter an evaluation of the test split, paid for by certificates; ``purpose`` is ``track`` or ``final``."""
         self.test_looks.append({"step": self.step, "purpose": purpose, "errors": errors})
+
+    def known_looks(self, looks: Sequence[Mapping[str, Any]], step: int | None = None) -> None:
+        """Take evaluations of the test split that were known before it was decided to train on, or from there.
+
+        None of them is the final one any more; with ``step`` they were made elsewhere, before that step.
+        """
+        self.test_looks = [
+            {"step": look["step"] if step is None else step, "purpose": "track", "errors": look["errors"]}
+            for look in looks
+        ]
+        self.adaptive = self.adaptive or bool(looks)

@@ -89,7 +89,12 @@ BAD: list[tuple[list[str], str]] = [
     (["--resume", "--checkpoints-dir", "empty"], "empty: no run to resume"),
     (["--resume", "a-file"], "a-file: expected a checkpoint, found a file that is none"),
     (["--resume", f"checkpoints/{NAME}/best.pt"], "best.pt: expected a last.pt"),
-    (["--resume", NAME, "--epochs", "3"], "--epochs: this run was started with 2, found 3"),
+    (["--resume", NAME, "--epochs", "1"], "--epochs: this run was started with 2, found 1; "),
+    ([*DIGITS, "--init-from", "a-rum"], "--init-from: a-rum: expected a checkpoint, or the name or folder of a "),
+    ([*DIGITS, "--init-from", NAME, "--hidden", "9"], "best.pt: layers.0.weight: expected (9, 64) for"),
+    ([*DIGITS, "--init-from", "a-file"], "--init-from: a-file: expected a checkpoint, found a file that is none"),
+    ([*DIGITS, "--init-from", "empty"], "--init-from: empty: expected a run with best.pt or last.pt in it, found "),
+    ([*DIGITS, "--init-from", ""], "--init-from: "),
     (["--resume", NAME, "--lr", "0.5"], "--lr: this run was started with its default, found 0.5"),
     (["--resume", NAME, "--hidden", "128", "64"], "--hidden: this run was started with"),
     (["--resume", NAME, "--dataset", "mnist"], "--dataset: this run was started with digits, found mnist"),
@@ -292,10 +297,14 @@ def test_a_reader_who_goes_away_is_no_error() -> None:
     ("arguments", "message"),
     [
         ([], "checkpoint"),
-        (["nowhere.pt"], "nowhere.pt: expected a checkpoint, found: No such file or directory"),
+        (
+            ["nowhere.pt"],
+            "nowhere.pt: expected a checkpoint, or the name or folder of a run in checkpoints, ",
+        ),
+        (["a-rum"], "found: No such file or directory (did you mean 'a-run'?)"),
         (["nowhere.pt", "--split", "tests"], "(did you mean 'test'?)"),
         (["a-file"], "a-file: expected a checkpoint, found a file that is none"),
-        ([f"checkpoints/{NAME}"], "expected a checkpoint, found: a folder"),
+        (["empty"], "empty: expected a run with best.pt or last.pt in it, found neither"),
     ],
 )
 def test_evaluate_refuses_bad_input_in_one_line(
@@ -371,6 +380,35 @@ def test_a_run_is_found_by_name_folder_file_or_alone(furnished: Path) -> None:
         assert path is not None
         assert path.samefile(last)
         assert (config.run_name, config.checkpoints_dir) == (NAME, "checkpoints")
+
+
+@pytest.mark.parametrize("which", [NAME, f"checkpoints/{NAME}", f"checkpoints/{NAME}/best.pt"])
+def test_evaluate_takes_a_run_by_name_folder_or_file(
+    which: str, furnished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = call(evaluate.main, [which, "--json"], monkeypatch, capsys)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["checkpoint"] == f"checkpoints/{NAME}/best.pt"
+
+
+@pytest.mark.parametrize("which", ["checkpoints", f"checkpoints/{NAME}"])
+def test_a_folder_that_cannot_be_read_is_not_called_missing(
+    which: str, furnished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system refuses what is below ``which``, as it does to those without permission; a superuser has all."""
+    ask, list_folder = os.stat, os.scandir
+
+    def refuse(path: Any) -> None:
+        if Path(path).is_relative_to(which) and Path(path) != Path(which):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda path, **more: (refuse(path), ask(path, **more))[1])
+        patch.setattr(os, "scandir", lambda path: (refuse(Path(path, "x")), list_folder(path))[1])
+        for main, arguments in ((train.main, ["--resume", NAME]), (evaluate.main, [NAME])):
+            status, out, err = call(main, arguments, patch, capsys)
+            assert (status, out) == (2, "")
+            assert "Permission denied" in _one_line(err)
 
 
 @pytest.mark.parametrize("which", ["last.pt", "."])

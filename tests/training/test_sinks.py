@@ -30,7 +30,8 @@ from lean_mnist.training.evaluation.images import (
 from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson
 from lean_mnist.training.sinks.dashboard import LAYOUT, tag_of
 from lean_mnist.training.sinks.json_lines import JsonLinesSink
-from lean_mnist.training.sinks.progress import progress_sink
+from lean_mnist.training.sinks.live import sparkline
+from lean_mnist.training.sinks.progress import NOTE, progress_sink
 from lean_mnist.training.sinks.records import (
     Counts,
     Embedding,
@@ -189,20 +190,98 @@ def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
     assert second.endswith(" 0 s left")
 
 
-def test_on_a_terminal_there_is_a_bar_with_what_matters() -> None:
-    text = shown(Terminal(), *RUN)
-    assert "\r" in text
-    final = text.rstrip().rpartition("\r")[2]
-    for part in ("digits", "100%", "22/22", "loss=1.5000", "divergence=1.2e-07", "epoch=2/2", "validation=87.50%"):
-        assert part in final
-    assert "warning: step 3: look out\n" in text
-    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", final)  # elapsed and left
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 columns that can move its cursor, without colours."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
 
 
-def test_a_resumed_bar_starts_where_the_run_stood() -> None:
-    assert "11/22" in shown(Terminal(), done=11)
+def on_screen(text: str) -> list[str]:
+    """The lines that a terminal shows after ``text``, which moves its cursor up and clears from there on."""
+    lines = [""]
+    for part in re.split(r"(\n|\r(?:\x1b\[\d+A)?\x1b\[J)", text):
+        if part == "\n":
+            lines.append("")
+        elif part.startswith("\r"):
+            up = int((re.findall(r"\d+", part) or ["0"])[0])
+            lines = [*lines[: len(lines) - up - 1], ""]
+        else:
+            lines[-1] += part
+    return lines
+
+
+def test_on_a_terminal_epoch_and_validation_accuracy_stand_first(terminal: None) -> None:
+    text = shown(
+        Terminal(), *RUN, Scalar(12, "crosscheck/passed", 1.0), Scalar(12, "crosscheck/share_of_allowed", 0.04)
+    )
+    assert on_screen(text) == [
+        "warning: step 3: look out",
+        "digits  epoch 2/2  validation 87.50%  best 87.50% (epoch 2)",
+        "██████████████████████████████  100%  step 22/22  0:00, 0:00 left",
+        "loss    1.5000  █▁",
+        "checks  1 audit passed; divergence 1.2e-07, 4% of rounding",
+        "",
+    ]
+
+
+def test_lines_are_no_wider_than_the_terminal(terminal: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "31")
+    losses = [Scalar(step, "train/loss", 1 / step) for step in range(1, 500)]
+    text = shown(Terminal(), *losses, *RUN, steps=9_999_999)
+    assert on_screen(text)[1] == "digits  epoch 2/2  validation "
+    assert max(map(len, on_screen(text)[1:])) == 30
+
+
+def test_a_failed_check_is_seen(terminal: None) -> None:
+    failed = [Scalar(9, "crosscheck/passed", 0.0), Scalar(9, "screen/share_of_allowed", 0.1)]
+    assert "checks  1 FAILED  every step screened passed" in on_screen(shown(Terminal(), *failed))
+
+
+def test_colours_are_for_terminals_that_want_them(terminal: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b[32m" not in shown(Terminal(), *RUN)
+    monkeypatch.setenv("NO_COLOR", "")
+    assert "\x1b[32m87.50%\x1b[0m" in shown(Terminal(), *RUN)
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b" not in shown(Terminal(), *RUN)
+    assert "\x1b" not in shown(io.StringIO(), *RUN)
+
+
+class Latin(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_without_blocks_has_other_characters(terminal: None) -> None:
+    stream = Latin(io.BytesIO(), encoding="latin-1")
+    sink = progress_sink("digits", 2, 22, 0, False, stream)
+    for record in RUN:
+        sink.write(record)
+    sink.close()
+    stream.seek(0)
+    assert "##############################  100%" in stream.read()
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [([], ""), ([1.0], "▁"), ([8, 4, 2, 1], "█▆▃▁"), ([1, NAN, INF, 0, 2], "▁!!!█"), ([1] * 4 + [2] * 4, "▁▁██")],
+)
+def test_a_sparkline_shows_the_course_of_values(values: list[float], line: str) -> None:
+    assert sparkline(values, 5 if len(values) < 8 else 4) == line
+
+
+def test_a_resumed_display_starts_where_the_run_stood(terminal: None) -> None:
+    assert "step 11/22" in shown(Terminal(), done=11)
+    assert "epoch 2/2" in shown(Terminal(), done=11)
     resumed = shown(io.StringIO(), epoch(2, 22), done=11)
     assert resumed.endswith(" 0 s left\n")
+
+
+def test_notes_are_no_warnings_and_quiet_silences_them() -> None:
+    note = Notice(3, NOTE, "resumed")
+    assert shown(io.StringIO(), note) == "resumed\n"
+    assert shown(io.StringIO(), note, quiet=True) == ""
 
 
 def test_the_time_left_is_reckoned_from_this_session(monkeypatch: pytest.MonkeyPatch) -> None:

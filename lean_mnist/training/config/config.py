@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from lean_mnist.command_line import option_name, parse
+from lean_mnist.command_line import Metavar, option_name, parse
 from lean_mnist.data.names import DATASET_CHOICES, is_path
 from lean_mnist.errors import ConfigError, LeanMnistError, check_choice, nearest
 from lean_mnist.generalization.checker import ACTIVATIONS
@@ -49,7 +49,7 @@ class Config:
         "everyday options": "preset dataset hidden epochs batch_size lr seed check run_name resume",
         "data": "grey data_dir normalization clip_pixels validation_size limit_train augment augment_shift "
         "augment_rotation augment_scale augment_elastic augment_smoothness",
-        "network": "activation bias initialization init_scale quantize label_smoothing logit_penalty",
+        "network": "activation bias initialization init_scale init_from quantize label_smoothing logit_penalty",
         "optimisation": "accumulate optimizer momentum nesterov weight_decay schedule warmup_steps decay decay_epochs "
         "clip_norm early_stopping",
         "checks": "check_every gradcheck_every on_divergence on_nonfinite rollbacks",
@@ -103,6 +103,8 @@ class Config:
     """Of the weights; biases start at zero."""
     init_scale: float = 0.01
     """Standard deviation of the weights with --initialization scale."""
+    init_from: Annotated[str | None, Metavar("RUN")] = None
+    """Start from the weights of this run (its name or folder; its best.pt) or checkpoint, of the same shapes."""
     quantize: int | None = None
     """Train a network of this many bits a weight, 1 to 16: it multiplies by rounded weights, straight-through."""
     label_smoothing: float = 0.0
@@ -216,7 +218,8 @@ class Config:
         if not 0 <= self.seed < 2**63:
             expected = "at least 0" if self.seed < 0 else "a number below 2^63"
             raise ConfigError(f"--seed: expected {expected}, found {printable(self.seed, 60)}")
-        for name in ("dataset", "data_dir", "runs_dir", "checkpoints_dir"):
+        of_init = () if self.init_from is None else ("init_from",)
+        for name in ("dataset", "data_dir", "runs_dir", "checkpoints_dir", *of_init):
             _check_text(option_name(name), getattr(self, name))
         if self.run_name is not None:
             _check_text("--run-name", self.run_name)

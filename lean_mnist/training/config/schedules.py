@@ -12,6 +12,7 @@ from lean_mnist.training.config import Config
 LearningRate = Callable[[int], float]
 Schedule = Callable[[int], bool]
 
+BY_EPOCHS = ("cosine", "one-cycle")  # schedules that depend on how many epochs a run has
 # One-cycle (Smith and Topin, 2018): the shape and defaults of torch.optim.lr_scheduler.OneCycleLR.
 _ONE_CYCLE_RISE, _ONE_CYCLE_START, _ONE_CYCLE_END = 0.3, 1 / 25, 1 / 25e4
 

@@ -24,7 +24,7 @@ class EvaluateArguments:
     """Accuracy, loss, per-class accuracy and confusion matrix of a checkpoint."""
 
     checkpoint: Annotated[str, POSITIONAL]
-    """best.pt or last.pt of a run."""
+    """A run's name or folder, whose best.pt it is, or a checkpoint."""
     dataset: str | None = None
     """Name of a data set, or path of own data; what it was trained on if not given."""
     split: Literal["test", "validation", "train"] = "test"
@@ -122,16 +122,18 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.data.splits import split_training
     from lean_mnist.errors import ConfigError
     from lean_mnist.generalization.certificates.runs import Evaluated, certificate_places, find_certificate
+    from lean_mnist.training.arguments import checkpoint_of
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.evaluation.independence import independence
     from lean_mnist.training.evaluation.metrics import evaluate
     from lean_mnist.training.evaluation.pictures import write_plots
 
-    checkpoint: Checkpoint = load_checkpoint(arguments.checkpoint)
+    path = str(checkpoint_of(arguments.checkpoint))
+    checkpoint: Checkpoint = load_checkpoint(path)
     config = checkpoint.config
     name = arguments.dataset or checkpoint.data["name"]
     dataset = data_of(checkpoint, name, arguments.data_dir)
-    require_fitting(arguments.checkpoint, checkpoint, dataset)
+    require_fitting(path, checkpoint, dataset)
     splits = {"test": dataset.test}
     if arguments.split != "test" or arguments.plots is not None:
         if dataset.fingerprint() == checkpoint.data["sha256"]:
@@ -145,13 +147,13 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
             )
     split = splits[arguments.split]
     evaluation = evaluate(checkpoint.model, split, checkpoint.normalization)
-    places = certificate_places(arguments.checkpoint, config.runs_dir, config.run_name)
+    places = certificate_places(path, config.runs_dir, config.run_name)
     looks = checkpoint.metrics.get("test_looks", [])
     plots: list[Path] = []
     if arguments.plots is not None:
         plots = write_plots(arguments.plots, checkpoint, dataset, split, evaluation, splits.get("train"))
     return Report(
-        arguments.checkpoint,
+        path,
         name,
         arguments.split,
         checkpoint.crosscheck["verdict"],

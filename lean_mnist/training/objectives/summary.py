@@ -1,6 +1,8 @@
 """Summary of a run of classification, for ``summary.json`` and for people."""
 
 import json
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,46 +102,57 @@ class Summary:
         return {**best, "last": last, "run": self.folder, **certificate, **network}
 
     def __str__(self) -> str:
-        state, test, checks, best = self.state, self.test, self.state.checks, self.state.best
+        """At most 24 lines of 79 columns, but for commands, which stand in one line each, and long paths."""
+        state, test, best = self.state, self.test, self.state.best
         low, high = test.interval
-        if best is None:
-            chosen = "no checkpoint could be called best, because a gradient check failed; these are the last weights"
-        else:
-            chosen = f"epoch {best.epoch} of {state.epoch}, by validation accuracy {best.accuracy:.2%}"
-        checked = "none were due"
-        if checks.verdict is not Verdict.UNCHECKED:
-            checked = (
-                f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
-                f"{checks.failures} failed; {self.checking_share:.1%} of the time"
-            )
-        if checks.comparisons:
-            checked += (
-                f"\n  gradients  largest divergence {checks.largest_divergence:.1e}, {checks.largest_share:.0%} of "
-                f"what rounding explains; proved within {checks.largest_bound:.1e} of the exact gradient (relative)"
-            )
-        certificate, looks = self.certificate, len(state.test_looks)
-        certified = f"nothing: {certificate}" if isinstance(certificate, str) else certificate.line()
+        looks = len(state.test_looks)
         once = "looked at once" if looks == 1 else f"looked at {looks} times, which a certificate has to pay for"
-        lines = [
-            f"{self.config.dataset}: test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
-            f"({test.errors} errors in {test.examples:,}; the test split was {once})",
-            f"  selected   {chosen}",
-            f"  certified  {certified}",
-            *([] if self.quantized is None else [f"  quantized  {self.quantized}"]),
-            f"  checks     {checked}",
-            f"  time       {state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s",
-            f"  written    {', '.join(str(path) for path in self.files.values())}",
-            f"  look       {typed('tensorboard', '--logdir', self.folder.parent)}",
+        chosen = "none could be called best, because a gradient check failed; these are the last weights"
+        if best is not None:
+            chosen = f"epoch {best.epoch} of {state.epoch}, by validation accuracy {best.accuracy:.2%}"
+        certificate = self.certificate
+        rows = [
+            ("selected", chosen),
+            ("certified", f"nothing: {certificate}" if isinstance(certificate, str) else certificate.line()),
+            ("quantized", str(self.quantized or "")),
+            *self._of_checks(),
+            ("time", f"{state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s"),
+            ("written", ", ".join(str(path) for path in self.files.values())),
+            ("charts", "" if figures.available() else f"none: {figures.MISSING}"),
         ]
-        if not figures.available():
-            lines.append(f"  charts     none: {figures.MISSING}")
+        measured = f"test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%}"
+        about = f"{test.errors} errors in {test.examples:,}; the test split was {once}"
+        lines = [_wrapped(f"{self.config.dataset}: {measured} ({about})", "  ")]
+        lines += [_wrapped(f"  {name:<11}{text}", " " * 13) for name, text in rows if text]
+        return "\n".join([*lines, f"  look       {typed('tensorboard', '--logdir', self.folder.parent)}"])
+
+    def _of_checks(self) -> Iterator[tuple[str, str]]:
+        state, checks = self.state, self.state.checks
+        if checks.verdict is Verdict.UNCHECKED:
+            yield "checks", "none were due"
+            return
+        yield (
+            "checks",
+            f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
+            f"{checks.failures} failed; {self.checking_share:.1%} of the time",
+        )
+        if checks.comparisons:
+            yield (
+                "gradients",
+                f"largest divergence {checks.largest_divergence:.1e}, {checks.largest_share:.0%} of what rounding "
+                f"explains; proved within {checks.largest_bound:.1e} of the exact gradient (relative)",
+            )
         if checks.transient:
-            lines.insert(-3, f"  transient  faults that were gone when a step was computed again: {checks.transient}")
+            yield "transient", f"faults that were gone when a step was computed again: {checks.transient}"
         if state.rollbacks:
-            lines.insert(-3, f"  rollbacks  {state.rollbacks}, each with a lower learning rate from there on")
+            yield "rollbacks", f"{state.rollbacks}, each with a lower learning rate from there on"
         if checks.failures:
-            lines.insert(-3, f"  WARNING    {checks.failures} gradient checks failed, first at {checks.first_failure}")
-            kept = self.folder / FOLDER
-            if kept.is_dir():
-                lines.insert(-3, f"  replay     failures of the first {MOST} failed steps: {kept}")
-        return "\n".join(lines)
+            yield "WARNING", f"{checks.failures} gradient checks failed, first at {checks.first_failure}"
+            if (self.folder / FOLDER).is_dir():
+                yield "replay", f"failures of the first {MOST} failed steps: {self.folder / FOLDER}"
+
+
+def _wrapped(line: str, indent: str) -> str:
+    together = line.replace("δ = ", "δ\0=\0")
+    filled = textwrap.fill(together, 79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return filled.replace("\0", " ")
