@@ -115,10 +115,11 @@ def main() -> None:
 
         print(f"signed; written {shown(sign(str(arguments.checkpoint), arguments.sign))}")
         return
-    from lean_mnist.generalization.imports.certified import NetworkFile, kind_of
+    from lean_mnist.generalization.imports.certified import SUFFIXES, NetworkFile, kind_of
     from lean_mnist.training.arguments import checkpoint_of
 
-    arguments = dataclasses.replace(arguments, checkpoint=str(checkpoint_of(str(arguments.checkpoint))))
+    if not str(arguments.checkpoint).endswith(tuple(SUFFIXES)):
+        arguments = dataclasses.replace(arguments, checkpoint=str(checkpoint_of(str(arguments.checkpoint))))
     kind = kind_of(str(arguments.checkpoint))
     if arguments.coq is not None:
         certify_coq(arguments, str(arguments.checkpoint), kind, Path(arguments.coq))

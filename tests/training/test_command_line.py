@@ -398,13 +398,14 @@ def test_a_folder_that_cannot_be_read_is_not_called_missing(
     """The system refuses what is below ``which``, as it does to those without permission; a superuser has all."""
     ask, list_folder = os.stat, os.scandir
 
-    def refuse(path: Any) -> None:
+    def allowed(path: Any) -> Any:
         if Path(path).is_relative_to(which) and Path(path) != Path(which):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", lambda path, **more: (refuse(path), ask(path, **more))[1])
-        patch.setattr(os, "scandir", lambda path: (refuse(Path(path, "x")), list_folder(path))[1])
+        patch.setattr(os, "stat", lambda path, **more: ask(allowed(path), **more))
+        patch.setattr(os, "scandir", lambda path: list_folder(allowed(Path(path, "x")).parent))
         for main, arguments in ((train.main, ["--resume", NAME]), (evaluate.main, [NAME])):
             status, out, err = call(main, arguments, patch, capsys)
             assert (status, out) == (2, "")

@@ -132,7 +132,7 @@ class NetworkFile(Enum):
     STATE_DICT = "a state_dict of PyTorch"
 
 
-_SUFFIXES = {
+SUFFIXES = {
     ".json": NetworkFile.QUANTIZED,
     ".pkl": NetworkFile.MLCERT,
     ".pkl.gz": NetworkFile.MLCERT,
@@ -146,7 +146,7 @@ def kind_of(path: str) -> NetworkFile:
 
     Raises ``DataError`` for a file of another name that is none of ``torch.save``.
     """
-    for suffix, kind in _SUFFIXES.items():
+    for suffix, kind in SUFFIXES.items():
         if path.endswith(suffix):
             return kind
     return NetworkFile.CHECKPOINT if "format_version" in load_dictionary(path) else NetworkFile.STATE_DICT
