@@ -15,10 +15,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lean_mnist.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lean_mnist"
@@ -47,31 +49,26 @@ def place(name: str) -> Path:
     return folder if folder.is_dir() else PACKAGE / f"{name}.py"
 
 
-def commands() -> list[str]:
-    """Modules of the package that are started with ``python -m lean_mnist.NAME``, in the order of the contract."""
-    return [name for row in layers() for name in row if _is_command(place(name))]
-
-
 def _is_command(path: Path) -> bool:
     return path.is_file() and 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 
 
 def house() -> str:
     """The map in ``CONTRIBUTING.md``: one row a room, each room importing from rows below it alone."""
+    rooms = [name for row in layers() for name in row]
+    files = [name for name in rooms if place(name).is_file()]
+    started = [name for name in files if _is_command(place(name))]
     lines = ["| room of `lean_mnist/` | what it is |", "|---|---|"]
-    for row in layers():
-        rooms = [name for name in row if not _is_command(place(name))]
-        if len(rooms) < len(row):
-            names = ", ".join(f"`{name}`" for name in row if name not in rooms)
-            lines.append(f"| {names} | the commands: options in, text or JSON out |")
-        folders = [name for name in rooms if place(name).is_dir()]
-        lines += [f"| `{name}/` | {_cell(first_sentence(place(name)))} |" for name in folders]
-        if files := [name for name in rooms if name not in folders]:
-            lines.append(f"| {', '.join(f'`{name}`' for name in files)} | {_FILES.get(row[0], 'used by all above')} |")
+    lines.append(f"| {_names(started)} | the commands: options in, text or JSON out |")
+    for name in rooms:
+        if place(name).is_dir():
+            lines.append(f"| `{name}/` | {_cell(first_sentence(place(name)))} |")
+    lines.append(f"| {_names(name for name in files if name not in started)} | small modules that others use |")
     return "\n".join(lines) + "\n"
 
 
-_FILES = {"command_line": "the command line: a frozen dataclass a command", "errors": "errors, interrupts, the version"}
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _cell(text: str) -> str:
@@ -111,27 +108,24 @@ def helps() -> str:
         "The options of a training run have [a page of their own](configuration.md).",
         "",
     ]
-    for name in commands():
-        title = first_sentence(place(name)).partition(": ")[2]
-        text += [f"## {name}", "", f"{title[:1].upper()}{title[1:]}.", "", "```text", help_of(name), "```", ""]
+    for command in COMMANDS:
+        module = f"lean_mnist.{command.module or command.name}"
+        line = f"{command.line[:1].upper()}{command.line[1:]}".rstrip("?.")
+        text += [f"## {command.name}", "", f"{line}: `python -m {module}`.", "", "```text", help_of(module), "```", ""]
     return "\n".join(text)
 
 
-def help_of(name: str) -> str:
-    """All options of the command ``name`` as it prints them, 100 columns wide."""
-    environment = {
-        **os.environ,
-        "COLUMNS": "100",
-        "NO_COLOR": "1",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONIOENCODING": "utf-8",
-    }
+def help_of(module: str) -> str:
+    """All options of a command as it prints them, 100 columns wide."""
+    plain = {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT)}
     for option in ("--help-all", "--help"):
-        command = [sys.executable, "-m", f"lean_mnist.{name}", option]
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
+        command = [sys.executable, "-m", module, option]
+        done = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", env={**os.environ, **plain}, check=False
+        )
         if done.returncode == 0:
             return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
-    raise RuntimeError(f"{name} --help: {done.stderr}")
+    raise RuntimeError(f"{module} --help: {done.stderr}")
 
 
 def configuration() -> str:

@@ -3,8 +3,8 @@
     pip install peft==0.21.2
     python examples/wrong_gradient_in_peft.py
 
-The weight's change is a product of two tensors of low rank, each of three factors. Central differences of its own forward
-show that its backward gives the first matrix of each product, ``w1a`` and ``w2a``, a gradient made of the other product.
+The weight's change is a product of two tensors of low rank, each of three factors. Central differences of its own
+forward show that its backward gives the first matrix of each, ``w1a`` and ``w2a``, a gradient made of the other one.
 """
 
 import torch

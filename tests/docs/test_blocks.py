@@ -7,6 +7,7 @@ what commands print any number may.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import io
 import os
@@ -21,23 +22,43 @@ from typing import Any
 import pytest
 
 from tests.support.documents import ROOT, Block, blocks, differs, documents
+from tests.support.shared_data import folder_with
 
 # Commands that are not run, by what they begin with or contain, and why. Their options are looked up all the same.
 NOT_RUN = {
     r"-m benchmarks\.": "measures for minutes to hours",
     r"\.venv": "makes an environment and downloads PyTorch; continuous integration runs the commands of the README",
-    r"^bash \.ci/run": "is continuous integration itself",
     r"^(make|cd proofs)\b": "needs Coq; continuous integration runs it",
     r"^pip |^python3 -m venv": "installs packages",
     r"^python -m pytest": "is the suite",
     r"^\.?(\S*/)?tensorboard": "serves until it is stopped",
     r"-m lean_mnist\.pacbayes$": "trains for minutes; tests/training/test_pac_bayes_run.py runs a smaller one",
+    r"--resume\s*(#|$)": "goes on with the reader's run; tests/training/test_resume.py goes on with some",
     r"^torchrun": "needs two processes and MNIST; tests/training/test_distributed_run.py runs it on digits",
+    r"wrong_gradient_in_peft": "needs peft 0.21.2; a test below runs it where that is installed",
     r"-m lean_mnist\.learners$": "takes minutes; tests/generalization/test_learners.py runs a part",
     r"<|\b(NETWORK|FOLDER|FILE|RUN|OUT\.v|CHECKPOINT)\b|my_package|params-EMNIST|net\.pt": "names the reader's files",
 }
 # Blocks of code and of printed lines that are not run by themselves, by document and a part of them, and why.
-NOT_ALONE: dict[tuple[str, str], str] = {}
+NOT_ALONE = {
+    ("README.md", "mnist: test accuracy"): "printed by the command in its first screen",
+    ("docs/monitor.md", "GradientMismatch: 1 (Norm)"): "tests/integrations/test_documentation.py runs this page",
+    ("docs/monitor.md", "class RMSNorm"): "tests/integrations/test_documentation.py runs this page",
+    ("docs/monitor.md", "import GradientMonitor"): "tests/integrations/test_documentation.py runs this page",
+    ("docs/monitor.md", "lightning"): "tests/integrations/test_documentation.py runs it where Lightning is installed",
+    ("docs/monitor.md", "transformers"): "tests/integrations/test_documentation.py runs it where they are installed",
+    ("docs/monitor.md", ">>> print(monitor.summary())"): "printed by a long run",
+    (
+        "docs/monitor.md",
+        "intended={",
+    ): "names the reader's model; tests/crosscheck/test_monitor_intents.py has these options",
+    ("docs/distributed.md", "error: "): "tests/training/test_distributed_run.py looks for this line",
+    ("docs/runs.md", "error: "): "tests/training and tests/faults look for this line",
+    ("docs/runs.md", "warning: "): "tests/training/test_checkpoints.py looks for this line",
+    ("docs/elsewhere.md", "synthetic 1"): "printed by a command that takes minutes",
+    ("docs/faults.md", "from pathlib import Path"): "names the reader's trainer; tests/faults/planted.py is one",
+    ("proofs/README.md", "coqchk"): "takes half an hour",
+}
 
 
 def reason(block: Block, text: str) -> str | None:
@@ -50,10 +71,13 @@ def reason(block: Block, text: str) -> str | None:
 
 
 BLOCKS = {str(path.relative_to(ROOT)): blocks(path) for path in documents()}
+OF_MNIST = ("docs/first_ten_minutes.md",)  # all others are run on digits, the same everywhere
 RUN = [
     name
     for name, each in BLOCKS.items()
-    if any(not reason(b, text) for b in each for text in ([b.text] if b.language == "python" else [c for c, _ in b.steps]))
+    if any(
+        not reason(b, text) for b in each for text in ([b.text] if b.language == "python" else [c for c, _ in b.steps])
+    )
 ]
 
 
@@ -71,14 +95,16 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{folder}")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("LEAN_MNIST_DATA", raising=False)  # documents are run on digits, the same everywhere
+    monkeypatch.delenv("LEAN_MNIST_DATA", raising=False)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.chdir(folder)
     return folder
 
 
 @pytest.mark.parametrize("document", RUN)
-def test_blocks_run_and_print_what_is_shown(document: str, reader: Path) -> None:
+def test_blocks_run_and_print_what_is_shown(document: str, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if document in OF_MNIST:
+        monkeypatch.setenv("LEAN_MNIST_DATA", str(folder_with("MNIST/raw")))
     names: dict[str, Any] = {"__name__": "documentation"}
     printed = None
     for block in BLOCKS[document]:
@@ -110,6 +136,18 @@ def run_command(block: Block, command: str, shown: list[str]) -> None:
     if any(line.strip() for line in shown):
         wrong = differs(shown, done.stdout, None)
         assert not wrong, f"{block.name}: {command}: {wrong}"
+
+
+def test_the_bug_in_peft_is_found_as_shown() -> None:
+    pytest.importorskip("peft", reason="needs peft 0.21.2, which the extra `wild` brings")
+    if importlib.metadata.version("peft") != "0.21.2":
+        pytest.skip("another version of peft than 0.21.2")
+    (block,) = [b for b in BLOCKS["README.md"] if "wrong_gradient_in_peft" in b.text]
+    (_, shown) = block.steps[-1]
+    command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / "wrong_gradient_in_peft.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert not (wrong := differs(shown, done.stdout, 0.05)), wrong
 
 
 def test_every_block_is_of_a_known_kind() -> None:
@@ -161,9 +199,12 @@ def help_of(module: str) -> str:
 
 @pytest.mark.parametrize("module", sorted(modules_called()))
 def test_the_options_of_every_command_exist(module: str) -> None:
-    assert importlib.util.find_spec(module) is not None
+    found = importlib.util.find_spec(module)
+    assert found is not None
     if options := modules_called()[module]:
-        assert sorted(option for option in options if option not in help_of(module)) == []
+        source = Path(found.origin or "").read_text(encoding="utf-8")  # of sub-commands
+        text = help_of(module).replace("--[no-]", "--no-") + help_of(module).replace("[no-]", "") + source
+        assert sorted(option for option in options if option not in text) == []
 
 
 def test_a_block_that_prints_something_else_is_found() -> None:

@@ -1,4 +1,4 @@
-"""The blocks in docs/crosscheck.md from "In other people's loops" on, run as they stand."""
+"""The blocks in docs/monitor.md and the fixture of docs/check_your_function.md, run as they stand."""
 
 import re
 import warnings
@@ -9,9 +9,12 @@ import pytest
 
 from lean_mnist.errors import GradientMismatch
 
-TEXT = (Path(__file__).parents[2] / "docs" / "crosscheck.md").read_text()
-SECTION = TEXT.partition("## In other people's loops\n")[2].partition("\n## The ways people")[0]
-MODEL, *BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
+DOCS = Path(__file__).parents[2] / "docs"
+MODEL, *BLOCKS = [
+    block
+    for page in ("monitor.md", "check_your_function.md")
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+]
 # With a right backward the loops run to their end.
 RIGHT = MODEL.replace(
     "return r * upstream  # wrong: r depends on x",

@@ -94,12 +94,11 @@ def differs(shown: list[str], printed: str, tolerance: float | None) -> str:
 
     ``…`` stands for any text, alone on a line for any lines. Numbers may be off by ``tolerance``, relative; or be any.
     """
-    pattern = "\n".join(_pattern(line.rstrip()) for line in shown if line.strip())
-    pattern = pattern.replace("\nANY\n", r"\n(?:.*\n)*?").replace("\nANY", r"(?:\n.*)*").replace("ANY\n", r"(?:.*\n)*?")
-    lines = "\n".join(line.rstrip() for line in printed.splitlines() if line.strip())
+    pattern = "".join(_pattern(line.rstrip()) for line in shown if line.strip())
+    lines = "".join(f"{line.rstrip()}\n" for line in printed.splitlines() if line.strip())
     found = re.fullmatch(pattern, lines)
     if found is None:
-        return f"expected\n{pattern}\nfound\n{lines}"
+        return f"expected\n{chr(10).join(shown)}\nfound\n{lines}"
     if tolerance is not None:
         numbers = [number for line in shown for number in _NUMBER.finditer(line)]
         for expected, value in zip(numbers, found.groups(), strict=True):
@@ -112,12 +111,12 @@ def differs(shown: list[str], printed: str, tolerance: float | None) -> str:
 
 def _pattern(line: str) -> str:
     if line.strip() == "…":
-        return "ANY"
+        return r"(?:.*\n)*?"
     parts = []
     for text in re.split(f"({_NUMBER.pattern})", line.replace("…", "\0")):
         number = _NUMBER.fullmatch(text)
         parts.append(f"({_NUMBER.pattern})" if number else re.escape(text).replace("\0", ".*").replace("\\\0", ".*"))
-    return re.sub(r"(?:\\ )+", r"\\s+", "".join(parts))
+    return re.sub(r"(?:\\ )+", " +", "".join(parts)) + r"\n"
 
 
 def _float(number: str) -> float:

@@ -2,7 +2,7 @@
 
 Hooks of the model start a ``ForwardRecording`` at scheduled forwards, which keeps calls and what their backward gives.
 When a backward has run, and before it returns (so before ``optimizer.step``), ``call_check`` checks the calls that it
-came by. What is checked, and limits: docs/crosscheck.md.
+came by. What is checked, and limits: docs/monitor.md.
 """
 
 from __future__ import annotations

@@ -89,14 +89,14 @@ class ListedRun:
         return f"≤ {risk} %" if risk < 100 else "vacuous"
 
     def checked(self) -> str:
-        """How many checks there were, or how many failed."""
+        """Number of checks, or of those that failed."""
         if self.checks is None:
             return ""
         failed, done = self.checks["failures"], sum(self.checks.values()) - self.checks["failures"]
         return f"{failed:,} FAILED" if failed else f"{done:,} passed" if done else "none"
 
     def time(self) -> str:
-        """How long it trained."""
+        """Duration of the training."""
         if self.seconds is None:
             return ""
         minutes, seconds = divmod(round(self.seconds), 60)
@@ -131,7 +131,7 @@ def find_run(which: str, runs_dir: str | Path) -> ListedRun:
 
 
 def read_run(folder: Path) -> ListedRun:
-    """What the files in ``folder`` tell; never raises for what is in them."""
+    """A run as the files in ``folder`` tell of it; never raises for what is in them."""
     run = ListedRun(folder.name, str(folder))
     try:
         options = read_json(folder / "config.json", "a run's config.json", ConfigError, largest=_LARGEST)

@@ -39,7 +39,7 @@ class _Resting(NamedTuple):
     checksum: Checksum
 
     def difference(self) -> str:
-        """What was changed, in words; empty if nothing was."""
+        """The change, in words; empty if nothing was."""
         if self.checksum.holds():
             return ""
         places = [place_of(self.layout, number) for number in self.checksum.changed()] if self.layout else []
@@ -132,7 +132,7 @@ class MemoryGuard:
         return [found for found in map(_Resting.difference, reversed(self._resting)) if found]
 
     def cause(self, step: Step) -> MemoryFault | None:
-        """What was changed in memory, where that may be why a gate refuses ``step``."""
+        """Changes in memory, where they may be why a gate refuses ``step``."""
         found = [*self._differences(step), *self._of(step.batches, True)]
         return self.fault(step.number, found) if found else None
 
