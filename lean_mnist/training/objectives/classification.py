@@ -144,7 +144,7 @@ class Classification:
         return evaluate(self.model, examples, self.normalization)
 
     def epoch_values(self) -> Mapping[str, float]:
-        """How far the epoch moved the parameters, relative to their norm at its start: ``‖w′ − w‖ / ‖w‖``."""
+        """Relative change of the parameters over the epoch, ``‖w′ − w‖ / ‖w‖``, w at its start."""
         before, self._epoch_start = self._epoch_start, self.parameters.vector.detach().clone()
         if before is None or not (norm := float(before.norm())):
             return {}
