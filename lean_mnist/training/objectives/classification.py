@@ -15,6 +15,7 @@ from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
 from lean_mnist.errors import BoundError, CertificateError, CheckpointError, ConfigError, memory_for
+from lean_mnist.files import write_atomically
 from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.exact import percent
@@ -38,7 +39,7 @@ from lean_mnist.training.generations import BEST
 from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, HistogramsHook, LossHook, NormsHook, ScreenHook
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
-from lean_mnist.training.objectives import build
+from lean_mnist.training.objectives import build, model_card
 from lean_mnist.training.objectives.summary import NETWORK, Summary
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Figure, Image, Notice, Outcome, Record, Text
@@ -203,11 +204,8 @@ class Classification:
                 )
         except (CertificateError, BoundError) as error:
             certificate = str(error)
-        if not folder.ended_before:
-            for record in self._last_records(state, test, certificate):
-                folder.emit(record)
         examples, quantized = len(self.train), self._quantized(folder.folder)
-        return Summary(
+        summary = Summary(
             self.config,
             self.dataset.origin,
             self.dataset.class_names,
@@ -219,6 +217,13 @@ class Classification:
             certificate,
             quantized,
         )
+        card = model_card.model_card(summary, self.model, self.normalization, self.dataset)
+        write_atomically(folder.checkpoints / model_card.FILE, card.encode())
+        if not folder.ended_before:
+            for record in self._last_records(state, test, certificate):
+                folder.emit(record)
+            folder.emit(Text(state.step, "run/model_card", model_card.body(card)))
+        return summary
 
     def _quantized(self, folder: Path) -> TrainingClaims | None:
         """Of a quantised network: write its exact numbers, and certify it by the examples it learned from."""
