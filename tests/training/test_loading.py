@@ -1,9 +1,6 @@
-"""Loading of a run in a line, however it is named; what README prints is run as it is printed."""
+"""Loading of a run in a line, however it is named."""
 
 import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ import torch
 from lean_mnist import load_checkpoint, load_dataset
 from lean_mnist.errors import ArgumentError, CheckpointError
 from lean_mnist.training.checkpoints import checkpoint_path
-from tests.support.training_cases import REPOSITORY, FinishedRun
+from tests.support.training_cases import FinishedRun
 
 
 def test_a_run_is_found_by_its_name_folders_and_files(short_run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,15 +51,3 @@ def test_raw_pixels_in_logits_and_probabilities_out(short_run: FinishedRun) -> N
     for wrong in (images.float(), images[0], images[:, :7], np.zeros((2, 28, 28), dtype=np.uint8)):
         with pytest.raises(ArgumentError, match=r"^images: \w+ of shape .*, expected uint8 of shape \(B, 8, 8\)$"):
             network.logits(wrong)
-
-
-def test_the_lines_of_the_readme_run_as_printed(short_run: FinishedRun) -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"## Load a checkpoint\n+```python\n(.*?)```", text, re.DOTALL)
-    assert block is not None
-    lines = [line for line in block[1].splitlines() if line]
-    assert len(lines) == 3
-    lines[2] = lines[2].replace("load_dataset()", "load_dataset('digits')")  # that of this run
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=short_run.root)
-    assert done.returncode == 0, done.stderr
-    assert "tensor([[" in done.stdout
