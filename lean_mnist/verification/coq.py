@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lean_mnist.coq import PROOFS, allowed_axioms, surroundings
+from lean_mnist.coq import allowed_axioms, own_proofs, surroundings
 from lean_mnist.errors import ConfigError
 from lean_mnist.verification.model import Theorem
 
@@ -52,14 +52,17 @@ class _Failed(Exception):
     """A build, or a file of the proofs, that is not in order."""
 
 
-def check_theorems(known: Iterable[str], chosen: Iterable[str], progress: Progress, proofs: Path = PROOFS) -> CoqReport:
+def check_theorems(
+    known: Iterable[str], chosen: Iterable[str], progress: Progress, proofs: Path | None = None
+) -> CoqReport:
     """Compile the proofs, and check the theorems of the ``chosen`` obligations.
 
     All theories are compiled if all ``known`` obligations are chosen, else those that are needed. Raises
-    ``ConfigError`` without Coq or without the proofs.
+    ``ConfigError`` without Coq or without the proofs, which are those of this package's checkout if not given.
     """
     started, known, chosen = time.perf_counter(), set(known), set(chosen)
-    version = _version(proofs)
+    version = _version()
+    proofs = proofs or own_proofs()
     theories: list[str] = []
     theorems: dict[str, tuple[Theorem, ...]] = {}
     fault = ""
@@ -90,16 +93,12 @@ def check_theorems(known: Iterable[str], chosen: Iterable[str], progress: Progre
     return CoqReport(version, len(theories), time.perf_counter() - started, theorems, fault)
 
 
-def _version(proofs: Path) -> str:
+def _version() -> str:
     for program in ("coqc", "coq_makefile", "make"):
         if shutil.which(program) is None:
             raise ConfigError(
                 f"--coq: {program} was not found on PATH (Debian: coq libcoq-coquelicot libcoq-bignums make)"
             )
-    if not (proofs / "_CoqProject").is_file():
-        raise ConfigError(
-            f"--coq: no proofs at {proofs}; expected a checkout of the repository, where they lie beside the package"
-        )
     said = _run(["coqc", "--print-version"], Path.cwd()).stdout.split()
     return said[0] if said else "of unknown version"
 

@@ -68,7 +68,8 @@ Qed.
 Theorem loss_infimum_is_0 C y : (y < C)%nat ->
   (forall s, 0 <= loss C y s) /\ forall eps, 0 < eps -> exists s, loss C y s < eps.
 Proof.
-  intros Y. split; [intros s; now apply loss_nonnegative|]. intros eps E. set (t := ln ((INR C + 1) / eps)). assert (N : 0 <= INR C) by apply pos_INR.
+  intros Y. split; [intros s; now apply loss_nonnegative|].
+  intros eps E. set (t := ln ((INR C + 1) / eps)). assert (N : 0 <= INR C) by apply pos_INR.
   assert (Q : 0 < (INR C + 1) / eps) by (apply Rdiv_lt_0_compat; lra).
   exists (fun c => t * onehot y c). rewrite loss_is by auto.
   assert (Ty : t * onehot y y = t) by (unfold onehot; rewrite Nat.eqb_refl; real; ring). rewrite Ty.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lean_mnist.coq import PROOFS
+from lean_mnist.coq import PROOFS, own_proofs
 from lean_mnist.errors import ConfigError
 from lean_mnist.verification import coq, report
 from lean_mnist.verification.coq import CoqReport, check_theorems
@@ -153,8 +153,10 @@ def test_a_table_that_does_not_fit_is_a_fault(tmp_path: Path, named: str, fault:
 
 def test_without_coq_or_without_the_proofs_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("coqc"):
-        with pytest.raises(ConfigError, match=r"--coq: no proofs at .*; expected a checkout of the repository"):
-            asked(tmp_path)
+        own = partial(own_proofs, house(tmp_path / "proofs"))  # as beside an installed package
+        monkeypatch.setattr(coq, "own_proofs", own)
+        with pytest.raises(ConfigError, match="proofs: expected the theories beside the package in a checkout of"):
+            check_theorems(IDS, IDS, quiet)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="--coq: coqc was not found on PATH"):
         asked(house(tmp_path))
