@@ -116,10 +116,10 @@ def main() -> None:
         print(f"signed; written {shown(sign(str(arguments.checkpoint), arguments.sign))}")
         return
     from lean_mnist.generalization.imports.certified import SUFFIXES, NetworkFile, kind_of
-    from lean_mnist.training.arguments import checkpoint_of
+    from lean_mnist.training.config.places import checkpoint_path
 
     if not str(arguments.checkpoint).endswith(tuple(SUFFIXES)):
-        arguments = dataclasses.replace(arguments, checkpoint=str(checkpoint_of(str(arguments.checkpoint))))
+        arguments = dataclasses.replace(arguments, checkpoint=str(checkpoint_path(str(arguments.checkpoint))))
     kind = kind_of(str(arguments.checkpoint))
     if arguments.coq is not None:
         certify_coq(arguments, str(arguments.checkpoint), kind, Path(arguments.coq))

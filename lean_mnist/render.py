@@ -102,12 +102,12 @@ def _read(arguments: RenderArguments) -> tuple[Dataset, Evaluation | None]:
         from lean_mnist.data.datasets import load_dataset
 
         return load_dataset(arguments.dataset or "auto", arguments.data_dir or "data"), None
-    from lean_mnist.training.arguments import checkpoint_of
     from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.config.places import checkpoint_path
     from lean_mnist.training.evaluation.metrics import evaluate
     from lean_mnist.training.evaluation.report import data_of, require_fitting
 
-    path = str(checkpoint_of(arguments.checkpoint))
+    path = str(checkpoint_path(arguments.checkpoint))
     checkpoint = load_checkpoint(path)
     dataset = data_of(checkpoint, arguments.dataset or checkpoint.data["name"], arguments.data_dir)
     require_fitting(path, checkpoint, dataset)

@@ -98,7 +98,8 @@ def export_checkpoint(arguments: ExportArguments) -> Exported:
 
     from lean_mnist.exchange.pixels import PixelNetwork
     from lean_mnist.files import write_atomically
-    from lean_mnist.training.checkpoints import checkpoint_path, load_checkpoint
+    from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.config.places import checkpoint_path
 
     source = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(source)

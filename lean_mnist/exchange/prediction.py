@@ -111,7 +111,8 @@ def predict(arguments: PredictArguments) -> Predictions:
     """
     import numpy as np
 
-    from lean_mnist.training.checkpoints import checkpoint_path, load_checkpoint
+    from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.config.places import checkpoint_path
 
     path = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(path)

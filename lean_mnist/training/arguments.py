@@ -2,21 +2,18 @@
 
 import argparse
 import dataclasses
-import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic
 
 from lean_mnist.command_line import Metavar, asks_for_help, option_name, parse
-from lean_mnist.errors import CheckpointError, ConfigError, nearest
-from lean_mnist.reading.text import printable, shown
+from lean_mnist.errors import ConfigError
+from lean_mnist.reading.text import shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.config import Options, read_config
+from lean_mnist.training.config.places import find_checkpoint
 from lean_mnist.training.config.presets import preset
-
-_LAST, _RESULTS = ("last.pt", "last.previous.pt"), ("best.pt", "last.pt")
 
 
 @dataclass(frozen=True)
@@ -107,82 +104,6 @@ class RunCommand(Generic[Options]):
             path = path.absolute()
         # The run goes on in its own folders, wherever they are now, and under its own name.
         return dataclasses.replace(wanted, run_name=path.parent.name, checkpoints_dir=str(path.parent.parent)), path
-
-
-def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> Path:
-    """The ``last.pt`` that ``--resume which`` means; raises ``CheckpointError`` if there is none.
-
-    One that is gone, with the generation before it still there, counts as there.
-    """
-    which = which or run_name or ""
-    if not which:
-        found = _in_folders_of(checkpoints_dir, _LAST)
-        if not found:
-            raise CheckpointError(f"{checkpoints_dir}: no run to resume, expected a folder with a last.pt in it")
-        return max(found, key=lambda path: path.stat().st_mtime).with_name(_LAST[0])
-    places = [Path(which), *_places(which, _LAST[:1], checkpoints_dir)]
-    for path in places:
-        if _is_file(path) or (path.name == _LAST[0] and _is_file(path.with_name(_LAST[1]))):
-            return path
-    for folder in (Path(which), checkpoints_dir / which):
-        if folder.is_dir():
-            raise CheckpointError(
-                f"--resume {which}: {folder} has no last.pt yet, so there is nothing to go on from; to start that run, "
-                f"give the command it was started with, and --run-name {folder.absolute().name}"
-            )
-    near = _nearest(which, _LAST, checkpoints_dir)
-    raise CheckpointError(f"--resume {which}: expected a run with {places[-1]}, found none{near}")
-
-
-def checkpoint_of(which: str, checkpoints_dir: str | Path = Config.checkpoints_dir) -> Path:
-    """The checkpoint that ``which`` means: a file, or the ``best.pt`` of a run by its name or folder, else ``last.pt``.
-
-    Raises ``CheckpointError`` where there is none, or it cannot be told for want of permission.
-    """
-    for path in [Path(which), *_places(which, _RESULTS, Path(checkpoints_dir))]:
-        if _is_file(path):
-            return path
-    for folder in (Path(which), Path(checkpoints_dir, which)):
-        if folder.is_dir():
-            raise CheckpointError(f"{shown(folder)}: expected a run with best.pt or last.pt in it, found neither")
-    near = _nearest(which, _RESULTS, Path(checkpoints_dir))
-    expected = f"a checkpoint, or the name or folder of a run in {shown(Path(checkpoints_dir))}"
-    raise CheckpointError(f"{shown(which)}: expected {expected}, found: No such file or directory{near}")
-
-
-def _places(which: str, names: Sequence[str], checkpoints_dir: Path) -> list[Path]:
-    return [folder / name for folder in (Path(which), checkpoints_dir / which) for name in names]
-
-
-def _in_folders_of(checkpoints_dir: Path, names: Sequence[str]) -> list[Path]:
-    """Files of these ``names`` in the folders of ``checkpoints_dir``."""
-    try:
-        with os.scandir(checkpoints_dir) as entries:
-            folders = [Path(entry.path) for entry in entries]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise _unreadable(checkpoints_dir, error) from None
-    return [folder / name for folder in folders for name in names if os.path.isfile(folder / name)]
-
-
-def _nearest(which: str, names: Sequence[str], checkpoints_dir: Path) -> str:
-    return nearest(which, sorted({path.parent.name for path in _in_folders_of(checkpoints_dir, names)}))
-
-
-def _is_file(path: Path) -> bool:
-    """True if ``path`` is a file, or what cannot pass for one; raises ``CheckpointError`` where that cannot be told."""
-    try:
-        return not stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
-    reason = (error.strerror if isinstance(error, OSError) else "") or printable(error)
-    return CheckpointError(f"{printable(shown(path))}: expected to read it, found: {reason}")
 
 
 read_arguments = RunCommand("python -m lean_mnist.train", Config, Arguments, preset, ("epochs",)).read

@@ -7,7 +7,6 @@ A checkpoint opens with ``torch.load(path)`` and its safe default, without this 
 
 import hashlib
 import io
-import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,16 +19,16 @@ import torch
 from torch import Tensor
 
 from lean_mnist.data.normalization import Normalization
-from lean_mnist.errors import ArgumentError, CheckpointError, HealthError, nearest
+from lean_mnist.errors import ArgumentError, CheckpointError, HealthError
 from lean_mnist.files import write_atomically
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.reading.archive import read_archive
 from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.config import Config
+from lean_mnist.training.config.places import CHECKPOINTS, checkpoint_path
 from lean_mnist.training.contents import Checked, check_content
 
 FORMAT_VERSION = 1
-CHECKPOINTS = "checkpoints"  # the folder where runs have theirs, unless told otherwise
 _CHUNK = 5000  # images a forward pass
 _REQUIRED = ("format_version", "model", "architecture", "normalization", "config", "metrics", "crosscheck", "data")
 
@@ -84,36 +83,6 @@ class Checkpoint:
     def probabilities(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
         """Softmax of :meth:`logits`, float64 (B, C); raises what that does."""
         return self.logits(images).double().softmax(1)
-
-
-def checkpoint_path(which: str | Path = "", checkpoints_dir: str | Path = CHECKPOINTS) -> Path:
-    """The ``best.pt`` that ``which`` means, or ``last.pt`` where none was selected.
-
-    ``which`` is such a file, a run's name, its folder of checkpoints or of records; empty, the latest run of
-    ``checkpoints_dir``. Raises ``CheckpointError`` where there is none, with the nearest name.
-    """
-    place, folder = Path(which), Path(checkpoints_dir)
-    if os.fspath(which) and (place.suffix == ".pt" or place.is_file()):
-        return place
-    if not os.fspath(which):
-        found = [path for path in folder.glob("*/*.pt") if path.name in _OF_A_RUN]
-        if not found:
-            raise CheckpointError(f"{shown(folder)}: no run in it, expected a folder with best.pt or last.pt")
-        return _of_a_run(max(found, key=lambda path: path.stat().st_mtime).parent)[0]
-    beside = place.absolute().parent.parent / CHECKPOINTS / place.absolute().name  # of the run's folder of records
-    folders = [place, folder / place, folder / place.absolute().name, beside]
-    for path in (path for each in folders for path in _of_a_run(each)):
-        return path
-    near = nearest(printable(place.name, 60), [path.parent.name for path in folder.glob("*/last.pt")])
-    expected = f"a run, as in {shown(folder)}, its folder, or a checkpoint's file"
-    raise CheckpointError(f"{shown(which)}: expected {expected}, found none{near}")
-
-
-_OF_A_RUN = ("best.pt", "last.pt")
-
-
-def _of_a_run(folder: Path) -> list[Path]:
-    return [folder / name for name in _OF_A_RUN if (folder / name).is_file()]
 
 
 def load_checkpoint(which: str | Path = "", *, checkpoints_dir: str | Path = CHECKPOINTS) -> Checkpoint:

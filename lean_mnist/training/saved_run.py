@@ -12,9 +12,9 @@ import torch
 from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.nn.update import Optimizer
 from lean_mnist.reading.text import printable, shown
-from lean_mnist.training.arguments import checkpoint_of
 from lean_mnist.training.checkpoints import read_checkpoint
 from lean_mnist.training.config.optimizers import restore_optimizer
+from lean_mnist.training.config.places import checkpoint_path
 from lean_mnist.training.config.schedules import BY_EPOCHS as SCHEDULES_BY_EPOCHS
 from lean_mnist.training.generations import looks_of
 from lean_mnist.training.objectives.protocol import Objective
@@ -85,7 +85,7 @@ def start_from(which: str, objective: Objective) -> tuple[RunState, str]:
     ``ConfigError`` where there are no such weights or they are of other shapes.
     """
     try:
-        path = checkpoint_of(which, objective.config.checkpoints_dir)
+        path = checkpoint_path(which, objective.config.checkpoints_dir)
         content = read_checkpoint(path)
         dtype = objective.parameters.vector.dtype
         weights = {name: tensor.to(dtype) for name, tensor in content["model"].items()}

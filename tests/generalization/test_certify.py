@@ -150,8 +150,7 @@ def test_the_last_weights_are_another_look(called: Call, best: Path, tmp_path: P
         (("a.pt", "--check", "b"), "checkpoint: expected one CHECKPOINT, or --check FILE; --help says more"),
         (
             ("none.pt",),
-            "none.pt: expected a checkpoint, or the name or folder of a run in checkpoints, found: No such file or "
-            "directory",
+            "none.pt: expected a checkpoint or a state_dict, found: No such file or directory",
         ),
         (("--check", "none.json"), "none.json: expected a certificate, found: No such file or directory"),
         (("BEST", "--delta", "0"), "delta: expected a probability strictly between 0 and 1, found 0"),

@@ -16,8 +16,9 @@ from lean_mnist import errors, evaluate, train
 from lean_mnist.command_line import run_command
 from lean_mnist.data.names import DATA_VARIABLE
 from lean_mnist.invocation import typed
-from lean_mnist.training.arguments import find_checkpoint, read_arguments
+from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.config import Config
+from lean_mnist.training.config.places import find_checkpoint
 from lean_mnist.training.config.presets import preset
 from lean_mnist.training.run import run
 from tests.support.training_cases import (
@@ -90,11 +91,10 @@ BAD: list[tuple[list[str], str]] = [
     (["--resume", "a-file"], "a-file: expected a checkpoint, found a file that is none"),
     (["--resume", f"checkpoints/{NAME}/best.pt"], "best.pt: expected a last.pt"),
     (["--resume", NAME, "--epochs", "1"], "--epochs: this run was started with 2, found 1; "),
-    ([*DIGITS, "--init-from", "a-rum"], "--init-from: a-rum: expected a checkpoint, or the name or folder of a "),
+    ([*DIGITS, "--init-from", "a-rum"], "--init-from: a-rum: expected a run, as in checkpoints, its folder, or "),
     ([*DIGITS, "--init-from", NAME, "--hidden", "9"], "best.pt: layers.0.weight: expected (9, 64) for"),
     ([*DIGITS, "--init-from", "a-file"], "--init-from: a-file: expected a checkpoint, found a file that is none"),
-    ([*DIGITS, "--init-from", "empty"], "--init-from: empty: expected a run with best.pt or last.pt in it, found "),
-    ([*DIGITS, "--init-from", ""], "--init-from: "),
+    ([*DIGITS, "--init-from", "empty"], "--init-from: empty: expected a run, as in checkpoints"),
     (["--resume", NAME, "--lr", "0.5"], "--lr: this run was started with its default, found 0.5"),
     (["--resume", NAME, "--hidden", "128", "64"], "--hidden: this run was started with"),
     (["--resume", NAME, "--dataset", "mnist"], "--dataset: this run was started with digits, found mnist"),
@@ -299,12 +299,12 @@ def test_a_reader_who_goes_away_is_no_error() -> None:
         ([], "checkpoint"),
         (
             ["nowhere.pt"],
-            "nowhere.pt: expected a checkpoint, or the name or folder of a run in checkpoints, ",
+            "nowhere.pt: expected a checkpoint, found: No such file or directory",
         ),
-        (["a-rum"], "found: No such file or directory (did you mean 'a-run'?)"),
+        (["a-rum"], "found none (did you mean 'a-run'?)"),
         (["nowhere.pt", "--split", "tests"], "(did you mean 'test'?)"),
         (["a-file"], "a-file: expected a checkpoint, found a file that is none"),
-        (["empty"], "empty: expected a run with best.pt or last.pt in it, found neither"),
+        (["empty"], "empty: expected a run, as in checkpoints"),
     ],
 )
 def test_evaluate_refuses_bad_input_in_one_line(

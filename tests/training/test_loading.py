@@ -9,7 +9,7 @@ import torch
 
 from lean_mnist import load_checkpoint, load_dataset
 from lean_mnist.errors import ArgumentError, CheckpointError
-from lean_mnist.training.checkpoints import checkpoint_path
+from lean_mnist.training.config.places import checkpoint_path
 from tests.support.training_cases import FinishedRun
 
 

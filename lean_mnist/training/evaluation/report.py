@@ -122,13 +122,13 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     from lean_mnist.data.splits import split_training
     from lean_mnist.errors import ConfigError
     from lean_mnist.generalization.certificates.runs import Evaluated, certificate_places, find_certificate
-    from lean_mnist.training.arguments import checkpoint_of
     from lean_mnist.training.checkpoints import load_checkpoint
+    from lean_mnist.training.config.places import checkpoint_path
     from lean_mnist.training.evaluation.independence import independence
     from lean_mnist.training.evaluation.metrics import evaluate
     from lean_mnist.training.evaluation.pictures import write_plots
 
-    path = str(checkpoint_of(arguments.checkpoint))
+    path = str(checkpoint_path(arguments.checkpoint))
     checkpoint: Checkpoint = load_checkpoint(path)
     config = checkpoint.config
     name = arguments.dataset or checkpoint.data["name"]
