@@ -32,7 +32,7 @@ SLOW = {
         "gradients_from", "large_calls", "module_check", "monitor", "monitor_compiled_and_sharded", "planted_faults",
         "reports", "right_functions", "sharded", "tolerances_and_domains",
     ),
-    "docs": ("blocks", "packages", "site"),
+    "docs": ("blocks", "notebooks", "packages", "site"),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
     "exchange": ("export", "prediction"),
     "faults": ("crashes", "planted", "soak", "hostile_checkpoints", "hostile_files", "hostile_fuzz"),
