@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lean_mnist.command_line import parse, run_command
 from lean_mnist.errors import ConfigError
-from lean_mnist.reading.text import shown
+from lean_mnist.reading.text import printable, shown
 
 if TYPE_CHECKING:
-    from lean_mnist.data.datasets import Dataset
+    from lean_mnist.data.examples import Dataset
     from lean_mnist.rendering.pixels import Image
     from lean_mnist.rendering.sheet import Tile
     from lean_mnist.training.evaluation.metrics import Evaluation
@@ -30,8 +30,10 @@ class RenderArguments:
     """The first of them; with --errors, among the misread ones."""
     train: bool = False
     """Images of the training split; else of the test split."""
-    dataset: Literal["auto", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits"] | None = None
-    """The checkpoint's if not given; without one auto, which is mnist, or digits where MNIST cannot be had."""
+    dataset: str | None = None
+    """A name, or the path of own data, as for train; the checkpoint's if not given, else auto."""
+    grey: bool = False
+    """Convert own images in colour to grey."""
     data_dir: str | None = None
     """Searched after the folder that LEAN_MNIST_DATA names; the checkpoint's if not given, else data."""
     checkpoint: str | None = None
@@ -43,7 +45,7 @@ class RenderArguments:
     compare: bool = False
     """Two beside each other."""
     stats: bool = False
-    """Least, largest and mean value of the pixels of each image, and their standard deviation."""
+    """How many images each label has; least, largest, mean value and deviation of each image's pixels."""
     palette: Literal["default", "simple", "detailed", "blocks"] = "default"
     """Characters from dark to bright."""
     border: Literal["single", "double", "rounded", "heavy", "ascii", "none"] = "none"
@@ -84,7 +86,12 @@ def main() -> None:
         write_atomically(Path(arguments.png), content)
         heading += f"\nwritten {shown(arguments.png)}"
     if arguments.json:
-        about = {"dataset": dataset.name, "split": "train" if arguments.train else "test", "maximum": dataset.maximum}
+        about: dict[str, Any] = {
+            "dataset": dataset.name,
+            "split": "train" if arguments.train else "test",
+            "maximum": dataset.maximum,
+        }
+        about["class_names"] = list(dataset.class_names)
         palette = PALETTES[arguments.palette][:: -1 if arguments.inverted else 1]
         images = [one.to_dict(in_characters(one.image, dataset.maximum, palette)) for one in chosen]
         print(json.dumps({**about, "images": images}, indent=2, ensure_ascii=False))
@@ -101,7 +108,8 @@ def _read(arguments: RenderArguments) -> tuple[Dataset, Evaluation | None]:
     if arguments.checkpoint is None:
         from lean_mnist.data.datasets import load_dataset
 
-        return load_dataset(arguments.dataset or "auto", arguments.data_dir or "data"), None
+        name, data_dir = arguments.dataset or "auto", arguments.data_dir or "data"
+        return load_dataset(name, data_dir, grey=arguments.grey), None
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.config.places import checkpoint_path
     from lean_mnist.training.evaluation.metrics import evaluate
@@ -123,10 +131,14 @@ class _Shown:
     label: int
     image: Image
     read_as: tuple[int, float] | None  # and with which confidence; None without a checkpoint
+    names: tuple[str, ...]  # of the classes
 
     @property
     def misread(self) -> bool:
         return self.read_as is not None and self.read_as[0] != self.label
+
+    def _named(self, label: int) -> str:
+        return printable(self.names[label], 30) if label < len(self.names) else str(label)
 
     @property
     def statistics(self) -> dict[str, float]:
@@ -137,9 +149,10 @@ class _Shown:
     def tile(self, with_statistics: bool) -> Tile:
         from lean_mnist.rendering.sheet import Tile
 
-        above, below = [f"#{self.index}: label {self.label}"], []
+        above, below = [f"#{self.index}: label {self._named(self.label)}"], []
         if self.read_as is not None:
-            above.append(f"{'misread' if self.misread else 'read'} as {self.read_as[0]} ({self.read_as[1]:.1%})")
+            how, (what, confidence) = "misread" if self.misread else "read", self.read_as
+            above.append(f"{how} as {self._named(what)} ({confidence:.1%})")
         if with_statistics:
             found = self.statistics
             below = [f"min {found['min']}, max {found['max']}"]
@@ -148,11 +161,14 @@ class _Shown:
 
     def to_dict(self, text: list[str]) -> dict[str, Any]:
         predicted = {} if self.read_as is None else {"prediction": self.read_as[0], "confidence": self.read_as[1]}
-        return {"index": self.index, "label": self.label, **predicted, **self.statistics, "text": text}
+        about = {"index": self.index, "label": self.label, "class": self.names[self.label], **predicted}
+        return {**about, **self.statistics, "text": text}
 
 
 def _choose(arguments: RenderArguments, dataset: Dataset, found: Evaluation | None) -> tuple[list[_Shown], str]:
-    """The images that are shown, and the line above them."""
+    """The images that are shown, and the lines above them."""
+    import torch
+
     split, named = dataset.test, f"{dataset.name}, test split"
     if arguments.train:
         split, named = dataset.train, f"{dataset.name}, training split"
@@ -170,9 +186,13 @@ def _choose(arguments: RenderArguments, dataset: Dataset, found: Evaluation | No
     if found is not None:
         read = [(int(found.predictions[index]), float(found.confidences[index])) for index in chosen]
         heading += f"\nread by {shown(arguments.checkpoint or '')}: accuracy {found.accuracy:.2%} on this split"
+    if arguments.stats:
+        counts = torch.bincount(split.labels, minlength=dataset.classes).tolist()
+        labels = (f"{printable(name, 30)} {count:,}" for name, count in zip(dataset.class_names, counts, strict=True))
+        heading += f"\nimages by label: {', '.join(labels)}"
     images = split.images.cpu().numpy()
     return [
-        _Shown(index, int(split.labels[index]), images[index], read_as)
+        _Shown(index, int(split.labels[index]), images[index], read_as, dataset.class_names)
         for index, read_as in zip(chosen, read, strict=True)
     ], heading
 

@@ -25,6 +25,7 @@ from tests.support.training_cases import FinishedRun, call, digits_run
 
 GOLDEN = Path(__file__).with_name("golden")
 Call = Callable[..., Any]
+COUNTS = load_digits().test.labels.bincount().tolist()
 
 # name of the file: options
 CASES = {
@@ -137,6 +138,24 @@ def test_tiles_of_any_size_stand_in_one_row() -> None:
     ]
 
 
+def test_own_data_are_shown_with_the_names_of_their_classes(called: Call, tmp_path: Path) -> None:
+    images = np.random.default_rng(2).integers(0, 256, (6, 5, 9), dtype=np.uint8)
+    names = np.array(["cat", "dog & cow"])
+    path = tmp_path / "own.npz"
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3], class_names=names)
+    out, err = called("--stats --border ascii", data=str(path))
+    assert "images by label: cat 1, dog & cow 2\n" in out
+    assert [line for line in out.splitlines() if line.startswith("#")] == [
+        "#0: label cat", "#1: label dog & cow", "#2: label dog & cow"
+    ]  # fmt: skip
+    assert out.count("+---------+\n") == 6
+    assert len(err.splitlines()) == 1  # nobody vouches for these data
+    found = json.loads(called("--json --palette simple", data=str(path))[0])
+    assert found["class_names"] == ["cat", "dog & cow"]
+    assert [len(line) for one in found["images"] for line in one["text"]] == [9] * 15
+
+
 def test_the_misread_ones_are_marked_where_there_is_colour() -> None:
     tile = Tile(np.zeros((2, 1), np.uint8), ("misread",), marked=True)
     assert next(sheet([tile], 1, Style(255, colour=True))) == "\x1b[1;31mmisread\x1b[0m"
@@ -170,7 +189,10 @@ def test_a_png_is_bounded() -> None:
 def test_a_png_is_written_instead_of_text(called: Call, tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     out, _ = called(f"--count 4 --grid 2 --stats --png {path}")
-    assert out == f"digits, test split: images 0 to 3 of 360, pixels from 0 to 16\nwritten {path}\n"
+    first, counts, written = out.splitlines()
+    assert first == "digits, test split: images 0 to 3 of 360, pixels from 0 to 16"
+    assert counts == "images by label: " + ", ".join(f"{label} {n}" for label, n in enumerate(COUNTS))
+    assert written == f"written {path}"
     with Image.open(path) as picture:
         assert picture.width > 2 * 112
         assert picture.height > 2 * (112 + 3 * 18)
