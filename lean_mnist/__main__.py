@@ -30,6 +30,7 @@ COMMANDS = (
     Command("check", "is the backward of any Function the derivative of its forward?"),
     Command("replay", "run a check or training step that failed again", "crosscheck.replay"),
     Command("render", "look at images of a data set, and at those a checkpoint misreads"),
+    Command("report", "write a run's page: curves, checks, errors, certificate"),
     Command("certify", "bound the risk on unseen data, or check such a certificate"),
     Command("verify", "prove the formulas; --selftest plants bugs and sees them caught"),
     Command("pacbayes", "train a Gaussian over networks on a bound of its own risk"),

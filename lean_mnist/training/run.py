@@ -20,11 +20,12 @@ from lean_mnist.training.checkpoints import content_hash, read_checkpoint
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
-from lean_mnist.training.generations import LAST, ROLLBACK, read_last
+from lean_mnist.training.generations import BEST, LAST, ROLLBACK, read_last
 from lean_mnist.training.hooks.step import FOLDER, FailurePolicy
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.protocol import Objective, Result
 from lean_mnist.training.objectives.summary import Summary
+from lean_mnist.training.report.page import write_page
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.saved_run import about_going_on, goes_on, restore_run, run_content, start_from
 from lean_mnist.training.sinks.records import Notice, Text
@@ -303,5 +304,7 @@ class Session:
             logs, deleted = folder.flush()
             if deleted:
                 raise FileNotFoundError(errno.ENOENT, "deleted while the run was using it", deleted)
+        write_page(folder.folder, tested=self._objective.tested, checkpoint=folder.checkpoints / BEST)
+        if not folder.ended_before:
             folder.generations.end(logs)
         return result

@@ -41,6 +41,7 @@ from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build, model_card
 from lean_mnist.training.objectives.summary import NETWORK, Summary
+from lean_mnist.training.report.tested import Tested
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Figure, Image, Notice, Outcome, Record, Text
 from lean_mnist.training.state import RunState
@@ -65,6 +66,7 @@ class Classification:
         found: Any = {"dataset": dataset.path or dataset.name, "validation_size": len(self.validation)}
         self.config = config = dataclasses.replace(config, **found)
         self.dataset, self.fingerprint = dataset, dataset.fingerprint()
+        self.tested: Tested | None = None
         self.normalization = Normalization.fit(
             config.normalization, self.train.images, dataset.maximum, config.clip_pixels
         )
@@ -188,6 +190,7 @@ class Classification:
         # A run that had ended before is only summed up again: the same evaluation of the same weights counts once.
         state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
         test = self.evaluate("test")
+        self.tested = Tested(self.dataset.test, test, self.dataset.maximum)
         state.enter_test("final", test.errors)
         metrics = folder.generations.enter_test(state, best, test.counts())
         certificate: Certificate | str  # or why there is none

@@ -37,6 +37,7 @@ from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
 from lean_mnist.training.objectives.pac_bayes_stages import Stage, StagedBatches, stages_of
+from lean_mnist.training.report.tested import Tested
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Record, Text
 from lean_mnist.training.state import RunState
@@ -85,6 +86,7 @@ class PacBayes:
     """
 
     command = "lean_mnist.pacbayes"
+    tested: Tested | None = None  # its weights are drawn anew for every image
 
     def __init__(self, options: PacBayesConfig, dataset: Dataset) -> None:
         self.options = options = options.resolved(dataset.name, len(dataset.train))

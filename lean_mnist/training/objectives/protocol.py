@@ -17,6 +17,7 @@ from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.step import FailurePolicy, StepHooks
+from lean_mnist.training.report.tested import Tested
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Record
 from lean_mnist.training.state import RunState
@@ -52,6 +53,7 @@ class Objective(Protocol):
     command: str  # the module that runs it, for the message that says how to go on
     steps: int  # updates of the whole run
     dataset: Dataset
+    tested: Tested | None  # the evaluation of the test split by ``finish``, of one network, for the report
     fingerprint: str  # SHA-256 of the data set, by which a resumed run knows that it is the same
 
     @property

@@ -19,6 +19,7 @@ from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation import figures
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.step import FOLDER, MOST
+from lean_mnist.training.report import FILE as REPORT
 from lean_mnist.training.state import RunState, Verdict
 
 NETWORK = "network.json"  # a quantised network's exact numbers
@@ -100,7 +101,7 @@ class Summary:
         network = {} if self.quantized is None else {"network": self.folder / NETWORK}
         certificate = {} if isinstance(self.certificate, str) else {"certificate": self.folder / CERTIFICATE}
         card = {"card": self.checkpoints / "model_card.md"}
-        return {**best, "last": last, **card, "run": self.folder, **certificate, **network}
+        return {**best, "last": last, **card, "run": self.folder, **certificate, **network, "report": self.folder / REPORT}
 
     def __str__(self) -> str:
         """At most 24 lines of 79 columns, but for commands, which stand in one line each, and long paths."""

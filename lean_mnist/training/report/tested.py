@@ -1,0 +1,76 @@
+"""What the selected network reads in the test split: confusion matrix, and the misread images as pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lean_mnist.data.examples import Split
+from lean_mnist.errors import LeanMnistError
+from lean_mnist.reading.text import printable, shown
+from lean_mnist.rendering.pixels import in_grey
+from lean_mnist.training.checkpoints import load_checkpoint, read_with_hash
+from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
+from lean_mnist.training.evaluation.report import data_of, require_fitting
+
+MOST_SHOWN = 48  # misread images
+_WIDEST = 64  # pixels of one, of which a larger one is reduced to
+
+
+@dataclass(frozen=True)
+class Tested:
+    """An evaluation of the test split; pixels go up to ``maximum``."""
+
+    split: Split
+    evaluation: Evaluation
+    maximum: int
+
+
+class Misread(NamedTuple):
+    """A misread image, as a PNG in a data URI: ink is dark."""
+
+    number: int  # in the split, from 0
+    label: int
+    prediction: int
+    confidence: float
+    picture: str
+
+
+def misread(tested: Tested) -> Iterator[Misread]:
+    """The misread images of which the network was surest, the surest first."""
+    found = tested.evaluation
+    wrong = (~found.right).nonzero().flatten()
+    order = found.confidences[wrong].argsort(descending=True, stable=True)
+    for index in wrong[order][:MOST_SHOWN].tolist():
+        image = in_grey(tested.split.images[index].cpu().numpy(), tested.maximum, inverted=True)
+        about = int(tested.split.labels[index]), int(found.predictions[index]), float(found.confidences[index])
+        yield Misread(index, *about, _data_uri(image))
+
+
+def _data_uri(image: object) -> str:
+    from PIL import Image
+
+    picture, content = Image.fromarray(image), io.BytesIO()  # type: ignore[arg-type]
+    picture.thumbnail((_WIDEST, _WIDEST))
+    picture.save(content, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def test_again(checkpoint: Path, sha256: str | None, data_dir: str | None) -> Tested | str:
+    """Evaluate ``checkpoint`` on its test split; or why that cannot be, as where its hash is not ``sha256``."""
+    try:
+        _, found, _ = read_with_hash(checkpoint)
+        if sha256 is not None and found != sha256:
+            return f"{shown(checkpoint)} is not the checkpoint that the summary is about (its hash differs)"
+        loaded = load_checkpoint(checkpoint)
+        dataset = data_of(loaded, loaded.data["name"], data_dir)
+        require_fitting(shown(checkpoint), loaded, dataset)
+        if dataset.fingerprint() != loaded.data["sha256"]:
+            return f"the {dataset.name} found here is not the one it was trained on (its hash differs)"
+        return Tested(dataset.test, evaluate(loaded.model, dataset.test, loaded.normalization), dataset.maximum)
+    except LeanMnistError as error:
+        return printable(str(error), 500)
