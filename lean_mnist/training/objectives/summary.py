@@ -100,8 +100,8 @@ class Summary:
         last = self.checkpoints / "last.pt"
         network = {} if self.quantized is None else {"network": self.folder / NETWORK}
         certificate = {} if isinstance(self.certificate, str) else {"certificate": self.folder / CERTIFICATE}
-        card = {"card": self.checkpoints / "model_card.md"}
-        return {**best, "last": last, **card, "run": self.folder, **certificate, **network, "report": self.folder / REPORT}
+        card, report = {"card": self.checkpoints / "model_card.md"}, {"report": self.folder / REPORT}
+        return {**best, "last": last, **card, "run": self.folder, **certificate, **network, **report}
 
     def __str__(self) -> str:
         """At most 24 lines of 79 columns, but for commands, which stand in one line each, and long paths."""
