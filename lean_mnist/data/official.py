@@ -107,9 +107,16 @@ def locate(root: PathLike, layout: Layout) -> list[Path] | None:
     """The four files below ``root``, in the order of :attr:`Layout.files`; ``None`` if none of them is there.
 
     Where both an unpacked file and its ``.gz`` exist the unpacked one is taken, as torchvision does.
-    Raises :class:`DataError` if some but not all are there, which is damage and not absence.
+    Raises :class:`DataError` if some but not all are there, which is damage and not absence, and if the system refuses
+    to say what is there.
     """
     raw = Path(root, layout.raw)
+    try:
+        os.scandir(raw).close()
+    except PermissionError as error:
+        raise DataError(f"{shown(raw)}: expected a folder that can be read, found: {error.strerror}") from None
+    except OSError:
+        return None
     found = [
         next((path for path in (raw / name, raw / f"{name}.gz") if os.path.exists(path)), None) for name in layout.files
     ]

@@ -52,6 +52,24 @@ def test_folders_that_are_none(
     assert load_dataset("digits", file).name == "digits"  # needs no folder
 
 
+@pytest.mark.parametrize("name", ["mnist", "auto"])
+def test_a_folder_that_cannot_be_read_is_not_called_missing(
+    tmp_path: Path, name: str, write_set: WriteSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system refuses, as it does to those without permission; a superuser has all."""
+    write_set(tmp_path)
+
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError) as caught:
+        load_dataset(name, tmp_path)
+    raw = tmp_path / "MNIST" / "raw"
+    assert one_line(caught) == f"{raw}: expected a folder that can be read, found: Permission denied"
+    assert not isinstance(caught.value, DataUnavailable)
+
+
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("name", ["mnist", "auto"])
 def test_an_incomplete_set_names_what_is_missing(tmp_path: Path, write_set: WriteSet, name: str, index: int) -> None:
