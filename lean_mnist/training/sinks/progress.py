@@ -155,7 +155,8 @@ class _Live(_Lines):
             pieces.append((f"{self._failed} FAILED  ", "red"))
         pieces.append((f"{', '.join(done)} passed" if done else "none yet", "green" if done else "dim"))
         if self._divergence:
-            pieces.append((f"; divergence {self._divergence:.1e}, {self._share:.0%} of rounding", ""))
+            share = "" if self._screened else f", {self._share:.0%} of rounding"
+            pieces.append((f"; divergence {self._divergence:.1e}{share}", ""))
         return pieces
 
     def close(self) -> None:
