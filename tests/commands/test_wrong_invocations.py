@@ -46,7 +46,7 @@ WRONG = [
     ("evaluate a-file", "a-file: expected a checkpoint, found a file that is none"),
     ("evaluate a b", "'b': unexpected argument"),
     ("evaluate a-file --split tst", "--split: expected one of test, validation, train, found 'tst'"),
-    ("runs", "runs: expected a folder of runs, found: No such file or directory"),
+    ("runs --runs-dir nowhere", "nowhere: expected a folder of runs, found: No such file or directory"),
     ("runs --runs-dir a-file", "a-file: expected a folder of runs, found: Not a directory"),
     ("runs nowhere --runs-dir empty", "nowhere: expected the name or folder of a run in empty"),
     ("runs --jsn", "--jsn: no such option (did you mean '--json'?)"),

@@ -20,6 +20,7 @@ from lean_mnist.reading.files import opened
 from lean_mnist.reading.json import read_json
 from lean_mnist.reading.schema import Share, checked
 from lean_mnist.reading.text import printable, shown
+from lean_mnist.training.config import Config
 
 _LARGEST, _TAIL = 1 << 22, 1 << 16  # bytes: of a file, and of the end of a long one
 _Text = Annotated[str, Meta(max_length=1000)]
@@ -108,7 +109,12 @@ def _percent(share: float) -> str:
 
 
 def find_runs(runs_dir: str | Path) -> list[ListedRun]:
-    """The runs in ``runs_dir``, oldest first; raises ``ConfigError`` where that cannot be read."""
+    """The runs in ``runs_dir``, oldest first; raises ``ConfigError`` where that cannot be read.
+
+    The folder that runs have where nothing else is said need not be there yet.
+    """
+    if str(runs_dir) == Config.runs_dir and not os.path.lexists(runs_dir):
+        return []
     try:
         with os.scandir(runs_dir) as entries:
             folders = [Path(entry.path) for entry in entries if _is_dir(entry)]
