@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from lean_mnist.command_line import POSITIONAL, parse, run_command
-from lean_mnist.training.config import Config
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class RunsArguments:
     """Name or folder of a run."""
     other: Annotated[str | None, POSITIONAL] = None
     """Another, to compare it with."""
-    runs_dir: str = Config.runs_dir
+    runs_dir: str = "runs"
     """Where the folders of the runs are."""
     json: bool = False
     """Print one JSON document."""
