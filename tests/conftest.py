@@ -25,6 +25,7 @@ for _name, _default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
 # all others are marked ``fast``, and ``pytest -m fast`` answers in little more than a minute on two cores.
 SLOW = {
     "audit": ("diagnosis", "every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
+    "browser": ("dashboard",),
     "chainrule": ("chainrule_symbolic",),
     "commands": ("check", "verify_selftest"),
     "crosscheck": (
@@ -43,7 +44,7 @@ SLOW = {
     "tests": ("wild",),
     "training": (
         "checkpoint_fields", "checkpoints", "chunks", "command_line", "distributed", "distributed_run", "failures",
-        "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "resume", "run_folder", "trainer",
+        "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "resume", "run_folder", "trackers", "trainer",
         "training_gate",
     ),
     "verification": (

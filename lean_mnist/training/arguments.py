@@ -83,7 +83,8 @@ class RunCommand(Generic[Options]):
 
         content, source, _ = read_last(path)
         saved = saved_options(content, shown(source), self.options)
-        wanted = self._overridden(dataclasses.replace(saved, runs_dir=""), arguments)
+        trackers: Any = {name: None for name in ("mlflow", "wandb") if hasattr(saved, name)}
+        wanted = self._overridden(dataclasses.replace(saved, runs_dir="", **trackers), arguments)
         if not wanted.runs_dir:  # no file decides where is written
             wanted = dataclasses.replace(wanted, runs_dir=self.options.runs_dir)
             if saved.runs_dir != wanted.runs_dir:

@@ -29,6 +29,7 @@ from lean_mnist.training.report.page import write_page
 from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.saved_run import about_going_on, goes_on, restore_run, run_content, start_from
 from lean_mnist.training.sinks.records import Notice, Text
+from lean_mnist.training.sinks.trackers import require_trackers
 from lean_mnist.training.state import RunState
 from lean_mnist.training.steps import ROLLBACK_FACTOR
 from lean_mnist.training.stopping import StopRequest
@@ -46,6 +47,7 @@ def run(config: Config, resume: Path | None = None, world: World | None = None) 
     """
     world = world or World()
     config = dataclasses.replace(config, device=choose_device(config.device))
+    require_trackers(config)
     with threads(config.threads):
         dataset = _load(config, world, download=resume is None)
         result = train(lambda: Classification(config, dataset, world), resume, world)
@@ -153,7 +155,9 @@ class Session:
         if not self._resuming or self._goes_on:
             # Before anything else is written, so that a run killed at any time can be resumed.
             world.on_writer(lambda: self._save("last"))
-        elsewhere = () if config.runs_dir == Config.runs_dir else ("--runs-dir", config.runs_dir)
+        places = {"runs_dir": config.runs_dir, "mlflow": config.mlflow, "wandb": config.wandb}  # no file says them
+        given = [(name, place) for name, place in places.items() if place not in (None, getattr(Config, name))]
+        elsewhere = [word for name, place in given for word in (option_name(name), str(place))]
         again = typed(f"python -m {self._objective.command}", "--resume", folder.checkpoints, *elsewhere)
         world.resume_hint = again
         whole = f"the last checkpoint is whole; to go on: {again}"

@@ -26,6 +26,7 @@ from lean_mnist.training.sinks.json_lines import JsonLinesSink
 from lean_mnist.training.sinks.progress import progress_sink
 from lean_mnist.training.sinks.records import Notice, Record, Sink
 from lean_mnist.training.sinks.tensorboard import TensorBoardSink
+from lean_mnist.training.sinks.trackers import open_trackers
 
 fcntl: Any
 try:
@@ -186,6 +187,8 @@ class RunFolder:
             at = None if fresh else done
             self._sinks.append(TensorBoardSink(self.folder, at, logs))
             self._sinks.append(JsonLinesSink(self.folder / METRICS, at, (logs or {}).get(METRICS)))
+            for tracker in open_trackers(config, self.folder, fresh=fresh):
+                self._sinks.append(tracker)
 
         self._progress = progress_sink(
             dataset_name(config.dataset), config.epochs, steps, done, config.quiet or not world.is_writer

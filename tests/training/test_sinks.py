@@ -479,9 +479,9 @@ def test_the_projector_finds_vectors_labels_and_pictures_of_the_test_examples(de
     assert vectors.shape == (360, 128)
     assert (vectors >= 0).all()  # after ReLU
     assert vectors.max() > 0.1
-    assert header.split("\t") == ["label", "called", "confidence", "right"]
-    assert [int(line.split("\t")[0]) for line in labels] == test.labels.tolist()
-    wrong = sum(line.endswith("WRONG") for line in labels)
+    assert header.split("\t") == ["label", "true", "called", "confidence"]
+    assert [int(line.split("\t")[1]) for line in labels] == test.labels.tolist()
+    wrong = sum(" called " in line for line in labels)
     assert wrong == default_run.summary_json["test_errors"]
     assert list(embedding.sprite.single_image_dim) == [8, 8]
     assert sheet.shape == (19 * 8, 19 * 8)
@@ -496,13 +496,10 @@ def test_hparams_hold_settings_and_final_metrics(events: EventAccumulator, defau
     assert start.hparams["nesterov"].bool_value is True
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
     assert {info.name for info in experiment.hparam_infos} == set(start.hparams)
-    # What tells it from the default, and what people change, stands first.
+    # What people change stands first.
     assert {info.name for info in experiment.hparam_infos if info.differs} == {
-        "lr",
-        "optimizer",
-        "hidden",
-        "track_test",
-    }
+        "lr", "optimizer", "hidden", "epochs", "batch_size"
+    }  # fmt: skip
     metrics = [info.name.tag for info in experiment.metric_infos]
     names = "certified error", "test accuracy", "test calibration error", "largest divergence", "validation accuracy"
     assert metrics == [f"6 outcome/{name}" for name in names]

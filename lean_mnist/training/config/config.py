@@ -27,7 +27,10 @@ else:
 DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 
 # What may differ between a run and its continuation: where things are and what is printed, never what is computed.
-MAY_CHANGE_ON_RESUME = ("data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name", "rank_timeout")
+MAY_CHANGE_ON_RESUME = (
+    "data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name", "rank_timeout",
+    "mlflow", "wandb",
+)  # fmt: skip
 
 
 WIDEST, MOST_LAYERS, MOST_THREADS = 1 << 24, 98, 1024
@@ -53,7 +56,7 @@ class Config:
         "optimisation": "accumulate optimizer momentum nesterov weight_decay schedule warmup_steps decay decay_epochs "
         "clip_norm early_stopping",
         "checks": "check_every gradcheck_every on_divergence on_nonfinite rollbacks",
-        "output": "runs_dir checkpoints_dir log_every track_test quiet json",
+        "output": "runs_dir checkpoints_dir log_every track_test quiet json mlflow wandb",
         "advanced": "config precision device threads replay rank_timeout",
     }
 
@@ -185,6 +188,10 @@ class Config:
     """Print nothing but warnings and errors."""
     json: bool = False
     """Print the summary as one JSON document."""
+    mlflow: str | None = None
+    """Also send the records to MLflow: a server's address, or a folder. With --resume, to be given again."""
+    wandb: Literal["offline", "online"] | None = None
+    """Also send the records to Weights & Biases, or keep them in the run's folder. With --resume, to be given again."""
 
     def __post_init__(self) -> None:
         for least, names in _AT_LEAST.items():

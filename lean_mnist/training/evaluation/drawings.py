@@ -9,6 +9,7 @@ from lean_mnist.training.evaluation import figures, images, pictures
 from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall, probabilities
 from lean_mnist.training.sinks.records import Embedding, Image, Points, PrecisionRecall, Record
 
+_MOST_CURVES = 50
 _MOST_POINTS, _MOST_NUMBERS, _LEAST_POINTS = 1000, 256_000, 10
 
 
@@ -30,17 +31,18 @@ def final_drawings(
         if picture is not None:
             yield Image(step, f"picture/{name}", picture)
     of_classes = probabilities(model, test, normalization)
-    for number, of_class in enumerate(of_classes.T):
+    for number, of_class in enumerate(of_classes.T[:_MOST_CURVES]):
         curve = precision_recall(of_class, test.labels.cpu() == number)
         yield PrecisionRecall(step, f"precision_recall/{number}", curve)
     count = min(_MOST_POINTS, _MOST_NUMBERS // model.sizes[-2], len(test))
     if count >= _LEAST_POINTS:
         vectors = last_hidden(model, test.images[:count], normalization).numpy()
+        true, called = test.labels[:count].tolist(), found.predictions[:count].tolist()
         labels = {
-            "label": [str(label) for label in test.labels[:count].tolist()],
-            "called": [str(label) for label in found.predictions[:count].tolist()],
+            "label": [f"{a}" if a == b else f"{a} called {b}" for a, b in zip(true, called, strict=True)],
+            "true": list(map(str, true)),
+            "called": list(map(str, called)),
             "confidence": [f"{confidence:.4f}" for confidence in found.confidences[:count].tolist()],
-            "right": ["right" if right else "WRONG" for right in found.right[:count].tolist()],
         }
         yield Embedding(
             step, "last_hidden_layer", Points(vectors, images.sprites(test.images[:count], maximum), labels)

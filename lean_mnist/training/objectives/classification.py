@@ -46,7 +46,9 @@ from lean_mnist.training.run_folder import RunFolder
 from lean_mnist.training.sinks.records import Figure, Image, Notice, Outcome, Record, Text
 from lean_mnist.training.state import RunState
 
-_CHOSEN = ("dataset", "device", "validation_size")  # where they were left open
+# Settings that tell runs apart, before others that were changed; HParams shows five unasked.
+_TELLING, _SHOWN = ("hidden", "lr", "optimizer"), 5
+_LEARNS = ("preset", "activation", "augment", "limit_train", "batch_size", "epochs", "momentum", "precision", "seed")
 
 
 class Classification:
@@ -258,8 +260,7 @@ class Classification:
             results["final/validation_accuracy"] = state.best.accuracy
         # For comparing runs: what they learnt with, not where they wrote it.
         settings = {name: value for name, value in config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
-        changed = [
-            name for name, value in settings.items() if value != Config().to_dict()[name] and name not in _CHOSEN
-        ]
         settings["lr"] = config.learning_rate
-        yield Outcome(state.step, "run/outcome", results, settings, ("lr", "optimizer", "hidden", *changed))
+        changed = [name for name in _LEARNS if getattr(config, name) != getattr(Config, name)]
+        telling = tuple(dict.fromkeys((*_TELLING, *changed, "epochs", "batch_size")))[:_SHOWN]
+        yield Outcome(state.step, "run/outcome", results, settings, telling)

@@ -13,7 +13,7 @@ _OVERVIEW = {
     "train/epoch_loss": "1 training loss",
     "validation/loss": "2 validation loss",
     "validation/accuracy": "3 validation accuracy",
-    "checkpoint/best_accuracy": "4 accuracy when selected",
+    "checkpoint/best_accuracy": "4 selected accuracy",
     "divergence/largest": "5 largest divergence",
     "error_bound/largest": "6 proved error bound",
     "throughput/examples_per_second": "7 examples per second",
