@@ -130,14 +130,11 @@ class Summary:
 
     def _of_checks(self) -> Iterator[tuple[str, str]]:
         state, checks = self.state, self.state.checks
-        if checks.verdict is Verdict.UNCHECKED:
-            yield "checks", "none were due"
-            return
-        yield (
-            "checks",
+        done = (
             f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
-            f"{checks.failures} failed; {self.checking_share:.1%} of the time",
+            f"{checks.failures} failed; {self.checking_share:.1%} of the time"
         )
+        yield "checks", "none were due" if checks.verdict is Verdict.UNCHECKED else done
         if checks.comparisons:
             yield (
                 "gradients",
