@@ -120,7 +120,7 @@ def _template() -> jinja2.Template:
 
 
 def settings(run: RunFiles) -> list[tuple[str, str]]:
-    """What was trained on what: name and value, from the configuration and the summary."""
+    """Data, network and recipe as pairs of name and value, from the configuration and the summary."""
     config, summary = run.config, run.summary
     rows: list[tuple[str, str]] = []
     if isinstance(summary, Summary):

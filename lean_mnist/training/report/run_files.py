@@ -112,7 +112,7 @@ class PacBayesSummary(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run has written; ``None`` or nothing where a file is missing or cannot be read."""
+    """Files that a run has written; ``None`` or nothing where a file is missing or cannot be read."""
 
     folder: Path
     config: Config | PacBayesConfig | None
