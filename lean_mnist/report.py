@@ -20,7 +20,7 @@ class ReportArguments:
     out: str | None = None
     """Write this file; report.html in the run's folder if not given."""
     checkpoint: str | None = None
-    """best.pt of the run; the one in checkpoints beside runs if not given."""
+    """Its best.pt, or the folder with it; the one in checkpoints beside runs if not given."""
     runs_dir: str = "runs"
     """Where runs are looked for by name."""
     data_dir: str | None = None
@@ -30,12 +30,13 @@ class ReportArguments:
 def main() -> None:
     """Read the command line, write the page, say where it is and what is missing in it."""
     arguments = parse(ReportArguments, sys.argv[1:], prog="python -m lean_mnist.report")
+    from lean_mnist.training.config.places import checkpoint_path
+    from lean_mnist.training.evaluation.run_list import find_run
     from lean_mnist.training.report.page import write_page
-    from lean_mnist.training.report.run_files import find_run
 
-    folder = find_run(arguments.run, arguments.runs_dir)
+    folder = Path(find_run(arguments.run, arguments.runs_dir).folder)
     out = None if arguments.out is None else Path(arguments.out)
-    checkpoint = None if arguments.checkpoint is None else Path(arguments.checkpoint)
+    checkpoint = None if arguments.checkpoint is None else checkpoint_path(arguments.checkpoint)
     path, missing = write_page(folder, checkpoint=checkpoint, data_dir=arguments.data_dir, out=out)
     for line in missing:
         print(line, file=sys.stderr)

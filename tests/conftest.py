@@ -41,11 +41,12 @@ SLOW = {
     "integrations": ("pytest_plugin",),
     "mutants": ("mutants_corpus", "mutants_functions", "mutants_selftest", "mutants_target"),
     "nn": ("nn_gradcheck",),
+    "rendering": ("render",),
     "tests": ("wild",),
     "training": (
         "checkpoint_fields", "checkpoints", "chunks", "command_line", "distributed", "distributed_run", "failures",
-        "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "resume", "run_folder", "trackers", "trainer",
-        "training_gate",
+        "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "report", "resume", "run_folder",
+        "trackers", "trainer", "training_gate",
     ),
     "verification": (
         "coq_bridge", "oracle", "obligations_command", "obligations_planted_faults", "obligations_table", "proofs",

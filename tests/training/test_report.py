@@ -210,8 +210,7 @@ def test_a_run_that_is_not_finished_says_so(called: Call, copied: Path) -> None:
     assert "the verdict on this run's checks is not known" in found["Checks of the gradients"].text
     assert "--resume" in found["How to do it again"].text
     (copied / "metrics.jsonl").unlink()
-    (copied / "config.json").write_text("{", encoding="utf-8")
-    assert called(NAME)[1].startswith(f"{copied / 'config.json'}: expected a config.json")
+    assert called(NAME)[1] == ""
     assert "There are no records" in sections(page_in(copied))["Curves"].text
 
 
@@ -317,12 +316,25 @@ def test_a_count_that_differs_from_the_summary_is_said(called: Call, copied: Pat
 
 def test_what_is_no_run_is_one_line(called: Call, here: Path) -> None:
     Path("runs", "mnist-1").mkdir(parents=True)
-    assert called("mnist-2", status=2)[1] == (
-        "error: mnist-2: expected a run's name or folder, found none (did you mean 'mnist-1'?)\n"
-    )
+    expected = "expected the name or folder of a run in runs (did you mean 'mnist-1'?)"
+    assert called("mnist-2", status=2)[1] == f"error: mnist-2: {expected}\n"
     _, err = called("mnist-1", status=2)
-    assert err == "error: runs/mnist-1: expected the folder of a run, found one without config.json\n"
+    assert err.startswith("error: runs/mnist-1: config.json: expected a run's config.json, found: No such file")
     assert called(status=2)[1] == "error: run: expected, found none; --help says more\n"
+
+
+def test_classes_have_their_names(called: Call, copied: Path) -> None:
+    names = [f"class {label}" for label in range(10)]
+    assert not page_in(copied).all("p", "legend")
+    change(copied / "summary.json", class_names=names)
+    called(NAME)
+    page = page_in(copied)
+    heads = [row.one("th").text for row in page.one("table", "matrix").one("tbody").all("tr")]
+    assert heads == [f"{label} {name}" for label, name in enumerate(names)]
+    assert page.one("p", "legend").text == ", ".join(heads)
+    captions = [figure.one("figcaption").text for figure in page.one("div", "digits").all("figure")]
+    assert captions
+    assert all(re.match(r"class \d as class \d\d", caption) for caption in captions)  # a confidence follows at once
 
 
 def test_a_page_that_cannot_be_written_fails_the_run_which_can_go_on(here: Path) -> None:

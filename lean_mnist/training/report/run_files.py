@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from lean_mnist.errors import ConfigError, DataError, LeanMnistError, nearest
+from lean_mnist.errors import ConfigError, DataError, LeanMnistError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.reading.files import opened
@@ -131,21 +131,6 @@ class RunFiles:
     def name(self) -> str:
         """The run's name: its folder's."""
         return self.folder.absolute().name
-
-
-def find_run(which: str, runs_dir: str) -> Path:
-    """The folder of the run that is called ``which``, by its name in ``runs_dir`` or as a folder.
-
-    Raises ``ConfigError`` if there is none, or nothing of a run in it.
-    """
-    runs = Path(runs_dir)
-    for folder in (Path(which), runs / which):
-        if folder.is_dir():
-            if any((folder / name).exists() for name in (CONFIG, SUMMARY, METRICS)):
-                return folder
-            raise ConfigError(f"{shown(folder)}: expected the folder of a run, found one without {CONFIG}")
-    names = [path.name for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
-    raise ConfigError(f"{shown(which)}: expected a run's name or folder, found none{nearest(which[:200], names)}")
 
 
 def read_run(folder: Path) -> RunFiles:
