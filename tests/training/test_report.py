@@ -1,9 +1,11 @@
 """The page about a run: every part of it, from the run's own files, and nothing from elsewhere."""
 
 import base64
+import importlib
 import io
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -370,6 +372,26 @@ def test_a_gaussian_over_networks_has_a_page_without_one_networks_errors(here: P
     assert "or of the networks" in found["What is certified"].text
     assert called(NAME) == (f"written {folder / FILE}\n", "")
     assert (folder / FILE).read_bytes() == written
+
+
+def test_the_commands_on_the_page_do_what_it_says(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = page_in(copied).one("dl", "commands").all("div")
+    commands = {row.one("dt").text: shlex.split(row.one("code").text) for row in rows}
+    assert len(commands) == 6
+    said = {}
+    for what, words in commands.items():
+        start = words.index("-m")
+        main = importlib.import_module(words[start + 1]).main
+        status, said[what], err = call(main, words[start + 2 :], monkeypatch, capsys)
+        assert status == 0, err
+    again, by_file = sorted(path for path in copied.parent.iterdir() if path.name != NAME)
+    for folder in (again, by_file):
+        for name in ("certificate.json", "certificate.weights"):
+            assert (folder / name).read_bytes() == (copied / name).read_bytes()
+    assert "misread as" in said["to see what it misreads"]
+    assert said["to write this page again"] == f"written {copied / FILE}\n"
 
 
 CONFIGS = {

@@ -148,6 +148,9 @@ def settings(run: RunFiles) -> list[tuple[str, str]]:
         rows.append(
             ("network", f"{layers} of {widths} units, {config.activation}; initial weights {config.initialization}")
         )
+        if isinstance(summary, Summary) and (few := summary.quantized) is not None:
+            learned = f"{few.errors:,} errors in the {few.examples:,} images they could be learned from"
+            rows.append(("weights", f"{plural(few.bits_a_weight, 'bit')} each, {few.bits:,} in all; {learned}"))
         momentum = f", momentum {config.momentum:g}" if config.optimizer == "sgd" and config.momentum else ""
         nesterov = " (Nesterov)" if momentum and config.nesterov else ""
         decay = f", weight decay {config.weight_decay:g}" if config.weight_decay else ""

@@ -62,6 +62,15 @@ class Checks(msgspec.Struct):
     seconds: Amount = 0.0
 
 
+class Quantized(msgspec.Struct):
+    """Weights of few bits, and errors on the examples that they could be learned from."""
+
+    bits_a_weight: Count
+    bits: Count
+    errors: Count
+    examples: Count
+
+
 class Summary(msgspec.Struct, kw_only=True):
     """Fields of ``summary.json`` that the report shows, of a classifier; it may have others."""
 
@@ -90,6 +99,7 @@ class Summary(msgspec.Struct, kw_only=True):
     threads: Count | None = None
     torch: Text = ""
     best_sha256: Sha256 | None = None
+    quantized: Quantized | None = None
 
 
 class PacBayesSummary(msgspec.Struct, kw_only=True):
