@@ -213,11 +213,11 @@ def certificate(document: dict[str, Any]) -> dict[str, Any]:
             "confidence": confidence(delta),
             "chance": percent(delta, up=True),
             "bound": claim.get("bound", "pac-bayes-kl"),
-            "source": claim["theorem"]["source"] if "theorem" in claim else "",
         })  # fmt: skip
     history = document.get("history", {})
     return {
         "claims": claims,
+        "sources": dict.fromkeys(c["theorem"]["source"] for c in document["claims"] if "theorem" in c),
         "statement": document["statement"],
         "assumptions": document["assumptions"],
         "counts": document["counts"],
