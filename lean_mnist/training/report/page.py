@@ -145,9 +145,8 @@ def settings(run: RunFiles) -> list[tuple[str, str]]:
         rows.append(("data", config.dataset))
     if isinstance(config, Config):
         widths, layers = ", ".join(map(str, config.hidden)), plural(len(config.hidden), "hidden layer")
-        rows.append(
-            ("network", f"{layers} of {widths} units, {config.activation}; initial weights {config.initialization}")
-        )
+        first = f"initial weights {config.initialization}" if config.init_from is None else f"from {config.init_from}"
+        rows.append(("network", f"{layers} of {widths} units, {config.activation}; {first}"))
         if isinstance(summary, Summary) and (few := summary.quantized) is not None:
             learned = f"{few.errors:,} errors in the {few.examples:,} images they could be learned from"
             rows.append(("weights", f"{plural(few.bits_a_weight, 'bit')} each, {few.bits:,} in all; {learned}"))
