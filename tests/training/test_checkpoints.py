@@ -354,7 +354,9 @@ def test_a_module_saved_whole_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected a checkpoint, found: a folder"):
+    with pytest.raises(
+        CheckpointError, match=r"expected a run, as in checkpoints, its folder, or a checkpoint.s file, found none$"
+    ):
         load_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="expected a checkpoint, found: No such file or directory"):
         load_checkpoint(tmp_path / "nowhere.pt")
