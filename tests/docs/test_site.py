@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib
 import re
 from pathlib import Path
@@ -83,3 +84,11 @@ def test_the_pages_are_no_wider_than_people_read() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
     assert len(CONTRIBUTING.read_text(encoding="utf-8").splitlines()) < 60
     assert all(path.read_text(encoding="utf-8").lstrip().startswith(("#", "```{include}")) for path in paths)
+
+
+def test_the_page_on_installation_names_every_extra() -> None:
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    named = {name for row in re.findall(r"(?m)^\| (`.*?) \|", text) for name in re.findall(r"`(\w+)`", row)}
+    assert named == set(setup["options.extras_require"])
