@@ -176,7 +176,7 @@ def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(
     assert events_in(finished.folder) == events_in(uninterrupted("sgd, one-cycle").folder)
     left_over = {path.name for path in here.rglob("*") if path.name.startswith(".")}
     assert left_over | {path.name for path in finished.last.parent.iterdir()} == {
-        "best.pt", "best.previous.pt", "last.pt", "last.previous.pt"
+        "best.pt", "best.previous.pt", "last.pt", "last.previous.pt", "model_card.md"
     }  # fmt: skip
 
 
