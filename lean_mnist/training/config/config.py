@@ -164,8 +164,6 @@ class Config:
     """Steps between runs of torch.autograd.gradcheck on a sub-problem; the first step always. 0: never."""
     on_divergence: Literal["stop", "warn"] = "stop"
     """When a check fails: stop before the step with exit status 3, or go on and mark the run and its checkpoints."""
-
-    # What it does about faults
     on_nonfinite: Literal["stop", "rollback"] = "stop"
     """When loss, gradient or weights cannot be used: stop with exit status 3, or return to the last end of an epoch."""
     rollbacks: int | None = None
@@ -225,11 +223,9 @@ class Config:
         if not 0 <= self.seed < 2**63:
             expected = "at least 0" if self.seed < 0 else "a number below 2^63"
             raise ConfigError(f"--seed: expected {expected}, found {printable(self.seed, 60)}")
-        of_init = () if self.init_from is None else ("init_from",)
-        for name in ("dataset", "data_dir", "runs_dir", "checkpoints_dir", *of_init):
-            _check_text(option_name(name), getattr(self, name))
+        for name in ("dataset", "init_from", "data_dir", "runs_dir", "checkpoints_dir", "run_name"):
+            _check_text(option_name(name), getattr(self, name) or "")
         if self.run_name is not None:
-            _check_text("--run-name", self.run_name)
             found = printable(repr(self.run_name), 60)
             if self.run_name in ("", ".", "..") or set(self.run_name) & set("/\\") or not self.run_name.isprintable():
                 raise ConfigError(f"--run-name: expected the name of one folder, found {found}")
