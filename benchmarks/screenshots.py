@@ -1,6 +1,6 @@
 """Pictures of the dashboard for the documentation: three runs on MNIST, TensorBoard, and a headless Chromium.
 
-    python -m benchmarks.screenshots [--into docs/pictures] [--runs FOLDER]
+    python -m benchmarks.screenshots [--into docs] [--runs FOLDER]
 
 The first run is the default one; the others differ in what *HParams* compares. ``--runs`` shows runs that are there.
 Needs the extra ``browser`` and Chromium.
@@ -80,6 +80,11 @@ def _overview(dashboard: Dashboard) -> None:
     ).last.click()  # closes their panel, so that charts have its place
 
 
+def _hparams(dashboard: Dashboard) -> None:
+    dashboard.page.set_viewport_size({"width": 1960, "height": 560})  # a wide table of few rows
+    dashboard.hparams()
+
+
 OF_ONE_RUN: dict[str, Callable[[Dashboard], Any]] = {
     "": _overview,
     "custom-scalars": Dashboard.custom_scalars,
@@ -89,7 +94,7 @@ OF_ONE_RUN: dict[str, Callable[[Dashboard], Any]] = {
     "projector": Dashboard.projector,
     "text": Dashboard.text,
 }
-OF_ALL_RUNS: dict[str, Callable[[Dashboard], Any]] = {"hparams": Dashboard.hparams}
+OF_ALL_RUNS: dict[str, Callable[[Dashboard], Any]] = {"hparams": _hparams}
 
 
 if __name__ == "__main__":

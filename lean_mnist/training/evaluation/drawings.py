@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
+from lean_mnist.reading.text import printable
 from lean_mnist.training.evaluation import figures, images, pictures
 from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall, probabilities
 from lean_mnist.training.sinks.records import Embedding, Image, Points, PrecisionRecall, Record
@@ -37,11 +38,12 @@ def final_drawings(
     count = min(_MOST_POINTS, _MOST_NUMBERS // model.sizes[-2], len(test))
     if count >= _LEAST_POINTS:
         vectors = last_hidden(model, test.images[:count], normalization).numpy()
-        true, called = test.labels[:count].tolist(), found.predictions[:count].tolist()
+        names = [printable(name, 40) for name in dataset.class_names]
+        true, called = ([names[k] for k in of[:count].tolist()] for of in (test.labels, found.predictions))
         labels = {
-            "label": [f"{a}" if a == b else f"{a} called {b}" for a, b in zip(true, called, strict=True)],
-            "true": list(map(str, true)),
-            "called": list(map(str, called)),
+            "label": [a if a == b else f"{a} called {b}" for a, b in zip(true, called, strict=True)],
+            "true": true,
+            "called": called,
             "confidence": [f"{confidence:.4f}" for confidence in found.confidences[:count].tolist()],
         }
         yield Embedding(
