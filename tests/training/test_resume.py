@@ -142,7 +142,7 @@ RENAMES = [
     ("last.pt", 1), ("config.json", 1), ("best.next.pt", 1), ("last.pt", 2), ("best.pt", 1), ("best.next.pt", 2),
     ("last.previous.pt", 2), ("last.pt", 3), ("best.previous.pt", 1), ("best.pt", 2), ("last.pt", 4),
     ("best.next.pt", 4), ("last.pt", 5), ("certificate.weights", 1), ("certificate.json", 1), ("summary.json", 1),
-    ("report.html", 1),
+    ("model_card.md", 1), ("report.html", 1),
     ("last.previous.pt", 5), ("last.pt", 6),
 ]  # fmt: skip
 
