@@ -25,10 +25,11 @@ _WHAT = "a PNG or JPEG image"
 def read_image(path: str | Path, *, grey: bool = False, error: type[LeanMnistError] = DataError) -> Pixels:
     """The pixels uint8 (rows, columns) of a PNG or JPEG image of at most 64 MiB and 2^24 pixels.
 
-    One in colour is refused, or with ``grey`` converted by ITU-R 601-2's weights of red, green and blue; equal channels
-    are grey as they are. Raises ``error``, one line, also for pixels of 16 bits, transparency and damage.
+    It is turned as its EXIF says, as programs show it. One in colour is refused, or with ``grey`` converted by ITU-R
+    601-2's weights of red, green and blue; equal channels are grey as they are. Raises ``error``, one line, also for
+    pixels of 16 bits, transparency, animation and damage.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     content = read_bytes(path, _WHAT, error, largest=LARGEST_FILE)
     try:
@@ -38,8 +39,12 @@ def read_image(path: str | Path, *, grey: bool = False, error: type[LeanMnistErr
                 columns, rows = image.size
                 if rows * columns > MOST_PIXELS:
                     raise _Refused(f"announces {rows:,} x {columns:,} pixels, expected at most {MOST_PIXELS:,}")
+                if any(";16" in str(tile) for tile in image.tile):  # Pillow drops their lower halves in silence
+                    raise _Refused("has pixels of 16 bits, expected 8 bits of grey or of each colour")
+                if image.format == "PNG" and getattr(image, "is_animated", False):
+                    raise _Refused("is animated, expected one picture")
                 image.load()
-                return _grey_pixels(image, grey)
+                return _grey_pixels(ImageOps.exif_transpose(image), grey)
     except _Refused as reason:
         raise error(f"{shown(path)}: {reason}") from None
     except Image.DecompressionBombError:
@@ -58,7 +63,7 @@ class _Refused(Exception):
 def _grey_pixels(image: "Image", grey: bool) -> Pixels:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif "transparency" in image.info and image.mode in ("L", "RGB"):
+    elif "transparency" in image.info and image.mode in ("1", "L", "RGB"):
         image = image.convert("RGBA")
     if image.mode in ("LA", "RGBA"):
         if image.getchannel("A").getextrema() != (255, 255):

@@ -7,6 +7,7 @@ import contextlib
 import math
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ _LONGEST_HEADER = 10_000
 _MOST_DIMENSIONS = 8
 _MOST_ENTRIES = 100
 _CHUNK = 1 << 20
-_DTYPE = re.compile(r"[<>|=]?(?:[biuf][1248]|U[0-9]{1,4})")
+_DTYPE = re.compile(r"[<>|=]?(?:[biuf][1248]|U[1-9][0-9]{0,3})")
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),\s*'shape':\s*\(([0-9]{0,18}(?:,\s*[0-9]{1,18})*),?\s*\)"
     r",?\s*\}\s*"
@@ -52,7 +53,10 @@ class Arrays:
         """The array called ``name``, at most 1 GiB; raises the file's error."""
         where = f"{self._where}: {printable(name, 60)}"
         try:
-            with self._archive.open(f"{name}.npy") as entry:
+            packed = self._archive.getinfo(f"{name}.npy")
+            if packed.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take memory unasked
+                raise self._error(f"{where}: packed by another method than NumPy's, expected an array of NumPy")
+            with self._archive.open(packed) as entry:
                 return _array(entry, where, self._error)  # type: ignore[arg-type]
         except LeanMnistError:
             raise
@@ -114,4 +118,7 @@ def _array(file: BinaryIO, where: str, error: type[LeanMnistError]) -> Array:
         found = f"{len(content):,} bytes" if len(content) < size else "more"
         raise error(f"{where}: expected {size:,} bytes for shape {printable(shape, 60)}, found {found}")
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if header[2] == "True" else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    array = array.astype(dtype.newbyteorder("="), copy=False)
+    if dtype.kind == "U" and np.frombuffer(content, dtype.byteorder + "u4").max(initial=0) > sys.maxunicode:
+        raise error(f"{where}: holds what is no character, expected plain numbers or text")
+    return array

@@ -78,6 +78,9 @@ HOSTILE_ARRAYS: list[tuple[bytes, str]] = [
     (npy("(" * 5000), "expected one array of plain numbers or text, found another header"),
     (npy(header(descr="'<c8'")), "holds '<c8', expected plain numbers or text"),
     (npy(header(descr="'<f1'")), "holds '<f1', expected plain numbers or text"),
+    (npy(header(descr="'<U0'")), "holds '<U0', expected plain numbers or text"),
+    (npy(header(descr="'<U1'"), b"\xff" * 8), "holds what is no character, expected plain numbers or text"),
+    (npy(header(descr="'>U1'"), b"\0\x11\0\0" * 2), "holds what is no character, expected plain numbers or text"),
     (npy(header(), b"abc"), "expected 2 bytes for shape (2,), found more"),
     (npy(header(), b"a"), "expected 2 bytes for shape (2,), found 1 bytes"),
 ]
@@ -108,6 +111,13 @@ def damaged_entry() -> bytes:
     return bytes(content)
 
 
+def packed_by(method: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("x.npy", npy(header(shape="(9000,)"), bytes(9000)))
+    return file.getvalue()
+
+
 def many_entries() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -122,6 +132,8 @@ HOSTILE_ZIPS: list[tuple[bytes, str]] = [
     (many_entries(), "expected arrays of NumPy (.npz), found 101 entries, at most 100 are taken"),
     (b"PK\5\6" + bytes(6) + b"\5\0\x99" + bytes(9), "damaged ("),
     (damaged_entry(), "x: damaged ("),
+    (packed_by(zipfile.ZIP_LZMA), "x: packed by another method than NumPy's, expected an array of NumPy"),
+    (packed_by(zipfile.ZIP_BZIP2), "x: packed by another method than NumPy's, expected an array of NumPy"),
 ]
 
 
@@ -187,17 +199,27 @@ def test_a_jpeg_is_read_as_pillow_unpacks_it(tmp_path: Path) -> None:
         assert np.array_equal(read_image(tmp_path / "a.jpeg"), np.asarray(image))
 
 
-def png(width: int, height: int, content: bytes = b"") -> bytes:
+@pytest.mark.parametrize("end", ["png", "jpg"])
+def test_an_image_is_turned_as_its_exif_says(end: str, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned a quarter clockwise
+    Image.fromarray(GREY).save(tmp_path / f"plain.{end}", quality=100)
+    Image.fromarray(GREY).save(tmp_path / f"a.{end}", exif=turned, quality=100)
+    assert np.array_equal(read_image(tmp_path / f"a.{end}"), np.rot90(read_image(tmp_path / f"plain.{end}"), -1))
+
+
+def png(width: int, height: int, content: bytes = b"", *, bits: int = 8, kind: int = 0, trns: bytes = b"") -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    start += chunk(b"tRNS", trns) if trns else b""
     return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
 
 
-def saved(image: Any, kind: str = "PNG") -> bytes:
+def saved(image: Any, kind: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -210,7 +232,14 @@ HOSTILE_IMAGES: list[tuple[bytes, str]] = [
     (png(10_000, 5_000), "announces 5,000 x 10,000 pixels, expected at most 16,777,216"),
     (png(4_000, 4_000, b"\0"), "damaged or no image ("),
     (saved(Image.fromarray(GREY))[:-30], "damaged or no image ("),
-    (saved(Image.fromarray(GREY.astype(np.uint16))), "has pixels of the kind I;16, expected 8 bits of grey"),
+    (saved(Image.fromarray(GREY.astype(np.uint16))), "has pixels of 16 bits, expected 8 bits of grey"),
+    (png(2, 1, bytes([0, *[1, 2] * 6]), bits=16, kind=2), "has pixels of 16 bits, expected 8 bits of grey"),
+    (png(1, 1, bytes([0, 1, 2, 255, 255]), bits=16, kind=4), "has pixels of 16 bits, expected 8 bits of grey"),
+    (png(8, 1, b"\0\x55", bits=1, trns=b"\0\0"), "is transparent in places, expected opaque pixels"),
+    (
+        saved(Image.fromarray(GREY), save_all=True, append_images=[Image.fromarray(255 - GREY)]),
+        "is animated, expected one picture",
+    ),
     (saved(Image.fromarray(opaque(COLOUR, 3))), "is transparent in places, expected opaque pixels"),
     (saved(Image.new("CMYK", (4, 4)), "JPEG"), "has pixels of the kind CMYK, expected 8 bits of grey"),
 ]
