@@ -45,6 +45,8 @@ def load_dataset(
     :class:`DataError` for one that is incomplete or damaged.
     """
     if not is_path(name):
+        if name not in DATASET_CHOICES and os.path.isdir(name):
+            raise ConfigError(f"dataset: {shown(name)} is a folder, expected own data with a slash: ./{shown(name)}")
         check_choice("dataset", name, DATASET_CHOICES, ConfigError)
     lines: list[str | None] = []
     try:
@@ -59,7 +61,7 @@ def load_dataset(
             raise
         instead = "Training on 'digits' instead: 1,797 images of 8x8 pixels from scikit-learn; this is not MNIST."
         lines, dataset = [str(error), instead], load_digits()
-    for line in (*lines, dataset.doubt()):
+    for line in (*lines, dataset.doubt(), dataset.gaps() if dataset.path else None):
         if says and line is not None:
             print(line, file=sys.stderr, flush=True)
     return dataset

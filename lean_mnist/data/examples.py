@@ -107,6 +107,20 @@ class Dataset:
             fault = f"not the official data, by SHA-256 ({', '.join(differ)})"
         return f"Data set '{self.name}' from {self.source}: {fault}; nobody vouches for where it comes from"
 
+    def gaps(self, train: Split | None = None) -> str | None:
+        """The line that says of which classes a split has no examples; ``None`` where each has some in both.
+
+        ``train`` is what is learned from, if it is a part of the training split.
+        """
+        said = []
+        for split, purpose in ((train or self.train, "to learn from"), (self.test, "to test")):
+            counts = torch.bincount(split.labels, minlength=self.classes).tolist()
+            lacking = [repr(name) for name, count in zip(self.class_names, counts, strict=True) if not count]
+            if lacking:
+                more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+                said.append(f"nothing {purpose} of {', '.join(lacking[:3])}{more}")
+        return f"Data set '{self.name}' has {'; '.join(said)}" if said else None
+
     def _file_hashes(self) -> Iterator[str]:
         """SHA-256 of what each of ``PARTS`` is as an IDX file."""
         for split in (self.train, self.test):

@@ -69,9 +69,10 @@ class Normalization:
         flat_BD = images.flatten(1)
         x_BD = flat_BD.to(computed_in) if into is None or dtype != computed_in else into.copy_(flat_BD)
         if self.kind == "per-image":
-            # Sums are exact (255 * D < 2**24 for images up to 256 x 256), so a constant image is centred to exactly 0.
             features = torch.full((), x_BD.shape[1], dtype=x_BD.dtype, device=x_BD.device)
-            x_BD.sub_(x_BD.sum(1, keepdim=True).div_(features))
+            # Of integers, so that a constant image is centred to exactly 0; rounded once, as float32 divides them.
+            mean_B1 = flat_BD.sum(1, keepdim=True, dtype=torch.int64).double().div_(features)
+            x_BD.sub_(mean_B1.to(computed_in))
             deviation_B1 = x_BD.square().sum(1, keepdim=True).div_(features).sqrt_()
             x_BD.div_(deviation_B1.masked_fill_(deviation_B1 == 0, 1))
         else:

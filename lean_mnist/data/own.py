@@ -19,7 +19,6 @@ from lean_mnist.data.names import dataset_name
 from lean_mnist.data.official import LAYOUTS
 from lean_mnist.data.splits import cut_test
 from lean_mnist.errors import DataError
-from lean_mnist.files import errors_named
 from lean_mnist.reading.images import SUFFIXES, read_image
 from lean_mnist.reading.npy import LARGEST_ARRAY, Arrays, opened_npz
 from lean_mnist.reading.text import printable, shown
@@ -27,6 +26,7 @@ from lean_mnist.reading.text import printable, shown
 MOST_CLASSES = 1000
 MOST_FEATURES = 1 << 24
 _LONGEST_NAME = 100
+_SPLITS = {"train", "test", "val", "valid", "validation"}  # folders of these names alone are no classes
 _IDX_FILES = LAYOUTS["mnist"].files
 _EXPECTED = (
     "a folder of images by class (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png), a folder with "
@@ -44,7 +44,7 @@ def load_own(path: str, *, grey: bool = False) -> Dataset:
     file, for everything that is none of these.
     """
     place = Path(os.path.expanduser(path))
-    with errors_named(shown(place)):
+    try:
         if "\0" in path or not place.exists():
             raise DataError(f"{shown(place)}: not found, expected {_EXPECTED}")
         if place.suffix == ".npz":
@@ -55,10 +55,14 @@ def load_own(path: str, *, grey: bool = False) -> Dataset:
             train, test, names = _of_idx_files(place)
         else:
             train, test, names = _of_images(place, grey)
+    except OSError as error:
+        raise DataError(f"{shown(error.filename or place)}: expected to read it, found: {error.strerror}") from None
     learned = _as_split(*train)
     learned, held = cut_test(learned) if test is None else (learned, _as_split(*test))
     if not len(held):
         raise DataError(f"{shown(place)}: no class has two examples, so that none can be cut off to test")
+    if unknown := sorted(set(held.labels.unique().tolist()) - set(learned.labels.unique().tolist())):
+        raise DataError(f"{shown(place)}: tests class {names[unknown[0]]!r}, of which there is nothing to learn from")
     return Dataset(dataset_name(path), learned, held, len(names), 255, shown(place), tuple(names), path)
 
 
@@ -130,7 +134,9 @@ def whole_pixels(array: npt.NDArray[Any], where: str) -> Images:
         return array
     fits = array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
     low, high = (array.min(), array.max()) if fits and array.size else (0, 0)
-    if not fits or low < 0 or high > 255 or (array.dtype.kind == "f" and not (array == np.floor(array)).all()):
+    # Floats of 0 and 1 alone are taken for black and white as fractions of white, which 0 and 255 would be here.
+    is_share = array.dtype.kind == "f" and (high == 1 or not (array == np.floor(array)).all())
+    if not fits or low < 0 or high > 255 or is_share:
         found = f"{array.dtype} from {low:g} to {high:g}" if fits else f"{array.dtype}, NaN or infinities among them"
         found = found if array.dtype.kind in "iuf" else str(array.dtype)
         raise DataError(f"{where}: holds {found}, expected whole numbers from 0 to 255, best as uint8")
@@ -177,26 +183,16 @@ def _labels(arrays: Arrays, name: str, path: Path) -> npt.NDArray[Any]:
 
 
 def _texts(array: npt.NDArray[Any], what: str, path: Path) -> list[str]:
-    try:
-        texts = [str(text) for text in array.tolist()]
-    except ValueError:  # what is no character
-        raise DataError(f"{shown(path)}: {what}: expected text, found others") from None
+    texts: list[str] = array.tolist()
     for text in texts:
         _require_name(text, f"{shown(path)}: {what}")
     return texts
 
 
 def _require_name(name: str, where: str) -> None:
-    if not name or not name.isprintable() or len(name) > _LONGEST_NAME or (not name.isascii() and not _encodes(name)):
+    if not name or not name.isprintable() or len(name) > _LONGEST_NAME:
         found = printable(repr(name), 60)
         raise DataError(f"{where}: a class called {found}, expected 1 to {_LONGEST_NAME} printable characters")
-
-
-def _encodes(name: str) -> bool:
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _in_order(names: set[str]) -> list[str]:
@@ -208,10 +204,13 @@ def _in_order(names: set[str]) -> list[str]:
 def _of_images(folder: Path, grey: bool) -> tuple[Examples, Examples | None, list[str]]:
     """From ``train/CLASS/*`` and ``test/CLASS/*``, or from ``CLASS/*`` alone."""
     inside = {entry.name for entry in _entries(folder) if entry.is_dir(follow_symlinks=False)}
-    if ("train" in inside) != ("test" in inside) and inside & {"train", "test"} == inside:
-        missing = "test" if "train" in inside else "train"
-        raise DataError(f"{shown(folder / missing)}: not found, expected it beside its companion")
-    roots = [folder / "train", folder / "test"] if {"train", "test"} <= inside else [folder]
+    is_split = {"train", "test"} <= inside or (bool(inside & {"train", "test"}) and inside <= _SPLITS)
+    if missing := sorted({"train", "test"} - inside) if is_split else []:
+        raise DataError(f"{shown(folder / missing[0])}: not found, expected it beside its companion")
+    if others := sorted(inside - {"train", "test"}) if is_split else []:
+        cut = "train and test alone beside each other; what validates is cut from train"
+        raise DataError(f"{shown(folder / others[0])}: would not be read, expected {cut}")
+    roots = [folder / "train", folder / "test"] if is_split else [folder]
     classes = [{e.name: e.path for e in _entries(root) if e.is_dir(follow_symlinks=False)} for root in roots]
     names = _in_order(set(classes[0]))
     if not names:
@@ -236,8 +235,10 @@ def _of_images(folder: Path, grey: bool) -> tuple[Examples, Examples | None, lis
                 if len(labels) > MOST_LABELS or len(labels) * first.size > LARGEST_ARRAY:
                     most = f"{MOST_LABELS:,} images and {LARGEST_ARRAY:,} pixels"
                     raise DataError(f"{shown(folder)}: more than {most}, expected at most that")
+            if not splits and (not labels or labels[-1] != label):
+                raise DataError(f"{shown(of_class[name])}: no images ({', '.join(SUFFIXES)}), expected at least 1")
         if not images:
-            raise DataError(f"{shown(roots[len(splits)])}: no images ({', '.join(SUFFIXES)}), expected at least 1")
+            raise DataError(f"{shown(roots[-1])}: no images ({', '.join(SUFFIXES)}), expected at least 1")
         splits.append((np.stack(images), np.array(labels, dtype=np.int64)))
     return splits[0], splits[1] if len(splits) > 1 else None, names
 

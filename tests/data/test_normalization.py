@@ -80,6 +80,8 @@ def test_per_image() -> None:
 def test_per_image_makes_every_constant_image_zero() -> None:
     images = torch.arange(256, dtype=torch.uint8)[:, None, None].repeat(1, 3, 7)  # 1/21 is not exact in binary
     assert torch.equal(Normalization("per-image", 0.0, 1.0).apply(images), torch.zeros(256, 21))
+    large = torch.full((1, 1, 70_001), 255, dtype=torch.uint8)  # whose sum no float32 holds
+    assert torch.equal(Normalization("per-image", 0.0, 1.0).apply(large), torch.zeros(1, 70_001))
 
 
 @pytest.mark.parametrize("kind", NORMALIZATIONS)

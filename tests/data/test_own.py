@@ -14,7 +14,7 @@ from PIL import Image
 from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.data.names import dataset_name
 from lean_mnist.data.official import Origin
-from lean_mnist.errors import DataError
+from lean_mnist.errors import ConfigError, DataError
 from tests.support.idx_files import write_idx
 
 SHAPE = (20, 14)
@@ -180,7 +180,16 @@ BAD: list[tuple[Callable[[Path], Path], str]] = [
     (folder_with("a/1.png", "b/1.png", "b/2.png/"), "expected images alone in the folder of a class"),
     (folder_with("a/1.png", "b/1.png"), "no class has two examples"),
     (folder_with("a/", "b/"), "no images (.png, .jpg, .jpeg), expected at least 1"),
+    (folder_with("a/1.png", "a/2.png", "b/1.png", "c/"), "c: no images (.png, .jpg, .jpeg), expected at least 1"),
+    (folder_with("a/1.png", "b/1.png", "__MACOSX/._1.png"), "__MACOSX: no images (.png, .jpg, .jpeg), expected"),
     (folder_with("train/a/1.png"), "test: not found, expected it beside its companion"),
+    (folder_with("train/a/1.png", "val/a/1.png"), "test: not found, expected it beside its companion"),
+    (folder_with("train/a/1.png", "val/a/1.png", "test/a/1.png"), "val: would not be read, expected train and test"),
+    (folder_with("train/a/1.png", "cat/1.png", "test/a/1.png"), "cat: would not be read, expected train and test"),
+    (
+        folder_with("train/a/1.png", "train/b/1.png", "train/c/", "test/c/1.png"),
+        "c: no images (.png, .jpg, .jpeg), expected at least 1",
+    ),
     (
         folder_with("train/a/1.png", "train/b/1.png", "test/c/1.png"),
         "c: a class that is not in train, expected those that are there",
@@ -195,6 +204,8 @@ BAD: list[tuple[Callable[[Path], Path], str]] = [
     (arrays_with(x=X), "y: expected an array of that name, found x"),
     (arrays_with(x=X, y=Y[:3]), "x holds 4 images and y 3 labels, expected equally many"),
     (arrays_with(x=X / 255, y=Y), "x: holds float64 from 0"),
+    (arrays_with(x=(X > 127) / 1, y=Y), "x: holds float64 from 0 to 1, expected whole numbers from 0 to 255"),
+    (arrays_with(x=X > 127, y=Y), "x: holds bool, expected whole numbers from 0 to 255"),
     (arrays_with(x=X * np.nan, y=Y), "x: holds float64, NaN or infinities among them, expected whole numbers"),
     (arrays_with(x=X.astype(int) - 1, y=Y), "x: holds int64 from -1 to 254, expected whole numbers from 0 to 255"),
     (arrays_with(x=X.astype(str), y=Y), "x: holds <U3, expected whole numbers from 0 to 255"),
@@ -207,6 +218,11 @@ BAD: list[tuple[Callable[[Path], Path], str]] = [
     (arrays_with(x=X, y=Y, class_names=np.array(["a"])), "class_names: 1 texts, expected 2 different names or more"),
     (arrays_with(x=X, y=Y, class_names=np.array(["a", "a"])), "class_names: 2 texts, expected 2 different names"),
     (arrays_with(x=X, y=np.array(["a", "b\n", "a", "a"])), "labels: a class called 'b\\n', expected 1 to 100"),
+    (arrays_with(x_train=X, y_train=Y, x_test=X, y_test=Y * 2), "tests class '2', of which there is nothing to learn"),
+    (
+        arrays_with(x_train=X, y_train=np.array(list("abab")), x_test=X, y_test=np.array(list("abca"))),
+        "tests class 'c', of which there is nothing to learn",
+    ),
     (
         arrays_with(x_train=X, y_train=Y, x_test=X[:, :3], y_test=Y),
         "x_test has images of 3x14 pixels, expected 20x14",
@@ -224,3 +240,39 @@ def test_what_is_no_data_set_is_one_line(make: Callable[[Path], Path], expected:
     message = str(caught.value)
     assert message.isprintable()
     assert message.startswith(str(root))
+
+
+def test_a_class_without_examples_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file, arrays, expected in (
+        ("a", {"x": images_of(9), "y": np.arange(9) % 3}, None),
+        ("b", {"x": images_of(9), "y": 1 + np.arange(9) % 3}, "nothing to learn from of '0'; nothing to test of '0'"),
+        ("c", {"x": images_of(9), "y": np.array([0, *[9] * 8])}, "nothing to test of '0', '1', '2' and 6 more"),
+        ("d", {"x": images_of(5), "y": np.array(list("uvvvv"))}, "nothing to test of 'u'"),
+    ):
+        np.savez(tmp_path / f"{file}.npz", **arrays)  # type: ignore[arg-type]
+        load_dataset(str(tmp_path / f"{file}.npz"))
+        lines = capsys.readouterr().err.splitlines()[1:]
+        assert len(lines) == (expected is not None), lines
+        assert expected is None or lines[0].startswith(f"Data set '{file}' has ")
+        assert expected is None or lines[0].endswith(expected)
+
+
+def test_a_folder_named_without_a_slash_is_said_to_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "shapes", {"a": 2, "b": 2})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^dataset: shapes is a folder, expected own data with a slash: \./shapes$"):
+        load_dataset("shapes")
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "d", {"a": 2, "b": 2})
+    scandir = os.scandir
+
+    def forbidden(path: Any) -> Any:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(DataError, match=f"^{tmp_path}/d/b: expected to read it, found: Permission denied$"):
+        load(tmp_path / "d")
