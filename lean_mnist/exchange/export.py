@@ -178,12 +178,12 @@ def _images(checkpoint: Checkpoint, data_dir: str | None) -> tuple[Tensor, str]:
 
     with contextlib.suppress(DataError, ConfigError):
         dataset = data_of(checkpoint, checkpoint.data["name"], data_dir, download=False)
-        if dataset.image_shape == checkpoint.image_shape:
+        if dataset.fingerprint() == checkpoint.data["sha256"]:
             return dataset.test.images, f"the {len(dataset.test):,} test images of {dataset.name}"
     random = torch.Generator().manual_seed(0)
     shape = (_RANDOM_IMAGES, *checkpoint.image_shape)
     images = torch.randint(0, checkpoint.maximum + 1, shape, dtype=torch.uint8, generator=random)
-    return images, f"{_RANDOM_IMAGES:,} random images (the test images are not here)"
+    return images, f"{_RANDOM_IMAGES:,} random images (the test images of its run are not here)"
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:

@@ -40,6 +40,10 @@ def restore_run(
             f"{where}: the {objective.config.dataset} found now is not the one this run was started on "
             "(its hash differs)"
         )
+    classes, names = content["data"].get("class_names"), list(objective.dataset.class_names)
+    if classes not in (None, names):  # which are in no hash
+        found = f"{printable(', '.join(names), 60)}, expected {printable(', '.join(classes), 60)} as it was started on"
+        raise ConfigError(f"{where}: the classes of {objective.config.dataset} are {found}")
     objective.restore(content, path)
     training = content["training"]
     restore_optimizer(optimizer, training["optimizer"], where)

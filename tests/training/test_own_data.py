@@ -1,12 +1,15 @@
 """Own data go the whole way: trained on, evaluated, certified and checked, said to be of unknown origin."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lean_mnist.data.datasets import load_dataset
-from lean_mnist.errors import ConfigError
+from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.exchange.export import ExportArguments, export_checkpoint
 from lean_mnist.generalization import checker
 from lean_mnist.training.checkpoints import load_checkpoint
 from lean_mnist.training.config import Config
@@ -14,13 +17,13 @@ from lean_mnist.training.evaluation.report import EvaluateArguments, evaluate_ch
 from lean_mnist.training.run import run
 
 
-def write(path: Path, shape: tuple[int, ...], classes: int, m: int = 90) -> str:
+def write(path: Path, shape: tuple[int, ...], classes: int, m: int = 90, named: str = "class {}") -> str:
     """Images whose class can be told by where they are bright."""
     random = np.random.default_rng(0)
     y = np.arange(m) % classes
     x = random.integers(0, 100, (m, *shape), dtype=np.uint8)
     x.reshape(m, -1)[np.arange(m), y] = 255
-    np.savez(path, x=x, y=np.array([f"class {label}" for label in range(classes)])[y])
+    np.savez(path, x=x, y=np.array([named.format(label) for label in range(classes)])[y])
     return str(path)
 
 
@@ -39,6 +42,7 @@ def test_own_data_are_certified_as_nobodys(shape: tuple[int, ...], classes: int,
 
     report = evaluate_checkpoint(EvaluateArguments(str(here / "checkpoints" / "r" / "best.pt")))
     assert report.evaluation.errors == summary.test.errors
+    assert report.warning is None
     assert report.certificate is not None
     assert not report.certificate.why_not
     assert "class 1" in str(report)
@@ -71,3 +75,52 @@ def test_centered_pixels_are_certified_by_their_mean_and_scale(here: Path) -> No
     path = str(here / "runs" / "r" / "certificate.json")
     assert checker.read(path)["decoder"]["normalization"]["scale"] == "16"
     checker.check(path, [], 1, None)
+
+
+def test_data_that_changed_meanwhile_are_noticed(here: Path) -> None:
+    path = write(here / "own.npz", (5, 4), 3)
+    config = Config(dataset=path, epochs=2, run_name="r", quiet=True, check="off")
+    run(config)
+    last = here / "checkpoints" / "r" / "last.pt"
+    write(here / "own.npz", (5, 4), 3, 93)  # other examples are cut off to test, some of which it has learned from
+    report = evaluate_checkpoint(EvaluateArguments("r"))
+    expected = f"the {report.dataset} found here is not what it was trained on (its hash differs): it may have learned "
+    assert report.warning == f"{expected}from images that now are in the test split"
+    assert f"warning: {expected}" in str(report)
+    assert '"warning": "the own found here' in report.to_json()
+    with pytest.raises(ConfigError, match=r"own\.npz found now is not the one this run was started on"):
+        run(dataclasses.replace(config, epochs=3), last)
+    exported = export_checkpoint(ExportArguments("r", out=str(here / "r.safetensors")))
+    assert exported.comparison is not None
+    assert exported.comparison.source == "1,000 random images (the test images of its run are not here)"
+
+
+def test_classes_that_are_called_otherwise_are_not_taken_for_the_same(here: Path) -> None:
+    path = write(here / "own.npz", (5, 4), 3)
+    config, last = Config(dataset=path, run_name="r", epochs=1, quiet=True, check="off"), here / "checkpoints/r/last.pt"
+    run(config)
+    for shape, classes, named, expected in (
+        ((5, 4), 2, "class {}", ""),  # the first two of them
+        ((5, 4), 2, "other {}", r"its classes are class 0, class 1, class 2; those of b are other 0, other 1$"),
+        ((4, 5), 3, "class {}", r"its network takes images of 5x4 pixels; b has 4x5$"),
+    ):
+        other = EvaluateArguments("r", dataset=write(here / "b.npz", shape, classes, named=named))
+        if expected:
+            with pytest.raises(CheckpointError, match=expected):
+                evaluate_checkpoint(other)
+        else:
+            assert "class 2" in str(evaluate_checkpoint(other))
+    write(here / "own.npz", (5, 4), 3, named="renamed {}")
+    with pytest.raises(
+        ConfigError, match=r"are renamed 0, .*, expected class 0, class 1, class 2 as it was started on$"
+    ):
+        run(config, last)
+
+
+def test_classes_that_only_validation_has_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(here / "own.npz", (6, 5), 30, 60)  # of each class one to learn from and one to test
+    run(Config(dataset=path, epochs=1, run_name="r", check="off"))
+    expected = (
+        r"Data set 'own' has nothing to learn from of 'class \d+', .*, now that the validation split is cut off\n"
+    )
+    assert re.search(expected, capsys.readouterr().err)

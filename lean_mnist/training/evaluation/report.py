@@ -50,6 +50,7 @@ class Report:
     independence: Independence | None  # None where there are no errors, or too few examples
     certificate: FoundCertificate | None  # None where none lies beside the run or the checkpoint
     plots: tuple[str, ...]  # files
+    warning: str | None = None  # where data of the same name are not what it was trained on
 
     def to_json(self) -> str:
         """One JSON document."""
@@ -58,7 +59,7 @@ class Report:
         values: dict[str, Any] = {**about, "crosscheck": self.verdict, "class_names": list(self.class_names)}
         values |= self.evaluation.to_dict()
         values["independence"] = None if self.independence is None else self.independence.to_dict()
-        values |= {"certificate": certificate, "plots": list(self.plots)}
+        values |= {"certificate": certificate, "plots": list(self.plots), "warning": self.warning}
         return json.dumps(values, indent=2, allow_nan=False)
 
     def __str__(self) -> str:
@@ -68,6 +69,7 @@ class Report:
             f"{self.dataset}, {self.split} split: accuracy {found.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} "
             f"({found.errors} errors in {found.examples:,}), loss {found.loss:.4f}, "
             f"calibration error {found.calibration.error:.2%}",
+            *([] if self.warning is None else [f"warning: {self.warning}"]),
             f"gradient checks while it trained: {self.verdict}",
             str(self.certificate or "certificate: none beside this checkpoint or in its run's folder"),
             str(self.independence or "independence: nothing to measure it by, too few examples or errors"),
@@ -107,14 +109,22 @@ def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None, *, download
 
 def require_fitting(where: str, checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Raise ``CheckpointError`` unless the network of the checkpoint at ``where`` can read these images."""
+    from lean_mnist.data.names import is_path
     from lean_mnist.errors import CheckpointError
 
-    takes, knows = checkpoint.model.sizes[0], checkpoint.model.sizes[-1]
+    takes, knows, names = checkpoint.model.sizes[0], checkpoint.model.sizes[-1], checkpoint.class_names
     if dataset.features != takes or dataset.classes > knows:
         raise CheckpointError(
             f"{where}: its network takes {takes} features and knows {knows} classes; {dataset.name} has "
             f"{dataset.features} and {dataset.classes}"
         )
+    if dataset.image_shape != checkpoint.image_shape:
+        found, expected = ("x".join(map(str, shape)) for shape in (dataset.image_shape, checkpoint.image_shape))
+        raise CheckpointError(f"{where}: its network takes images of {expected} pixels; {dataset.name} has {found}")
+    # Labels are numbers: of own data they mean the same only where the classes are called the same.
+    if is_path(dataset.path or checkpoint.config.dataset) and dataset.class_names != names[: dataset.classes]:
+        found, expected = (printable(", ".join(each), 60) for each in (dataset.class_names, names))
+        raise CheckpointError(f"{where}: its classes are {expected}; those of {dataset.name} are {found}")
 
 
 def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
@@ -134,7 +144,10 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
     name = arguments.dataset or checkpoint.data["name"]
     dataset = data_of(checkpoint, name, arguments.data_dir)
     require_fitting(path, checkpoint, dataset)
-    splits = {"test": dataset.test}
+    splits, warning = {"test": dataset.test}, None
+    if dataset.name == checkpoint.data["name"] and dataset.fingerprint() != checkpoint.data["sha256"]:
+        warning = f"the {name} found here is not what it was trained on (its hash differs): it may have learned from "
+        warning += "images that now are in the test split"
     if arguments.split != "test" or arguments.plots is not None:
         if dataset.fingerprint() == checkpoint.data["sha256"]:
             splits["train"], splits["validation"] = split_training(
@@ -158,8 +171,9 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
         arguments.split,
         checkpoint.crosscheck["verdict"],
         evaluation,
-        dataset.class_names,
+        (*dataset.class_names, *checkpoint.class_names[dataset.classes :]),
         independence(evaluation.right),
         find_certificate(places, Evaluated(checkpoint.model, checkpoint.normalization, dataset, looks)),
         tuple(map(str, plots)),
+        warning,
     )
