@@ -308,7 +308,8 @@ class Session:
             logs, deleted = folder.flush()
             if deleted:
                 raise FileNotFoundError(errno.ENOENT, "deleted while the run was using it", deleted)
-        write_page(folder.folder, tested=self._objective.tested, checkpoint=folder.checkpoints / BEST)
+        selected = folder.checkpoints / (LAST if folder.generations.best_sha256 is None else BEST)
+        write_page(folder.folder, tested=self._objective.tested, checkpoint=selected)
         if not folder.ended_before:
             folder.generations.end(logs)
         return result

@@ -23,8 +23,8 @@ from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from lean_mnist.training.config.presets import PRESETS, preset
-from lean_mnist.training.report import FILE
-from lean_mnist.training.report.page import options_of
+from lean_mnist.training.report import FILE, tested
+from lean_mnist.training.report.page import options_of, write_page
 from lean_mnist.training.run import run
 from tests.support.golden import assert_golden
 from tests.support.html_pages import Element, parsed
@@ -223,6 +223,12 @@ BROKEN: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "an accuracy above 1": (
         "summary.json", lambda c: re.sub(rb'"test_accuracy": [0-9.]+', b'"test_accuracy": 1.5', c), "test_accuracy"
     ),
+    "an accuracy that is not that of the errors": (
+        "summary.json", lambda c: re.sub(rb'"test_accuracy": [0-9.]+', b'"test_accuracy": 0.999', c), "which differ"
+    ),
+    "checks that passed with failures": (
+        "summary.json", lambda c: c.replace(b'"failures": 0', b'"failures": 3'), "found 'passed' with 3 failures"
+    ),
     "a certificate of less risk": (
         "certificate.json", lambda c: re.sub(rb'"risk": "0\.', b'"risk": "0.0', c, count=1), "certificate.json"
     ),
@@ -244,8 +250,37 @@ def test_a_file_that_cannot_be_believed_is_named_and_left_out(name: str, called:
     page = page_in(copied)
     assert said in sections(page)["Files that cannot be read"].text.replace("’", "'")
     if file == "certificate.json":
-        assert not page.all("ul", "claims")
-        assert "none nothing is certified" in page.all("div", "tile")[1].text
+        require_nothing_certified(page)
+
+
+def require_nothing_certified(page: Element) -> None:
+    assert not page.all("ul", "claims")
+    assert not page.all("p", "plain")
+    assert "none nothing is certified" in page.all("div", "tile")[1].text
+
+
+def test_the_certificate_of_another_network_is_left_out(
+    called: Call, copied: Path, default_run: FinishedRun, short_run: FinishedRun
+) -> None:
+    shutil.copy(default_run.folder / "certificate.json", copied)
+    assert "certificate.json: left out, because it is of weights with SHA-256" in called(NAME)[1]
+    page = page_in(copied)
+    require_nothing_certified(page)
+    assert "it is of weights with" in sections(page)["What is certified"].text
+    assert "check the certificate" not in sections(page)["How to do it again"].text
+    # as one is that an earlier end of the run has left
+    _, missing = write_page(copied, tested=tested.Tested(load_digits().test, short_run.summary.test, 16))
+    assert missing == [f"{copied / 'certificate.json'}: left out, because it is not the one that the summary names"]
+    require_nothing_certified(page_in(copied))
+
+
+def test_a_certificate_of_a_run_that_goes_on_is_left_out(called: Call, copied: Path) -> None:
+    (copied / "summary.json").unlink()
+    assert "left out, because there is no summary of the run" in called(NAME)[1]
+    page = page_in(copied)
+    assert "This run is not finished" in page.one("header").text
+    assert not page.all("ul", "claims")
+    assert not page.all("p", "plain")
 
 
 def test_records_that_no_run_writes_do_no_harm(called: Call, copied: Path) -> None:
@@ -270,7 +305,13 @@ def test_a_bound_that_covers_some_tensors_only_is_not_claimed(called: Call, copi
     uncovered = [line for line in again if "error_bound/layers.0.bias" not in line]
     checks = json.loads((copied / "summary.json").read_text())["checks"] | {"comparisons": 2}
     change(copied / "summary.json", checks=checks)
-    for added, said in ((again, "at every audited step"), (uncovered, "at 1 of 2 audited steps")):
+    part = "at 1 of 2 audited steps"
+    infinite, undefined = (
+        [re.sub(r'("error_bound/layers.0.bias", "value": )[^}]+', rf'\1"{value}"', line) for line in again]
+        for value in ("inf", "nan")
+    )
+    assert again != infinite != undefined
+    for added, said in ((again, "at every audited step"), (uncovered, part), (infinite, part), (undefined, part)):
         (copied / "metrics.jsonl").write_text("\n".join([*lines, *added]) + "\n", encoding="utf-8")
         assert called(NAME)[1] == ""
         page = page_in(copied)
@@ -304,13 +345,17 @@ def test_another_checkpoint_or_none_is_said(called: Call, copied: Path, short_ru
     assert "Not shown: " in sections(page_in(copied))["What it confuses"].text
     best.unlink()
     _, err = called(NAME)
-    assert err == f"{best}: expected a checkpoint, found: No such file or directory\n"
+    assert err == (
+        f"{best}: expected a checkpoint, found: No such file or directory\n"
+        f"{copied / 'certificate.json'}: left out, because the network could not be evaluated to compare it\n"
+    )
     assert not page_in(copied).all("table", "matrix")
+    require_nothing_certified(page_in(copied))
 
 
 def test_a_count_that_differs_from_the_summary_is_said(called: Call, copied: Path) -> None:
     errors = json.loads((copied / "summary.json").read_text())["test_errors"]
-    change(copied / "summary.json", test_errors=errors + 1)
+    change(copied / "summary.json", test_errors=errors + 1, test_accuracy=1 - (errors + 1) / 360)
     called(NAME)
     warnings = [one.text for one in page_in(copied).all("p", "warning")]
     assert warnings == [f"Counted again here there are {errors} errors; the summary says {errors + 1}."]

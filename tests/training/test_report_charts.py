@@ -73,6 +73,15 @@ def test_labels_stand_apart_and_inside() -> None:
     assert labels[-1] < 300
 
 
+@pytest.mark.parametrize("at", [0.0, 3.0, 5.0, 9.0, 10.0])
+def test_the_text_of_a_mark_covers_no_tick(at: float) -> None:
+    chart = Chart("name", "", "", "epoch", 10.0, "y", [Line("a", [(0.0, 1.0), (10.0, 2.0)])], mark=(at, 1.5, "m" * 20))
+    for form in chart.__html__().split("</svg>")[:2]:
+        root = ElementTree.fromstring(form + "</svg>")
+        (mark,) = [one for one in root.iter("text") if one.attrib["class"] == "mark"]
+        assert 54 <= float(mark.attrib["x"]) <= float(root.attrib["viewBox"].split()[2]) - 98 - 7 * 20
+
+
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize(
     "ys",

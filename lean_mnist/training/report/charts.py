@@ -146,14 +146,13 @@ class _Plot:
         """A dot, and its text below what is drawn beside it, or above where there is no room."""
         x, y = self.x, self.y
         left, wide = x(at), len(text) * _LETTER
-        ends = left + wide > x.end
-        if ends:
-            left -= wide
+        if left + wide > x.end:
+            left = max(x.start, left - wide)
         seen = [(a, low) for a, low, _ in chart.band] + [(a, high) for a, _, high in chart.band]
         seen += [point for line in chart.lines for point in line.points]
         near = [y(v) for a, v in [*seen, (at, value)] if y.holds(v) and left - 12 <= x(a) <= left + wide + 12]
         beside = max(near) + 18 if max(near) + 26 < y.start else min(near) - 10
-        return [_dot(x(at), y(value), "dot accent chosen"), _text(x(at), beside, text, "mark end" if ends else "mark")]
+        return [_dot(x(at), y(value), "dot accent chosen"), _text(left, beside, text, "mark")]
 
 
 def thinned(points: Sequence[Point], choose: Callable[[Sequence[Point]], Point]) -> list[Point]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from lean_mnist.command_line import option_name
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
+from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
 from lean_mnist.generalization.exact import percent
 from lean_mnist.invocation import typed
-from lean_mnist.reading.text import printable
+from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from lean_mnist.training.config.presets import preset
@@ -47,12 +48,35 @@ def write_page(
     """
     run = read_run(folder)
     checkpoint = checkpoint or _checkpoint(run)
-    found: Tested | str = ""
-    if isinstance(run.summary, Summary):
-        found = tested or test_again(checkpoint, run.summary.best_sha256, data_dir)
+    found: Tested | str = tested or ""
+    if tested is None and isinstance(run.summary, Summary):
+        found = test_again(checkpoint, run.summary.best_sha256, data_dir, folder)
+    uncertified = "" if run.certificate is None else _uncertified(run, run.certificate, found)
+    if uncertified:
+        uncertified = f"{shown(folder / CERTIFICATE)}: left out, because {uncertified}"
+        run = dataclasses.replace(run, certificate=None)
     path = folder / FILE if out is None else out
-    write_atomically(path, page(run, found, checkpoint).encode())
-    return path, [*run.faults, *([found] if isinstance(found, str) and found else [])]
+    write_atomically(path, page(run, found, checkpoint, uncertified).encode())
+    return path, [*run.faults, *filter(None, [found if isinstance(found, str) else "", uncertified])]
+
+
+def _uncertified(run: RunFiles, document: dict[str, Any], found: Tested | str) -> str:
+    """Why the certificate in the run's folder is not that of its network; empty if it is.
+
+    It is that which the summary names, or, where the network has been evaluated again, one that was compared with it.
+    """
+    summary = run.summary
+    if summary is None:
+        return "there is no summary of the run that it could be compared with"
+    if isinstance(summary, PacBayesSummary):
+        same = document["claims"] == summary.claims and document["counts"].get("errors") == summary.draw_errors
+        return "" if same else "its claims are not those in the summary"
+    if isinstance(found, str):
+        return "the network could not be evaluated to compare it"
+    if found.uncertified is not None:
+        return found.uncertified
+    same = document["content_sha256"] == summary.certificate.get("content_sha256")
+    return "" if same else "it is not the one that the summary names"
 
 
 def _checkpoint(run: RunFiles) -> Path:
@@ -63,8 +87,8 @@ def _checkpoint(run: RunFiles) -> Path:
     return inside if inside.exists() else run.folder.parent.parent / inside
 
 
-def page(run: RunFiles, tested: Tested | str, checkpoint: Path) -> str:
-    """The whole page, HTML that needs no other file."""
+def page(run: RunFiles, tested: Tested | str, checkpoint: Path, uncertified: str = "") -> str:
+    """The whole page, HTML that needs no other file; ``uncertified`` says why a certificate is left out."""
     found = tested.evaluation if isinstance(tested, Tested) else None
     return _template().render(
         run=run,
@@ -76,6 +100,7 @@ def page(run: RunFiles, tested: Tested | str, checkpoint: Path) -> str:
         checks=None if run.summary is None else run.summary.checks,
         epochs=_epochs(run),
         certificate=None if run.certificate is None else certificate(run.certificate),
+        uncertified=uncertified,
         why_not=tested if isinstance(tested, str) else "",
         matrix=None if found is None else matrix(found.confusion.tolist()),
         names=_names(run, 0 if found is None else len(found.confusion)),

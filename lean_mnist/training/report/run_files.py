@@ -99,6 +99,7 @@ class Summary(msgspec.Struct, kw_only=True):
     threads: Count | None = None
     torch: Text = ""
     best_sha256: Sha256 | None = None
+    certificate: dict[str, Any] = {}
     quantized: Quantized | None = None
 
 
@@ -110,6 +111,7 @@ class PacBayesSummary(msgspec.Struct, kw_only=True):
     prior: Text
     prior_scale: Text
     sizes: Annotated[list[Count], Meta(max_length=100)]
+    claims: list[dict[str, Any]]
     examples: Count
     draws: Count
     draw_errors: Count
@@ -134,7 +136,7 @@ class RunFiles:
 
     @property
     def bounds(self) -> list[tuple[int, float]]:
-        """The largest proved error of a gradient, relative, by step, where each compared tensor has such a bound."""
+        """The largest proved error of a gradient, relative, by step, where each compared tensor has a finite bound."""
         return self.curves.get(_LARGEST_BOUND, [])
 
     @property
@@ -172,7 +174,17 @@ def _read_summary(path: Path) -> Summary | PacBayesSummary:
     content = read_json(path, "a run's summary.json", DataError, largest=1 << 26)
     gaussian = isinstance(content, dict) and "draws" in content
     kind: type[Summary | PacBayesSummary] = PacBayesSummary if gaussian else Summary
-    return checked(content, kind, shown(path), "", DataError)
+    summary = checked(content, kind, shown(path), "", DataError)
+    if isinstance(summary, Summary):
+        counted = 1 - summary.test_errors / summary.test_examples
+        low, high = summary.test_accuracy_interval_95
+        if not (abs(summary.test_accuracy - counted) < 1e-9 and low <= summary.test_accuracy <= high):
+            found = f"{summary.test_errors:,} in {summary.test_examples:,}, an accuracy of {summary.test_accuracy}"
+            raise DataError(f"{shown(path)}: test_errors: found {found} and an interval {low} to {high}, which differ")
+    if (summary.checks.verdict == "failed") != (summary.checks.failures > 0):
+        found = f"{summary.checks.verdict!r} with {summary.checks.failures:,} failures"
+        raise DataError(f"{shown(path)}: checks.verdict: found {found}, which differ")
+    return summary
 
 
 def _read_certificate(path: Path) -> dict[str, Any]:
@@ -214,7 +226,9 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Curves, list[dict[str,
                 strange += 1
     if strange:
         faults.append(f"{shown(path)}: left out, because they are no records: {strange:,} of its lines")
-    curves[_LARGEST_BOUND] = sorted((step, bound) for step, bound in bounds.items() if tensors.get(step) == set())
+    curves[_LARGEST_BOUND] = sorted(
+        (step, bound) for step, bound in bounds.items() if tensors.get(step) == set() and bound < math.inf
+    )
     return curves, epochs
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lean_mnist.data.examples import Split
 from lean_mnist.errors import LeanMnistError
+from lean_mnist.generalization.certificates.runs import Evaluated, find_certificate
 from lean_mnist.reading.text import printable, shown
 from lean_mnist.rendering.pixels import in_grey
 from lean_mnist.training.checkpoints import load_checkpoint, read_with_hash
@@ -28,6 +29,7 @@ class Tested:
     split: Split
     evaluation: Evaluation
     maximum: int
+    uncertified: str | None = None  # why the run's certificate says nothing about it; None where it was just made
 
 
 class Misread(NamedTuple):
@@ -60,17 +62,23 @@ def _data_uri(image: object) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def test_again(checkpoint: Path, sha256: str | None, data_dir: str | None) -> Tested | str:
-    """Evaluate ``checkpoint`` on its test split; or why that cannot be, as where its hash is not ``sha256``."""
+def test_again(checkpoint: Path, sha256: str | None, data_dir: str | None, folder: Path) -> Tested | str:
+    """Evaluate ``checkpoint`` on its test split, and compare it with the certificate in ``folder``.
+
+    Or why that cannot be, as where its hash is not ``sha256``.
+    """
     try:
-        _, found, _ = read_with_hash(checkpoint)
-        if sha256 is not None and found != sha256:
+        _, own, _ = read_with_hash(checkpoint)
+        if sha256 is not None and own != sha256:
             return f"{shown(checkpoint)} is not the checkpoint that the summary is about (its hash differs)"
         loaded = load_checkpoint(checkpoint)
         dataset = data_of(loaded, loaded.data["name"], data_dir)
         require_fitting(shown(checkpoint), loaded, dataset)
         if dataset.fingerprint() != loaded.data["sha256"]:
             return f"the {dataset.name} found here is not the one it was trained on (its hash differs)"
-        return Tested(dataset.test, evaluate(loaded.model, dataset.test, loaded.normalization), dataset.maximum)
+        found = evaluate(loaded.model, dataset.test, loaded.normalization)
+        about = Evaluated(loaded.model, loaded.normalization, dataset, loaded.metrics.get("test_looks", []))
+        certificate = find_certificate([folder], about)
+        return Tested(dataset.test, found, dataset.maximum, "" if certificate is None else certificate.why_not)
     except LeanMnistError as error:
         return printable(str(error), 500)

@@ -1,7 +1,7 @@
 """Numbers in words, as people write them."""
 
 import math
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, Context
 from fractions import Fraction
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -18,8 +18,7 @@ def at_most(value: float) -> str:
     """The same of an upper bound above 0, in two digits, rounded up."""
     if not math.isfinite(value):
         return number(value)
-    exponent = Decimal(value).adjusted() - 1
-    rounded = Decimal(value).quantize(Decimal((0, (1,), exponent)), ROUND_CEILING, Context(prec=1000))
+    rounded = Context(2, ROUND_CEILING).create_decimal(value)
     return f"{rounded:f}" if 1e-3 <= rounded < 1e5 else _scientific(f"{rounded:.1e}")
 
 
