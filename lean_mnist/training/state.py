@@ -10,6 +10,7 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -54,6 +55,13 @@ class CheckSummary:
         if self.failures:
             return Verdict.FAILED
         return Verdict.PASSED if self.screens or self.comparisons or self.gradchecks else Verdict.UNCHECKED
+
+    @property
+    def proved_bound(self) -> str:
+        """``largest_bound`` in two digits, rounded up; empty where an audited gradient has none."""
+        if self.failures or not 0 < self.largest_bound < math.inf:
+            return ""
+        return f"{float(Context(2, ROUND_CEILING).create_decimal(self.largest_bound)):.1e}"
 
     def add_screen(self, result: RandomisedResult) -> None:
         """Count one randomised check. A failure is counted by ``add_failure``, with its explanation."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -59,6 +60,20 @@ def test_what_is_not_there_is_said(short_run: FinishedRun) -> None:
     assert "are right" not in text
     failed = dataclasses.replace(state, checks=dataclasses.replace(state.checks, failures=1))
     assert "a check of them FAILED while it trained" in card_of(short_run, state=failed)
+    assert "proved within" not in card_of(short_run, state=failed)
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"), [(1.801e-7, "1.9e-07"), (1.8e-7, "1.8e-07"), (0.0, ""), (math.inf, ""), (math.nan, "")]
+)
+def test_a_proved_bound_is_rounded_up_and_not_said_where_there_is_none(
+    bound: float, said: str, short_run: FinishedRun
+) -> None:
+    state = short_run.summary.state
+    state = dataclasses.replace(state, checks=dataclasses.replace(state.checks, largest_bound=bound))
+    for text in (card_of(short_run, state=state), str(dataclasses.replace(short_run.summary, state=state))):
+        found = re.search(r"proved within (\S+) of the exact gradient", " ".join(text.split()))
+        assert (found[1] if found else "") == said
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "[x](javascript:y)", "a|b\n# c", "\x1b[31m"])

@@ -157,9 +157,11 @@ def test_with_warn_the_run_goes_on_and_is_marked(
     assert summary["checks"]["verdict"] == "failed"
     assert summary["checks"]["failures"] == 3  # steps 1, 10 and 20
     assert summary["best_epoch"] is summary["validation_accuracy"] is None
-    assert set(summary["files"]) == {"certificate", "last", "run"}
+    assert set(summary["files"]) == {"card", "certificate", "last", "report", "run"}
+    assert "evaluate checkpoints/a-run/last.pt" in (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert "proved within" not in str(finished.summary)  # of gradients that fail nothing is proved
     assert "WARNING" in str(finished.summary)
-    assert "no checkpoint could be called best" in str(finished.summary)
+    assert "none could be called best" in str(finished.summary)
     assert len(named(finished.records, "crosscheck/warning")) == 1  # of the first failure, the tenth, the hundredth …
     assert all("not selected" in text for text in named(finished.records, "checkpoint/selection"))
     lines = capsys.readouterr().err.splitlines()

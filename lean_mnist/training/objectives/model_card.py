@@ -148,10 +148,12 @@ def _checks(summary: Summary) -> list[str]:
         f"{checks.gradchecks:,} runs of gradcheck; {checks.failures:,} failed."
     ]
     if checks.comparisons:
+        bound = checks.proved_bound
+        proved = f", and proved within {bound} of the exact gradient (relative)" if bound else ""
         lines.append(
             f"Where gradients were compared they were within {checks.largest_divergence:.1e} of the reference, "
-            f"{checks.largest_share:.0%} of what rounding explains, and proved within {checks.largest_bound:.1e} of "
-            "the exact gradient (relative). Steps in between are not covered by these comparisons."
+            f"{checks.largest_share:.0%} of what rounding explains{proved}. Steps in between are not covered by these "
+            "comparisons."
         )
     return lines
 

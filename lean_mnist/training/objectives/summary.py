@@ -136,10 +136,12 @@ class Summary:
         )
         yield "checks", "none were due" if checks.verdict is Verdict.UNCHECKED else done
         if checks.comparisons:
+            bound = checks.proved_bound
+            proved = f"; proved within {bound} of the exact gradient (relative)" if bound else ""
             yield (
                 "gradients",
                 f"largest divergence {checks.largest_divergence:.1e}, {checks.largest_share:.0%} of what rounding "
-                f"explains; proved within {checks.largest_bound:.1e} of the exact gradient (relative)",
+                f"explains{proved}",
             )
         if checks.transient:
             yield "transient", f"faults that were gone when a step was computed again: {checks.transient}"
