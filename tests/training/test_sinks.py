@@ -234,9 +234,16 @@ def test_lines_are_no_wider_than_the_terminal(terminal: None, monkeypatch: pytes
     assert max(map(len, on_screen(text)[1:])) == 30
 
 
+def test_of_epochs_of_one_accuracy_the_best_is_that_of_the_least_loss(terminal: None) -> None:
+    epochs = [epoch(number, 11 * number) for number in (1, 2, 3)]
+    for one, loss in zip(epochs, (0.5, 0.25, 0.75), strict=True):
+        one.value["validation_loss"] = loss
+    assert "best 50.00% (epoch 2)" in on_screen(shown(Terminal(), *epochs))[0]
+
+
 def test_a_failed_check_is_seen(terminal: None) -> None:
     failed = [Scalar(9, "crosscheck/passed", 0.0), Scalar(9, "screen/share_of_allowed", 0.1)]
-    assert "checks  1 FAILED  every step screened passed" in on_screen(shown(Terminal(), *failed))
+    assert "checks  1 FAILED  every step screened" in on_screen(shown(Terminal(), *failed))
 
 
 def test_colours_are_for_terminals_that_want_them(terminal: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Progress on standard error: a few lines that change on a terminal, a line an epoch elsewhere."""
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -78,7 +79,8 @@ class _Live(_Lines):
         self._board = Board(stream, coloured(stream))
         self._step, self._finished = done, done * epochs // max(1, steps)
         self._values: dict[str, str] = {}
-        self._best, self._best_epoch = -1.0, 0
+        self._selected = -1.0, -math.inf  # validation accuracy and, of equals, the loss below 0, as a run selects
+        self._best_epoch = 0
         self._losses: list[float] = []
         self._passed = {"crosscheck/passed": 0, "crosscheck/gradcheck_passed": 0}
         self._failed, self._screened, self._divergence, self._share = 0, False, 0.0, 0.0
@@ -115,9 +117,9 @@ class _Live(_Lines):
 
     def _take_epoch(self, epoch: Mapping[str, Any]) -> None:
         self._finished, self._values = epoch["epoch"], _shown(epoch)
-        accuracy = epoch.get("validation_accuracy", -1.0)
-        if accuracy > self._best:
-            self._best, self._best_epoch = accuracy, epoch["epoch"]
+        found = epoch.get("validation_accuracy", -1.0), -epoch.get("validation_loss", math.inf)
+        if found > self._selected:
+            self._selected, self._best_epoch = found, epoch["epoch"]
 
     def _draw(self, *, soon: bool = False) -> None:
         with contextlib.suppress(OSError):
@@ -130,7 +132,7 @@ class _Live(_Lines):
         for name, value in self._values.items() or [("validation", "after the epoch")]:
             pieces += [(f"  {name} ", ""), (value, "green" if self._values else "dim")]
         if self._best_epoch:
-            pieces.append((f"  best {self._best:.2%} (epoch {self._best_epoch})", "dim"))
+            pieces.append((f"  best {self._selected[0]:.2%} (epoch {self._best_epoch})", "dim"))
         return pieces
 
     def _bar(self) -> list[Piece]:
@@ -148,12 +150,12 @@ class _Live(_Lines):
 
     def _checks(self) -> list[Piece]:
         audits, gradchecks = self._passed.values()
-        done = [_counted(audits, "audit"), _counted(gradchecks, "gradcheck"), "every step screened" * self._screened]
-        done = [*filter(None, done)]
+        passed = ", ".join(filter(None, [_counted(audits, "audit"), _counted(gradchecks, "gradcheck")]))
+        done = ", ".join(filter(None, [f"{passed} passed" * bool(passed), "every step screened" * self._screened]))
         pieces: list[Piece] = [("checks  ", "dim")]
         if self._failed:
             pieces.append((f"{self._failed} FAILED  ", "red"))
-        pieces.append((f"{', '.join(done)} passed" if done else "none yet", "green" if done else "dim"))
+        pieces.append((done or "none yet", "green" if done else "dim"))
         if self._divergence:
             share = "" if self._screened else f", {self._share:.0%} of rounding"
             pieces.append((f"; divergence {self._divergence:.1e}{share}", ""))
