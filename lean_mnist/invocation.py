@@ -55,13 +55,13 @@ def _script(name: str) -> str:
 
 
 def _near(path: str) -> str:
-    """``path`` from the working folder, where it is below that."""
+    """``path`` from the working folder, where it is in a folder below that; a name alone would be looked for."""
     path = os.path.abspath(path)
     try:
         below = os.path.relpath(path)
     except ValueError:  # another drive
         return path
-    return path if below.startswith(os.pardir) else below
+    return path if below.startswith(os.pardir) or os.sep not in below else below
 
 
 def _quoted(word: str) -> str:

@@ -70,6 +70,10 @@ def main() -> None:
             raise ConfigError(f"--{name}: expected 1 or more, found {given}")
     if arguments.grid and arguments.compare:
         raise ConfigError("--grid and --compare: expected one of them")
+    if picture := "--png" * bool(arguments.png) or "--json" * arguments.json:
+        for name in ("border", "wide", "colour"):
+            if getattr(arguments, name) != getattr(RenderArguments, name):
+                raise ConfigError(f"--{name}: of images as text, without effect beside {picture}")
     if arguments.errors and not arguments.checkpoint:
         raise ConfigError("--errors: expected --checkpoint as well, whose errors are meant")
     from lean_mnist.files import write_atomically
@@ -201,10 +205,10 @@ def _colour_is_shown() -> bool:
     """True on a terminal, or with FORCE_COLOR; never with NO_COLOR. Says so where it is not."""
     if os.environ.get("NO_COLOR"):
         why = "NO_COLOR is set"
-    elif sys.stdout.isatty() or os.environ.get("FORCE_COLOR"):
+    elif (sys.stdout.isatty() and os.environ.get("TERM") != "dumb") or os.environ.get("FORCE_COLOR"):
         return True
     else:
-        why = "the output is no terminal (FORCE_COLOR=1 to have it all the same)"
+        why = "the output is no terminal with colours (FORCE_COLOR=1 to have them all the same)"
     print(f"--colour: {why}, so these are characters", file=sys.stderr)
     return False
 

@@ -46,6 +46,8 @@ def test_an_environment_elsewhere_has_its_whole_path(environment: Path, monkeypa
     (environment.parents[1] / "work").mkdir()
     monkeypatch.chdir("work")
     assert typed(TRAIN) == f"{environment}/python -m lean_mnist.train"
+    monkeypatch.chdir(environment)  # where "python" alone would be another one
+    assert typed(TRAIN) == f"{environment}/python -m lean_mnist.train"
 
 
 def test_without_its_script_a_program_is_run_as_a_module(environment: Path) -> None:

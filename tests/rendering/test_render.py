@@ -90,8 +90,12 @@ def test_colour_is_for_terminals_alone(called: Call, monkeypatch: pytest.MonkeyP
     out, err = called("--count 2 --colour")
     assert out == plain
     assert err == (
-        "--colour: the output is no terminal (FORCE_COLOR=1 to have it all the same), so these are characters\n"
+        "--colour: the output is no terminal with colours (FORCE_COLOR=1 to have them all the same), so these are "
+        "characters\n"
     )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    assert called("--count 2 --colour") == (out, err)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "\x1b[38;2;" in called("--count 2 --colour")[0]
     monkeypatch.setenv("NO_COLOR", "1")
@@ -105,6 +109,8 @@ def test_colour_is_for_terminals_alone(called: Call, monkeypatch: pytest.MonkeyP
         ("--grid -1", "--grid: expected 1 or more, found -1"),
         ("--grid 2 --compare", "--grid and --compare: expected one of them"),
         ("--errors", "--errors: expected --checkpoint as well, whose errors are meant"),
+        ("--png x.png --border double", "--border: of images as text, without effect beside --png"),
+        ("--json --colour", "--colour: of images as text, without effect beside --json"),
         ("--index 360", "--index: expected 0 to 359, of the images (digits, test split), found 360"),
         ("--index -1", "--index: expected 0 to 359, of the images (digits, test split), found -1"),
         ("--count two", "--count: expected a whole number, found 'two'"),
