@@ -41,7 +41,7 @@ def test_dashboard_and_printed_summary_say_what_it_says(short_run: FinishedRun) 
         recorded = named(short_run.records, f"certificate/clopper_pearson_risk_{tag}")
         assert recorded == [float(Fraction(claim["risk"]))]
         percent = checker.percent(Fraction(claim["risk"]), True)
-        assert f"risk at most {percent} at δ = {delta}" in str(short_run.summary)
+        assert f"risk at most {percent} at δ = {delta}" in " ".join(str(short_run.summary).split())
     statement = short_run.summary_json["certificate"]["statement"]
     assert named(short_run.records, "certificate/statement") == ["\n\n".join(statement)]
 
