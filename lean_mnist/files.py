@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import math
 import os
@@ -21,9 +22,11 @@ def write_atomically(path: Path, content: bytes, *, previous: Path | None = None
 
     The temporary file stands in the same folder, so that the rename is one operation of one file system. The old file
     goes on as ``previous``, if that is given. Raises ``OSError`` (disk full, folder not writable), which names
-    ``path``, with the old file untouched and the temporary one removed.
+    ``path``, with the old file untouched and the temporary one removed. A device is never replaced.
     """
     with errors_named(str(path)):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EINVAL, "expected a file, found a pipe, socket or device")
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(descriptor, "wb") as file:
