@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,7 @@ def test_it_says_what_the_run_measured(short_run: FinishedRun) -> None:
     certificate = short_run.summary_json["certificate"]
     assert all(line.replace("_", "\\_") in text for line in certificate["statement"])
     assert "Assumed:" in text
+    assert "--check 'my runs/certificate.json'` derives" in card_of(short_run, folder=Path("my runs"))
 
 
 def test_what_is_not_there_is_said(short_run: FinishedRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import Any
 
 from lean_mnist.data.datasets import Dataset
@@ -135,7 +136,8 @@ def _certificate(summary: Summary) -> list[str]:
     document = certificate.document
     stated = "\n".join(f"- {_plain(line, 2000)}" for line in document["statement"])
     assumed = "\n".join(f"- {_plain(line, 2000)}" for line in document["assumptions"])
-    check = f"`python -m lean_mnist.certify --check {summary.files['certificate']}` derives it again."
+    path = shlex.quote(str(summary.files["certificate"]))
+    check = f"`python -m lean_mnist.certify --check {path}` derives it again."
     return [stated, f"Assumed:\n\n{assumed}", check]
 
 
