@@ -49,8 +49,7 @@ class Chart:
     band: Sequence[tuple[float, float, float]] = ()
     mark: tuple[float, float, str] | None = None
     log: bool = False
-    percent: bool = False
-    top: float | None = None  # y that has to be in sight
+    percent: bool = False  # shares, up to 1, which is in sight
     height: int = 300
 
     def __html__(self) -> str:
@@ -98,8 +97,9 @@ class _Plot:
         points = [point for line in chart.lines for point in line.points]
         points += [(x, y) for x, low, high in chart.band for y in (low, high)]
         ys = [y for _, y in points if math.isfinite(y) and (y > 0 or not chart.log)] or [1.0]
-        ys += [] if chart.top is None else [chart.top]
-        low, high, ticks = _log_range(min(ys), max(ys)) if chart.log else _range(min(ys), max(ys), chart.top)
+        top = 1.0 if chart.percent else None
+        ys += [] if top is None else [top]
+        low, high, ticks = _log_range(min(ys), max(ys)) if chart.log else _range(min(ys), max(ys), top)
         step = _step(chart.x_end, 6 if width > 500 else 4, whole=True)
         x_ticks = [step * n for n in range(int(chart.x_end / step + 1e-9) + 1)]
         x = _Axis(0.0, chart.x_end, _LEFT, width - _RIGHT, False, x_ticks)

@@ -76,7 +76,6 @@ class _Curves:
             [each for each in band if all(map(math.isfinite, each))],
             self._selected(points),
             percent=True,
-            top=1.0,
         )
 
     def _selected(self, points: Sequence[Point]) -> tuple[float, float, str] | None:
@@ -124,7 +123,6 @@ class _Curves:
             "difference, as a share of what rounding can make",
             [limit, *lines],
             percent=True,
-            top=1.0,
             height=220,
         )
 

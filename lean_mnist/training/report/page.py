@@ -132,13 +132,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "number": number,
-        "at_most": at_most,
-        "per_cent": per_cent,
-        "seconds": seconds,
-        "plural": plural,
-    }
+    environment.filters |= {each.__name__: each for each in (number, at_most, per_cent, seconds, plural)}
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
     return environment.get_template("page.html")
@@ -247,41 +241,33 @@ def certificate(document: dict[str, Any]) -> dict[str, Any]:
         "counts": document["counts"],
         "looks": history.get("looks"),
         "arithmetic": document.get("arithmetic", ""),
-        "version": document["version"],
-        "schema": document["schema"],
         "weights_sha256": document.get("weights", {}).get("sha256", ""),
     }
 
 
 def commands(run: RunFiles, checkpoint: Path) -> list[tuple[str, str]]:
     """Commands that can be typed here, each with what it is for."""
-    gaussian = isinstance(run.config, PacBayesConfig)
-    module = "python -m lean_mnist." + ("pacbayes" if gaussian else "train")
-    found = []
+    found: list[tuple[str, str]] = []
+
+    def add(what: str, command: str, *arguments: str | Path) -> None:
+        found.append((what, typed(f"python -m lean_mnist.{command}", *arguments)))
+
+    train = "pacbayes" if isinstance(run.config, PacBayesConfig) else "train"
     if run.summary is None and run.config is not None:
         elsewhere = [] if run.config.runs_dir == Config.runs_dir else ["--runs-dir", run.config.runs_dir]
-        found.append(("to go on with it", typed(module, "--resume", checkpoint.parent, *elsewhere)))
+        add("to go on with it", train, "--resume", checkpoint.parent, *elsewhere)
     if isinstance(run.config, Config):
         threads = run.summary.threads if isinstance(run.summary, Summary) else None
-        found.append(("to train it again", typed(module, *options_of(run.config, threads))))
+        add("to train it again", train, *options_of(run.config, threads))
     if run.config is not None:
-        found.append(("the same, by its file", typed(module, "--config", run.folder / "config.json")))
+        add("the same, by its file", train, "--config", run.folder / "config.json")
     if run.certificate is not None:
-        found.append(
-            (
-                "to check the certificate from its files",
-                typed("python -m lean_mnist.certify", "--check", run.folder / "certificate.json"),
-            )
-        )
+        add("to check the certificate from its files", "certify", "--check", run.folder / CERTIFICATE)
     if isinstance(run.summary, Summary):
-        found.append(("to evaluate it again", typed("python -m lean_mnist.evaluate", checkpoint)))
-        found.append(
-            (
-                "to see what it misreads",
-                typed("python -m lean_mnist.render", "--checkpoint", checkpoint, "--errors", "--colour"),
-            )
-        )
-    return [*found, ("to write this page again", typed("python -m lean_mnist.report", run.folder))]
+        add("to evaluate it again", "evaluate", checkpoint)
+        add("to see what it misreads", "render", "--checkpoint", checkpoint, "--errors", "--colour")
+    add("to write this page again", "report", run.folder)
+    return found
 
 
 def options_of(config: Config, threads: int | None = None) -> list[str]:

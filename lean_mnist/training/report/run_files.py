@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -39,7 +39,6 @@ _BOUND, _DIVERGENCE = "error_bound/", "divergence/"  # of a tensor; of the loss 
 
 Text = Annotated[str, Meta(max_length=2000)]
 Measured = float | Literal["nan", "inf", "-inf"]
-T = TypeVar("T")
 
 
 class Checks(msgspec.Struct):
@@ -47,7 +46,6 @@ class Checks(msgspec.Struct):
 
     verdict: Literal["passed", "failed", "unchecked"]
     screens: Count = 0
-    close_looks: Count = 0
     comparisons: Count = 0
     gradchecks: Count = 0
     kinks: Count = 0
@@ -81,8 +79,6 @@ class Summary(msgspec.Struct, kw_only=True):
     test_errors: Count
     test_accuracy: Share
     test_accuracy_interval_95: Annotated[list[Share], Meta(min_length=2, max_length=2)]
-    test_loss: Measured
-    test_looks: Annotated[list[dict[str, Any]], Meta(max_length=1_000_000)] = []
     best_epoch: Count | None = None
     best_step: Count | None = None
     validation_examples: Count | None = None
@@ -95,7 +91,6 @@ class Summary(msgspec.Struct, kw_only=True):
     seconds: Amount
     examples_per_second: Amount
     checks: Checks
-    device: Text = ""
     threads: Count | None = None
     torch: Text = ""
     best_sha256: Sha256 | None = None
