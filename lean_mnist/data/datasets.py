@@ -61,7 +61,8 @@ def load_dataset(
             raise
         instead = "Training on 'digits' instead: 1,797 images of 8x8 pixels from scikit-learn; this is not MNIST."
         lines, dataset = [str(error), instead], load_digits()
-    for line in (*lines, dataset.doubt(), dataset.gaps() if dataset.path else None):
+    own = (dataset.gaps(), dataset.overlap()) if dataset.path else ()
+    for line in (*lines, dataset.doubt(), *own):
         if says and line is not None:
             print(line, file=sys.stderr, flush=True)
     return dataset

@@ -121,6 +121,13 @@ class Dataset:
                 said.append(f"nothing {purpose} of {', '.join(lacking[:3])}{more}")
         return f"Data set '{self.name}' has {'; '.join(said)}" if said else None
 
+    def overlap(self) -> str | None:
+        """The line that says how many test images are in the training split, too; ``None`` if none is."""
+        learned = {hashlib.sha256(image).digest() for image in self.train.images.cpu().numpy()}
+        count = sum(hashlib.sha256(image).digest() in learned for image in self.test.images.cpu().numpy())
+        found = f"{count:,} of its {len(self.test):,} test images are also among those to learn from"
+        return f"Data set '{self.name}': {found}" if count else None
+
     def _file_hashes(self) -> Iterator[str]:
         """SHA-256 of what each of ``PARTS`` is as an IDX file."""
         for split in (self.train, self.test):

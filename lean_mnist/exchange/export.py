@@ -144,20 +144,16 @@ class _NoReader(Exception):
 
 def _target(arguments: ExportArguments, source: Path) -> tuple[str, Path]:
     """The format and the file to write."""
-    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
-    kind: str | None = arguments.format
+    kinds: dict[str, str] = {arguments.format: SUFFIXES[arguments.format]} if arguments.format else SUFFIXES
     if arguments.out is None:
-        if kind is None:
+        if arguments.format is None:
             raise ConfigError(f"--format: expected one of {', '.join(SUFFIXES)}, or --out FILE with an end of theirs")
-        return kind, source.with_suffix(SUFFIXES[kind])
+        return arguments.format, source.with_suffix(SUFFIXES[arguments.format])
     out = Path(arguments.out)
-    named = kinds.get(out.suffix)
-    if (kind or named) is None or (kind is not None and named not in (None, kind)):
-        expected = f"a file that ends in {', '.join(kinds) if kind is None else SUFFIXES[kind]}"
-        raise ConfigError(f"--out: expected {expected}, found {shown(out)}")
-    if out.suffix == ".pt":
-        raise ConfigError(f"--out: expected no checkpoint's name, found {shown(out)}")
-    return kind or str(named), out
+    for kind, suffix in kinds.items():  # no other end, so that no checkpoint or certificate is written over
+        if out.suffix == suffix:
+            return kind, out
+    raise ConfigError(f"--out: expected a file that ends in {', '.join(kinds.values())}, found {shown(out)}")
 
 
 def _holds(network: PixelNetwork, kind: str) -> str:

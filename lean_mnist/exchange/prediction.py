@@ -185,11 +185,11 @@ def _array(path: str, grey: bool) -> Pixels:
         array = read_npy(path)
     else:
         with opened_npz(path) as arrays:
-            named = [name for name in _ARRAYS if name in arrays.names] or arrays.names
-            if len(named) != 1 and named[:1] != [name for name in _ARRAYS if name in arrays.names][:1]:
+            named = next((name for name in _ARRAYS if name in arrays.names), None)
+            if named is None and len(arrays.names) != 1:
                 held = printable(", ".join(arrays.names) or "none", 100)
                 raise DataError(f"{where}: expected one array, or one called {', '.join(_ARRAYS)}, found {held}")
-            array = arrays.read(named[0])
+            array = arrays.read(named or arrays.names[0])
     images = as_images(whole_pixels(array, where), where, grey=grey)
     if images.ndim == 2:
         images = images[None]

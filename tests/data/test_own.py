@@ -257,6 +257,16 @@ def test_a_class_without_examples_is_said(tmp_path: Path, capsys: pytest.Capture
         assert expected is None or lines[0].endswith(expected)
 
 
+def test_test_images_that_are_learned_from_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = images_of(9), np.arange(9) % 3
+    for x_test, expected in ((images_of(3, seed=1), 1), (np.concatenate([x[:2], images_of(1, seed=1)]), 2)):
+        np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x_test, y_test=y[:3])
+        load_dataset(str(tmp_path / "a.npz"))
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == expected
+    assert lines[1] == "Data set 'a': 2 of its 3 test images are also among those to learn from"
+
+
 def test_a_folder_named_without_a_slash_is_said_to_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path / "shapes", {"a": 2, "b": 2})
     monkeypatch.chdir(tmp_path)

@@ -155,7 +155,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "--format: expected one of safetensors, onnx, torch-export, or --out FILE with an end of theirs"),
     ({"out": "x.foo"}, "--out: expected a file that ends in .safetensors, .onnx, .pt2, found x.foo"),
     ({"out": "x.onnx", "format": "safetensors"}, "--out: expected a file that ends in .safetensors, found x.onnx"),
-    ({"out": "best.pt", "format": "onnx"}, "--out: expected no checkpoint's name, found best.pt"),
+    ({"out": "best.pt", "format": "onnx"}, "--out: expected a file that ends in .onnx, found best.pt"),
+    ({"out": "a.json", "format": "onnx"}, "--out: expected a file that ends in .onnx, found a.json"),
     ({"out": "nowhere/x.onnx"}, "--out: expected a file in a folder that is there, found nowhere/x.onnx"),
 ]
 

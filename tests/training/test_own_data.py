@@ -121,6 +121,6 @@ def test_classes_that_only_validation_has_are_said(here: Path, capsys: pytest.Ca
     path = write(here / "own.npz", (6, 5), 30, 60)  # of each class one to learn from and one to test
     run(Config(dataset=path, epochs=1, run_name="r", check="off"))
     expected = (
-        r"Data set 'own' has nothing to learn from of 'class \d+', .*, now that the validation split is cut off\n"
+        r"Data set 'own' has nothing to learn from of 'class \d+', .*, in what validation and limit-train leave\n"
     )
     assert re.search(expected, capsys.readouterr().err)

@@ -184,7 +184,7 @@ class Classification:
         yield Text(0, "run/dataset", about)
         gaps = self.dataset.gaps(self.train)
         if self.dataset.path and gaps != self.dataset.gaps():
-            yield Notice(0, "run/classes", f"{gaps}, now that the validation split is cut off")
+            yield Notice(0, "run/classes", f"{gaps}, in what validation and limit-train leave")
         yield Image(0, "picture/first_layer_weights", first_layer_weights(self.model, self.dataset.image_shape))
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
