@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from lean_mnist.data.examples import Dataset, Split
-from lean_mnist.data.idx import PathLike, read_images, read_labels
+from lean_mnist.data.idx import PathLike, read_examples
 from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS, is_path
 from lean_mnist.data.official import LAYOUTS, DownloadError, Layout, download, locate
 from lean_mnist.data.own import load_own
@@ -82,7 +80,7 @@ def load_digits() -> Dataset:
     parts = train_test_split(
         np.arange(len(labels)), test_size=DIGITS_TEST_EXAMPLES, stratify=labels, random_state=DIGITS_SPLIT_SEED
     )
-    train, test = (_as_split(images[order], labels[order]) for order in map(np.sort, parts))
+    train, test = (Split.of(images[order], labels[order]) for order in map(np.sort, parts))
     return Dataset("digits", train, test, classes=CLASSES, maximum=16, source="scikit-learn")
 
 
@@ -99,7 +97,7 @@ def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Data
         raise DataError(f"data-dir: {shown(own)} is not a folder, expected one that holds {layout.raw}")
 
     for root in (given, own):
-        paths = locate(root, layout) if root is not None else None
+        paths = locate(root / layout.raw, layout.files) if root is not None else None
         if paths is not None:
             return _read_idx_dataset(name, layout, paths)
 
@@ -116,7 +114,7 @@ def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Data
             f"it, point {DATA_VARIABLE} or --data-dir at a folder that holds {layout.raw}/{layout.files[0]}[.gz] "
             "and its three companions."
         ) from error
-    paths = locate(own, layout)
+    paths = locate(own / layout.raw, layout.files)
     assert paths is not None, "a download that did not fail leaves all four files"
     return _read_idx_dataset(name, layout, paths)
 
@@ -128,14 +126,5 @@ def _read_idx_dataset(name: str, layout: Layout, paths: list[Path]) -> Dataset:
 
 
 def _read_split(images_path: Path, labels_path: Path, layout: Layout) -> Split:
-    images, labels = read_images(images_path, IMAGE_SHAPE), read_labels(labels_path, CLASSES)
-    if len(images) != len(labels):
-        raise DataError(
-            f"{shown(images_path)} holds {len(images)} images, but {shown(labels_path)} holds {len(labels)} labels, "
-            "expected equally many"
-        )
-    return _as_split(images.transpose(0, 2, 1) if layout.transposed else images, labels)
-
-
-def _as_split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Split:
-    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
+    images, labels = read_examples(images_path, labels_path, IMAGE_SHAPE, CLASSES)
+    return Split.of(images.transpose(0, 2, 1) if layout.transposed else images, labels)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lean_mnist.data.idx import IMAGES_MAGIC, LABELS_MAGIC
@@ -25,6 +26,11 @@ class Split:
 
     images: torch.Tensor
     labels: torch.Tensor
+
+    @classmethod
+    def of(cls, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> "Split":
+        """The same of arrays."""
+        return cls(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
 
     def check_labels(self, classes: int | None = None) -> None:
         """Raise :class:`ArgumentError` unless there are examples, and each has a label in 0..classes-1."""

@@ -108,6 +108,17 @@ def read_images(path: PathLike, pixels: tuple[int, int] | None = None) -> npt.ND
     return read_idx(path, check)
 
 
+def read_examples(
+    images_path: PathLike, labels_path: PathLike, pixels: tuple[int, int] | None = None, classes: int = 10
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """:func:`read_images` and :func:`read_labels`; raises :class:`DataError` unless they are equally many."""
+    images, labels = read_images(images_path, pixels), read_labels(labels_path, classes)
+    if len(images) != len(labels):
+        counts = f"holds {len(images)} images, but {shown(labels_path)} holds {len(labels)} labels"
+        raise DataError(f"{shown(images_path)} {counts}, expected equally many")
+    return images, labels
+
+
 def read_labels(path: PathLike, classes: int = 10) -> npt.NDArray[np.int64]:
     """Read an IDX file of at most 2^20 labels: int64 (m,), every value in 0..classes-1.
 

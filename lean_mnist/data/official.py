@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lean_mnist.data.idx import PathLike
 from lean_mnist.errors import DataError
 from lean_mnist.reading.text import shown
 
@@ -103,28 +102,27 @@ class Origin(Enum):
     UNKNOWN = "unknown"
 
 
-def locate(root: PathLike, layout: Layout) -> list[Path] | None:
-    """The four files below ``root``, in the order of :attr:`Layout.files`; ``None`` if none of them is there.
+def locate(folder: Path, files: tuple[str, str, str, str]) -> list[Path] | None:
+    """The four ``files`` in ``folder``, in the order of :attr:`Layout.files`; ``None`` if none of them is there.
 
     Where both an unpacked file and its ``.gz`` exist the unpacked one is taken, as torchvision does.
     Raises :class:`DataError` if some but not all are there, which is damage and not absence, and if the system refuses
     to say what is there.
     """
-    raw = Path(root, layout.raw)
     try:
-        os.scandir(raw).close()
+        os.scandir(folder).close()
     except PermissionError as error:
-        raise DataError(f"{shown(raw)}: expected a folder that can be read, found: {error.strerror}") from None
+        raise DataError(f"{shown(folder)}: expected a folder that can be read, found: {error.strerror}") from None
     except OSError:
         return None
     found = [
-        next((path for path in (raw / name, raw / f"{name}.gz") if os.path.exists(path)), None) for name in layout.files
+        next((path for path in (folder / name, folder / f"{name}.gz") if os.path.exists(path)), None) for name in files
     ]
     present = [path for path in found if path is not None]
     if not present:
         return None
     if len(present) < len(found):
-        missing = raw / layout.files[found.index(None)]
+        missing = folder / files[found.index(None)]
         raise DataError(
             f"{shown(missing)}: missing (neither it nor its .gz is there), expected beside {present[0].name}; "
             f"found {len(present)} of 4 files"

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lean_mnist.data.examples import Dataset, Split
-from lean_mnist.data.idx import MOST_LABELS, read_images, read_labels
+from lean_mnist.data.idx import MOST_LABELS, read_examples
 from lean_mnist.data.names import dataset_name
-from lean_mnist.data.official import LAYOUTS
+from lean_mnist.data.official import LAYOUTS, locate
 from lean_mnist.data.splits import cut_test
 from lean_mnist.errors import DataError
 from lean_mnist.reading.images import SUFFIXES, read_image
@@ -51,14 +50,14 @@ def load_own(path: str, *, grey: bool = False) -> Dataset:
             train, test, names = _of_arrays(place, grey)
         elif not place.is_dir():
             raise DataError(f"{shown(place)}: expected {_EXPECTED}, found a file of another name")
-        elif any((place / f"{_IDX_FILES[0]}{end}").exists() for end in ("", ".gz")):
-            train, test, names = _of_idx_files(place)
+        elif (paths := locate(place, _IDX_FILES)) is not None:
+            train, test, names = _of_idx_files(paths)
         else:
             train, test, names = _of_images(place, grey)
     except OSError as error:
         raise DataError(f"{shown(error.filename or place)}: expected to read it, found: {error.strerror}") from None
-    learned = _as_split(*train)
-    learned, held = cut_test(learned) if test is None else (learned, _as_split(*test))
+    learned = Split.of(*train)
+    learned, held = cut_test(learned) if test is None else (learned, Split.of(*test))
     if not len(held):
         raise DataError(f"{shown(place)}: no class has two examples, so that none can be cut off to test")
     if unknown := sorted(set(held.labels.unique().tolist()) - set(learned.labels.unique().tolist())):
@@ -66,31 +65,17 @@ def load_own(path: str, *, grey: bool = False) -> Dataset:
     return Dataset(dataset_name(path), learned, held, len(names), 255, shown(place), tuple(names), path)
 
 
-def _as_split(images: Images, labels: Labels) -> Split:
-    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
-
-
 def _require_classes(count: int, where: str) -> None:
     if not 2 <= count <= MOST_CLASSES:
         raise DataError(f"{where}: {count:,} class{'' if count == 1 else 'es'}, expected 2 to {MOST_CLASSES:,}")
 
 
-def _of_idx_files(folder: Path) -> tuple[Examples, Examples, list[str]]:
-    paths = []
-    for name in _IDX_FILES:
-        found = [folder / f"{name}{end}" for end in ("", ".gz") if (folder / f"{name}{end}").exists()]
-        if not found:
-            raise DataError(f"{shown(folder / name)}: missing (neither it nor its .gz is there)")
-        paths.append(found[0])
-    train = read_images(paths[0]), read_labels(paths[1], MOST_CLASSES)
-    pixels: Any = train[0].shape[1:]
-    test = read_images(paths[2], pixels), read_labels(paths[3], MOST_CLASSES)
-    for (images, labels), images_path, labels_path in ((train, paths[0], paths[1]), (test, paths[2], paths[3])):
-        if len(images) != len(labels):
-            counts = f"holds {len(images)} images, but {shown(labels_path)} holds {len(labels)} labels"
-            raise DataError(f"{shown(images_path)} {counts}, expected equally many")
+def _of_idx_files(paths: list[Path]) -> tuple[Examples, Examples, list[str]]:
+    train = read_examples(paths[0], paths[1], None, MOST_CLASSES)
+    rows, columns = train[0].shape[1:]
+    test = read_examples(paths[2], paths[3], (rows, columns), MOST_CLASSES)
     classes = 1 + max(int(labels.max()) for _, labels in (train, test))
-    _require_classes(classes, shown(folder))
+    _require_classes(classes, shown(paths[0].parent))
     return train, test, [str(label) for label in range(classes)]
 
 
