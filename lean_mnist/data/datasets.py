@@ -11,10 +11,10 @@ import numpy as np
 
 from lean_mnist.data.examples import Dataset, Split
 from lean_mnist.data.idx import PathLike, read_examples
-from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASET_CHOICES, DATASETS, is_path
+from lean_mnist.data.names import AUTO, DATA_VARIABLE, DATASETS, check_dataset, is_path
 from lean_mnist.data.official import LAYOUTS, DownloadError, Layout, download, locate
 from lean_mnist.data.own import load_own
-from lean_mnist.errors import ConfigError, DataError, DataUnavailable, check_choice
+from lean_mnist.errors import DataError, DataUnavailable
 from lean_mnist.files import errors_named
 from lean_mnist.reading.text import shown
 
@@ -42,10 +42,7 @@ def load_dataset(
     Raises :class:`ConfigError` for an unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and
     :class:`DataError` for one that is incomplete or damaged.
     """
-    if not is_path(name):
-        if name not in DATASET_CHOICES and os.path.isdir(name):
-            raise ConfigError(f"dataset: {shown(name)} is a folder, expected own data with a slash: ./{shown(name)}")
-        check_choice("dataset", name, DATASET_CHOICES, ConfigError)
+    check_dataset("dataset", name)
     lines: list[str | None] = []
     try:
         if is_path(name):

@@ -3,6 +3,9 @@
 import os
 import re
 
+from lean_mnist.errors import ConfigError, check_choice
+from lean_mnist.reading.text import shown
+
 DATASETS: tuple[str, ...] = ("mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits", "digits")
 """Every data set that can be asked for by name."""
 
@@ -18,6 +21,15 @@ DATA_VARIABLE = "LEAN_MNIST_DATA"  # names a folder to search first, which is re
 def is_path(dataset: str) -> bool:
     """True where ``--dataset`` names own data: by a slash, or a file that ends in ``.npz``."""
     return "/" in dataset or "\\" in dataset or dataset.endswith(".npz") or dataset in (".", "..")
+
+
+def check_dataset(what: str, dataset: str) -> None:
+    """Raise :class:`ConfigError` unless ``dataset`` is a name or a path; ``what`` is what the message calls it."""
+    if is_path(dataset):
+        return
+    if dataset not in DATASET_CHOICES and os.path.isdir(dataset):
+        raise ConfigError(f"{what}: {shown(dataset)} is a folder, expected own data with a slash: ./{shown(dataset)}")
+    check_choice(what, dataset, DATASET_CHOICES, ConfigError)
 
 
 def dataset_name(dataset: str) -> str:

@@ -15,6 +15,7 @@ from lean_mnist.data.datasets import Dataset, load_dataset
 from lean_mnist.data.names import dataset_name
 from lean_mnist.data.official import Origin
 from lean_mnist.errors import ConfigError, DataError
+from lean_mnist.training.config import Config
 from tests.support.idx_files import write_idx
 
 SHAPE = (20, 14)
@@ -270,8 +271,11 @@ def test_test_images_that_are_learned_from_are_counted(tmp_path: Path, capsys: p
 def test_a_folder_named_without_a_slash_is_said_to_need_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path / "shapes", {"a": 2, "b": 2})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"^dataset: shapes is a folder, expected own data with a slash: \./shapes$"):
+    expected = r"dataset: shapes is a folder, expected own data with a slash: \./shapes$"
+    with pytest.raises(ConfigError, match=f"^{expected}"):
         load_dataset("shapes")
+    with pytest.raises(ConfigError, match=f"^--{expected}"):
+        Config(dataset="shapes")
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from lean_mnist.command_line import Metavar, option_name, parse
-from lean_mnist.data.names import DATASET_CHOICES, is_path
-from lean_mnist.errors import ConfigError, LeanMnistError, check_choice, nearest
+from lean_mnist.data.names import check_dataset
+from lean_mnist.errors import ConfigError, LeanMnistError, nearest
 from lean_mnist.generalization.checker import ACTIVATIONS
 from lean_mnist.reading.json import read_json
 from lean_mnist.reading.text import printable, shown
@@ -198,8 +198,7 @@ class Config:
                 if value is not None and not least <= value <= _MOST:
                     expected = f"at most {_MOST}" if _MOST < value < math.inf else f"at least {least}"
                     raise ConfigError(f"{option_name(name)}: expected {expected}, found {printable(value, 60)}")
-        if not is_path(self.dataset):
-            check_choice("--dataset", self.dataset, DATASET_CHOICES, ConfigError)
+        check_dataset("--dataset", self.dataset)
         check_threads(self.threads)
         if self.augment_scale >= 1:
             raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
