@@ -147,4 +147,5 @@ def test_weights_are_taken_in_the_precision_of_the_run(here: Path) -> None:
     run(digits_config(epochs=1, precision="float64"))
     summary = run(digits_config(epochs=1, init_from=NAME, run_name="other"))
     assert load(CHECKPOINTS / "other" / "last.pt")["model"]["layers.0.weight"].dtype == torch.float32
+    assert "that of guessing" not in Path("runs", "other", "metrics.jsonl").read_text(encoding="utf-8")
     assert summary.state.checks.failures == 0

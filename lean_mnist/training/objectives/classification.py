@@ -129,7 +129,7 @@ class Classification:
         if config.check in ("screen", "full"):
             gates.append(ScreenHook(network, log, config.seed, policy))
         hooks = StepHooks(
-            health=HealthHook(guessing, policy),
+            health=HealthHook(guessing if config.init_from is None else None, policy),
             observers=[
                 LossHook(log),
                 NormsHook(log, math.log(max(2, network.sizes[-1])), state.warned),
