@@ -124,3 +124,13 @@ def test_classes_that_only_validation_has_are_said(here: Path, capsys: pytest.Ca
         r"Data set 'own' has nothing to learn from of 'class \d+', .*, in what validation and limit-train leave\n"
     )
     assert re.search(expected, capsys.readouterr().err)
+
+
+def test_faults_of_the_data_stand_in_the_model_card(here: Path) -> None:
+    with np.load(write(here / "one.npz", (5, 4), 3)) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    np.savez(here / "own.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    run(Config(dataset=str(here / "own.npz"), epochs=1, run_name="r", quiet=True, check="off"))
+    card = (here / "checkpoints" / "r" / "model_card.md").read_text(encoding="utf-8")
+    assert "\n\nData set 'own' has nothing to test of 'class 2'.\n" in card
+    assert "\n\nData set 'own': 2 of its 2 test images are also among those to learn from.\n" in card

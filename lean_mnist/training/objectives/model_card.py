@@ -93,10 +93,12 @@ def _data(summary: Summary, dataset: Dataset) -> list[str]:
     origin = "the official data, known by their SHA-256"
     if dataset.origin is not Origin.OFFICIAL:
         origin = "of unknown origin: nobody vouches for them"
+    faults = [line for line in (dataset.gaps(), dataset.overlap()) if line] if dataset.path else []
     return [
         f"{_plain(dataset.name)}, {origin}. {summary.training_examples:,} examples to learn from, "
         f"{summary.config.validation_size:,} to select, {len(dataset.test):,} to test. SHA-256 of all: "
-        f"`{dataset.fingerprint()}`."
+        f"`{dataset.fingerprint()}`.",
+        *(f"{_plain(line, 500)}." for line in faults),
     ]
 
 
