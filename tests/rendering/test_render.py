@@ -156,7 +156,9 @@ def test_own_data_are_shown_with_the_names_of_their_classes(called: Call, tmp_pa
         "#0: label cat", "#1: label dog & cow", "#2: label dog & cow"
     ]  # fmt: skip
     assert out.count("+---------+\n") == 6
-    assert len(err.splitlines()) == 1  # nobody vouches for these data
+    vouched, overlap = err.splitlines()
+    assert "nobody vouches" in vouched
+    assert overlap == "Data set 'own': 3 of its 3 test images are also among those to learn from"
     found = json.loads(called("--json --palette simple", data=str(path))[0])
     assert found["class_names"] == ["cat", "dog & cow"]
     assert [len(line) for one in found["images"] for line in one["text"]] == [9] * 15
