@@ -21,6 +21,7 @@ from lean_mnist.reading.json import read_json
 from lean_mnist.reading.schema import Share, checked
 from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.config import Config
+from lean_mnist.training.sinks.live import clock
 
 _LARGEST, _TAIL = 1 << 22, 1 << 16  # bytes: of a file, and of the end of a long one
 _Text = Annotated[str, Meta(max_length=1000)]
@@ -98,10 +99,7 @@ class ListedRun:
 
     def time(self) -> str:
         """Duration of the training."""
-        if self.seconds is None:
-            return ""
-        minutes, seconds = divmod(round(self.seconds), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+        return "" if self.seconds is None else clock(self.seconds)
 
 
 def _percent(share: float) -> str:

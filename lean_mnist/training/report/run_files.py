@@ -215,7 +215,8 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Curves, list[dict[str,
                 elif name.startswith(_DIVERGENCE) and name != "divergence/loss" and len(tensors) < _MOST_POINTS:
                     tensors.setdefault(step, set()).add(name.removeprefix(_DIVERGENCE))
                 elif name.startswith(_BOUND) and len(bounds) < _MOST_POINTS:
-                    bounds[step] = max(bounds.get(step, 0.0), number_of(value), key=_size)
+                    bound = number_of(value)
+                    bounds[step] = max(bounds.get(step, 0.0), math.inf if math.isnan(bound) else bound)
                     tensors.get(step, set()).discard(name.removeprefix(_BOUND))
             except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
                 strange += 1
@@ -239,7 +240,3 @@ def number_of(value: Any) -> float:
     if abs(value) > _LARGEST:
         return math.inf if value > 0 else -math.inf
     return 0.0 if abs(value) < 1 / _LARGEST else float(value)
-
-
-def _size(value: float) -> float:  # NaN is more than any number
-    return math.inf if math.isnan(value) else value
