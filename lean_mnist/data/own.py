@@ -86,29 +86,28 @@ def _of_arrays(path: Path, grey: bool) -> tuple[Examples, Examples | None, list[
         found = [(_images(arrays, x, path, grey), _labels(arrays, y, path)) for x, y in prefixes]
         names = arrays.read("class_names") if "class_names" in arrays.names else None
     for (x, y), (images, labels) in zip(prefixes, found, strict=True):
-        if len(images) != len(labels) or not len(images):
+        if len(images) != len(labels):
             counts = f"{x} holds {len(images):,} images and {y} {len(labels):,} labels"
-            raise DataError(f"{shown(path)}: {counts}, expected equally many, and at least 1")
+            raise DataError(f"{shown(path)}: {counts}, expected equally many")
         if images.shape[1:] != found[0][0].shape[1:]:
             sides = ("x".join(map(str, shape[1:])) for shape in (images.shape, found[0][0].shape))
             raise DataError(f"{shown(path)}: {x} has images of {' pixels, expected '.join(sides)}")
-    if found[0][1].dtype.kind == "U":  # the names themselves
-        if any(labels.dtype.kind != "U" for _, labels in found) or names is not None:
+    in_words = [labels.dtype.kind == "U" for _, labels in found]
+    if any(in_words):  # the names themselves
+        if not all(in_words) or names is not None:
             raise DataError(f"{shown(path)}: labels in words, expected them in each split, and no class_names beside")
         known = _in_order({text for _, labels in found for text in _texts(labels, "labels", path)})
         number = {name: index for index, name in enumerate(known)}
         found = [(x, np.array([number[text] for text in _texts(y, "labels", path)])) for x, y in found]
     else:
         highest = max(int(labels.max()) for _, labels in found)
-        known = [str(label) for label in range(highest + 1)] if highest < MOST_CLASSES else []
-        if names is not None and known:
+        known = [str(label) for label in range(highest + 1)]
+        if names is not None:
             given = _texts(names, "class_names", path) if names.ndim == 1 and names.dtype.kind == "U" else []
             if len(given) < len(known) or len(set(given)) != len(given):
                 wanted = f"{len(known)} different names or more, as labels go up to {highest}"
                 raise DataError(f"{shown(path)}: class_names: {len(given)} texts, expected {wanted}")
             known = given
-        if not known:
-            raise DataError(f"{shown(path)}: a label of {highest}, expected 0 to {MOST_CLASSES - 1}")
     _require_classes(len(known), shown(path))
     return found[0], found[1] if len(found) > 1 else None, known
 
@@ -156,7 +155,7 @@ def _labels(arrays: Arrays, name: str, path: Path) -> npt.NDArray[Any]:
     labels = arrays.read(name)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU" or len(labels) > MOST_LABELS:
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
         found = f"{labels.dtype} of shape {printable(labels.shape, 60)}"
         raise DataError(f"{shown(path)}: {name}: {found}, expected one whole number or text an example")
     if labels.dtype.kind == "U":

@@ -225,6 +225,15 @@ BAD: list[tuple[Callable[[Path], Path], str]] = [
         "tests class 'c', of which there is nothing to learn",
     ),
     (
+        arrays_with(x_train=X, y_train=Y, x_test=X, y_test=np.array(list("abab"))),
+        "labels in words, expected them in each",
+    ),
+    (
+        arrays_with(x_train=X, y_train=np.array(list("abab")), x_test=X, y_test=Y),
+        "labels in words, expected them in each",
+    ),
+    (arrays_with(x=X, y=np.array(list("abab")), class_names=np.array(["a", "b"])), "and no class_names beside"),
+    (
         arrays_with(x_train=X, y_train=Y, x_test=X[:, :3], y_test=Y),
         "x_test has images of 3x14 pixels, expected 20x14",
     ),
