@@ -68,7 +68,9 @@ def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | Non
         return dataclasses.replace(default, **given)  # type: ignore[type-var]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.default is dataclasses.MISSING and field.name not in given:
-            raise ConfigError(f"{field.name}: expected, found none; --help says more")
+            wanted = [kind.usage(name, dataclasses.MISSING) for name, kind in fields.items() if kind.positional]
+            usage = " ".join([as_started(prog), *wanted, "[options]"])
+            raise ConfigError(f"{field.name}: expected, found none; usage: {usage}")
     return cls(**given)
 
 

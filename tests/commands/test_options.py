@@ -39,7 +39,7 @@ GOOD: list[tuple[list[str], dict[str, Any]]] = [
 ]
 
 BAD: list[tuple[list[str], str]] = [
-    ([], "bundle: expected, found none; --help says more"),
+    ([], "bundle: expected, found none; usage: test BUNDLE [NAME] [options]"),
     (["x", "--rule", "adm"], "--rule: expected one of sgd, adam, found 'adm' (did you mean 'adam'?)"),
     (["x", "--lr"], "--lr: expected one argument"),
     (["x", "--hidden"], "--hidden: expected at least one argument"),

@@ -83,6 +83,7 @@ WRONG = [
     ("programs --inputs x", "--inputs: expected a whole number, found 'x'"),
     ("programs --ones half", "--ones"),
     ("predict", "checkpoint: expected, found none"),
+    ("predict one.png", "paths: expected, found none; usage: "),
     ("predict nowhere x.png", "nowhere"),
     ("export", "checkpoint: expected, found none"),
     ("export nowhere", "nowhere"),
