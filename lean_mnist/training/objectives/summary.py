@@ -120,7 +120,7 @@ class Summary:
             *self._of_checks(),
             ("time", f"{state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s"),
             ("written", ", ".join(str(path) for path in self.files.values())),
-            ("charts", "" if figures.available() else f"none: {figures.MISSING}"),
+            ("left out", "" if figures.available() else f"two pictures on the dashboard: {figures.MISSING}"),
         ]
         measured = f"test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%}"
         about = f"{test.errors} errors in {test.examples:,}; the test split was {once}"
@@ -131,8 +131,9 @@ class Summary:
     def _of_checks(self) -> Iterator[tuple[str, str]]:
         state, checks = self.state, self.state.checks
         done = (
-            f"{checks.screens:,} steps screened, {checks.comparisons} audited, {checks.gradchecks} gradchecks, "
-            f"{checks.failures} failed; {self.checking_share:.1%} of the time"
+            f"{checks.screens:,} steps screened, {checks.comparisons} audited, "
+            f"{checks.gradchecks} gradcheck{'s' * (checks.gradchecks != 1)}, {checks.failures} failed; "
+            f"{self.checking_share:.1%} of the time"
         )
         yield "checks", "none were due" if checks.verdict is Verdict.UNCHECKED else done
         if checks.comparisons:
