@@ -108,7 +108,8 @@ def _array(file: BinaryIO, where: str, error: type[LeanMnistError]) -> Array:
         raise error(f"{where}: holds {printable(repr(header[1]), 40)}, expected plain numbers or text") from None
     shape = tuple(int(side) for side in header[3].replace(" ", "").split(",") if side)
     size = math.prod(shape) * dtype.itemsize
-    if len(shape) > _MOST_DIMENSIONS or size > LARGEST_ARRAY:
+    bounded = math.prod(max(side, 1) for side in shape) * dtype.itemsize <= LARGEST_ARRAY  # a size of 0 left out
+    if len(shape) > _MOST_DIMENSIONS or not bounded:
         found = f"shape {printable(shape, 60)} of {header[1]}"
         raise error(f"{where}: announces {found}, expected at most {LARGEST_ARRAY:,} bytes")
     content = bytearray()

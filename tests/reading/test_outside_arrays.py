@@ -71,6 +71,7 @@ HOSTILE_ARRAYS: list[tuple[bytes, str]] = [
     (npy(header(shape="(1000000000,)"), b"ab"), "expected 1,000,000,000 bytes for shape (1000000000,), found 2 bytes"),
     (npy(header(shape="(9, 1000000000)")), "announces shape (9, 1000000000) of |u1, expected at most 1,073,741,824"),
     (npy(header(shape=f"({'1, ' * 40})"), b"a"), "announces shape"),
+    (npy(header(shape="(0, 999999999999, 999999999999)")), "announces shape"),
     (npy(header(shape=f"({'9' * 30},)")), "expected one array of plain numbers or text, found another header"),
     (npy(header(shape="(-1,)")), "expected one array of plain numbers or text, found another header"),
     (npy(header(descr="[('a', '<f4')]")), "expected one array of plain numbers or text, found another header"),
