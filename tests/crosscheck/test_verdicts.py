@@ -86,6 +86,13 @@ def test_a_second_derivative_is_a_warning() -> None:
     assert report.failures == report.warnings
 
 
+def test_as_many_warnings_are_counted_as_are_shown() -> None:
+    report = check_function(function(torch.exp, lambda g, x: g.mul_(x.exp())), torch.exp, points(6, 4), seed=0)
+    assert [f.rule for f in report.warnings] == ["upstream layout", "upstream layout", "mutation"]
+    assert report.headline == "passed with 2 warnings (seed 0)"
+    assert str(report).count("WARNING") == 2
+
+
 class TestClassAttributes:
     """A Function that says of itself what its gradient is."""
 

@@ -239,7 +239,8 @@ class FunctionReport(Report):
             none = f"of {len(self.oracles)} oracles none applied to {', '.join(self.unjudged)}"
             words = f"INCONCLUSIVE: {none if self.unjudged else f'the reference is wrong about {self.doubted[0]}'}"
         else:
-            warned = len(self.warnings) if self.verdict is Verdict.PASSED else 0
+            told = {(f.rule, f.subject) for f in self.warnings}  # what is below; the same with other values is not
+            warned = len(told) if self.verdict is Verdict.PASSED else 0
             words = self.verdict.value + f" with {warned} warning{'s' * (warned > 1)}" * (warned > 0)
         return f"{words} (seed {self.seed})"
 
