@@ -45,8 +45,9 @@ class CertifyArguments:
     """A run's name, folder or checkpoint; a quantised network (.json), certified by the examples it was learned from;
     or a network trained elsewhere: .onnx, .safetensors, a PyTorch state_dict, a pickle of MLCERT (.pkl, .pkl.gz)."""
     check: str | None = None
-    """Instead, check this certificate.json: count again from raw weights and data, and derive every number again; or,
-    if its name ends in .v, write this certificate in Coq again, compare, and have Coq prove it."""
+    """Instead, check this certificate.json, or that in the run's folder: count again from raw weights and data, and
+    derive every number again; or, if its name ends in .v, write this certificate in Coq again, compare, and have Coq
+    prove it."""
     signers: str | None = None
     """With --check: it has to be signed (certificate.json.sig) with a key of this file (man ssh-keygen, ALLOWED
     SIGNERS)."""
@@ -278,6 +279,8 @@ def check(arguments: CertifyArguments, path: str) -> None:
     refuse(arguments, sorted(makes), "not with --check, which takes everything from the certificate")
     if arguments.redraw is not None and arguments.redraw < 0:
         raise ConfigError(f"--redraw: expected at least 0, found {arguments.redraw}")
+    if Path(path).is_dir():
+        path = str(Path(path, "certificate.json"))
     most = checker.MOST_WORK if arguments.most_work is None else arguments.most_work
     if path.endswith(".v"):
         from lean_mnist.generalization.coq.check import check_coq

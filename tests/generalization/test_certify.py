@@ -91,6 +91,8 @@ def test_a_run_is_certified_and_checked(called: Call, best: Path) -> None:
     checked = called("--check", path)
     assert (checked.status, checked.err) == (0, "")
     assert checked.out.startswith(f"{path}: holds; ")
+    by_folder = called("--check", folder)
+    assert (by_folder.status, by_folder.out.partition(" again in ")[0]) == (0, checked.out.partition(" again in ")[0])
     document = json.loads(path.read_text(encoding="utf-8"))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     errors = document["counts"]["errors"]
@@ -153,6 +155,7 @@ def test_the_last_weights_are_another_look(called: Call, best: Path, tmp_path: P
             "none.pt: expected a checkpoint or a state_dict, found: No such file or directory",
         ),
         (("--check", "none.json"), "none.json: expected a certificate, found: No such file or directory"),
+        (("--check", "."), "certificate.json: expected a certificate, found: No such file or directory"),
         (("BEST", "--delta", "0"), "delta: expected a probability strictly between 0 and 1, found 0"),
         (("BEST", "--delta", "1.5"), "delta: expected a probability strictly between 0 and 1, found 1.5"),
         (("BEST", "--delta", "x"), "delta: expected a number such as 0.035, 1e-9 or 7/200, found 'x'"),
