@@ -1329,9 +1329,9 @@ def count(
             fine = fine or Network(layers, decoder, coarse=coarse)
             gaps = fine.gaps(pixels, label)
             if not former and all(gap > 0 for gap, _ in gaps) and not all(gap > _HIGH * error for gap, error in gaps):
-                most_open -= 1
-                if most_open < 0:
+                if not most_open > 0:
                     raise Rejected("work: too many examples need bounds by components; --most-work allows more")
+                most_open -= 1
                 others = [other for other in range(fine.classes) if other != label]
                 doubted = [at for at, (gap, error) in enumerate(gaps) if not gap > _HIGH * error]
                 found = fine.traced(pixels, label, [others[at] for at in doubted])

@@ -89,7 +89,7 @@ def one_class() -> Certificate:
     test = load_digits().test
     zeros = test.labels == 0
     data = with_test(test.images[zeros], test.labels[zeros])
-    return of_digits(MLP((64, 1)), replace(data, train=data.test, classes=1), recorded=[])
+    return of_digits(MLP((64, 1)), replace(data, train=data.test, classes=1, class_names=("0",)), recorded=[])
 
 
 def another_order() -> Certificate:

@@ -140,11 +140,11 @@ def test_nothing_is_written_where_the_ranks_cannot_begin(here: Path, monkeypatch
     )
     from lean_mnist.data.datasets import load_dataset
 
-    def absent(*arguments: Any, says: bool, download: bool) -> Any:
+    def absent(*arguments: Any, says: bool, **options: Any) -> Any:
         if threading.current_thread().name == "rank 1":
             assert not says
             raise DataError("no digits")
-        return load_dataset(*arguments, says=says, download=download)
+        return load_dataset(*arguments, says=says, **options)
 
     monkeypatch.setattr("lean_mnist.training.run.load_dataset", absent)
     assert failure(start(), DataError) == "rank 1: no digits"
