@@ -14,10 +14,11 @@ _OVERVIEW = {
     "validation/loss": "2 validation loss",
     "validation/accuracy": "3 validation accuracy",
     "checkpoint/best_accuracy": "4 selected accuracy",
-    "divergence/largest": "5 largest divergence",
-    "error_bound/largest": "6 proved error bound",
+    "divergence/largest": "5 largest divergence in millionths",
+    "error_bound/largest": "6 proved error bound in millionths",
     "throughput/examples_per_second": "7 examples per second",
 }
+_MILLIONTHS = ("divergence/largest", "error_bound/largest")  # the page's tables have four digits after the point
 _SECTIONS = {
     "crosscheck": "3 checks", "screen": "3 checks", "divergence": "3 checks", "error_bound": "3 checks",
     "memory": "3 checks", "picture": "5 pictures", "final": "6 outcome",
@@ -37,6 +38,11 @@ def tag_of(name: str) -> str:
     return f"{_SECTIONS.get(group, '4 training')}/{_words(quantity if group in _TOLD_BY_SECTION else name)}"
 
 
+def drawn(name: str, value: float) -> float:
+    """The number that stands on the page for a scalar's ``value``."""
+    return value * 1e6 if name in _MILLIONTHS else value
+
+
 def _words(name: str) -> str:
     return re.sub(r"[_/]", " ", name)
 
@@ -50,7 +56,7 @@ def _exactly(*names: str) -> list[str]:
 LAYOUT: dict[str, dict[str, tuple[str, list[Any]]]] = {
     "Overview": {
         "loss, training and validation": ("Multiline", _exactly("train/epoch_loss", "validation/loss", "test/loss")),
-        "largest divergence of a gradient, and the proved bound on its error": (
+        "largest divergence of a gradient, and the proved bound on its error, in millionths": (
             "Multiline", _exactly("divergence/largest", "error_bound/largest"),
         ),
         "examples per second": ("Multiline", _exactly("throughput/examples_per_second")),

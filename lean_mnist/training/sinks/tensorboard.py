@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lean_mnist.files import png
 from lean_mnist.training.sinks import projector
-from lean_mnist.training.sinks.dashboard import hparams, layout, tag_of, text
+from lean_mnist.training.sinks.dashboard import drawn, hparams, layout, tag_of, text
 from lean_mnist.training.sinks.log_file import LogFile
 from lean_mnist.training.sinks.records import (
     Embedding,
@@ -85,7 +85,7 @@ class TensorBoardSink(Sink):
         if isinstance(record, Figure):
             return []
         if isinstance(record, Scalar):
-            return [Summary(value=[Summary.Value(tag=tag, simple_value=float(value))])]
+            return [Summary(value=[Summary.Value(tag=tag, simple_value=drawn(record.name, float(value)))])]
         if isinstance(record, Image):
             return [_picture(tag, value)]
         if isinstance(record, Histogram):
