@@ -14,8 +14,8 @@ _OVERVIEW = {
     "validation/loss": "2 validation loss",
     "validation/accuracy": "3 validation accuracy",
     "checkpoint/best_accuracy": "4 selected accuracy",
-    "divergence/largest": "5 largest divergence in millionths",
-    "error_bound/largest": "6 proved error bound in millionths",
+    "divergence/largest": "5 divergence x 1e6",
+    "error_bound/largest": "6 proved bound x 1e6",
     "throughput/examples_per_second": "7 examples per second",
 }
 _MILLIONTHS = ("divergence/largest", "error_bound/largest")  # the page's tables have four digits after the point
