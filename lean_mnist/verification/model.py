@@ -134,7 +134,7 @@ class ObligationResult:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What the verdict rests on: with a theorem no longer on what that proves."""
+        """Assumptions beneath the verdict: with a theorem no longer what that proves."""
         own = self.obligation.assumptions
         return (assumptions.COQ, *(a for a in own if a not in assumptions.PROVED)) if self._by_theorem else own
 

@@ -140,7 +140,7 @@ class ObligationReport:
         return self.text()
 
     def _of_coq(self) -> str:
-        """What Coq has checked, and what not."""
+        """Sentence on the obligations that Coq has checked, and those that it has not."""
         if self.coq is None:
             return "Nothing was machine-checked: --coq compiles proofs/ and checks the theorems that state obligations."
         if self.coq.fault:

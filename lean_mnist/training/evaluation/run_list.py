@@ -169,7 +169,7 @@ def _summed_up(run: ListedRun, found: _Summary) -> ListedRun:
 
 
 def _unfinished(folder: Path, options: dict[str, Any]) -> str:
-    """Where a run without summary stands, by the last epoch in its records."""
+    """Last epoch in the records of a run without summary."""
     epochs, last = options.get("epochs"), None
     of = f" of {epochs}" if isinstance(epochs, int) and 0 < epochs < 1 << 53 else ""
     try:

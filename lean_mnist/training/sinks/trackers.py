@@ -65,8 +65,12 @@ def _in_a_line(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"{what}: {printable(lines[0], 300)}") from None
+        raise ConfigError(f"{what}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of another package's error, or its class where it says nothing."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
 
 
 class Tracker(Sink):
@@ -103,8 +107,7 @@ class Tracker(Sink):
 
     def _failed(self, error: Exception) -> None:
         if not self._told:
-            found = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
-            where = f"{type(self).__name__.removesuffix('Sink')}: {found}"
+            where = f"{type(self).__name__.removesuffix('Sink')}: {_first_line(error)}"
             print(f"warning: {where}; the run goes on, with all records in metrics.jsonl", file=sys.stderr, flush=True)
         self._told = True
 
