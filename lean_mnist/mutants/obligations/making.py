@@ -19,12 +19,11 @@ RIGHT = dict(ACTIVATIONS)
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, what it replaces, the obligations that must fail with it, and some that must still hold."""
+    """A fault, what it replaces, and the obligations that must fail with it."""
 
     name: str
     replacements: Replacements
     fails: tuple[str, ...]
-    holds: tuple[str, ...] = ()
 
     def planted(self) -> contextlib.AbstractContextManager[None]:
         """Plant it for the length of a ``with``."""
