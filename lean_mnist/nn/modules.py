@@ -29,6 +29,8 @@ def initialize_weight_(
     """
     check_choice("initialization", initialization, INITIALIZATIONS)
     units, features = weight_HD.shape
+    if weight_HD.is_meta:  # nothing to fill, for which PyTorch would import its compiler, a second
+        return weight_HD
     if initialization == "he-normal":
         return weight_HD.normal_(0, math.sqrt(2 / features), generator=generator)
     if initialization == "xavier-uniform":
