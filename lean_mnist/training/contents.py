@@ -144,7 +144,7 @@ def check_content(content: dict[str, Any], where: str) -> Checked:
     if CheckSummary(**checks).verdict.value != fields.crosscheck.verdict:
         raise CheckpointError(f"{where}: crosscheck.verdict: {fields.crosscheck.verdict} contradicts what it counts")
     if fields.training is not None:
-        _check_training(content["training"], shapes, gaussian, where)
+        _check_training(content["training"], shapes, config, where)
     return Checked(model, config, normalization)
 
 
@@ -174,20 +174,24 @@ def named(where: str, read: Callable[[], T]) -> T:
         raise CheckpointError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
 
 
-def _check_training(training: dict[str, Any], shapes: Shapes, gaussian: bool, where: str) -> None:
-    checked(training["state"], fields_of(RunState, test_looks=list[_Look]), where, "training.state", CheckpointError)
+def _check_training(training: dict[str, Any], shapes: Shapes, config: Config | PacBayesConfig, where: str) -> None:
+    state: Any = fields_of(RunState, test_looks=list[_Look])
+    state = checked(training["state"], state, where, "training.state", CheckpointError)
     rng: Any = training["rng"]
     position: Any = training.get("position")
     if not isinstance(rng, Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
         raise CheckpointError(f"{where}: training.rng: expected the state of PyTorch's random numbers")
-    if not gaussian:
-        start = (position or {}).get("epoch_start")
-        count = sum(map(math.prod, shapes.values()))
-        if position and not (
-            list(position) == ["epoch_start"] and isinstance(start, Tensor) and start.shape == (count,)
-        ):
-            expected = f"none, or epoch_start alone, a vector of {count} numbers"
+    if isinstance(config, Config):
+        position, count = dict(position or {}), sum(map(math.prod, shapes.values()))
+        start, average = (position.pop(name, None) for name in ("epoch_start", "average"))
+        if position or not (start is None or (isinstance(start, Tensor) and start.shape == (count,))):
+            expected = f"at most average and epoch_start, a vector of {count} numbers"
             raise CheckpointError(f"{where}: training.position: expected {expected}")
+        if (average is not None) != (config.average is not None and state.epoch > 0):
+            expected = "of a run with --average, after its first epoch, and of no other"
+            raise CheckpointError(f"{where}: training.position.average: expected {expected}")
+        if average is not None:
+            check_weights(average, shapes, "training.position.average", where, CheckpointError)
         return
     checked(position, _Position, where, "training.position", CheckpointError)
     for candidate in position["candidates"]:

@@ -236,7 +236,7 @@ class Session:
         world.require_examples(config.batch_size, len(objective.batches.split))
         if world.size > 1:
             start = {"weights": objective.parameters.vector, "optimizer": self._optimizer.state_dict()}
-            start["state"] = self._state.to_dict()
+            start |= {"state": self._state.to_dict(), "position": objective.saved(best=False)[1]}
             world.assert_consistent(start_of(config, objective.fingerprint, start))
             world.prepare(objective.parameters.layout, objective.parameters.gradient, config.seed)
         folder = self._folder

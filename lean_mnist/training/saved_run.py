@@ -93,7 +93,7 @@ def start_from(which: str, objective: Objective) -> tuple[RunState, str]:
         content = read_checkpoint(path)
         dtype = objective.parameters.vector.dtype
         weights = {name: tensor.to(dtype) for name, tensor in content["model"].items()}
-        objective.restore({**content, "model": weights}, path)
+        objective.restore({"model": weights}, path)
     except CheckpointError as error:
         raise ConfigError(f"--init-from: {error}") from None
     state, metrics, data = RunState(), content["metrics"], content["data"]
@@ -112,7 +112,7 @@ def run_content(
 
     ``logs`` are the sizes of its log files, to which they are cut back where the run goes on from there.
     """
-    own, position = objective.saved()
+    own, position = objective.saved(best=which == "best")
     metrics: dict[str, Any] = {
         "step": state.step,
         "epoch": state.epoch,

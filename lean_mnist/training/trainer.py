@@ -79,12 +79,12 @@ class Trainer(Steps):
         """End the present epoch; sets ``state.finished`` where it was the last one."""
         state, config = self.state, self.objective.config
         train_loss = state.end_epoch()
+        own = self.objective.epoch_values()
         values, validation = {"train/epoch_loss": train_loss}, self._evaluate("validation")
         if validation is not None:
             low, high = validation.interval
             values |= {"validation/loss": validation.loss, "validation/accuracy": validation.accuracy}
             values |= {"validation/accuracy_low": low, "validation/accuracy_high": high}
-        own = self.objective.epoch_values()
         values |= {"throughput/examples_per_second": examples_per_second, **own}
         test = self._evaluate("test") if config.track_test else None
         if test is not None:

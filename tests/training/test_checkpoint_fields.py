@@ -59,9 +59,17 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "rollbacks": (lambda c: c["training"]["state"].update(rollbacks=-400), "state.rollbacks: expected int >= 0"),
     "the state": (lambda c: c["training"].update(state=torch.zeros(3)), "training.state: expected object"),
     "checks of state": (lambda c: c["training"]["state"]["checks"].update(x=1), "state.checks: object contains"),
-    "a position": (lambda c: c["training"].update(position={"x": 1}), "training.position: expected none, or"),
+    "a position": (lambda c: c["training"].update(position={"x": 1}), "training.position: expected at most"),
     "a start of the epoch": (
-        lambda c: c["training"].update(position={"epoch_start": torch.zeros(3)}), "epoch_start alone, a vector of",
+        lambda c: c["training"].update(position={"epoch_start": torch.zeros(3)}), "epoch_start, a vector of",
+    ),
+    "an average": (
+        lambda c: c["training"].update(position={"average": c["model"]}), "average: expected of a run with --average",
+    ),
+    "no average": (lambda c: c["config"].update(average=0.5), "position.average: expected of a run with --average"),
+    "a place of an average": (
+        lambda c: (c["config"].update(average=0.5), c["training"].update(position={"average": {"x": 1}})),
+        "layers.0.weight: expected (2, 64) for training.position.average, found none",
     ),
     "log files": (lambda c: c["training"].update(logs={"../../x": 0}), "at key in $.training.logs"),
     "a hash of the best": (lambda c: c["training"].update(best_sha256="x"), "training.best_sha256: expected str"),

@@ -49,7 +49,7 @@ COMMON: dict[str, Any] = {"epochs": EPOCHS, "log_every": 4, "check_every": 7, "g
 KINDS: dict[str, dict[str, Any]] = {
     "sgd, one-cycle": {},
     "sgd, constant": {"schedule": "constant", "lr": 0.01, "momentum": 0.0, "clip_norm": 1.0, "track_test": True},
-    "adam, warm-up, cosine": {"optimizer": "adam", "schedule": "cosine", "warmup_steps": 9},
+    "adam, warm-up, cosine": {"optimizer": "adam", "schedule": "cosine", "warmup_steps": 9, "average": 0.5},
     "accumulate": {"batch_size": 50, "accumulate": 3},
     "rmsprop, step, elastic": {
         "augment": "elastic",

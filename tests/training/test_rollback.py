@@ -31,7 +31,7 @@ from tests.support.training_cases import (
 )
 
 ROLLBACK = LAST.with_name("rollback.pt")
-ROLLING: dict[str, Any] = {"on_nonfinite": "rollback", "epochs": 3, "check": "off", "log_every": 1}
+ROLLING: dict[str, Any] = {"on_nonfinite": "rollback", "epochs": 3, "average": 0.5, "check": "off", "log_every": 1}
 
 
 def _explodes_at(patch: pytest.MonkeyPatch, step: int, above: float, rank: str = "") -> None:

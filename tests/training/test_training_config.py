@@ -47,6 +47,8 @@ REFUSED: list[tuple[str, Any, str]] = [  # field, value, what the message says
     ("momentum", -0.5, "expected a number from 0 up to, not including, 1, found -0.5"),
     ("momentum", NAN, "expected a number from 0 up to, not including, 1, found nan"),
     ("label_smoothing", 1.5, "expected a number from 0 to 1, found 1.5"),
+    ("average", 1.0, "expected a number between 0 and 1, found 1.0"),
+    ("average", NAN, "expected a number between 0 and 1, found nan"),
     ("label_smoothing", NAN, "expected a number from 0 to 1, found nan"),
     *(
         ("run_name", name, f"expected the name of one folder, found {name!r}")

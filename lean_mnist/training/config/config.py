@@ -54,7 +54,7 @@ class Config:
         "augment_rotation augment_scale augment_elastic augment_smoothness",
         "network": "activation bias initialization init_scale init_from quantize label_smoothing logit_penalty",
         "optimisation": "accumulate optimizer momentum nesterov weight_decay schedule warmup_steps decay decay_epochs "
-        "clip_norm early_stopping",
+        "clip_norm average early_stopping",
         "checks": "check_every gradcheck_every on_divergence on_nonfinite rollbacks",
         "output": "runs_dir checkpoints_dir log_every track_test quiet json mlflow wandb",
         "advanced": "config precision device threads replay rank_timeout",
@@ -142,6 +142,9 @@ class Config:
     """See --decay."""
     clip_norm: float | None = None
     """Largest global norm of the gradients; larger ones are scaled down to it."""
+    average: float | None = None
+    """Evaluate, select and save a mean of the weights at the ends of the epochs so far, each with this share, below 1,
+    of the weight of the next. What trains is not changed by it."""
     early_stopping: int | None = None
     """Stop after this many epochs without a better validation accuracy."""
     seed: int = 0
@@ -213,6 +216,8 @@ class Config:
             raise ConfigError(f"--hidden: expected at most {MOST_LAYERS} widths of at most {WIDEST}, found {found}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"--momentum: expected a number from 0 up to, not including, 1, found {self.momentum}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ConfigError(f"--average: expected a number between 0 and 1, found {self.average}")
         if not 0 <= self.label_smoothing <= 1:
             raise ConfigError(f"--label-smoothing: expected a number from 0 to 1, found {self.label_smoothing}")
         if self.quantize is not None:

@@ -21,13 +21,14 @@ from lean_mnist.generalization.certificates.runs import certify_run
 from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
 from lean_mnist.generalization.spaces.encoding import write_network
-from lean_mnist.nn import FlatParameters
+from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.capture.engine import CaptureEngine
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.nn.saved import restore_weights
 from lean_mnist.nn.step import RING_DEPTH, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.reading.text import shown
+from lean_mnist.training.average import WeightAverage
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.presets import developers_of
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
@@ -93,6 +94,9 @@ class Classification:
         self._guard: MemoryGuard | None = None  # with --check full
         self._state = RunState()
         self._epoch_start: Tensor | None = None  # the parameters then; not known in mid-epoch of an earlier version
+        self._average: WeightAverage | None = None  # what is evaluated and selected, until the run is summed up
+        if config.average is not None:
+            self._average = WeightAverage(self.model, config.average, watched=config.check == "full")
         steps_per_epoch = -(-self.batches.steps_per_epoch // config.accumulate)
         self.steps = config.epochs * steps_per_epoch
         if config.warmup_steps >= self.steps:
@@ -144,35 +148,51 @@ class Classification:
         return self._guard.guarded(hooks)
 
     def evaluate(self, split: str) -> Evaluation:
-        """On ``"validation"`` or ``"test"``."""
+        """On ``"validation"`` or ``"test"``, of the average where there is one."""
         examples = {"validation": self.validation, "test": self.dataset.test}[split]
-        return evaluate(self.model, examples, self.normalization)
+        return evaluate(self._averaged() or self.model, examples, self.normalization)
+
+    def _averaged(self) -> MLP | None:
+        return None if self._average is None else self._average.network
 
     def epoch_values(self) -> Mapping[str, float]:
-        """Relative change of the parameters over the epoch, ``‖w′ − w‖ / ‖w‖``, w at its start."""
+        """Relative change of the parameters over the epoch, ``‖w′ − w‖ / ‖w‖``, w at its start; averages w′, too."""
+        average = self._average
+        if average is not None:
+            self._world.everywhere(lambda: average.add(self.parameters))
         before, self._epoch_start = self._epoch_start, self.parameters.vector.detach().clone()
         if before is None or not (norm := float(before.norm())):
             return {}
         return {"train/parameter_change": float((self._epoch_start - before).norm()) / norm}
 
-    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Weights, and what it takes to apply them to images; within an epoch, the parameters at its start."""
-        weights = self.model.state_dict()
+    def saved(self, *, best: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Weights, and what it takes to apply them to images; within an epoch, the parameters at its start.
+
+        The best weights are those of the average, where there is one; else it goes into the position.
+        """
+        average = self._averaged()
         content: dict[str, Any] = {
-            # Copies, because what is written with a view is all that it is a view of.
-            "model": {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()},
+            "model": _copied_weights((best and average) or self.model),
             "architecture": self.model.architecture,
             "normalization": self.normalization.to_dict(),
         }
-        within = self._state.batch > 0 and self._epoch_start is not None
-        return content, {"epoch_start": self._epoch_start} if within else {}
+        position: dict[str, Any] = {}
+        if self._state.batch > 0 and self._epoch_start is not None:
+            position["epoch_start"] = self._epoch_start
+        if average is not None:
+            position["average"] = _copied_weights(average)
+        return content, position
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:
         """Take the weights of a checkpoint."""
         restore_weights(self.model, content["model"], str(self.model.architecture), shown(path), CheckpointError)
         self.parameters.vector_to_network()
-        start = ((content.get("training") or {}).get("position") or {}).get("epoch_start")
+        training = content.get("training") or {}
+        position = training.get("position") or {}
+        start = position.get("epoch_start")
         self._epoch_start = None if start is None else start.to(self.parameters.vector)
+        if self._average is not None and training:
+            self._average.restore(position.get("average"), training["state"].get("epoch", 0), shown(path))
 
     def first_records(self) -> Iterator[Record]:
         """Sizes of the data, and the initial weights as pictures."""
@@ -189,6 +209,7 @@ class Classification:
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
         """One evaluation of the test split with the weights that validation selected, certificate, records, summary."""
+        self._average = None  # the weights that are selected have it in them
         best = folder.generations.read_best(state)
         if best is not None:
             self.restore(best, folder.checkpoints / BEST)
@@ -267,3 +288,9 @@ class Classification:
         changed = [name for name in _LEARNS if getattr(config, name) != getattr(Config, name)]
         telling = tuple(dict.fromkeys((*_TELLING, *changed, "epochs", "batch_size")))[:_SHOWN]
         yield Outcome(state.step, "run/outcome", results, settings, telling)
+
+
+def _copied_weights(model: MLP) -> dict[str, Tensor]:
+    """Weights by name: copies, because what is written with a view is all that it is a view of."""
+    weights = model.state_dict()
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}

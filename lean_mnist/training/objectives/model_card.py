@@ -126,6 +126,9 @@ def _accuracy(summary: Summary) -> list[str]:
     ]
     if summary.state.best is not None:
         lines.append(f"Selected by its accuracy on the validation split, {summary.state.best.accuracy:.2%}.")
+        if summary.config.average is not None:
+            averaged = f"each with {summary.config.average:g} times the weight of the next"
+            lines.append(f"Its weights are a mean of those at the ends of its epochs, {averaged}.")
     worst = sorted((share, c) for c, share in enumerate(test.class_accuracy) if share is not None)[:3]
     said = ", ".join(f"{_plain(summary.class_names[c])} ({share:.2%})" for share, c in worst)
     return [*lines, f"Least accurate classes: {said}."]

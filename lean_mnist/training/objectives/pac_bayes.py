@@ -210,7 +210,7 @@ class PacBayes:
                 values["holdout/errors"] = errors
         return values
 
-    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def saved(self, *, best: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """Posterior and prior; sums, epochs, seconds and finished posteriors so far."""
         content: dict[str, Any] = {
             "model": self._weights(),

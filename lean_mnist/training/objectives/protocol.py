@@ -85,7 +85,7 @@ class Objective(Protocol):
         """Hooks and gates of this process, by the schedules of ``config``; gates count and refuse by ``policy``."""
 
     def evaluate(self, split: str) -> Evaluation | None:
-        """Evaluate the present weights, after every epoch, on ``"validation"`` or, to track it, ``"test"``.
+        """Evaluate the network as it is now, after every epoch, on ``"validation"`` or, to track it, ``"test"``.
 
         ``None`` where no split selects: then no checkpoint is called best, no early stopping applies, and the last
         weights are the result.
@@ -94,15 +94,16 @@ class Objective(Protocol):
     def epoch_values(self) -> Mapping[str, float]:
         """Further quantities of the epoch that ends, by the name of their record (``train/divergence``); resets them.
 
+        Called on every process before the evaluation.
         The progress line shows them under the last part of their name.
         """
 
-    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def saved(self, *, best: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """Its part of a checkpoint, plain values and copies of tensors: content and position.
 
         The content is ``model`` (a state dict), ``architecture``, ``normalization`` and whatever else describes the
-        trained network; the position, in ``last.pt`` alone, everything besides weights and ``RunState`` that the next
-        step depends on, such as the state of a generator of noise.
+        trained network, for the ``best`` checkpoint as it was evaluated. The position, in ``last.pt`` alone, is
+        everything besides weights and ``RunState`` that the next step depends on, such as the state of a generator.
         """
 
     def restore(self, content: Mapping[str, Any], path: Path) -> None:

@@ -67,6 +67,7 @@ class Summary:
             "test_looks": state.test_looks,
             "best_epoch": None if best is None else best.epoch,
             "best_step": None if best is None else best.step,
+            "averaged": best is not None and self.config.average is not None,
             "validation_examples": self.config.validation_size,
             "validation_accuracy": None if best is None else best.accuracy,
             "training_examples": self.training_examples,
@@ -111,7 +112,8 @@ class Summary:
         once = "looked at once" if looks == 1 else f"looked at {looks} times, which a certificate has to pay for"
         chosen = "none could be called best, because a gradient check failed; these are the last weights"
         if best is not None:
-            chosen = f"epoch {best.epoch} of {state.epoch}, by validation accuracy {best.accuracy:.2%}"
+            averaged = ", of weights averaged over its epochs" * (self.config.average is not None)
+            chosen = f"epoch {best.epoch} of {state.epoch}, by validation accuracy {best.accuracy:.2%}{averaged}"
         certificate = self.certificate
         rows = [
             ("selected", chosen),
