@@ -36,7 +36,7 @@ REFUSED: list[tuple[str, Any, str]] = [  # field, value, what the message says
     *((name, 0.0, "expected a number above 0, found 0.0") for name in ("lr", "clip_norm", "init_scale", "decay")),
     ("augment_shift", -1.0, "expected at least 0, found -1.0"),
     ("augment_rotation", INF, "expected at least 0, found inf"),
-    ("augment_scale", 1.0, "expected a number below 1, found 1.0"),
+    ("augment_scale", 1.0, "expected a number from 0 up to, not including, 1, found 1.0"),
     ("augment_elastic", NAN, "expected at least 0, found nan"),
     ("augment_smoothness", 0.0, "expected a number above 0, found 0.0"),
     ("lr", NAN, "expected a number above 0, found nan"),

@@ -32,7 +32,6 @@ MAY_CHANGE_ON_RESUME = (
     "mlflow", "wandb",
 )  # fmt: skip
 
-
 WIDEST, MOST_LAYERS, MOST_THREADS = 1 << 24, 98, 1024
 _MOST = 1 << 53  # of a number: all up to there are numbers of a float, too
 _LONGEST_NAME = 200  # bytes, where folders may have 255 and a number is put behind
@@ -143,8 +142,7 @@ class Config:
     clip_norm: float | None = None
     """Largest global norm of the gradients; larger ones are scaled down to it."""
     average: float | None = None
-    """Evaluate, select and save a mean of the weights at the ends of the epochs so far, each with this share, below 1,
-    of the weight of the next. What trains is not changed by it."""
+    """Evaluate, select and save a mean of the weights at the ends of epochs, each with this share of the next one's."""
     early_stopping: int | None = None
     """Stop after this many epochs without a better validation accuracy."""
     seed: int = 0
@@ -203,8 +201,6 @@ class Config:
                     raise ConfigError(f"{option_name(name)}: expected {expected}, found {printable(value, 60)}")
         check_dataset("--dataset", self.dataset)
         check_threads(self.threads)
-        if self.augment_scale >= 1:
-            raise ConfigError(f"--augment-scale: expected a number below 1, found {self.augment_scale}")
         for name in ("lr", "clip_norm", "clip_pixels", "init_scale", "decay", "augment_smoothness"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -214,8 +210,10 @@ class Config:
             raise ConfigError(f"--hidden: expected one or more widths of at least 1, found {found}")
         if len(self.hidden) > MOST_LAYERS or max(self.hidden) > WIDEST:
             raise ConfigError(f"--hidden: expected at most {MOST_LAYERS} widths of at most {WIDEST}, found {found}")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"--momentum: expected a number from 0 up to, not including, 1, found {self.momentum}")
+        for name in ("momentum", "augment_scale"):
+            if not 0 <= getattr(self, name) < 1:
+                found = f"found {getattr(self, name)}"
+                raise ConfigError(f"{option_name(name)}: expected a number from 0 up to, not including, 1, {found}")
         if self.average is not None and not 0 < self.average < 1:
             raise ConfigError(f"--average: expected a number between 0 and 1, found {self.average}")
         if not 0 <= self.label_smoothing <= 1:
