@@ -1,51 +1,35 @@
 """Export of a checkpoint to safetensors, ONNX or torch.export, each read back and run before it is written."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io
 import json
 import math
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from lean_mnist.command_line import POSITIONAL, Metavar
-from lean_mnist.errors import ConfigError, LeanMnistError
+import torch
+from torch import Tensor
+
+from lean_mnist.errors import ConfigError, DataError, LeanMnistError
+from lean_mnist.exchange.arguments import ExportArguments
+from lean_mnist.exchange.pixels import PixelNetwork, onnx_model
+from lean_mnist.files import write_atomically
+from lean_mnist.generalization.certificates.networks import weights_hash
+from lean_mnist.generalization.imports.tensors import read_safetensors
+from lean_mnist.nn.quantized import exact_network
 from lean_mnist.reading.text import printable, shown
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lean_mnist.exchange.pixels import PixelNetwork
-    from lean_mnist.training.checkpoints import Checkpoint
+from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
+from lean_mnist.training.config.places import checkpoint_path
+from lean_mnist.training.evaluation.report import data_of
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 _INSTALL = "pip install 'lean_mnist[export]'"
 _RANDOM_IMAGES = 1000
-
-
-@dataclass(frozen=True)
-class ExportArguments:
-    """Write a checkpoint's network in another format: raw pixels, uint8 0 to 255, in, logits out.
-
-    The normalisation is inside the graph of ONNX and torch.export; safetensors holds weights alone, and says in its
-    metadata how pixels become features. What is written was read back and run beside the checkpoint.
-    """
-
-    checkpoint: Annotated[str, POSITIONAL, Metavar("CHECKPOINT")]
-    """best.pt or last.pt, or a run's name or folder."""
-    format: Literal["safetensors", "onnx", "torch-export"] | None = None
-    """By the end of --out's name if not given."""
-    out: str | None = None
-    """File to write, also as -o; beside the checkpoint, by its name, if not given."""
-    data_dir: str | None = None
-    """Where the test images for the comparison are, after LEAN_MNIST_DATA; the run's if not given."""
-    json: bool = False
-    """Print one JSON document."""
 
 
 class Comparison(NamedTuple):
@@ -94,13 +78,6 @@ def export_checkpoint(arguments: ExportArguments) -> Exported:
     Raises ``CheckpointError``, ``ConfigError`` for a format or file that cannot be, and ``LeanMnistError``, with
     nothing written, where what was exported does not compute what the checkpoint does.
     """
-    import torch
-
-    from lean_mnist.exchange.pixels import PixelNetwork
-    from lean_mnist.files import write_atomically
-    from lean_mnist.training.checkpoints import load_checkpoint
-    from lean_mnist.training.config.places import checkpoint_path
-
     source = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(source)
     kind, out = _target(arguments, source)
@@ -123,10 +100,6 @@ def compare(checkpoint: Checkpoint, images: Tensor, about: str, reader: str, log
     Either may be ten times as far from the same network in float64 as the checkpoint's own are, and 32 units of
     rounding; raises ``LeanMnistError`` for more.
     """
-    import torch
-
-    from lean_mnist.exchange.pixels import PixelNetwork
-
     own, exact = checkpoint.logits(images), PixelNetwork(checkpoint, torch.float64)(images)
     unit = torch.finfo(logits.dtype).eps * float(exact.abs().max())
     allowed = 10 * float((own.double() - exact).abs().max()) + 32 * unit
@@ -167,11 +140,6 @@ def _holds(network: PixelNetwork, kind: str) -> str:
 
 def _images(checkpoint: Checkpoint, data_dir: str | None) -> tuple[Tensor, str]:
     """Test images of the checkpoint's data, or random ones where these are not here."""
-    import torch
-
-    from lean_mnist.errors import DataError
-    from lean_mnist.training.evaluation.report import data_of
-
     with contextlib.suppress(DataError, ConfigError):
         dataset = data_of(checkpoint, checkpoint.data["name"], data_dir, download=False)
         if dataset.fingerprint() == checkpoint.data["sha256"]:
@@ -184,9 +152,6 @@ def _images(checkpoint: Checkpoint, data_dir: str | None) -> tuple[Tensor, str]:
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """What a file says of its network: texts, those of ``lean_mnist.*`` in JSON."""
-    from lean_mnist.generalization.certificates.networks import weights_hash
-    from lean_mnist.nn.quantized import exact_network
-
     normalization = checkpoint.normalization.to_dict()
     about = {
         "architecture": {"sizes": list(checkpoint.model.sizes), "activation": checkpoint.model.activation},
@@ -221,13 +186,6 @@ def _safetensors(checkpoint: Checkpoint, network: PixelNetwork) -> bytes:
 
 def _run_safetensors(content: bytes, checkpoint: Checkpoint, images: Tensor) -> tuple[str, Tensor]:
     """By our own reader, whose weights take the place of the checkpoint's."""
-    import tempfile
-
-    import torch
-
-    from lean_mnist.exchange.pixels import PixelNetwork
-    from lean_mnist.generalization.imports.tensors import read_safetensors
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.safetensors")
         path.write_bytes(content)
@@ -241,8 +199,6 @@ def _run_safetensors(content: bytes, checkpoint: Checkpoint, images: Tensor) -> 
 
 
 def _onnx(checkpoint: Checkpoint, network: PixelNetwork) -> bytes:
-    from lean_mnist.exchange.onnx import onnx_model
-
     try:
         return onnx_model(network, metadata(checkpoint))
     except ImportError:
@@ -250,8 +206,6 @@ def _onnx(checkpoint: Checkpoint, network: PixelNetwork) -> bytes:
 
 
 def _run_onnx(content: bytes, checkpoint: Checkpoint, images: Tensor) -> tuple[str, Tensor]:
-    import torch
-
     try:
         runtime: Any = importlib.import_module("onnxruntime")
     except ImportError:
@@ -268,8 +222,6 @@ def _run_onnx(content: bytes, checkpoint: Checkpoint, images: Tensor) -> tuple[s
 
 
 def _torch_export(checkpoint: Checkpoint, network: PixelNetwork) -> bytes:
-    import torch
-
     rows, columns = checkpoint.image_shape
     example = torch.zeros(2, rows, columns, dtype=torch.uint8)
     buffer = io.BytesIO()
@@ -281,16 +233,14 @@ def _torch_export(checkpoint: Checkpoint, network: PixelNetwork) -> bytes:
 
 
 def _run_torch_export(content: bytes, checkpoint: Checkpoint, images: Tensor) -> tuple[str, Tensor]:
-    import torch
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.export.load(io.BytesIO(content)).module()
     return f"torch.export of PyTorch {torch.__version__}", module(images)
 
 
-_Write = Callable[["Checkpoint", "PixelNetwork"], bytes]
-_Run = Callable[[bytes, "Checkpoint", "Tensor"], tuple[str, "Tensor"]]
+_Write = Callable[[Checkpoint, PixelNetwork], bytes]
+_Run = Callable[[bytes, Checkpoint, Tensor], tuple[str, Tensor]]
 _FORMATS: dict[str, tuple[_Write, _Run]] = {
     "safetensors": (_safetensors, _run_safetensors),
     "onnx": (_onnx, _run_onnx),

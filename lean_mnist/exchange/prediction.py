@@ -1,61 +1,31 @@
 """Prediction of images that are no data set's: PNG and JPEG files, folders of them, arrays of NumPy."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from lean_mnist.command_line import POSITIONAL, Metavar
-from lean_mnist.errors import ConfigError, DataError
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lean_mnist.data.own import as_images, whole_pixels
+from lean_mnist.errors import DataError
+from lean_mnist.exchange.arguments import PredictArguments
+from lean_mnist.reading.images import SUFFIXES, read_image
+from lean_mnist.reading.npy import opened_npz, read_npy
 from lean_mnist.reading.text import printable, shown
+from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
+from lean_mnist.training.config.places import checkpoint_path
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from lean_mnist.training.checkpoints import Checkpoint
-
-    Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 
 MOST_IMAGES = 100_000
 _ARRAYS = ("x_test", "x", "images")  # of a .npz with several, the first that is there
 _WIDEST = 40  # characters of a file's name
 _DARK = 127  # at most this is the mean of the border of white on black
 _WHITE_ON_BLACK = ("mnist", "qmnist", "emnist-digits", "kmnist", "fashion-mnist", "digits")
-
-
-@dataclass(frozen=True)
-class PredictArguments:
-    """Classes of images, with the probabilities that the network gives them.
-
-    An image has to have the size that the network was trained on, and its polarity: MNIST is white on black.
-    """
-
-    checkpoint: Annotated[str, POSITIONAL, Metavar("CHECKPOINT")]
-    """best.pt or last.pt, or a run's name or folder."""
-    paths: Annotated[tuple[str, ...], POSITIONAL, Metavar("PATH")]
-    """PNG and JPEG files, folders with them, .npy, and .npz with one array or one called x_test, x or images."""
-    resize: bool = False
-    """Bring images of another size to the network's, by Pillow's bilinear filter; without it they are refused."""
-    invert: bool = False
-    """Turn black on white into white on black: 255 minus each pixel, before anything is resized."""
-    grey: bool = False
-    """Convert images in colour to grey; without it they are refused."""
-    top: int = 3
-    """How many of the likeliest classes are shown."""
-    probabilities: bool = False
-    """Show those of all classes, in their order."""
-    json: bool = False
-    """Print one JSON document."""
-
-    def __post_init__(self) -> None:
-        if self.top < 1:
-            raise ConfigError(f"--top: expected at least 1, found {self.top}")
-        if not self.paths:
-            raise ConfigError("paths: expected images behind the checkpoint, found none; --help says more")
 
 
 @dataclass(frozen=True)
@@ -109,11 +79,6 @@ def predict(arguments: PredictArguments) -> Predictions:
 
     Raises ``CheckpointError``, or ``DataError`` for what is no image of the network's size and kind of pixels.
     """
-    import numpy as np
-
-    from lean_mnist.training.checkpoints import load_checkpoint
-    from lean_mnist.training.config.places import checkpoint_path
-
     path = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(path)
     names: list[str] = []
@@ -146,8 +111,6 @@ def predict(arguments: PredictArguments) -> Predictions:
 
 def _all_images(paths: Sequence[str], grey: bool) -> Iterator[tuple[str, Pixels, bool]]:
     """Name and pixels of each image, and whether these are raw, in an array: of the kind that the network has."""
-    from lean_mnist.reading.images import read_image
-
     for path in paths:
         if path.endswith((".npy", ".npz")):
             array = _array(path, grey)
@@ -162,7 +125,6 @@ def _all_images(paths: Sequence[str], grey: bool) -> Iterator[tuple[str, Pixels,
 
 def _image_files(folder: str) -> Iterator[str]:
     """The images in a folder and those in it, in the order of their names; hidden ones and links are left out."""
-    from lean_mnist.reading.images import SUFFIXES
 
     def refuse(error: OSError) -> None:
         raise error
@@ -177,9 +139,6 @@ def _image_files(folder: str) -> Iterator[str]:
 
 def _array(path: str, grey: bool) -> Pixels:
     """The images uint8 (m, rows, columns) in a file of NumPy."""
-    from lean_mnist.data.own import as_images, whole_pixels
-    from lean_mnist.reading.npy import opened_npz, read_npy
-
     where = shown(path)
     if path.endswith(".npy"):
         array = read_npy(path)
@@ -201,8 +160,6 @@ def _array(path: str, grey: bool) -> Pixels:
 
 def _fitted(name: str, pixels: Pixels, is_raw: bool, checkpoint: Checkpoint, arguments: PredictArguments) -> Pixels:
     """An image as the network takes it: of its size, polarity and largest pixel value."""
-    import numpy as np
-
     highest = checkpoint.maximum if is_raw else 255
     if int(pixels.max(initial=0)) > highest:
         raise DataError(
@@ -215,8 +172,6 @@ def _fitted(name: str, pixels: Pixels, is_raw: bool, checkpoint: Checkpoint, arg
         if not arguments.resize or 0 in pixels.shape:
             hint = "" if arguments.resize else "; --resize brings it there"
             raise DataError(f"{shown(name)}: {found} pixels, expected {expected} as the network was trained on{hint}")
-        from PIL import Image
-
         rows, columns = checkpoint.image_shape
         pixels = np.array(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
     if highest == checkpoint.maximum:
@@ -226,7 +181,5 @@ def _fitted(name: str, pixels: Pixels, is_raw: bool, checkpoint: Checkpoint, arg
 
 def _is_light(pixels: Pixels, maximum: int) -> bool:
     """True if the border of an image is light on average."""
-    import numpy as np
-
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     return bool(border.mean() > _DARK * maximum / 255)

@@ -16,9 +16,9 @@ from lean_mnist.data.datasets import load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ConfigError, DataError, LeanMnistError
 from lean_mnist.exchange import export
-from lean_mnist.exchange.export import SUFFIXES, ExportArguments, compare, export_checkpoint, metadata
-from lean_mnist.exchange.onnx import onnx_model
-from lean_mnist.exchange.pixels import PixelNetwork
+from lean_mnist.exchange.arguments import ExportArguments
+from lean_mnist.exchange.export import SUFFIXES, compare, export_checkpoint, metadata
+from lean_mnist.exchange.pixels import PixelNetwork, onnx_model
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import ClaimOptions
 from lean_mnist.generalization.imports.certified import certify_reading, import_network, kind_of, read_for

@@ -9,7 +9,8 @@ import pytest
 
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import CheckpointError, ConfigError
-from lean_mnist.exchange.export import ExportArguments, export_checkpoint
+from lean_mnist.exchange.arguments import ExportArguments
+from lean_mnist.exchange.export import export_checkpoint
 from lean_mnist.generalization import checker
 from lean_mnist.training.checkpoints import load_checkpoint
 from lean_mnist.training.config import Config
