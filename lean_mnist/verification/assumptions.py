@@ -36,12 +36,5 @@ COQ = (
 
 SYMBOLIC = (SYMPY, SUMS, REALS)  # of every proof for all sizes
 ANY = (*SYMBOLIC, PAIRS)  # of a proof for any activation
-PROVED = (
-    SYMPY,
-    SUMS,
-    CALCULUS,
-    STRONG,
-    CONVEX,
-    SMOOTH,
-    INDUCTION,
-)  # what a theorem that states the obligation does not need
+# What a theorem that states the obligation does not need.
+PROVED = (SYMPY, SUMS, CALCULUS, STRONG, CONVEX, SMOOTH, INDUCTION)

@@ -163,11 +163,11 @@ _USUALLY = {
 
 
 class Statements(list[Obligation]):
-    """Obligations of one group, in the order of the table."""
+    """Obligations of one group, in the order of the table; those that say no ``method`` have the group's."""
 
-    def __init__(self, group: str, title: str, *rests_on: str) -> None:
+    def __init__(self, group: str, title: str, *rests_on: str, method: Method = Method.SYMBOLIC) -> None:
         super().__init__()
-        self.group, self.title, self._rests_on = group, title, rests_on
+        self.group, self.title, self._rests_on, self._method = group, title, rests_on, method
 
     def add(
         self,
@@ -176,17 +176,16 @@ class Statements(list[Obligation]):
         source: str,
         scope: str,
         run: Check,
-        method: Method = Method.SYMBOLIC,
+        method: Method | None = None,
         rests_on: tuple[str, ...] = (),
         expected: Truth = Truth.HOLDS,
     ) -> None:
         """Add one; unless ``rests_on`` is given, it rests on the assumptions of the group or else of the method."""
+        method = method or self._method
         rests_on = rests_on or self._rests_on or _USUALLY[method]
         self.append(Obligation(f"{self.group}.{name}", statement, source, scope, run, method, rests_on, expected))
 
-    def __call__(
-        self, source: str, scope: str, method: Method = Method.SYMBOLIC, **more: Any
-    ) -> Callable[[Check], Check]:
+    def __call__(self, source: str, scope: str, method: Method | None = None, **more: Any) -> Callable[[Check], Check]:
         """Decorator that adds a check under its name, with the first line of its docstring as the statement."""
 
         def add(run: Check) -> Check:

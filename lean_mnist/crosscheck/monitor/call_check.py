@@ -9,7 +9,7 @@ precision of plain PyTorch.
 
 Where a gradient of one of several Functions in the call is meant to be no derivative, where one goes to a tensor out of
 sight, or where the call does not repeat itself, differences are taken of every other Function alone
-(``function_calls``).
+(``slopes.check_functions``).
 """
 
 import functools
@@ -24,12 +24,11 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import diagnose
-from lean_mnist.crosscheck.monitor.function_calls import check_functions
 from lean_mnist.crosscheck.monitor.intents import Intents
 from lean_mnist.crosscheck.monitor.module_copies import ModuleCopy
 from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason, not_applicable_because
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall, nodes_to_check
-from lean_mnist.crosscheck.monitor.slopes import differences
+from lean_mnist.crosscheck.monitor.slopes import check_functions, differences
 from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
 from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed

@@ -16,7 +16,9 @@ from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.model import Method, NotEstablished, Refuted, Statements, Truth, Vacuous
 from lean_mnist.verification.statements.gradients import LEAN
 
-OBLIGATIONS = Statements("original", "False statements of the original", rests_on.LIBM, rests_on.TORCH)
+OBLIGATIONS = Statements(
+    "original", "False statements of the original", rests_on.LIBM, rests_on.TORCH, method=Method.FLOATS
+)
 false = partial(OBLIGATIONS, scope="by counterexample", expected=Truth.REFUTED)
 
 
@@ -47,7 +49,7 @@ def _our_loss(logits: Sequence[float], target: int) -> float:
     return found
 
 
-@false("float_crossEntropy_preserves_nonneg", method=Method.FLOATS)
+@false("float_crossEntropy_preserves_nonneg")
 def loss_nonnegative() -> str:
     """in floating point, their crossEntropyLoss ≥ 0 (axiom)."""
     logits, target = (61.0, -29.0, -57.0), 0
@@ -57,7 +59,7 @@ def loss_nonnegative() -> str:
     return f"their loss is {theirs}"
 
 
-@false("logSumExp", method=Method.FLOATS)
+@false("logSumExp")
 def log_sum_exp_stable() -> str:
     """their logSumExp does not overflow."""
     logits = (2000.0, 0.0, 0.0)
@@ -67,7 +69,7 @@ def log_sum_exp_stable() -> str:
     return f"their loss is {theirs}"
 
 
-@false(f"{LEAN}: training log", method=Method.FLOATS)
+@false(f"{LEAN}: training log")
 def reported_loss() -> str:
     """the loss they report is the one they minimise, whose infimum is 0."""
     classes = 10
@@ -85,7 +87,7 @@ def reported_loss() -> str:
     return f"reported {reported}, minimised {minimised}"
 
 
-@false("network_gradient_correct", rests_on=(rests_on.SYMPY,))
+@false("network_gradient_correct", method=Method.SYMBOLIC, rests_on=(rests_on.SYMPY,))
 def covers_relu() -> str:
     """their network theorem, for σ differentiable everywhere, covers the ReLU network they train."""
     above, below = sympy.Symbol("t", positive=True), sympy.Symbol("t", negative=True)

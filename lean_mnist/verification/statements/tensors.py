@@ -24,7 +24,7 @@ from lean_mnist.verification.methods.numeric import normal, passes_gradcheck, wo
 from lean_mnist.verification.model import Method, Refuted, Statements
 from lean_mnist.verification.statements.gradients import OURS
 
-OBLIGATIONS = checked = Statements("tensors", "From formulas to tensors")
+OBLIGATIONS = checked = Statements("tensors", "From formulas to tensors", method=Method.FLOATS)
 DIGITS = (rests_on.MPMATH, rests_on.TORCH, rests_on.CASES)
 POINTS = [
     *(sign * x for sign in (1.0, -1.0)
@@ -44,12 +44,7 @@ def _labels_for(s: Any, labels: list[int]) -> Any:
     return torch.tensor(labels) if isinstance(s, torch.Tensor) else np.array(labels)
 
 
-@checked(
-    OURS,
-    f"on {len(POINTS)} points each, from −40 to 40, in float64 and float32",
-    Method.FLOATS,
-    rests_on=DIGITS,
-)
+@checked(OURS, f"on {len(POINTS)} points each, from −40 to 40, in float64 and float32", rests_on=DIGITS)
 def elementary() -> str:
     """exp, log, tanh, sigmoid and erf of tensors are within 4 ulp."""
     largest = dict.fromkeys(ELEMENTARY, 0.0)
@@ -64,7 +59,6 @@ def elementary() -> str:
     OURS,
     f"on {len(POINTS)} points, from −40 to 40, in float64, float32 and bfloat16, to {ACTIVATION_ULPS:.0f} ulp of "
     "max(|σ|, |z|) or max(1, |z|), and ReLU and the identity without any error",
-    Method.FLOATS,
     rests_on=DIGITS,
 )
 def activations() -> str:
@@ -101,7 +95,6 @@ LOSS_ROWS = [*CROSS_ENTROPY_LOGITS, *(tuple(_gauss(0, 6) for _ in range(3)) for 
     OURS,
     f"on {3 * len(LOSS_ROWS)} rows, logits up to 1e6, in float64 and float32, to {LOSS_ULPS:.0f} ulp of the largest "
     "logit",
-    Method.FLOATS,
     rests_on=DIGITS,
 )
 def loss() -> str:
@@ -139,7 +132,6 @@ def _bound_batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 @checked(
     "loss_nonneg, loss_lower_bound",
     f"on {BOUND_CASES:,} rows in float64, float32 and bfloat16, logits up to about 4e4 and 1e6",
-    Method.FLOATS,
 )
 def loss_bounds() -> str:
     """loss ≥ 0, |∂loss/∂s_k| ≤ 1, Σ_k ∂loss/∂s_k = 0, ‖∇loss‖ ≤ √2 in floating point."""
@@ -181,9 +173,7 @@ def _nodes() -> dict[str, tuple[Callable[..., torch.Tensor], list[torch.Tensor]]
     }
 
 
-@checked(
-    OURS, f"on {len(_nodes())} nodes of 6 to 25 numbers", Method.FLOATS, rests_on=(rests_on.GRADCHECK, rests_on.TORCH)
-)
+@checked(OURS, f"on {len(_nodes())} nodes of 6 to 25 numbers", rests_on=(rests_on.GRADCHECK, rests_on.TORCH))
 def gradcheck() -> str:
     """every autograd node's backward is the derivative of its forward."""
     for name, (function, inputs) in _nodes().items():

@@ -18,7 +18,7 @@ from lean_mnist.verification import assumptions as rests_on
 from lean_mnist.verification.model import Method, Refuted, Statements
 from lean_mnist.verification.statements.gradients import LEAN, OURS
 
-OBLIGATIONS = checked = Statements("types", "Types")
+OBLIGATIONS = checked = Statements("types", "Types", method=Method.FLOATS)
 # Every shape of up to three axes with these sizes; 2, 3, 5 and 4 are the sizes that fit, 1 is what would broadcast.
 SIZES, RANKS = (1, 2, 3, 4, 5), (0, 1, 2, 3)
 SHAPES = [shape for rank in RANKS for shape in itertools.product(SIZES, repeat=rank)]
@@ -88,7 +88,6 @@ def _refused(what: str, call: Callable[[], Any]) -> None:
     "matvec_output_dimension, …",
     f"on {len(list(every_wrong_shape())):,} cases: {len(CALLS)} functions, each argument in every shape of up to 3 "
     f"axes with sizes {SIZES[0]} to {SIZES[-1]} that does not fit",
-    Method.FLOATS,
 )
 def wrong_shapes() -> str:
     """every wrong shape raises before any arithmetic."""
@@ -125,7 +124,6 @@ def _backwards() -> dict[str, tuple[Tensor, Callable[[Tensor], Any]]]:
     f"{LEAN}: dense_layer_type_safe, …",
     f"on {len(_backwards()) * (len(SHAPES) - 1):,} cases: {len(_backwards())} backwards, every shape of up to 3 axes "
     f"with sizes {SIZES[0]} to {SIZES[-1]} that does not fit",
-    Method.FLOATS,
 )
 def wrong_upstream() -> str:
     """every upstream gradient of a wrong shape raises before any arithmetic."""
@@ -159,7 +157,6 @@ def _any_bits(size: int, dtype: torch.dtype, seed: int) -> Tensor:
     "flatten_unflatten_left_inverse, unflatten_flatten_right_inverse",
     f"on {len(ARCHITECTURES) * len(DTYPES) * len(ROUND_TRIP_SEEDS)} models (784-128-10 among them) in float64, float32 "
     "and bfloat16, with random bits",
-    Method.FLOATS,
 )
 def round_trip() -> str:
     """flatten ∘ unflatten and unflatten ∘ flatten are the identity, bit for bit."""
@@ -183,7 +180,6 @@ def round_trip() -> str:
     OURS,
     f"on {len(ARCHITECTURES) * len(DTYPES)} models (784-128-10 among them) in float64, float32 and bfloat16, with "
     "random bits",
-    Method.FLOATS,
 )
 def one_vector() -> str:
     """parameters laid in one vector keep their bits, and the vector's gradient is that of every parameter."""
@@ -213,12 +209,7 @@ def one_vector() -> str:
     return "compared as bits, with the places that the layout names"
 
 
-@checked(
-    "flattenParams",
-    "on all 101,770 places of 784-128-10, which is all there are",
-    Method.FLOATS,
-    rests_on=(rests_on.TORCH,),
-)
+@checked("flattenParams", "on all 101,770 places of 784-128-10, which is all there are", rests_on=(rests_on.TORCH,))
 def layout() -> str:
     """parameter i of the vector of 101,770 is the one LEAN_mnist has there."""
     model = MLP((784, 128, 10), dtype=torch.float64)
