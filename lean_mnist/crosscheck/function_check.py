@@ -19,7 +19,6 @@ from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundles.bundle import Question, load_bundle, question_of
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.in_float64 import why_not_float64
-from lean_mnist.crosscheck.numerics.jointly import COPIES
 from lean_mnist.crosscheck.options import Options, VaryBatch, VarySizes
 from lean_mnist.crosscheck.questions import checked_inputs, first_call, require_callable, require_same_shapes
 from lean_mnist.crosscheck.report import (
@@ -32,6 +31,7 @@ from lean_mnist.crosscheck.report import (
     not_applicable,
     note,
 )
+from lean_mnist.crosscheck.rules.finite_differences import COPIES
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs
 from lean_mnist.crosscheck.subjects.calls import CallFailed, GradientSource, NotChecked, Subject, one_line

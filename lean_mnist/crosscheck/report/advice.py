@@ -3,13 +3,10 @@
 DERIVATIVE = "mend the backward: it is not the derivative"  # of every rule that judges a first-order gradient
 
 MEND = {
-    "gradient": DERIVATIVE,
+    **dict.fromkeys(
+        ("gradient", "JVP-VJP product", "finite differences", "Taylor test", "gradcheck", "reference"), DERIVATIVE
+    ),
     "output": "mend the forward, or the reference",
-    "JVP-VJP product": DERIVATIVE,
-    "finite differences": DERIVATIVE,
-    "Taylor test": DERIVATIVE,
-    "gradcheck": DERIVATIVE,
-    "reference": DERIVATIVE,
     "precision": "compute in the dtype of the inputs: no .float() and no constants of float32 on the way",
     "uninitialised memory": "write every element of what torch.empty or empty_like gives, or use torch.zeros_like",
     "upstream gradient": "multiply by the upstream gradient as it is: no branch on its values, no clipping, no eps",

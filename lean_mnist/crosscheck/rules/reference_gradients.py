@@ -13,7 +13,8 @@ that the comparison of gradients allows.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -179,10 +180,11 @@ def _both_products(
 ) -> Finding:
     """Both products for the gradient ``g`` of one input, along one random direction."""
     i, name, dtype = ctx.checked[place], ctx.name(place), None if ctx.why_not_float64 else torch.float64
-    x = reference.inputs[i].detach().double()
+    inputs = in_dtype(reference.inputs, torch.float64)
+    x = inputs[i]
     u = random_direction(x, ctx.generator)
     try:
-        forward, backward = dot(upstream, _jvp(reference, i, x, u)), dot([u], [g])
+        forward, backward = dot(upstream, tangents(reference, inputs, {i: u})), dot([u], [g])
     except Exception as error:  # not every operation has a forward-mode formula, and a Function seldom has
         if NotChecked.of(error):
             raise
@@ -192,7 +194,8 @@ def _both_products(
         given = [v.to(dtype or v.dtype) for v in upstream]
         drawn = perturbed_vjp(ctx.subject, given, ctx.subject.inputs, ctx.generator, dtype)
         # Not by a dispatch mode as well: PyTorch can crash where forward mode runs under one.
-        again = _jvp(reference, i, perturbed(x, ctx.generator), perturbed(u, ctx.generator))
+        inputs[i] = perturbed(x, ctx.generator)
+        again = tangents(reference, inputs, {i: perturbed(u, ctx.generator)})
         return max(abs(dot(upstream, again) - forward), abs(dot([u], [drawn[place]]) - backward))
 
     difference, scale = abs(forward - backward), STANDARD_DEVIATIONS * root_mean_square(x)
@@ -211,11 +214,13 @@ def _both_products(
     return Finding(Verdict.INCONCLUSIVE, off, name) if off else failed(text, name)
 
 
-def _jvp(reference: Subject, i: int, x: Tensor, u: Tensor) -> list[Tensor]:
-    """``∂outputs/∂(input i) u`` at ``x``; not by ``torch.func.jvp``, whose decompositions import PyTorch's compiler."""
-    fixed = in_dtype(reference.inputs, torch.float64)
+def tangents(subject: Subject, inputs: Sequence[Any], directions: Mapping[int, Tensor]) -> list[Tensor]:
+    """``Σ_i ∂outputs/∂(input i) directions[i]`` at ``inputs``.
+
+    Not by ``torch.func.jvp``, whose decompositions import PyTorch's compiler.
+    """
     with warnings.catch_warnings(), torch.enable_grad(), forward_ad.dual_level():
         warnings.simplefilter("ignore")  # that forward mode is slow for some operation is no news here
-        result = reference(*fixed[:i], forward_ad.make_dual(x, u), *fixed[i + 1 :])
-        outputs = [forward_ad.unpack_dual(y) for y in floating_outputs(result, "reference")]
-    return [torch.zeros_like(y.primal) if y.tangent is None else y.tangent for y in outputs]
+        given = [forward_ad.make_dual(x.clone(), directions[i]) if i in directions else x for i, x in enumerate(inputs)]
+        duals = [forward_ad.unpack_dual(y) for y in floating_outputs(subject(*given), subject.role)]
+    return [torch.zeros_like(y.primal) if y.tangent is None else y.tangent for y in duals]

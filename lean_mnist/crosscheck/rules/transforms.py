@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.context import SCATTER_FACTOR, Context
@@ -17,6 +17,7 @@ from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.crosscheck.perturbation import perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
+from lean_mnist.crosscheck.rules.reference_gradients import tangents
 from lean_mnist.crosscheck.subjects.arguments import floating_outputs
 from lean_mnist.crosscheck.subjects.calls import CallFailed, dot, in_dtype, norm, normal, one_line, random_direction
 from lean_mnist.torch_internals import operator_of
@@ -50,14 +51,14 @@ def jvp(ctx: Context) -> list[Finding]:
         moving = {ctx.checked[place]: directions[place] for place in places}
         name = ", ".join(ctx.name(place) for place in places)
         try:
-            tangents = _tangents(ctx, inputs, moving)
+            along_all = tangents(ctx.subject, inputs, moving)
         except Exception as error:  # whatever the Function's jvp raises
             findings.append(
                 failed(f"raised {type(error).__name__}: {one_line(error)}", name, severity=Severity.WARNING)
             )
             continue
         along = [directions[place] for place in places]
-        forward, backward = dot(upstream, tangents), dot(along, [gradients[place] for place in places])
+        forward, backward = dot(upstream, along_all), dot(along, [gradients[place] for place in places])
         size = sum(norm(u) * norm(gradients[place]) for u, place in zip(along, places, strict=True))
         allowed = (FLOOR_ULPS * unit + ctx.options.tolerance) * size
 
@@ -72,13 +73,6 @@ def jvp(ctx: Context) -> list[Finding]:
         if not abs(forward - backward) <= allowed and not set(places) & ctx.kinks:
             findings.append(failed(f"⟨Ju, v⟩ = {forward:.9g} by it, ⟨u, Jᵀv⟩ = {backward:.9g} by the backward", name))
     return findings or [passed("agrees with the backward")]
-
-
-def _tangents(ctx: Context, inputs: Sequence[Any], moving: dict[int, Tensor]) -> list[Tensor]:
-    with torch.enable_grad(), forward_ad.dual_level():
-        given = [forward_ad.make_dual(x.clone(), moving[i]) if i in moving else x for i, x in enumerate(inputs)]
-        duals = [forward_ad.unpack_dual(y) for y in floating_outputs(ctx.subject(*given), "function")]
-        return [torch.zeros_like(y.primal) if y.tangent is None else y.tangent for y in duals]
 
 
 @rule("vmap", order=114, part=True)
