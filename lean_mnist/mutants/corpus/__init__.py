@@ -2,15 +2,12 @@
 
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.mutants.corpus import (
-    activations,
+    chain_rule,
     formulas,
     functions,
     held_out,
-    losses,
     memory,
-    network,
     nodes,
-    products,
     shipped,
     written_forms,
 )
@@ -18,7 +15,7 @@ from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.whole_function import FunctionMutant
 
 _GROUPS = (
-    *(products.GROUP, activations.GROUP, losses.GROUP, network.GROUP, memory.GROUP),
+    *(chain_rule.PRODUCTS, chain_rule.ACTIVATIONS, chain_rule.LOSSES, chain_rule.NETWORKS, memory.GROUP),
     *(nodes.ANY_NODE, nodes.CONTRACTS, shipped.GROUP, held_out.GROUP),
 )
 _FUNCTION_GROUPS = (
