@@ -37,7 +37,7 @@ from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import LeanMnistError
-from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
@@ -99,7 +99,7 @@ def flip_bit(tensor: Tensor, element: int, bit: int) -> Callable[[], None]:
     return turn
 
 
-class _KeptEngine(CaptureEngine):
+class _KeptEngine(NativeEngine):
     """The engine of the run that was made last, for the captured kernels of its steps."""
 
     latest: Any = None
@@ -138,7 +138,7 @@ class Patient:
         hooks, self.before_last_gate = self.objective.hooks(self.state, policy), _BeforeLastGate()
         hooks = dataclasses.replace(hooks, gates=[*hooks.gates[:-1], self.before_last_gate, *hooks.gates[-1:]])
         kept: Any = _KeptEngine
-        with mock.patch.object(classification, "CaptureEngine", kept):
+        with mock.patch.object(classification, "NativeEngine", kept):
             self.trainer = Trainer(
                 self.objective, self.update, hooks, self.state,
                 emit=lambda record: None, save=lambda which: None, stop_requested=lambda: False,

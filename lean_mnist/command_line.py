@@ -123,7 +123,7 @@ class _Kind(NamedTuple):
 
     def read(self, text: str) -> Any:
         """One value; raises ``argparse.ArgumentTypeError``."""
-        if self.optional and text == "None":
+        if self.optional and (text == "None" or (text == "auto" and self.metavar.endswith("|auto"))):
             return None
         if get_origin(self.type) is Literal:
             choices = get_args(self.type)

@@ -111,7 +111,7 @@ class BatchedCheck:
         self._examples, self._penalty = examples, checks.rule.logit_penalty
         self._sample = min(examples, max(16, examples // 4))  # examples whose ‖h_b‖ tell the usual one
         self._rows_of = [
-            _Ordinary.of(h, d, layer.bias is not None, examples, logits)
+            OrdinaryResiduals.of(h, d, layer.bias is not None, examples, logits)
             for (h, d), layer in zip(shapes, layers, strict=True)
         ]
         self._underflow, self._loss_ulps = underflow_of(logits), ELEMENTWISE_ULPS * unit_of(loss)
@@ -232,7 +232,7 @@ class BatchedCheck:
         return max(shares)
 
 
-class _Ordinary(NamedTuple):
+class OrdinaryResiduals(NamedTuple):
     """Residuals of one layer's products that are ordinary, relative to the sizes of their rows."""
 
     forward: float
@@ -244,7 +244,7 @@ class _Ordinary(NamedTuple):
     bias: bool
 
     @classmethod
-    def of(cls, units: int, features: int, bias: bool, examples: int, like: Tensor) -> _Ordinary:
+    def of(cls, units: int, features: int, bias: bool, examples: int, like: Tensor) -> OrdinaryResiduals:
         """Of a layer with a weight ``(units, features)``."""
         narrow, unit = torch.finfo(like.dtype).bits <= 16, unit_of(like)
 

@@ -12,7 +12,6 @@ batched check and is not explained by these thresholds, which are wide enough fo
 in float64, and that decides.
 """
 
-import contextlib
 import itertools
 import math
 import time
@@ -24,8 +23,7 @@ from torch import Tensor
 
 from lean_mnist.audit.batched import BatchChecks, BatchedCheck
 from lean_mnist.audit.local_checks import ComputedStep, LocalCheck, Probe, local_checks
-from lean_mnist.nn.capture.kernels import CannotCapture, KernelCapture
-from lean_mnist.nn.step import StepTape
+from lean_mnist.audit.native_screen import NativeScreen
 
 # So many steps' probes are drawn at a time.
 BLOCK = 64
@@ -44,7 +42,7 @@ class Probes:
         self._features = [features for _, features in shapes]
         self._device, self._dtype = like.device, like.dtype
         self._block = -1
-        self._rows: tuple[Tensor, ...] = ()
+        self._rows = like.new_empty(0, sum(self._sizes))
 
     def fit(self, like: Tensor) -> bool:
         """True if the probes have this tensor's device and dtype."""
@@ -56,6 +54,10 @@ class Probes:
 
     def vector(self, step: int) -> Tensor:
         """The probes of a step, ``(Σ (D + 1 + H),)``."""
+        return self.rows(step)[0]
+
+    def rows(self, step: int) -> Tensor:
+        """The probes of a step and those of its block that follow."""
         block, row = divmod(step, BLOCK)
         if block != self._block:
             generator = torch.Generator().manual_seed(self.seed_of(step))
@@ -64,8 +66,8 @@ class Probes:
             drawn += torch.copysign(torch.tensor(0.5), drawn)
             for features, end in zip(self._features, itertools.accumulate(self._sizes), strict=False):
                 drawn[:, end - 1] = math.sqrt(features)
-            self._block, self._rows = block, drawn.to(self._device, self._dtype).unbind()
-        return self._rows[row]
+            self._block, self._rows = block, drawn.to(self._device, self._dtype)
+        return self._rows[row:]
 
     def of(self, step: int) -> list[Probe]:
         """The probes of a step, layer by layer."""
@@ -74,7 +76,7 @@ class Probes:
         return [Probe(v, u[:-1]) for u, v in zip(parts[:count], parts[count:], strict=True)]
 
 
-PER_ROW_EVERY = 50
+PER_ROW_EVERY = 500
 _SHOWN = 5
 
 
@@ -117,22 +119,23 @@ class RandomisedCheck:
         self._seed, self._every = seed, per_row_every
         self._probes: Probes | None = None
         self._batched: dict[int, BatchedCheck] = {}  # by the number of examples
-        self._captured: dict[int, _CapturedCheck] = {}  # by the identity of the tape
+        self._native: NativeScreen | None = None
 
-    def again(self, number: int, tapes: Sequence[StepTape], loss: float) -> RandomisedResult | None:
-        """The batched check of values in the same tensors as the last time that this tape was given to :meth:`check`.
+    def stand_in(self, native: NativeScreen) -> None:
+        """Let this check stand in for the batched one, of the steps that are in its engine's tape."""
+        self._native, self._probes = native, Probes(self._seed, native.shapes, torch.zeros(0))
 
-        ``None`` where that is not known to be so, where the list is to be run per row, or something stands out: it is
-        then :meth:`check` that decides.
-        """
-        captured = self._captured.get(id(tapes[0])) if len(tapes) == 1 else None
-        if captured is None or self._probes is None or not (number - 1) % self._every:
-            return None
-        started = time.perf_counter()
-        share = captured.share(self._probes.vector(number), loss)
-        if not share <= 1:  # also NaN
-            return None
-        return RandomisedResult((), share, False, False, self._probes.seed_of(number), time.perf_counter() - started)
+    def per_row(self, number: int) -> bool:
+        """True if the list is to be run per row at this step anyway."""
+        return (number - 1) % self._every == 0
+
+    def begin(self, number: int, steps: int) -> int:
+        """Hand the native check the probes of steps from ``number`` on; returns of how many, up to ``steps``."""
+        assert self._native is not None
+        assert self._probes is not None
+        rows = self._probes.rows(number)
+        self._native.use(rows)
+        return min(steps, len(rows))
 
     @torch.no_grad()
     def check(self, number: int, step: ComputedStep) -> RandomisedResult:
@@ -141,10 +144,10 @@ class RandomisedCheck:
         weight = step.layers[0][0]
         if self._probes is None or not self._probes.fit(weight):
             self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in step.layers], weight)
-            self._batched, self._captured = {}, {}
-        seed, share = self._probes.seed_of(number), self._batched_share(step, self._probes.vector(number))
+            self._batched = {}
+        seed, share = self._probes.seed_of(number), self._batched_share(number, step)
         stood_out = share is not None and not share <= 1  # also NaN
-        if share is not None and not stood_out and (number - 1) % self._every:
+        if share is not None and not stood_out and not self.per_row(number):
             return RandomisedResult((), share, False, False, seed, time.perf_counter() - started)
         checks = list(local_checks(step))
         failures, largest = _run_per_row(checks, self._probes.of(number))
@@ -154,44 +157,23 @@ class RandomisedCheck:
             largest = max([largest, *(failure.share for failure in failures)])
         return RandomisedResult(tuple(failures), largest, True, stood_out, seed, time.perf_counter() - started)
 
-    def _batched_share(self, step: ComputedStep, probes: Tensor) -> float | None:
-        """The share that the batched check shows, captured where step after step is written into the same tensors.
-
-        ``None`` where the step cannot be checked so.
-        """
-        if len(step.tapes) != 1:
-            return None
-        assert step.loss is not None
-        loss, tape = float(step.loss), step.tapes[0]
-        if id(tape) in self._captured:
-            return self._captured[id(tape)].share(probes, loss)
+    def _batched_share(self, number: int, step: ComputedStep) -> float | None:
+        """The share that the batched check shows; ``None`` where the step cannot be checked so."""
+        assert self._probes is not None
+        if self._native is not None and len(step.tapes) == 1:
+            self.begin(number, 1)
+            if (share := self._native.share(step.tapes[0])) is not None:
+                return share
         checks = BatchChecks.of(step)
         if checks is None:
             return None
-        batched = self._batched.get(len(tape.labels_B))
+        examples = len(step.tapes[0].labels_B)
+        batched = self._batched.get(examples)
         if batched is None:
-            batched = self._batched[len(tape.labels_B)] = BatchedCheck(checks)
-        batched.probes.copy_(probes)
-        if tape.static and not probes.is_cuda:
-            with contextlib.suppress(CannotCapture):
-                self._captured[id(tape)] = _CapturedCheck(batched, checks)
-                return batched.share(loss)
+            batched = self._batched[examples] = BatchedCheck(checks)
+        batched.probes.copy_(self._probes.vector(number))
         batched.run(checks)
-        return batched.share(loss)
-
-
-class _CapturedCheck:
-    """The batched check of values that stand in the same tensors step after step."""
-
-    def __init__(self, batched: BatchedCheck, checks: BatchChecks) -> None:
-        self._batched, self._kept = batched, checks  # so that no other tensors come to stand there
-        self._recording = KernelCapture(lambda: batched.run(checks))
-
-    def share(self, probes: Tensor, loss: float) -> float:
-        """The share that the batched check with these ``probes`` shows of the present values."""
-        self._batched.probes.copy_(probes)
-        self._recording.replay()
-        return self._batched.share(loss)
+        return batched.share(float(checks.loss))
 
 
 def _run_per_row(checks: Sequence[LocalCheck], probes: Sequence[Probe]) -> tuple[list[LocalFailure], float]:

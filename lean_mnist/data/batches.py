@@ -6,6 +6,8 @@ Shapes: ``B`` batch (the last one may be smaller), ``D`` input features, ``m`` e
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -20,8 +22,28 @@ from lean_mnist.errors import ArgumentError, ConfigError, MemoryFault
 Batch = tuple[Tensor, Tensor]  # x (B, D) and y (B,)
 
 _AT_ONCE = 1024  # examples that are gathered and normalised together: few, so that they stay in the processor's cache
-_EXAMPLES = 256  # of a chunk on a processor: few, so that they stay in its cache from their normalisation to their step
-_BATCHES_ON_GPU = 8  # of a chunk on a GPU: as many as are worth a graph of their steps
+
+
+def sizes_of(batches: Sequence[Batch]) -> list[int]:
+    """Number of examples of each batch."""
+    return batches.sizes if isinstance(batches, PlannedBatches) else [len(labels) for _, labels in batches]
+
+
+class HotBatch:
+    """Memory for one batch at a time: ``features`` (B, D) float32 and ``labels`` (B,), of up to ``examples``."""
+
+    def __init__(self, examples: int, features: int) -> None:
+        self.features, self.labels = torch.zeros(examples, features), torch.zeros(examples, dtype=torch.int64)
+
+    def take(self, sizes: Sequence[int], new: object) -> tuple[Tensor, Tensor, list[Batch]]:
+        """As of :class:`BatchRing`, of one batch."""
+        (size,) = sizes
+        batch = self.features[:size], self.labels[:size]
+        return *batch, [batch]
+
+    def holds(self, batch: Batch) -> bool:
+        """``True`` for a batch that lies here."""
+        return batch[0].data_ptr() == self.features.data_ptr()
 
 
 class BatchRing:
@@ -30,14 +52,11 @@ class BatchRing:
     A chunk holds until the ring comes round to it.
     """
 
-    def __init__(self, chunks: int, *, on_gpu: bool = False) -> None:
-        self._on_gpu = on_gpu
+    batches = 8  # of a chunk: as many as are worth a graph of their steps
+
+    def __init__(self, chunks: int) -> None:
         self._slots = itertools.cycle([_Slot() for _ in range(chunks)])
         self._addresses: set[int] = set()
-
-    def batches_at_once(self, batch_size: int) -> int:
-        """Batches of ``batch_size`` examples in a chunk."""
-        return _BATCHES_ON_GPU if self._on_gpu else max(1, _EXAMPLES // batch_size)
 
     def take(self, sizes: Sequence[int], new: Callable[[int], Batch]) -> tuple[Tensor, Tensor, list[Batch]]:
         """All features (m, D), all labels (m,), and each batch of these ``sizes``; ``new`` makes so many examples."""
@@ -66,6 +85,56 @@ class _Slot:
         return self._views[sizes]
 
 
+@dataclass(frozen=True)
+class PlannedBatches(Sequence[Batch]):
+    """Batches in a row, each made when it is asked for, in the memory that the one before was made in.
+
+    They have the examples ``order[begin:end]`` of ``images`` (m, rows, columns) and ``labels`` (m,), ``batch_size`` at
+    a time; ``noted`` is the order as it was drawn.
+    """
+
+    images: Tensor
+    labels: Tensor
+    order: Tensor
+    noted: Tensor
+    begin: int
+    end: int
+    batch_size: int
+    normalization: Normalization
+    resting: RestingExamples | None  # sums of these images and labels, where they are watched
+    make: Callable[[int, int], list[Batch]]
+
+    @property
+    def by_pixel(self) -> bool:
+        """True if a feature depends on its pixel alone."""
+        return self.normalization.kind != "per-image"
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of examples of each batch."""
+        return [min(self.batch_size, self.end - at) for at in range(self.begin, self.end, self.batch_size)]
+
+    def __len__(self) -> int:
+        return -(-(self.end - self.begin) // self.batch_size)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "PlannedBatches": ...
+
+    def __getitem__(self, index: int | slice) -> "Batch | PlannedBatches":
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            assert step == 1
+            begin = self.begin + start * self.batch_size
+            return replace(self, begin=begin, end=max(begin, min(self.end, self.begin + stop * self.batch_size)))
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        at = self.begin + index * self.batch_size
+        return self.make(at, min(at + self.batch_size, self.end))[0]
+
+
 class Batches:
     """The batches of a split, epoch by epoch.
 
@@ -74,7 +143,8 @@ class Batches:
 
     Args: ``split`` with m >= 1 examples; ``dtype`` of the features; ``part`` says which rows of a batch of so many
     examples are handed out, where several processes share every batch; ``memory`` is where batches are written, by all
-    iterators; without it each is a new tensor. Raises :class:`ConfigError` for a batch size below 1 and
+    iterators; without it each is a new tensor, and in a :class:`HotBatch` it is made when it is asked for. Raises
+    :class:`ConfigError` for a batch size below 1 and
     :class:`ArgumentError` for pixels that are not uint8, no examples, or a label that is none of the ``classes``.
     """
 
@@ -88,7 +158,7 @@ class Batches:
         device: torch.device | str = "cpu",
         augmentation: Augmentation | None = None,
         part: Callable[[int], slice] | None = None,
-        memory: BatchRing | None = None,
+        memory: BatchRing | HotBatch | None = None,
         classes: int | None = None,
     ) -> None:
         if batch_size < 1:
@@ -98,8 +168,8 @@ class Batches:
         self.split = Split(split.images.to(device), split.labels.to(device))
         self.normalization, self.batch_size, self.seed, self.dtype = normalization, batch_size, seed, dtype
         self.augmentation, self.part, self._memory = augmentation, part, memory
-        together = max(1, _AT_ONCE // batch_size) if memory is None else memory.batches_at_once(batch_size)
-        self._at_once = batch_size * together
+        together = max(1, _AT_ONCE // batch_size) if memory is None else 1
+        self._at_once = batch_size * (memory.batches if isinstance(memory, BatchRing) else together)
         self.watch: BatchWatch | None = None  # compares everything with checksums, once :meth:`watched` was asked for
 
     def watched(self) -> BatchWatch:
@@ -122,7 +192,7 @@ class Batches:
         """
         return itertools.chain.from_iterable(self.chunks(epoch, start))
 
-    def chunks(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+    def chunks(self, epoch: int, start: int = 0) -> Iterator[Sequence[Batch]]:
         """The same, some batches at a time; those of a chunk hold until the next one is asked for, or longer."""
         if epoch < 0:
             raise ArgumentError(f"epoch: {epoch}, expected 0 or more")
@@ -130,7 +200,7 @@ class Batches:
             raise ArgumentError(f"start: {start}, expected 0 to {self.steps_per_epoch}, the batches of an epoch")
         return self._chunks(epoch, start)
 
-    def _chunks(self, epoch: int, start: int) -> Iterator[list[Batch]]:
+    def _chunks(self, epoch: int, start: int) -> Iterator[Sequence[Batch]]:
         size, (images, labels), first = self.batch_size, (self.split.images, self.split.labels), start * self.batch_size
         order, watch, resting = self._order(epoch), self.watch, None if self.watch is None else self.watch.resting
         if self.augmentation is not None:  # deformed in the epoch's order, all that is left of it at once
@@ -143,8 +213,8 @@ class Batches:
             if watch is not None:
                 resting = RestingExamples(images, labels, f"of epoch {epoch + 1}, deformed,")
         noted = order if watch is None else order.clone()
-        for begin in range(first, len(labels), self._at_once):
-            end = min(begin + self._at_once, len(labels))
+
+        def made(begin: int, end: int) -> list[Batch]:
             sizes = [min(size, end - at) for at in range(begin, end, size)]
             chosen = order[begin:end]
             if watch is not None and not torch.equal(chosen, noted[begin:end]):
@@ -161,7 +231,15 @@ class Batches:
             if watch is not None:
                 for number, ((features, _), own) in enumerate(zip(batches, their_labels.split(sizes), strict=True)):
                     watch.made(features, own, functools.partial(self._features, images, chosen, sizes, number))
-            yield batches
+            return batches
+
+        if isinstance(self._memory, HotBatch) and self.part is None:
+            yield PlannedBatches(
+                images, labels, order, noted, first, len(labels), size, self.normalization, resting, made
+            )
+            return
+        for begin in range(first, len(labels), self._at_once):
+            yield made(begin, min(begin + self._at_once, len(labels)))
 
     def _take(self, sizes: Sequence[int]) -> tuple[Tensor, Tensor, list[Batch]]:
         if self._memory is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from lean_mnist.memory import row_sums, rows_as_words
 
 _NOTED = "lean_mnist_made"  # attribute of the tensor of a batch's features, so that it goes when the batch does
-_ODD = 0x9E3779B97F4A7C1  # spreads the bits of a label over a word
+LABEL_FACTOR = 0x9E3779B97F4A7C1  # spreads the bits of a label over a word
 
 
 class RestingExamples:
@@ -18,11 +18,11 @@ class RestingExamples:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, where: str) -> None:
-        self._sums, self._labels, self._where = _sums_of(images, labels), labels.clone(), where
+        self.sums, self._labels, self._where = _sums_of(images, labels), labels.clone(), where
 
     def difference(self, rows: Tensor, images: Tensor, labels: Tensor) -> str:
         """The first change in ``images`` and ``labels``, read at ``rows`` (B,), in words; empty if there is none."""
-        sums, expected = _sums_of(images, labels), self._sums.index_select(0, rows)
+        sums, expected = _sums_of(images, labels), self.sums.index_select(0, rows)
         if torch.equal(sums, expected):
             return ""
         place = int((sums != expected).nonzero()[0])
@@ -32,7 +32,7 @@ class RestingExamples:
 
 
 def _sums_of(images: Tensor, labels: Tensor) -> Tensor:
-    return torch.add(row_sums(images), labels, alpha=_ODD)
+    return torch.add(row_sums(images), labels, alpha=LABEL_FACTOR)
 
 
 class _Made:

@@ -41,7 +41,17 @@ class StepTape:
     d_pre_activations: list[Tensor | None] = field(default_factory=list)  # dz_1 … dz_L
     d_inputs: list[Tensor | None] = field(default_factory=list)  # dh_0 … dh_{L−1}
     loss_B: Tensor | None = None
-    static: bool = False  # whether later steps write their values into these very tensors (see nn.capture)
+
+    def copied(self) -> "StepTape":
+        """The same values in memory of their own: where an engine writes a later step's values into these tensors."""
+
+        def copies(tensors: Sequence[Any]) -> list[Any]:
+            return [None if tensor is None else tensor.clone() for tensor in tensors]
+
+        return StepTape(
+            self.labels_B.clone(), self.upstream, self.layers, copies(self.inputs), copies(self.pre_activations),
+            copies(self.d_pre_activations), copies(self.d_inputs), *copies([self.loss_B]),
+        )  # fmt: skip
 
 
 def autocast_disabled(x: Tensor) -> contextlib.AbstractContextManager[Any]:

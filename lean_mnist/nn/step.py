@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]  # features (B, D) and labels (B,) int64
 Layers = Sequence[tuple[Tensor, Tensor | None]]  # weight (H, D) and bias (H,) of each layer, first layer first
 Gradients = Sequence[tuple[Tensor | None, Tensor | None]]  # of each layer's weight and bias; None where not computed
 
-RING_DEPTH = 2  # steps after a step during which its batch and its tape stay as they were (see nn.capture)
+RING_DEPTH = 2  # steps after a step during which its batch and its tape stay as they were, but with an engine in C
 
 
 class StepResult(NamedTuple):
@@ -137,18 +137,22 @@ def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
 
 
 class StepChunk(NamedTuple):
-    """Steps that were taken in a row, updates included: the loss of each, its tapes, and whether to stop after them."""
+    """Steps that were taken in a row, updates included: the loss of each, and the tapes of those that still hold.
+
+    ``stopped``: the run is asked to stop after them. ``not_finite``: the next one's loss or gradient is not.
+    """
 
     losses: list[float]
     tapes: list[list[StepTape]]
     stopped: bool
+    not_finite: bool = False
 
 
 class StepEngine:
     """Computes the steps of a training run, each as it is written, in memory of its own: tapes hold forever.
 
     An engine derived from it may reuse memory. The batches and the tape of a step hold until ``RING_DEPTH`` more steps
-    have been computed, or longer where it says so; the gradient (``.grad``, the flat gradient) until the next step.
+    have been computed, or as long as it says; the gradient (``.grad``, the flat gradient) until the next step.
 
     ``compute`` puts the gradient of a step into the flat gradient (:func:`put_flat_gradients` for an MLP), ``update``
     moves the parameters, and ``stop_requested`` is asked after every step of a chunk.
@@ -159,6 +163,26 @@ class StepEngine:
     ) -> None:
         self._compute, self._update, self._stop_requested = compute, update, stop_requested
 
+    hot = False  # True if its tapes hold only until the next batch is made
+
+    def kept_tapes(self) -> list[StepTape]:
+        """Of a hot engine: a copy of the tape of the latest step, if there was one."""
+        return []
+
+    def update(self, rate: float) -> None:
+        """Move the parameters by the present gradient."""
+        self._update.apply(rate)
+
+    @property
+    def screens(self) -> bool:
+        """True if a chunk's steps pass the gates of every step in the engine itself."""
+        return False
+
+    @property
+    def refused(self) -> str:
+        """Why steps are taken as they are written though another way was asked for; empty where they are not."""
+        return ""
+
     def step(self, batches: Sequence[Batch]) -> StepResult:
         """Put the gradient of one step into the flat gradient; the weights stay as they are.
 
@@ -166,21 +190,22 @@ class StepEngine:
         """
         return self._compute(batches)
 
-    def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
+    def chunk(self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1) -> StepChunk:
         """Take one step a batch, with these learning rates, at none of which anybody looks before its update.
 
-        Ends before the first step whose loss or gradient is not finite, with the weights as they were before it; or
-        after a step after which the run is asked to stop.
+        ``first`` is the number of the first one. Ends before the first step whose loss or gradient is not finite, or
+        at which something stands out where the engine ``screens``, with the weights as they were before it; or after
+        a step after which the run is asked to stop.
         """
-        losses, tapes, stopped = [], [], False
+        losses, tapes, stopped, finite = [], [], False, True
         for batch, rate in zip(batches, rates, strict=True):
             result = self.step([batch])
             loss: float = result.loss.item()
-            if not self._update.is_finite(loss):
+            if not (finite := self._update.is_finite(loss)):
                 break
             self._update.apply(rate)
             losses.append(loss)
             tapes.append(result.tapes)
             if stopped := self._stop_requested():
                 break
-        return StepChunk(losses, tapes, stopped)
+        return StepChunk(losses, tapes, stopped, not finite)

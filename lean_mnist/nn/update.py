@@ -32,7 +32,7 @@ class SGD:
         self._parameters = list(parameters)
         self._values = [parameter.detach() for parameter in self._parameters]
         self.momentum: list[Tensor] = []
-        self._rule: dict[str, Any] = {
+        self.rule: dict[str, Any] = {
             "momentum": momentum, "dampening": 0, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": False,
         }  # fmt: skip
         self.param_groups: list[dict[str, Any]] = [{"lr": lr, "params": self._parameters}]
@@ -45,7 +45,13 @@ class SGD:
     @property
     def started(self) -> bool:
         """True if it has what it needs besides the gradients: momentum, where it is to have some."""
-        return bool(self.momentum) or not self._rule["momentum"]
+        return bool(self.momentum) or not self.rule["momentum"]
+
+    def momentum_from_start(self) -> Tensor | None:
+        """Momentum of the one parameter, zeros before the first step; ``None`` where it has none."""
+        if not self.started:
+            self.momentum = [torch.zeros_like(value) for value in self._values]
+        return self.momentum[0] if self.rule["momentum"] else None
 
     def step_at(self, lr: Tensor, unless: Tensor) -> None:
         """Move every parameter, once ``started``, with the number in ``lr``; not if that in ``unless`` is 1.
@@ -64,11 +70,11 @@ class SGD:
         first = not self.started
         if first:
             self.momentum = [torch.empty_like(value) for value in values]
-        fused_sgd(values, gradients, self.momentum, is_first_step=first, **self._rule, **options)
+        fused_sgd(values, gradients, self.momentum, is_first_step=first, **self.rule, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """As of ``torch.optim.SGD``: its settings, and each parameter's ``momentum_buffer``."""
-        options = {**self._rule, "lr": self.param_groups[0]["lr"], "foreach": None, "differentiable": False}
+        options = {**self.rule, "lr": self.param_groups[0]["lr"], "foreach": None, "differentiable": False}
         group = {**options, "fused": True, "params": list(range(len(self._parameters)))}
         return {"state": {i: {"momentum_buffer": v} for i, v in enumerate(self.momentum)}, "param_groups": [group]}
 

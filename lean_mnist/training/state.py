@@ -71,6 +71,11 @@ class CheckSummary:
             self.close_looks += 1
             self.largest_screen_share = max(self.largest_screen_share, result.share)
 
+    def add_screens(self, steps: int, seconds: float) -> None:
+        """Count the batched checks of steps of a chunk, at none of which anything stood out."""
+        self.screens += steps
+        self.seconds += seconds
+
     def add_failure(self, step: int, message: str) -> None:
         """Count one failure."""
         self.failures += 1

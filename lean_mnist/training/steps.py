@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lean_mnist.data.batches import Batch
+from lean_mnist.data.batches import Batch, sizes_of
 from lean_mnist.errors import LeanMnistError, MemoryFault, memory_for
 from lean_mnist.nn.step import RING_DEPTH, Step, StepResult, StepTape
 from lean_mnist.nn.update import Update
@@ -40,29 +40,47 @@ class Steps:
         self._keeps_tapes = self.objective.config.check != "off"
         # For the diagnosis of a step that fails: they are there anyway, and kept for longer.
         self._past: deque[StepTape] = deque(maxlen=RING_DEPTH)
+        self._told = False  # that the engine refused
         self._prefix = "" if self.world.size == 1 else f"rank {self.world.rank}: "
 
-    def take_chunk(self, batches: list[Batch]) -> bool:
-        """Make one update a batch; several in a row where no scheduled hook is due at any of them.
+    def take_chunk(self, batches: Sequence[Batch]) -> bool:
+        """Make one update a batch; several in a row where no hook must look at them.
 
         Returns whether somebody asked to stop after the last update that was made.
         """
-        state = self.state
-        if not any(map(self.hooks.any_due, range(state.step + 1, state.step + 1 + len(batches)))):
-            rates = [self._learning_rate(state.step + i) for i in range(len(batches))]
-            with self._labels(batches):
-                chunk = self._engine.chunk(batches, rates)
-            for batch, loss in zip(batches, chunk.losses, strict=False):
-                state.count(1, len(batch[1]), loss)
-            for tapes in chunk.tapes[-RING_DEPTH:] if self._keeps_tapes else ():
-                self._past.extend(tapes)
-            if chunk.stopped:
+        state, position = self.state, 0
+        while position < len(batches):
+            free, not_finite = self._steps_until_due(len(batches) - position), False
+            if free:
+                some = batches[position : position + free]
+                rates = [self._learning_rate(state.step + i) for i in range(free)]
+                with self._labels(some):
+                    chunk = self._engine.chunk(some, rates, state.step + 1)
+                for examples, loss in zip(sizes_of(some), chunk.losses, strict=False):
+                    state.count(1, examples, loss)
+                for tapes in chunk.tapes[-RING_DEPTH:] if self._keeps_tapes else ():
+                    self._past.extend(tapes)
+                position += len(chunk.losses)
+                if chunk.stopped:
+                    return True
+                if position == len(batches):
+                    break
+                not_finite = chunk.not_finite  # the gates will say why
+            self._keep_past()
+            if self.take([batches[position]], again=not_finite):
                 return True
-            batches = batches[len(chunk.losses) :]  # the first of them is not finite, and the gates will say why
-            if batches and self.take(batches[:1], again=True):
-                return True
-            batches = batches[1:]
-        return any(self.take([batch]) for batch in batches)
+            position += 1
+        return False
+
+    def _steps_until_due(self, most: int) -> int:
+        """Steps, up to ``most``, before the next one that a hook must look at."""
+        first, screens = self.state.step + 1, self._engine.screens
+        return next((i for i in range(most) if self.hooks.any_due(first + i, screens)), most)
+
+    def _keep_past(self) -> None:
+        """Keep the tape of the latest step for a gate, before the next batch is made in its memory."""
+        if self._keeps_tapes and any(gate.due(self.state.step + 1) for gate in self.hooks.gates):
+            self._past = deque(self._engine.kept_tapes() if self._engine.hot else self._past, RING_DEPTH)
 
     def take(self, batches: list[Batch], again: bool = False) -> bool:
         """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it.
@@ -74,24 +92,29 @@ class Steps:
         used = batches if world.size == 1 else [batch for batch in batches if len(batch[1])]
         if world.size == 1:
             step = self._computed(used, again)
-            self._look((*self.hooks.observers, self.hooks.health, *self.hooks.gates), step)
+            self._look(self.hooks.observers, step)
+            self._look_through_gates(step)
             stop = self.stop_requested()
         else:
             step, stop = self._reduce(used, sum(len(labels) for _, labels in batches), examples)
-        self.update.apply(step.learning_rate)
-        self._past.extend(step.tapes)
+        self._engine.update(step.learning_rate)
+        if not self._engine.hot:
+            self._past.extend(step.tapes)
         state.count(len(batches), examples, step.loss_value)
         return stop
 
     def _computed(self, batches: list[Batch], again: bool = False) -> Step:
         """The next step, its gradient computed and not yet applied; twice where it is not finite the first time."""
         with self._labels(batches):
-            step = self._step(self._engine.step(batches), batches)
+            step = self._compute(batches)
             if batches and not (step.is_finite or again):
-                again, step = True, self._step(self._engine.step(batches), batches)
+                again, step = True, self._compute(batches)
         if again and step.is_finite:
             self.hooks.checks.transient += 1
             self.emit(Notice(step.number, "health/transient", self._prefix + _TRANSIENT))
+        if self._engine.refused and not self._told:
+            self._told = True
+            self.emit(Notice(step.number, "engine/refused", self._prefix + self._engine.refused))
         return step
 
     @contextlib.contextmanager
@@ -104,6 +127,10 @@ class Steps:
             if found:
                 raise MemoryFault(f"after step {self.state.step}: {found}: it was changed in memory") from error
             raise
+
+    def _compute(self, batches: list[Batch]) -> Step:
+        self.hooks.before(batches)
+        return self._step(self._engine.step(batches), batches)
 
     def _step(self, result: StepResult, batches: list[Batch]) -> Step:
         flat, tapes, rate = self.objective.parameters, result.tapes, self._learning_rate(self.state.step)
@@ -121,9 +148,13 @@ class Steps:
         size, first = self.objective.config.batch_size, self.state.batch
         return min(size * len(batches), len(self.objective.batches.split) - size * first)
 
-    def _look(self, hooks: Sequence[Hook], step: Step) -> None:
+    def _look_through_gates(self, step: Step) -> None:
+        self._look((self.hooks.health, *self.hooks.gates), step)
+        self._look(self.hooks.every_step, step, always=True)
+
+    def _look(self, hooks: Sequence[Hook], step: Step, *, always: bool = False) -> None:
         for hook in hooks:
-            if hook.due(step.number):
+            if always or hook.due(step.number):
                 with memory_for(lambda: f"checking the gradients of step {step.number}"):
                     for record in hook.on_gradients(step):
                         if self._prefix and isinstance(record, Notice):
@@ -146,7 +177,7 @@ class Steps:
         world.snapshot(step.gradient, step.number)
         if examples and refusal is None:
             try:
-                self._look((self.hooks.health, *self.hooks.gates), step)
+                self._look_through_gates(step)
             except LeanMnistError as error:
                 refusal = error
         stop = self.stop_requested()

@@ -55,7 +55,7 @@ class Trainer(Steps):
             self.emit(record)
         self.save(which)
 
-    def _rest_of_epoch(self) -> tuple[Callable[[list[Batch]], bool], Iterable[list[Batch]]]:
+    def _rest_of_epoch(self) -> tuple[Callable[[Any], bool], Iterable[Any]]:
         """The method that makes one update or several, and the batches to call it with, group by group."""
         state, accumulate = self.state, self.objective.config.accumulate
         chunks = self.objective.batches.chunks(state.epoch, state.batch)

@@ -201,26 +201,6 @@ def test_a_broken_link_is_found_and_named(name: str, every: int) -> None:
         assert not result.share <= 1
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"derivative"}))  # which puts other tensors there
-def test_a_fault_stands_out_at_a_recorded_glance(name: str) -> None:
-    plant, tensor = FAULTS[name]
-    step = a_step(1)
-    step.trace.static = True
-    screen = RandomisedCheck(1)
-    assert screen.again(2, step.traces, float(step.loss)) is None
-    assert not step.screened(screen).per_row
-    again = screen.again(3, step.traces, float(step.loss))
-    assert again is not None
-    assert again.passed
-    assert 0 < again.share <= 1
-    assert screen.again(GLANCE + 1, step.traces, float(step.loss)) is None  # a close look is due
-    plant(step)
-    assert screen.again(4, step.traces, float(step.loss)) is None
-    result = step.screened(screen, 4)
-    assert result.stood_out
-    assert tensor in [failure.tensor for failure in result.failures]
-
-
 @pytest.mark.parametrize("bias", [True, False])
 def test_flat_parameters_are_read_where_they_are(bias: bool) -> None:
     model = random_model(0, SIZES, bias=bias)

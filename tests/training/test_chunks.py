@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lean_mnist.chainrule import dense
 from lean_mnist.errors import HealthError
-from lean_mnist.nn.capture.kernels import CannotCapture, CudaGraph
+from lean_mnist.nn.engine.graph import CannotCapture, CudaGraph
 from lean_mnist.training.distributed import World
 from lean_mnist.training.objectives import build
 from tests.support.planting import Plant
@@ -95,7 +95,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
     monkeypatch.setattr(build, "chunk_capture", lambda config, world: None)
     bad: Tensor | None = None
     if not diverging:
-        digits_run(tmp_path, **{**options, "replay": False})
+        digits_run(tmp_path, **{**options, "engine": "eager"})
         bad = first_rows[69]
     messages = []
     for capture in (None, Again):
@@ -137,7 +137,7 @@ def test_when_steps_are_captured() -> None:
     suited = {"device": "cuda"}
     assert build.chunk_capture(digits_config(**suited), World()) is CudaGraph
     others: list[dict[str, Any]] = [
-        {"device": "cpu"}, {"replay": False}, {"accumulate": 2}, {"optimizer": "adam"}, {"precision": "float64"},
+        {"device": "cpu"}, {"engine": "eager"}, {"accumulate": 2}, {"optimizer": "adam"}, {"precision": "float64"},
         {"quantize": 4, "normalization": "unit"},
     ]  # fmt: skip
     for other in others:

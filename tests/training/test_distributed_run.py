@@ -98,7 +98,7 @@ def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, p
         return result
 
     plant("training.objectives.classification.put_flat_gradients", wrong)
-    config = digits_config(check="screen", replay=False)
+    config = digits_config(check="screen", engine="eager")
     message = failure(together(2, lambda world: run(config, None, world)), GradientMismatch)
     assert message.startswith(f"rank 1: gradient check failed at step {STEPS_PER_EPOCH + 2}: layers.0.weight[3, 5]: ")
     assert Path("runs", NAME, "failures", f"step-{STEPS_PER_EPOCH + 2}-rank-1.pt").is_file()

@@ -107,7 +107,7 @@ HONEST: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
     "float64": {"precision": "float64", "clip_norm": 0.1},
     "accumulated": {"accumulate": 3},
-    "as written": {"replay": False},
+    "as written": {"engine": "eager"},
     "quantized": {"quantize": 3, "normalization": "unit"},
     "augmented": {"augment": "elastic", "optimizer": "adam"},
     "per image": {"normalization": "per-image", "batch_size": 50},

@@ -10,7 +10,7 @@ from lean_mnist.errors import (
     CheckpointError,
     HealthError,
 )
-from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import StepChunk
 from lean_mnist.training.run import run
 from lean_mnist.training.steps import Steps
@@ -46,7 +46,7 @@ def _explodes_at(patch: pytest.MonkeyPatch, step: int, above: float, rank: str =
         return found
 
     patch.setattr(Steps, "_computed", computed)
-    patch.setattr(CaptureEngine, "chunk", lambda *arguments: StepChunk([], [], False))
+    patch.setattr(NativeEngine, "chunk", lambda *arguments: StepChunk([], [], False, not_finite=True))
 
 
 def test_a_run_that_diverges_goes_back_with_a_lower_rate(

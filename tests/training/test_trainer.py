@@ -290,7 +290,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_is_named(
         rf"db = Σ dz: 1 of {(128, 10)[layer]} values .*; the weights are as they were before this step; to ask again: "
     )
     with pytest.raises(HealthError, match=expected):
-        run(digits_config(replay=False))
+        run(digits_config(engine="eager"))
     assert watched["steps"] == 2
     assert _untouched(watched)
 

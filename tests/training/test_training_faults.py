@@ -19,7 +19,7 @@ from lean_mnist.errors import (
     memory_for,
 )
 from lean_mnist.invocation import typed
-from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.update import Update
 from lean_mnist.training.objectives import classification
 from lean_mnist.training.objectives.classification import Classification
@@ -62,7 +62,7 @@ def test_what_is_not_finite_for_a_moment_is_told_and_never_applied(
     check: str, step: int, short_run: FinishedRun, tmp_path: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _spoils_backward(plant, lambda call: call == step)
-    finished = digits_run(tmp_path, check=check, replay=False)
+    finished = digits_run(tmp_path, check=check, engine="eager")
     assert finished.summary.state.checks.transient == 1
     assert finished.summary_json["checks"]["transient"] == 1
     assert "transient  faults that were gone when a step was computed again: 1" in str(finished.summary)
@@ -142,7 +142,7 @@ def _short_in(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1) -
 
 SHORT: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "step": (lambda patch: _short_in(patch, Update, "apply", 3), "computing step 3"),
-    "chunk": (lambda patch: _short_in(patch, CaptureEngine, "chunk"), "computing step 3"),
+    "chunk": (lambda patch: _short_in(patch, NativeEngine, "chunk"), "computing step 3"),
     "audit": (lambda patch: _short_in(patch, StepAudit, "check"), "checking the gradients of step 1"),
     "evaluation": (
         lambda patch: _short_in(patch, Classification, "evaluate"),

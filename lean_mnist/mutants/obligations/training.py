@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lean_mnist.mutants.native import in_c
 from lean_mnist.mutants.obligations.making import (
     Fault,
     changed,
@@ -20,8 +21,10 @@ from lean_mnist.mutants.obligations.making import (
 )
 from lean_mnist.mutants.planting import Replacements
 from lean_mnist.nn import parameters
-from lean_mnist.torch_internals import operation_name
 from lean_mnist.verification.statements.convergence import CEILING, CLAIMS, SIGMA2
+
+# Of kernels.c: the sum that is the gradient of a bias.
+_FIRST_OF_BIAS = "for (int64_t i = 0; i < net->examples; i++)\n            for (int64_t j = begin"
 
 
 def _columns_first(model: torch.nn.Module) -> torch.Tensor:
@@ -158,8 +161,8 @@ TRAINING = [
         ("training.whole-numbers",),
     ),
     Fault(
-        "a captured step is replayed without its products",
-        {"nn.capture.kernels._Kernels.is_constant": lambda self, call: operation_name(call.kernel) in ("mm", "addmm")},
+        "in C the gradient of a bias leaves out the first example",
+        in_c(_FIRST_OF_BIAS, _FIRST_OF_BIAS.replace("i = 0", "i = 1")),
         ("training.whole-numbers", "training.any-numbers"),
     ),
     Fault(

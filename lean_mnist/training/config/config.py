@@ -56,7 +56,7 @@ class Config:
         "clip_norm average early_stopping",
         "checks": "check_every gradcheck_every on_divergence on_nonfinite rollbacks",
         "output": "runs_dir checkpoints_dir log_every track_test quiet json mlflow wandb",
-        "advanced": "config precision device threads replay rank_timeout",
+        "advanced": "config precision device threads engine rank_timeout",
     }
 
     preset: Literal["default", "small-best", "best", "lean-full", "lean-medium", "mini"] = "default"
@@ -149,12 +149,14 @@ class Config:
     """Of the initial weights, the validation split and the order of the examples."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     """Of weights, activations and gradients; with bfloat16 the optimizer keeps the weights in float32."""
-    replay: bool = True
-    """Capture the kernels of a step once and replay them at the others, without running the Python in between."""
+    engine: Literal["auto", "native", "eager"] = "auto"
+    """native: steps by kernels in C, compiled at first use (float32, on a CPU); eager: by the chain rule's own lines;
+    auto: the faster of what can be had; on cuda, graphs of the lines' kernels."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is cuda where there is one."""
-    threads: int | None = None
-    """Threads of PyTorch on the CPU, on which rounding may depend; as many as it takes by itself if not given."""
+    threads: Annotated[int | None, Metavar("N|auto")] = None
+    """Threads on the CPU. auto, as if not given: those of native steps are measured, PyTorch's are one for small
+    networks and else as many as it takes by itself."""
 
     # How its gradients are checked
     check: Literal["off", "audit", "screen", "full"] = "audit"
@@ -290,6 +292,9 @@ def config_from_dict(values: Any, source: str, options: type[Options]) -> Option
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source}: expected an object of configuration fields, found {type(values).__name__}")
     names = [field.name for field in dataclasses.fields(options)]
+    if isinstance(values.get("replay"), bool) and "engine" in names:  # as earlier versions had it
+        values = {**values, "engine": "auto" if values["replay"] else "eager"}
+        del values["replay"]
     arguments: list[str] = []
     for name, value in values.items():
         if name not in names:

@@ -9,13 +9,16 @@ from torch import Tensor
 from lean_mnist.audit.diagnosis import first_fault
 from lean_mnist.audit.gradcheck_piece import GradcheckVerdict
 from lean_mnist.audit.local_checks import ComputedStep
+from lean_mnist.audit.native_screen import NativeScreen
 from lean_mnist.audit.randomised import RandomisedCheck
 from lean_mnist.audit.step_audit import AuditResult, StepAudit
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
+from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import not_finite
 from lean_mnist.training.config.schedules import Schedule, every
+from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy
 from lean_mnist.training.sinks.records import Counts, Figure, Histogram, Notice, Record, Scalar
 
@@ -172,16 +175,42 @@ class ScreenHook:
     def __init__(self, model: MLP, record_due: Schedule, seed: int, policy: FailurePolicy) -> None:
         self._randomised, self._audit = RandomisedCheck(seed), StepAudit(model)
         self._record_due, self._policy = record_due, policy
+        self._native: NativeScreen | None = None
+        self._guard: MemoryGuard | None = None
 
     def due(self, step: int) -> bool:
-        """Every step."""
-        return True
+        """Every step, or where the native engine screens those in between, at those that are looked at row by row."""
+        return self._native is None or self._randomised.per_row(step)
+
+    def stand_in(self, engine: NativeEngine, guard: MemoryGuard | None) -> None:
+        """Let ``engine`` screen the steps of a chunk itself, and do what ``guard`` does."""
+        self._native, self._guard = NativeScreen(engine), guard
+        if guard is not None:
+            guard.stand_in()
+            self._native.watch_sums(engine.feature_sums)
+        self._randomised.stand_in(self._native)
+        engine.screen = self
+        self.function, self.state, self.watches_memory = self._native.function, self._native.state, guard is not None
+
+    def enter(self, step: int) -> None:
+        """Before a chunk from number ``step`` on; raises ``MemoryFault`` where what rests was changed."""
+        if self._guard is not None:
+            self._guard.compare_at_rest(step)
+
+    def begin(self, step: int, steps: int) -> int:
+        """Before the engine takes steps from number ``step`` on; returns how many it may."""
+        return self._randomised.begin(step, steps)
+
+    def end(self, step: int, taken: int, largest_share: float, seconds: float) -> None:
+        """Count the steps that the engine took; raises ``MemoryFault`` where what rests was changed."""
+        assert self._native is not None
+        self._policy.summary.add_screens(taken, seconds)
+        if self._guard is not None and (block := self._native.changed_block) is not None:
+            self._guard.blame(step + taken, block)
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """A record where due; raises ``GradientMismatch``."""
-        result = self._randomised.again(step.number, step.tapes, step.loss_value) or self._randomised.check(
-            step.number, ComputedStep.of(step.model, step.batches, step.tapes, step.loss)
-        )
+        result = self._randomised.check(step.number, ComputedStep.of(step.model, step.batches, step.tapes, step.loss))
         self._policy.summary.add_screen(result)
         if self._record_due(step.number):
             yield Scalar(step.number, "screen/share_of_allowed", result.share)

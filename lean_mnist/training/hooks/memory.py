@@ -19,8 +19,9 @@ from lean_mnist.data.watch import BatchWatch, first_of
 from lean_mnist.errors import GradientMismatch, HealthError, MemoryFault
 from lean_mnist.invocation import typed
 from lean_mnist.memory import Checksum
+from lean_mnist.nn.engine.structures import BLOCK
 from lean_mnist.nn.parameters import FlatParameters, ParameterSlot, place_of
-from lean_mnist.nn.step import Batch, Step, StepEngine, StepResult
+from lean_mnist.nn.step import Batch, Step
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config.schedules import is_power_of_ten
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
@@ -73,29 +74,24 @@ class MemoryGuard:
         self._resting: list[_Resting] = []
         self._state_tensors: list[Any] = [None]  # of the optimizer, when they were last looked for
         self._of_batches: list[str] = []  # what was found in those of the present step
+        self._in_engine = False  # whether the engine compares in its chunks
 
     def due(self, step: int) -> bool:
-        """Every step."""
-        return True
+        """Every step, where the engine does not compare in its chunks."""
+        return not self._in_engine
 
-    def engine(self, engine: StepEngine, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
-        """An engine whose batches and gradients are looked at before and after ``engine`` computes its steps.
-
-        From now on ``update`` leaves checksums behind.
-        """
+    def watch(self, update: Update) -> None:
+        """From now on ``update`` leaves checksums behind."""
         self._update, update.moved = update, self._note
         self._note()
 
-        def compute(batches: Sequence[Batch]) -> StepResult:
-            self._compare_batches(batches)
-            return engine.step(batches)
-
-        return StepEngine(compute, update, stop_requested)
-
     def guarded(self, hooks: StepHooks) -> StepHooks:
         """These hooks with this gate the last; where another refuses and memory was changed, that is what is said."""
-        gates: list[Hook] = [*(_Explained(gate, self) for gate in hooks.gates), self]
-        return dataclasses.replace(hooks, health=_Explained(hooks.health, self), gates=gates, at_rest=self._at_rest)
+        gates, every_step = ([_Explained(gate, self) for gate in some] for some in (hooks.gates, hooks.every_step))
+        return dataclasses.replace(
+            hooks, health=_Explained(hooks.health, self), gates=gates, every_step=[*every_step, self],
+            before=self._compare_batches, at_rest=self._at_rest,
+        )  # fmt: skip
 
     def on_gradients(self, step: Step) -> Iterable[Record]:
         """A warning, or none; raises ``MemoryFault`` when it is asked for."""
@@ -136,18 +132,39 @@ class MemoryGuard:
         found = [*self._differences(step), *self._of(step.batches, True)]
         return self.fault(step.number, found) if found else None
 
+    def stand_in(self) -> None:
+        """From now on the engine compares in its chunks, by sums of its own, and this gate between them."""
+        self._in_engine = True
+
+    def compare_at_rest(self, step: int) -> None:
+        """Before a chunk from number ``step`` on; raises ``MemoryFault``."""
+        if found := self._differences_at_rest():
+            self._count_or_raise(step, found)
+
+    def blame(self, step: int, block: int) -> None:
+        """The engine found a block of parameters, or of momentum after them, changed; raises ``MemoryFault``."""
+        flat, blocks = self._parameters, -(-len(self._parameters.vector) // BLOCK)
+        first = block % blocks * BLOCK
+        last = min(first + BLOCK, len(flat.vector)) - 1
+        what = "" if block < blocks else "the optimizer's momentum_buffer of "
+        places = dict.fromkeys(place_of(flat.layout, number) for number in (first, last))
+        self._count_or_raise(step, [f"{what}{' to '.join(places)} was changed in memory"])
+
     def fault(self, step: int, found: Sequence[str]) -> MemoryFault:
         """Count this, and make the error that says so."""
         self._policy.summary.add_failure(step, first_of(found))
         return MemoryFault(f"step {step}: {first_of(found)}; nothing was applied{self._advice}")
 
     def _refuse(self, step: int, found: Sequence[str]) -> Iterator[Record]:
-        if self._policy.stop:
-            raise self.fault(step, found)
-        self.fault(step, found)
-        self._note()
+        self._count_or_raise(step, found)
         if is_power_of_ten(self._policy.summary.failures):
             yield Notice(step, "memory/warning", first_of(found))
+
+    def _count_or_raise(self, step: int, found: Sequence[str]) -> None:
+        error = self.fault(step, found)
+        if self._policy.stop:
+            raise error
+        self._note()
 
     def _note(self) -> None:
         """Take weights and optimizer's state as they are now."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from lean_mnist.audit.bundle import save_step_bundle
 from lean_mnist.errors import GradientMismatch
 from lean_mnist.invocation import typed
-from lean_mnist.nn.step import Step
+from lean_mnist.nn.step import Batch, Step
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.schedules import is_power_of_ten
 from lean_mnist.training.sinks.records import Notice, Record
@@ -41,11 +41,16 @@ class StepHooks:
     observers: Sequence[Hook]  # record what they see
     gates: Sequence[Hook]  # further ones
     checks: CheckSummary  # the findings of this process's gates
+    # Gates of every step. An engine that screens stands in for them in a chunk, but at the steps at which they are due.
+    every_step: Sequence[Hook] = ()
+    before: Callable[[Sequence[Batch]], None] = lambda batches: None  # a gate before a step is computed from these
     at_rest: Callable[[], Iterable[Record]] = tuple  # a gate before weights and optimizer's state are saved
 
-    def any_due(self, step: int) -> bool:
-        """True if a scheduled hook, one besides ``health``, is due at this step."""
-        return any(hook.due(step) for hook in (*self.observers, *self.gates))
+    def any_due(self, step: int, screens: bool) -> bool:
+        """True if a hook besides ``health`` must look at this step of an engine that ``screens``, or does not."""
+        if self.every_step and not screens:
+            return True
+        return any(hook.due(step) for hook in (*self.observers, *self.gates, *self.every_step))
 
 
 # A run that goes on after a failure may fail at every step; the first ones tell.

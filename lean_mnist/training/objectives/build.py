@@ -1,16 +1,19 @@
 """Network, batches and capture as a configuration asks for them."""
 
+import itertools
 from typing import Any
 
 import torch
 
 from lean_mnist.data.augmentation import Augmentation
+from lean_mnist.data.batches import BatchRing, HotBatch
+from lean_mnist.errors import ConfigError
 from lean_mnist.nn import MLP
-from lean_mnist.nn.capture.engine import ChunkCapture
-from lean_mnist.nn.capture.kernels import CudaGraph
+from lean_mnist.nn.engine.library import CannotCompile
+from lean_mnist.nn.engine.native import load_kernels
 from lean_mnist.nn.quantized import network_of
+from lean_mnist.nn.step import RING_DEPTH
 from lean_mnist.training.config import Config
-from lean_mnist.training.distributed import World
 
 # Dtype of the parameters that the optimizer moves, and of the steps' arithmetic.
 MASTER_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -45,18 +48,39 @@ def build_augmentation(config: Config) -> Augmentation | None:
     )
 
 
-def captures_steps(config: Config) -> bool:
-    """True if steps are captured: those of one batch, whose kernels are the same every time.
+SMALL = 32 << 20  # products of a step's forward; below, PyTorch's threads wait for each other longer than they compute
 
-    A quantised network's are not: it finds the grid of its weights in NumPy.
+
+def batch_memory(config: Config, examples: int, features: int) -> tuple[BatchRing | HotBatch | None, str]:
+    """Memory of the engine's batches, ``None`` for steps taken as they are written, and why it is not another.
+
+    Several batches a step are taken as written, and a quantised network, which finds the grid of its weights in NumPy.
+    Raises ``ConfigError`` where ``--engine native`` cannot be had.
     """
-    return config.replay and config.accumulate == 1 and config.quantize is None
+    reason = ""
+    if config.engine == "eager":
+        return None, reason
+    if config.accumulate > 1:
+        reason = "--accumulate takes several batches a step"
+    elif config.quantize is not None:
+        reason = "a quantised network is computed by PyTorch"
+    elif config.engine == "auto" and config.device == "cuda":
+        return BatchRing(RING_DEPTH + 1), reason
+    elif config.device == "cuda" or config.precision != "float32":
+        reason = f"kernels in C are for float32 on a CPU, not for {config.precision} on {config.device}"
+    else:
+        try:
+            load_kernels()
+        except CannotCompile as error:
+            reason = str(error)
+    if not reason:
+        return HotBatch(min(config.batch_size, examples), features), reason
+    if config.engine == "native":
+        raise ConfigError(f"--engine native: {reason}")
+    return None, reason
 
 
-def chunk_capture(config: Config, world: World) -> ChunkCapture | None:
-    """The capture of several steps with their updates: a graph, on one CUDA device, with our ``SGD``.
-
-    Not in float64, as a learning rate on the device is a float32 there.
-    """
-    suited = config.device == "cuda" and config.optimizer == "sgd" and config.precision != "float64"
-    return CudaGraph if captures_steps(config) and suited and world.size == 1 else None
+def pytorch_threads(config: Config, sizes: tuple[int, ...]) -> int | None:
+    """Threads of PyTorch on a CPU: those asked for; one for small networks; ``None``: as many as it has."""
+    products = config.batch_size * sum(before * after for before, after in itertools.pairwise(sizes))
+    return config.threads or (1 if products < SMALL else None)

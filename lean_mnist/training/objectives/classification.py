@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lean_mnist.data.batches import Batches, BatchRing
+from lean_mnist.data.batches import Batches, BatchRing, HotBatch
 from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import split_training
@@ -22,11 +22,12 @@ from lean_mnist.generalization.exact import percent
 from lean_mnist.generalization.quantize import TrainingClaims, quantized_network, training_claims
 from lean_mnist.generalization.spaces.encoding import write_network
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.engine.graph import GraphEngine
+from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.nn.saved import restore_weights
-from lean_mnist.nn.step import RING_DEPTH, StepEngine, put_flat_gradients
-from lean_mnist.nn.update import Update
+from lean_mnist.nn.step import StepEngine, put_flat_gradients
+from lean_mnist.nn.update import SGD, Update
 from lean_mnist.reading.text import shown
 from lean_mnist.training.average import WeightAverage
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
@@ -76,8 +77,7 @@ class Classification:
         self.model = build.build_model(config, dataset.features, dataset.classes)
         dtype = build.STEP_DTYPES[config.precision]
         self.parameters = FlatParameters(self.model, dtype)
-        on_gpu, captured = config.device == "cuda", build.captures_steps(config)
-        self._ring = BatchRing(RING_DEPTH + 1, on_gpu=on_gpu) if captured else None
+        self._memory, self._why_written = build.batch_memory(config, len(self.train), dataset.features)
         self.batches = Batches(
             self.train,
             self.normalization,
@@ -87,10 +87,11 @@ class Classification:
             config.device,
             augmentation=build.build_augmentation(config),
             part=None if world.size == 1 else world.share,
-            memory=self._ring,
+            memory=self._memory,
             classes=dataset.classes,
         )
         self._world = world
+        self._screen: ScreenHook | None = None  # with --check screen and full
         self._guard: MemoryGuard | None = None  # with --check full
         self._state = RunState()
         self._epoch_start: Tensor | None = None  # the parameters then; not known in mid-epoch of an earlier version
@@ -112,13 +113,19 @@ class Classification:
         return epoch * -(-batches // accumulate) + -(-batch // accumulate) if fits else -1
 
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
-        """The captured steps of batches in the ring; as written where steps are not to be captured."""
-        if self._ring is None:
-            engine = StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
-        else:
-            chunk_capture = build.chunk_capture(self.config, self._world)
-            engine = CaptureEngine(self.parameters, update, stop_requested, self._ring, chunk_capture)
-        return engine if self._guard is None else self._guard.engine(engine, update, stop_requested)
+        """By the memory of the batches: kernels in C, graphs on a GPU, or the steps as they are written."""
+        if self._guard is not None:
+            self._guard.watch(update)
+        parts = self.parameters, update, stop_requested
+        if isinstance(self._memory, HotBatch):
+            engine = NativeEngine(*parts, self._memory, self.config.threads)
+            if self._screen is not None and self._world.size == 1:
+                self._screen.stand_in(engine, self._guard)
+            return engine
+        if isinstance(self._memory, BatchRing):
+            whole = isinstance(update.optimizer, SGD) and self.config.precision != "float64"  # rates are float32 there
+            return GraphEngine(*parts, self._memory, whole_chunks=whole and self._world.size == 1)
+        return StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Finite and near guessing; loss and norms; the checks that ``config.check`` names."""
@@ -128,10 +135,12 @@ class Classification:
             self._epoch_start = self.parameters.vector.detach().clone()
         guessing = math.log(network.sizes[-1])
         gates: list[Hook] = []
+        every_step: list[Hook] = []
         if config.check in ("audit", "full"):
             gates.append(CrossCheckHook(network, every(config.check_every), every(config.gradcheck_every), policy))
         if config.check in ("screen", "full"):
-            gates.append(ScreenHook(network, log, config.seed, policy))
+            self._screen = ScreenHook(network, log, config.seed, policy)
+            every_step.append(self._screen)
         hooks = StepHooks(
             health=HealthHook(guessing if config.init_from is None else None, policy),
             observers=[
@@ -141,6 +150,7 @@ class Classification:
             ],
             gates=gates,
             checks=policy.summary,
+            every_step=every_step,
         )
         if config.check != "full":
             return hooks

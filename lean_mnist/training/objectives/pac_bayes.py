@@ -139,7 +139,9 @@ class PacBayes:
     def engine(self, update: Update, stop_requested: Callable[[], bool]) -> StepEngine:
         """One step after the other."""
         self._update, engine = update, StepEngine(self._gradients, update, stop_requested)
-        return engine if self._guard is None else self._guard.engine(engine, update, stop_requested)
+        if self._guard is not None:
+            self._guard.watch(update)
+        return engine
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Those of every run; the checks that ``config.check`` names, of the drawn network's step and of the whole."""

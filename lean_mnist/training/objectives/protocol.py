@@ -5,7 +5,7 @@ an objective does not decide is the same for all: the order of a step (gradients
 rates, records and sinks, checkpoints, resuming, interrupts, several processes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class BatchSource(Protocol):
     def split(self) -> Sized:
         """The examples."""
 
-    def chunks(self, epoch: int, start: int = 0) -> Iterable[list[Batch]]:
+    def chunks(self, epoch: int, start: int = 0) -> Iterable[Sequence[Batch]]:
         """Batches of an epoch, from batch ``start`` on, some at a time; of several processes, each one's part."""
 
 

@@ -1,10 +1,12 @@
 """The path that trains: the gradient that an engine of steps puts in place, in the dtypes that train, at every depth.
 
-Everything runs as a run does: a network whose parameters are parts of one vector, steps as written, captured and
-replayed, several batches a step, an update between them. Numbers are chosen so that nothing rounds, and all that is
-found is compared with fractions by ``==``; or they are any numbers, and PyTorch's autograd is the reference.
+Everything runs as a run does: a network whose parameters are parts of one vector, steps as written and, in float32 and
+where there is a compiler, in C, several batches a step, an update between them. Numbers are chosen so that nothing
+rounds, and all that is found is compared with fractions by ``==``; or they are any numbers, and PyTorch's autograd is
+the reference.
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -19,10 +21,11 @@ from torch import Tensor
 from lean_mnist.audit.reference import NetworkLoss, reference_gradients
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.data.batches import BatchRing
+from lean_mnist.data.batches import HotBatch
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
-from lean_mnist.nn.capture.engine import CaptureEngine
-from lean_mnist.nn.step import RING_DEPTH, Batch, StepEngine, StepResult, put_flat_gradients
+from lean_mnist.nn.engine.library import CannotCompile
+from lean_mnist.nn.engine.native import NativeEngine
+from lean_mnist.nn.step import Batch, StepEngine, StepResult, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config, optimizers
 from lean_mnist.verification import assumptions as rests_on
@@ -37,7 +40,7 @@ BATCH = 4  # examples of a batch: a power of two, so that a mean of whole number
 
 @dataclass
 class Run:
-    """A network with its parameters in one vector, and the two engines of its steps: as written, and captured.
+    """A network with its parameters in one vector, and the two engines of its steps: as written, and in C.
 
     ``dtype`` is that of the steps: 16 bits are computed by a twin in float32's stead, as ``--precision bfloat16`` does.
     """
@@ -52,10 +55,13 @@ class Run:
         config = Config(optimizer="sgd", lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0)
         optimizer = optimizers.build_optimizer(config, [self.parameters.vector])
         self.update = Update(self.parameters.network, optimizer, flat=self.parameters)
-        self.ring = BatchRing(RING_DEPTH + 1)
+        self.hot = HotBatch(BATCH, self.model.sizes[0])
         compute = functools.partial(put_flat_gradients, self.parameters)
         self.as_written = StepEngine(compute, self.update, lambda: False)
-        self.captured = CaptureEngine(self.parameters, self.update, lambda: False, self.ring)
+        self.native: NativeEngine | None = None
+        if self.dtype == torch.float32:
+            with contextlib.suppress(CannotCompile):
+                self.native = NativeEngine(self.parameters, self.update, lambda: False, self.hot, threads=1)
 
     def move_to(self, vector: Tensor) -> None:
         """An update, by the optimizer, that ends with these weights in the order of ``flatten_parameters``."""
@@ -74,21 +80,21 @@ class Run:
         """Every way to take a step: its name, 0 at weights ``before`` or 1 ``after`` an update, and its result."""
         self.move_to(before)
         yield "as written", 0, self.as_written.step([first])
-        _, _, (static,) = self.ring.take(
-            [BATCH], lambda m: (first[0].new_empty(m, first[0].shape[1]), first[1].new_empty(m))
-        )
-        _write(static, first)
-        yield "captured", 0, self.captured.step([static])
+        if self.native is not None:
+            yield "in C", 0, self._in_c(self.native, first)
         self.move_to(after)
-        _write(static, second)
-        yield "replayed after an update", 1, self.captured.step([static])
+        if self.native is not None:
+            yield "in C after an update", 1, self._in_c(self.native, second)
         (x, labels) = second
-        yield "with its batch in two", 1, self.captured.step([(x[:1], labels[:1]), (x[1:], labels[1:])])
+        yield "with its batch in two", 1, self.as_written.step([(x[:1], labels[:1]), (x[1:], labels[1:])])
 
-
-def _write(static: Batch, batch: Batch) -> None:
-    for place, values in zip(static, batch, strict=True):
-        place.copy_(values)
+    def _in_c(self, engine: NativeEngine, batch: Batch) -> StepResult:
+        self.hot.features.copy_(batch[0])
+        self.hot.labels.copy_(batch[1])
+        result = engine.step([(self.hot.features, self.hot.labels)])
+        if engine.refused:
+            raise Refuted("a step in C is not that of the chain rule", engine.refused)
+        return result
 
 
 # Whole numbers: the logits are multiples of 1024, so that e^(s_k − max s) is 0 in every dtype but for the largest, and
@@ -171,7 +177,7 @@ def _batch(network: RationalNetwork, dtype: torch.dtype) -> Batch:
 @checked(
     OURS,
     f"on {len(WHOLE)} networks of whole numbers, 1 to {max(map(len, SIZES)) - 1} layers deep and some of them 1 unit "
-    "wide, with and without biases, smoothing and penalty, in float64, float32 and bfloat16, 4 ways to take a step",
+    "wide, with and without biases, smoothing and penalty, in float64, float32 and bfloat16, as written and in C",
     Method.EXACT,
     rests_on=(rests_on.FRACTIONS, rests_on.IEEE, rests_on.CASES),
 )
@@ -216,8 +222,8 @@ ANY_ULPS = 64.0
 
 @checked(
     "network_gradient_correct",
-    f"on {len(ANY)} networks (784-128-10 and 6 layers among them), all activations, float32 and float64, 4 ways to "
-    f"take a step, to {ANY_ULPS:.0f} units of rounding of each gradient's norm",
+    f"on {len(ANY)} networks (784-128-10 and 6 layers among them), all activations, float32 and float64, as written "
+    f"and in C, to {ANY_ULPS:.0f} units of rounding of each gradient's norm",
     Method.FLOATS,
     rests_on=(rests_on.AUTOGRAD, rests_on.CASES, rests_on.TORCH),
 )

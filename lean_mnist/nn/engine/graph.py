@@ -1,35 +1,82 @@
-"""The engine that captures the step of each static batch once and replays it from then on."""
+"""The engine for a CUDA device: the kernels of a step, captured once as a graph and launched again from then on."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from lean_mnist.data.batches import BatchRing
-from lean_mnist.nn.capture.kernels import CannotCapture, CudaGraph, KernelCapture, Replayable
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
 from lean_mnist.nn.step import Batch, StepChunk, StepEngine, StepResult, StepTape, put_flat_gradients
 from lean_mnist.nn.update import SGD, Update
 
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class CannotCapture(Exception):
+    """A computation that is not the same kernels every time."""
+
+
+class Replayable(Protocol[Result_co]):
+    """A captured computation: ``replay`` computes again from the present content of the tensors that it reads."""
+
+    @property
+    def result(self) -> Result_co:
+        """Its tensors, rewritten by every ``replay``."""
+
+    def replay(self) -> None:
+        """Compute again."""
+
+
+class CudaGraph(Generic[Result]):
+    """The kernels of ``compute()`` as one graph; :meth:`replay` launches it on the current stream, without waiting.
+
+    ``result`` is the return value of ``compute``; it holds numbers after the first replay. Inputs are the tensors that
+    ``compute`` read, which must keep their memory. Capturing computes once, to let the libraries set themselves up;
+    ``restored`` are tensors that this may change and whose content is then restored.
+    Raises :class:`CannotCapture` where ``compute`` needs the host, for a number for instance.
+    """
+
+    def __init__(self, compute: Callable[[], Result], restored: Sequence[Tensor] = ()) -> None:
+        before = [tensor.clone() for tensor in restored]
+        current, other = torch.cuda.current_stream(), torch.cuda.Stream()
+        other.wait_stream(current)
+        with torch.no_grad(), torch.cuda.stream(other):
+            compute()
+        current.wait_stream(other)
+        for tensor, old in zip(restored, before, strict=True):
+            tensor.copy_(old)
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.no_grad(), torch.cuda.graph(self._graph):
+                self.result = compute()
+        except RuntimeError as error:
+            raise CannotCapture(str(error)) from error
+
+    def replay(self) -> None:
+        """Launch the graph."""
+        self._graph.replay()
+
+
 Tapes = list[list[StepTape]]  # of each step of a chunk
-ChunkCapture = Callable[[Callable[[], Tapes], Sequence[Tensor]], Replayable[Tapes]]
+Graph = Callable[[Callable[[], Any], Sequence[Tensor]], Replayable[Any]]
 
 
-class CaptureEngine(StepEngine):
+class GraphEngine(StepEngine):
     """Replays captured steps; computes as written whatever is not a batch in its ring, or cannot be captured.
 
     It owns all memory that steps reuse: the batches in ``ring``, and of each of them the tape, loss and every other
     tensor that its step makes. **Validity:** the tape and loss of a step hold as long as its batch, until the ring
     comes round to it, ``RING_DEPTH`` chunks of batches later at the earliest. The gradient holds until the next step.
-    Tapes whose tensors are reused are marked ``static``.
 
-    ``chunk_capture`` captures all steps of a chunk as one, with their updates; by a ``CudaGraph``, on CUDA, with
-    ``SGD``. That loss and gradient are finite is then tested on the device, and ``stop_requested`` is asked after the
-    whole chunk. ``None``: a chunk is one step after the other.
+    With ``whole_chunks``, which takes :class:`SGD`, all steps of a chunk are one ``graph``, with their updates: that
+    loss and gradient are finite is tested on the device, and ``stop_requested`` is asked after the chunk.
     """
 
     def __init__(
@@ -38,13 +85,15 @@ class CaptureEngine(StepEngine):
         update: Update,
         stop_requested: Callable[[], bool],
         ring: BatchRing,
-        chunk_capture: ChunkCapture | None = None,
+        *,
+        whole_chunks: bool = False,
+        graph: Graph = CudaGraph,
     ) -> None:
         super().__init__(functools.partial(put_flat_gradients, parameters), update, stop_requested)
-        self._parameters, self._ring, self._chunk_capture = parameters, ring, chunk_capture
-        self._can_capture = True
+        self._parameters, self._ring, self._graph = parameters, ring, graph
+        self._captures_steps, self._captures_chunks = True, whole_chunks
         self._steps: dict[tuple[int, int], Replayable[StepResult]] = {}  # by address and number of examples
-        self._chunks: dict[tuple[int, int, int], _CapturedChunk] = {}  # by address and numbers of examples and batches
+        self._chunks: dict[tuple[int, int], _CapturedChunk] = {}  # by address and number of examples
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
         """Put the gradient of the mean loss over all examples of ``batches`` into the flat gradient."""
@@ -54,41 +103,39 @@ class CaptureEngine(StepEngine):
             return captured.result
         return super().step(batches)
 
-    def chunk(self, batches: Sequence[Batch], rates: Sequence[float]) -> StepChunk:
+    def chunk(self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1) -> StepChunk:
         """Take one step a batch, updates included."""
         captured = self._captured_chunk(batches)
         if captured is None:
-            return super().chunk(batches, rates)
+            return super().chunk(batches, rates, first)
         losses, tapes = captured.take(rates)
-        return StepChunk(losses, tapes, self._stop_requested())
+        return StepChunk(losses, tapes, self._stop_requested(), not_finite=len(losses) < len(batches))
 
     def _captured_step(self, batch: Batch) -> Replayable[StepResult] | None:
         key = batch[0].data_ptr(), batch[1].shape[0]  # len() of a tensor takes as long as a small kernel
         if key not in self._steps:
-            if not (self._can_capture and self._ring.holds(batch)):
+            if not (self._captures_steps and self._ring.holds(batch)):
                 return None
-            capture = CudaGraph if self._parameters.vector.is_cuda else KernelCapture
             try:
-                self._steps[key] = capture(lambda: self._compute([batch]))
+                self._steps[key] = self._graph(lambda: self._compute([batch]), ())
             except CannotCapture:
-                self._can_capture = False
+                self._captures_steps = False
                 return None
-            for tape in self._steps[key].result.tapes:
-                tape.static = True
         return self._steps[key]
 
     def _captured_chunk(self, batches: Sequence[Batch]) -> _CapturedChunk | None:
-        if self._chunk_capture is None or not all(map(self._ring.holds, batches)):
+        whole = len(batches) == self._ring.batches and all(map(self._ring.holds, batches))
+        if not (self._captures_chunks and whole):
             return None
-        key = batches[0][0].data_ptr(), sum(len(labels) for _, labels in batches), len(batches)
+        key = batches[0][0].data_ptr(), sum(len(labels) for _, labels in batches)
         if key not in self._chunks:
             assert isinstance(self._update.optimizer, SGD)
             if not self._update.optimizer.started:
                 return None
             try:
-                self._chunks[key] = _CapturedChunk(self._parameters, self._update, batches, self._chunk_capture)
+                self._chunks[key] = _CapturedChunk(self._parameters, self._update, batches, self._graph)
             except CannotCapture:
-                self._chunk_capture = None
+                self._captures_chunks = False
                 return None
         return self._chunks[key]
 
@@ -96,9 +143,7 @@ class CaptureEngine(StepEngine):
 class _CapturedChunk:
     """The steps of a chunk of static batches, captured as one: learning rates go in, losses and failures come out."""
 
-    def __init__(
-        self, parameters: FlatParameters[MLP], update: Update, batches: Sequence[Batch], capture: ChunkCapture
-    ) -> None:
+    def __init__(self, parameters: FlatParameters[MLP], update: Update, batches: Sequence[Batch], graph: Graph) -> None:
         assert isinstance(update.optimizer, SGD)
         vector = parameters.vector.detach()
         # While the rates are 0, which they are during the capture, only the momentum moves.
@@ -117,7 +162,7 @@ class _CapturedChunk:
             return tapes
 
         self._optimizer, self._rates, self._outcomes = update.optimizer, rates, outcomes
-        self._steps = capture(compute, update.optimizer.momentum)
+        self._steps = graph(compute, update.optimizer.momentum)
 
     def take(self, rates: Sequence[float]) -> tuple[list[float], Tapes]:
         """Take the steps; losses and tapes of those that were applied, all before the first that is not finite."""

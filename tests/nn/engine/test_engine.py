@@ -10,7 +10,7 @@ from lean_mnist.chainrule import dense
 from lean_mnist.data.batches import BatchRing
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
-from lean_mnist.nn.capture.engine import CaptureEngine
+from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import RING_DEPTH, Batch, StepEngine, put_flat_gradients
 from lean_mnist.nn.update import SGD, Update
 from tests.support.planting import Plant
@@ -31,7 +31,7 @@ class Steps:
             compute = functools.partial(put_flat_gradients, self.parameters)
             self.engine = StepEngine(compute, update, lambda: False)
         else:
-            self.engine = CaptureEngine(self.parameters, update, lambda: False, self.ring)
+            self.engine = NativeEngine(self.parameters, update, lambda: False, self.ring)
 
     def batches(self, count: int, size: int = 6) -> list[Batch]:
         """``count`` batches of random examples, a chunk each; all of a ring's depth hold."""

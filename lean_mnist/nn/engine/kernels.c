@@ -1,0 +1,522 @@
+/* Training steps of a multilayer perceptron in float32: several in one call, on one thread or more.
+
+   An implementation of lean_mnist.chainrule, operation by operation under the same names; the engine's first step is
+   compared with it, and every check of a step reads the tape that is left here. Matrices are row by row; a weight lies
+   as (inputs, units). Every number is summed in one order, whatever the number of threads, so that results have the
+   same bits. Shapes: B examples, D inputs of a layer, H its units, C classes.                                        */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "step.h"
+
+enum { TILE_ROWS = 6, TILE_COLUMNS = WIDTH * TILE_VECTORS };
+
+typedef struct {
+    Network *network;
+    Source *source;  /* NULL: the batch stands in the tape already */
+    Update *update;  /* NULL: the gradient only */
+    Screen screen;   /* NULL: none */
+    void *screen_state;
+    const float *rates;    /* a step's learning rate */
+    int64_t steps;         /* to be taken, at most */
+    double seconds;        /* no further step after so many */
+    double *losses;        /* of each step taken */
+    double largest_share, screen_seconds;
+    int64_t taken, status; /* status: DONE, NOT_FINITE or STOOD_OUT: of the first step that was not applied */
+    int64_t finite[64];    /* of each thread's part */
+} Work;
+enum { DONE, NOT_FINITE, STOOD_OUT, BAD_BATCH };
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+static inline void store(float *p, vector v) { *(vector *)p = v; }
+
+/* A tile of c = a b + start: `rows` of a (strides ar, ac) times `vectors` of columns of b, `inner` terms each. */
+static inline __attribute__((always_inline)) void tile(int rows, int vectors, int64_t inner, const float *a, int64_t ar,
+                                                       int64_t ac, const float *b, int64_t br, const float *start,
+                                                       float *c, int64_t cr, vector *zeros) {
+    vector sum[TILE_ROWS][TILE_VECTORS];
+    for (int v = 0; v < vectors; v++)
+        for (int i = 0; i < rows; i++) sum[i][v] = start ? load(start + v * WIDTH) : (vector){0};
+    for (int64_t k = 0; k < inner; k++) {
+        vector row[TILE_VECTORS];
+        for (int v = 0; v < vectors; v++) row[v] = load(b + v * WIDTH);
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++) sum[i][v] += a[i * ar] * row[v];
+        a += ac;
+        b += br;
+    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) {
+            store(c + i * cr + v * WIDTH, sum[i][v]);
+            *zeros += sum[i][v] * 0; /* NaN where a number is not finite */
+        }
+}
+
+#define ROWS_OF(vectors)                                                                                               \
+    switch (rows) {                                                                                                    \
+        case 1: tile(1, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 2: tile(2, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 3: tile(3, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 4: tile(4, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 5: tile(5, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        default: tile(6, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros);                                       \
+    }
+
+static void tile_of(int rows, int vectors, int64_t inner, const float *a, int64_t ar, int64_t ac, const float *b,
+                    int64_t br, const float *start, float *c, int64_t cr, vector *zeros) {
+    if (vectors == 1) {
+        ROWS_OF(1)
+    } else if (vectors < TILE_VECTORS) { /* the rest of them are columns of zeros */
+        ROWS_OF(TILE_VECTORS / 2)
+    } else {
+        ROWS_OF(TILE_VECTORS)
+    }
+}
+
+/* c (rows, columns) = a b + start, element (i, k) of a at a[i ar + k ac], of b at b[k br + j bc]; c has `columns` a row.
+
+   Columns that fill no tile, and a b that does not lie row by row, are copied into `scratch` first. `zeros` becomes NaN
+   where a number of c is not finite. */
+static void product(int64_t rows, int64_t columns, int64_t inner, const float *a, int64_t ar, int64_t ac,
+                    const float *b, int64_t br, int64_t bc, const float *start, float *c, float *scratch,
+                    vector *zeros) {
+    int64_t blocks = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t j = 0; j < columns; j += TILE_COLUMNS) {
+        int64_t width = columns - j < TILE_COLUMNS ? columns - j : TILE_COLUMNS;
+        int whole = width == TILE_COLUMNS, vectors = width <= WIDTH ? 1 : width <= TILE_COLUMNS / 2 ? TILE_VECTORS / 2 : TILE_VECTORS;
+        const float *panel = b + j * bc, *from = start ? start + j : NULL;
+        int64_t panel_row = br;
+        float padded[TILE_COLUMNS] = {0}, rest[TILE_ROWS * TILE_COLUMNS];
+        if (!whole || bc != 1) {
+            int64_t wide = vectors * WIDTH;
+            for (int64_t k0 = 0; k0 < inner; k0 += 16) {
+                int64_t k1 = k0 + 16 < inner ? k0 + 16 : inner;
+                for (int64_t column = 0; column < wide; column++)
+                    for (int64_t k = k0; k < k1; k++)
+                        scratch[k * wide + column] = column < width ? panel[k * br + column * bc] : 0;
+            }
+            panel = scratch;
+            panel_row = wide;
+        }
+        if (from && !whole) from = memcpy(padded, from, sizeof(float) * width);
+        for (int64_t block = 0; block < blocks; block++) { /* of nearly equal numbers of rows */
+            int64_t i = rows * block / blocks, end = rows * (block + 1) / blocks;
+            float *place = whole ? c + i * columns + j : rest;
+            tile_of((int)(end - i), vectors, inner, a + i * ar, ar, ac, panel, panel_row, from, place,
+                    whole ? columns : TILE_COLUMNS, zeros);
+            if (!whole)
+                for (int64_t row = i; row < end; row++)
+                    memcpy(c + row * columns + j, rest + (row - i) * TILE_COLUMNS, sizeof(float) * width);
+        }
+    }
+}
+
+/* ---- elementwise ------------------------------------------------------------------------------------------------- */
+
+/* e^x in float32, off by about a unit in the last place: 2^n e^r, |r| <= ln 2 / 2, by its Taylor polynomial. */
+static inline float exponential(float x) {
+    float given = x;
+    x = x > 88.72f ? 88.72f : x < -103.97f ? -103.97f : x;
+    float n = __builtin_rintf(x * 1.44269504f);
+    float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+    float p = 1.98412698e-4f;
+    p = p * r + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1;
+    int32_t half = (int32_t)n / 2, other = (int32_t)n - half; /* 2^n as two factors: the result may be denormal */
+    union { uint32_t bits; float number; } a = {(uint32_t)(half + 127) << 23}, b = {(uint32_t)(other + 127) << 23};
+    float found = p * a.number * b.number;
+    return given > 88.72f ? INFINITY : given < -103.97f ? 0 : given != given ? given : found;
+}
+
+static inline float sigmoid(float z) {
+    float e = exponential(z < 0 ? z : -z); /* at most 1 */
+    return (z < 0 ? e : 1) / (1 + e);
+}
+
+static inline float normal_cdf(float z) { return (1 + erff(z * 0.707106781f)) / 2; }
+
+static void activation_forward(const Network *net, const float *z, float *h, int64_t count) {
+    switch (net->activation) {
+        case RELU: for (int64_t i = 0; i < count; i++) h[i] = z[i] <= 0 ? 0 : z[i]; break;
+        case LEAKY_RELU: for (int64_t i = 0; i < count; i++) h[i] = z[i] <= 0 ? net->leaky_slope * z[i] : z[i]; break;
+        case SIGMOID: for (int64_t i = 0; i < count; i++) h[i] = sigmoid(z[i]); break;
+        case TANH: for (int64_t i = 0; i < count; i++) h[i] = tanhf(z[i]); break;
+        case GELU: for (int64_t i = 0; i < count; i++) h[i] = z[i] * normal_cdf(z[i]); break;
+        case SILU: for (int64_t i = 0; i < count; i++) h[i] = z[i] * sigmoid(z[i]); break;
+        default: memcpy(h, z, sizeof(float) * count);
+    }
+}
+
+static void activation_backward(const Network *net, const float *z, const float *h, const float *d_h, float *d_z,
+                                int64_t count) {
+    switch (net->activation) {
+        case RELU: for (int64_t i = 0; i < count; i++) d_z[i] = h[i] <= 0 ? 0 : d_h[i]; break;
+        case LEAKY_RELU:
+            for (int64_t i = 0; i < count; i++) d_z[i] = h[i] <= 0 ? net->leaky_slope * d_h[i] : d_h[i];
+            break;
+        case SIGMOID: for (int64_t i = 0; i < count; i++) d_z[i] = d_h[i] * (h[i] * (1 - h[i])); break;
+        case TANH: for (int64_t i = 0; i < count; i++) d_z[i] = d_h[i] * (1 - h[i] * h[i]); break;
+        case GELU:
+            for (int64_t i = 0; i < count; i++)
+                d_z[i] = d_h[i] * (normal_cdf(z[i]) + z[i] * (expf(-(z[i] * z[i]) / 2) * 0.398942280f));
+            break;
+        case SILU:
+            for (int64_t i = 0; i < count; i++) {
+                float s = sigmoid(z[i]);
+                d_z[i] = d_h[i] * (s * (1 + z[i] * (1 - s)));
+            }
+            break;
+        default: memcpy(d_z, d_h, sizeof(float) * count);
+    }
+}
+
+/* Softmax and cross-entropy of one row of logits, as chainrule.losses.softmax_cross_entropy: its loss, and ds. */
+static float cross_entropy(const Network *net, const float *s, int64_t classes, int64_t label, float upstream,
+                           float *d_s) {
+    float largest = s[0], total = 0, sum_u = 0, squares = 0, epsilon = net->label_smoothing;
+    for (int64_t c = 1; c < classes; c++) largest = s[c] > largest ? s[c] : largest;
+    for (int64_t c = 0; c < classes; c++) {
+        float u = s[c] - largest;
+        sum_u += u;
+        squares += s[c] * s[c];
+        total += d_s[c] = exponential(u);
+    }
+    for (int64_t c = 0; c < classes; c++) {
+        float q = (c == label ? 1 - epsilon : 0) + epsilon / classes;
+        d_s[c] = (d_s[c] / total - q + net->logit_penalty * s[c]) * upstream;
+    }
+    float target = (1 - epsilon) * (s[label] - largest) + epsilon * (sum_u / classes);
+    return logf(total) - target + net->logit_penalty / 2 * squares;
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------------ */
+
+/* Sum of an image's words, of 64 bits where it has whole ones: as lean_mnist.memory.row_sums. */
+static uint64_t image_sum(const uint8_t *pixels, int64_t count) {
+    uint64_t sum = 0;
+    if (count % 8 == 0)
+        for (int64_t k = 0; k < count; k += 8) {
+            int64_t word;
+            memcpy(&word, pixels + k, 8);
+            sum += (uint64_t)word;
+        }
+    else if (count % 4 == 0)
+        for (int64_t k = 0; k < count; k += 4) {
+            int32_t word;
+            memcpy(&word, pixels + k, 4);
+            sum += (uint64_t)(int64_t)word;
+        }
+    else if (count % 2 == 0)
+        for (int64_t k = 0; k < count; k += 2) {
+            int16_t word;
+            memcpy(&word, pixels + k, 2);
+            sum += (uint64_t)(int64_t)word;
+        }
+    else
+        for (int64_t k = 0; k < count; k++) sum += pixels[k];
+    return sum;
+}
+
+/* Gather examples `begin` to `end` of the batch that starts at `position` of the order, and normalise their pixels.
+   Returns whether all is as it was noted. */
+static int gather(const Source *source, const Network *net, int64_t position, int64_t begin, int64_t end) {
+    int64_t features = net->layers[0].inputs;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t example = source->order[position + i];
+        const uint8_t *pixels = source->images + example * features;
+        float *restrict x = net->layers[0].h + i * features;
+        net->labels[i] = source->labels[example];
+        if (source->noted) {
+            uint64_t label = (uint64_t)net->labels[i] * source->label_factor;
+            if (example != source->noted[position + i] ||
+                image_sum(pixels, features) + label != (uint64_t)source->image_sums[example])
+                return 0;
+        }
+        for (int64_t j = 0; j < features; j++) x[j] = ((float)pixels[j] - source->mean) / source->scale;
+        if (source->clip < INFINITY)
+            for (int64_t j = 0; j < features; j++)
+                x[j] = x[j] > source->clip ? source->clip : x[j] < -source->clip ? -source->clip : x[j];
+        if (source->noted) source->feature_sums[i] = word_sum(x, features);
+    }
+    return 1;
+}
+
+/* Forward and the gradients of pre-activations and inputs, of rows `begin` to `end`; no row needs another. */
+static void rows_forward_and_backward(const Network *net, int64_t begin, int64_t end, float *scratch) {
+    int64_t rows = end - begin, depth = net->depth, classes = net->layers[depth - 1].units;
+    vector unused = {0};
+    for (int64_t l = 0; l < depth; l++) {
+        const Layer *layer = net->layers + l;
+        float *z = layer->z + begin * layer->units;
+        product(rows, layer->units, layer->inputs, layer->h + begin * layer->inputs, layer->inputs, 1, layer->weight,
+                layer->units, 1, layer->bias, z, scratch, &unused);
+        if (l + 1 < depth)
+            activation_forward(net, z, net->layers[l + 1].h + begin * layer->units, rows * layer->units);
+    }
+    const Layer *last = net->layers + depth - 1;
+    for (int64_t i = begin; i < end; i++)
+        net->loss[i] = cross_entropy(net, last->z + i * classes, classes, net->labels[i], 1.0f / net->examples,
+                                     last->d_z + i * classes);
+    for (int64_t l = depth - 1; l > 0; l--) {
+        const Layer *layer = net->layers + l, *below = layer - 1;
+        float *d_h = layer->d_h + begin * layer->inputs;
+        product(rows, layer->inputs, layer->units, layer->d_z + begin * layer->units, layer->units, 1, layer->weight, 1,
+                layer->units, NULL, d_h, scratch, &unused);
+        activation_backward(net, below->z + begin * below->units, layer->h + begin * layer->inputs, d_h,
+                            below->d_z + begin * below->units, rows * layer->inputs);
+    }
+}
+
+/* This thread's part of dW = h^T dz and db = sum dz of every layer; returns whether all of it is finite. */
+static int weight_gradients(const Network *net, Team *team, int thread, float *scratch) {
+    vector zeros = {0};
+    float bias_zeros = 0;
+    for (int64_t l = 0; l < net->depth; l++) {
+        const Layer *layer = net->layers + l;
+        int64_t begin, end, units = layer->units;
+        part_of(layer->inputs, TILE_ROWS, thread, team->size, &begin, &end);
+        product(end - begin, units, net->examples, layer->h + begin, 1, layer->inputs, layer->d_z, units, 1, NULL,
+                layer->d_weight + begin * units, scratch, &zeros);
+        if (!layer->bias) continue;
+        part_of(units, WIDTH, thread, team->size, &begin, &end);
+        for (int64_t j = begin; j < end; j++) layer->d_bias[j] = 0;
+        for (int64_t i = 0; i < net->examples; i++)
+            for (int64_t j = begin; j < end; j++) layer->d_bias[j] += layer->d_z[i * units + j];
+        for (int64_t j = begin; j < end; j++) bias_zeros += layer->d_bias[j] * 0;
+    }
+    return sum_of(zeros) == 0 && bias_zeros == 0;
+}
+
+/* The factor that brings the whole gradient to the norm `clip_norm`, where it is longer; the same on every thread. */
+static float clip_factor(const Update *update, Team *team, int thread) {
+    int64_t blocks = blocks_of(update), begin, end;
+    part_of(blocks, 1, thread, team->size, &begin, &end);
+    for (int64_t block = begin; block < end; block++) {
+        const float *g = update->gradient + block * BLOCK;
+        int64_t count = update->size - block * BLOCK < BLOCK ? update->size - block * BLOCK : BLOCK, k = 0;
+        vector sum = {0};
+        double rest = 0;
+        for (; k + WIDTH <= count; k += WIDTH) sum += load(g + k) * load(g + k);
+        for (; k < count; k++) rest += (double)g[k] * g[k];
+        update->squares[block] = rest + sum_of(sum);
+    }
+    meet(team);
+    double squares = 0;
+    for (int64_t block = 0; block < blocks; block++) squares += update->squares[block];
+    float factor = update->clip_norm / ((float)sqrt(squares) + 1e-6f);
+    return factor < 1 ? factor : 1;
+}
+
+/* g = factor g + decay p; v = momentum v + g; p -= rate v, or with Nesterov's momentum rate (g + momentum v). */
+static void apply_range(const Update *update, float rate, float factor, int64_t begin, int64_t end) {
+    float *restrict p = update->parameters, *restrict m = update->momentum;
+    const float *restrict gradient = update->gradient;
+    float mu = update->momentum_factor, decay = update->weight_decay;
+    if (!m)
+        for (int64_t k = begin; k < end; k++) p[k] -= rate * (factor * gradient[k] + decay * p[k]);
+    else if (update->nesterov)
+        for (int64_t k = begin; k < end; k++) {
+            float g = factor * gradient[k] + decay * p[k], v = mu * m[k] + g;
+            m[k] = v;
+            p[k] -= rate * (g + mu * v);
+        }
+    else
+        for (int64_t k = begin; k < end; k++) {
+            float v = mu * m[k] + (factor * gradient[k] + decay * p[k]);
+            m[k] = v;
+            p[k] -= rate * v;
+        }
+}
+
+/* This thread's part of the update, which leaves the sums of what it has written. */
+static void apply(const Update *update, float rate, float factor, Team *team, int thread) {
+    int64_t begin, end;
+    part_of(blocks_of(update), 1, thread, team->size, &begin, &end);
+    for (int64_t block = begin; block < end; block++) {
+        int64_t last = (block + 1) * BLOCK < update->size ? (block + 1) * BLOCK : update->size;
+        apply_range(update, rate, factor, block * BLOCK, last);
+        if (!update->sums) continue;
+        update->sums[block] = block_sum(update, update->parameters, block);
+        if (update->momentum) update->sums[blocks_of(update) + block] = block_sum(update, update->momentum, block);
+    }
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* What every thread of a team does of `work`. */
+static void take_steps(Work *work, Team *team, int thread) {
+    Network *net = work->network;
+    float *scratch = net->scratch + thread * net->scratch_size;
+    int64_t position = 0, examples = net->examples, classes = net->layers[net->depth - 1].units;
+    double started = now();
+    for (int64_t step = 0; step < work->steps; step++) {
+        int64_t begin, end;
+        if (work->source) {
+            int64_t left = work->source->remaining - position;
+            examples = left < work->source->batch_size ? left : work->source->batch_size;
+            if (thread == 0) net->examples = examples;
+            meet(team);
+        }
+        part_of(examples, 1, thread, team->size, &begin, &end);
+        int bad = work->source && !gather(work->source, net, position, begin, end);
+        for (int64_t i = begin; i < end && !bad; i++) bad = net->labels[i] < 0 || net->labels[i] >= classes;
+        if (bad) work->status = BAD_BATCH;
+        else rows_forward_and_backward(net, begin, end, scratch);
+        meet(team);
+        if (work->status == BAD_BATCH) break;
+        work->finite[thread] = weight_gradients(net, team, thread, scratch);
+        meet(team);
+        double loss = 0;
+        int finite = 1;
+        for (int64_t i = 0; i < examples; i++) loss += net->loss[i];
+        loss /= examples;
+        for (int t = 0; t < team->size; t++) finite &= work->finite[t] != 0;
+        if (thread == 0) work->losses[step] = loss;
+        if (!work->update) {
+            if (thread == 0) work->taken = step + 1;
+            break;
+        }
+        if (!(finite && isfinite(loss))) {
+            if (thread == 0) work->status = NOT_FINITE;
+            break;
+        }
+        if (work->screen) {
+            double begun = now(), share = work->screen(work->screen_state, net, work->update, step, team, thread);
+            if (thread == 0) work->screen_seconds += now() - begun;
+            if (thread == 0 && share > work->largest_share) work->largest_share = share;
+            if (!(share <= 1)) { /* the same on every thread */
+                if (thread == 0) work->status = STOOD_OUT;
+                break;
+            }
+        }
+        float factor = work->update->clip_norm < INFINITY ? clip_factor(work->update, team, thread) : 1;
+        apply(work->update, work->rates[step], factor, team, thread);
+        if (thread == 0) {
+            work->taken = step + 1;
+            if (now() - started > work->seconds) work->steps = work->taken;
+        }
+        position += examples;
+        meet(team);
+    }
+}
+
+/* ---- the team ---------------------------------------------------------------------------------------------------- */
+
+typedef struct Crew Crew;
+typedef struct {
+    Crew *crew;
+    int number;
+    pthread_t thread;
+} Helper;
+struct Crew { /* a team's threads, which sleep between two calls */
+    Team team;
+    Helper *helpers;
+    int count;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake, done;
+    int64_t call;
+    int working, ending;
+    Work *work;
+};
+
+static void *help(void *argument) {
+    Helper *self = argument;
+    Crew *crew = self->crew;
+    int64_t seen = 0;
+    pthread_mutex_lock(&crew->mutex);
+    for (;;) {
+        while (crew->call == seen && !crew->ending) pthread_cond_wait(&crew->wake, &crew->mutex);
+        if (crew->ending) break;
+        seen = crew->call;
+        if (self->number >= crew->team.size) continue;
+        pthread_mutex_unlock(&crew->mutex);
+        take_steps(crew->work, &crew->team, self->number);
+        pthread_mutex_lock(&crew->mutex);
+        if (--crew->working == 0) pthread_cond_signal(&crew->done);
+    }
+    pthread_mutex_unlock(&crew->mutex);
+    return NULL;
+}
+
+/* Threads for up to `size` at a time, the caller's own among them; NULL where they cannot be had. */
+Crew *crew_new(int64_t size) {
+    Crew *crew = calloc(1, sizeof *crew);
+    if (!crew) return NULL;
+    crew->helpers = calloc(size, sizeof *crew->helpers);
+    pthread_mutex_init(&crew->mutex, NULL);
+    pthread_cond_init(&crew->wake, NULL);
+    pthread_cond_init(&crew->done, NULL);
+    for (int64_t i = 1; i < size && crew->helpers; i++) {
+        Helper *helper = crew->helpers + crew->count;
+        helper->crew = crew;
+        helper->number = (int)i;
+        if (pthread_create(&helper->thread, NULL, help, helper)) break;
+        crew->count++;
+    }
+    return crew;
+}
+
+/* End its threads. */
+void crew_end(Crew *crew) {
+    pthread_mutex_lock(&crew->mutex);
+    crew->ending = 1;
+    pthread_cond_broadcast(&crew->wake);
+    pthread_mutex_unlock(&crew->mutex);
+    for (int i = 0; i < crew->count; i++) pthread_join(crew->helpers[i].thread, NULL);
+    free(crew->helpers);
+    free(crew);
+}
+
+/* Do `work` with `threads` threads, or as many as there are. */
+void crew_take_steps(Crew *crew, Work *work, int64_t threads) {
+    work->taken = 0;
+    work->status = DONE;
+    work->largest_share = work->screen_seconds = 0;
+    crew->team.size = threads < crew->count + 1 ? (int)threads : crew->count + 1;
+    if (crew->team.size > 1) {
+        pthread_mutex_lock(&crew->mutex);
+        crew->work = work;
+        crew->working = crew->team.size - 1;
+        crew->call++;
+        pthread_cond_broadcast(&crew->wake);
+        pthread_mutex_unlock(&crew->mutex);
+    }
+    take_steps(work, &crew->team, 0);
+    if (crew->team.size > 1) {
+        pthread_mutex_lock(&crew->mutex);
+        while (crew->working) pthread_cond_wait(&crew->done, &crew->mutex);
+        pthread_mutex_unlock(&crew->mutex);
+    }
+}
+
+/* One update, by the caller alone. */
+void apply_update(const Update *update, float rate) {
+    Team alone = {.size = 1};
+    apply(update, rate, update->clip_norm < INFINITY ? clip_factor(update, &alone, 0) : 1, &alone, 0);
+}
+
+/* Leave the sums of parameters and momentum as they are now. */
+void note_sums(const Update *update) {
+    int64_t blocks = blocks_of(update);
+    for (int64_t block = 0; block < blocks; block++) {
+        update->sums[block] = block_sum(update, update->parameters, block);
+        if (update->momentum) update->sums[blocks + block] = block_sum(update, update->momentum, block);
+    }
+}
+
+/* Screen the step that stands in the tape, by the caller alone. */
+double screen_once(Screen screen, void *state, const Network *net, const Update *update) {
+    Team alone = {.size = 1};
+    return screen(state, net, update, 0, &alone, 0);
+}

@@ -1,0 +1,121 @@
+"""Libraries of C: compiled for this machine when they are first used, and kept in the cache folder.
+
+The compiler is the first of ``$CC``, ``cc``, ``gcc``, ``clang`` and that of the package ``ziglang``, which is a C
+compiler in a wheel. A library that was kept is used again only if its source, compiler, options and processor are the
+same, and its content is what was written: it ends with its own SHA-256.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lean_mnist.cache import cache_folder
+from lean_mnist.files import write_atomically
+
+# Sums keep their order and NaN its meaning; errno is not asked for, nor traps.
+_OPTIONS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+_LIBRARIES = ["-lpthread", "-lm"]
+_SECONDS = 120  # a compilation may take
+_DIGEST = hashlib.sha256().digest_size
+
+
+class CannotCompile(Exception):
+    """There is no compiler, or it fails; the message says which, in one line."""
+
+
+@functools.cache
+def load_library(*sources: Path) -> ctypes.CDLL:
+    """The library of these C files, the first of which is compiled and the others are included by it.
+
+    Raises :class:`CannotCompile`.
+    """
+    compiler = find_compiler()
+    options = [*_OPTIONS, "-mcpu=native" if "ziglang" in compiler else "-march=native"]
+    options += [f"-I{folder}" for folder in dict.fromkeys(source.parent for source in sources[1:])]
+    parts = [" ".join([*compiler, *options]), _compiler_stamp(compiler), platform.machine(), _processor()]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    folder = cache_folder()
+    kept = None if folder is None else folder / f"{sources[0].stem}-{digest.hexdigest()[:32]}.so"
+    with tempfile.TemporaryDirectory(prefix="lean-mnist-") as temporary:
+        if kept is None or not _is_whole(kept):
+            built = Path(temporary, "library.so")
+            _compile([*compiler, *options, str(sources[0]), "-o", str(built), *_LIBRARIES])
+            content = built.read_bytes()
+            built.write_bytes(content + hashlib.sha256(content).digest())
+            if kept is None:
+                return ctypes.CDLL(str(built))
+            try:
+                write_atomically(kept, built.read_bytes())
+            except OSError:  # a full disk: it is compiled again next time
+                return ctypes.CDLL(str(built))
+        try:
+            return ctypes.CDLL(str(kept))
+        except OSError as error:
+            raise CannotCompile(f"{kept}: {error}") from error
+
+
+def find_compiler() -> list[str]:
+    """The command of a C compiler; raises :class:`CannotCompile` where there is none."""
+    asked = shlex.split(os.environ.get("CC", ""))
+    if asked:
+        if shutil.which(asked[0]) is None:
+            raise CannotCompile(f"the C compiler that CC names, {asked[0]}, is not there")
+        return asked
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise CannotCompile("there is no C compiler: install gcc or clang, or `pip install ziglang`")
+
+
+def _compile(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotCompile(f"{command[0]}: {error}") from error
+    if done.returncode:
+        said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
+        raise CannotCompile(f"{command[0]}: exit status {done.returncode}: {said}")
+
+
+def _is_whole(path: Path) -> bool:
+    """True if the file is there and ends with the digest of its content; its folder is the user's alone."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-_DIGEST]).digest() == content[-_DIGEST:]
+
+
+def _compiler_stamp(compiler: list[str]) -> str:
+    """What tells one version of a compiler from the next, without running it."""
+    if "ziglang" in compiler:
+        from importlib.metadata import version
+
+        return version("ziglang")
+    path = os.path.realpath(shutil.which(compiler[0]) or compiler[0])
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return f"{path} {status.st_size} {status.st_mtime_ns}"
+    return path
+
+
+def _processor() -> str:
+    """Name and abilities of the processor: the library uses them all."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
+        return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    return platform.processor()

@@ -1,0 +1,309 @@
+"""The engine for a processor: fused kernels in C, several steps a call, every batch in the same memory."""
+
+import ctypes
+import functools
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_double, c_float, c_int64, c_void_p
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lean_mnist.chainrule.activations import LEAKY_SLOPE
+from lean_mnist.data.batches import HotBatch, PlannedBatches
+from lean_mnist.data.watch import LABEL_FACTOR
+from lean_mnist.nn.engine.library import load_library
+from lean_mnist.nn.engine.specification import first_difference
+from lean_mnist.nn.engine.structures import (
+    BAD_BATCH,
+    BLOCK,
+    DONE,
+    MOST_THREADS,
+    NOT_FINITE,
+    Layer,
+    Network,
+    Source,
+    UpdateRule,
+    Work,
+    address,
+    pointer_to,
+)
+from lean_mnist.nn.modules import MLP
+from lean_mnist.nn.parameters import FlatParameters
+from lean_mnist.nn.step import (
+    Batch,
+    StepChunk,
+    StepEngine,
+    StepResult,
+    StepTape,
+    gradients_of,
+    layers_of,
+    put_flat_gradients,
+)
+from lean_mnist.nn.update import SGD, Update
+
+HERE = Path(__file__).parent
+ACTIVATIONS = ("relu", "leaky-relu", "sigmoid", "tanh", "gelu", "silu", "identity")  # as numbered in kernels.c
+_TILE_COLUMNS = 64  # at most as many as in kernels.c
+_SECONDS = 0.1  # of a call, after which whoever wants to stop is heard
+
+
+class Screen(Protocol):
+    """A check of every step of a chunk, run in C between gradient and update."""
+
+    function: c_void_p  # of the type Screen of step.h
+    state: c_void_p
+    watches_memory: bool  # whether it compares the sums that batches and updates leave
+
+    def enter(self, step: int) -> None:
+        """Get ready for a chunk that begins with step number ``step``."""
+
+    def begin(self, step: int, steps: int) -> int:
+        """Get ready for steps from number ``step`` on; returns how many of them it is ready for, 1 to ``steps``."""
+
+    def end(self, step: int, taken: int, largest_share: float, seconds: float) -> None:
+        """So many of them were taken, screening took so many seconds, and none showed more than this share."""
+
+
+def load_kernels() -> ctypes.CDLL:
+    """The library of ``kernels.c``; raises :class:`~lean_mnist.nn.engine.library.CannotCompile`."""
+    return load_library(HERE / "kernels.c", HERE / "team.h")
+
+
+class NativeEngine(StepEngine):
+    """Computes the steps of an MLP in float32 on the processor; whatever else it is given it takes as written.
+
+    It owns the memory of a batch (``hot``) and of the tape of its step, which hold until the next batch is made there.
+    The first step is compared with the chain rule's own lines; where it differs, ``refused`` says in what, and all
+    steps are taken as written. ``threads`` is how many compute it, ``None`` for as many as are fastest.
+    Raises :class:`~lean_mnist.nn.engine.library.CannotCompile`.
+    """
+
+    def __init__(
+        self,
+        parameters: FlatParameters[MLP],
+        update: Update,
+        stop_requested: Callable[[], bool],
+        hot: HotBatch,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(functools.partial(put_flat_gradients, parameters), update, stop_requested)
+        self._library = load_kernels()
+        self._parameters, self._hot, self._refused, self._compared = parameters, hot, "", False
+        self.threads = ThreadChoice(threads)
+        self._tapes: dict[int, StepTape] = {}  # by the number of examples
+        self._last: StepTape | None = None
+        self.screen: Screen | None = None
+        network, capacity = parameters.network, len(hot.labels)
+
+        def memory(columns: int) -> Tensor:
+            return torch.zeros(capacity, columns)
+
+        sizes, pairs = network.sizes, network.parameter_pairs()
+        self._inputs = [hot.features, *(memory(width) for width in sizes[1:-1])]
+        self._outputs, self._d_outputs = ([memory(width) for width in sizes[1:]] for _ in range(2))
+        self._d_inputs = [None, *(memory(width) for width in sizes[1:-1])]
+        self._loss = torch.zeros(capacity)
+        self._layers = (Layer * len(pairs))(
+            *(
+                Layer(
+                    sizes[i], sizes[i + 1], address(weight), address(bias), address(weight.grad),
+                    None if bias is None else address(bias.grad), address(self._inputs[i]), address(self._outputs[i]),
+                    address(self._d_outputs[i]), address(self._d_inputs[i]),
+                )
+                for i, (weight, bias) in enumerate(pairs)
+            )
+        )  # fmt: skip
+        self._scratch = torch.zeros(self.threads.most, max(capacity, *sizes) * _TILE_COLUMNS)
+        self.network = Network(
+            len(pairs), ACTIVATIONS.index(network.activation), capacity, self._layers, address(hot.labels),
+            address(self._loss), LEAKY_SLOPE, network.label_smoothing, network.logit_penalty,
+            address(self._scratch), self._scratch.shape[1],
+        )  # fmt: skip
+        blocks = -(-len(parameters.gradient) // BLOCK)
+        self._squares, self._sums = torch.zeros(blocks, dtype=torch.float64), torch.zeros(2 * blocks, dtype=torch.int32)
+        self.feature_sums = torch.zeros(capacity, dtype=torch.int32)
+        self.sizes, self.capacity, self.has_bias = sizes, capacity, pairs[0][1] is not None
+        self._library.crew_new.restype, self._library.screen_once.restype = c_void_p, c_double
+        self._crew = c_void_p(self._library.crew_new(c_int64(self.threads.most)))
+        weakref.finalize(self, self._library.crew_end, self._crew)
+
+    @property
+    def screens(self) -> bool:
+        """True with a screen."""
+        return self.screen is not None and not self._refused
+
+    @property
+    def refused(self) -> str:
+        """The difference of the first step from the chain rule."""
+        return self._refused
+
+    hot = True
+
+    def kept_tapes(self) -> list[StepTape]:
+        """A copy of the tape of the latest step, if there was one."""
+        return [] if self._last is None else [self._last.copied()]
+
+    def update(self, rate: float) -> None:
+        """Move the parameters by the present gradient, in C where that can be: it rounds as in a chunk."""
+        rule = self._rule()
+        if rule is None or self._refused:
+            super().update(rate)
+            return
+        self._update.optimizer.param_groups[0]["lr"] = rate
+        self._library.apply_update(byref(rule), c_float(rate))
+        if self._update.moved is not None:
+            self._update.moved()
+
+    def step(self, batches: Sequence[Batch]) -> StepResult:
+        """Put the gradient of the mean loss over all examples of ``batches`` into the flat gradient."""
+        if len(batches) != 1 or self._refused or not self._hot.holds(batches[0]):
+            return super().step(batches)
+        losses = torch.zeros(1, dtype=torch.float64)
+        self.network.examples = len(batches[0][1])
+        work = Work(network=pointer_to(self.network), steps=1, losses=address(losses))
+        self._call(work, self.threads.best)
+        if work.status == BAD_BATCH:
+            raise IndexError("a label is none of the classes")
+        tape, module = self._tape(len(batches[0][1])), self._parameters.network
+        result = StepResult(losses.float()[0], gradients_of(module), [tape])
+        if not self._compared:
+            self._compared = True
+            self._refused = first_difference(result, layers_of(module), module)
+            if self._refused:
+                return super().step(batches)
+        self._last = tape
+        return result
+
+    def chunk(self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1) -> StepChunk:
+        """Take one step a batch, updates included, in as few calls as can be."""
+        rule = self._rule()
+        if not isinstance(batches, PlannedBatches) or not batches.by_pixel or rule is None or self._refused:
+            return super().chunk(batches, rates)
+        if not self._compared:
+            self.step([batches[0]])
+            return self.chunk(batches, rates, first)
+        losses, rate_of = torch.zeros(len(batches), dtype=torch.float64), torch.tensor(rates, dtype=torch.float32)
+        source, normalization = Source(), batches.normalization
+        source.images, source.labels = address(batches.images), address(batches.labels)
+        source.batch_size, source.mean, source.scale = batches.batch_size, normalization.mean, normalization.scale
+        source.clip = math.inf if normalization.clip is None else normalization.clip
+        if self.screen is not None:
+            self.screen.enter(first)
+        if self.screen is not None and self.screen.watches_memory:
+            assert batches.resting is not None
+            source.image_sums, source.label_factor = address(batches.resting.sums), LABEL_FACTOR
+            source.feature_sums, rule.sums = address(self.feature_sums), address(self._sums)
+            self._library.note_sums(byref(rule))
+        taken, stopped, work = 0, False, Work()
+        while taken < len(batches) and not stopped:
+            rest = batches[taken:]
+            count = len(rest) if self.screen is None else self.screen.begin(first + taken, len(rest))
+            source.order, source.remaining = batches.order[rest.begin :].data_ptr(), rest.end - rest.begin
+            source.noted = batches.noted[rest.begin :].data_ptr() if source.image_sums else None
+            work = Work(
+                network=pointer_to(self.network), source=pointer_to(source), update=pointer_to(rule), steps=count,
+                seconds=_SECONDS, losses=address(losses[taken:]), rates=address(rate_of[taken:]),
+            )  # fmt: skip
+            if self.screen is not None:
+                work.screen, work.screen_state = self.screen.function, self.screen.state
+            threads, started = self.threads.next(), time.perf_counter()
+            self._call(work, threads)
+            seconds = time.perf_counter() - started
+            if work.taken:
+                self.threads.took(threads, seconds / sum(rest.sizes[: work.taken]))
+                self._update.optimizer.param_groups[0]["lr"] = rates[taken + work.taken - 1]
+            if self.screen is not None:
+                self.screen.end(first + taken, work.taken, work.largest_share, work.screen_seconds)
+            taken += work.taken
+            stopped = self._stop_requested()
+            if work.status != DONE:
+                break
+        if taken:
+            self._last = self._tape(batches.sizes[taken - 1])
+            if self._update.moved is not None:
+                self._update.moved()
+        return StepChunk(losses[:taken].tolist(), [], stopped, not_finite=work.status == NOT_FINITE)
+
+    def holds(self, tape: StepTape) -> bool:
+        """True if this is the tape of a step that was computed here last."""
+        return tape is self._last
+
+    def screened(self, function: c_void_p, state: c_void_p) -> float:
+        """The result of a function of the type Screen on the step now in the tape."""
+        found: float = self._library.screen_once(function, state, byref(self.network), None)
+        return found
+
+    def _call(self, work: Work, threads: int) -> None:
+        self._library.crew_take_steps(self._crew, byref(work), c_int64(threads))
+
+    def _rule(self) -> UpdateRule | None:
+        """The update that C makes: that of :class:`SGD`, once it has its momentum; ``None`` for any other."""
+        optimizer, flat = self._update.optimizer, self._parameters
+        if not isinstance(optimizer, SGD):
+            return None
+        momentum = optimizer.momentum_from_start()
+        clip = self._update.clip_norm
+        return UpdateRule(
+            address(flat.vector.data), address(flat.gradient), address(momentum), len(flat.gradient),
+            optimizer.rule["momentum"], optimizer.rule["weight_decay"], math.inf if clip is None else clip,
+            optimizer.rule["nesterov"], address(self._squares),
+        )  # fmt: skip
+
+    def _tape(self, examples: int) -> StepTape:
+        if examples not in self._tapes:
+
+            def of(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+                return [None if tensor is None else tensor[:examples] for tensor in tensors]
+
+            self._tapes[examples] = StepTape(
+                self._hot.labels[:examples], 1.0, None, of(self._inputs), of(self._outputs),  # type: ignore[arg-type]
+                of(self._d_outputs), of(self._d_inputs), self._loss[:examples],
+            )  # fmt: skip
+        return self._tapes[examples]
+
+
+class ThreadChoice:
+    """Number of threads of each call: ``asked``, or what was fastest, measured again now and then.
+
+    Where another program uses the machine, threads that wait for each other are slower than one. The numbers that a
+    step gives do not depend on how many compute it, so that trying costs nothing but time.
+    """
+
+    def __init__(self, asked: int | None) -> None:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.most = min(asked or available, MOST_THREADS)
+        self._counts = [asked] if asked else [2**k for k in range(self.most.bit_length()) if 2**k <= self.most]
+        self._seconds: dict[int, float] = {}  # an example, when last measured
+        self._calls, self._patience, self._turn = 0, _FIRST_PATIENCE, 0
+
+    @property
+    def best(self) -> int:
+        """The fastest so far."""
+        return min(self._seconds, key=self._seconds.__getitem__) if self._seconds else self._counts[0]
+
+    def next(self) -> int:
+        """The number for the next call."""
+        for count in self._counts:
+            if count not in self._seconds:
+                return count
+        others = [count for count in self._counts if count != self.best]
+        self._calls += 1
+        if not others or self._calls < self._patience:
+            return self.best
+        self._calls, self._turn = 0, self._turn + 1
+        return others[self._turn % len(others)]
+
+    def took(self, threads: int, seconds: float) -> None:
+        """A call took ``seconds`` an example with so many threads."""
+        before = self.best if self._seconds else None
+        self._seconds[threads] = seconds
+        self._patience = min(2 * self._patience, _LAST_PATIENCE) if self.best == before else _FIRST_PATIENCE
+
+
+_FIRST_PATIENCE, _LAST_PATIENCE = 8, 128  # calls between two measurements of what was not the fastest

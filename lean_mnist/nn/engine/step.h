@@ -1,0 +1,79 @@
+/* A network, its tape, its examples and its update: what kernels.c computes, and what screen.c looks at. */
+#ifndef LEAN_MNIST_STEP_H
+#define LEAN_MNIST_STEP_H
+
+#include <math.h>
+
+#include "team.h"
+
+enum { BLOCK = 4096 }; /* numbers of a vector that are summed together */
+enum { RELU, LEAKY_RELU, SIGMOID, TANH, GELU, SILU, IDENTITY };
+
+typedef struct {
+    int64_t inputs, units;
+    float *weight, *bias;      /* (D, H) and (H), or NULL */
+    float *d_weight, *d_bias;
+    float *h, *z, *d_z, *d_h;  /* the tape: input (B, D), pre-activation (B, H), and the gradients of both */
+} Layer;
+
+typedef struct {
+    int64_t depth, activation, examples;
+    Layer *layers;
+    int64_t *labels;
+    float *loss;  /* (B) */
+    float leaky_slope, label_smoothing, logit_penalty;
+    float *scratch;  /* of each thread */
+    int64_t scratch_size;
+} Network;
+
+typedef struct {
+    const uint8_t *images;  /* (m, D) */
+    const int64_t *labels, *order;
+    int64_t batch_size, remaining;  /* examples of the order from here on */
+    float mean, scale, clip;        /* clip: infinite where there is none */
+    const int64_t *noted;           /* the order as it was drawn, or NULL: batches are not compared with anything */
+    const int64_t *image_sums;      /* of each example, its label among them; see lean_mnist.data.watch */
+    uint64_t label_factor;
+    uint32_t *feature_sums;         /* of each row of the batch, left when it is made */
+} Source;
+
+typedef struct {
+    float *parameters, *gradient, *momentum;  /* (P) each; momentum NULL where there is none */
+    int64_t size;
+    float momentum_factor, weight_decay, clip_norm;  /* clip_norm: infinite where there is none */
+    int64_t nesterov;
+    double *squares;  /* of blocks of the gradient, where it is clipped */
+    uint32_t *sums;   /* of blocks of parameters, then of momentum, left by every update; or NULL */
+} Update;
+
+/* A check of every step, run by all threads: below or equal to 1 where nothing stands out. */
+typedef double (*Screen)(void *state, const Network *, const Update *, int64_t step, Team *, int thread);
+
+static inline vector load(const float *p) { return *(const vector *)p; }
+
+static inline float sum_of(vector v) {
+    float sum = 0;
+    for (int i = 0; i < WIDTH; i++) sum += v[i];
+    return sum;
+}
+
+static inline int64_t blocks_of(const Update *update) { return (update->size + BLOCK - 1) / BLOCK; }
+
+/* Sum of the words of `count` floats, modulo 2^32: a change of one of them always changes it. */
+static inline uint32_t word_sum(const float *p, int64_t count) {
+    uint32_t sum = 0;
+    for (int64_t k = 0; k < count; k++) {
+        uint32_t word;
+        __builtin_memcpy(&word, p + k, sizeof word);
+        sum += word;
+    }
+    return sum;
+}
+
+/* The sum of block number `block` of `values`, which are parameters or momentum. */
+static inline uint32_t block_sum(const Update *update, const float *values, int64_t block) {
+    int64_t begin = block * BLOCK, count = update->size - begin < BLOCK ? update->size - begin : BLOCK;
+    return word_sum(values + begin, count);
+}
+
+#endif
