@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -50,9 +50,25 @@ class Room:
 class ThreadTransport(Transport):
     """A ``Transport`` between threads; ``sent`` may change what a rank sends, ``received`` what it gets."""
 
+    shares = True  # gradients are summed in shared memory, rather than by ``all_reduce``
+
     def __init__(self, room: Room, rank: int, sent: Plant, received: Plant) -> None:
         self.room, self.rank, self.size, self._sent, self._received = room, rank, room.size, sent, received
         self.calls = 0
+
+    def share(self, like_P: Tensor) -> None:
+        if self.shares:
+            super().share(like_P)
+
+    def weighted_sum(self, own_P: Tensor, weights: Sequence[float], sum_P: Tensor, *look: Any) -> None:
+        if not self.shared:
+            super().weighted_sum(own_P, weights, sum_P, *look)
+            return
+        self._sent(self.rank, self.calls, own_P)
+        self.room.exchange(self.rank, None)
+        super().weighted_sum(own_P, weights, sum_P, *look)
+        self._received(self.rank, self.calls, sum_P)
+        self.calls += 1
 
     def all_reduce(self, vector: Tensor) -> None:
         self._sent(self.rank, self.calls, vector)
@@ -106,7 +122,8 @@ def train(world: World, *, batch_size: int = 16, epochs: int = 2, seed: int = 0)
     x, y = torch.randn(50, 7, generator=generator), torch.randint(3, (50,), generator=generator)
     model = MLP((7, 5, 3), seed=seed)
     weights_P = flatten_parameters(model)
-    world.prepare(parameter_layout(model), weights_P, seed)
+    if world.size > 1:
+        world.prepare(parameter_layout(model), weights_P, seed)
     step = 0
     for _ in range(epochs):
         for start in range(0, 50, batch_size):

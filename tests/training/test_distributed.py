@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,19 @@ from lean_mnist.errors import (
 )
 from lean_mnist.nn import MLP
 from lean_mnist.training.distributed import World, from_environment
-from lean_mnist.training.distributed.message import PROJECTIONS, Digests, bits_of, tolerance
+from lean_mnist.training.distributed.message import PROJECTIONS, Digests, Message, bits_of, tolerance
 from lean_mnist.training.run import start_of
 from tests.support.distributed_cases import ThreadTransport, at, join, one_step, scenarios, together, train
 from tests.support.training_cases import REPOSITORY, digits_config, surroundings
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[True, False], ids=["shared memory", "all-reduce"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """Each way in which ranks sum their gradients."""
+    monkeypatch.setattr(ThreadTransport, "shares", request.param)
+    return request.param
 
 
 def said(outcomes: list[tuple[Any, LeanMnistError | None]], kind: type[LeanMnistError]) -> str:
@@ -66,7 +74,7 @@ def test_more_processes_than_examples() -> None:
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("batch_size", [16, 49])  # a last batch of 2, then of 1: with three ranks some parts are empty
-def test_the_trajectory_is_that_of_one_process(size: int, batch_size: int) -> None:
+def test_the_trajectory_is_that_of_one_process(size: int, batch_size: int, way: bool) -> None:
     alone = train(World(), batch_size=batch_size)
     for ours, error in together(size, lambda world: train(world, batch_size=batch_size)):
         assert error is None
@@ -77,41 +85,60 @@ def test_the_trajectory_is_that_of_one_process(size: int, batch_size: int) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rounding_is_within_the_tolerance_and_an_element_beyond_it_is_seen(dtype: torch.dtype) -> None:
-    size, largest = 3000, 0.0
+def test_rounding_is_within_the_tolerance_and_an_element_beyond_it_is_seen(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk, size, largest = 1000, 2500, 0.0
+    monkeypatch.setattr("lean_mnist.training.distributed.message.CHUNK", chunk)
     digests = Digests(1, size, CPU)
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 200):
         n = 2 + step % 6
         scales = 10.0 ** torch.randint(-3, 3, (n, 1), generator=generator)
         parts = (torch.randn(n, size, generator=generator) * scales).to(dtype)
-        declared = [digests.of(part, step) for part in parts]
+        messages = [Message(step, 1, n, False, False, 0.0, digests.of(part, step)) for part in parts]
         total = parts[0] / n
         for part in parts[1:]:
             total = total + part / n
-        expected = torch.stack(declared).mean(0)
-        allowed = tolerance(size, dtype, n, float(expected[PROJECTIONS]))
-        assert allowed <= 1e-5 * float(expected[PROJECTIONS])
-        off = (digests.of(total, step) - expected)[:PROJECTIONS].abs()
-        largest = max(largest, float(off.max()) / allowed)
+        expected = torch.stack([message.digests for message in messages]).mean(0)
+        norms = expected[:, PROJECTIONS]
+        allowed = tolerance(chunk, dtype, n, norms)
+        assert (allowed <= 1e-5 * norms).all()
+        assert digests.match(digests.of(total, step), messages, n, dtype)
+        off = (digests.of(total, step) - expected)[:, :PROJECTIONS].abs() / allowed[:, None]
+        largest = max(largest, float(off.max()))
         place = int(torch.randint(size, (1,), generator=generator))
-        total[place] += 4.5 * allowed
-        assert float((digests.of(total, step) - expected)[:PROJECTIONS].abs().min()) > allowed, (step, place)
+        total[place] += 4.5 * allowed[place // chunk]
+        off = (digests.of(total, step) - expected)[place // chunk, :PROJECTIONS].abs()
+        assert float(off.min()) > allowed[place // chunk], (step, place)
+        assert not digests.match(digests.of(total, step), messages, n, dtype)
     assert largest < 0.5
 
 
 def test_digests_are_fresh_at_every_step_and_bits_tell_a_last_place() -> None:
     digests, vector = Digests(0, 100, CPU), torch.ones(100)
-    assert len({tuple(digests.of(vector, step).tolist()) for step in range(50)}) == 50
+    assert len({tuple(digests.of(vector, step)[0].tolist()) for step in range(50)}) == 50
     other = vector.clone()
     other[3] = torch.nextafter(other[3], torch.tensor(2.0))
     assert bits_of(vector) != bits_of(other)
 
 
+def test_digests_of_some_chunks_and_a_copy_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lean_mnist.training.distributed.message.CHUNK", 30)
+    vector, copy = torch.randn(100), torch.zeros(100)
+    digests = Digests(0, 100, CPU)
+    whole = digests.of(vector, 1, copy_P=copy)
+    assert torch.equal(copy, vector)
+    assert [digests.chunks, *whole.shape] == [4, 4, PROJECTIONS + 1]
+    parts = [digests.of(vector, 1, slice(first, first + 2)) for first in (0, 2)]
+    assert torch.equal(parts[0] + parts[1], whole)
+    assert not parts[0][2:].any()
+
+
 # What refuses a step
 
 
-def test_a_sum_that_is_right_is_used() -> None:
+def test_a_sum_that_is_right_is_used(way: bool) -> None:
     for (gradient_P, (loss, stop)), error in together(3, lambda world: one_step(world, stop=world.rank == 2)):
         assert error is None
         parts = [torch.randn(58, generator=torch.Generator().manual_seed(rank)) for rank in range(3)]
@@ -121,14 +148,14 @@ def test_a_sum_that_is_right_is_used() -> None:
     assert not together(2, one_step)[0][0][1][1]
 
 
-def test_one_rank_refuses_and_all_say_why() -> None:
+def test_one_rank_refuses_and_all_say_why(way: bool) -> None:
     def act(world: World) -> Any:
         return one_step(world, refusal=HealthError("the loss is nan") if world.rank == 1 else None)
 
     assert said(together(3, act), HealthError) == "rank 1: the loss is nan"
 
 
-def test_a_gradient_changed_after_it_was_declared() -> None:
+def test_a_gradient_changed_after_it_was_declared(way: bool) -> None:
     message = said(
         together(2, lambda world: one_step(world, change=at(1, lambda g: g[10].add_(1e-4)))), GradientMismatch
     )
@@ -136,24 +163,29 @@ def test_a_gradient_changed_after_it_was_declared() -> None:
     assert "layers.0.weight[1, 3]: it was " in message
 
 
-def test_a_gradient_that_is_not_finite() -> None:
+def test_a_gradient_that_is_not_finite(way: bool) -> None:
     message = said(
         together(2, lambda world: one_step(world, before=at(1, lambda g: g[3].fill_(torch.nan)))), HealthError
     )
     assert message.startswith("step 7: the gradient of rank 1 is not finite")
 
 
-def test_a_gradient_that_does_not_arrive() -> None:
+def test_a_gradient_that_does_not_arrive(way: bool) -> None:
     def sent(rank: int, call: int, vector: Tensor) -> None:
         if rank == 1:
             vector[55:] *= 1.001
 
     message = said(together(3, one_step, sent=sent), GradientMismatch)
-    assert "the gradient of rank 1 (layers.1.bias[0]: it sent " in message
-    assert "(and 2 more)) does not arrive as its checks saw it; the step was not applied" in message
+    if way:  # the memory in which the others read it
+        assert "rank 1: gradient check failed at step 7: the gradient was changed" in message
+        assert "layers.1.bias[0]: it was " in message
+        assert "(and 2 more); the step was not applied" in message
+    else:
+        assert "the gradient of rank 1 (layers.1.bias[0]: it sent " in message
+        assert "(and 2 more)) does not arrive as its checks saw it; the step was not applied" in message
 
 
-def test_one_rank_receives_another_sum() -> None:
+def test_one_rank_receives_another_sum(way: bool) -> None:
     def received(rank: int, call: int, vector: Tensor) -> None:
         if rank == 0 and call == 0:
             vector[40] += 1
@@ -162,7 +194,7 @@ def test_one_rank_receives_another_sum() -> None:
     assert "the reduced gradient of rank 0 is not that of rank 1: on rank 0, layers.1.weight[0, 0]: rank 1" in message
 
 
-def test_ranks_that_differ_by_less_than_rounding() -> None:
+def test_ranks_that_differ_by_less_than_rounding(way: bool) -> None:
     def received(rank: int, call: int, vector: Tensor) -> None:
         if rank == 2 and call == 0:
             vector[40] = torch.nextafter(vector[40], torch.tensor(9.0))
@@ -174,7 +206,7 @@ def test_ranks_that_differ_by_less_than_rounding() -> None:
 @pytest.mark.parametrize(
     ("calls", "why"), [(1, "each rank's gradient arrives"), (99, "even the sum of nothing is not")]
 )
-def test_an_all_reduce_that_is_wrong_of_no_one_rank(calls: int, why: str) -> None:
+def test_an_all_reduce_that_is_wrong_of_no_one_rank(calls: int, why: str, way: bool) -> None:
     def received(rank: int, call: int, vector: Tensor) -> None:
         if call < calls:
             vector[40] += 1
@@ -184,19 +216,22 @@ def test_an_all_reduce_that_is_wrong_of_no_one_rank(calls: int, why: str) -> Non
     assert "layers.1.weight[0, 0]: the sum is " in message
 
 
-def test_no_all_reduce_at_all() -> None:
-    own: dict[int, Tensor] = {}
-
-    def sent(rank: int, call: int, vector: Tensor) -> None:
-        own[rank] = vector.clone()
-
-    def received(rank: int, call: int, vector: Tensor) -> None:
-        vector.copy_(own[rank])
-
-    assert "does not arrive" in said(together(2, one_step, sent=sent, received=received), GradientMismatch)
+def test_no_all_reduce_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ThreadTransport, "all_reduce", lambda transport, vector: None)
+    monkeypatch.setattr(ThreadTransport, "shares", False)
+    assert "the gradient of rank 0 and of rank 1 does not arrive" in said(together(2, one_step), GradientMismatch)
 
 
-def test_parts_that_overlap_and_steps_that_differ() -> None:
+def test_memory_that_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def share(transport: ThreadTransport, like_P: Tensor) -> None:
+        transport.shared = [torch.zeros_like(like_P) for _ in range(transport.size)]
+
+    monkeypatch.setattr(ThreadTransport, "share", share)
+    message = said(together(2, one_step), GradientMismatch)
+    assert "the gradient of rank 0 and of rank 1 does not arrive" in message
+
+
+def test_parts_that_overlap_and_steps_that_differ(way: bool) -> None:
     overlap = together(2, lambda world: one_step(world, share=lambda world: slice(0, 5)))
     assert "the ranks' parts do not make up one batch: 5 of 8, 5 of 8 examples" in said(overlap, GradientMismatch)
     apart = together(2, lambda world: one_step(world, step=7 + world.rank))
@@ -347,6 +382,7 @@ def test_two_processes_and_one_that_dies(tmp_path: Path, monkeypatch: pytest.Mon
         with join(store, 0) as world:
             ours, theirs = scenarios(world)
             world.resume_hint = "lean_mnist.train --resume a-run"
+            monkeypatch.setattr(world, "prepare", lambda *given: None)  # it is
             with pytest.raises(RankLost) as lost:
                 train(world)  # the other has left
         assert other.wait() == 7

@@ -4,10 +4,10 @@ Every process (*rank*) has all of the data, draws the same batches, and takes it
 
     gradient of the mean loss over the own part → ``snapshot`` → the hooks' checks → ``reduce`` → clip → optimizer
 
-so that everything the hooks see is the rank's own, and everything the optimizer sees is everybody's. The reduction is
-two collective operations: the all-reduce of the flat gradient, and a gather of one small message a rank with the
-verdict of its own checks and digests of its gradient and of the sum it got (``message``). Whatever is
-found, all ranks find it, from the same messages, and stop at the same step with the same words.
+so that everything the hooks see is the rank's own, and everything the optimizer sees is everybody's. A reduction is
+a gather of one small message a rank (``message``: the verdict of its own checks, digests of its gradient), the sum, and
+a gather of what each holds then. Whatever is found, all ranks find it, from the same messages, and stop at the same
+step with the same words.
 """
 
 from __future__ import annotations
@@ -26,16 +26,7 @@ from lean_mnist.errors import ConfigError, GradientMismatch, Interrupted, LeanMn
 from lean_mnist.nn.parameters import ParameterSlot
 from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
-from lean_mnist.training.distributed.message import (
-    Digests,
-    bits_of,
-    mean_loss,
-    misfit,
-    odd_ones,
-    pack,
-    unpack,
-    wrong_sums,
-)
+from lean_mnist.training.distributed.message import Digests, Message, bits_of, mean_loss, misfit, odd_ones
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 T = TypeVar("T")
@@ -114,12 +105,13 @@ class World:
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
         """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
         self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device)
-        self._sent_P = torch.zeros_like(like_P)
+        with self._contact() as transport:
+            transport.share(like_P)
+            self._sent_P = transport.shared[self.rank] if transport.shared else torch.zeros_like(like_P)
 
     def snapshot(self, gradient_P: Tensor, step: int) -> None:
         """Copy the own gradient before it is checked, so that what is checked is what is sent."""
-        self._step, self._own_digests = step, self._digests.of(gradient_P, step)
-        self._sent_P.copy_(gradient_P)
+        self._step, self._own_digests = step, self._digests.of(gradient_P, step, copy_P=self._sent_P)
 
     def reduce(
         self,
@@ -147,33 +139,44 @@ class World:
         sum of the ranks' own; ``RankLost``.
         """
         assert step == self._step, "snapshot comes before reduce"
-        reduced_P = self._sent_P
-        place = difference(self._layout, reduced_P, gradient_P, "it was", "it is") if examples else ""
-        if place and refusal is None:
-            refusal = GradientMismatch(
-                f"gradient check failed at step {step}: the gradient was changed after it was declared, at {place}; "
-                f"the step was not applied"
-            )
-        weight = examples / total
-        if examples:
-            reduced_P.mul_(weight)
-        else:
-            reduced_P.zero_()  # whatever stands there may be NaN
+        own = Message(step, examples, total, refusal is not None, stop, float(loss), self._own_digests)
         with self._contact() as transport:
-            transport.all_reduce(reduced_P)
-            integers = [step, examples, total, refusal is not None, stop]
-            digest = self._digests.of(reduced_P, step)
-            row = pack(integers, bits_of(reduced_P), loss, self._own_digests, digest)
-            messages = unpack(transport.all_gather(row))
+            messages = [Message.unpacked(row) for row in transport.all_gather(own.packed())]
             if any(message.refused for message in messages):
                 raise self.report_once(_combined(transport.all_gather_object(refusal))) from refusal
-            wrong = wrong_sums(messages, len(gradient_P), gradient_P.dtype)
-            if wrong or misfit(messages) or len({message.bits for message in messages}) > 1:
-                own_P = gradient_P * weight if examples else torch.zeros_like(gradient_P)
-                evidence = Evidence(messages, own_P, reduced_P, self._layout)
+            changed = self._sum(transport, messages, gradient_P)
+            # All sums are the same, bit for bit: the digests of one part of it on each rank are those of all.
+            part = self._digests.of(gradient_P, step, self.share(self._digests.chunks)).cpu()
+            row = torch.tensor([bool(changed), int(bits_of(gradient_P))])
+            table = transport.all_gather(torch.cat([row, part.view(torch.int64).flatten()]))
+            digests, bits = table[:, 2:].view(torch.float64).sum(0).view_as(part), table[:, 1].tolist()
+            if table[:, 0].any():
+                raise self.report_once(_combined(transport.all_gather_object(changed)))
+            right = self._digests.match(digests, messages, self.size, gradient_P.dtype)
+            if not right or misfit(messages) or len(set(bits)) > 1:
+                evidence = Evidence(messages, bits, self._sent_P, gradient_P, self._layout)
                 raise self.report_once(explain(transport, self._digests, evidence))
-        gradient_P.copy_(reduced_P)
         return loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages)
+
+    def _sum(self, transport: Transport, messages: list[Message], gradient_P: Tensor) -> GradientMismatch | None:
+        """Replace the own gradient by the weighted sum of all; an error if it is not the one that was declared."""
+        places: list[str] = []
+
+        def look(place: slice) -> None:
+            found = difference(
+                self._layout, self._sent_P[place], gradient_P[place], "it was", "it is", start=place.start
+            )
+            places.extend([found] if found else [])
+
+        own = messages[self.rank]
+        weights = [message.weight for message in messages]
+        transport.weighted_sum(self._sent_P, weights, gradient_P, *([look] if own.examples else []))
+        if not places:
+            return None
+        return GradientMismatch(
+            f"gradient check failed at step {own.step}: the gradient was changed after it was declared, "
+            f"at {places[0]}; the step was not applied"
+        )
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, in their order. For small things, now and then."""
