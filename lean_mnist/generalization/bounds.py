@@ -2,7 +2,7 @@
 
 Every bound answers one question, decided by ball arithmetic: does it *confirm* that the risk is at most p? What is
 returned is the least decimal that it confirms, so it is rounded outward and never to nearest. Numbers go in as ints,
-Fractions or text; floats are refused (:func:`lean_mnist.generalization.exact.exact`). SciPy only guesses where to look.
+Fractions or text; floats are refused (:func:`lean_mnist.generalization.exact.exact`), and only guess where to look.
 To add a bound, add it to ``BOUNDS``; for certificates also to the checker's ``THEOREMS`` and ``confirms``.
 
 | name | confirms that the risk is at most p when | source |
@@ -204,9 +204,31 @@ def _empirical_bernstein(k: Fraction, m: int, delta: Fraction, p: Fraction) -> f
 def _guess_clopper_pearson(k: float, m: int, delta: Fraction) -> float:
     if -_log(delta) >= 600 or k >= m:
         return _guess_kl(k / m, m, -_log(delta))
-    from scipy.special import betainccinv
+    return beta_quantile(k + 1, m - k, float(delta))
 
-    return float(betainccinv(k + 1, m - k, float(delta)))
+
+def beta_quantile(a: float, b: float, tail: float) -> float:
+    """About the x that a Beta(a, b) variable exceeds with probability ``tail``, for a and b above 0: in floats."""
+    low, high = 0.0, 1.0
+    while low < (x := (low + high) / 2) < high:
+        near = x * (a + b + 2) < a + 1
+        exceeded = 1 - _incomplete_beta(a, b, x) if near else _incomplete_beta(b, a, 1 - x)
+        low, high = (x, high) if exceeded > tail else (low, x)
+    return x
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """``I_x(a, b)`` for x below about its mean: the continued fraction of DLMF 8.17.22, by Lentz's method."""
+    logarithm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    value, c, d, n = 1.0, 1.0, 0.0, 0
+    while n == 0 or abs(c * d - 1) > 1e-14:
+        n, m = n + 1, (n + 1) // 2
+        factor = m * (b - m) if n % 2 == 0 else -(a + m) * (a + b + m)
+        term = factor * x / ((a + n - 1) * (a + n))
+        d = 1 / (1 + term * d)
+        c = 1 + term / c
+        value *= c * d
+    return math.exp(logarithm) / (a * value)
 
 
 BOUNDS = {

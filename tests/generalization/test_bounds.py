@@ -1,6 +1,7 @@
 """Bounds: against mpmath, the checker and SciPy, exactly enumerated coverage, MLCERT's numbers, impossible requests."""
 
 import functools
+import itertools
 import math
 import operator
 from decimal import Decimal
@@ -20,6 +21,7 @@ from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import (
     BOUNDS,
     Bound,
+    beta_quantile,
     confirms,
     pac_bayes_risk,
     risk_interval,
@@ -100,6 +102,12 @@ def test_clopper_pearson_is_scipys() -> None:
         low, high = risk_interval("clopper-pearson", k, m, "0.05")
         assert float(high) == pytest.approx(beta.ppf(0.975, k + 1, m - k), rel=1e-9)
         assert float(low) == pytest.approx(beta.ppf(0.025, k, m - k + 1) if k else 0, rel=1e-9)
+
+
+def test_the_quantile_that_searches_start_from_is_scipys() -> None:
+    sizes = (0.3, 1, 2.5, 194, 9_807, 1e6)
+    for a, b, tail in itertools.product(sizes, sizes, (0.965, 0.5, 0.025, 1e-9)):
+        assert beta_quantile(a, b, tail) == pytest.approx(beta.isf(tail, a, b), rel=1e-6), (a, b, tail)
 
 
 def test_sharper_bounds_are_sharper() -> None:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv
 from torch import Tensor
+
+from lean_mnist.generalization.bounds import beta_quantile
 
 BLOCK = 100  # images
 PERMUTATIONS = 4_999
@@ -78,5 +79,5 @@ def independence(right_m: Tensor, seed: int = 0) -> Independence | None:
         (1 + as_large) / (1 + PERMUTATIONS),
         float(correlation),
         float(effective),
-        float(betaincinv(rate * effective + 1, effective * (1 - rate), 1 - _DELTA)),
+        beta_quantile(rate * effective + 1, effective * (1 - rate), _DELTA),
     )

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import HealthError
+from lean_mnist.generalization.bounds import beta_quantile
 from lean_mnist.nn import MLP, functional
 
 BINS = 15
@@ -197,6 +197,6 @@ def precision_recall(
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """The two-sided Clopper–Pearson interval for a probability (Clopper and Pearson, 1934), by beta quantiles."""
     tail = (1 - confidence) / 2
-    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
-    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
+    low = 0.0 if successes == 0 else 1 - beta_quantile(trials - successes + 1, successes, tail)
+    high = 1.0 if successes == trials else beta_quantile(successes + 1, trials - successes, tail)
     return low, high
