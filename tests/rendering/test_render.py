@@ -18,7 +18,6 @@ from lean_mnist.errors import ConfigError
 from lean_mnist.rendering.png import png
 from lean_mnist.rendering.sheet import BORDERS, Style, Tile, sheet
 from lean_mnist.training.checkpoints import load_checkpoint
-from lean_mnist.training.evaluation import figures
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 from tests.support.golden import assert_golden
 from tests.support.training_cases import FinishedRun, call, digits_run
@@ -209,9 +208,7 @@ def test_a_png_is_written_instead_of_text(called: Call, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """One epoch on ``digits``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "available", lambda: False)
-        return digits_run(tmp_path_factory.mktemp("trained"), epochs=1)
+    return digits_run(tmp_path_factory.mktemp("trained"), epochs=1)
 
 
 @pytest.fixture(scope="module")

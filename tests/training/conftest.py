@@ -9,7 +9,6 @@ import torch
 
 from lean_mnist.data.names import DATA_VARIABLE
 from lean_mnist.data.official import DownloadError
-from lean_mnist.training.evaluation import figures
 from tests.support.idx_files import write_idx
 from tests.support.shared_data import folder_with
 from tests.support.training_cases import FinishedRun, digits_run, tree
@@ -27,15 +26,6 @@ def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     monkeypatch.setattr("lean_mnist.data.official.probe", refuse)
-
-
-@pytest.fixture(autouse=True)
-def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No charts at the end of a run, whose drawing takes as long as its training; the runs that tests share have them.
-
-    Charts that are asked for are drawn.
-    """
-    monkeypatch.setattr(figures, "available", lambda: False)
 
 
 @pytest.fixture

@@ -189,14 +189,6 @@ def test_a_finished_run_exits_0_and_says_where_everything_is(
     assert (status, out, err) == (0, "", "")
 
 
-@pytest.mark.parametrize("available", [True, False])
-def test_what_the_dashboard_lacks_without_matplotlib_is_said(available: bool, short_run: FinishedRun) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lean_mnist.training.evaluation.figures.available", lambda: available)
-        printed = " ".join(str(short_run.summary).split())
-    assert ("left out two pictures on the dashboard: charts need matplotlib" in printed) is not available
-
-
 def test_with_json_the_summary_is_one_document(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,6 @@ from tensorboard.util import tensor_util
 
 from lean_mnist.data.datasets import Split, load_digits
 from lean_mnist.nn import MLP
-from lean_mnist.training.evaluation import figures
 from lean_mnist.training.evaluation.images import (
     confusion_matrix,
     first_layer_weights,
@@ -372,20 +371,9 @@ def test_the_band_holds_the_accuracy(events: EventAccumulator) -> None:
         assert low.value <= accuracy.value <= high.value
 
 
-def test_pictures_of_confidence_are_drawn_once(events: EventAccumulator) -> None:
-    for name in ("reliability", "risk_by_coverage"):
-        (picture,) = events.Images(tag_of(f"picture/{name}"))
-        assert (picture.width, picture.height) == (720, 480)
-
-
-def test_a_run_without_matplotlib_goes_on_and_says_what_is_missing(tmp_path: Path) -> None:
-    finished = digits_run(tmp_path, epochs=1)  # ``no_charts``
-    pictures = EventAccumulator(str(finished.folder)).Reload().Tags()["images"]
-    assert pictures == [
-        f"5 pictures/{name}" for name in ("first layer weights", "confusion", "misread", "least certain")
-    ]
-    said = " ".join(str(finished.summary).split())
-    assert f"left out two pictures on the dashboard: {figures.MISSING}" in said
+def test_the_pictures_of_a_run(events: EventAccumulator) -> None:
+    names = ("first layer weights", "confusion", "misread", "least certain")
+    assert events.Tags()["images"] == [f"5 pictures/{name}" for name in names]
 
 
 def test_the_best_step_is_that_of_the_summary(events: EventAccumulator, default_run: FinishedRun) -> None:

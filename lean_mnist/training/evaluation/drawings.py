@@ -6,7 +6,7 @@ from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
 from lean_mnist.reading.text import printable
-from lean_mnist.training.evaluation import figures, images, pictures
+from lean_mnist.training.evaluation import images
 from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall, probabilities
 from lean_mnist.training.sinks.records import Embedding, Image, Points, PrecisionRecall, Record
 
@@ -25,9 +25,6 @@ def final_drawings(
         "misread": images.misread_digits(test, found, maximum),
         "least_certain": images.least_certain_digits(test, found, maximum),
     }
-    if figures.available():
-        drawn["reliability"] = pictures.reliability_diagram(found)
-        drawn["risk_by_coverage"] = pictures.risk_coverage_curve(found)
     for name, picture in drawn.items():
         if picture is not None:
             yield Image(step, f"picture/{name}", picture)

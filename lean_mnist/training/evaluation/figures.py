@@ -1,8 +1,7 @@
-"""Charts, drawn by matplotlib, which the extra ``plots`` installs; it is imported where the first chart is drawn."""
+"""Charts, drawn by matplotlib, which the extra ``plots`` installs."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
 BLUE, PALE_BLUE, ORANGE, GREEN, GREY = "tab:blue", "#8cb7db", "tab:orange", "tab:green", "#969696"
 MISSING = f"charts need matplotlib; to have it: {typed('python -m pip', 'install', 'matplotlib')}"
 _INCHES, _DOTS_PER_INCH = (7.2, 4.8), 100
-
-
-def available() -> bool:
-    """True if charts can be drawn."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def axes(title: str, x_label: str, y_label: str) -> Axes:

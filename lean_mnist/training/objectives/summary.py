@@ -16,7 +16,6 @@ from lean_mnist.generalization.certificates.document import Certificate
 from lean_mnist.generalization.quantize import TrainingClaims
 from lean_mnist.invocation import typed
 from lean_mnist.training.config import Config
-from lean_mnist.training.evaluation import figures
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.step import FOLDER, MOST
 from lean_mnist.training.report import FILE as REPORT
@@ -122,7 +121,6 @@ class Summary:
             *self._of_checks(),
             ("time", f"{state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s"),
             ("written", ", ".join(str(path) for path in self.files.values())),
-            ("left out", "" if figures.available() else f"two pictures on the dashboard: {figures.MISSING}"),
         ]
         measured = f"test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%}"
         about = f"{test.errors} errors in {test.examples:,}; the test split was {once}"

@@ -7,6 +7,9 @@ first two sections: so tags begin with numbers. The names of records stay what t
 import re
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lean_mnist.training.sinks.records import Outcome
 
 _OVERVIEW = {
@@ -121,13 +124,25 @@ def text(name: str, value: str) -> Any:
     return _summary(name, metadata.PLUGIN_NAME, content, tensor=tensor)
 
 
+def curve(name: str, value: npt.NDArray[np.float64]) -> Any:
+    """Summary of the *PR curves* page: (6, T), as the record has it."""
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.plugins.pr_curve import metadata, plugin_data_pb2
+
+    tensor = TensorProto(dtype="DT_FLOAT", float_val=value.reshape(-1))
+    for size in value.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    content = plugin_data_pb2.PrCurvePluginData(version=0, num_thresholds=value.shape[1]).SerializeToString()
+    return _summary(name, metadata.PLUGIN_NAME, content, tensor=tensor)
+
+
 def hparams(record: Outcome) -> list[Any]:
     """Summaries of the *HParams* page; its metrics are the scalars of ``record.value``, in this run.
 
     The page sorts settings that differ between runs first, and believes the first run that says which these are. No
     run knows: each says so of the settings that tell it from the default, and of the first that people change.
     """
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
     kinds = {bool: api_pb2.DATA_TYPE_BOOL, int: api_pb2.DATA_TYPE_FLOAT64, float: api_pb2.DATA_TYPE_FLOAT64}
     settings = {name: value if type(value) in kinds else str(value) for name, value in record.settings.items()}
@@ -141,16 +156,14 @@ def hparams(record: Outcome) -> list[Any]:
     for name, value in settings.items():
         setattr(start.hparams[name], _FIELDS.get(type(value), "string_value"), value)
     contents = {
-        metadata.EXPERIMENT_TAG: {"experiment": api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)},
-        metadata.SESSION_START_INFO_TAG: {"session_start_info": start},
-        metadata.SESSION_END_INFO_TAG: {
-            "session_end_info": plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
-        },
+        "experiment": api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics),
+        "session_start_info": start,
+        "session_end_info": plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS),
     }
     made = []
-    for tag, content in contents.items():
-        data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
-        made.append(_summary(tag, metadata.PLUGIN_NAME, data.SerializeToString(deterministic=True)))
+    for kind, content in contents.items():
+        data = plugin_data_pb2.HParamsPluginData(version=0, **{kind: content}).SerializeToString(deterministic=True)
+        made.append(_summary(f"_hparams_/{kind}", "hparams", data))
     return made
 
 

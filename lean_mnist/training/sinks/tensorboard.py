@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from lean_mnist.files import png
 from lean_mnist.training.sinks import projector
-from lean_mnist.training.sinks.dashboard import drawn, hparams, layout, tag_of, text
+from lean_mnist.training.sinks.dashboard import curve, drawn, hparams, layout, tag_of, text
+from lean_mnist.training.sinks.event_frames import framed
 from lean_mnist.training.sinks.log_file import LogFile
 from lean_mnist.training.sinks.records import (
     Embedding,
@@ -42,7 +43,6 @@ class TensorBoardSink(Sink):
 
     def __init__(self, folder: Path, resume_step: int | None = None, sizes: Mapping[str, int] | None = None) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._new_event, self._earlier = Event, {}
         earlier = sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_file() and not path.is_symlink())
@@ -54,7 +54,6 @@ class TensorBoardSink(Sink):
             cut.close()
             self._earlier[path.name] = cut.size
         self._file = LogFile(folder / _next_name(earlier))
-        self._records = RecordWriter(self._file)
         self._add(file_version="brain.Event:2")
         if resume_step is None:
             self._add(summary=layout())
@@ -62,7 +61,7 @@ class TensorBoardSink(Sink):
             self._add(session_log=SessionLog(status=SessionLog.START), step=resume_step + 1)
 
     def _add(self, **fields: Any) -> None:
-        self._records.write(self._new_event(wall_time=time.time(), **fields).SerializeToString())
+        self._file.write(framed(self._new_event(wall_time=time.time(), **fields).SerializeToString()))
 
     def write(self, record: Record) -> None:
         """Add what draws it."""
@@ -77,7 +76,6 @@ class TensorBoardSink(Sink):
 
     def _summaries(self, record: Record) -> list[Any]:
         from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-        from torch.utils.tensorboard.summary import pr_curve_raw
 
         tag, value = tag_of(record.name), record.value
         if isinstance(record, (Text, Notice)):
@@ -96,7 +94,7 @@ class TensorBoardSink(Sink):
             )
             return [Summary(value=[Summary.Value(tag=tag, histo=histogram)])]
         if isinstance(record, PrecisionRecall):
-            return [pr_curve_raw(record.name, *value)]
+            return [curve(record.name, value)]
         return hparams(record) if isinstance(record, Outcome) else []
 
     def flush(self) -> dict[str, int]:

@@ -17,7 +17,6 @@ import torch
 from lean_mnist import pacbayes, train
 from lean_mnist.command_line import run_command
 from lean_mnist.training.checkpoints import content_hash
-from lean_mnist.training.evaluation import figures
 from lean_mnist.training.sinks.dashboard import tag_of
 from tests.support.faults.events import read_events
 
@@ -56,11 +55,7 @@ class OurTrainer:
             self.main()
 
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # until it is the command that gets it
-        # The charts at the end are pictures like the others, and drawing them takes as long as all the rest.
-        with (
-            mock.patch.object(figures, "available", return_value=False),
-            mock.patch.object(sys, "argv", ["command", *arguments]),
-        ):
+        with mock.patch.object(sys, "argv", ["command", *arguments]):
             run_command(main)
 
     def state(self, folder: Path) -> Mapping[str, Any]:
