@@ -1,10 +1,17 @@
-"""The folder of the cache: what can be made again at any time, kept because making it takes a while."""
+"""The cache: what can be made again at any time, kept because making it takes a while. It decides nothing."""
 
+import contextlib
+import hashlib
+import mmap
 import os
 import stat
+import tempfile
 from pathlib import Path
+from typing import Any
 
 CACHE_VARIABLE = "LEAN_MNIST_CACHE"  # names the folder; empty: nothing is kept
+_DIGEST = 32  # bytes of SHA-256, of the entry's name and content, in front of the content
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
 def cache_folder() -> Path | None:
@@ -29,6 +36,53 @@ def cache_folder() -> Path | None:
         return place if safe and os.access(place, os.R_OK | os.W_OK | os.X_OK) else None
     except (OSError, ValueError, RuntimeError):  # a null byte in the path; no home, or a circle of links
         return None
+
+
+def recall(name: str) -> memoryview | None:
+    """What was kept as ``name``, mapped into memory (writable, the file stays); ``None`` where it is not there whole.
+
+    Its SHA-256 is compared, and the file is this user's and nobody else may write to it.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return None
+    try:
+        descriptor = os.open(folder / name, _FLAGS)
+        try:
+            found = os.fstat(descriptor)
+            own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            if not (own and stat.S_ISREG(found.st_mode) and found.st_size > _DIGEST):
+                return None
+            whole = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY))
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
+        return None
+    content = whole[_DIGEST:]
+    return content if _digest(name, content) == whole[:_DIGEST] else None
+
+
+def keep(name: str, *parts: Any) -> None:
+    """Keep the bytes of ``parts``, one after another, as ``name``; where that cannot be, nothing happens."""
+    folder = cache_folder()
+    if folder is None:
+        return
+    with contextlib.suppress(OSError):
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines((_digest(name, *parts), *parts))
+            os.replace(temporary, folder / name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def _digest(name: str, *parts: Any) -> bytes:
+    digest = hashlib.sha256(f"{name}\0".encode())
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def _is_kept_from_others(folder: Path, *, sticky: bool) -> bool:

@@ -6,13 +6,15 @@ Options are read by ``argparse``, whose errors name the option; the text of each
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import dataclasses
+import gc
 import io
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -184,8 +186,26 @@ def _with_hyphens(argument: str) -> str:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and exit with its status: errors for people are one line on standard error, no trace."""
+    atexit.register(gc.freeze)  # at exit no memory has to be found that is given back anyway
     with EndedAtOnceWhileImporting():
         _run(main)
+
+
+@contextlib.contextmanager
+def importing_pytorch() -> Iterator[None]:
+    """Keep the garbage collector from what is imported inside, of which nothing is garbage, then and later.
+
+    It would look through all of PyTorch again and again, half a second in all.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _run(main: Callable[[], None]) -> None:

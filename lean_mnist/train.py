@@ -3,7 +3,7 @@
 import sys
 from datetime import timedelta
 
-from lean_mnist.command_line import run_command
+from lean_mnist.command_line import importing_pytorch, run_command
 from lean_mnist.training.arguments import read_arguments
 
 
@@ -11,8 +11,9 @@ def main() -> None:
     """Read the command line, run, print the summary."""
     config, resume = read_arguments(sys.argv[1:])
     # After the command line, so that --help need not wait for PyTorch.
-    from lean_mnist.training.distributed import from_environment
-    from lean_mnist.training.run import choose_device, run
+    with importing_pytorch():
+        from lean_mnist.training.distributed import from_environment
+        from lean_mnist.training.run import choose_device, run
 
     with from_environment(choose_device(config.device), timedelta(seconds=config.rank_timeout)) as world:
         summary = run(config, resume, world)

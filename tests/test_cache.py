@@ -1,13 +1,16 @@
-"""The folder of the cache: where it is, and that it is used only where nobody else could have put anything."""
+"""The cache: where it is, that nobody else could have put anything there, and that what is spoiled is not used."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lean_mnist.cache import CACHE_VARIABLE, cache_folder
+from lean_mnist.cache import CACHE_VARIABLE, cache_folder, keep, recall
 
 
 @pytest.fixture
@@ -82,3 +85,73 @@ def test_where_no_folder_can_be_made_nothing_is_kept(
     named = path.replace("FILE", str(tmp_path / "file"))
     monkeypatch.setattr(os, "environ", {**os.environ, CACHE_VARIABLE: named})  # the true one takes no null byte
     assert cache_folder() is None
+
+
+def test_what_was_kept_is_recalled_and_can_be_written_without_changing_it(named: Path) -> None:
+    assert recall("entry") is None
+    keep("entry", b"of two", memoryview(b" parts"))
+    for _ in range(2):
+        found = recall("entry")
+        assert found is not None
+        assert bytes(found) == b"of two parts"
+        found[0] = 0
+    assert [path.name for path in named.iterdir()] == ["entry"]
+    keep("entry", b"another")
+    assert bytes(recall("entry") or b"") == b"another"
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+SPOILED: dict[str, Callable[[Path], object]] = {
+    "a bit flipped": _flip,
+    "cut short": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "empty": lambda path: os.truncate(path, 0),
+    "its digest alone": lambda path: os.truncate(path, 32),
+    "the entry of another name": lambda path: path.replace(path.with_name("entry")),
+    "writable by others": lambda path: path.chmod(0o606),
+    "a link": lambda path: path.rename(path.with_name("moved")).with_name("entry").symlink_to("moved"),
+    "a folder": lambda path: path.rename(path.with_name("moved")).with_name("entry").mkdir(),
+    "a pipe": lambda path: os.mkfifo(path.rename(path.with_name("moved")).with_name("entry")),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILED)
+def test_a_spoiled_entry_is_none(named: Path, fault: str) -> None:
+    name = "other" if fault == "the entry of another name" else "entry"
+    keep(name, b"content")
+    SPOILED[fault](named / name)
+    assert recall("entry") is None
+
+
+def test_the_entry_of_another_user_is_none(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep("entry", b"content")
+    found = os.stat(named / "entry")
+    foreign = os.stat_result((*found[:4], found.st_uid + 1, *found[5:]))
+    monkeypatch.setattr(os, "fstat", lambda descriptor: foreign)
+    assert recall("entry") is None
+
+
+def test_where_nothing_can_be_written_nothing_happens(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", lambda *_: os.stat("/dev/null/full"))  # an OSError
+    keep("entry", b"content")
+    assert list(named.iterdir()) == [], "no temporary file stays"
+    monkeypatch.setenv(CACHE_VARIABLE, "")
+    keep("entry", b"content")
+    assert recall("entry") is None
+
+
+def test_two_processes_at_once_keep_one_whole_entry(named: Path) -> None:
+    code = (
+        "import sys; from lean_mnist.cache import keep, recall\n"
+        "for _ in range(30):\n"
+        "    keep('entry', bytes([int(sys.argv[1])]) * 300_000)\n"
+        "    found = recall('entry'); assert found is not None and len(set(found)) == 1 and len(found) == 300_000\n"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, number]) for number in "12"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert [path.name for path in named.iterdir()] == ["entry"]

@@ -6,19 +6,21 @@ An IDX file is: two zero bytes, a type code, the number of dimensions (these fou
 Format: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", section "File formats".
 """
 
+import hashlib
+import io
 import math
 import os
 import struct
 from collections.abc import Callable
-from io import BufferedReader
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lean_mnist.cache import keep, recall
 from lean_mnist.errors import DataError
 from lean_mnist.reading.files import LARGEST, opened
-from lean_mnist.reading.packed import GzipStream
+from lean_mnist.reading.packed import GZIP_MAGIC, GzipStream
 from lean_mnist.reading.text import shown
 
 PathLike = str | os.PathLike[str]
@@ -33,6 +35,7 @@ MOST_LABELS = 1 << 20  # each becomes eight bytes
 
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 _CHUNK = 1 << 20
+_WORTH_KEEPING = 1 << 20  # packed bytes from which on unpacking takes longer than hashing twice
 
 
 def read_idx(path: PathLike, check: Callable[[int, Shape], None] | None = None) -> npt.NDArray[Any]:
@@ -44,13 +47,34 @@ def read_idx(path: PathLike, check: Callable[[int, Shape], None] | None = None) 
     than 8 dimensions or one of size zero, is a damaged gzip file, announces more than 256 MiB, or holds fewer or more
     bytes than it announces.
     """
-    with opened(path, "an IDX file", packed=None) as (file, _):
-        return _parse(file, shown(path), check)
+    with opened(path, "an IDX file") as (file, size):
+        if file.peek(2)[:2] != GZIP_MAGIC:
+            return _parse(file, shown(path), check)
+        if not _WORTH_KEEPING <= size <= LARGEST:
+            return _parse(GzipStream(file), shown(path), check)
+        packed = file.read()
+        entry = f"idx-{hashlib.sha256(packed).hexdigest()}"
+        if (unpacked := recall(entry)) is not None:
+            return _parse(_Mapped(unpacked), shown(path), check)
+        array = _parse(GzipStream(io.BytesIO(packed)), shown(path), check)
+        if array.dtype == np.uint8:
+            keep(entry, struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape), array.data)
+        return array
 
 
-def _parse(
-    file: BufferedReader | GzipStream, name: str, check: Callable[[int, Shape], None] | None
-) -> npt.NDArray[Any]:
+class _Mapped:
+    """Content in memory, read without copying it."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._rest = content
+
+    def read(self, size: int) -> memoryview:
+        """The next ``size`` bytes, fewer at the end."""
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return part
+
+
+def _parse(file: Any, name: str, check: Callable[[int, Shape], None] | None) -> npt.NDArray[Any]:
     start = file.read(4)
     if len(start) < 4:
         raise DataError(f"{name}: holds {len(start)} bytes, expected an IDX header of at least 8")
@@ -78,8 +102,8 @@ def _parse(
     if check is not None:
         check(type_code << 8 | dimensions, shape)
 
+    content = file.read(declared) if isinstance(file, _Mapped) else bytearray()
     # Grows with what is really there, so that a header which declares more costs nothing.
-    content = bytearray()
     while len(content) < declared and (chunk := file.read(min(_CHUNK, declared - len(content)))):
         content += chunk
     if len(content) < declared:

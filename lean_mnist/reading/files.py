@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lean_mnist.errors import DataError, LeanMnistError
-from lean_mnist.reading.packed import GZIP_MAGIC, GzipDamaged, GzipStream
+from lean_mnist.reading.packed import GzipDamaged, GzipStream
 from lean_mnist.reading.text import printable, shown
 
 LARGEST = 1 << 28  # bytes, unpacked, unless told otherwise
@@ -22,20 +22,20 @@ def read_bytes(
     error: type[LeanMnistError] = DataError,
     *,
     largest: int | None = None,
-    packed: bool | None = False,
+    packed: bool = False,
 ) -> bytes:
     """The content of the regular file at ``path``, where ``what`` is expected, as in "a checkpoint".
 
-    With ``packed`` it is unpacked by gzip, with ``None`` if it begins as gzip does. Raises ``error``, one line, if it
-    cannot be read, is a folder, pipe or device, or has more than ``largest`` bytes, packed or unpacked (256 MiB if not
-    given); no more than that is ever held.
+    With ``packed`` it is unpacked by gzip. Raises ``error``, one line, if it cannot be read, is a folder, pipe or
+    device, or has more than ``largest`` bytes, packed or unpacked (256 MiB if not given); no more than that is ever
+    held.
     """
     largest = LARGEST if largest is None else largest
-    with opened(path, what, error, packed=packed) as (file, size):
+    with opened(path, what, error) as (file, size):
         if size > largest:
             raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {largest:,}")
         # None: a file of the system that has nothing to read yet
-        content = file.read(largest + 1 if isinstance(file, GzipStream) else size + 1) or b""
+        content = (GzipStream(file).read(largest + 1) if packed else file.read(size + 1)) or b""
     if len(content) > largest:
         raise error(f"{shown(path)}: more than {largest:,} bytes, expected {what}")
     return content
@@ -43,9 +43,9 @@ def read_bytes(
 
 @contextlib.contextmanager
 def opened(
-    path: str | os.PathLike[str], what: str, error: type[LeanMnistError] = DataError, *, packed: bool | None = False
-) -> Iterator[tuple[io.BufferedReader | GzipStream, int]]:
-    """The content of the regular file at ``path``, to be read in parts, and the file's size, packed or not.
+    path: str | os.PathLike[str], what: str, error: type[LeanMnistError] = DataError
+) -> Iterator[tuple[io.BufferedReader, int]]:
+    """The regular file at ``path``, to be read in parts, and its size.
 
     Arguments and errors as of :func:`read_bytes`; what cannot be read or unpacked is ``error`` within the block, too.
     """
@@ -55,8 +55,7 @@ def opened(
         raise error(_unreadable(path, what, fault)) from None
     with file:
         try:
-            is_packed = file.peek(2)[:2] == GZIP_MAGIC if packed is None else packed
-            yield (GzipStream(file) if is_packed else file), os.fstat(file.fileno()).st_size
+            yield file, os.fstat(file.fileno()).st_size
         except GzipDamaged as fault:
             raise error(f"{shown(path)}: damaged gzip file ({printable(fault)}), expected {what}") from None
         except OSError as fault:

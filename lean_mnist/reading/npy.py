@@ -39,7 +39,7 @@ _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 def read_npy(path: str | Path, error: type[LeanMnistError] = DataError) -> Array:
     """The array in a ``.npy`` file: of numbers, truth values or text, at most 1 GiB. Raises ``error``, one line."""
     with opened(path, "an array of NumPy (.npy)", error) as (file, _):
-        return _array(file, shown(path), error)  # type: ignore[arg-type]
+        return _array(file, shown(path), error)
 
 
 class Arrays:
@@ -72,7 +72,7 @@ def opened_npz(path: str | Path, error: type[LeanMnistError] = DataError) -> Ite
     """The arrays of a ``.npz`` file, packed or not. Raises ``error``, one line, for what is none."""
     what, where = "arrays of NumPy (.npz)", shown(path)
     with opened(path, what, error) as (file, size):
-        file.seek(max(0, size - 42))  # type: ignore[union-attr]
+        file.seek(max(0, size - 42))
         tail = file.read(42)
         ends = tail[-22:].startswith(b"PK\5\6") and not tail.startswith(b"PK\6\7")  # no comment; sizes of 32 bits
         entries = _END.unpack(tail[-22:])[4] if ends else 0
@@ -81,7 +81,7 @@ def opened_npz(path: str | Path, error: type[LeanMnistError] = DataError) -> Ite
             found = f"{entries:,} entries, at most {_MOST_ENTRIES} are taken" if ends else "a file that is none"
             raise error(f"{where}: expected {what}, found {found}")
         try:
-            archive = zipfile.ZipFile(file)  # type: ignore[arg-type]
+            archive = zipfile.ZipFile(file)
         except _FAULTS as fault:
             raise error(f"{where}: damaged ({printable(fault, 80)}), expected {what}") from None
         with archive:

@@ -1,6 +1,7 @@
 """The IDX reader: what it reads, and one clear line for every way a file can be wrong."""
 
 import gzip
+import hashlib
 import os
 import struct
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lean_mnist.cache import CACHE_VARIABLE
 from lean_mnist.data.idx import read_idx, read_images, read_labels
 from lean_mnist.errors import DataError
+from lean_mnist.reading.packed import GzipStream
 from lean_mnist.reading.text import shown
 from tests.support.idx_files import write_idx
 from tests.support.peak_memory import peak_below
@@ -238,3 +241,58 @@ def test_arrays_of_any_memory_order(tmp_path: Path) -> None:
     array = np.arange(24, dtype=np.int32).reshape(2, 3, 4).transpose(2, 0, 1)[:, ::-1]
     write_idx(tmp_path / "file", array)
     np.testing.assert_array_equal(read_idx(tmp_path / "file"), array)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the cache, in which unpacked files of any size are kept."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr("lean_mnist.data.idx._WORTH_KEEPING", 1)
+    return tmp_path / "cache"
+
+
+def test_a_packed_file_is_unpacked_once(tmp_path: Path, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(2).integers(0, 256, (5, 4, 3)).astype(np.uint8)
+    path = tmp_path / "images.gz"
+    write_idx(path, array)
+    np.testing.assert_array_equal(read_idx(path), array)
+    (entry,) = cached.iterdir()
+    assert entry.name == f"idx-{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    with monkeypatch.context() as patch:
+        patch.setattr(GzipStream, "read", lambda *_: pytest.fail("it is unpacked again"))
+        found = read_images(path)
+        np.testing.assert_array_equal(found, array)
+        found[:] = 0  # in memory alone
+        np.testing.assert_array_equal(read_idx(path), array)
+        with pytest.raises(DataError, match="images of 4x3 pixels, expected 28x28"):
+            read_images(path, (28, 28))
+        assert message_of(read_labels, path) == "holds images (magic 2051), expected labels (magic 2049)"
+
+
+def test_a_spoiled_entry_is_made_again(tmp_path: Path, cached: Path) -> None:
+    array, other = np.full((5, 4, 3), 7, dtype=np.uint8), np.full((5, 4, 3), 8, dtype=np.uint8)
+    path = tmp_path / "images.gz"
+    write_idx(path, array)
+    read_idx(path)
+    (entry,) = cached.iterdir()
+    whole = entry.read_bytes()
+    spoiled = bytearray(whole)
+    spoiled[-1] ^= 1
+    for content in (bytes(spoiled), whole[:-1], b""):
+        entry.write_bytes(content)
+        np.testing.assert_array_equal(read_idx(path), array)
+        assert entry.read_bytes() == whole
+    write_idx(path, other)  # another file has another entry
+    np.testing.assert_array_equal(read_idx(path), other)
+    assert len(list(cached.iterdir())) == 2
+
+
+def test_what_is_damaged_or_not_worth_it_is_not_kept(tmp_path: Path, cached: Path) -> None:
+    path = tmp_path / "file.gz"
+    path.write_bytes(gzip.compress(header(8, 3) + b"\1\2\3", mtime=0)[:-1])
+    assert "damaged gzip file" in message_of(read_idx, path)
+    write_idx(path, np.array([[1, 2]], dtype=np.int32))
+    np.testing.assert_array_equal(read_idx(path), [[1, 2]])
+    write_idx(tmp_path / "unpacked", np.array([1, 2], dtype=np.uint8))
+    read_idx(tmp_path / "unpacked")
+    assert not cached.exists() or not list(cached.iterdir())
