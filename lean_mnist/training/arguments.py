@@ -11,7 +11,7 @@ from lean_mnist.command_line import Metavar, asks_for_help, option_name, parse
 from lean_mnist.errors import ConfigError
 from lean_mnist.reading.text import shown
 from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
-from lean_mnist.training.config.config import Options, read_config
+from lean_mnist.training.config.files import Options, read_config
 from lean_mnist.training.config.places import find_checkpoint
 from lean_mnist.training.config.presets import preset
 

@@ -15,7 +15,7 @@ from lean_mnist.nn.saved import Shapes, Sizes, check_weights, saved_network, sha
 from lean_mnist.reading.schema import Amount, Count, Fields, Sha256, Share, checked, fields_of
 from lean_mnist.reading.text import printable
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.config import config_from_dict
+from lean_mnist.training.config.files import config_from_dict
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from lean_mnist.training.state import Best, CheckSummary, RunState
 

@@ -15,7 +15,7 @@ from lean_mnist.data.names import DATASET_CHOICES, NORMALIZATIONS
 from lean_mnist.errors import ConfigError
 from lean_mnist.nn.modules import INITIALIZATIONS
 from lean_mnist.training.config import DEFAULT_LR, Config
-from lean_mnist.training.config.config import config_from_dict, read_config
+from lean_mnist.training.config.files import config_from_dict, read_config
 from lean_mnist.training.config.presets import PRESETS, preset
 from lean_mnist.training.objectives.build import build_augmentation
 from tests.support.training_cases import surroundings

@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen dataclass, from which the command line is derived, and its files.
+"""The configuration of a run: one frozen dataclass, from which the command line is derived.
 
 This module imports no PyTorch, so that ``--help`` answers at once.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from lean_mnist.command_line import Metavar, option_name, parse
+from lean_mnist.command_line import Metavar, option_name
 from lean_mnist.data.names import check_dataset
-from lean_mnist.errors import ConfigError, LeanMnistError, nearest
+from lean_mnist.errors import ConfigError
 from lean_mnist.generalization.checker import ACTIVATIONS
-from lean_mnist.reading.json import read_json
-from lean_mnist.reading.text import printable, shown
+from lean_mnist.reading.text import printable
 
 if TYPE_CHECKING:
     ActivationName = str
@@ -276,51 +273,3 @@ def _check_text(option: str, text: str) -> None:
         raise ConfigError(f"{option}: expected text in UTF-8, found {printable(text, 60)}") from None
     if "\0" in text or len(text) > 4096:
         raise ConfigError(f"{option}: expected at most 4096 characters, none of them null, found {printable(text, 60)}")
-
-
-Options = TypeVar("Options", bound=Any)  # a dataclass of options, each with a default
-
-
-def read_config(path: Path, options: type[Options]) -> Options:
-    """The configuration in a ``config.json``; raises ``ConfigError`` naming the file and the field."""
-    values = read_json(path, "a config.json that a run wrote", ConfigError, largest=1 << 20)
-    return config_from_dict(values, shown(path), options)
-
-
-def config_from_dict(values: Any, source: str, options: type[Options]) -> Options:
-    """A configuration from plain values; raises ``ConfigError`` naming ``source`` and the field."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: expected an object of configuration fields, found {type(values).__name__}")
-    names = [field.name for field in dataclasses.fields(options)]
-    if isinstance(values.get("replay"), bool) and "engine" in names:  # as earlier versions had it
-        values = {**values, "engine": "auto" if values["replay"] else "eager"}
-        del values["replay"]
-    arguments: list[str] = []
-    for name, value in values.items():
-        if name not in names:
-            raise ConfigError(
-                f"{source}: no configuration field is called {printable(repr(name), 60)}"
-                f"{nearest(printable(name, 60), names)}"
-            )
-        option = option_name(name)
-        default = getattr(options, name)
-        found = printable(repr(value), 100)
-        if isinstance(value, bool) != isinstance(default, bool):
-            expected = "true or false" if isinstance(default, bool) else "no true or false"
-            raise ConfigError(f"{source}: {option}: expected {expected}, found {found}")
-        listed = isinstance(value, (list, tuple)) and default is not None
-        if listed != isinstance(default, tuple) or isinstance(value, Mapping):
-            expected = "a list" if isinstance(default, tuple) else "one value"
-            raise ConfigError(f"{source}: {option}: expected {expected}, found {found}")
-        if listed and any(isinstance(item, str) and item.startswith("-") for item in value):
-            raise ConfigError(f"{source}: {option}: expected values, found an option among them: {found}")
-        if isinstance(value, bool):
-            arguments.append(option if value else option.replace("--", "--no-", 1))
-        elif isinstance(value, (list, tuple)):
-            arguments += [option, *map(str, value)]
-        else:
-            arguments.append(f"{option}={value}")
-    try:
-        return parse(options, arguments, prog="config", default=options())
-    except LeanMnistError as error:
-        raise ConfigError(f"{source}: {error}") from None

@@ -20,7 +20,7 @@ from lean_mnist.reading.json import read_json
 from lean_mnist.reading.schema import Amount, Count, Sha256, Share, checked
 from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.config import Config
-from lean_mnist.training.config.config import read_config
+from lean_mnist.training.config.files import read_config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from lean_mnist.training.sinks.json_lines import FILE as METRICS
 
