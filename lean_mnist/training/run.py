@@ -238,7 +238,8 @@ class Session:
             start = {"weights": objective.parameters.vector, "optimizer": self._optimizer.state_dict()}
             start |= {"state": self._state.to_dict(), "position": objective.saved(best=False)[1]}
             world.assert_consistent(start_of(config, objective.fingerprint, start))
-            world.prepare(objective.parameters.layout, objective.parameters.gradient, config.seed)
+            flat = objective.parameters
+            world.prepare(flat.layout, flat.gradient, config.seed, native=config.engine != "eager")
         folder = self._folder
         name = folder.name if self._resuming else world.on_writer(lambda: folder.claim(config))
         if not world.is_writer:

@@ -60,13 +60,13 @@ class ThreadTransport(Transport):
         if self.shares:
             super().share(like_P)
 
-    def weighted_sum(self, own_P: Tensor, weights: Sequence[float], sum_P: Tensor, *look: Any) -> None:
+    def weighted_sum(self, own_P: Tensor, weights: Sequence[float], sum_P: Tensor) -> None:
         if not self.shared:
-            super().weighted_sum(own_P, weights, sum_P, *look)
+            super().weighted_sum(own_P, weights, sum_P)
             return
         self._sent(self.rank, self.calls, own_P)
         self.room.exchange(self.rank, None)
-        super().weighted_sum(own_P, weights, sum_P, *look)
+        super().weighted_sum(own_P, weights, sum_P)
         self._received(self.rank, self.calls, sum_P)
         self.calls += 1
 

@@ -19,7 +19,7 @@ from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.run import run
 from lean_mnist.training.state import CheckSummary
-from tests.support.distributed_cases import together
+from tests.support.distributed_cases import ThreadTransport, together
 from tests.support.planting import Plant
 from tests.support.training_cases import (
     LAST,
@@ -105,7 +105,11 @@ def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, p
     assert load(LAST)["training"]["state"]["step"] == STEPS_PER_EPOCH
 
 
-def test_a_gradient_that_is_changed_on_its_way_is_named_by_its_place(here: Path) -> None:
+def test_a_gradient_that_is_changed_on_its_way_is_named_by_its_place(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ThreadTransport, "shares", False)
+
     def sent(rank: int, call: int, vector: Tensor) -> None:
         if rank == 1:
             vector[5 * 128 + 3] += vector.norm()  # the weights of 64-128-10 lie column by column

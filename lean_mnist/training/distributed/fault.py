@@ -88,19 +88,9 @@ def _wrong_everywhere(transport: Transport, digests: Digests, evidence: Evidence
 
 
 def difference(
-    layout: Sequence[ParameterSlot],
-    right_P: Tensor,
-    found_P: Tensor,
-    was: str,
-    now: str,
-    *,
-    start: int = 0,
-    most: bool = False,
+    layout: Sequence[ParameterSlot], right_P: Tensor, found_P: Tensor, was: str, now: str, most: bool = False
 ) -> str:
-    """First place at which two vectors differ, or the one with the largest difference; empty if equal bit for bit.
-
-    They begin at ``start`` of the whole gradient.
-    """
+    """First place at which two vectors differ, or the one with the largest difference; empty if equal bit for bit."""
     if torch.equal(words_of(right_P), words_of(found_P)):
         return ""
     words = torch.int32 if right_P.element_size() == 4 else torch.int64
@@ -108,7 +98,7 @@ def difference(
     count = int(differs.sum())
     errors = (right_P.double() - found_P.double()).abs().nan_to_num(nan=math.inf)
     index = int(errors.argmax()) if most else int(differs.nonzero()[0])
-    place = f"{place_of(layout, start + index)}: {was} {float(right_P[index]):.6g}, {now} {float(found_P[index]):.6g}"
+    place = f"{place_of(layout, index)}: {was} {float(right_P[index]):.6g}, {now} {float(found_P[index]):.6g}"
     return place if most or count == 1 else f"{place} (and {count - 1:,} more)"
 
 

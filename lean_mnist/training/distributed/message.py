@@ -20,8 +20,10 @@ with probability at most ``2√2 · tolerance / ‖e‖``, and from both with ab
 ``w``, which stays in a processor's cache, and tolerances of their own.
 """
 
+import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,6 +31,8 @@ from torch import Tensor
 
 from lean_mnist.audit.rounding import LAMBDA
 from lean_mnist.data.splits import generator_for
+from lean_mnist.nn.engine.library import CannotCompile, load_library
+from lean_mnist.nn.engine.structures import address
 
 PROJECTIONS = 2
 CHUNK = 2**16  # numbers; what fits into a cache in float64, beside its projections
@@ -37,15 +41,28 @@ _WINDOW = 4093
 _SPREAD = 1511  # from one step's window to the next
 
 
-class Digests:
-    """The projections of gradients of ``size`` numbers; a pure function of ``seed``, ``size`` and a step's number."""
+def _digest_in_c() -> Callable[..., None] | None:
+    """The function of ``digest.c``; ``None`` where no compiler is."""
+    try:
+        function: Callable[..., None] = load_library(Path(__file__).with_name("digest.c")).digest_chunk
+    except CannotCompile:
+        return None
+    function.argtypes, function.restype = [ctypes.c_int64, *[ctypes.c_void_p] * 5], None  # type: ignore[attr-defined]
+    return function
 
-    def __init__(self, seed: int, size: int, device: torch.device) -> None:
+
+class Digests:
+    """The projections of gradients of ``size`` numbers; a pure function of ``seed``, ``size`` and a step's number.
+
+    With ``native`` those in float32 are computed in C, where there is a compiler, which reads a gradient once.
+    """
+
+    def __init__(self, seed: int, size: int, device: torch.device, *, native: bool = True) -> None:
         generator, length = generator_for(seed, "digest"), min(size, CHUNK)
         drawn = torch.rand(PROJECTIONS, length + _WINDOW, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
         drawn += torch.copysign(torch.tensor(0.5, dtype=torch.float64), drawn)
         self._rows, self._exact = drawn.to(device), torch.empty(length, dtype=torch.float64, device=device)
-        self.chunks = -(-size // CHUNK)
+        self.chunks, self._in_c = -(-size // CHUNK), _digest_in_c() if native and device.type == "cpu" else None
 
     def of(self, gradient_P: Tensor, step: int, chunks: slice = slice(None), copy_P: Tensor | None = None) -> Tensor:
         """The digests of a gradient's chunks, each with its 2-norm: float64, (chunks, PROJECTIONS + 1), on its device.
@@ -56,12 +73,16 @@ class Digests:
         offset = step * _SPREAD % _WINDOW
         for chunk in range(self.chunks)[chunks]:
             place = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-            given = gradient_P[place]
+            given, copy = gradient_P[place], None if copy_P is None else copy_P[place]
+            rows, found = self._rows[:, offset : offset + len(given)], result[chunk]
+            if self._in_c is not None and given.dtype == torch.float32:
+                self._in_c(len(given), *map(address, (given, copy, *rows, found)))
+                continue
+            if copy is not None:
+                copy.copy_(given)
             part = self._exact[: len(given)].copy_(given)
-            if copy_P is not None:
-                copy_P[place].copy_(given)
-            torch.mv(self._rows[:, offset : offset + len(part)], part, out=result[chunk, :PROJECTIONS])
-            result[chunk, PROJECTIONS] = torch.dot(part, part)
+            torch.mv(rows, part, out=found[:PROJECTIONS])
+            found[PROJECTIONS] = torch.dot(part, part)
         result[:, PROJECTIONS].sqrt_()
         return result
 

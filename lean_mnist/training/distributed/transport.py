@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -61,30 +61,18 @@ class Transport:
         with _contact():
             dist.all_reduce(vector)
 
-    def weighted_sum(
-        self,
-        own_P: Tensor,
-        weights: Sequence[float],
-        sum_P: Tensor,
-        look: Callable[[slice], None] = lambda place: None,
-    ) -> None:
+    def weighted_sum(self, own_P: Tensor, weights: Sequence[float], sum_P: Tensor) -> None:
         """Put into ``sum_P`` the sum of the ranks' ``own_P``, each times its weight; one of weight 0 is not read.
 
         With ``shared`` vectors ``own_P`` is that of this rank; all have written theirs, and keep it, until they have
-        heard of each other before and after this. ``look`` is called with each part's place before it is written.
+        heard of each other before and after this.
         """
-        given = list(zip(self.shared, weights, strict=True)) if self.shared else [(own_P, weights[self.rank])]
-        given = [(vector_P, weight) for vector_P, weight in given if weight]
-        length = len(sum_P) if sum_P.is_cuda else _PART
-        for start in range(0, len(sum_P), length):
-            look(place := slice(start, start + length))
-            part = sum_P[place]
-            if given:
-                torch.mul(given[0][0][place], given[0][1], out=part)
-            else:
-                part.zero_()
-            for vector_P, weight in given[1:]:
-                part.add_(vector_P[place], alpha=weight)
+        given = list(zip(self.shared or [own_P], weights if self.shared else [weights[self.rank]], strict=True))
+        read = [(vector_P.split(_PART), weight) for vector_P, weight in given if weight]
+        for i, part in enumerate(sum_P.split(_PART)):
+            torch.mul(read[0][0][i], read[0][1], out=part) if read else part.zero_()
+            for parts, weight in read[1:]:
+                part.add_(parts[i], alpha=weight)
         if not self.shared:
             self.all_reduce(sum_P)
 

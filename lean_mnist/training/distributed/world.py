@@ -102,9 +102,12 @@ class World:
                 )
             )
 
-    def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int) -> None:
-        """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places."""
-        self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device)
+    def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int, *, native: bool = True) -> None:
+        """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places.
+
+        With ``native`` they are checked in C, where there is a compiler.
+        """
+        self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device, native=native)
         with self._contact() as transport:
             transport.share(like_P)
             self._sent_P = transport.shared[self.rank] if transport.shared else torch.zeros_like(like_P)
@@ -139,44 +142,28 @@ class World:
         sum of the ranks' own; ``RankLost``.
         """
         assert step == self._step, "snapshot comes before reduce"
+        place = difference(self._layout, self._sent_P, gradient_P, "it was", "it is") if examples else ""
+        if place and refusal is None:
+            refusal = GradientMismatch(
+                f"gradient check failed at step {step}: the gradient was changed after it was declared, at {place}; "
+                f"the step was not applied"
+            )
         own = Message(step, examples, total, refusal is not None, stop, float(loss), self._own_digests)
         with self._contact() as transport:
             messages = [Message.unpacked(row) for row in transport.all_gather(own.packed())]
             if any(message.refused for message in messages):
                 raise self.report_once(_combined(transport.all_gather_object(refusal))) from refusal
-            changed = self._sum(transport, messages, gradient_P)
+            transport.weighted_sum(self._sent_P, [message.weight for message in messages], gradient_P)
             # All sums are the same, bit for bit: the digests of one part of it on each rank are those of all.
             part = self._digests.of(gradient_P, step, self.share(self._digests.chunks)).cpu()
-            row = torch.tensor([bool(changed), int(bits_of(gradient_P))])
-            table = transport.all_gather(torch.cat([row, part.view(torch.int64).flatten()]))
-            digests, bits = table[:, 2:].view(torch.float64).sum(0).view_as(part), table[:, 1].tolist()
-            if table[:, 0].any():
-                raise self.report_once(_combined(transport.all_gather_object(changed)))
+            row = torch.cat([bits_of(gradient_P).cpu().reshape(1), part.view(torch.int64).flatten()])
+            table = transport.all_gather(row)
+            digests, bits = table[:, 1:].view(torch.float64).sum(0).view_as(part), table[:, 0].tolist()
             right = self._digests.match(digests, messages, self.size, gradient_P.dtype)
             if not right or misfit(messages) or len(set(bits)) > 1:
                 evidence = Evidence(messages, bits, self._sent_P, gradient_P, self._layout)
                 raise self.report_once(explain(transport, self._digests, evidence))
         return loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages)
-
-    def _sum(self, transport: Transport, messages: list[Message], gradient_P: Tensor) -> GradientMismatch | None:
-        """Replace the own gradient by the weighted sum of all; an error if it is not the one that was declared."""
-        places: list[str] = []
-
-        def look(place: slice) -> None:
-            found = difference(
-                self._layout, self._sent_P[place], gradient_P[place], "it was", "it is", start=place.start
-            )
-            places.extend([found] if found else [])
-
-        own = messages[self.rank]
-        weights = [message.weight for message in messages]
-        transport.weighted_sum(self._sent_P, weights, gradient_P, *([look] if own.examples else []))
-        if not places:
-            return None
-        return GradientMismatch(
-            f"gradient check failed at step {own.step}: the gradient was changed after it was declared, "
-            f"at {places[0]}; the step was not applied"
-        )
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, in their order. For small things, now and then."""
