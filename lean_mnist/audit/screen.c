@@ -163,7 +163,7 @@ static void look_at_rows(State *state, const Network *net, int64_t begin, int64_
     int64_t changed = state->of_thread[thread].changed;
     for (int64_t i = begin; i < end; i++) {
         const float *h = net->layers[0].h + i * net->layers[0].inputs;
-        if (state->feature_sums && state->feature_sums[i] != word_sum(h, net->layers[0].inputs)) changed = BATCH;
+        if (state->feature_sums && state->feature_sums[i] != row_sum(net, i)) changed = BATCH;
         for (int64_t l = 0; l < net->depth; l++) {
             const Layer *layer = net->layers + l, *above = layer + 1;
             const LayerScreen *own = state->layers + l;
@@ -302,8 +302,7 @@ double screen(State *state, const Network *net, const Update *update, int64_t st
               : 0,
         };
         for (int i = 0; i < 4; i++)
-            if (!(shares[i] <= largest)) largest = shares[i]; /* also NaN, which then stays */
-        if (largest != largest) break;
+            if (largest == largest && !(shares[i] <= largest)) largest = shares[i]; /* also NaN, which then stays */
     }
     if (thread == 0) state->changed = changed;
     return changed == NOTHING ? largest : NAN;

@@ -165,7 +165,7 @@ class Batches:
             raise ConfigError(f"batch-size: {batch_size}, expected 1 or more")
         check_pixels("images", split.images)
         split.check_labels(classes)
-        self.split = Split(split.images.to(device), split.labels.to(device))
+        self.split = Split(split.images.to(device).contiguous(), split.labels.to(device).contiguous())
         self.normalization, self.batch_size, self.seed, self.dtype = normalization, batch_size, seed, dtype
         self.augmentation, self.part, self._memory = augmentation, part, memory
         together = max(1, _AT_ONCE // batch_size) if memory is None else 1

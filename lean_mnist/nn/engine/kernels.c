@@ -230,20 +230,20 @@ static int gather(const Source *source, const Network *net, int64_t position, in
     int64_t features = net->layers[0].inputs;
     for (int64_t i = begin; i < end; i++) {
         int64_t example = source->order[position + i];
+        if (example < 0 || example >= source->count) return 0;
+        if (source->noted && example != source->noted[position + i]) return 0;
         const uint8_t *pixels = source->images + example * features;
         float *restrict x = net->layers[0].h + i * features;
         net->labels[i] = source->labels[example];
         if (source->noted) {
             uint64_t label = (uint64_t)net->labels[i] * source->label_factor;
-            if (example != source->noted[position + i] ||
-                image_sum(pixels, features) + label != (uint64_t)source->image_sums[example])
-                return 0;
+            if (image_sum(pixels, features) + label != (uint64_t)source->image_sums[example]) return 0;
         }
         for (int64_t j = 0; j < features; j++) x[j] = ((float)pixels[j] - source->mean) / source->scale;
         if (source->clip < INFINITY)
             for (int64_t j = 0; j < features; j++)
                 x[j] = x[j] > source->clip ? source->clip : x[j] < -source->clip ? -source->clip : x[j];
-        if (source->noted) source->feature_sums[i] = word_sum(x, features);
+        if (source->noted) source->feature_sums[i] = row_sum(net, i);
     }
     return 1;
 }

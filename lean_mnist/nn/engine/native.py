@@ -184,13 +184,15 @@ class NativeEngine(StepEngine):
         """Take one step a batch, updates included, in as few calls as can be."""
         rule = self._rule()
         if not isinstance(batches, PlannedBatches) or not batches.by_pixel or rule is None or self._refused:
-            return super().chunk(batches, rates)
+            # Nothing screens steps as they are written but whoever looks at them one by one.
+            return super().chunk(batches, rates) if self.screen is None else StepChunk([], [], stopped=False)
         if not self._compared:
             self.step([batches[0]])
             return self.chunk(batches, rates, first)
         losses, rate_of = torch.zeros(len(batches), dtype=torch.float64), torch.tensor(rates, dtype=torch.float32)
         source, normalization = Source(), batches.normalization
         source.images, source.labels = address(batches.images), address(batches.labels)
+        source.count = len(batches.labels)
         source.batch_size, source.mean, source.scale = batches.batch_size, normalization.mean, normalization.scale
         source.clip = math.inf if normalization.clip is None else normalization.clip
         if self.screen is not None:
@@ -224,10 +226,10 @@ class NativeEngine(StepEngine):
             stopped = self._stop_requested()
             if work.status != DONE:
                 break
-        if taken:
-            self._last = self._tape(batches.sizes[taken - 1])
-            if self._update.moved is not None:
-                self._update.moved()
+        # A step that was begun and not taken has left its own values in the tape.
+        self._last = self._tape(batches.sizes[taken - 1]) if taken and work.status == DONE else None
+        if taken and self._update.moved is not None:
+            self._update.moved()
         return StepChunk(losses[:taken].tolist(), [], stopped, not_finite=work.status == NOT_FINITE)
 
     def holds(self, tape: StepTape) -> bool:

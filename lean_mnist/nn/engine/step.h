@@ -29,6 +29,7 @@ typedef struct {
 typedef struct {
     const uint8_t *images;  /* (m, D) */
     const int64_t *labels, *order;
+    int64_t count;                  /* m */
     int64_t batch_size, remaining;  /* examples of the order from here on */
     float mean, scale, clip;        /* clip: infinite where there is none */
     const int64_t *noted;           /* the order as it was drawn, or NULL: batches are not compared with anything */
@@ -68,6 +69,12 @@ static inline uint32_t word_sum(const float *p, int64_t count) {
         sum += word;
     }
     return sum;
+}
+
+/* Of row i of the batch: features and label. */
+static inline uint32_t row_sum(const Network *net, int64_t i) {
+    int64_t features = net->layers[0].inputs;
+    return word_sum(net->layers[0].h + i * features, features) + (uint32_t)net->labels[i];
 }
 
 /* The sum of block number `block` of `values`, which are parameters or momentum. */

@@ -34,7 +34,7 @@ class Source(ctypes.Structure):
     """Examples in memory, and the order in which they come."""
 
     _fields_ = [
-        ("images", c_void_p), ("labels", c_void_p), ("order", c_void_p),
+        ("images", c_void_p), ("labels", c_void_p), ("order", c_void_p), ("count", c_int64),
         ("batch_size", c_int64), ("remaining", c_int64),
         ("mean", c_float), ("scale", c_float), ("clip", c_float),
         ("noted", c_void_p), ("image_sums", c_void_p), ("label_factor", c_uint64), ("feature_sums", c_void_p),

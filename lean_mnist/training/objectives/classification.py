@@ -119,7 +119,8 @@ class Classification:
         parts = self.parameters, update, stop_requested
         if isinstance(self._memory, HotBatch):
             engine = NativeEngine(*parts, self._memory, self.config.threads)
-            if self._screen is not None and self._world.size == 1:
+            by_pixel = self.normalization.kind != "per-image"
+            if self._screen is not None and self._world.size == 1 and isinstance(update.optimizer, SGD) and by_pixel:
                 self._screen.stand_in(engine, self._guard)
             return engine
         if isinstance(self._memory, BatchRing):
