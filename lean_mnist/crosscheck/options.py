@@ -18,6 +18,21 @@ VarySizes = Mapping[int | str, int | Sequence[int]]
 SEVERITIES = tuple(severity.value for severity in Severity)
 
 
+def require_count(**options: object) -> None:
+    """Raise ``ArgumentError`` for an option that is no whole number of at least 1."""
+    for option, value in options.items():
+        if not isinstance(value, int) or value < 1:
+            raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")
+
+
+def severity_named(fail_on: str) -> Severity:
+    """The severity of that name; raises ``ArgumentError`` if there is none."""
+    if fail_on not in SEVERITIES:
+        hint = nearest(str(fail_on), SEVERITIES)
+        raise ArgumentError(f"fail_on: expected one of {', '.join(SEVERITIES)}, found {fail_on!r}{hint}")
+    return Severity(fail_on)
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of ``check_function``, described there. Raises ``ArgumentError`` for one that cannot be."""
@@ -43,17 +58,12 @@ class Options:
         return cls(probes=1, replays=1)
 
     def __post_init__(self) -> None:
-        for option in ("probes", "replays"):
-            value = getattr(self, option)
-            if not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")
+        require_count(probes=self.probes, replays=self.replays)
         sizes: object = self.vary_sizes
         if sizes is not None and not isinstance(sizes, Mapping):
             kind = type(sizes).__name__
             raise ArgumentError(f"vary_sizes: expected a dict from inputs to dimensions, found {kind}")
-        if self.fail_on not in SEVERITIES:
-            hint = nearest(str(self.fail_on), SEVERITIES)
-            raise ArgumentError(f"fail_on: expected one of {', '.join(SEVERITIES)}, found {self.fail_on!r}{hint}")
+        severity_named(self.fail_on)
         if not isinstance(self.intended, str):
             raise ArgumentError(f"intended: expected a word such as 'surrogate', found {type(self.intended).__name__}")
         if self.derivative_of is not None and not callable(self.derivative_of):

@@ -1,7 +1,6 @@
 """The self-test on somebody else's Function: plant what fits anywhere and see that ``check_function`` refuses it."""
 
 import contextlib
-import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lean_mnist.crosscheck.bundles.names import named
 from lean_mnist.errors import ArgumentError
 from lean_mnist.mutants.cases import USES
 from lean_mnist.mutants.corpus import MUTANTS
@@ -27,17 +27,17 @@ def for_target(
 ) -> SelftestReport:
     """Plant the generic mutants in an ``autograd.Function`` and report which ``check_function`` catches.
 
-    ``target`` is ``"module:Function"``. The module in which that is defined also has ``reference``, the same in plain
-    PyTorch, and ``inputs``, the arguments of ``apply`` or a function that makes them.
+    ``target`` is ``"module:Function"`` or ``"file.py:Function"``. The module in which that is defined also has
+    ``reference``, the same in plain PyTorch, and ``inputs``, the arguments of ``apply`` or a function that makes them.
 
     A mutant that makes no difference to this Function, whatever is tried, is reported as not shown and not counted.
     Raises ``ArgumentError`` if something is not there or is not what it should be.
     """
     started = time.perf_counter()
-    function = _load(target, "target")
+    function = named(target, "target")
     if not (isinstance(function, type) and issubclass(function, Function)):
         raise ArgumentError(f"target: expected a subclass of torch.autograd.Function, found {function!r}")
-    reference, made = (_load(f"{function.__module__}:{name}", name) for name in ("reference", "inputs"))
+    reference, made = (named(f"{function.__module__}:{name}", name) for name in ("reference", "inputs"))
     arguments = list(made() if callable(made) else made)
     alarm = refused(function.apply, reference, arguments, seed)
     generic = [] if alarm else [mutant for mutant in mutants if mutant.generic and not mutant.ours_only]
@@ -57,18 +57,6 @@ def _try(function: type[Function], mutant: Mutant, reference: Any, inputs: list[
         return MutantResult(mutant, Fate.NOT_SHOWN, message=message)
     message = f"its gradients differ, and check_function passes it {ATTEMPTS} times"
     return MutantResult(mutant, Fate.ESCAPED, message=message)
-
-
-def _load(path: str, what: str) -> Any:
-    module, _, name = path.partition(":")
-    if not (module and name):
-        raise ArgumentError(f"{what}: expected module:name, found {path!r}")
-    try:
-        return pkgutil.resolve_name(path)
-    except ImportError as error:
-        raise ArgumentError(f"{what}: cannot import {module} ({error})") from error
-    except AttributeError:
-        raise ArgumentError(f"{what}: {module} has no {name}") from None
 
 
 _CALLS: tuple[dict[str, Any], ...] = (

@@ -100,6 +100,10 @@ def test_a_compilation_that_fails_and_a_model_that_does_not_run() -> None:
         check_compiled(Model(), [leaf(5, 7)], backend="eager")
     with pytest.raises(ArgumentError, match=r"expected a parameter or an input that requires a gradient"):
         check_compiled(torch.sin, [torch.ones(3)], backend="eager")
+    with pytest.raises(ArgumentError, match=r"probes: expected a whole number of at least 1, found 0"):
+        check_compiled(torch.sin, [leaf(3)], probes=0)
+    with pytest.raises(ArgumentError, match=r"fail_on: expected one of error, warning, note, found 'errors'"):
+        check_compiled(torch.sin, [leaf(3)], backend="eager", fail_on="errors")
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01])

@@ -168,6 +168,27 @@ def test_mistakes(tmp_path: Path, arguments: Any, options: Any, message: str) ->
         pass
 
 
+def test_functions_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    def scaled(factor: float) -> Any:
+        class Scaled(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Any:
+                return factor * x
+
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> Any:
+                return factor * g
+
+        return Scaled
+
+    made = [scaled(factor) for factor in (2.0, 3.0, 4.0)]
+    with record(tmp_path, made, calls=2) as recording:
+        for number, function in enumerate(made):
+            function.apply(torch.full((2,), float(number), requires_grad=True)).sum().backward()
+    assert len(set(recording.paths)) == 2
+    assert [load_bundle(path)["inputs"][0].tolist() for path in recording.paths] == [[0.0, 0.0], [1.0, 1.0]]
+
+
 def test_bundles_that_do_not_fit(tmp_path: Path) -> None:
     (path,) = trained(tmp_path, calls=1).paths
     cases: list[tuple[list[str], str]] = [

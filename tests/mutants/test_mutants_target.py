@@ -1,5 +1,6 @@
 """Planting in somebody else's Function, and the self-test of such a target."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_function_that_is_wrong_itself_is_said_so_and_nothing_is_planted() -> 
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nowhere", "target: expected module:name, found 'nowhere'"),
+        ("nowhere", "target: expected module:name or file.py:name, found 'nowhere'"),
         ("no_such_module:Function", "target: cannot import no_such_module"),
         (f"{__name__}:Nothing", "has no Nothing"),
         (f"{__name__}:reference", "expected a subclass of torch.autograd.Function"),
@@ -148,3 +149,9 @@ def test_a_function_that_is_wrong_itself_is_said_so_and_nothing_is_planted() -> 
 def test_a_target_that_is_not_there_is_one_line(target: str, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         for_target(target)
+
+
+def test_a_target_whose_module_raises_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(ArgumentError, match=r"cannot import .*broken.py \(ZeroDivisionError: .*, line 1\)"):
+        for_target(f"{tmp_path / 'broken.py'}:Function")

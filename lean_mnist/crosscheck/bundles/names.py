@@ -27,19 +27,22 @@ def import_path(function: Callable[..., Any]) -> str | None:
     return None if module == "__main__" or "<" in name else f"{module}:{name}"
 
 
-def resolve(path: str, what: str) -> Callable[..., Any]:
-    """The function that ``path`` names; of a ``torch.autograd.Function``, its ``apply``.
-
-    Raises ``ArgumentError``, which says what is missing, or what the import raised and where.
-    """
+def named(path: str, what: str) -> Any:
+    """The thing that ``path`` names; ``ArgumentError`` says what is missing, or what the import raised and where."""
     where, _, name = path.rpartition(":")
     if not (where and name):
         raise ArgumentError(f"{what}: expected module:name or file.py:name, found {path!r}")
-    found: Any = _imported(where, what)
+    found = _imported(where, what)
     for part in name.split("."):
         if not hasattr(found, part):
             raise ArgumentError(f"{what}: {where} has no {name}{nearest(part, dir(found))}")
         found = getattr(found, part)
+    return found
+
+
+def resolve(path: str, what: str) -> Callable[..., Any]:
+    """The function that ``path`` names; of a ``torch.autograd.Function``, its ``apply``. Raises ``ArgumentError``."""
+    found = named(path, what)
     if isinstance(found, type) and issubclass(found, torch.autograd.Function):
         return found.apply
     if isinstance(found, type) and issubclass(found, nn.Module):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.bundles.bundle import FUNCTION, envelope, storable, write_bundle
+from lean_mnist.crosscheck.options import require_count
 from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.crosscheck.subjects.interception import intercepted, loaded_functions
 from lean_mnist.errors import ArgumentError
@@ -32,7 +33,7 @@ class Recording:
     calls: int
     paths: list[Path] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    _seen: Counter[type[Any]] = field(default_factory=Counter)
+    _seen: Counter[str] = field(default_factory=Counter)  # by name, which those made in a factory share
     _waiting: dict[Any, _Call] = field(default_factory=dict)  # by node, for their backward
 
     def __str__(self) -> str:
@@ -41,19 +42,17 @@ class Recording:
 
     def _called(self, function: type[Any], ctx: Any, arguments: list[Any]) -> Callable[[Any], None] | None:
         """Keep copies of the arguments until the backward comes by; nothing raised here reaches the loop."""
-        needs = ctx.needs_input_grad
-        if self._seen[function] >= self.calls or not any(needs) or torch.compiler.is_compiling():
+        needs, name = ctx.needs_input_grad, f"{function.__module__}:{function.__qualname__}"
+        if self._seen[name] >= self.calls or not any(needs) or torch.compiler.is_compiling():
             return None
         if not all(map(storable, arguments)):
             self.skipped[f"{function.__name__} has arguments that are neither tensors nor plain values"] += 1
             return None
-        name = re.sub(r"[^\w.-]+", "_", f"{function.__module__}.{function.__qualname__}-{self._seen[function]}")
-        self._seen[function] += 1
+        file = re.sub(r"[^\w.-]+", "_", f"{name.replace(':', '.')}-{self._seen[name]}.pt")
+        self._seen[name] += 1
         try:
             inputs = [x.detach().clone() if isinstance(x, Tensor) else x for x in arguments]
-            call = _Call(
-                self.folder / f"{name}.pt", f"{function.__module__}:{function.__qualname__}.apply", inputs, needs
-            )
+            call = _Call(self.folder / file, f"{name}.apply", inputs, needs)
             ctx.register_prehook(lambda upstream: self._write(ctx, upstream))
         except Exception as error:  # out of memory
             self.skipped[f"{function.__name__}: {one_line(error, 120)}"] += 1
@@ -119,8 +118,7 @@ def record(folder: str | Path, functions: Collection[type[Any]] = (), *, calls: 
     for function in functions:
         if not (isinstance(function, type) and issubclass(function, torch.autograd.Function)):
             raise ArgumentError(f"functions: expected classes of torch.autograd.Function, found {function!r}")
-    if not isinstance(calls, int) or calls < 1:
-        raise ArgumentError(f"calls: expected a whole number of at least 1, found {calls!r}")
+    require_count(calls=calls)
     recording = Recording(Path(folder), calls)
     recording.folder.mkdir(parents=True, exist_ok=True)
     with intercepted(functions or loaded_functions(), recording._called):

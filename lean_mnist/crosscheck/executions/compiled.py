@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lean_mnist.crosscheck.executions.steps import Expected, Model, Step, copied, worst
+from lean_mnist.crosscheck.options import require_count, severity_named
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import one_line
@@ -48,7 +49,8 @@ def check_compiled(
 
     The report is ``INCONCLUSIVE`` where nothing was compiled. Raises ``ArgumentError`` if the model does not run eager.
     """
-    seed = secrets.randbits(48) if seed is None else seed
+    require_count(probes=probes)
+    severity, seed = severity_named(fail_on), secrets.randbits(48) if seed is None else seed
     step = Step.at(inputs, seed)
     on_gpu = any(isinstance(x, torch.Tensor) and x.is_cuda for x in step.inputs)
     backend = backend or ("inductor" if on_gpu or shutil.which(os.environ.get("CXX", "g++")) else "aot_eager")
@@ -85,4 +87,4 @@ def check_compiled(
         f"{len(graphs)} graphs compiled by {named}" if graphs else "nothing was compiled: torch.compile ran eager code"
     )
     judged = {"the model": (COMPILED,) if graphs else ()}
-    return FunctionReport(tuple(worst(findings)), seed, note, Severity(fail_on), judged_by=judged, oracles=(COMPILED,))
+    return FunctionReport(tuple(worst(findings)), seed, note, severity, judged_by=judged, oracles=(COMPILED,))

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lean_mnist.crosscheck.executions.steps import Expected, Results, Step, worst
+from lean_mnist.crosscheck.options import require_count, severity_named
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import one_line, seed_everything
@@ -70,7 +71,8 @@ def check_sharded(
 
     Raises ``ArgumentError`` if the question makes no sense: it must be picklable, and the batch divisible.
     """
-    seed = secrets.randbits(48) if seed is None else seed
+    require_count(world_size=world_size)
+    severity, seed = severity_named(fail_on), secrets.randbits(48) if seed is None else seed
     step = Step.at(inputs, seed)
     lengths = {x.shape[0] for x in step.inputs if isinstance(x, Tensor) and x.dim()}
     if split and (len(lengths) != 1 or min(lengths) % world_size):
@@ -91,7 +93,7 @@ def check_sharded(
             ) from None
         findings = _run_ranks(job) or _compared(job, expected)
     return FunctionReport(
-        tuple(findings), seed, f"{world_size} ranks", Severity(fail_on),
+        tuple(findings), seed, f"{world_size} ranks", severity,
         judged_by={"the model": (SHARDED,)}, oracles=(SHARDED,),
     )  # fmt: skip
 
