@@ -143,7 +143,7 @@ def test_integer_logits_are_the_exact_ones(sizes: tuple[int, ...], bits: int, bi
     assert integers.labels(images).tolist() == expected
 
 
-def test_limbs_of_any_width_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_integers_of_any_width_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network = random_network((30, 12, 11, 5), 6, 2, bias=True)
     images = np.random.default_rng(1).integers(0, 256, (40, 30)).astype(np.uint8)
     results = []
@@ -165,6 +165,7 @@ def test_largest_numbers_do_not_overflow() -> None:
     value = exact_logits(network, images[0])[0]
     assert Fraction(int(integers.logits(images)[0, 0]), 255 << integers.exponent) == value
     assert integers.layers[-1].bound > 2**63
+    assert integers.logits(images[:0]).shape == (0, 3)
 
 
 def test_ties_go_to_the_lowest_class() -> None:

@@ -195,16 +195,18 @@ def divergence_above(
     for name, values in (("mean", means), ("scale", scales), ("prior mean", prior_means)):
         if not np.isfinite(values).all() or (name == "scale" and not (values > 0).all()):
             raise CertificateError(f"{name}: holds infinities, NaN or a scale that is not above 0")
+    count = len(scales)
     squares = sum(s * s for s in _whole(scales))
     squares += sum((a - b) ** 2 for a, b in zip(_whole(means), _whole(prior_means), strict=True))
-    count = len(scales)
     half = (Fraction(squares, 4**_EXPONENT) / prior_scale**2 - count) / 2
-    products = _products(scales)
+    mantissas, exponents = np.frexp(scales.astype(np.float64))
+    factors, twos = np.ldexp(mantissas, 24).astype(np.int64).tolist(), int(exponents.sum()) - 24 * count
+    products = [math.prod(factors[start : start + _CHUNK]) for start in range(0, count, _CHUNK)]
 
     def divergence() -> flint.arb:
         """An enclosure of the divergence."""
         logs = sum((ball(product).log() for product in products), flint.arb(0))
-        return ball(half) - logs + count * ball(prior_scale).log()
+        return ball(half) - logs - twos * ball(2).log() + count * ball(prior_scale).log()
 
     def covers(n: int) -> bool:
         """Decide if n units are enough; where no bits tell they are equal, as posterior and prior are one."""
@@ -217,17 +219,6 @@ def divergence_above(
 
 def _whole(values: npt.NDArray[np.float32]) -> list[int]:
     return [int(value) for value in np.ldexp(values.astype(np.float64), _EXPONENT).tolist()]
-
-
-def _products(scales: npt.NDArray[np.float32]) -> Sequence[Fraction]:
-    """The product of all scales as the product of a few exact ones."""
-    mantissas, exponents = np.frexp(scales.astype(np.float64))
-    whole = np.ldexp(mantissas, 24).astype(np.int64).tolist()
-    result = []
-    for start in range(0, len(whole), _CHUNK):
-        exponent = int(exponents[start : start + _CHUNK].sum()) - 24 * len(whole[start : start + _CHUNK])
-        result.append(Fraction(math.prod(whole[start : start + _CHUNK])) * Fraction(2) ** exponent)
-    return result
 
 
 def draw_outcomes(

@@ -3,9 +3,7 @@
 With pixels ``p`` and weights ``w·2^−e``, layer by layer, ``z = Σ_d w_d h_d + bias`` is an exact integer once everything
 is brought to a common denominator; ReLU and argmax do not see a positive factor. Nothing is rounded, so no order of
 summation matters. Products are bounded beforehand. Where no sum passes 2^53 they run in float64, which holds all whole
-numbers so far, and rounds none of them; else in int64: with weights of magnitude at most ``W`` and ``D`` inputs, an
-activation is cut into limbs of ``L`` bits with ``D · W · 2^L < 2^63``, and the limbs' sums are put together as Python
-integers.
+numbers so far, and rounds none of them; else in int64, or, where that does not hold them, in FLINT's integers.
 """
 
 from dataclasses import dataclass
@@ -28,7 +26,6 @@ Integers = npt.NDArray[Any]  # int64, or Python integers in an object array
 class _IntegerLayer:
     weight_DH: npt.NDArray[Any]  # int64, or Python integers where they do not fit
     bias_H: npt.NDArray[Any] | None  # Python integers, at the scale of this layer's sums
-    column: int  # the largest Σ_d |w_d| of a unit
     bound: int  # of the magnitude of its sums, before ReLU
 
 
@@ -45,8 +42,7 @@ class IntegerNetwork:
             weight_HD, bias_H, own = layer.integers()
             most = int(np.abs(weight_HD).max())
             weight_HD = weight_HD.astype(object if most * weight_HD.shape[1] > _INT64 else weight_HD.dtype, copy=False)
-            columns = np.abs(weight_HD).sum(1).astype(object)
-            sums = columns * largest
+            sums = np.abs(weight_HD).sum(1).astype(object) * largest
             if bias_H is not None:
                 bias_H = (bias_H << exponent) * network.denominator
                 sums = sums + np.abs(bias_H)
@@ -54,7 +50,7 @@ class IntegerNetwork:
             weight_DH = weight_HD.T
             if most <= _INT64:
                 weight_DH = np.ascontiguousarray(weight_DH.astype(np.int64))
-            self.layers.append(_IntegerLayer(weight_DH, bias_H, int(columns.max()), largest))
+            self.layers.append(_IntegerLayer(weight_DH, bias_H, largest))
         self.exponent = exponent
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
@@ -83,29 +79,23 @@ class IntegerNetwork:
         return int((self.labels(images) == labels_m).sum())
 
     def _chunk(self, pixels_BD: npt.NDArray[np.uint8]) -> Integers:
-        h, largest = pixels_BD.astype(np.int64), self.maximum
+        h = pixels_BD.astype(np.int64)
         for layer in self.layers:
-            h = _product(np.maximum(h, 0), layer, largest)  # pixels are not negative
+            h = _product(np.maximum(h, 0), layer)  # pixels are not negative
             if layer.bias_H is not None:
                 h = h + layer.bias_H.astype(h.dtype)
-            largest = layer.bound
         return h
 
 
-def _product(h_BD: Integers, layer: _IntegerLayer, largest: int) -> Integers:
-    """``h W`` exactly, for 0 ≤ h ≤ largest: float64 or int64 where the sums fit, else Python integers."""
+def _product(h_BD: Integers, layer: _IntegerLayer) -> Integers:
+    """``h W`` exactly: float64 or int64 where the sums fit, else Python integers."""
     weight_DH = layer.weight_DH
     if layer.bound <= _INT64 and h_BD.dtype == weight_DH.dtype == np.int64:
         if layer.bound > _FLOAT64:
             return h_BD @ weight_DH
         # Every product and every sum of some of them is a whole number that float64 holds, so none is rounded.
         return (h_BD.astype(np.float64) @ weight_DH.astype(np.float64)).astype(np.int64)
-    h_BD = h_BD.astype(object)
-    limb = (_INT64 // max(1, layer.column)).bit_length() - 1  # column · (2^limb − 1) fits
-    if weight_DH.dtype == object or limb < 1:
-        return h_BD @ weight_DH.astype(object)
-    total: Integers = np.zeros((len(h_BD), weight_DH.shape[1]), dtype=object)
-    for place in range(0, max(1, largest.bit_length()), limb):
-        part = (h_BD >> place & ((1 << limb) - 1)).astype(np.int64)
-        total = total + ((part @ weight_DH).astype(object) << place)
-    return total
+    import flint  # here, because most networks do without
+
+    h, weight = (flint.fmpz_mat(len(array), array.shape[1], array.ravel().tolist()) for array in (h_BD, weight_DH))
+    return np.array([int(z) for z in (h * weight).entries()], dtype=object).reshape(h.nrows(), weight.ncols())
