@@ -37,18 +37,34 @@ enum { NOTHING = -1, BATCH = -2 };
 
 static inline void store(float *p, vector v) { *(vector *)p = v; }
 
-static float dot(const float *a, const float *b, int64_t count) {
-    vector sums[4] = {{0}};
+/* Products of a with b and with c, and its square, in one pass over it. */
+static inline __attribute__((always_inline)) void dots(const float *a, const float *b, const float *c, int64_t count,
+                                                       float *ab, float *ac, float *aa) {
+    vector of_b[2] = {{0}}, of_c[2] = {{0}}, of_a[2] = {{0}};
     int64_t k = 0;
-    for (; k + 4 * WIDTH <= count; k += 4 * WIDTH)
-        for (int i = 0; i < 4; i++) sums[i] += load(a + k + i * WIDTH) * load(b + k + i * WIDTH);
-    for (; k + WIDTH <= count; k += WIDTH) sums[0] += load(a + k) * load(b + k);
-    float rest = 0;
-    for (; k < count; k++) rest += a[k] * b[k];
-    return sum_of((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest;
+    for (; k + 2 * WIDTH <= count; k += 2 * WIDTH)
+        for (int i = 0; i < 2; i++) {
+            vector part = load(a + k + i * WIDTH);
+            of_b[i] += part * load(b + k + i * WIDTH);
+            if (ac) of_c[i] += part * load(c + k + i * WIDTH);
+            if (aa) of_a[i] += part * part;
+        }
+    float rest_b = 0, rest_c = 0, rest_a = 0;
+    for (; k < count; k++) {
+        rest_b += a[k] * b[k];
+        if (ac) rest_c += a[k] * c[k];
+        if (aa) rest_a += a[k] * a[k];
+    }
+    *ab = sum_of(of_b[0] + of_b[1]) + rest_b;
+    if (ac) *ac = sum_of(of_c[0] + of_c[1]) + rest_c;
+    if (aa) *aa = sum_of(of_a[0] + of_a[1]) + rest_a;
 }
 
-static double squares_of(const float *a, int64_t count) { return dot(a, a, count); }
+static float dot(const float *a, const float *b, int64_t count) {
+    float found;
+    dots(a, b, NULL, count, &found, NULL, NULL);
+    return found;
+}
 
 /* columns (begin .. end) of  row^T matrix, of a matrix (rows, columns) row by row */
 static void row_times(const float *row, const float *matrix, int64_t rows, int64_t columns, int64_t begin, int64_t end,
@@ -107,7 +123,7 @@ static void look_at_parameters(State *state, const Network *net, const Update *u
         memset(sums, 0, sizeof *sums);
         part_of(layer->inputs, 8, thread, team->size, &begin, &end);
         for (int64_t d = begin; d < end; d++) own->along[d] = dot(layer->weight + d * layer->units, own->v, layer->units);
-        sums->along = squares_of(own->along + begin, end - begin);
+        sums->along = dot(own->along + begin, own->along + begin, end - begin);
         if (thread == 0 && layer->bias) {
             float bias = own->along[layer->inputs] = dot(layer->bias, own->v, layer->units);
             sums->along += (double)bias * bias;
@@ -118,7 +134,7 @@ static void look_at_parameters(State *state, const Network *net, const Update *u
             for (int64_t j = begin; j < end; j++) own->gradient_along[j] += own->u[layer->inputs] * layer->d_bias[j];
         if (l) {
             row_times(own->u, layer->weight, layer->inputs, layer->units, begin, end, own->below);
-            sums->below = squares_of(own->below + begin, end - begin);
+            sums->below = dot(own->below + begin, own->below + begin, end - begin);
         }
     }
     int64_t changed = NOTHING, blocks = state->compares_sums ? blocks_of(update) : 0;
@@ -132,7 +148,8 @@ static void look_at_parameters(State *state, const Network *net, const Update *u
 }
 
 /* Loss and gradient of a row of logits: its log-likelihood; the largest logit and share of an error join the others. */
-static double look_at_logits(const State *state, const Network *net, int64_t row, float *logit, float *share) {
+static double look_at_logits(const State *state, const Network *net, int64_t row, float *powers, float *logit,
+                             float *share) {
     const Layer *last = net->layers + net->depth - 1;
     int64_t classes = last->units, label = net->labels[row];
     const float *s = last->z + row * classes, *d_s = last->d_z + row * classes;
@@ -142,11 +159,11 @@ static double look_at_logits(const State *state, const Network *net, int64_t row
         *logit = larger(*logit, fabsf(s[c]));
     }
     float total = 0;
-    for (int64_t c = 0; c < classes; c++) total += expf(s[c] - largest);
-    float log_total = largest + logf(total);
+    for (int64_t c = 0; c < classes; c++) total += powers[c] = expf(s[c] - largest);
+    float log_total = logf(total);
     double likelihood = 0;
     for (int64_t c = 0; c < classes; c++) {
-        float log_p = (s[c] - largest) - (log_total - largest), p = expf(log_p);
+        float log_p = (s[c] - largest) - log_total, p = powers[c] / total;
         float q = (c == label ? 1 - epsilon : 0) + epsilon / classes;
         likelihood += (double)q * log_p - penalty / 2 * s[c] * s[c];
         float expected = scale * (p - q + penalty * s[c]);
@@ -157,7 +174,7 @@ static double look_at_logits(const State *state, const Network *net, int64_t row
 }
 
 /* Residuals of the products and functions of each row, `begin` to `end`. */
-static void look_at_rows(State *state, const Network *net, int64_t begin, int64_t end, int64_t sample, int thread) {
+static void look_at_rows(State *state, const Network *net, int64_t begin, int64_t end, int thread) {
     float logit = 0, share = 0;
     double likelihood = 0;
     int64_t changed = state->of_thread[thread].changed;
@@ -170,19 +187,22 @@ static void look_at_rows(State *state, const Network *net, int64_t begin, int64_
             Sums *sums = state->sums + thread * net->depth + l;
             int64_t inputs = layer->inputs, units = layer->units;
             const float *z = layer->z + i * units, *d_z = layer->d_z + i * units;
-            float h_v = dot(h, own->along, inputs) + (layer->bias ? own->along[inputs] : 0);
-            own->h_u[i] = dot(h, own->u, inputs) + (layer->bias ? own->u[inputs] : 0);
+            float h_v, h_u, square;
+            dots(h, own->along, own->u, inputs, &h_v, &h_u, &square);
+            if (layer->bias) h_v += own->along[inputs];
+            own->h_u[i] = h_u + (layer->bias ? own->u[inputs] : 0);
             sums->h_v += (double)h_v * h_v;
             sums->forward = larger(sums->forward, fabsf(h_v - dot(z, own->v, units)));
-            if (i < sample) sums->h_squares += squares_of(h, inputs);
+            sums->h_squares += square;
             if (l) {
                 float residual = dot(d_z, own->below, units) - dot(layer->d_h + i * inputs, own->u, inputs);
                 sums->backward = larger(sums->backward, fabsf(residual));
             }
             float *computed = own->d_z + i * units;
             if (l + 1 == net->depth) {
+                likelihood += look_at_logits(state, net, i, computed, &logit, &share);
                 memcpy(computed, d_z, sizeof(float) * units);
-                continue;
+                break;
             }
             const float *d_h = above->d_h + i * units;
             float *next = state->layers[l + 1].h + i * units;
@@ -204,7 +224,6 @@ static void look_at_rows(State *state, const Network *net, int64_t begin, int64_
                 }
             h = next;
         }
-        likelihood += look_at_logits(state, net, i, &logit, &share);
     }
     state->of_thread[thread].likelihood = likelihood;
     state->of_thread[thread].logit = logit;
@@ -221,19 +240,15 @@ static void look_at_gradients(State *state, const Network *net, Team *team, int 
         part_of(units, WIDTH, thread, team->size, &begin, &end);
         for (int64_t j0 = begin; j0 < end; j0 += WIDTH) {
             int64_t count = end - j0 < WIDTH ? end - j0 : WIDTH;
-            float residual[WIDTH] = {0}, squares[WIDTH] = {0};
+            vector residual = {0}, squares = {0};
             for (int64_t i = 0; i < net->examples; i++) {
                 const float *d_z = own->d_z + i * units + j0;
-                if (count == WIDTH)
-                    for (int j = 0; j < WIDTH; j++) {
-                        residual[j] += d_z[j] * own->h_u[i];
-                        squares[j] += d_z[j] * d_z[j];
-                    }
+                vector part = {0};
+                if (count == WIDTH) part = load(d_z);
                 else
-                    for (int64_t j = 0; j < count; j++) {
-                        residual[j] += d_z[j] * own->h_u[i];
-                        squares[j] += d_z[j] * d_z[j];
-                    }
+                    for (int64_t j = 0; j < count; j++) part[j] = d_z[j];
+                residual += part * own->h_u[i];
+                squares += part * part;
             }
             for (int64_t j = 0; j < count; j++) {
                 float square = squares[j] + 1.17549435e-38f;
@@ -248,8 +263,7 @@ static void look_at_gradients(State *state, const Network *net, Team *team, int 
 
 /* The largest residual as a share of what is ordinary; NaN where something rests in memory no longer. */
 double screen(State *state, const Network *net, const Update *update, int64_t step, Team *team, int thread) {
-    int64_t begin, end, examples = net->examples, sample = examples / 4 > 16 ? examples / 4 : 16;
-    if (sample > examples) sample = examples;
+    int64_t begin, end, examples = net->examples;
     if (thread == 0) {
         const float *probe = state->probes + step * state->probe_size;
         for (int64_t l = 0; l < net->depth; probe += net->layers[l++].inputs + 1) state->layers[l].u = probe;
@@ -259,7 +273,7 @@ double screen(State *state, const Network *net, const Update *update, int64_t st
     look_at_parameters(state, net, update, team, thread);
     meet(team);
     part_of(examples, 1, thread, team->size, &begin, &end);
-    look_at_rows(state, net, begin, end, sample, thread);
+    look_at_rows(state, net, begin, end, thread);
     meet(team);
     look_at_gradients(state, net, team, thread);
     meet(team);
@@ -292,7 +306,7 @@ double screen(State *state, const Network *net, const Update *update, int64_t st
             all.backward = larger(all.backward, sums->backward);
             all.gradient_largest = larger(all.gradient_largest, sums->gradient_largest);
         }
-        double h_square = all.h_squares / sample;
+        double h_square = all.h_squares / examples;
         double walk = (h_square + bias) * all.along / (inputs + bias);
         double size = sqrt(h_square + bias * inputs), shares[4] = {
             all.forward / (own->forward * sqrt(all.h_v / examples + walk) + state->underflow),

@@ -48,11 +48,17 @@ static inline __attribute__((always_inline)) void tile(int rows, int vectors, in
         a += ac;
         b += br;
     }
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
+    vector all = {0};
+    for (int v = 0; v < vectors; v++) {
+        vector column = sum[0][v];
+        store(c + v * WIDTH, sum[0][v]);
+        for (int i = 1; i < rows; i++) {
             store(c + i * cr + v * WIDTH, sum[i][v]);
-            *zeros += sum[i][v] * 0; /* NaN where a number is not finite */
+            column += sum[i][v];
         }
+        all += column;
+    }
+    *zeros += all * 0; /* NaN where a number is not finite */
 }
 
 #define ROWS_OF(vectors)                                                                                               \
@@ -234,6 +240,10 @@ static int gather(const Source *source, const Network *net, int64_t position, in
         if (source->noted && example != source->noted[position + i]) return 0;
         const uint8_t *pixels = source->images + example * features;
         float *restrict x = net->layers[0].h + i * features;
+        int64_t later = position + i + source->batch_size; /* on their way while this batch is computed */
+        if (later < source->remaining)
+            for (int64_t j = 0; j < features; j += 64)
+                __builtin_prefetch(source->images + source->order[later] * features + j);
         net->labels[i] = source->labels[example];
         if (source->noted) {
             uint64_t label = (uint64_t)net->labels[i] * source->label_factor;

@@ -52,10 +52,12 @@ typedef double (*Screen)(void *state, const Network *, const Update *, int64_t s
 
 static inline vector load(const float *p) { return *(const vector *)p; }
 
-static inline float sum_of(vector v) {
-    float sum = 0;
-    for (int i = 0; i < WIDTH; i++) sum += v[i];
-    return sum;
+static inline float sum_of(vector v) { /* by halves, which is the quicker order */
+    float parts[WIDTH];
+    __builtin_memcpy(parts, &v, sizeof v);
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
 }
 
 static inline int64_t blocks_of(const Update *update) { return (update->size + BLOCK - 1) / BLOCK; }
