@@ -54,6 +54,7 @@ class TensorBoardSink(Sink):
             cut.close()
             self._earlier[path.name] = cut.size
         self._file = LogFile(folder / _next_name(earlier))
+        self._scalars: list[Scalar] = []  # of one step, to become one event
         self._add(file_version="brain.Event:2")
         if resume_step is None:
             self._add(summary=layout())
@@ -64,7 +65,12 @@ class TensorBoardSink(Sink):
         self._file.write(framed(self._new_event(wall_time=time.time(), **fields).SerializeToString()))
 
     def write(self, record: Record) -> None:
-        """Add what draws it."""
+        """Add what draws it; scalars of one step, when the next comes."""
+        if self._scalars and record.step != self._scalars[0].step:
+            self._add_scalars()
+        if isinstance(record, Scalar) and not isinstance(record, Figure):
+            self._scalars.append(record)
+            return
         for summary in self._summaries(record):
             # Settings and layout are read by themselves, whatever the step.
             self._add(summary=summary, **({} if isinstance(record, Outcome) else {"step": record.step}))
@@ -74,6 +80,14 @@ class TensorBoardSink(Sink):
         elif isinstance(record, Embedding):
             projector.write(self._file.path.parent, record)
 
+    def _add_scalars(self) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        of, self._scalars = self._scalars, []
+        if of:
+            values = [Summary.Value(tag=tag_of(s.name), simple_value=drawn(s.name, float(s.value))) for s in of]
+            self._add(summary=Summary(value=values), step=of[0].step)
+
     def _summaries(self, record: Record) -> list[Any]:
         from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
@@ -82,8 +96,6 @@ class TensorBoardSink(Sink):
             return [text(record.name, value)]
         if isinstance(record, Figure):
             return []
-        if isinstance(record, Scalar):
-            return [Summary(value=[Summary.Value(tag=tag, simple_value=drawn(record.name, float(value)))])]
         if isinstance(record, Image):
             return [_picture(tag, value)]
         if isinstance(record, Histogram):
@@ -99,11 +111,13 @@ class TensorBoardSink(Sink):
 
     def flush(self) -> dict[str, int]:
         """Make sure that the events are on disk."""
+        self._add_scalars()
         self._file.flush()
         return {**self._earlier, self._file.path.name: self._file.size}
 
     def close(self) -> None:
         """Close the file."""
+        self._add_scalars()
         self._file.close()
 
 
