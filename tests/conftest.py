@@ -25,6 +25,7 @@ for _name, _default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
 # all others are marked ``fast``, and ``pytest -m fast`` answers in little more than a minute on two cores.
 SLOW = {
     "audit": ("diagnosis", "every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
+    "benchmarks": ("first_result", "speed"),
     "browser": ("dashboard",),
     "chainrule": ("chainrule_symbolic",),
     "commands": ("check", "verify_selftest"),
