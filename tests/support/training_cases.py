@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -15,7 +16,12 @@ import torch
 
 from lean_mnist.command_line import run_command
 from lean_mnist.errors import Interrupted
-from lean_mnist.nn.update import SGD
+from lean_mnist.nn import FlatParameters
+from lean_mnist.nn.engine import native
+from lean_mnist.nn.engine.native import NativeEngine
+from lean_mnist.nn.engine.structures import Work
+from lean_mnist.nn.step import StepChunk
+from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.run import run
@@ -153,20 +159,60 @@ def interrupted_at(step: int, action: Callable[[], object]) -> None:
 
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
     """Every run of this process is interrupted after ``step`` steps of its own."""
+    one_step_a_call(patch)
     patch.setattr("lean_mnist.training.run.StopRequest", lambda: Stop(step))
 
 
+def one_step_a_call(patch: pytest.MonkeyPatch) -> None:
+    """Kernels in C return after every step, and whoever wants to stop is heard."""
+    patch.setattr(native, "_SECONDS", 0.0)
+
+
+def after_updates(patch: pytest.MonkeyPatch, do: Callable[[int, FlatParameters[Any]], None]) -> None:
+    """``do(number, parameters)`` after every update of all runs, in C or as written, counted from 1."""
+    one_step_a_call(patch)
+    numbers, waiting = itertools.count(1), list[FlatParameters[Any]]()
+
+    def flush() -> None:
+        while waiting:
+            do(next(numbers), waiting.pop())
+
+    def applied(self: Update, rate: float) -> None:
+        apply(self, rate)
+        assert self.flat is not None
+        do(next(numbers), self.flat)
+
+    def updated(self: NativeEngine, rate: float) -> None:
+        in_c = self._rule() is not None and not self.refused
+        update(self, rate)
+        if in_c:
+            do(next(numbers), self._parameters)
+
+    def called(self: NativeEngine, work: Work, threads: int) -> None:
+        flush()
+        take_steps(self, work, threads)
+        if work.update and work.taken:
+            waiting.append(self._parameters)
+
+    def taken(self: NativeEngine, *arguments: Any) -> StepChunk:
+        chunk = take_chunk(self, *arguments)
+        flush()  # after what the engine does when a chunk ends
+        return chunk
+
+    apply, update, take_steps, take_chunk = Update.apply, NativeEngine.update, NativeEngine._call, NativeEngine.chunk
+    patch.setattr(Update, "apply", applied)
+    for name, replacement in (("update", updated), ("_call", called), ("chunk", taken)):
+        patch.setattr(NativeEngine, name, replacement)
+
+
 def spoil_weights(patch: pytest.MonkeyPatch, step: int, value: float) -> None:
-    """Puts ``value`` in the place of a weight after that many steps of the optimizer."""
-    move, made = SGD.step, []
+    """Puts ``value`` in the place of a weight after that many updates."""
 
-    def moved(optimizer: SGD) -> None:
-        move(optimizer)
-        made.append(1)
-        if len(made) == step:
-            optimizer.param_groups[0]["params"][0].detach()[5 * 128 + 3] = value
+    def spoil(number: int, parameters: FlatParameters[Any]) -> None:
+        if number == step:
+            parameters.vector.detach()[5 * 128 + 3] = value
 
-    patch.setattr(SGD, "step", moved)
+    after_updates(patch, spoil)
 
 
 class Result(NamedTuple):

@@ -9,9 +9,10 @@ import torch
 
 from benchmarks.bit_flips import flip_bit
 from lean_mnist import train
+from lean_mnist.data.batches import PlannedBatches
 from lean_mnist.errors import MemoryFault
 from lean_mnist.generalization.pacbayes.posterior import PosteriorStep
-from lean_mnist.nn.update import Update
+from lean_mnist.nn import FlatParameters
 from lean_mnist.pacbayes import run as run_pac_bayes
 from lean_mnist.training.config.pac_bayes import PacBayesConfig
 from lean_mnist.training.run import run
@@ -21,6 +22,7 @@ from tests.support.training_cases import (
     LAST,
     NAME,
     STEPS_PER_EPOCH,
+    after_updates,
     call,
     digits_config,
     digits_run,
@@ -31,21 +33,18 @@ from tests.support.training_cases import (
 )
 
 
-def flip_after(patch: pytest.MonkeyPatch, update: int, where: Callable[[Update], torch.Tensor]) -> None:
-    """In every run, a bit flips after so many updates."""
-    apply, count = Update.apply, iter(range(1, 10_000))
+def flip_after(patch: pytest.MonkeyPatch, update: int, where: Callable[[FlatParameters[Any]], torch.Tensor]) -> None:
+    """In all runs together, a bit flips after so many updates."""
 
-    def applied(self: Update, rate: float) -> None:
-        apply(self, rate)
-        if next(count) == update:
-            flip_bit(where(self), 9, 22)
+    def flip(number: int, parameters: FlatParameters[Any]) -> None:
+        if number == update:
+            flip_bit(where(parameters), 9, 22)
 
-    patch.setattr(Update, "apply", applied)
+    after_updates(patch, flip)
 
 
-def weights(update: Update) -> torch.Tensor:
-    assert update.flat is not None
-    return update.flat.vector.data
+def weights(parameters: FlatParameters[Any]) -> torch.Tensor:
+    return parameters.vector.data
 
 
 def test_a_run_stops_with_one_line_and_goes_on_from_its_last_checkpoint(
@@ -84,21 +83,24 @@ def test_with_warn_the_run_goes_on_and_is_marked(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("check", ["off", "audit", "full"])
-@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize("engine", ["native", "eager"])
 @pytest.mark.parametrize("label", [2**40, -3])
 def test_a_label_of_no_class_ends_a_run_with_one_line(
-    check: str, replay: bool, label: int, here: Path, monkeypatch: pytest.MonkeyPatch
+    check: str, engine: str, label: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take = Steps.take_chunk
 
     def spoiled(self: Steps, batches: Any) -> bool:
         if self.state.step >= 4:
-            batches[-1][1][7] = label
+            in_memory = isinstance(batches, PlannedBatches)  # is made a batch only when it is asked for
+            assert in_memory == (engine == "native")
+            labels, at = (batches.labels, batches.order[batches.end - 1]) if in_memory else (batches[-1][1], 7)
+            labels[at] = label
         return take(self, batches)
 
     monkeypatch.setattr(Steps, "take_chunk", spoiled)
     with pytest.raises(MemoryFault, match=str(label)) as caught:
-        run(digits_config(check=check, replay=replay))
+        run(digits_config(check=check, engine=engine))
     assert "\n" not in str(caught.value)
 
 
@@ -165,20 +167,13 @@ def test_a_prior_that_is_changed_is_found(here: Path, few_draws: None, monkeypat
         made.append(self)
 
     monkeypatch.setattr(PosteriorStep, "__init__", kept)
-    flip_after(monkeypatch, 3, lambda update: made[0].prior.vector)
+    flip_after(monkeypatch, 3, lambda parameters: made[0].prior.vector)
     with pytest.raises(MemoryFault, match=r"^step 4: the prior's "):
         run_pac_bayes(PacBayesConfig(**PAC_BAYES, check="full"))
 
 
 def test_all_of_several_processes_stop_where_one_finds_something(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    apply, count = Update.apply, iter(range(1, 10_000))
-
-    def applied(self: Update, rate: float) -> None:
-        apply(self, rate)
-        if next(count) == 7:  # of one rank, whichever it is
-            flip_bit(weights(self), 9, 22)
-
-    monkeypatch.setattr(Update, "apply", applied)
+    flip_after(monkeypatch, 7, weights)  # of one rank, whichever it is
     outcomes = together(2, lambda world: run(digits_config(check="full"), None, world))
     errors = [error for _, error in outcomes]
     assert [type(error) for error in errors] == [MemoryFault] * 2

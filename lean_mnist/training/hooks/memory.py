@@ -74,6 +74,7 @@ class MemoryGuard:
         self._resting: list[_Resting] = []
         self._state_tensors: list[Any] = [None]  # of the optimizer, when they were last looked for
         self._of_batches: list[str] = []  # what was found in those of the present step
+        self._warnings: list[Record] = []  # not yet told
         self._in_engine = False  # whether the engine compares in its chunks
 
     def due(self, step: int) -> bool:
@@ -94,15 +95,14 @@ class MemoryGuard:
         )  # fmt: skip
 
     def on_gradients(self, step: Step) -> Iterable[Record]:
-        """A warning, or none; raises ``MemoryFault`` when it is asked for."""
+        """Warnings of this step and of the chunk before it; raises ``MemoryFault``."""
         started = time.perf_counter()
         found, self._of_batches = [*self._of_batches, *self._differences(step)], []
         self._policy.summary.seconds += time.perf_counter() - started
-        return self._refuse(step.number, found) if found else ()
+        return self._warned(step.number, found)
 
     def _at_rest(self) -> Iterable[Record]:
-        found = self._differences_at_rest()
-        return self._refuse(self._state.step, found) if found else ()
+        return self._warned(self._state.step, self._differences_at_rest())
 
     def _compare_batches(self, batches: Sequence[Batch]) -> None:
         started, from_source = time.perf_counter(), self._state.step % FROM_SOURCE == 0
@@ -155,15 +155,18 @@ class MemoryGuard:
         self._policy.summary.add_failure(step, first_of(found))
         return MemoryFault(f"step {step}: {first_of(found)}; nothing was applied{self._advice}")
 
-    def _refuse(self, step: int, found: Sequence[str]) -> Iterator[Record]:
-        self._count_or_raise(step, found)
-        if is_power_of_ten(self._policy.summary.failures):
-            yield Notice(step, "memory/warning", first_of(found))
+    def _warned(self, step: int, found: Sequence[str]) -> Iterable[Record]:
+        if found:
+            self._count_or_raise(step, found)
+        warnings, self._warnings = self._warnings, []
+        return warnings
 
     def _count_or_raise(self, step: int, found: Sequence[str]) -> None:
         error = self.fault(step, found)
         if self._policy.stop:
             raise error
+        if is_power_of_ten(self._policy.summary.failures):
+            self._warnings.append(Notice(step, "memory/warning", first_of(found)))
         self._note()
 
     def _note(self) -> None:
