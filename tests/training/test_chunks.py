@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 
 from lean_mnist.chainrule import dense
+from lean_mnist.data.batches import BatchRing
+from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import HealthError
-from lean_mnist.nn.engine.graph import CannotCapture, CudaGraph
+from lean_mnist.nn.engine.graph import CannotCapture, CudaGraph, Graph, GraphEngine
+from lean_mnist.nn.step import RING_DEPTH
+from lean_mnist.nn.update import Update
+from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
-from lean_mnist.training.objectives import build
+from lean_mnist.training.objectives import build, classification
+from lean_mnist.training.objectives.classification import Classification
 from tests.support.planting import Plant
 from tests.support.training_cases import digits_config, digits_run, load, named
 
@@ -36,13 +42,24 @@ class Again:
     def replay(self) -> None:
         with torch.no_grad():
             self.result = self._compute()
-        taken.append(len(self.result))
+        if isinstance(self.result, list):  # the tapes of a whole chunk
+            taken.append(len(self.result))
+
+
+def graphs(patch: pytest.MonkeyPatch, graph: Graph = Again, **options: Any) -> None:
+    """Every run is taken by the engine of a GPU, on the processor; ``graph`` stands in for a CUDA graph."""
+    taken.clear()
+    patch.setattr(build, "batch_memory", lambda *arguments: (BatchRing(RING_DEPTH + 1), ""))
+
+    def engine(*arguments: Any, **given: Any) -> GraphEngine:
+        return GraphEngine(*arguments, **{**given, **options}, graph=graph)
+
+    patch.setattr(classification, "GraphEngine", engine)
 
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken.clear()
-    monkeypatch.setattr(build, "chunk_capture", lambda config, world: Again)
+    graphs(monkeypatch)
 
 
 OPTIONS: dict[str, Any] = {"batch_size": 32, "log_every": 40, "epochs": 3, "check_every": 80, "gradcheck_every": 500}
@@ -56,8 +73,9 @@ def test_the_run_is_the_same(captured: None, monkeypatch: pytest.MonkeyPatch, tm
         (tmp_path / folder).mkdir()
     together = digits_run(tmp_path / "together", **OPTIONS, **options)
     assert sum(taken) > together.summary.state.step / 3
-    monkeypatch.setattr(build, "chunk_capture", lambda config, world: None)
+    graphs(monkeypatch, whole_chunks=False)
     alone = digits_run(tmp_path / "alone", **OPTIONS, **options)
+    assert not taken
     for name, value in load(alone.last)["model"].items():
         # Learning rates are float32 on the device.
         assert torch.allclose(load(together.last)["model"][name], value, rtol=0, atol=1e-5), name
@@ -69,7 +87,7 @@ def test_the_run_is_the_same(captured: None, monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.mark.parametrize("diverging", [True, False])
 def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
-    captured: None, monkeypatch: pytest.MonkeyPatch, plant: Plant, tmp_path: Path, diverging: bool
+    monkeypatch: pytest.MonkeyPatch, plant: Plant, tmp_path: Path, diverging: bool
 ) -> None:
     # Weights that decay by more than twice themselves grow, twofold a step.
     options = {**OPTIONS, "check": "off", "schedule": "constant", "momentum": 0.0, "lr": 0.05}
@@ -92,15 +110,14 @@ def test_a_step_that_is_not_finite_stops_the_run_with_the_weights_as_they_were(
         return made[-1]
 
     monkeypatch.setattr(build, "build_model", build_model)
-    monkeypatch.setattr(build, "chunk_capture", lambda config, world: None)
     bad: Tensor | None = None
     if not diverging:
-        digits_run(tmp_path, **{**options, "engine": "eager"})
+        digits_run(tmp_path, **options, engine="eager")
         bad = first_rows[69]
     messages = []
-    for capture in (None, Again):
-        monkeypatch.setattr(build, "chunk_capture", lambda config, world, chosen=capture: chosen)
-        (folder := tmp_path / f"{capture}").mkdir()
+    for whole_chunks in (False, True):
+        graphs(monkeypatch, whole_chunks=whole_chunks)
+        (folder := tmp_path / f"{whole_chunks}").mkdir()
         with pytest.raises(HealthError) as raised:
             digits_run(folder, **options)
         messages.append(str(raised.value))
@@ -118,12 +135,15 @@ def test_what_cannot_be_captured_is_taken_step_by_step(monkeypatch: pytest.Monke
         raise CannotCapture("operation not permitted when stream is capturing")
 
     found = []
-    for capture in (refuse, None):
-        monkeypatch.setattr(build, "chunk_capture", lambda config, world, chosen=capture: chosen)
-        (folder := tmp_path / f"{capture is None}").mkdir()
-        found.append(load(digits_run(folder, **OPTIONS, precision="bfloat16", check="off").last)["model"])
-    for name, value in found[1].items():
-        assert torch.equal(found[0][name], value), name
+    for refused in (False, True):
+        if refused:
+            graphs(monkeypatch, refuse)
+        (folder := tmp_path / f"{refused}").mkdir()
+        options = {**OPTIONS, "precision": "bfloat16", "check": "off", "engine": "eager"}
+        found.append(load(digits_run(folder, **options).last)["model"])
+    assert not taken
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
 
 
 def test_no_step_that_a_hook_is_to_look_at_is_one_of_several(
@@ -134,25 +154,45 @@ def test_no_step_that_a_hook_is_to_look_at_is_one_of_several(
 
 
 def test_when_steps_are_captured() -> None:
-    suited = {"device": "cuda"}
-    assert build.chunk_capture(digits_config(**suited), World()) is CudaGraph
+    def memory(**options: Any) -> Any:
+        return build.batch_memory(digits_config(**options), 100, 64)[0]
+
+    assert isinstance(memory(device="cuda"), BatchRing)
+    assert isinstance(memory(device="cuda", precision="bfloat16"), BatchRing)
     others: list[dict[str, Any]] = [
-        {"device": "cpu"}, {"engine": "eager"}, {"accumulate": 2}, {"optimizer": "adam"}, {"precision": "float64"},
-        {"quantize": 4, "normalization": "unit"},
+        {"device": "cpu"}, {"engine": "eager"}, {"accumulate": 2}, {"quantize": 4, "normalization": "unit"},
     ]  # fmt: skip
     for other in others:
-        assert build.chunk_capture(digits_config(**{**suited, **other}), World()) is None
+        assert not isinstance(memory(**{"device": "cuda", **other}), BatchRing)
+
+
+@pytest.mark.parametrize(("options", "processes", "whole"), [
+    ({}, 1, True), ({"precision": "bfloat16"}, 1, True), ({"optimizer": "adam"}, 1, False),
+    ({"precision": "float64"}, 1, False), ({}, 2, False),
+], ids=str)  # fmt: skip
+def test_when_whole_chunks_are_captured(
+    monkeypatch: pytest.MonkeyPatch, options: Any, processes: int, whole: bool
+) -> None:
+    graphs(monkeypatch)
+    found: list[bool] = []
+    monkeypatch.setattr(classification, "GraphEngine", lambda *arguments, whole_chunks: found.append(whole_chunks))
+    world = World()
+    world.size = processes
+    objective = Classification(digits_config(device="cpu", **options), load_dataset("digits"), world)
+    optimizer = build_optimizer(objective.config, [objective.parameters.vector])
+    objective.engine(Update(objective.parameters.network, optimizer, flat=objective.parameters), lambda: False)
+    assert found == [whole]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_the_run_is_that_without_graphs(tmp_path: Path) -> None:
     found = []
-    for replay in (True, False):
-        (folder := tmp_path / str(replay)).mkdir()
-        found.append(digits_run(folder, **OPTIONS, device="cuda", replay=replay))
-    graphs, alone = (load(run.last)["model"] for run in found)
+    for engine in ("auto", "eager"):
+        (folder := tmp_path / engine).mkdir()
+        found.append(digits_run(folder, **OPTIONS, device="cuda", engine=engine))
+    captured, alone = (load(run.last)["model"] for run in found)
     for name, value in alone.items():
-        assert torch.allclose(graphs[name], value, rtol=0, atol=1e-4), name
+        assert torch.allclose(captured[name], value, rtol=0, atol=1e-4), name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -150,14 +150,18 @@ def test_sgd_is_that_of_torch_optim_bit_for_bit_and_either_continues_the_other(o
         assert torch.equal(vectors[0], vectors[1])
 
 
-def test_neither_the_optimizer_nor_a_recorded_step_imports_the_compiler() -> None:
+def test_neither_the_optimizer_nor_a_step_imports_the_compiler() -> None:
     code = (
         "import sys, torch; from lean_mnist.nn import MLP, FlatParameters;"
-        "from lean_mnist.nn.capture.kernels import KernelCapture;"
+        "from lean_mnist.data.batches import HotBatch;"
+        "from lean_mnist.nn.engine.native import NativeEngine; from lean_mnist.nn.update import Update;"
         "from lean_mnist.training.config import Config;"
         "from lean_mnist.training.config.optimizers import build_optimizer;"
         "m = MLP((3, 2)); flat = FlatParameters(m); optimizer = build_optimizer(Config(), [flat.vector]);"
-        "KernelCapture(lambda: m.loss_and_gradients(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))[0]).replay();"
+        "update, hot = Update(m, optimizer, flat=flat), HotBatch(4, 3);"
+        "engine = NativeEngine(flat, update, lambda: False, hot);"
+        "engine.step([(hot.features, hot.labels)]); engine.update(0.1); assert not engine.refused;"
+        "m.loss_and_gradients(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64));"
         "optimizer.step(); optimizer.state_dict(); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

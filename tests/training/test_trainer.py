@@ -15,7 +15,7 @@ from lean_mnist.data.batches import Batch, Batches
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP, FlatParameters
 from lean_mnist.nn.step import StepEngine, put_flat_gradients
-from lean_mnist.nn.update import SGD, Update
+from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.evaluation.metrics import Evaluation
 from lean_mnist.training.hooks.checks import HealthHook
@@ -31,6 +31,7 @@ from tests.support.training_cases import (
     STEPS_PER_EPOCH,
     TRAINING_EXAMPLES,
     FinishedRun,
+    after_updates,
     digits_config,
     digits_run,
     load,
@@ -221,27 +222,24 @@ Watched = dict[str, Any]
 
 @pytest.fixture
 def watched(here: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    """The network of the next run under ``"model"``, and how often its optimizer stepped under ``"steps"``."""
+    """The network of the next run under ``"model"``, and how often it was updated under ``"steps"``."""
     seen: Watched = {"steps": 0, "before": []}
 
     def build(*arguments: Any) -> MLP:
         seen["model"] = model = build_model(*arguments)
         return model
 
-    step = SGD.step
-
-    def count(optimizer: SGD) -> None:
-        step(optimizer)
-        seen["steps"] += 1
-        seen["before"] = [parameter.detach().clone() for parameter in seen["model"].parameters()]
+    def count(number: int, parameters: FlatParameters[Any]) -> None:
+        seen["steps"] = number
+        seen["before"] = [parameter.detach().clone() for parameter in parameters.network.parameters()]
 
     monkeypatch.setattr("lean_mnist.training.objectives.build.build_model", build)
-    monkeypatch.setattr(SGD, "step", count)
+    after_updates(monkeypatch, count)
     return seen
 
 
 def _untouched(watched: Watched) -> bool:
-    """Whether the weights are, bit for bit, those that the last step of the optimizer left."""
+    """Whether the weights are, bit for bit, those that the last update left."""
     return all(map(torch.equal, watched["model"].parameters(), watched["before"]))
 
 
@@ -253,8 +251,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 
     def spoilt(batches: Batches, number: int, start: int = 0) -> Iterator[list[Batch]]:
         index = itertools.count()
-        for chunk in chunks(batches, number, start):
-            yield [(torch.full_like(x, value) if next(index) == 4 else x, labels) for x, labels in chunk]
+        for x, labels in itertools.chain.from_iterable(chunks(batches, number, start)):
+            yield [(torch.full_like(x, value) if next(index) == 4 else x, labels)]
 
     monkeypatch.setattr(Batches, "chunks", spoilt)
     with pytest.raises(HealthError, match=r"step 5: the loss is (nan|inf); the weights are as they were") as caught:
@@ -307,7 +305,7 @@ def scaled_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def scale(factor: float) -> None:
         def scaled(batches: Batches, number: int, start: int = 0) -> Iterator[list[Batch]]:
-            return ([(factor * x, labels) for x, labels in chunk] for chunk in chunks(batches, number, start))
+            return ([(factor * x, y)] for x, y in itertools.chain.from_iterable(chunks(batches, number, start)))
 
         monkeypatch.setattr(Batches, "chunks", scaled)
 

@@ -19,8 +19,10 @@ from lean_mnist.errors import (
     memory_for,
 )
 from lean_mnist.invocation import typed
+from lean_mnist.mutants.native import kernels_with
 from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.update import Update
+from lean_mnist.training.config.schedules import learning_rate_schedule
 from lean_mnist.training.objectives import classification
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.run import run
@@ -57,21 +59,43 @@ def _spoils_backward(plant: Plant, calls: Callable[[int], bool]) -> None:
     plant("chainrule.dense.dense_backward", wrong)
 
 
-@pytest.mark.parametrize(("check", "step"), [("off", 1), ("audit", 1), ("audit", 6), ("full", 6)])
+def _spoils_in_c(plant: Plant, step: int) -> None:
+    """Makes the loss of that step, counted from 1, NaN when it is taken with others in one call."""
+    rate = torch.tensor(learning_rate_schedule(digits_config(), STEPS_PER_EPOCH)(step - 1), dtype=torch.float32)
+    right = "loss /= examples;"
+    wrong = f"{right} if (work->update && work->rates[step] == {rate.item().hex()}f) loss = NAN;"
+    plant("nn.engine.native.load_kernels", lambda: kernels_with(right, wrong))
+
+
+@pytest.mark.parametrize(("check", "step", "engine"), [
+    ("off", 1, "eager"), ("audit", 1, "eager"), ("audit", 6, "eager"), ("full", 6, "eager"),
+    ("off", 6, "native"), ("audit", 6, "native"), ("full", 6, "native"),
+])  # fmt: skip
 def test_what_is_not_finite_for_a_moment_is_told_and_never_applied(
-    check: str, step: int, short_run: FinishedRun, tmp_path: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
+    check: str,
+    step: int,
+    engine: str,
+    short_run: FinishedRun,
+    tmp_path: Path,
+    plant: Plant,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _spoils_backward(plant, lambda call: call == step)
-    finished = digits_run(tmp_path, check=check, engine="eager")
+    if engine == "eager":
+        _spoils_backward(plant, lambda call: call == step)
+    else:
+        _spoils_in_c(plant, step)
+    finished = digits_run(tmp_path, check=check, engine=engine)
     assert finished.summary.state.checks.transient == 1
     assert finished.summary_json["checks"]["transient"] == 1
     assert "transient  faults that were gone when a step was computed again: 1" in str(finished.summary)
     (notice,) = [record for record in finished.records if record["name"] == "health/transient"]
     assert notice["step"] == step
     assert len(capsys.readouterr().err.splitlines()) == 1
-    assert identical(load(finished.last)["model"], load(short_run.last)["model"])
-    assert short_run.summary.state.checks.transient == 0
-    assert "transient" not in str(short_run.summary)
+    (tmp_path / "undisturbed").mkdir()
+    undisturbed = short_run if engine == "native" else digits_run(tmp_path / "undisturbed", engine=engine)
+    assert identical(load(finished.last)["model"], load(undisturbed.last)["model"])
+    assert undisturbed.summary.state.checks.transient == 0
+    assert "transient" not in str(undisturbed.summary)
 
 
 @pytest.mark.parametrize("value", [1e38, -(2.0**60), torch.inf, torch.nan])
@@ -141,8 +165,9 @@ def _short_in(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1) -
 
 
 SHORT: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
-    "step": (lambda patch: _short_in(patch, Update, "apply", 3), "computing step 3"),
-    "chunk": (lambda patch: _short_in(patch, NativeEngine, "chunk"), "computing step 3"),
+    "step as written": (lambda patch: _short_in(patch, Update, "apply", 2), "computing step 2"),
+    "step": (lambda patch: _short_in(patch, NativeEngine, "step"), "computing step 1"),
+    "chunk": (lambda patch: _short_in(patch, NativeEngine, "chunk"), "computing step 2"),
     "audit": (lambda patch: _short_in(patch, StepAudit, "check"), "checking the gradients of step 1"),
     "evaluation": (
         lambda patch: _short_in(patch, Classification, "evaluate"),
@@ -165,6 +190,10 @@ def test_too_little_memory_is_one_line_and_the_run_goes_on_later(
 ) -> None:
     put, what = SHORT[where]
     arguments = ["--dataset", "digits", "--epochs", "2", "--run-name", NAME, "--quiet"]
+    if where == "step as written":
+        arguments += ["--engine", "eager"]
+        (here / "eager").mkdir()
+        short_run = digits_run(here / "eager", engine="eager")
     with monkeypatch.context() as patch:
         put(patch)
         status, out, err = call(train.main, arguments, patch, capsys)

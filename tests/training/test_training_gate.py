@@ -147,7 +147,7 @@ def test_with_warn_the_run_goes_on_and_is_marked(
     bug: str, tmp_path: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
 ) -> None:
     BUGS[bug](plant)
-    finished = digits_run(tmp_path, on_divergence="warn", check="audit", check_every=10)
+    finished = digits_run(tmp_path, on_divergence="warn", check="audit", check_every=10, engine="eager")
     assert finished.summary.state.step == 2 * STEPS_PER_EPOCH
     assert not finished.best.exists()
     last = load(finished.last)
