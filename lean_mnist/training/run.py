@@ -22,6 +22,7 @@ from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
 from lean_mnist.training.generations import BEST, LAST, ROLLBACK, read_last
 from lean_mnist.training.hooks.step import FOLDER, FailurePolicy
+from lean_mnist.training.objectives import build
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.objectives.protocol import Objective, Result
 from lean_mnist.training.objectives.summary import Summary
@@ -48,8 +49,8 @@ def run(config: Config, resume: Path | None = None, world: World | None = None) 
     world = world or World()
     config = dataclasses.replace(config, device=choose_device(config.device))
     require_trackers(config)
-    with threads(config.threads):
-        dataset = _load(config, world, download=resume is None)
+    dataset = _load(config, world, download=resume is None)
+    with threads(build.pytorch_threads(config, (dataset.features, *config.hidden, dataset.classes))):
         result = train(lambda: Classification(config, dataset, world), resume, world)
     assert isinstance(result, Summary)
     return result

@@ -91,6 +91,7 @@ class Classification:
             classes=dataset.classes,
         )
         self._world = world
+        self._engine: StepEngine | None = None
         self._screen: ScreenHook | None = None  # with --check screen and full
         self._guard: MemoryGuard | None = None  # with --check full
         self._state = RunState()
@@ -118,15 +119,17 @@ class Classification:
             self._guard.watch(update)
         parts = self.parameters, update, stop_requested
         if isinstance(self._memory, HotBatch):
-            engine = NativeEngine(*parts, self._memory, self.config.threads)
+            self._engine = engine = NativeEngine(*parts, self._memory, self.config.threads)
             by_pixel = self.normalization.kind != "per-image"
             if self._screen is not None and self._world.size == 1 and isinstance(update.optimizer, SGD) and by_pixel:
                 self._screen.stand_in(engine, self._guard)
             return engine
         if isinstance(self._memory, BatchRing):
             whole = isinstance(update.optimizer, SGD) and self.config.precision != "float64"  # rates are float32 there
-            return GraphEngine(*parts, self._memory, whole_chunks=whole and self._world.size == 1)
-        return StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
+            self._engine = GraphEngine(*parts, self._memory, whole_chunks=whole and self._world.size == 1)
+        else:
+            self._engine = StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
+        return self._engine
 
     def hooks(self, state: RunState, policy: FailurePolicy) -> StepHooks:
         """Finite and near guessing; loss and norms; the checks that ``config.check`` names."""
@@ -216,6 +219,8 @@ class Classification:
         gaps = self.dataset.gaps(self.train)
         if self.dataset.path and gaps != self.dataset.gaps():
             yield Notice(0, "run/classes", f"{gaps}, in what validation and limit-train leave")
+        if self._why_written and self.config.precision == "float32" and self.config.device == "cpu":
+            yield Notice(0, "run/engine", f"steps are taken as they are written: {self._why_written}")
         yield Image(0, "picture/first_layer_weights", first_layer_weights(self.model, self.dataset.image_shape))
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
@@ -256,6 +261,7 @@ class Classification:
             examples,
             certificate,
             quantized,
+            *self._engine_now(),
         )
         card = model_card.model_card(summary, self.model, self.normalization, self.dataset)
         write_atomically(folder.checkpoints / model_card.FILE, card.encode())
@@ -264,6 +270,12 @@ class Classification:
                 folder.emit(record)
             folder.emit(Text(state.step, "run/model_card", model_card.body(card)))
         return summary
+
+    def _engine_now(self) -> tuple[str, int | None]:
+        """Name of the engine, and threads of its last steps where it is native."""
+        if isinstance(self._engine, NativeEngine) and not self._engine.refused:
+            return "native", self._engine.threads.best
+        return "graph" if isinstance(self._engine, GraphEngine) else "eager", None
 
     def _quantized(self, folder: Path) -> TrainingClaims | None:
         """Of a quantised network: write its exact numbers, and certify it by the examples it learned from."""

@@ -38,6 +38,8 @@ class Summary:
     training_examples: int
     certificate: Certificate | str  # written in ``folder``, or why there is none
     quantized: TrainingClaims | None = None  # of a quantised network, which is then written in ``folder``, too
+    engine: str = "eager"  # that took the last steps
+    engine_threads: int | None = None  # of the last ones, where it is ``native``
 
     @property
     def checking_share(self) -> float:
@@ -85,6 +87,8 @@ class Summary:
             "quantized": None if self.quantized is None else self.quantized.to_dict(),
             "files": {name: str(path) for name, path in self.files.items()},
             "device": self.config.device,
+            "engine": self.engine,
+            "engine_threads": self.engine_threads,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
@@ -103,6 +107,11 @@ class Summary:
         card, report = {"card": self.checkpoints / "model_card.md"}, {"report": self.folder / REPORT}
         return {**best, "last": last, **card, "run": self.folder, **certificate, **network, **report}
 
+    def _of_engine(self) -> str:
+        count = self.engine_threads or torch.get_num_threads()
+        chosen = "" if self.config.threads else " (auto)"
+        return f"{self.engine}, on {count} thread{'s' * (count != 1)}{chosen}" * (self.config.device == "cpu")
+
     def __str__(self) -> str:
         """At most 24 lines of 79 columns, but for commands, which stand in one line each, and long paths."""
         state, test, best = self.state, self.test, self.state.best
@@ -120,6 +129,7 @@ class Summary:
             ("quantized", str(self.quantized or "")),
             *self._of_checks(),
             ("time", f"{state.seconds:.1f} s, {state.step:,} steps, {self.examples_per_second:,.0f} examples/s"),
+            ("engine", self._of_engine()),
             ("written", ", ".join(str(path) for path in self.files.values())),
         ]
         measured = f"test accuracy {test.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%}"

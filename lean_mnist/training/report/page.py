@@ -257,7 +257,8 @@ def commands(run: RunFiles, checkpoint: Path) -> list[tuple[str, str]]:
         elsewhere = [] if run.config.runs_dir == Config.runs_dir else ["--runs-dir", run.config.runs_dir]
         add("to go on with it", train, "--resume", checkpoint.parent, *elsewhere)
     if isinstance(run.config, Config):
-        threads = run.summary.threads if isinstance(run.summary, Summary) else None
+        by_pytorch = isinstance(run.summary, Summary) and run.summary.engine != "native"  # rounding depends on them
+        threads = run.summary.threads if isinstance(run.summary, Summary) and by_pytorch else None
         add("to train it again", train, *options_of(run.config, threads))
     if run.config is not None:
         add("the same, by its file", train, "--config", run.folder / "config.json")

@@ -91,6 +91,7 @@ class Summary(msgspec.Struct, kw_only=True):
     seconds: Amount
     examples_per_second: Amount
     checks: Checks
+    engine: Text = ""
     threads: Count | None = None
     torch: Text = ""
     best_sha256: Sha256 | None = None
