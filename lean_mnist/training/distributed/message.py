@@ -145,11 +145,6 @@ class Message(NamedTuple):
         return Message(step, examples, total, bool(refused), bool(stop), loss, row_F[6:].view(-1, PROJECTIONS + 1))
 
 
-def mean_loss(messages: Sequence[Message]) -> float:
-    """Over the global batch; summed in the order of the ranks, so that it is the same number everywhere."""
-    return math.fsum(message.weight * message.loss for message in messages if message.examples)
-
-
 def misfit(messages: Sequence[Message]) -> str:
     """The reason why the ranks' parts are not those of one batch; empty if they are."""
     steps = [message.step for message in messages]

@@ -13,6 +13,7 @@ step with the same words.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from lean_mnist.errors import ConfigError, GradientMismatch, Interrupted, LeanMn
 from lean_mnist.nn.parameters import ParameterSlot
 from lean_mnist.training.checkpoints import content_hash
 from lean_mnist.training.distributed.fault import Evidence, difference, explain, ranks
-from lean_mnist.training.distributed.message import Digests, Message, bits_of, mean_loss, misfit, odd_ones
+from lean_mnist.training.distributed.message import Digests, Message, bits_of, misfit, odd_ones
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 
 T = TypeVar("T")
@@ -70,10 +71,9 @@ class World:
     def require_examples(self, batch_size: int, examples: int) -> None:
         """Raise ``ConfigError`` unless every process gets an example of a full batch."""
         least = f"expected at least one example for each of the {self.size} processes, found"
-        if batch_size < self.size:
-            raise self.report_once(ConfigError(f"--batch-size: {least} {batch_size}"))
-        if examples < self.size:
-            raise self.report_once(ConfigError(f"the training split: {least} {examples}"))
+        for what, count in (("--batch-size", batch_size), ("the training split", examples)):
+            if count < self.size:
+                raise self.report_once(ConfigError(f"{what}: {least} {count}"))
 
     def report_once(self, error: E) -> E:
         """Mark ``error``, which every rank is about to raise, so that the command line of one of them prints it."""
@@ -95,12 +95,8 @@ class World:
         odd = odd_ones(self.gather(content_hash(vector_P)))
         if odd:
             teller = next(rank for rank in range(self.size) if rank not in odd)
-            raise self.report_once(
-                GradientMismatch(
-                    f"after step {step} the weights of {ranks(odd)} are not those of rank {teller}, "
-                    f"though they were moved by the same gradients"
-                )
-            )
+            found = f"after step {step} the weights of {ranks(odd)} are not those of rank {teller}"
+            raise self.report_once(GradientMismatch(f"{found}, though they were moved by the same gradients"))
 
     def prepare(self, layout: Sequence[ParameterSlot], like_P: Tensor, seed: int, *, native: bool = True) -> None:
         """Make what reductions of a flat gradient like ``like_P``, shape (P,), need; ``layout`` names its places.
@@ -163,7 +159,9 @@ class World:
             if not right or misfit(messages) or len(set(bits)) > 1:
                 evidence = Evidence(messages, bits, self._sent_P, gradient_P, self._layout)
                 raise self.report_once(explain(transport, self._digests, evidence))
-        return loss.new_tensor(mean_loss(messages)), any(message.stop for message in messages)
+        # Summed in the order of the ranks, so that it is the same number everywhere.
+        mean = math.fsum(message.weight * message.loss for message in messages if message.examples)
+        return loss.new_tensor(mean), any(message.stop for message in messages)
 
     def gather(self, value: T) -> list[T]:
         """The ``value`` of every rank, in their order. For small things, now and then."""
