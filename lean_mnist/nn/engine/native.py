@@ -3,7 +3,6 @@
 import ctypes
 import functools
 import math
-import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,12 +17,11 @@ from lean_mnist.chainrule.activations import LEAKY_SLOPE
 from lean_mnist.data.batches import HotBatch, PlannedBatches
 from lean_mnist.data.watch import LABEL_FACTOR
 from lean_mnist.nn.engine.library import load_library
-from lean_mnist.nn.engine.specification import first_difference
+from lean_mnist.nn.engine.specification import first_difference, update_difference
 from lean_mnist.nn.engine.structures import (
     BAD_BATCH,
     BLOCK,
     DONE,
-    MOST_THREADS,
     NOT_FINITE,
     Layer,
     Network,
@@ -33,6 +31,7 @@ from lean_mnist.nn.engine.structures import (
     address,
     pointer_to,
 )
+from lean_mnist.nn.engine.threads import ThreadChoice
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
 from lean_mnist.nn.step import (
@@ -79,7 +78,8 @@ class NativeEngine(StepEngine):
     """Computes the steps of an MLP in float32 on the processor; whatever else it is given it takes as written.
 
     It owns the memory of a batch (``hot``) and of the tape of its step, which hold until the next batch is made there.
-    The first step is compared with the chain rule's own lines; where it differs, ``refused`` says in what, and all
+    Two steps, as biases are 0 in the first, are compared with the chain rule's own lines, an update with that of
+    :class:`Update`, and a chunk with the same steps one by one. Where one differs, ``refused`` says in what, and all
     steps are taken as written. ``threads`` is how many compute it, ``None`` for as many as are fastest.
     Raises :class:`~lean_mnist.nn.engine.library.CannotCompile`.
     """
@@ -94,7 +94,8 @@ class NativeEngine(StepEngine):
     ) -> None:
         super().__init__(functools.partial(put_flat_gradients, parameters), update, stop_requested)
         self._library = load_kernels()
-        self._parameters, self._hot, self._refused, self._compared = parameters, hot, "", False
+        self._parameters, self._hot, self._refused = parameters, hot, ""
+        self._compared, self._compared_chunk = 0, False
         self.threads = ThreadChoice(threads)
         self._tapes: dict[int, StepTape] = {}  # by the number of examples
         self._last: StepTape | None = None
@@ -156,7 +157,7 @@ class NativeEngine(StepEngine):
             super().update(rate)
             return
         self._update.optimizer.param_groups[0]["lr"] = rate
-        self._library.apply_update(byref(rule), c_float(rate))
+        self._apply(rule, rate)
         if self._update.moved is not None:
             self._update.moved()
 
@@ -172,9 +173,12 @@ class NativeEngine(StepEngine):
             raise IndexError("a label is none of the classes")
         tape, module = self._tape(len(batches[0][1])), self._parameters.network
         result = StepResult(losses.float()[0], gradients_of(module), [tape])
-        if not self._compared:
-            self._compared = True
-            self._refused = first_difference(result, layers_of(module), module)
+        if self._compared < 2:
+            self._compared += 1
+            rule = self._rule()
+            self._refused = first_difference(result, layers_of(module), module) or (
+                "" if rule is None else update_difference(self._apply, rule, self._update)
+            )
             if self._refused:
                 return super().step(batches)
         self._last = tape
@@ -186,15 +190,12 @@ class NativeEngine(StepEngine):
         if not isinstance(batches, PlannedBatches) or not batches.by_pixel or rule is None or self._refused:
             # Nothing screens steps as they are written but whoever looks at them one by one.
             return super().chunk(batches, rates) if self.screen is None else StepChunk([], [], stopped=False)
-        if not self._compared:
-            self.step([batches[0]])
-            return self.chunk(batches, rates, first)
+        if not self._compared_chunk:
+            # Of steps of which one is not finite, nothing is said: they are looked at one by one.
+            self._compared_chunk = self._compare_chunk(batches[:2], rates, rule)
+            return self.chunk(batches, rates, first) if self._compared_chunk else StepChunk([], [], stopped=False)
         losses, rate_of = torch.zeros(len(batches), dtype=torch.float64), torch.tensor(rates, dtype=torch.float32)
-        source, normalization = Source(), batches.normalization
-        source.images, source.labels = address(batches.images), address(batches.labels)
-        source.count = len(batches.labels)
-        source.batch_size, source.mean, source.scale = batches.batch_size, normalization.mean, normalization.scale
-        source.clip = math.inf if normalization.clip is None else normalization.clip
+        source = _source_of(batches)
         if self.screen is not None:
             self.screen.enter(first)
         if self.screen is not None and self.screen.watches_memory:
@@ -241,6 +242,37 @@ class NativeEngine(StepEngine):
         found: float = self._library.screen_once(function, state, byref(self.network), None)
         return found
 
+    def _compare_chunk(self, batches: PlannedBatches, rates: Sequence[float], rule: UpdateRule) -> bool:
+        """Compare a chunk with its steps one by one, bit for bit, and take none; ``False`` if one is not finite."""
+        assert isinstance(self._update.optimizer, SGD)
+        resting = [self._parameters.vector.data, *self._update.optimizer.momentum]
+        before, losses = [tensor.clone() for tensor in resting], torch.zeros(2, len(batches), dtype=torch.float64)
+        for i, rate in zip(range(len(batches)), rates, strict=False):
+            losses[0, i] = self.step([batches[i]]).loss
+            if self._refused:
+                return True
+            self._apply(rule, rate)
+        own = [self._hot.features, self._hot.labels, self._loss, *resting]
+        alone = [tensor.clone() for tensor in own]
+        for tensor, value in zip(resting, before, strict=True):
+            tensor.copy_(value)
+        rate_of = torch.tensor(rates[: len(batches)], dtype=torch.float32)
+        work = Work(
+            network=pointer_to(self.network), source=pointer_to(_source_of(batches)), update=pointer_to(rule),
+            steps=len(batches), seconds=math.inf, losses=address(losses[1]),
+            rates=address(rate_of),
+        )  # fmt: skip
+        self._call(work, self.threads.most)
+        same = all(map(torch.equal, own, alone)) and torch.equal(*losses.float())
+        for tensor, value in zip(resting, before, strict=True):
+            tensor.copy_(value)
+        if not same and work.status == DONE:
+            self._refused = "steps of a chunk are not those that it has one by one"
+        return same or work.status == DONE
+
+    def _apply(self, rule: UpdateRule, rate: float) -> None:
+        self._library.apply_update(byref(rule), c_float(rate))
+
     def _call(self, work: Work, threads: int) -> None:
         self._library.crew_take_steps(self._crew, byref(work), c_int64(threads))
 
@@ -270,42 +302,12 @@ class NativeEngine(StepEngine):
         return self._tapes[examples]
 
 
-class ThreadChoice:
-    """Number of threads of each call: ``asked``, or what was fastest, measured again now and then.
-
-    Where another program uses the machine, threads that wait for each other are slower than one. The numbers that a
-    step gives do not depend on how many compute it, so that trying costs nothing but time.
-    """
-
-    def __init__(self, asked: int | None) -> None:
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.most = min(asked or available, MOST_THREADS)
-        self._counts = [asked] if asked else [2**k for k in range(self.most.bit_length()) if 2**k <= self.most]
-        self._seconds: dict[int, float] = {}  # an example, when last measured
-        self._calls, self._patience, self._turn = 0, _FIRST_PATIENCE, 0
-
-    @property
-    def best(self) -> int:
-        """The fastest so far."""
-        return min(self._seconds, key=self._seconds.__getitem__) if self._seconds else self._counts[0]
-
-    def next(self) -> int:
-        """The number for the next call."""
-        for count in self._counts:
-            if count not in self._seconds:
-                return count
-        others = [count for count in self._counts if count != self.best]
-        self._calls += 1
-        if not others or self._calls < self._patience:
-            return self.best
-        self._calls, self._turn = 0, self._turn + 1
-        return others[self._turn % len(others)]
-
-    def took(self, threads: int, seconds: float) -> None:
-        """A call took ``seconds`` an example with so many threads."""
-        before = self.best if self._seconds else None
-        self._seconds[threads] = seconds
-        self._patience = min(2 * self._patience, _LAST_PATIENCE) if self.best == before else _FIRST_PATIENCE
-
-
-_FIRST_PATIENCE, _LAST_PATIENCE = 8, 128  # calls between two measurements of what was not the fastest
+def _source_of(batches: PlannedBatches) -> Source:
+    """Examples of these batches, in their order."""
+    source, normalization = Source(), batches.normalization
+    source.images, source.labels = address(batches.images), address(batches.labels)
+    source.order, source.count = batches.order[batches.begin :].data_ptr(), len(batches.labels)
+    source.batch_size, source.remaining = batches.batch_size, batches.end - batches.begin
+    source.mean, source.scale = normalization.mean, normalization.scale
+    source.clip = math.inf if normalization.clip is None else normalization.clip
+    return source

@@ -5,16 +5,18 @@ computed there; nothing that came before can flip a kink.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lean_mnist.chainrule import dense, losses
 from lean_mnist.chainrule.activations import activation_named
 from lean_mnist.chainrule.losses import softmax_cross_entropy
+from lean_mnist.nn.engine.structures import BLOCK, UpdateRule, address
 from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.step import Layers, StepResult
+from lean_mnist.nn.update import SGD, Update
 
 _ROUNDINGS = 8.0  # standard deviations of a sum's rounding, as a random walk
 _ULPS = 64.0  # of an elementwise function
@@ -24,10 +26,52 @@ _ULPS = 64.0  # of an elementwise function
 def first_difference(result: StepResult, layers: Layers, model: MLP) -> str:
     """The first value of a step of one batch that is not what the chain rule gives, in words; empty if all are."""
     for what, ours, expected, allowed in _compared(result, layers, model):
-        error = (ours.double() - expected).abs()
-        if not bool((error <= allowed).all()):  # also NaN
-            worst = float((error / allowed).nan_to_num(nan=math.inf).amax())
-            return f"{what} differs from the chain rule by {worst:.3g} times what rounding explains"
+        if found := _difference(what, ours, expected, allowed):
+            return found
+    return ""
+
+
+def _difference(what: str, ours: Tensor, expected: Tensor, allowed: Tensor, rule: str = "the chain rule") -> str:
+    error = (ours.double() - expected).abs()
+    if bool((error <= allowed).all()):  # not with NaN
+        return ""
+    worst = float((error / allowed).nan_to_num(nan=math.inf).amax())
+    return f"{what} differs from {rule} by {worst:.3g} times what rounding explains"
+
+
+@torch.no_grad()
+def update_difference(apply: Callable[[UpdateRule, float], None], rule: UpdateRule, update: Update) -> str:
+    """As :func:`first_difference`, of what ``apply`` makes of any numbers by ``rule``, and ``update`` of them."""
+    assert isinstance(update.optimizer, SGD)
+    size, rate, settings, clip = min(rule.size, 3 * BLOCK + 5), 0.1, update.optimizer.rule, update.clip_norm
+    generator, unit = torch.Generator().manual_seed(0), torch.finfo(torch.float32).eps / 2
+    for length in (1.0,) if clip is None else (clip / 2, 2 * clip):
+        drawn = [torch.randn(size, generator=generator) for _ in range(3)]
+        drawn[1] *= length / drawn[1].norm()
+        exact = SGD(
+            [nn.Parameter(drawn[0].double())],
+            rate,
+            settings["momentum"],
+            settings["nesterov"],
+            settings["weight_decay"],
+        )
+        (vector,) = exact.param_groups[0]["params"]
+        vector.grad, momentum = drawn[1].double(), drawn[2:] if settings["momentum"] else []
+        exact.momentum = [values.double() for values in momentum]
+        sizes = drawn[0].abs(), drawn[1].abs() + settings["momentum"] * drawn[2].abs()
+        wide = sizes[1] + settings["weight_decay"] * sizes[0]
+        own = UpdateRule.from_buffer_copy(rule)
+        own.parameters, own.gradient, own.size, own.sums = address(drawn[0]), address(drawn[1]), size, None
+        own.momentum = address(momentum[0]) if momentum else None
+        apply(own, rate)
+        Update(nn.ParameterList([vector]), exact, clip).apply(rate)
+        compared = [
+            ("an updated parameter", drawn[0], vector.detach(), 2 * unit * sizes[0] + rate * _ULPS * unit * wide)
+        ]
+        compared += [("momentum", values, exact.momentum[0], _ULPS * unit * wide) for values in momentum]
+        for what, ours, expected, allowed in compared:
+            if found := _difference(what, ours, expected, allowed, "the update as it is written"):
+                return found
     return ""
 
 
