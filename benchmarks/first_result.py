@@ -80,7 +80,7 @@ class Contender:
 
 
 _TRAIN = (
-    "-m", "lean_mnist.train", "--dataset", "mnist", "--batch-size", "64", "--lr", "0.05",
+    "-m", "lean_mnist.train", "--dataset", "mnist", "--batch-size", "64", "--lr", "0.05", "--label-smoothing", "0.05",
     "--epochs", "{epochs}", "--limit-train", "{examples}", "--seed", "{seed}",
 )  # fmt: skip
 _CACHE = "LEAN_MNIST_CACHE"

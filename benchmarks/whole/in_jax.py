@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 EPOCHS, EXAMPLES, SEED = (int(argument) for argument in sys.argv[1:])
-BATCH, RATE, MOMENTUM = 64, 0.05, 0.9
+BATCH, RATE, MOMENTUM, DECAY, SMOOTHING = 64, 0.05, 0.9, 5e-4, 0.05
 
 
 def read(name, offset):
@@ -23,36 +23,37 @@ def load(part, examples):
     return (images.astype(np.float32) / 255 - 0.1307) / 0.3081, read(f"{part}-labels-idx1-ubyte", 8)[:examples]
 
 
-x, y = load("train", EXAMPLES)
-steps = len(x) // BATCH
-optimizer = optax.sgd(optax.linear_schedule(RATE, 0, EPOCHS * steps), MOMENTUM)
-
-
 def predict(w, x):
     return jax.nn.relu(x @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"]
 
 
 def loss(w, x, y):
-    return optax.softmax_cross_entropy_with_integer_labels(predict(w, x), y).mean()
+    targets = optax.smooth_labels(jax.nn.one_hot(y, 10), SMOOTHING)
+    return optax.softmax_cross_entropy(predict(w, x), targets).mean()
 
 
 @jax.jit
-def train(w, x, y, key):
+def train(x, y, key):
+    steps = len(x) // BATCH
+    schedule = optax.cosine_onecycle_schedule(EPOCHS * steps, RATE)
+    optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(schedule, MOMENTUM, nesterov=True))
+
     def step(carry, chosen):
         w, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(w, x[chosen], y[chosen]), state)
+        updates, state = optimizer.update(jax.grad(loss)(w, x[chosen], y[chosen]), state, w)
         return (optax.apply_updates(w, updates), state), None
 
     def epoch(carry, key):
         order = jax.random.permutation(key, len(x))[: steps * BATCH].reshape(steps, BATCH)
         return jax.lax.scan(step, carry, order)[0], None
 
-    return jax.lax.scan(epoch, (w, optimizer.init(w)), jax.random.split(key, EPOCHS))[0][0]
+    first, second, order = jax.random.split(key, 3)
+    w1 = jax.random.normal(first, (784, 128)) * (2 / 784) ** 0.5
+    w2 = jax.random.normal(second, (128, 10)) * (2 / 128) ** 0.5
+    w = {"w1": w1, "b1": jnp.zeros(128), "w2": w2, "b2": jnp.zeros(10)}
+    return jax.lax.scan(epoch, (w, optimizer.init(w)), jax.random.split(order, EPOCHS))[0][0]
 
 
-first, second, order = jax.random.split(jax.random.PRNGKey(SEED), 3)
-w1 = jax.random.normal(first, (784, 128)) * (2 / 784) ** 0.5
-w2 = jax.random.normal(second, (128, 10)) * (2 / 128) ** 0.5
-w = train({"w1": w1, "b1": jnp.zeros(128), "w2": w2, "b2": jnp.zeros(10)}, x, y, order)
+w = train(*load("train", EXAMPLES), jax.random.key(SEED))
 x, y = load("t10k", None)
-print(f"test accuracy {(predict(w, x).argmax(1) == y).mean():.2%}")
+print(f"test accuracy {(jax.jit(predict)(w, x).argmax(1) == y).mean():.2%}")

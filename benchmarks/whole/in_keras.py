@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 EPOCHS, EXAMPLES, SEED = (int(argument) for argument in sys.argv[1:])
-BATCH, RATE, MOMENTUM = 64, 0.05, 0.9
+BATCH, RATE, MOMENTUM, DECAY, SMOOTHING = 64, 0.05, 0.9, 5e-4, 0.05
 
 
 def read(name, offset):
@@ -25,12 +25,11 @@ def load(part, examples):
 keras.utils.set_random_seed(SEED)
 x, y = load("train", EXAMPLES)
 model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(10)])
-schedule = keras.optimizers.schedules.PolynomialDecay(RATE, EPOCHS * -(-len(x) // BATCH), 0.0)
-model.compile(
-    keras.optimizers.SGD(schedule, MOMENTUM),
-    keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    metrics=[],
-)
-model.fit(x, y, BATCH, EPOCHS, verbose=0)
+steps = EPOCHS * -(-len(x) // BATCH)
+warm = int(0.3 * steps)
+schedule = keras.optimizers.schedules.CosineDecay(RATE / 25, steps - warm, warmup_target=RATE, warmup_steps=warm)
+optimizer = keras.optimizers.SGD(schedule, MOMENTUM, nesterov=True, weight_decay=DECAY / (1 - MOMENTUM))  # decoupled
+model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING))
+model.fit(x, keras.utils.to_categorical(y, 10), BATCH, EPOCHS, verbose=0)
 x, y = load("t10k", None)
 print(f"test accuracy {(model.predict(x, 1000, verbose=0).argmax(1) == y).mean():.2%}")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 EPOCHS, EXAMPLES, SEED = (int(argument) for argument in sys.argv[1:])
-BATCH, RATE, MOMENTUM = 64, 0.05, 0.9
+BATCH, RATE, MOMENTUM, DECAY, SMOOTHING = 64, 0.05, 0.9, 5e-4, 0.05
 
 
 def read(name, offset):
@@ -31,11 +31,12 @@ class Network(lightning.LightningModule):
 
     def training_step(self, batch, _):
         x, y = batch
-        return nn.functional.cross_entropy(self.layers(x), y)
+        return nn.functional.cross_entropy(self.layers(x), y, label_smoothing=SMOOTHING)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), RATE, MOMENTUM, fused=True)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, self.trainer.estimated_stepping_batches)
+        optimizer = torch.optim.SGD(self.parameters(), RATE, MOMENTUM, weight_decay=DECAY, nesterov=True, fused=True)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

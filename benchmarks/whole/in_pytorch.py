@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 EPOCHS, EXAMPLES, SEED = (int(argument) for argument in sys.argv[1:])
-BATCH, RATE, MOMENTUM = 64, 0.05, 0.9
+BATCH, RATE, MOMENTUM, DECAY, SMOOTHING = 64, 0.05, 0.9, 5e-4, 0.05
 
 
 def read(name, offset):
@@ -25,12 +25,13 @@ def load(part, examples):
 torch.manual_seed(SEED)
 x, y = load("train", EXAMPLES)
 model = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
-optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, fused=True)
-schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, EPOCHS * -(-len(x) // BATCH))
+optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, weight_decay=DECAY, nesterov=True, fused=True)
+steps = EPOCHS * -(-len(x) // BATCH)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, cycle_momentum=False)
 for _ in range(EPOCHS):
     for chosen in torch.randperm(len(x)).split(BATCH):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x[chosen]), y[chosen]).backward()
+        nn.functional.cross_entropy(model(x[chosen]), y[chosen], label_smoothing=SMOOTHING).backward()
         optimizer.step()
         schedule.step()
 

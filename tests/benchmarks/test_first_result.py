@@ -14,7 +14,7 @@ from benchmarks.first_result import CONTENDERS, GOALS, OURS, ROOT, Contender, Go
 from lean_mnist.errors import ConfigError, LeanMnistError
 from tests.support.idx_files import write_idx
 
-TINY = Goal(0.98, 1, 64)
+TINY = Goal(0.98, 1, 320)
 
 
 def saying(accuracy: str) -> Contender:
@@ -23,12 +23,12 @@ def saying(accuracy: str) -> Contender:
 
 @pytest.fixture
 def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of MNIST with a hundred images each."""
+    """Files of MNIST with 400 images each."""
     folder, draw = tmp_path / "data" / "MNIST" / "raw", np.random.default_rng(0)
     folder.mkdir(parents=True)
     for part in ("train", "t10k"):
-        write_idx(folder / f"{part}-images-idx3-ubyte.gz", draw.integers(0, 256, (100, 28, 28), np.uint8))
-        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", np.arange(100, dtype=np.uint8) % 10)
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", draw.integers(0, 256, (400, 28, 28), np.uint8))
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", (np.arange(400) % 10).astype(np.uint8))
     monkeypatch.setenv("LEAN_MNIST_DATA", str(tmp_path / "data"))
 
 
