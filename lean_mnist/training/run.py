@@ -16,8 +16,8 @@ from lean_mnist.errors import ConfigError, HealthError, Interrupted, LeanMnistEr
 from lean_mnist.invocation import typed
 from lean_mnist.nn.update import Update
 from lean_mnist.torch_internals import has_bfloat16_products
-from lean_mnist.training.checkpoints import content_hash, read_checkpoint
-from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
+from lean_mnist.training.checkpoints import read_checkpoint
+from lean_mnist.training.config import Config
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
 from lean_mnist.training.generations import BEST, LAST, ROLLBACK, read_last
@@ -28,22 +28,29 @@ from lean_mnist.training.objectives.protocol import Objective, Result
 from lean_mnist.training.objectives.summary import Summary
 from lean_mnist.training.report.page import write_page
 from lean_mnist.training.run_folder import RunFolder
-from lean_mnist.training.saved_run import about_going_on, goes_on, restore_run, run_content, start_from
+from lean_mnist.training.saved_run import about_going_on, goes_on, restore_run, run_content, start_from, start_of
 from lean_mnist.training.sinks.records import Notice, Text
 from lean_mnist.training.sinks.trackers import require_trackers
 from lean_mnist.training.state import RunState
 from lean_mnist.training.steps import ROLLBACK_FACTOR
 from lean_mnist.training.stopping import StopRequest
 from lean_mnist.training.trainer import Trainer
-from lean_mnist.version import __version__
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 
 
-def run(config: Config, resume: Path | None = None, world: World | None = None) -> Summary:
+Tell = Callable[[Any], None]  # is given the result of a run as soon as it is known and saved
+
+
+def _nobody(result: Any) -> None:
+    """Tell nobody."""
+
+
+def run(config: Config, resume: Path | None = None, world: World | None = None, tell: Tell = _nobody) -> Summary:
     """Train a classifier as ``config`` says, from the start or from the checkpoint ``resume``.
 
     ``world`` is the processes that do so together, each of which calls this; without it, this process does so alone.
+    The one that writes calls ``tell`` with the summary, before pictures and report are made.
     Raises the errors of :mod:`lean_mnist.errors`; ``Interrupted`` after Ctrl-C or SIGTERM, with the state saved.
     """
     world = world or World()
@@ -51,16 +58,18 @@ def run(config: Config, resume: Path | None = None, world: World | None = None) 
     require_trackers(config)
     dataset = _load(config, world, download=resume is None)
     with threads(build.pytorch_threads(config, (dataset.features, *config.hidden, dataset.classes))):
-        result = train(lambda: Classification(config, dataset, world), resume, world)
+        result = train(lambda: Classification(config, dataset, world), resume, world, tell)
     assert isinstance(result, Summary)
     return result
 
 
-def train(make: Callable[[], Objective], resume: Path | None = None, world: World | None = None) -> Result:
+def train(
+    make: Callable[[], Objective], resume: Path | None = None, world: World | None = None, tell: Tell = _nobody
+) -> Result:
     """Train by the objective that ``make`` makes, to its end; raises as :func:`run` does."""
     world = world or World()
     with StopRequest() as request, RunFolder() as folder:
-        session = world.everywhere(lambda: Session(make(), resume, world, folder))
+        session = world.everywhere(lambda: Session(make(), resume, world, folder, tell))
         return session.run(request)
 
 
@@ -97,35 +106,17 @@ def _load(config: Config, world: World, *, download: bool) -> Dataset:
     return world.everywhere(load)
 
 
-def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
-    """Values, as text, that must agree on all ranks before the first step: options, data, versions, state.
-
-    ``fingerprint`` is the data set's; ``start`` holds weights and, where a run goes on, optimizer and state: a nest of
-    plain values and tensors, of which the hash is compared.
-    """
-    options = {
-        option_name(name): " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in config.to_dict().items()
-        if name not in MAY_CHANGE_ON_RESUME
-    }
-    return options | {
-        "the data (SHA-256)": fingerprint[:16],
-        "lean_mnist": __version__,
-        "PyTorch": str(torch.__version__),
-        "the state to start from (SHA-256)": content_hash(start)[:16],
-    }
-
-
 class Session:
     """One session of a run, from its start or from the checkpoint ``resume``, in ``folder``.
 
     It is made without writing anything but locks, so that all processes can first see that they start alike.
     """
 
-    def __init__(self, objective: Objective, resume: Path | None, world: World, folder: RunFolder) -> None:
-        self._objective, self._world, self._folder, self._resuming = objective, world, folder, resume is not None
+    def __init__(self, objective: Objective, resume: Path | None, world: World, folder: RunFolder, tell: Tell) -> None:
+        self._objective, self._world, self._folder, self._tell = objective, world, folder, tell
         self._optimizer = build_optimizer(objective.config, [objective.parameters.vector])
-        self._state, self._note, self._warning, self._goes_on = RunState(), "", "", False
+        self._resuming, self._goes_on = resume is not None, False
+        self._state, self._note, self._warning = RunState(), "", ""
         self._logs: dict[str, int] | None = {}
         if resume is None and objective.config.init_from is not None:
             self._state, self._note = start_from(objective.config.init_from, objective)
@@ -306,6 +297,9 @@ class Session:
         folder = self._folder
         result = self._objective.finish(self._state, folder)
         folder.write_json(SUMMARY, {**result.to_dict(), "best_sha256": folder.generations.best_sha256})
+        folder.end_progress()
+        self._tell(result)
+        self._objective.illustrate(self._state, result, folder)
         if not folder.ended_before:
             logs, deleted = folder.flush()
             if deleted:

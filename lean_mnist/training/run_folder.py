@@ -201,6 +201,12 @@ class RunFolder:
                     self.say(f"{self.folder / name}: expected {size:,} bytes, found {found:,}; records are lost", done)
             world.on_writer(open_files)
 
+    def end_progress(self) -> None:
+        """Close what shows a person how far the run is, because its end is told now."""
+        self._sinks.remove(self._progress)
+        self._progress.close()
+        self._progress = Sink()
+
     def close_sinks(self) -> None:
         """Close the sinks, all of them; raises the first error of one."""
         with contextlib.ExitStack() as stack:

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import torch
 
+from lean_mnist.command_line import option_name
 from lean_mnist.errors import CheckpointError, ConfigError
 from lean_mnist.nn.update import Optimizer
 from lean_mnist.reading.text import printable, shown
-from lean_mnist.training.checkpoints import read_checkpoint
+from lean_mnist.training.checkpoints import content_hash, read_checkpoint
+from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.optimizers import restore_optimizer
 from lean_mnist.training.config.places import checkpoint_path
 from lean_mnist.training.config.schedules import BY_EPOCHS as SCHEDULES_BY_EPOCHS
@@ -137,3 +139,22 @@ def run_content(
             "ended": False,
         }
     return content
+
+
+def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
+    """Values, as text, that must agree on all ranks before the first step: options, data, versions, state.
+
+    ``fingerprint`` is the data set's; ``start`` holds weights and, where a run goes on, optimizer and state: a nest of
+    plain values and tensors, of which the hash is compared.
+    """
+    options = {
+        option_name(name): " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in config.to_dict().items()
+        if name not in MAY_CHANGE_ON_RESUME
+    }
+    return options | {
+        "the data (SHA-256)": fingerprint[:16],
+        "lean_mnist": __version__,
+        "PyTorch": str(torch.__version__),
+        "the state to start from (SHA-256)": content_hash(start)[:16],
+    }

@@ -28,7 +28,7 @@ from lean_mnist.errors import (
 from lean_mnist.nn import MLP
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.distributed.message import PROJECTIONS, Digests, Message, bits_of, tolerance
-from lean_mnist.training.run import start_of
+from lean_mnist.training.saved_run import start_of
 from tests.support.distributed_cases import ThreadTransport, at, join, one_step, scenarios, together, train
 from tests.support.training_cases import REPOSITORY, digits_config, surroundings
 

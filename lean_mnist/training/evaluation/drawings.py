@@ -7,7 +7,7 @@ from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
 from lean_mnist.reading.text import printable
 from lean_mnist.training.evaluation import images
-from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall, probabilities
+from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall
 from lean_mnist.training.sinks.records import Embedding, Image, Points, PrecisionRecall, Record
 
 _MOST_CURVES = 50
@@ -17,7 +17,7 @@ _MOST_POINTS, _MOST_NUMBERS, _LEAST_POINTS = 1000, 256_000, 10
 def final_drawings(
     step: int, model: MLP, normalization: Normalization, dataset: Dataset, found: Evaluation
 ) -> Iterator[Record]:
-    """Drawings of ``found``, the evaluation of ``model`` on the test split; no further evaluation of anything."""
+    """Drawings of ``found``, the evaluation of ``model`` on the test split, with probabilities."""
     test, maximum = dataset.test, dataset.maximum
     drawn = {
         "first_layer_weights": images.first_layer_weights(model, dataset.image_shape),
@@ -28,8 +28,8 @@ def final_drawings(
     for name, picture in drawn.items():
         if picture is not None:
             yield Image(step, f"picture/{name}", picture)
-    of_classes = probabilities(model, test, normalization)
-    for number, of_class in enumerate(of_classes.T[:_MOST_CURVES]):
+    assert found.probabilities is not None
+    for number, of_class in enumerate(found.probabilities.T[:_MOST_CURVES]):
         curve = precision_recall(of_class, test.labels.cpu() == number)
         yield PrecisionRecall(step, f"precision_recall/{number}", curve)
     count = min(_MOST_POINTS, _MOST_NUMBERS // model.sizes[-2], len(test))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -102,6 +103,7 @@ def confusion_matrix(evaluation: Evaluation) -> Picture | None:
     return np.asarray(picture)
 
 
+@functools.cache
 def _font(size: int) -> FreeTypeFont:
     from PIL import ImageFont
 

@@ -74,6 +74,7 @@ class Evaluation:
     predictions: Tensor  # int64, (m,)
     confidences: Tensor  # float64, (m,): the softmax probability of each prediction
     right: Tensor  # bool, (m,): whether the prediction is the label
+    probabilities: Tensor | None = None  # float64, (m, C), of the softmax, where they were asked for
 
     @property
     def examples(self) -> int:
@@ -129,14 +130,14 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: MLP, split: Split, normalization: Normalization) -> Evaluation:
+def evaluate(model: MLP, split: Split, normalization: Normalization, *, with_probabilities: bool = False) -> Evaluation:
     """Loss, confusion and predictions of ``model`` on every example of ``split``; ties go to the smallest class.
 
     Raises ``HealthError`` if a logit is not finite: such a prediction would be an accident.
     """
     classes = model.sizes[-1]
     confusion = torch.zeros(classes * classes, dtype=torch.int64)
-    loss, predictions, confidences = 0.0, [], []
+    loss, predictions, confidences, probabilities = 0.0, [], [], []
     for start in range(0, len(split), _CHUNK):
         images, labels = split.images[start : start + _CHUNK], split.labels[start : start + _CHUNK]
         logits = _logits(model, images, normalization)
@@ -147,22 +148,18 @@ def evaluate(model: MLP, split: Split, normalization: Normalization) -> Evaluati
         confidences.append(1 / (logits - logits.amax(1, keepdim=True)).exp_().sum(1))
         confusion += torch.bincount(labels.cpu() * classes + predicted, minlength=classes * classes)
         predictions.append(predicted)
+        if with_probabilities:
+            probabilities.append(logits.softmax(1))
     called = torch.cat(predictions)
     right = called == split.labels.cpu()
-    return Evaluation(loss / len(split), confusion.view(classes, classes), called, torch.cat(confidences), right)
+    each = torch.cat(probabilities) if with_probabilities else None
+    return Evaluation(loss / len(split), confusion.view(classes, classes), called, torch.cat(confidences), right, each)
 
 
 def _logits(model: MLP, images: Tensor, normalization: Normalization) -> Tensor:
     """Logits of uint8 images: float64, (m, C), on the CPU."""
     weight = next(model.parameters())
     return model(normalization.apply(images.to(weight.device), weight.dtype)).to("cpu", torch.float64)
-
-
-@torch.no_grad()
-def probabilities(model: MLP, split: Split, normalization: Normalization) -> Tensor:
-    """Softmax probabilities of each class on every example of ``split``: float64, (m, C)."""
-    chunks = (split.images[start : start + _CHUNK] for start in range(0, len(split), _CHUNK))
-    return torch.cat([_logits(model, images, normalization).softmax(1) for images in chunks])
 
 
 @torch.no_grad()

@@ -224,14 +224,14 @@ class Classification:
         yield Image(0, "picture/first_layer_weights", first_layer_weights(self.model, self.dataset.image_shape))
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
-        """One evaluation of the test split with the weights that validation selected, certificate, records, summary."""
+        """One evaluation of the test split with the weights that validation selected, certificate, summary."""
         self._average = None  # the weights that are selected have it in them
         best = folder.generations.read_best(state)
         if best is not None:
             self.restore(best, folder.checkpoints / BEST)
         # A run that had ended before is only summed up again: the same evaluation of the same weights counts once.
         state.test_looks = [look for look in state.test_looks if look["purpose"] != "final"]
-        test = self.evaluate("test")
+        test = evaluate(self.model, self.dataset.test, self.normalization, with_probabilities=True)
         self.tested = Tested(self.dataset.test, test, self.dataset.maximum)
         state.enter_test("final", test.errors)
         metrics = folder.generations.enter_test(state, best, test.counts())
@@ -250,7 +250,7 @@ class Classification:
         except (CertificateError, BoundError) as error:
             certificate = str(error)
         examples, quantized = len(self.train), self._quantized(folder.folder)
-        summary = Summary(
+        return Summary(
             self.config,
             self.dataset.origin,
             self.dataset.class_names,
@@ -263,13 +263,15 @@ class Classification:
             quantized,
             *self._engine_now(),
         )
-        card = model_card.model_card(summary, self.model, self.normalization, self.dataset)
+
+    def illustrate(self, state: RunState, result: Summary, folder: RunFolder) -> None:
+        """Model card; records of the certificate, pictures, figures to compare runs by."""
+        card = model_card.model_card(result, self.model, self.normalization, self.dataset)
         write_atomically(folder.checkpoints / model_card.FILE, card.encode())
         if not folder.ended_before:
-            for record in self._last_records(state, test, certificate):
+            for record in self._last_records(state, result.test, result.certificate):
                 folder.emit(record)
             folder.emit(Text(state.step, "run/model_card", model_card.body(card)))
-        return summary
 
     def _engine_now(self) -> tuple[str, int | None]:
         """Name of the engine, and threads of its last steps where it is native."""

@@ -250,3 +250,6 @@ class PacBayes:
     def finish(self, state: RunState, folder: RunFolder) -> PacBayesResult:
         """Choice among the candidates, certificate, ``best.pt``."""
         return finish_posterior(self, state, folder)
+
+    def illustrate(self, state: RunState, result: PacBayesResult, folder: RunFolder) -> None:
+        """It has no pictures."""

@@ -116,9 +116,12 @@ class Objective(Protocol):
         """Records of step 0: data, pictures of the initial weights."""
 
     def finish(self, state: RunState, folder: RunFolder) -> Result:
-        """End of the run, on the writer alone: final evaluation, certificate, last records.
+        """End of the run, on the writer alone: final evaluation, certificate.
 
         Called with ``state.finished`` set and the last checkpoint written; again if a run that had ended is resumed
         (``folder.ended_before``), with the same result and without counting an evaluation of the test split twice.
         Writes what belongs to it into ``folder``; the run writes ``summary.json`` from the result.
         """
+
+    def illustrate(self, state: RunState, result: Any, folder: RunFolder) -> None:
+        """Records and files that the result, which is told before, need not wait for: pictures, model card."""

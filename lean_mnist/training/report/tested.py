@@ -58,7 +58,7 @@ def _data_uri(image: object) -> str:
 
     picture, content = Image.fromarray(image), io.BytesIO()  # type: ignore[arg-type]
     picture.thumbnail((_WIDEST, _WIDEST))
-    picture.save(content, "png", optimize=True)
+    picture.save(content, "png")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 

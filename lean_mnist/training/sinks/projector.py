@@ -15,9 +15,10 @@ def write(folder: Path, record: Embedding) -> None:
     """Write them into ``folder``, which is that of the events."""
     points: Points = record.value
     _, rows, columns = points.sprites.shape
+    line = "\t".join(["%.5g"] * points.vectors.shape[1]) + "\n"
     labels = ["\t".join(points.labels), *map("\t".join, zip(*points.labels.values(), strict=True))]
     files = {
-        "projector_vectors.tsv": "".join("\t".join(f"{x:.5g}" for x in row) + "\n" for row in points.vectors).encode(),
+        "projector_vectors.tsv": "".join([line % tuple(vector) for vector in points.vectors.tolist()]).encode(),
         "projector_labels.tsv": ("\n".join(labels) + "\n").encode(),
         "projector_sprites.png": png(_sheet(points.sprites)),
         CONFIG: f"""embeddings {{
