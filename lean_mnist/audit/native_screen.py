@@ -6,6 +6,7 @@ out the chunk ends before that step's update, and the step is looked at by :mod:
 
 import ctypes
 import itertools
+import math
 from ctypes import c_double, c_float, c_int64, c_void_p
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class NativeScreen:
 
         pairs = list(itertools.pairwise(sizes))
         self.shapes = [(after, before) for before, after in pairs]
-        ordinary = [OrdinaryResiduals.of(after, before, engine.has_bias, capacity, like) for before, after in pairs]
+        ordinary = [OrdinaryResiduals.of(after, before, engine.has_bias, 0, like) for before, after in pairs]
         self._layers = (_LayerScreen * len(pairs))(
             *(
                 _LayerScreen(
@@ -103,10 +104,16 @@ class NativeScreen:
         assert probes.shape[1] == self._state.probe_size
         self._probes, self._state.probes = probes, address(probes)
 
-    def share(self, tape: StepTape) -> float | None:
-        """The largest share that the step in ``tape`` shows, by the probes in use; ``None`` if it is not there."""
-        if not self._engine.holds(tape):
+    def share(self, tape: StepTape, loss: float) -> float | None:
+        """The largest share that the step in ``tape`` shows, by the probes in use; ``None`` if it is not there.
+
+        ``loss`` is the mean that the step reported.
+        """
+        if not self._engine.holds(tape) or tape.loss_B is None:
             return None
+        mean = float(tape.loss_B.double().mean())
+        if not abs(loss - mean) <= ELEMENTWISE_ULPS * unit_of(tape.loss_B) * (1 + abs(mean)):
+            return math.nan
         watched = self._state.feature_sums, self._state.compares_sums
         self._state.feature_sums, self._state.compares_sums = None, 0
         try:

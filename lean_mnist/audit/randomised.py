@@ -160,9 +160,9 @@ class RandomisedCheck:
     def _batched_share(self, number: int, step: ComputedStep) -> float | None:
         """The share that the batched check shows; ``None`` where the step cannot be checked so."""
         assert self._probes is not None
-        if self._native is not None and len(step.tapes) == 1:
+        if self._native is not None and len(step.tapes) == 1 and step.loss is not None:
             self.begin(number, 1)
-            if (share := self._native.share(step.tapes[0])) is not None:
+            if (share := self._native.share(step.tapes[0], float(step.loss))) is not None:
                 return share
         checks = BatchChecks.of(step)
         if checks is None:

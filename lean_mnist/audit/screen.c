@@ -9,7 +9,7 @@
 #include "step.h"
 
 typedef struct {
-    float forward, gradient, together, backward;  /* ordinary residuals, relative to the sizes of their rows */
+    float forward, gradient, together, backward;  /* ordinary residuals, relative to their rows' sizes; B = 0 */
     const float *u, *v;                           /* this step's probes: (D + 1) and (H) */
     float *along, *gradient_along, *below;        /* W^T v and b v (D + 1); dW u + db u_D (H); W u (H) */
     float *h_v, *h_u;                             /* h (W^T v) + b v, and h u + u_D: (B) */
@@ -308,7 +308,7 @@ double screen(State *state, const Network *net, const Update *update, int64_t st
         }
         double h_square = all.h_squares / examples;
         double walk = (h_square + bias) * all.along / (inputs + bias);
-        double size = sqrt(h_square + bias * inputs), shares[4] = {
+        double size = sqrt((h_square + bias * inputs) * (examples + inputs) / inputs), shares[4] = {
             all.forward / (own->forward * sqrt(all.h_v / examples + walk) + state->underflow),
             all.gradient_largest / (own->gradient * size + state->underflow),
             sqrt(all.gradient / units) / (own->together * size + state->underflow),

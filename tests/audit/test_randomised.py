@@ -147,9 +147,9 @@ def put(value: Any, *index: Any) -> Any:
 def mask_dropped(step: Any) -> None:
     """The second layer's inputs are differentiated through without their mask, and all that follows from it."""
     t = step.trace
-    t.d_pre_activations[0] = t.d_inputs[1].clone()
-    step.model.layers[0].weight.grad = t.d_pre_activations[0].T @ t.inputs[0]
-    step.model.layers[0].bias.grad = t.d_pre_activations[0].sum(0)
+    t.d_pre_activations[0].copy_(t.d_inputs[1])
+    step.model.layers[0].weight.grad.copy_(t.d_pre_activations[0].T @ t.inputs[0])
+    step.model.layers[0].bias.grad.copy_(t.d_pre_activations[0].sum(0))
 
 
 def activation_wrong(step: Any) -> None:
