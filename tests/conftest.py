@@ -45,7 +45,8 @@ SLOW = {
     "rendering": ("render",),
     "tests": ("wild",),
     "training": (
-        "checkpoint_fields", "checkpoints", "chunks", "command_line", "distributed", "distributed_run", "failures",
+        "checkpoint_fields", "checkpoints", "chunks", "command_line", "distributed", "distributed_run", "engine_choice",
+        "failures",
         "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "report", "resume", "run_folder",
         "trackers", "trainer", "training_gate",
     ),

@@ -63,7 +63,7 @@ def _spoils_in_c(plant: Plant, step: int) -> None:
     """Makes the loss of that step, counted from 1, NaN when it is taken with others in one call."""
     rate = torch.tensor(learning_rate_schedule(digits_config(), STEPS_PER_EPOCH)(step - 1), dtype=torch.float32)
     right = "loss /= examples;"
-    wrong = f"{right} if (work->update && work->rates[step] == {rate.item().hex()}f) loss = NAN;"
+    wrong = f"{right} if (work->update && work->rates[step] == {float(rate).hex()}f) loss = NAN;"
     plant("nn.engine.native.load_kernels", lambda: kernels_with(right, wrong))
 
 

@@ -52,32 +52,32 @@ SMALL = 32 << 20  # products of a step's forward; below, PyTorch's threads wait 
 
 
 def batch_memory(config: Config, examples: int, features: int) -> tuple[BatchRing | HotBatch | None, str]:
-    """Memory of the engine's batches, ``None`` for steps taken as they are written, and why it is not another.
+    """Memory of the engine's batches, ``None`` for steps taken as they are written, and why for want of a compiler.
 
     Several batches a step are taken as written, and a quantised network, which finds the grid of its weights in NumPy.
     Raises ``ConfigError`` where ``--engine native`` cannot be had.
     """
-    reason = ""
+    reason = missing = ""
     if config.engine == "eager":
-        return None, reason
+        return None, ""
     if config.accumulate > 1:
         reason = "--accumulate takes several batches a step"
     elif config.quantize is not None:
         reason = "a quantised network is computed by PyTorch"
     elif config.engine == "auto" and config.device == "cuda":
-        return BatchRing(RING_DEPTH + 1), reason
+        return BatchRing(RING_DEPTH + 1), ""
     elif config.device == "cuda" or config.precision != "float32":
         reason = f"kernels in C are for float32 on a CPU, not for {config.precision} on {config.device}"
     else:
         try:
             load_kernels()
         except CannotCompile as error:
-            reason = str(error)
+            reason = missing = str(error)
     if not reason:
-        return HotBatch(min(config.batch_size, examples), features), reason
+        return HotBatch(min(config.batch_size, examples), features), ""
     if config.engine == "native":
         raise ConfigError(f"--engine native: {reason}")
-    return None, reason
+    return None, missing
 
 
 def pytorch_threads(config: Config, sizes: tuple[int, ...]) -> int | None:

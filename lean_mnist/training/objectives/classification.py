@@ -77,7 +77,7 @@ class Classification:
         self.model = build.build_model(config, dataset.features, dataset.classes)
         dtype = build.STEP_DTYPES[config.precision]
         self.parameters = FlatParameters(self.model, dtype)
-        self._memory, self._why_written = build.batch_memory(config, len(self.train), dataset.features)
+        self._memory, self._no_compiler = build.batch_memory(config, len(self.train), dataset.features)
         self.batches = Batches(
             self.train,
             self.normalization,
@@ -219,8 +219,8 @@ class Classification:
         gaps = self.dataset.gaps(self.train)
         if self.dataset.path and gaps != self.dataset.gaps():
             yield Notice(0, "run/classes", f"{gaps}, in what validation and limit-train leave")
-        if self._why_written and self.config.precision == "float32" and self.config.device == "cpu":
-            yield Notice(0, "run/engine", f"steps are taken as they are written: {self._why_written}")
+        if self._no_compiler:
+            yield Notice(0, "run/engine", f"steps are taken as they are written: {self._no_compiler}")
         yield Image(0, "picture/first_layer_weights", first_layer_weights(self.model, self.dataset.image_shape))
 
     def finish(self, state: RunState, folder: RunFolder) -> Summary:
