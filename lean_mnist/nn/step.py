@@ -203,7 +203,7 @@ class StepEngine:
             loss: float = result.loss.item()
             if not (finite := self._update.is_finite(loss)):
                 break
-            self._update.apply(rate)
+            self.update(rate)
             losses.append(loss)
             tapes.append(result.tapes)
             if stopped := self._stop_requested():
