@@ -51,10 +51,11 @@ def graphs(patch: pytest.MonkeyPatch, graph: Graph = Again, **options: Any) -> N
     taken.clear()
     patch.setattr(build, "batch_memory", lambda *arguments: (BatchRing(RING_DEPTH + 1), ""))
 
-    def engine(*arguments: Any, **given: Any) -> GraphEngine:
-        return GraphEngine(*arguments, **{**given, **options}, graph=graph)
+    class Graphs(GraphEngine):
+        def __init__(self, *arguments: Any, **given: Any) -> None:
+            super().__init__(*arguments, **{**given, **options}, graph=graph)
 
-    patch.setattr(classification, "GraphEngine", engine)
+    patch.setattr(classification, "GraphEngine", Graphs)
 
 
 @pytest.fixture
