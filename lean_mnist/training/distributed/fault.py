@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lean_mnist.errors import GradientMismatch, HealthError, LeanMnistError
 from lean_mnist.nn.parameters import ParameterSlot, place_of
-from lean_mnist.training.distributed.message import Digests, Message, misfit, odd_ones, words_of
+from lean_mnist.training.distributed.message import PROJECTIONS, Digests, Message, bits_of, misfit, odd_ones, words_of
 from lean_mnist.training.distributed.transport import Transport
 
 
@@ -20,7 +20,7 @@ class Evidence(NamedTuple):
     """Values that one rank holds after a reduction whose checks failed."""
 
     messages: list[Message]  # the same on every rank
-    bits: list[int]  # of each rank's sum
+    digests: Tensor  # of the sum of each rank, likewise
     own_P: Tensor  # its gradient, as it was sent
     reduced_P: Tensor  # what it got
     layout: Sequence[ParameterSlot]
@@ -29,7 +29,9 @@ class Evidence(NamedTuple):
 def explain(transport: Transport, digests: Digests, evidence: Evidence) -> LeanMnistError:
     """The error that all ranks raise, with the same words. A collective operation; raises ``ContactLost``."""
     messages, step = evidence.messages, evidence.messages[0].step
-    infinite = [rank for rank, m in enumerate(messages) if m.examples and not m.digests.isfinite().all()]
+    infinite = [
+        rank for rank, m in enumerate(messages) if m.examples and not m.digests[:, : PROJECTIONS + 1].isfinite().all()
+    ]
     if infinite:
         return HealthError(
             f"step {step}: the gradient of {ranks(infinite)} is not finite; "
@@ -37,13 +39,12 @@ def explain(transport: Transport, digests: Digests, evidence: Evidence) -> LeanM
         )
     found = misfit(messages)
     if not found:
-        held = digests.of(evidence.reduced_P, step).cpu()
-        right = transport.all_gather_object(digests.match(held, messages, len(messages), evidence.own_P.dtype))
+        right = digests.match(evidence.digests, messages, len(messages), evidence.own_P.dtype)
         wrong = [rank for rank, it_is in enumerate(right) if not it_is]
         if len(wrong) == len(messages):
             found = _wrong_everywhere(transport, digests, evidence)
         else:
-            found = _wrong_somewhere(transport, evidence, wrong or odd_ones(evidence.bits))
+            found = _wrong_somewhere(transport, evidence, wrong or odd_ones(bits_of(evidence.digests).tolist()))
     return GradientMismatch(f"gradient check failed at step {step}: {found}; the step was not applied")
 
 
@@ -72,8 +73,8 @@ def _wrong_everywhere(transport: Transport, digests: Digests, evidence: Evidence
         if message.examples and rank == transport.rank:
             sent_P = evidence.own_P * message.weight
             place = difference(evidence.layout, sent_P, arrived_P, "it sent", "what arrived is")
-        arrived = digests.of(arrived_P, message.step).cpu()
-        right = not message.examples or digests.match(arrived, [message], len(messages), dtype)
+        arrived = digests.of(arrived_P, message.step)[None]
+        right = not message.examples or all(digests.match(arrived, [message], len(messages), dtype))
         answers = transport.all_gather_object((right, place))
         if not all(right for right, _ in answers):
             place = answers[rank][1]

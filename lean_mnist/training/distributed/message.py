@@ -44,10 +44,10 @@ _SPREAD = 1511  # from one step's window to the next
 def _digest_in_c() -> Callable[..., None] | None:
     """The function of ``digest.c``; ``None`` where no compiler is."""
     try:
-        function: Callable[..., None] = load_library(Path(__file__).with_name("digest.c")).digest_chunk
+        function: Callable[..., None] = load_library(Path(__file__).with_name("digest.c")).digest
     except CannotCompile:
         return None
-    function.argtypes, function.restype = [ctypes.c_int64, *[ctypes.c_void_p] * 5], None  # type: ignore[attr-defined]
+    function.argtypes, function.restype = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 5], None  # type: ignore[attr-defined]
     return function
 
 
@@ -64,35 +64,37 @@ class Digests:
         self._rows, self._exact = drawn.to(device), torch.empty(length, dtype=torch.float64, device=device)
         self.chunks, self._in_c = -(-size // CHUNK), _digest_in_c() if native and device.type == "cpu" else None
 
-    def of(self, gradient_P: Tensor, step: int, chunks: slice = slice(None), copy_P: Tensor | None = None) -> Tensor:
-        """The digests of a gradient's chunks, each with its 2-norm: float64, (chunks, PROJECTIONS + 1), on its device.
+    def of(self, gradient_P: Tensor, step: int, copy_P: Tensor | None = None) -> Tensor:
+        """The digests of a gradient's chunks, on the CPU: float64, (chunks, PROJECTIONS + 2).
 
-        Those of other than the given ``chunks`` are 0. ``copy_P`` becomes a copy of the gradient on the way.
+        Behind the projections come the 2-norm and, as an int64, the sum of the numbers' bits, which differs where a
+        single one does. ``copy_P`` becomes a copy of the gradient on the way.
         """
-        result = gradient_P.new_zeros(self.chunks, PROJECTIONS + 1, dtype=torch.float64)
+        result = gradient_P.new_zeros(self.chunks, PROJECTIONS + 2, dtype=torch.float64)
         offset = step * _SPREAD % _WINDOW
-        for chunk in range(self.chunks)[chunks]:
-            place = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-            given, copy = gradient_P[place], None if copy_P is None else copy_P[place]
-            rows, found = self._rows[:, offset : offset + len(given)], result[chunk]
-            if self._in_c is not None and given.dtype == torch.float32:
-                self._in_c(len(given), *map(address, (given, copy, *rows, found)))
-                continue
-            if copy is not None:
-                copy.copy_(given)
-            part = self._exact[: len(given)].copy_(given)
-            torch.mv(rows, part, out=found[:PROJECTIONS])
-            found[PROJECTIONS] = torch.dot(part, part)
+        rows = self._rows[:, offset : offset + len(self._exact)]
+        if self._in_c is not None and gradient_P.dtype == torch.float32:
+            self._in_c(len(gradient_P), CHUNK, *map(address, (gradient_P, copy_P, *rows, result)))
+        else:
+            bits = bits_of(result)
+            for chunk, given in enumerate(gradient_P.split(CHUNK)):
+                part = self._exact[: len(given)].copy_(given)
+                torch.mv(rows[:, : len(part)], part, out=result[chunk, :PROJECTIONS])
+                result[chunk, PROJECTIONS] = torch.dot(part, part)
+                bits[chunk] = words_of(given).sum(dtype=torch.int64)
+            if copy_P is not None:
+                copy_P.copy_(gradient_P)
         result[:, PROJECTIONS].sqrt_()
-        return result
+        return result.cpu()
 
-    def match(self, digests: Tensor, messages: Sequence["Message"], ranks: int, dtype: torch.dtype) -> bool:
-        """True if ``digests`` are those of the weighted sum of these gradients, computed by ``ranks`` in ``dtype``."""
+    def match(self, digests: Tensor, messages: Sequence["Message"], ranks: int, dtype: torch.dtype) -> list[bool]:
+        """Of each of these: True if they are of the gradients' weighted sum, as ``ranks`` compute it in ``dtype``."""
         # One rank after the other: the same roundings, and so the same verdict, on all.
-        summands = [message.weight * message.digests for message in messages if message.examples]
-        expected = sum(summands, torch.zeros_like(digests))
+        summands = [m.weight * m.digests[:, : PROJECTIONS + 1] for m in messages if m.examples]
+        expected = sum(summands, torch.zeros(self.chunks, PROJECTIONS + 1, dtype=torch.float64))
         allowed = tolerance(len(self._exact), dtype, ranks, expected[:, PROJECTIONS:])
-        return bool(((digests - expected)[:, :PROJECTIONS].abs() <= allowed).all())  # which NaN is not
+        off = (digests[..., :PROJECTIONS] - expected[:, :PROJECTIONS]).abs()
+        return [bool(right) for right in (off <= allowed).flatten(1).all(1)]  # which NaN is not
 
 
 def tolerance(size: int, dtype: torch.dtype, ranks: int, norms: Tensor) -> Tensor:
@@ -112,9 +114,9 @@ def words_of(vector_P: Tensor) -> Tensor:
     return vector_P.view(torch.int32)
 
 
-def bits_of(vector_P: Tensor) -> Tensor:
-    """An int64 that differs where a single number of ``vector_P`` does; the same in whatever order it is summed."""
-    return words_of(vector_P).sum(dtype=torch.int64)
+def bits_of(digests: Tensor) -> Tensor:
+    """The sums of bits in digests, a view: int64, (..., chunks)."""
+    return digests.view(torch.int64)[..., PROJECTIONS + 1]
 
 
 class Message(NamedTuple):
@@ -126,7 +128,7 @@ class Message(NamedTuple):
     refused: bool  # its checks refuse the step
     stop: bool  # it was asked to stop
     loss: float
-    digests: Tensor  # of its gradient, with the norms: (chunks, PROJECTIONS + 1)
+    digests: Tensor  # of its gradient
 
     @property
     def weight(self) -> float:
@@ -135,14 +137,14 @@ class Message(NamedTuple):
 
     def packed(self) -> Tensor:
         """The row that is sent: float64, on the CPU."""
-        return torch.cat([torch.tensor(self[:-1], dtype=torch.float64), self.digests.cpu().flatten()])
+        return torch.cat([torch.tensor(self[:-1], dtype=torch.float64), self.digests.flatten()])
 
     @staticmethod
     def unpacked(row_F: Tensor) -> "Message":
         """The message of a row."""
         *integers, loss = row_F[:6].tolist()
         step, examples, total, refused, stop = map(int, integers)
-        return Message(step, examples, total, bool(refused), bool(stop), loss, row_F[6:].view(-1, PROJECTIONS + 1))
+        return Message(step, examples, total, bool(refused), bool(stop), loss, row_F[6:].view(-1, PROJECTIONS + 2))
 
 
 def misfit(messages: Sequence[Message]) -> str:

@@ -150,14 +150,11 @@ class World:
             if any(message.refused for message in messages):
                 raise self.report_once(_combined(transport.all_gather_object(refusal))) from refusal
             transport.weighted_sum(self._sent_P, [message.weight for message in messages], gradient_P)
-            # All sums are the same, bit for bit: the digests of one part of it on each rank are those of all.
-            part = self._digests.of(gradient_P, step, self.share(self._digests.chunks)).cpu()
-            row = torch.cat([bits_of(gradient_P).cpu().reshape(1), part.view(torch.int64).flatten()])
-            table = transport.all_gather(row)
-            digests, bits = table[:, 1:].view(torch.float64).sum(0).view_as(part), table[:, 0].tolist()
+            table = transport.all_gather(self._digests.of(gradient_P, step).flatten())
+            digests = table.view(self.size, self._digests.chunks, -1)
             right = self._digests.match(digests, messages, self.size, gradient_P.dtype)
-            if not right or misfit(messages) or len(set(bits)) > 1:
-                evidence = Evidence(messages, bits, self._sent_P, gradient_P, self._layout)
+            if not all(right) or misfit(messages) or (bits_of(digests) != bits_of(digests[0])).any():
+                evidence = Evidence(messages, digests, self._sent_P, gradient_P, self._layout)
                 raise self.report_once(explain(transport, self._digests, evidence))
         # Summed in the order of the ranks, so that it is the same number everywhere.
         mean = math.fsum(message.weight * message.loss for message in messages if message.examples)
