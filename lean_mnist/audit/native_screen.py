@@ -70,8 +70,8 @@ class NativeScreen:
         self._layers = (_LayerScreen * len(pairs))(
             *(
                 _LayerScreen(
-                    *ordinary[i][:4], None, None, memory(before + 1), memory(after), memory(after), memory(capacity),
-                    memory(capacity), memory(capacity, before) if i else None, memory(capacity, after),
+                    *ordinary[i][:4], None, None, memory(before + 1), memory(engine.threads.most, after), memory(after),
+                    memory(capacity), memory(capacity), memory(capacity, before) if i else None, memory(capacity, after),
                 )
                 for i, (before, after) in enumerate(pairs)
             )

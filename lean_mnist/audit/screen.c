@@ -11,7 +11,7 @@
 typedef struct {
     float forward, gradient, together, backward;  /* ordinary residuals, relative to their rows' sizes; B = 0 */
     const float *u, *v;                           /* this step's probes: (D + 1) and (H) */
-    float *along, *gradient_along, *below;        /* W^T v and b v (D + 1); dW u + db u_D (H); W u (H) */
+    float *along, *gradient_along, *below;        /* W^T v and b v (D + 1); each thread's part of dW u (H); W u (H) */
     float *h_v, *h_u;                             /* h (W^T v) + b v, and h u + u_D: (B) */
     float *h, *d_z;                               /* computed here: the input (B, D), above the first layer; and dz (B, H) */
 } LayerScreen;
@@ -128,10 +128,10 @@ static void look_at_parameters(State *state, const Network *net, const Update *u
             float bias = own->along[layer->inputs] = dot(layer->bias, own->v, layer->units);
             sums->along += (double)bias * bias;
         }
+        /* Each thread reads the rows that it has written, as near as can be; the parts are added up later. */
+        row_times(own->u + begin, layer->d_weight + begin * layer->units, end - begin, layer->units, 0, layer->units,
+                  own->gradient_along + thread * layer->units);
         part_of(layer->units, 4 * WIDTH, thread, team->size, &begin, &end);
-        row_times(own->u, layer->d_weight, layer->inputs, layer->units, begin, end, own->gradient_along);
-        if (layer->bias)
-            for (int64_t j = begin; j < end; j++) own->gradient_along[j] += own->u[layer->inputs] * layer->d_bias[j];
         if (l) {
             row_times(own->u, layer->weight, layer->inputs, layer->units, begin, end, own->below);
             sums->below = dot(own->below + begin, own->below + begin, end - begin);
@@ -252,7 +252,9 @@ static void look_at_gradients(State *state, const Network *net, Team *team, int 
             }
             for (int64_t j = 0; j < count; j++) {
                 float square = squares[j] + 1.17549435e-38f;
-                float of = (own->gradient_along[j0 + j] - residual[j]) / sqrtf(square);
+                float along = net->layers[l].bias ? own->u[net->layers[l].inputs] * net->layers[l].d_bias[j0 + j] : 0;
+                for (int t = 0; t < team->size; t++) along += own->gradient_along[t * units + j0 + j];
+                float of = (along - residual[j]) / sqrtf(square);
                 sums->gradient_largest = larger(sums->gradient_largest, fabsf(of));
                 sums->gradient += (double)of * of;
                 sums->d_squares += square;
