@@ -43,7 +43,7 @@ class _State(ctypes.Structure):
     ]  # fmt: skip
 
 
-_SUMS_SIZE = 6 * 8 + 4 * 4  # bytes of a Sums of screen.c
+_SUMS_SIZE = 5 * 8 + 4 * 4  # bytes of a Sums of screen.c
 
 
 class NativeScreen:

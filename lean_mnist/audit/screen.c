@@ -1,5 +1,6 @@
 /* The batched check of lean_mnist.audit.batched, of every step of a chunk, in float32: the same residuals, sizes and
-   limits, for one pass over weights, gradients and batch. Its activations and its softmax are its own.
+   limits, for one pass over weights, gradients and batch; but a row of dh = dz W has the size that its own dz gives it.
+   Its activations and its softmax are its own.
 
    Where something stands out the step is looked at in Python, and that decides: so nothing here refuses a step.
    Shapes: B examples, D inputs of a layer, H its units, C classes.                                                  */
@@ -16,10 +17,10 @@ typedef struct {
     float *h, *d_z;                               /* computed here: the input (B, D), above the first layer; and dz (B, H) */
 } LayerScreen;
 
-enum { MOST_THREADS = 64 };
+enum { MOST_THREADS = 64, MOST_LAYERS = 128 };
 typedef struct { /* of one thread's rows or columns, of one layer */
-    double along, h_v, h_squares, below, d_squares, gradient;  /* sums of squares */
-    float forward, backward, gradient_largest;                 /* largest magnitudes */
+    double along, h_v, h_squares, below, gradient;  /* sums of squares */
+    float forward, gradient_largest, backward;                 /* largest magnitudes; backward as a share */
 } Sums;
 
 typedef struct {
@@ -174,10 +175,14 @@ static double look_at_logits(const State *state, const Network *net, int64_t row
 }
 
 /* Residuals of the products and functions of each row, `begin` to `end`. */
-static void look_at_rows(State *state, const Network *net, int64_t begin, int64_t end, int thread) {
+static void look_at_rows(State *state, const Network *net, int64_t begin, int64_t end, int thread, int threads) {
     float logit = 0, share = 0;
     double likelihood = 0;
     int64_t changed = state->of_thread[thread].changed;
+    double below[MOST_LAYERS] = {0}; /* the mean square of W u */
+    for (int64_t l = 1; l < net->depth; l++)
+        for (int t = 0; t < threads; t++)
+            below[l] += state->sums[t * net->depth + l].below / net->layers[l].units;
     for (int64_t i = begin; i < end; i++) {
         const float *h = net->layers[0].h + i * net->layers[0].inputs;
         if (state->feature_sums && state->feature_sums[i] != row_sum(net, i)) changed = BATCH;
@@ -195,8 +200,11 @@ static void look_at_rows(State *state, const Network *net, int64_t begin, int64_
             sums->forward = larger(sums->forward, fabsf(h_v - dot(z, own->v, units)));
             sums->h_squares += square;
             if (l) {
-                float residual = dot(d_z, own->below, units) - dot(layer->d_h + i * inputs, own->u, inputs);
-                sums->backward = larger(sums->backward, fabsf(residual));
+                float d_z_below, d_z_square;
+                dots(d_z, own->below, NULL, units, &d_z_below, NULL, &d_z_square);
+                float residual = d_z_below - dot(layer->d_h + i * inputs, own->u, inputs);
+                float size = own->backward * sqrtf(d_z_square * (float)below[l]) + state->underflow;
+                sums->backward = larger(sums->backward, fabsf(residual) / size);
             }
             float *computed = own->d_z + i * units;
             if (l + 1 == net->depth) {
@@ -257,7 +265,6 @@ static void look_at_gradients(State *state, const Network *net, Team *team, int 
                 float of = (along - residual[j]) / sqrtf(square);
                 sums->gradient_largest = larger(sums->gradient_largest, fabsf(of));
                 sums->gradient += (double)of * of;
-                sums->d_squares += square;
             }
         }
     }
@@ -275,7 +282,7 @@ double screen(State *state, const Network *net, const Update *update, int64_t st
     look_at_parameters(state, net, update, team, thread);
     meet(team);
     part_of(examples, 1, thread, team->size, &begin, &end);
-    look_at_rows(state, net, begin, end, thread);
+    look_at_rows(state, net, begin, end, thread, team->size);
     meet(team);
     look_at_gradients(state, net, team, thread);
     meet(team);
@@ -301,8 +308,6 @@ double screen(State *state, const Network *net, const Update *update, int64_t st
             all.along += sums->along;
             all.h_v += sums->h_v;
             all.h_squares += sums->h_squares;
-            all.below += sums->below;
-            all.d_squares += sums->d_squares;
             all.gradient += sums->gradient;
             all.forward = larger(all.forward, sums->forward);
             all.backward = larger(all.backward, sums->backward);
@@ -314,8 +319,7 @@ double screen(State *state, const Network *net, const Update *update, int64_t st
             all.forward / (own->forward * sqrt(all.h_v / examples + walk) + state->underflow),
             all.gradient_largest / (own->gradient * size + state->underflow),
             sqrt(all.gradient / units) / (own->together * size + state->underflow),
-            l ? all.backward / (own->backward * sqrt(all.d_squares / examples * all.below / units) + state->underflow)
-              : 0,
+            all.backward,
         };
         for (int i = 0; i < 4; i++)
             if (largest == largest && !(shares[i] <= largest)) largest = shares[i]; /* also NaN, which then stays */

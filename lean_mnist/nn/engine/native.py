@@ -49,6 +49,7 @@ from lean_mnist.nn.update import SGD, Update
 HERE = Path(__file__).parent
 ACTIVATIONS = ("relu", "leaky-relu", "sigmoid", "tanh", "gelu", "silu", "identity")  # as numbered in kernels.c
 _TILE_COLUMNS = 64  # at most as many as in kernels.c
+_FEWEST = 8  # steps of a call that tell how fast it was
 _SECONDS = 0.1  # of a call, after which whoever wants to stop is heard
 
 
@@ -218,8 +219,9 @@ class NativeEngine(StepEngine):
             threads, started = self.threads.next(), time.perf_counter()
             self._call(work, threads)
             seconds = time.perf_counter() - started
-            if work.taken:
+            if work.taken >= _FEWEST:
                 self.threads.took(threads, seconds / sum(rest.sizes[: work.taken]))
+            if work.taken:
                 self._update.optimizer.param_groups[0]["lr"] = rates[taken + work.taken - 1]
             if self.screen is not None:
                 self.screen.end(first + taken, work.taken, work.largest_share, work.screen_seconds)
