@@ -71,7 +71,8 @@ class NativeScreen:
             *(
                 _LayerScreen(
                     *ordinary[i][:4], None, None, memory(before + 1), memory(engine.threads.most, after), memory(after),
-                    memory(capacity), memory(capacity), memory(capacity, before) if i else None, memory(capacity, after),
+                    memory(capacity), memory(capacity), memory(capacity, before) if i else None,
+                    memory(capacity, after),
                 )
                 for i, (before, after) in enumerate(pairs)
             )

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,13 +61,14 @@ class Probes:
         """The probes of a step and those of its block that follow."""
         block, row = divmod(step, BLOCK)
         if block != self._block:
-            generator = torch.Generator().manual_seed(self.seed_of(step))
-            # In [−1, 1), then away from 0 by a half.
-            drawn = torch.rand(BLOCK, sum(self._sizes), generator=generator).mul_(2).sub_(1)
-            drawn += torch.copysign(torch.tensor(0.5), drawn)
+            generator = np.random.default_rng(self.seed_of(step))  # three times as fast as PyTorch's
+            drawn = generator.random((BLOCK, sum(self._sizes)), dtype=np.float32)
+            drawn -= 0.5  # in [−1/2, 1/2); twice that, then away from 0 by a half
+            drawn *= 2
+            drawn += np.copysign(np.float32(0.5), drawn)
             for features, end in zip(self._features, itertools.accumulate(self._sizes), strict=False):
                 drawn[:, end - 1] = math.sqrt(features)
-            self._block, self._rows = block, drawn.to(self._device, self._dtype)
+            self._block, self._rows = block, torch.from_numpy(drawn).to(self._device, self._dtype)
         return self._rows[row:]
 
     def of(self, step: int) -> list[Probe]:

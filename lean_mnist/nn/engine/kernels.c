@@ -4,6 +4,7 @@
    compared with it, and every check of a step reads the tape that is left here. Matrices are row by row; a weight lies
    as (inputs, units). Every number is summed in one order, whatever the number of threads, so that results have the
    same bits. Shapes: B examples, D inputs of a layer, H its units, C classes.                                        */
+#define _GNU_SOURCE /* for the processor that a thread runs on */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -438,6 +439,7 @@ struct Crew { /* a team's threads, which sleep between two calls */
     int64_t call;
     int working, ending;
     Work *work;
+    int caller; /* the processor that it ran on when the helpers were last kept off it */
 };
 
 static void *help(void *argument) {
@@ -459,11 +461,27 @@ static void *help(void *argument) {
     return NULL;
 }
 
+/* Keep the helpers off the processor of the caller, where a scheduler may wake them: there they would take turns. */
+static void keep_apart(Crew *crew) {
+#ifdef __linux__
+    int caller = sched_getcpu();
+    cpu_set_t others;
+    if (caller < 0 || caller == crew->caller || sched_getaffinity(0, sizeof others, &others)) return;
+    crew->caller = caller;
+    CPU_CLR(caller, &others);
+    for (int i = 0; i < crew->count && CPU_COUNT(&others); i++)
+        pthread_setaffinity_np(crew->helpers[i].thread, sizeof others, &others);
+#else
+    (void)crew;
+#endif
+}
+
 /* Threads for up to `size` at a time, the caller's own among them; NULL where they cannot be had. */
 Crew *crew_new(int64_t size) {
     Crew *crew = calloc(1, sizeof *crew);
     if (!crew) return NULL;
     crew->helpers = calloc(size, sizeof *crew->helpers);
+    crew->caller = -1;
     pthread_mutex_init(&crew->mutex, NULL);
     pthread_cond_init(&crew->wake, NULL);
     pthread_cond_init(&crew->done, NULL);
@@ -495,6 +513,7 @@ void crew_take_steps(Crew *crew, Work *work, int64_t threads) {
     work->largest_share = work->screen_seconds = 0;
     crew->team.size = threads < crew->count + 1 ? (int)threads : crew->count + 1;
     if (crew->team.size > 1) {
+        keep_apart(crew);
         pthread_mutex_lock(&crew->mutex);
         crew->work = work;
         crew->working = crew->team.size - 1;

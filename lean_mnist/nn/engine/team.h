@@ -42,7 +42,7 @@ static inline void meet(Team *team) {
         return;
     }
     for (int tries = 0; atomic_load_explicit(&team->passed, memory_order_acquire) == passed; tries++) {
-        if (tries < 10000) relax();
+        if (tries < 2000) relax(); /* some 50 microseconds */
         else sched_yield();
     }
 }
