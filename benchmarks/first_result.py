@@ -125,11 +125,15 @@ def run(command: Sequence[str], environment: Mapping[str, str], folder: Path) ->
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                if shown is None and (found := _ACCURACY.search(line)):
-                    shown, accuracy = time.perf_counter() - started, float(found[1]) / 100
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            with process.stdout:
+                for line in process.stdout:
+                    if shown is None and (found := _ACCURACY.search(line)):
+                        shown, accuracy = time.perf_counter() - started, float(found[1]) / 100
+            _, status, usage = os.wait4(process.pid, 0)
+        except KeyboardInterrupt:
+            process.kill()
+            raise
         ended = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
