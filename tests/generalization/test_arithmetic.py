@@ -173,4 +173,5 @@ def test_presets_whose_test_accuracy_their_developers_saw() -> None:
     assert paying == {"best", "small-best"}
     assert developers_of("best", "mnist") == DeveloperLooks("best", 4, True)
     assert developers_of("best", "qmnist").looks == 4
+    assert developers_of("small-best", "mnist") == DeveloperLooks("small-best", 3, True)
     assert all(developers_of(name, "fashion-mnist") == NOBODY for name in PRESETS)

@@ -31,16 +31,17 @@ _LEAN: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # One hidden layer of 128, too small to fit all that deformation makes of 55,000 images: label smoothing costs it
-    # accuracy, and so does weakening the deformations towards the end.
+    # accuracy, and so does weakening the deformations towards the end; more epochs at a lower rate gain most.
     "small-best": {
         "augment": "elastic",
         "augment_shift": 1.0,
         "augment_rotation": 10.0,
         "augment_scale": 0.1,
         "augment_elastic": 0.6,
-        "lr": 0.06,
+        "lr": 0.03,
         "weight_decay": 0.0,
-        "epochs": 80,
+        "epochs": 120,
+        "average": 0.95,
     },
     # A deep network and stronger deformations, about those of Cireşan et al. (2010). Its products are wide enough for
     # bfloat16 to be twice as fast where the processor has it. It goes on learning for long: 80 epochs give 99.35 %.
@@ -83,13 +84,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 # - best: four versions. The first (100 epochs, milder deformations), the one chosen on the validation split (80
 #   epochs), the same in bfloat16 (99.35 % on the test split), and the present one, of 300 epochs (99.49 %). The last
 #   change came after a test accuracy was seen, so that the looks are adaptive.
-# - small-best: two versions, the first and the one chosen on the validation split. It has not changed since a test
-#   accuracy was written down.
+# - small-best: three versions. The first, one chosen on the validation split (80 epochs at a rate of 0.06; 99.06 % on
+#   the test split, mean of five seeds), and the present one. Validation splits alone chose its values, but that it was
+#   changed at all came after a test accuracy was seen, so that the looks are adaptive.
 # - The others: none. The default's values for learning are those of the first version in the log; LEAN_mnist's are its
 #   own; mini is for watching. What was seen on a screen before the first version, nobody knows.
 #
 # Each is (looks, adaptive), on these splits; QMNIST's test split begins with MNIST's.
-_DEVELOPERS = {"best": (4, True), "small-best": (2, False)}
+_DEVELOPERS = {"best": (4, True), "small-best": (3, True)}
 _LOOKED_AT = ("mnist", "qmnist")
 
 
