@@ -117,10 +117,10 @@ def test_a_run_that_is_killed_as_it_goes_on_has_its_average(here: Path, monkeypa
 def test_a_rollback_to_the_start_forgets_the_average(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluations = iter(range(1, 10))
 
-    def evaluated(*arguments: Any) -> Any:
+    def evaluated(*arguments: Any, **options: Any) -> Any:
         if next(evaluations) == 1:
             raise HealthError("the network's outputs are not finite")
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(classification, "evaluate", evaluated)
     run(digits_config(**{**PLAIN, "epochs": 1}, average=0.9, on_nonfinite="rollback"))
