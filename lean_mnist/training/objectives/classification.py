@@ -274,10 +274,10 @@ class Classification:
             folder.emit(Text(state.step, "run/model_card", model_card.body(card)))
 
     def _engine_now(self) -> tuple[str, int | None]:
-        """Name of the engine, and threads of its last steps where it is native."""
-        if isinstance(self._engine, NativeEngine) and not self._engine.refused:
-            return "native", self._engine.threads.best
-        return "graph" if isinstance(self._engine, GraphEngine) else "eager", None
+        """Name of the engine, and threads of its last steps where it is native and took some."""
+        if isinstance(self._memory, HotBatch) and not (self._engine and self._engine.refused):
+            return "native", self._engine.threads.best if isinstance(self._engine, NativeEngine) else None
+        return "graph" if isinstance(self._memory, BatchRing) else "eager", None
 
     def _quantized(self, folder: Path) -> TrainingClaims | None:
         """Of a quantised network: write its exact numbers, and certify it by the examples it learned from."""

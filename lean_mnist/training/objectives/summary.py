@@ -39,7 +39,7 @@ class Summary:
     certificate: Certificate | str  # written in ``folder``, or why there is none
     quantized: TrainingClaims | None = None  # of a quantised network, which is then written in ``folder``, too
     engine: str = "eager"  # that took the last steps
-    engine_threads: int | None = None  # of the last ones, where it is ``native``
+    engine_threads: int | None = None  # of the last ones, where it is ``native``; for people, as it is only measured
 
     @property
     def checking_share(self) -> float:
@@ -88,7 +88,6 @@ class Summary:
             "files": {name: str(path) for name, path in self.files.items()},
             "device": self.config.device,
             "engine": self.engine,
-            "engine_threads": self.engine_threads,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
         }
@@ -108,7 +107,7 @@ class Summary:
         return {**best, "last": last, **card, "run": self.folder, **certificate, **network, **report}
 
     def _of_engine(self) -> str:
-        count = self.engine_threads or torch.get_num_threads()
+        count = self.engine_threads or self.config.threads or torch.get_num_threads()
         chosen = "" if self.config.threads else " (auto)"
         return f"{self.engine}, on {count} thread{'s' * (count != 1)}{chosen}" * (self.config.device == "cpu")
 
