@@ -10,7 +10,8 @@ back. What became of a flip is one of
 - *rounding*: they are no farther from them than float32 takes these steps from float64's;
 - *missed*: none of these.
 
-Resident images and labels are those that the next steps gather: of the others a flip waits until they are.
+Resident images and labels are those that the next steps gather: of the others a flip waits until they are. Steps are
+taken one by one; the one *during* which a bit flips is computed as it is written, kernel by kernel.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 from lean_mnist.audit.step_audit import AuditResult, StepAudit
@@ -37,14 +39,12 @@ from lean_mnist.command_line import parse, run_command
 from lean_mnist.data.batches import Batch
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import LeanMnistError
-from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
 from lean_mnist.training.hooks.step import FailurePolicy
-from lean_mnist.training.objectives import classification
 from lean_mnist.training.objectives.classification import Classification
 from lean_mnist.training.state import RunState
 from lean_mnist.training.trainer import Trainer
@@ -99,25 +99,33 @@ def flip_bit(tensor: Tensor, element: int, bit: int) -> Callable[[], None]:
     return turn
 
 
-class _KeptEngine(NativeEngine):
-    """The engine of the run that was made last, for the captured kernels of its steps."""
+class _Watched(TorchDispatchMode):
+    """Counts kernels, keeps the numbers that they made, and does ``action`` with these after kernel ``at``."""
 
-    latest: Any = None
+    def __init__(self, at: int = -1, action: Callable[[list[Tensor]], None] = lambda made: None) -> None:
+        super().__init__()
+        self.count, self._at, self._action, self._made = 0, at, action, list[Tensor]()
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        type(self).latest = self
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the kernel."""
+        result = func(*args, **(kwargs or {}))
+        parts = result if isinstance(result, (tuple, list)) else (result,)
+        self._made += [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+        self.count += 1
+        if self.count - 1 == self._at:
+            self._action(self._made)
+        return result
 
 
 class _BeforeLastGate:
-    """Does ``actions``, each once, when all gates but the last have passed a step."""
+    """Does ``actions``, each once, when all gates but the last have passed a step, which is due while there are any."""
 
     def __init__(self) -> None:
         self.actions: list[Callable[[], None]] = []
 
     def due(self, step: int) -> bool:
-        """Every step."""
-        return True
+        """True if there is something to do."""
+        return bool(self.actions)
 
     def on_gradients(self, step: Step) -> tuple[()]:
         """No records."""
@@ -136,31 +144,31 @@ class Patient:
         self.update = Update(self.parameters.network, self.optimizer, config.clip_norm, self.parameters)
         policy = FailurePolicy(self.state.checks, stop=config.on_divergence == "stop")
         hooks, self.before_last_gate = self.objective.hooks(self.state, policy), _BeforeLastGate()
-        hooks = dataclasses.replace(hooks, gates=[*hooks.gates[:-1], self.before_last_gate, *hooks.gates[-1:]])
-        kept: Any = _KeptEngine
-        with mock.patch.object(classification, "NativeEngine", kept):
-            self.trainer = Trainer(
-                self.objective, self.update, hooks, self.state,
-                emit=lambda record: None, save=lambda which: None, stop_requested=lambda: False,
-            )  # fmt: skip
-        self.captures = _KeptEngine.latest
+        where: Any = "every_step" if hooks.every_step else "gates"
+        some = getattr(hooks, where)
+        hooks = dataclasses.replace(hooks, **{where: [*some[:-1], self.before_last_gate, *some[-1:]]})
+        self.trainer = Trainer(
+            self.objective, self.update, hooks, self.state,
+            emit=lambda record: None, save=lambda which: None, stop_requested=lambda: False,
+        )  # fmt: skip
+        self.during: list[Callable[[Any], Any]] = []  # computes the next step, once
         self.before_update: list[Callable[[], None]] = []  # done once, when the gates are passed
         self.after_gradients: list[Callable[[Any], None]] = []  # done once, with the step's result
-        engine, apply = self.trainer._engine, self.update.apply
-        step = engine.step
+        engine = self.trainer._engine
+        step, update = engine.step, engine.update
 
         def stepped(batches: Any) -> Any:
-            result = step(batches)
+            result = self.during.pop()(batches) if self.during else step(batches)
             while self.after_gradients:
                 self.after_gradients.pop()(result)
             return result
 
-        def applied(rate: float) -> None:
+        def updated(rate: float) -> None:
             while self.before_update:
                 self.before_update.pop()()
-            apply(rate)
+            update(rate)
 
-        engine.step, self.update.apply = stepped, applied  # type: ignore[method-assign]
+        engine.step, engine.update = stepped, updated  # type: ignore[method-assign]
 
     def batches(self) -> Iterator[Batch]:
         """Batches from where the run stands; the first of a later epoch after the last."""
@@ -188,6 +196,7 @@ class Patient:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go back to a ``snapshot``."""
         self.before_update.clear()
+        self.during.clear()
         self.after_gradients.clear()
         self.before_last_gate.actions.clear()
         self.parameters.vector.data.copy_(snapshot["weights"])
@@ -256,30 +265,35 @@ class Flips:
     def batch_labels(self) -> None:
         self._steps(first=lambda batch: self._flip(batch[1]))
 
-    def _during(self, choose: Callable[[Any], Tensor]) -> Callable[[Batch], None]:
-        """Flip after one of the kernels of the first step; ``choose`` has the tapes to choose a tensor from."""
+    def _during(self, choose: Callable[[Batch, list[Tensor]], Tensor]) -> Callable[[Batch], None]:
+        """Flip after one of the kernels of the first step, which is computed as it is written.
 
-        def plant(batch: Batch) -> None:
-            captured: Any = self._patient.captures._captured_step(batch)
-            tensor, kernels = choose(captured.result), captured._kernels
-            at = self._rng.randrange(len(kernels))
-            captured._kernels = [*kernels[:at], lambda: self._flip(tensor), *kernels[at:]]
-            self.undo.append(lambda: setattr(captured, "_kernels", kernels))
-            self._patient.after_gradients.append(lambda result: setattr(captured, "_kernels", kernels))
+        ``choose`` has its batch and all that its kernels have made, to choose a tensor from.
+        """
+        compute = self._patient.trainer._engine._compute
 
-        return plant
+        def disturbed(batches: list[Batch]) -> Any:
+            with _Watched() as kernels:
+                compute(batches)
+            at = self._rng.randrange(kernels.count)
+            with _Watched(at, lambda made: self._flip(choose(batches[0], made))):
+                return compute(batches)
+
+        return lambda batch: self._patient.during.append(disturbed)
 
     def weights_during_the_step(self) -> None:
-        self._steps(first=self._during(lambda result: self._patient.parameters.vector))
+        self._steps(first=self._during(lambda batch, made: self._patient.parameters.vector))
 
     def batch_features_during_the_step(self) -> None:
-        self._steps(first=self._during(lambda result: result.tapes[0].inputs[0]))
+        self._steps(first=self._during(lambda batch, made: batch[0]))
 
     def values_between_layers(self) -> None:
-        def choose(result: Any) -> Tensor:
-            tape = result.tapes[0]
-            values = [*tape.inputs[1:], *tape.pre_activations, *tape.d_pre_activations, *tape.d_inputs, tape.loss_B]
-            values = [value for value in values if value is not None]
+        weights, gradient = self._patient.parameters.vector, self._patient.parameters.gradient
+        others = {tensor.untyped_storage().data_ptr() for tensor in (weights, gradient)}
+
+        def choose(batch: Batch, made: list[Tensor]) -> Tensor:
+            ours = others | {batch[0].untyped_storage().data_ptr()}
+            values = [value for value in made if value.numel() and value.untyped_storage().data_ptr() not in ours]
             return self._rng.choices(values, [value.numel() for value in values])[0]
 
         self._steps(first=self._during(choose))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.bit_flips import STEPS, Flips, Patient, flip_bit
+from lean_mnist.data.batches import PlannedBatches
 from lean_mnist.errors import MemoryFault
 from tests.support.training_cases import STEPS_PER_EPOCH, digits_config
 
@@ -85,15 +86,27 @@ def test_the_rounded_copy_is_protected_too() -> None:
 
 
 @pytest.mark.parametrize("augment", ["none", "affine"])
-def test_the_order_and_deformed_images_are_protected(augment: Any) -> None:
-    patient = Patient(digits_config(check="full", device="cpu", augment=augment))
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "in one call"])
+def test_the_order_and_deformed_images_are_protected(augment: Any, together: bool) -> None:
+    patient = Patient(digits_config(check="full", device="cpu", augment=augment, engine="native"))
     chunks: Any = patient.objective.batches.chunks(0)
-    patient.trainer.take([next(chunks)[0]])
+    chunk = next(chunks)
+    assert isinstance(chunk, PlannedBatches)
+    patient.trainer.take([chunk[0]])
     images, order = (chunks.gi_frame.f_locals[name] for name in ("images", "order"))
-    row = int(order[2 * patient.objective.batches.batch_size])  # of the first batch of the next chunk
-    flip_bit(images[row], 20, 1)
-    with pytest.raises(MemoryFault, match=rf"^step 2: the image of example {row} of .* was changed in memory"):
-        patient.trainer.take([next(chunks)[0]])
+
+    def go_on() -> None:
+        if together:
+            patient.trainer.take_chunk(chunk[1:])
+        for batch in chunk[1:]:
+            patient.trainer.take([batch])
+
+    row = int(order[3 * patient.objective.batches.batch_size])  # of the fourth batch
+    undo = flip_bit(images[row], 20, 1)
+    with pytest.raises(MemoryFault, match=rf"^step 4: the image of example {row} of .* was changed in memory"):
+        go_on()
+    assert patient.state.step == 3
+    undo()
     flip_bit(order, len(order) - 2, 40)
     with pytest.raises(MemoryFault, match=r"^the order of the examples of epoch 1 was changed in memory"):
-        list(chunks)
+        go_on()
