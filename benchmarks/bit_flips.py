@@ -103,7 +103,7 @@ class _Watched(TorchDispatchMode):
     """Counts kernels, keeps the numbers that they made, and does ``action`` with these after kernel ``at``."""
 
     def __init__(self, at: int = -1, action: Callable[[list[Tensor]], None] = lambda made: None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count, self._at, self._action, self._made = 0, at, action, list[Tensor]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -144,9 +144,11 @@ class Patient:
         self.update = Update(self.parameters.network, self.optimizer, config.clip_norm, self.parameters)
         policy = FailurePolicy(self.state.checks, stop=config.on_divergence == "stop")
         hooks, self.before_last_gate = self.objective.hooks(self.state, policy), _BeforeLastGate()
-        where: Any = "every_step" if hooks.every_step else "gates"
-        some = getattr(hooks, where)
-        hooks = dataclasses.replace(hooks, **{where: [*some[:-1], self.before_last_gate, *some[-1:]]})
+        before = self.before_last_gate
+        if hooks.every_step:
+            hooks = dataclasses.replace(hooks, every_step=[*hooks.every_step[:-1], before, *hooks.every_step[-1:]])
+        else:
+            hooks = dataclasses.replace(hooks, gates=[*hooks.gates[:-1], before, *hooks.gates[-1:]])
         self.trainer = Trainer(
             self.objective, self.update, hooks, self.state,
             emit=lambda record: None, save=lambda which: None, stop_requested=lambda: False,
