@@ -119,3 +119,10 @@ def check_choice(what: str, found: str, choices: Collection[str], error: type[Le
     if found not in choices:
         alike = nearest(found[: _SHORT.maxstring], choices)
         raise error(f"{what}: expected one of {', '.join(choices)}, found {_SHORT.repr(found)}{alike}")
+
+
+def require_count(**options: object) -> None:
+    """Raise ``ArgumentError`` for an option that is no whole number of at least 1."""
+    for option, value in options.items():
+        if not isinstance(value, int) or value < 1:
+            raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")

@@ -11,18 +11,11 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.report import Severity
 from lean_mnist.crosscheck.subjects.calls import SOURCES, GradientSource
-from lean_mnist.errors import ArgumentError, nearest
+from lean_mnist.errors import ArgumentError, nearest, require_count
 
 VaryBatch = bool | Sequence[int] | Callable[[int], Sequence[Any]]
 VarySizes = Mapping[int | str, int | Sequence[int]]
 SEVERITIES = tuple(severity.value for severity in Severity)
-
-
-def require_count(**options: object) -> None:
-    """Raise ``ArgumentError`` for an option that is no whole number of at least 1."""
-    for option, value in options.items():
-        if not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"{option}: expected a whole number of at least 1, found {value!r}")
 
 
 def severity_named(fail_on: str) -> Severity:

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from lean_mnist.crosscheck.executions.steps import Expected, Model, Step, copied, worst
-from lean_mnist.crosscheck.options import require_count, severity_named
+from lean_mnist.crosscheck.options import severity_named
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import one_line
-from lean_mnist.errors import ArgumentError
+from lean_mnist.errors import ArgumentError, require_count
 from lean_mnist.torch_internals import compiling_often, counting, uncompiled, uncompiled_calls
 
 COMPILED = "compiled"

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lean_mnist.crosscheck.executions.steps import Expected, Results, Step, worst
-from lean_mnist.crosscheck.options import require_count, severity_named
+from lean_mnist.crosscheck.options import severity_named
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import one_line, seed_everything
-from lean_mnist.errors import ArgumentError
+from lean_mnist.errors import ArgumentError, require_count
 
 SHARDED, ONE = "sharded", "one device"
 
