@@ -23,6 +23,7 @@ from lean_mnist.nn.engine.structures import (
     BLOCK,
     DONE,
     NOT_FINITE,
+    STOOD_OUT,
     Layer,
     Network,
     Source,
@@ -66,8 +67,11 @@ class Screen(Protocol):
     def begin(self, step: int, steps: int) -> int:
         """Get ready for steps from number ``step`` on; returns how many of them it is ready for, 1 to ``steps``."""
 
-    def end(self, step: int, taken: int, largest_share: float, seconds: float) -> None:
-        """So many of them were taken, screening took so many seconds, and none showed more than this share."""
+    def end(self, step: int, taken: int, stood_out: bool, seconds: float) -> None:
+        """So many of them were taken, screening took so many seconds, and something stood out in the next one."""
+
+    def changed(self, step: int, block: int) -> None:
+        """A block of parameters, or of momentum after them, was changed after the last step that was taken."""
 
 
 def load_kernels() -> ctypes.CDLL:
@@ -176,10 +180,8 @@ class NativeEngine(StepEngine):
         result = StepResult(losses.float()[0], gradients_of(module), [tape])
         if self._compared < 2:
             self._compared += 1
-            rule = self._rule()
-            self._refused = first_difference(result, layers_of(module), module) or (
-                "" if rule is None else update_difference(self._apply, rule, self._update)
-            )
+            self._refused = first_difference(result, layers_of(module), module)
+            self._refused = self._refused or update_difference(self._apply, self._rule(), self._update)
             if self._refused:
                 return super().step(batches)
         self._last = tape
@@ -224,11 +226,16 @@ class NativeEngine(StepEngine):
             if work.taken:
                 self._update.optimizer.param_groups[0]["lr"] = rates[taken + work.taken - 1]
             if self.screen is not None:
-                self.screen.end(first + taken, work.taken, work.largest_share, work.screen_seconds)
+                self.screen.end(first + taken, work.taken, work.status == STOOD_OUT, work.screen_seconds)
             taken += work.taken
             stopped = self._stop_requested()
             if work.status != DONE:
                 break
+        if self.screen is not None and self.screen.watches_memory and work.status != STOOD_OUT:
+            sums = self._sums.clone()
+            self._library.note_sums(byref(rule))
+            for block in (sums != self._sums).nonzero()[:1].tolist():
+                self.screen.changed(first + taken - 1, *block)
         # A step that was begun and not taken has left its own values in the tape.
         self._last = self._tape(batches.sizes[taken - 1]) if taken and work.status == DONE else None
         if taken and self._update.moved is not None:
@@ -264,7 +271,7 @@ class NativeEngine(StepEngine):
             steps=len(batches), seconds=math.inf, losses=address(losses[1]),
             rates=address(rate_of),
         )  # fmt: skip
-        self._call(work, self.threads.most)
+        self._library.crew_take_steps(self._crew, byref(work), c_int64(self.threads.most))
         same = all(map(torch.equal, own, alone)) and torch.equal(*losses.float())
         for tensor, value in zip(resting, before, strict=True):
             tensor.copy_(value)

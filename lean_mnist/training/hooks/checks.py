@@ -24,6 +24,7 @@ from lean_mnist.training.sinks.records import Counts, Figure, Histogram, Notice,
 
 # LEAN_mnist's thresholds for the norm of one tensor's gradient.
 EXPLODING, VANISHING = 10.0, 1e-4
+_TRANSIENT = "something stood out in this step, and does not when it is computed again: a transient fault, not applied"
 
 
 class HealthHook:
@@ -177,6 +178,7 @@ class ScreenHook:
         self._record_due, self._policy = record_due, policy
         self._native: NativeScreen | None = None
         self._guard: MemoryGuard | None = None
+        self._stood_out = 0  # number of the step at which a chunk ended because something did
 
     def due(self, step: int) -> bool:
         """Every step, or where the native engine screens those in between, at those that are looked at row by row."""
@@ -201,17 +203,27 @@ class ScreenHook:
         """Before the engine takes steps from number ``step`` on; returns how many it may."""
         return self._randomised.begin(step, steps)
 
-    def end(self, step: int, taken: int, largest_share: float, seconds: float) -> None:
+    def end(self, step: int, taken: int, stood_out: bool, seconds: float) -> None:
         """Count the steps that the engine took; raises ``MemoryFault`` where what rests was changed."""
         assert self._native is not None
         self._policy.summary.add_screens(taken, seconds)
-        if self._guard is not None and (block := self._native.changed_block) is not None:
-            self._guard.blame(step + taken, block)
+        block = self._native.changed_block
+        self._stood_out = step + taken if stood_out and block is None else 0
+        if block is not None:
+            self.changed(step + taken, block)
+
+    def changed(self, step: int, block: int) -> None:
+        """Lay it to the memory; raises ``MemoryFault``."""
+        assert self._guard is not None
+        self._guard.blame(step, block)
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """A record where due; raises ``GradientMismatch``."""
         result = self._randomised.check(step.number, ComputedStep.of(step.model, step.batches, step.tapes, step.loss))
         self._policy.summary.add_screen(result)
+        if self._stood_out == step.number and not result.stood_out:
+            self._policy.summary.transient += 1
+            yield Notice(step.number, "screen/transient", _TRANSIENT)
         if self._record_due(step.number):
             yield Scalar(step.number, "screen/share_of_allowed", result.share)
         if result.passed:
