@@ -23,6 +23,7 @@ from lean_mnist.nn.parameters import flatten_parameters, parameter_layout, unfla
 from lean_mnist.training.distributed import World
 from lean_mnist.training.distributed.transport import ContactLost, Transport
 
+PATIENCE = timedelta(minutes=2)  # with a process that starts on a busy machine
 Plant = Callable[[int, int, Tensor], None]  # (rank, how many all-reduces before, vector)
 
 

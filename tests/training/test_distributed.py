@@ -29,7 +29,7 @@ from lean_mnist.nn import MLP
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.distributed.message import PROJECTIONS, Digests, Message, bits_of, tolerance
 from lean_mnist.training.saved_run import start_of
-from tests.support.distributed_cases import ThreadTransport, at, join, one_step, scenarios, together, train
+from tests.support.distributed_cases import PATIENCE, ThreadTransport, at, join, one_step, scenarios, together, train
 from tests.support.training_cases import REPOSITORY, digits_config, surroundings
 
 CPU = torch.device("cpu")
@@ -373,6 +373,7 @@ def test_nobody_comes(rank: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
 
 def test_a_process_that_is_stopped_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lean_mnist.training.distributed.transport._ROLL_CALL_SECONDS", 0.2)
+    monkeypatch.setattr("lean_mnist.training.distributed.transport._START", PATIENCE)
     store = str(tmp_path / "store")
     command = [sys.executable, str(REPOSITORY / "tests/support/distributed_cases.py"), store, "stop"]
     with subprocess.Popen(command, env={**surroundings(), "PYTHONPATH": str(REPOSITORY)}) as other:
@@ -385,6 +386,7 @@ def test_a_process_that_is_stopped_is_named(tmp_path: Path, monkeypatch: pytest.
 
 def test_two_processes_and_one_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lean_mnist.training.distributed.transport._ROLL_CALL_SECONDS", 0.2)
+    monkeypatch.setattr("lean_mnist.training.distributed.transport._START", PATIENCE)
     store = str(tmp_path / "store")
     command = [sys.executable, str(REPOSITORY / "tests/support/distributed_cases.py"), store]
     with subprocess.Popen(command, env={**surroundings(), "PYTHONPATH": str(REPOSITORY)}) as other:

@@ -19,7 +19,7 @@ from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.run import run
 from lean_mnist.training.state import CheckSummary
-from tests.support.distributed_cases import ThreadTransport, together
+from tests.support.distributed_cases import PATIENCE, ThreadTransport, together
 from tests.support.planting import Plant
 from tests.support.training_cases import (
     LAST,
@@ -52,6 +52,7 @@ def distance(a: Path, b: Path) -> float:
 
 
 def test_two_processes_train_as_one_does(here: Path, short_run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lean_mnist.training.distributed.transport._START", PATIENCE)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
