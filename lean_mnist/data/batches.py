@@ -26,7 +26,9 @@ _AT_ONCE = 1024  # examples that are gathered and normalised together: few, so t
 
 def sizes_of(batches: Sequence[Batch]) -> list[int]:
     """Number of examples of each batch."""
-    return batches.sizes if isinstance(batches, PlannedBatches) else [len(labels) for _, labels in batches]
+    if isinstance(batches, PlannedBatches):
+        return [batches.examples(i + 1) - batches.examples(i) for i in range(len(batches))]
+    return [len(labels) for _, labels in batches]
 
 
 class HotBatch:
@@ -109,10 +111,9 @@ class PlannedBatches(Sequence[Batch]):
         """True if a feature depends on its pixel alone."""
         return self.normalization.kind != "per-image"
 
-    @property
-    def sizes(self) -> list[int]:
-        """Number of examples of each batch."""
-        return [min(self.batch_size, self.end - at) for at in range(self.begin, self.end, self.batch_size)]
+    def examples(self, count: int) -> int:
+        """Number of examples of the first ``count`` batches."""
+        return min(count * self.batch_size, self.end - self.begin)
 
     def __len__(self) -> int:
         return -(-(self.end - self.begin) // self.batch_size)

@@ -222,7 +222,7 @@ class NativeEngine(StepEngine):
             self._call(work, threads)
             seconds = time.perf_counter() - started
             if work.taken >= _FEWEST:
-                self.threads.took(threads, seconds / sum(rest.sizes[: work.taken]))
+                self.threads.took(threads, seconds / rest.examples(work.taken))
             if work.taken:
                 self._update.optimizer.param_groups[0]["lr"] = rates[taken + work.taken - 1]
             if self.screen is not None:
@@ -237,7 +237,8 @@ class NativeEngine(StepEngine):
             for block in (sums != self._sums).nonzero()[:1].tolist():
                 self.screen.changed(first + taken - 1, *block)
         # A step that was begun and not taken has left its own values in the tape.
-        self._last = self._tape(batches.sizes[taken - 1]) if taken and work.status == DONE else None
+        latest = batches.examples(taken) - batches.examples(taken - 1)
+        self._last = self._tape(latest) if taken and work.status == DONE else None
         if taken and self._update.moved is not None:
             self._update.moved()
         return StepChunk(losses[:taken].tolist(), [], stopped, not_finite=work.status == NOT_FINITE)

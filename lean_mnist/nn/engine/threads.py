@@ -4,7 +4,7 @@ import os
 
 from lean_mnist.nn.engine.structures import MOST_THREADS
 
-_PATIENCE, _MOST_PATIENCE = 8, 512  # calls until what is not the fastest is measured again, the more the slower it was
+_PATIENCE, _MOST_PATIENCE = 16, 512  # calls until what is not the fastest is measured again, the more the slower it was
 
 
 class ThreadChoice:
