@@ -3,6 +3,7 @@
 Shapes: ``m`` examples; an image is ``rows x columns``; ``D = rows * columns`` input features.
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -22,8 +23,14 @@ __all__ = ["DATASETS", "Dataset", "Split", "load_dataset", "load_digits"]
 
 CLASSES = 10  # of every data set here
 IMAGE_SHAPE = (28, 28)  # of every data set that comes as IDX files
-DIGITS_TEST_EXAMPLES = 360
-DIGITS_SPLIT_SEED = 0  # a constant: the test split must be the same for every run
+# The test split of ``digits``, one bit an example: that of scikit-learn's ``train_test_split(test_size=360,
+# stratify=labels, random_state=0)``, which takes longer to import than a run on digits.
+_DIGITS_TEST = bytes.fromhex(
+    "000004883524104000064100934205001a00080100240028062c12001000940a009019120420f8a0028110a000080a8820441524494240a00a"
+    "0000004004d80000818020004805c400104008a0100005404800301000020ec409000224840083a8013c20a6980a0000000b08400804a01848"
+    "02024041c1008004404684376a810216004480004042a0a4180a5000840b8561c608108008004c80c02004068e00010882008100380803c008"
+    "190000100e01008410a0210033282904c044c080680e0102830082008822a6402c24042108a860809081a00c02820242120138a41500"
+)
 
 
 def load_dataset(
@@ -68,16 +75,14 @@ def load_digits() -> Dataset:
 
     The test split is a fixed, stratified choice of 360 examples. Both splits keep the order of the file.
     """
-    from sklearn.datasets import load_digits as sklearn_digits
-    from sklearn.model_selection import train_test_split
-
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
     with errors_named("scikit-learn's digits"):
-        digits = sklearn_digits()
-    images, labels = digits.images.astype(np.uint8), digits.target.astype(np.int64)
-    parts = train_test_split(
-        np.arange(len(labels)), test_size=DIGITS_TEST_EXAMPLES, stratify=labels, random_state=DIGITS_SPLIT_SEED
-    )
-    train, test = (Split.of(images[order], labels[order]) for order in map(np.sort, parts))
+        table = np.loadtxt(Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz", delimiter=",")
+    images, labels = table[:, :-1].reshape(-1, 8, 8).astype(np.uint8), table[:, -1].astype(np.int64)
+    tests = np.unpackbits(np.frombuffer(_DIGITS_TEST, dtype=np.uint8))[: len(labels)].astype(bool)
+    train, test = (Split.of(images[chosen], labels[chosen]) for chosen in (~tests, tests))
     return Dataset("digits", train, test, classes=CLASSES, maximum=16, source="scikit-learn")
 
 

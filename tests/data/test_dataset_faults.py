@@ -162,9 +162,9 @@ def test_unknown_name(tmp_path: Path) -> None:
 
 
 def test_an_error_while_digits_are_read_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreadable() -> None:
+    def unreadable(*arguments: object, **options: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("sklearn.datasets.load_digits", unreadable)
+    monkeypatch.setattr(np, "loadtxt", unreadable)
     with pytest.raises(OSError, match="scikit-learn's digits"):
         load_dataset("digits", "data")

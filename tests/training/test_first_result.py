@@ -24,13 +24,17 @@ HEAVY = {
 }  # fmt: skip
 
 
-def test_a_default_run_imports_nothing_that_it_does_not_use(tmp_path: Path, tiny_mnist: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+def test_a_run_imports_nothing_that_it_does_not_use(
+    tmp_path: Path, tiny_mnist: Callable[..., Path], dataset: str
+) -> None:
     """Epochs, audits with gradcheck, certificate, pictures, report and all."""
     code = (
         "import gc, sys; from lean_mnist.train import main; main();"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)), gc.isenabled(), gc.get_freeze_count() > 100_000)"
     )
-    arguments = ["--epochs", "1", "--batch-size", "10", "--data-dir", str(tiny_mnist(tmp_path)), "--run-name", NAME]
+    options = {"dataset": dataset, "data-dir": tiny_mnist(tmp_path), "epochs": 1, "batch-size": 10, "run-name": NAME}
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=surroundings(), cwd=tmp_path, capture_output=True, text=True, check=True,
