@@ -2,7 +2,7 @@
 
 The compiler is the first of ``$CC``, ``cc``, ``gcc``, ``clang`` and that of the package ``ziglang``, which is a C
 compiler in a wheel. A library that was kept is used again only if its source, compiler, options and processor are the
-same, and its content is what was written: it ends with its own SHA-256.
+same, and its content is what was written: it ends with the SHA-256 of itself and of what it was compiled for.
 """
 
 import contextlib
@@ -46,24 +46,22 @@ def load_library(*sources: Path) -> ctypes.CDLL:
     digest = hashlib.sha256("\n".join(parts).encode())
     for source in sources:
         digest.update(source.read_bytes())
-    folder = cache_folder()
-    kept = None if folder is None else folder / f"{sources[0].stem}-{digest.hexdigest()[:32]}.so"
-    with tempfile.TemporaryDirectory(prefix="lean-mnist-") as temporary:
-        if kept is None or not _is_whole(kept):
-            built = Path(temporary, "library.so")
-            _compile([*compiler, *options, str(sources[0]), "-o", str(built), *_LIBRARIES])
-            content = built.read_bytes()
-            built.write_bytes(content + hashlib.sha256(content).digest())
-            if kept is None:
-                return ctypes.CDLL(str(built))
-            try:
-                write_atomically(kept, built.read_bytes())
-            except OSError:  # a full disk: it is compiled again next time
-                return ctypes.CDLL(str(built))
-        try:
+    folder, key = cache_folder(), digest.hexdigest()
+    kept = None if folder is None else folder / f"{sources[0].stem}-{key[:32]}.so"
+    try:
+        if kept is not None and _is_whole(kept, key):
             return ctypes.CDLL(str(kept))
-        except OSError as error:
-            raise CannotCompile(f"{kept}: {error}") from error
+        with tempfile.TemporaryDirectory(prefix="lean-mnist-") as temporary:
+            place = built = Path(temporary, "library.so")
+            _compile([*compiler, *options, str(sources[0]), "-o", str(built), *_LIBRARIES])
+            if kept is not None:
+                with contextlib.suppress(OSError):  # a full disk: it is compiled again next time
+                    content = built.read_bytes()
+                    write_atomically(kept, content + _seal(content, key))
+                    place = kept
+            return ctypes.CDLL(str(place))
+    except OSError as error:  # no folder for temporary files, or none that programs may be in
+        raise CannotCompile(f"a library of C cannot be made and loaded: {error}") from error
 
 
 def find_compiler() -> list[str]:
@@ -91,13 +89,17 @@ def _compile(command: list[str]) -> None:
         raise CannotCompile(f"{command[0]}: exit status {done.returncode}: {said}")
 
 
-def _is_whole(path: Path) -> bool:
-    """True if the file is there and ends with the digest of its content; its folder is the user's alone."""
+def _is_whole(path: Path, key: str) -> bool:
+    """True if the file is there and is what was compiled for ``key``; its folder is the user's alone."""
     try:
         content = path.read_bytes()
     except OSError:
         return False
-    return hashlib.sha256(content[:-_DIGEST]).digest() == content[-_DIGEST:]
+    return _seal(content[:-_DIGEST], key) == content[-_DIGEST:]
+
+
+def _seal(content: bytes, key: str) -> bytes:
+    return hashlib.sha256(content + key.encode()).digest()
 
 
 def _compiler_stamp(compiler: list[str]) -> str:
