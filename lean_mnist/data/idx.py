@@ -55,26 +55,25 @@ def read_idx(path: PathLike, check: Callable[[int, Shape], None] | None = None) 
         packed = file.read()
         entry = f"idx-{hashlib.sha256(packed).hexdigest()}"
         if (unpacked := recall(entry)) is not None:
-            return _parse(_Mapped(unpacked), shown(path), check)
+            return _recalled(unpacked, check)
         array = _parse(GzipStream(io.BytesIO(packed)), shown(path), check)
         if array.dtype == np.uint8:
             keep(entry, struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape), array.data)
         return array
 
 
-class _Mapped:
-    """Content in memory, read without copying it."""
-
-    def __init__(self, content: memoryview) -> None:
-        self._rest = content
-
-    def read(self, size: int) -> memoryview:
-        """The next ``size`` bytes, fewer at the end."""
-        part, self._rest = self._rest[:size], self._rest[size:]
-        return part
+def _recalled(unpacked: memoryview, check: Callable[[int, Shape], None] | None) -> npt.NDArray[Any]:
+    """The array of uint8 that was kept, which is whole; all that can be wrong is the use for it."""
+    dimensions = unpacked[3]
+    shape = struct.unpack_from(f">{dimensions}I", unpacked, 4)
+    if check is not None:
+        check(unpacked[2] << 8 | dimensions, shape)
+    return np.frombuffer(unpacked, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def _parse(file: Any, name: str, check: Callable[[int, Shape], None] | None) -> npt.NDArray[Any]:
+def _parse(
+    file: io.BufferedReader | GzipStream, name: str, check: Callable[[int, Shape], None] | None
+) -> npt.NDArray[Any]:
     start = file.read(4)
     if len(start) < 4:
         raise DataError(f"{name}: holds {len(start)} bytes, expected an IDX header of at least 8")
@@ -102,8 +101,8 @@ def _parse(file: Any, name: str, check: Callable[[int, Shape], None] | None) -> 
     if check is not None:
         check(type_code << 8 | dimensions, shape)
 
-    content = file.read(declared) if isinstance(file, _Mapped) else bytearray()
     # Grows with what is really there, so that a header which declares more costs nothing.
+    content = bytearray()
     while len(content) < declared and (chunk := file.read(min(_CHUNK, declared - len(content)))):
         content += chunk
     if len(content) < declared:
