@@ -173,7 +173,11 @@ class NativeEngine(StepEngine):
         losses = torch.zeros(1, dtype=torch.float64)
         self.network.examples = len(batches[0][1])
         work = Work(network=pointer_to(self.network), steps=1, losses=address(losses))
-        self._call(work, self.threads.best)
+        # Steps by themselves are measured where there are no others: with another optimizer, or several processes.
+        threads, started = self.threads.best if self._compared_chunk else self.threads.next(), time.perf_counter()
+        self._call(work, threads)
+        if not self._compared_chunk:
+            self.threads.took(threads, (time.perf_counter() - started) / self.network.examples)
         if work.status == BAD_BATCH:
             raise IndexError("a label is none of the classes")
         tape, module = self._tape(len(batches[0][1])), self._parameters.network
@@ -196,6 +200,7 @@ class NativeEngine(StepEngine):
         if not self._compared_chunk:
             # Of steps of which one is not finite, nothing is said: they are looked at one by one.
             self._compared_chunk = self._compare_chunk(batches[:2], rates, rule)
+            self.threads.forget()
             return self.chunk(batches, rates, first) if self._compared_chunk else StepChunk([], [], stopped=False)
         losses, rate_of = torch.zeros(len(batches), dtype=torch.float64), torch.tensor(rates, dtype=torch.float32)
         source = _source_of(batches)

@@ -22,6 +22,10 @@ class ThreadChoice:
         self._latest: dict[int, list[float]] = {}  # seconds an example
         self._calls, self._turn = 0, 0
 
+    def forget(self) -> None:
+        """Measure all of them anew."""
+        self._latest = {}
+
     @property
     def best(self) -> int:
         """The fastest so far."""
