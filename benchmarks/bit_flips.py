@@ -478,7 +478,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     rows = measure(arguments)
     if arguments.json:
-        print(json.dumps({"rows": [dataclasses.asdict(row) for row in rows], "cost": cost(arguments)._asdict()}))
+        print(json.dumps({"rows": [vars(row) for row in rows], "cost": cost(arguments)._asdict()}))
         return
     print(f"| place | flips | {' | '.join(OUTCOMES)} | missed, 95 % |")
     print("|---" * (len(OUTCOMES) + 3) + "|")
