@@ -296,6 +296,7 @@ class Flips:
         def choose(batch: Batch, made: list[Tensor]) -> Tensor:
             ours = others | {batch[0].untyped_storage().data_ptr()}
             values = [value for value in made if value.numel() and value.untyped_storage().data_ptr() not in ours]
+            values = values or [batch[0]]  # which is all that there is until the first is made
             return self._rng.choices(values, [value.numel() for value in values])[0]
 
         self._steps(first=self._during(choose))
