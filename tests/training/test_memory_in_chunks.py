@@ -68,6 +68,19 @@ def test_a_fault_that_is_gone_again_is_told_and_leaves_nothing(
         assert (ours - theirs).abs().max() < 1e-5  # the kernels of the one are not optimised
 
 
+@pytest.mark.parametrize("check", ["screen", "full"])
+@pytest.mark.parametrize("options", [
+    {}, {"threads": 2}, {"optimizer": "adam"}, {"normalization": "per-image"}, {"accumulate": 2}, {"augment": "affine"},
+    {"engine": "eager"}, {"clip_pixels": 1.0, "clip_norm": 0.5, "momentum": 0.0, "nesterov": False},
+], ids=str)  # fmt: skip
+def test_every_step_is_screened_however_it_is_taken(options: dict[str, Any], check: str, tmp_path: Path) -> None:
+    run = digits_run(tmp_path, **{**OPTIONS, **options}, check=check)
+    checks = run.summary.state.checks
+    assert checks.screens == run.summary.state.step > 0
+    assert checks.verdict == "passed"
+    assert checks.transient == 0
+
+
 # Bits that flip in C: right after the update of step n is noted, or after its batch is made.
 AFTER_UPDATE = "work->taken = step + 1;\n            if"
 FLIP = "if (n == {step}) ((uint32_t *){where})[9] ^= 1u << 22; 0"

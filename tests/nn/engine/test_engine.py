@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from lean_mnist.audit.native_screen import NativeScreen
+from lean_mnist.audit.randomised import Probes
 from lean_mnist.chainrule import dense
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP, FlatParameters, flatten_parameters
 from lean_mnist.nn.engine import native
+from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import StepEngine, put_flat_gradients
 from lean_mnist.nn.update import SGD, Update
 from tests.support.activations import TORCH_ACTIVATIONS
@@ -295,6 +298,47 @@ def test_an_order_with_an_example_that_is_none_ends_a_chunk(example: int) -> Non
     planned = case.planned(1)
     planned.order[13] = example
     assert len(case.engine.chunk(planned, [0.1] * 4).losses) == 2
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("what", ["image", "label", "order"])
+def test_what_was_changed_at_rest_is_read_by_no_step(what: str, features: int) -> None:
+    for watched, steps in ((True, 2), (False, 4)):
+        case = Case((features, 4, 3), watched=watched)
+        case.engine.screen = Watching(case.engine) if watched else None
+        case.chunk()
+        planned = case.planned(1)
+        example = int(planned.order[16])
+        if what == "image":
+            case.split.images[example, 0, features - 1] ^= 4
+        elif what == "label":
+            case.split.labels[example] = (case.split.labels[example] + 1) % 3
+        else:
+            planned.order[16] = (example + 1) % 20
+        assert len(case.engine.chunk(planned, [0.1] * 4).losses) == steps
+
+
+class Watching(NativeScreen):
+    """Lets a chunk be screened and its memory watched, by itself."""
+
+    watches_memory = True
+
+    def __init__(self, engine: NativeEngine) -> None:
+        super().__init__(engine)
+        self._drawn = Probes(0, self.shapes, torch.zeros(0))
+
+    def enter(self, step: int) -> None:
+        self.watch_sums(self._engine.feature_sums)
+
+    def begin(self, step: int, steps: int) -> int:
+        self.use(self._drawn.rows(step))
+        return steps
+
+    def end(self, step: int, taken: int, stood_out: bool, seconds: float) -> None:
+        assert self.changed_block is None
+
+    def changed(self, step: int, block: int) -> None:
+        raise AssertionError(block)
 
 
 def test_whoever_wants_to_stop_is_asked_after_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
