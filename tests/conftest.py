@@ -24,7 +24,9 @@ for _name, _default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
 # Modules that take more than some five seconds alone on one core (``pytest --durations=0`` says which do), or near it;
 # all others are marked ``fast``, and ``pytest -m fast`` answers in little more than a minute on two cores.
 SLOW = {
-    "audit": ("diagnosis", "every_activation", "gradcheck_piece", "randomised", "sensitivity", "step_audit"),
+    "audit": (
+        "diagnosis", "every_activation", "gradcheck_piece", "native_screen", "randomised", "sensitivity", "step_audit",
+    ),
     "benchmarks": ("first_result", "speed"),
     "browser": ("dashboard",),
     "chainrule": ("chainrule_symbolic",),
@@ -35,6 +37,7 @@ SLOW = {
         "reports", "right_functions", "sharded", "tolerances_and_domains",
     ),
     "docs": ("blocks", "notebooks", "packages", "site"),
+    "engine": ("engine", "library", "planted_faults"),
     "enclosure": ("enclosure_arithmetic", "enclosure_networks"),
     "exchange": ("export", "prediction"),
     "faults": ("crashes", "planted", "soak", "hostile_checkpoints", "hostile_files", "hostile_fuzz"),
@@ -46,9 +49,8 @@ SLOW = {
     "tests": ("wild",),
     "training": (
         "checkpoint_fields", "checkpoints", "chunks", "command_line", "distributed", "distributed_run", "engine_choice",
-        "failures",
-        "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "report", "resume", "run_folder",
-        "trackers", "trainer", "training_gate",
+        "failures", "memory_in_chunks", "memory_runs", "optimizers", "pac_bayes_run", "quantized_run", "report",
+        "resume", "run_folder", "trackers", "trainer", "training_gate",
     ),
     "verification": (
         "coq_bridge", "oracle", "obligations_command", "obligations_planted_faults", "obligations_table", "proofs",

@@ -146,7 +146,7 @@ class NativeEngine(StepEngine):
 
     @property
     def refused(self) -> str:
-        """The difference of the first step from the chain rule."""
+        """The first difference from what the engine stands for."""
         return self._refused
 
     hot = True
