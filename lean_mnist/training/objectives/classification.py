@@ -249,6 +249,8 @@ class Classification:
                 )
         except (CertificateError, BoundError) as error:
             certificate = str(error)
+            if not folder.ended_before:
+                folder.emit(Notice(state.step, "certificate/none", f"no certificate: {certificate}"))
         examples, quantized = len(self.train), self._quantized(folder.folder)
         return Summary(
             self.config,
@@ -290,9 +292,7 @@ class Classification:
 
     def _last_records(self, state: RunState, test: Evaluation, certificate: Certificate | str) -> Iterator[Record]:
         config, results = self.config, dict[str, float]()
-        if isinstance(certificate, str):
-            yield Notice(state.step, "certificate/none", f"no certificate: {certificate}")
-        else:
+        if isinstance(certificate, Certificate):
             rows = ["| certified error at most | with confidence | bound |", "|---|---|---|"]
             for (bound, delta), risk in certificate.risks.items():
                 name = f"{bound.replace('-', '_')}_risk_{delta.numerator}_in_{delta.denominator}"
