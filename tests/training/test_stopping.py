@@ -16,8 +16,9 @@ from lean_mnist.errors import (
     Interrupted,
 )
 from lean_mnist.invocation import typed
-from lean_mnist.nn.update import Update
-from lean_mnist.training.objectives.classification import Classification
+from lean_mnist.nn import FlatParameters
+from lean_mnist.training.evaluation import metrics
+from lean_mnist.training.objectives import classification
 from lean_mnist.training.run import run
 from lean_mnist.training.sinks.progress import progress_sink
 from lean_mnist.training.sinks.records import Epoch, Notice
@@ -27,6 +28,7 @@ from tests.support.training_cases import (
     NAME,
     STEPS_PER_EPOCH,
     FinishedRun,
+    after_updates,
     call,
     digits_config,
     digits_run,
@@ -73,17 +75,17 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
 def test_a_signal_while_a_run_is_summed_up_ends_it_at_once_with_everything_saved(
     name: str, here: Path, short_run: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate = Classification.evaluate
+    evaluate = metrics.evaluate
 
-    def asked(run: Classification, split: str) -> Any:
-        found = evaluate(run, split)
-        if split == "test":
+    def asked(*arguments: Any, with_probabilities: bool = False) -> Any:
+        found = evaluate(*arguments, with_probabilities=with_probabilities)
+        if with_probabilities:  # of the test split, once
             os.kill(os.getpid(), getattr(signal, name))
             raise AssertionError("went on")
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "evaluate", asked)
+        patch.setattr(classification, "evaluate", asked)
         with pytest.raises(Interrupted) as caught:
             run(digits_config())
     step = 2 * STEPS_PER_EPOCH
@@ -98,19 +100,13 @@ def test_a_signal_while_a_run_is_summed_up_ends_it_at_once_with_everything_saved
 def test_a_second_interrupt_ends_a_run_at_once_and_it_goes_on_from_its_last_checkpoint(
     here: Path, short_run: FinishedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    apply = Update.apply
+    def twice(number: int, parameters: FlatParameters[Any]) -> None:
+        if number == STEPS_PER_EPOCH + 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    def twice(update: Update, rate: float) -> None:
-        apply(update, rate)
-        if update.optimizer.param_groups[0]["lr"] and len(asked) < 2 * STEPS_PER_EPOCH:
-            asked.append(1)
-            if len(asked) == STEPS_PER_EPOCH + 3:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
-
-    asked: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Update, "apply", twice)
+        after_updates(patch, twice)
         arguments = ["--dataset", "digits", "--epochs", "2", "--run-name", NAME, "--quiet"]
         status, out, err = call(train.main, arguments, patch, capsys)
     hint = f"the last checkpoint is whole; to go on: {typed('python -m lean_mnist.train', '--resume', LAST.parent)}"

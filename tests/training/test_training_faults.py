@@ -175,7 +175,7 @@ SHORT: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     ),
     "checkpoint": (lambda patch: _short_in(patch, torch, "save", 2), f"saving best.pt at step {STEPS_PER_EPOCH}"),
     "batches": (lambda patch: _short_in(patch, Batches, "chunks"), "training"),
-    "test": (lambda patch: _short_in(patch, Classification, "evaluate", 3), "summing up the run"),
+    "test": (lambda patch: _short_in(patch, classification, "evaluate", 3), "summing up the run"),
     "certificate": (lambda patch: _short_in(patch, classification, "certify_run"), "certifying"),
 }
 
