@@ -56,7 +56,9 @@ def test_what_is_not_there_is_said(short_run: FinishedRun) -> None:
     text = card_of(short_run, certificate="why <not>")
     assert "## Certificate\n\nNone: why \\<not\\>." in text
     state = short_run.summary.state
-    unchecked = dataclasses.replace(state, checks=dataclasses.replace(state.checks, comparisons=0, gradchecks=0))
+    unchecked = dataclasses.replace(
+        state, checks=dataclasses.replace(state.checks, screens=0, comparisons=0, gradchecks=0)
+    )
     text = card_of(short_run, state=unchecked)
     assert "None were due: nothing is known of its gradients." in text
     assert "are right" not in text

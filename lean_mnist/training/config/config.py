@@ -156,8 +156,9 @@ class Config:
     networks and else as many as it takes by itself."""
 
     # How its gradients are checked
-    check: Literal["off", "audit", "screen", "full"] = "audit"
-    """audit: full comparisons on a schedule; screen: every step, by matrix–vector products; full: both; off: none."""
+    check: Literal["off", "audit", "screen", "full"] = "full"
+    """full: every step screened, by matrix–vector products, and what rests in memory compared; full comparisons on a
+    schedule besides. screen: the first alone; audit: the last alone; off: none."""
     check_every: int = 1250
     """Steps between comparisons of the gradients with the float64 reference; the first step always. 0: never."""
     gradcheck_every: int = 5000

@@ -105,7 +105,7 @@ class MemoryGuard:
         return self._warned(self._state.step, self._differences_at_rest())
 
     def _compare_batches(self, batches: Sequence[Batch]) -> None:
-        started, from_source = time.perf_counter(), self._state.step % FROM_SOURCE == 0
+        started, from_source = time.perf_counter(), (self._state.step + 1) % FROM_SOURCE == 0
         found = self._of(batches, from_source)
         self._policy.summary.seconds += time.perf_counter() - started
         # With --on-divergence warn the step is taken all the same, if it can be.
