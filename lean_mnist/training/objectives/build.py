@@ -1,4 +1,4 @@
-"""Network, batches and capture as a configuration asks for them."""
+"""Network, and memory of batches, as a configuration asks for them."""
 
 import itertools
 from typing import Any
