@@ -110,11 +110,11 @@ def main() -> None:
     print(about)
     ours = medians.get("ours, checks off", float("nan"))
     for name, taken in medians.items():
-        line = f"{name:<28} {taken:7.3f} s an epoch {taken / task.steps * 1e6:7.0f} µs a step {taken / ours:6.2f}× ours"
+        line = f"{name:<36} {taken:7.3f} s an epoch {taken / task.steps * 1e6:7.0f} µs a step {taken / ours:6.2f}× ours"
         accuracy, epochs = accuracies[name], contenders[name].epochs or arguments.repeats + 1
         print(line if accuracy is None else f"{line}  {accuracy:.2%} after {epochs} epochs")
     for name in absent:
-        print(f"{name:<28} not installed")
+        print(f"{name:<36} not installed")
 
 
 if __name__ == "__main__":

@@ -278,8 +278,8 @@ def keras(task: Task) -> Contender:
 CONTENDERS: dict[str, tuple[str | None, Callable[[Task], Contender]]] = {
     "the matrix products alone": (None, floor),
     "ours, checks off": (None, lambda task: ours(task, "off")),
-    "ours, audits": (None, lambda task: ours(task, "audit")),
-    "ours, every step screened": (None, lambda task: ours(task, "full")),
+    "ours, audits alone": (None, lambda task: ours(task, "audit")),
+    "ours, every step screened (default)": (None, lambda task: ours(task, "full")),
     "PyTorch, tensors in memory": (None, pytorch_in_memory),
     "PyTorch, DataLoader": (None, pytorch_dataloader),
     "scikit-learn": (None, scikit_learn),
