@@ -233,7 +233,7 @@ class NativeEngine(StepEngine):
             if self.screen is not None:
                 self.screen.end(first + taken, work.taken, work.status == STOOD_OUT, work.screen_seconds)
             taken += work.taken
-            stopped = self._stop_requested()
+            stopped = work.taken > 0 and self._stop_requested()  # asked once a step, or less often
             if work.status != DONE:
                 break
         if self.screen is not None and self.screen.watches_memory and work.status != STOOD_OUT:
