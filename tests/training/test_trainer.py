@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 
     monkeypatch.setattr(Batches, "chunks", spoilt)
     with pytest.raises(HealthError, match=r"step 5: the loss is (nan|inf); the weights are as they were") as caught:
-        run(digits_config(log_every=1))
+        run(digits_config(check="audit", log_every=1))  # else it is a fault of the memory
     assert caught.value.exit_status == 3
     assert watched["steps"] == 4
     assert _untouched(watched)
@@ -317,7 +317,7 @@ def test_a_gradient_that_explodes_is_announced_once_a_tensor(
     log_every: int, scaled_batches: Callable[[float], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scaled_batches(100.0)
-    finished = digits_run(tmp_path, lr=1e-9, log_every=log_every)
+    finished = digits_run(tmp_path, check="audit", lr=1e-9, log_every=log_every)
     found = _notices(finished.folder, "exploding")
     assert [text.split(" is ")[0] for _, text in found] == [
         "the gradient of layers.0.weight", "the gradient of layers.1.weight",

@@ -197,7 +197,7 @@ def test_a_failure_that_begins_later_keeps_the_earlier_best(here: Path, plant: P
 
 def test_with_warn_a_later_failure_keeps_the_earlier_best_and_marks_the_run(tmp_path: Path, plant: Plant) -> None:
     LATE(plant)
-    finished = digits_run(tmp_path, epochs=3, check_every=5, on_divergence="warn", engine="eager")
+    finished = digits_run(tmp_path, epochs=3, check="audit", check_every=5, on_divergence="warn", engine="eager")
     best, last = load(finished.best), load(finished.last)
     assert (best["metrics"]["step"], best["crosscheck"]["verdict"]) == (STEPS_PER_EPOCH, "passed")
     assert (last["metrics"]["step"], last["crosscheck"]["verdict"]) == (3 * STEPS_PER_EPOCH, "failed")
