@@ -154,7 +154,7 @@ def test_charts_have_a_text_and_say_what_they_show(default_run: FinishedRun) -> 
     ids = [one.attributes["id"] for one in page.all() if "id" in one.attributes]
     assert len(ids) == len(set(ids))
     charts = page.all("svg")
-    assert len(charts) == 4  # loss and accuracy, each for wide and for narrow windows
+    assert len(charts) == 6  # loss, accuracy and checks, each for wide and for narrow windows
     for chart in charts:
         title, text = chart.one("title"), chart.one("desc")
         assert chart.attributes["aria-labelledby"] == f"{title.attributes['id']} {text.attributes['id']}"
