@@ -63,11 +63,6 @@ def operator_of(function: Any) -> Any:
     return function if isinstance(function, torch._ops.OpOverload) else None
 
 
-def overwrites_an_argument(kernel: Any) -> bool:
-    """True if a kernel writes into one of its arguments (2.6 to 2.14)."""
-    return bool(kernel._schema.is_mutable)
-
-
 def returns_a_view(kernel: Any) -> bool:
     """True if a result of a kernel shares memory with an argument, as a view or because it was written in place."""
     return any(returned.alias_info is not None for returned in kernel._schema.returns)
@@ -76,21 +71,6 @@ def returns_a_view(kernel: Any) -> bool:
 def has_no_memory(x: Tensor) -> bool:
     """True if ``x`` is one of autograd's zeros, of which only the shape exists (2.6 to 2.14)."""
     return bool(x._is_zerotensor())
-
-
-# A context in which kernels are called without autograd's work around each (2.6 to 2.14); where it is missing,
-# ``torch.no_grad``, which costs more and does the same.
-below_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
-
-_THRESHOLD_BACKWARD: Any = torch.ops.aten.threshold_backward.grad_input
-# Without its wrapper in Python, where that can be had.
-_THRESHOLD_BACKWARD = getattr(_THRESHOLD_BACKWARD, "_op", _THRESHOLD_BACKWARD)
-
-
-def threshold_backward_into(upstream: Tensor, z: Tensor, threshold: float, out: Tensor) -> Tensor:
-    """``upstream`` where ``z > threshold``, else 0, written into ``out``: a kernel without a function of its own."""
-    result: Tensor = _THRESHOLD_BACKWARD(upstream, z, threshold, grad_input=out)
-    return result
 
 
 def fused_sgd(

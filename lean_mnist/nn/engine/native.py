@@ -76,7 +76,7 @@ class Screen(Protocol):
 
 def load_kernels() -> ctypes.CDLL:
     """The library of ``kernels.c``; raises :class:`~lean_mnist.nn.engine.library.CannotCompile`."""
-    return load_library(HERE / "kernels.c", HERE / "team.h")
+    return load_library(HERE / "kernels.c", HERE / "step.h", HERE / "team.h")
 
 
 class NativeEngine(StepEngine):
