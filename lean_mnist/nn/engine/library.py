@@ -25,6 +25,7 @@ from lean_mnist.files import write_atomically
 # Sums keep their order and NaN its meaning; errno is not asked for, nor traps.
 _OPTIONS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 _LIBRARIES = ["-lpthread", "-lm"]
+_ARM = ("aarch64", "arm64")  # where -march=native is not known to every compiler
 _SECONDS = 120  # a compilation may take
 _DIGEST = hashlib.sha256().digest_size
 
@@ -40,7 +41,7 @@ def load_library(*sources: Path) -> ctypes.CDLL:
     Raises :class:`CannotCompile`.
     """
     compiler = find_compiler()
-    options = [*_OPTIONS, "-mcpu=native" if "ziglang" in compiler else "-march=native"]
+    options = [*_OPTIONS, "-mcpu=native" if "ziglang" in compiler or platform.machine() in _ARM else "-march=native"]
     options += [f"-I{folder}" for folder in dict.fromkeys(source.parent for source in sources[1:])]
     parts = [" ".join([*compiler, *options]), _compiler_stamp(compiler), platform.machine(), _processor()]
     digest = hashlib.sha256("\n".join(parts).encode())
