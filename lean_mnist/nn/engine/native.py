@@ -26,11 +26,11 @@ from lean_mnist.nn.engine.structures import (
     STOOD_OUT,
     Layer,
     Network,
-    Source,
     UpdateRule,
     Work,
     address,
     pointer_to,
+    source_of,
 )
 from lean_mnist.nn.engine.threads import ThreadChoice
 from lean_mnist.nn.modules import MLP
@@ -203,7 +203,7 @@ class NativeEngine(StepEngine):
             self.threads.forget()
             return self.chunk(batches, rates, first) if self._compared_chunk else StepChunk([], [], stopped=False)
         losses, rate_of = torch.zeros(len(batches), dtype=torch.float64), torch.tensor(rates, dtype=torch.float32)
-        source = _source_of(batches)
+        source = source_of(batches)
         if self.screen is not None:
             self.screen.enter(first)
         if self.screen is not None and self.screen.watches_memory:
@@ -273,7 +273,7 @@ class NativeEngine(StepEngine):
             tensor.copy_(value)
         rate_of = torch.tensor(rates[: len(batches)], dtype=torch.float32)
         work = Work(
-            network=pointer_to(self.network), source=pointer_to(_source_of(batches)), update=pointer_to(rule),
+            network=pointer_to(self.network), source=pointer_to(source_of(batches)), update=pointer_to(rule),
             steps=len(batches), seconds=math.inf, losses=address(losses[1]),
             rates=address(rate_of),
         )  # fmt: skip
@@ -315,14 +315,3 @@ class NativeEngine(StepEngine):
                 of(self._d_outputs), of(self._d_inputs), self._loss[:examples],
             )  # fmt: skip
         return self._tapes[examples]
-
-
-def _source_of(batches: PlannedBatches) -> Source:
-    """Examples of these batches, in their order."""
-    source, normalization = Source(), batches.normalization
-    source.images, source.labels = address(batches.images), address(batches.labels)
-    source.order, source.count = batches.order[batches.begin :].data_ptr(), len(batches.labels)
-    source.batch_size, source.remaining = batches.batch_size, batches.end - batches.begin
-    source.mean, source.scale = normalization.mean, normalization.scale
-    source.clip = math.inf if normalization.clip is None else normalization.clip
-    return source

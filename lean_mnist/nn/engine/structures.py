@@ -1,10 +1,13 @@
 """The structures of ``kernels.c``, and the addresses of tensors in them."""
 
 import ctypes
+import math
 from ctypes import c_double, c_float, c_int64, c_uint64, c_void_p
 from typing import Any
 
 from torch import Tensor
+
+from lean_mnist.data.batches import PlannedBatches
 
 MOST_THREADS, BLOCK = 64, 4096  # as in the C files
 
@@ -75,3 +78,14 @@ def address(tensor: Tensor | None) -> int | None:
 def pointer_to(structure: ctypes.Structure | None) -> Any:
     """For a field that points to it; a null pointer for none. Whoever asks keeps the structure."""
     return None if structure is None else ctypes.pointer(structure)
+
+
+def source_of(batches: PlannedBatches) -> Source:
+    """Examples of these batches, in their order."""
+    source, normalization = Source(), batches.normalization
+    source.images, source.labels = address(batches.images), address(batches.labels)
+    source.order, source.count = batches.order[batches.begin :].data_ptr(), len(batches.labels)
+    source.batch_size, source.remaining = batches.batch_size, batches.end - batches.begin
+    source.mean, source.scale = normalization.mean, normalization.scale
+    source.clip = math.inf if normalization.clip is None else normalization.clip
+    return source
