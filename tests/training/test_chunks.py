@@ -63,7 +63,9 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs(monkeypatch)
 
 
-OPTIONS: dict[str, Any] = {"batch_size": 32, "log_every": 40, "epochs": 3, "check_every": 80, "gradcheck_every": 500}
+OPTIONS: dict[str, Any] = {
+    "batch_size": 32, "log_every": 40, "epochs": 3, "check": "audit", "check_every": 80, "gradcheck_every": 500,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [
@@ -72,10 +74,10 @@ OPTIONS: dict[str, Any] = {"batch_size": 32, "log_every": 40, "epochs": 3, "chec
 def test_the_run_is_the_same(captured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: Any) -> None:
     for folder in ("together", "alone"):
         (tmp_path / folder).mkdir()
-    together = digits_run(tmp_path / "together", **OPTIONS, **options)
+    together = digits_run(tmp_path / "together", **{**OPTIONS, **options})
     assert sum(taken) > together.summary.state.step / 3
     graphs(monkeypatch, whole_chunks=False)
-    alone = digits_run(tmp_path / "alone", **OPTIONS, **options)
+    alone = digits_run(tmp_path / "alone", **{**OPTIONS, **options})
     assert not taken
     for name, value in load(alone.last)["model"].items():
         # Learning rates are float32 on the device.

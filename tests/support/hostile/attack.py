@@ -170,6 +170,8 @@ def _child(command: Sequence[str], sandbox: Sandbox, output: int, errors: int, r
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.pop("LEAN_MNIST_DATA", None)
+    # What this package and Python themselves keep, whatever the file, is not the file's doing.
+    os.environ["LEAN_MNIST_CACHE"], sys.dont_write_bytecode = "", True
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
