@@ -66,7 +66,9 @@ class Dense(nn.Module):
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
         weight = torch.empty(out_features, in_features, dtype=dtype)
         self.weight = nn.Parameter(initialize_weight_(weight, initialization, generator, scale))
-        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias else None
+        start = torch.empty(out_features, dtype=dtype)
+        # In PyTorch 2.6 zeros that are no more than a shape import the compiler, too.
+        self.bias = nn.Parameter(start if start.is_meta else start.zero_()) if bias else None
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """Pre-activations ``(B, H)`` of ``x (B, D)``."""
