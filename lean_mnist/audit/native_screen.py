@@ -26,7 +26,7 @@ class _LayerScreen(ctypes.Structure):
     _fields_ = [
         ("forward", c_float), ("gradient", c_float), ("together", c_float), ("backward", c_float),
         ("u", c_void_p), ("v", c_void_p), ("along", c_void_p), ("gradient_along", c_void_p), ("below", c_void_p),
-        ("h_v", c_void_p), ("h_u", c_void_p), ("h", c_void_p), ("d_z", c_void_p),
+        ("h_u", c_void_p), ("h", c_void_p), ("d_z", c_void_p),
     ]  # fmt: skip
 
 
@@ -71,8 +71,7 @@ class NativeScreen:
             *(
                 _LayerScreen(
                     *ordinary[i][:4], None, None, memory(before + 1), memory(engine.threads.most, after), memory(after),
-                    memory(capacity), memory(capacity), memory(capacity, before) if i else None,
-                    memory(capacity, after),
+                    memory(capacity), memory(capacity, before) if i else None, memory(capacity, after),
                 )
                 for i, (before, after) in enumerate(pairs)
             )

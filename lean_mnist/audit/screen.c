@@ -13,7 +13,7 @@ typedef struct {
     float forward, gradient, together, backward;  /* ordinary residuals, relative to their rows' sizes; B = 0 */
     const float *u, *v;                           /* this step's probes: (D + 1) and (H) */
     float *along, *gradient_along, *below;        /* W^T v and b v (D + 1); each thread's part of dW u (H); W u (H) */
-    float *h_v, *h_u;                             /* h (W^T v) + b v, and h u + u_D: (B) */
+    float *h_u;                                   /* h u + u_D: (B) */
     float *h, *d_z;                               /* computed here: the input (B, D), above the first layer; and dz (B, H) */
 } LayerScreen;
 

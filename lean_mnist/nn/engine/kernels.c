@@ -24,7 +24,7 @@ typedef struct {
     int64_t steps;         /* to be taken, at most */
     double seconds;        /* no further step after so many */
     double *losses;        /* of each step taken */
-    double largest_share, screen_seconds;
+    double screen_seconds;
     int64_t taken, status; /* status: DONE, NOT_FINITE or STOOD_OUT: of the first step that was not applied */
     int64_t finite[64];    /* of each thread's part */
 } Work;
@@ -405,7 +405,6 @@ static void take_steps(Work *work, Team *team, int thread) {
         if (work->screen) {
             double begun = now(), share = work->screen(work->screen_state, net, work->update, step, team, thread);
             if (thread == 0) work->screen_seconds += now() - begun;
-            if (thread == 0 && share > work->largest_share) work->largest_share = share;
             if (!(share <= 1)) { /* the same on every thread */
                 if (thread == 0) work->status = STOOD_OUT;
                 break;
@@ -510,7 +509,7 @@ void crew_end(Crew *crew) {
 void crew_take_steps(Crew *crew, Work *work, int64_t threads) {
     work->taken = 0;
     work->status = DONE;
-    work->largest_share = work->screen_seconds = 0;
+    work->screen_seconds = 0;
     crew->team.size = threads < crew->count + 1 ? (int)threads : crew->count + 1;
     if (crew->team.size > 1) {
         keep_apart(crew);

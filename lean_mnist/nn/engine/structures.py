@@ -62,7 +62,7 @@ class Work(ctypes.Structure):
         ("update", ctypes.POINTER(UpdateRule)),
         ("screen", c_void_p), ("screen_state", c_void_p), ("rates", c_void_p),
         ("steps", c_int64), ("seconds", c_double), ("losses", c_void_p),
-        ("largest_share", c_double), ("screen_seconds", c_double),
+        ("screen_seconds", c_double),
         ("taken", c_int64), ("status", c_int64), ("finite", c_int64 * MOST_THREADS),
     ]  # fmt: skip
 
