@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lean_mnist.audit.native_screen import NativeScreen
 from lean_mnist.errors import ConfigError, DataError, GradientMismatch, LeanMnistError, RankLost
 from lean_mnist.invocation import typed
-from lean_mnist.nn.step import StepResult, put_flat_gradients
+from lean_mnist.nn.engine.native import NativeEngine
+from lean_mnist.nn.step import StepResult, StepTape, put_flat_gradients
 from lean_mnist.training.arguments import read_arguments
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.run import run
@@ -87,20 +89,39 @@ def test_parts_may_be_empty_and_batches_accumulated(size: int, here: Path) -> No
     }
 
 
-def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(here: Path, plant: Plant) -> None:
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_a_wrong_gradient_of_one_rank_is_named_and_applied_nowhere(engine: str, here: Path, plant: Plant) -> None:
     calls: list[int] = []
+    shares: list[float | None] = []  # of the screen in C
+    right = put_flat_gradients if engine == "eager" else NativeEngine.step
 
-    def wrong(parameters: Any, *arguments: Any) -> StepResult:
-        result = put_flat_gradients(parameters, *arguments)
+    def wrong(first: Any, *arguments: Any) -> StepResult:
+        result = right(first, *arguments)
         if threading.current_thread().name == "rank 1":
             calls.append(0)
             if len(calls) == STEPS_PER_EPOCH + 2:
-                parameters.network.layers[0].weight.grad[3, 5] += 1
+                weight_gradient = result.gradients[0][0]
+                assert weight_gradient is not None
+                weight_gradient[3, 5] += 1
         return result
 
-    plant("training.objectives.classification.put_flat_gradients", wrong)
-    config = digits_config(check="screen", engine="eager")
+    def shown(screen: NativeScreen, tape: StepTape, loss: float) -> float | None:
+        shares.append(share(screen, tape, loss))
+        return shares[-1]
+
+    share = NativeScreen.share
+    plant("audit.native_screen.NativeScreen.share", shown)
+    planted = (
+        "nn.engine.native.NativeEngine.step"
+        if engine == "native"
+        else "training.objectives.classification.put_flat_gradients"
+    )
+    plant(planted, wrong)
+    config = digits_config(check="screen", engine=engine)
     message = failure(together(2, lambda world: run(config, None, world)), GradientMismatch)
+    if engine == "native":
+        assert len(shares) == 2 * (STEPS_PER_EPOCH + 2)
+        assert sum(found is not None and found <= 1 for found in shares) == len(shares) - 1
     assert message.startswith(f"rank 1: gradient check failed at step {STEPS_PER_EPOCH + 2}: layers.0.weight[3, 5]: ")
     assert Path("runs", NAME, "failures", f"step-{STEPS_PER_EPOCH + 2}-rank-1.pt").is_file()
     assert load(LAST)["training"]["state"]["step"] == STEPS_PER_EPOCH

@@ -120,9 +120,11 @@ class Classification:
         parts = self.parameters, update, stop_requested
         if isinstance(self._memory, HotBatch):
             self._engine = engine = NativeEngine(*parts, self._memory, self.config.threads)
-            by_pixel = self.normalization.kind != "per-image"
-            if self._screen is not None and self._world.size == 1 and isinstance(update.optimizer, SGD) and by_pixel:
-                self._screen.stand_in(engine, self._guard)
+            chunks = (
+                self._world.size == 1 and isinstance(update.optimizer, SGD) and self.normalization.kind != "per-image"
+            )
+            if self._screen is not None:
+                self._screen.stand_in(engine, self._guard if chunks else None)
             return engine
         if isinstance(self._memory, BatchRing):
             whole = isinstance(update.optimizer, SGD) and self.config.precision != "float64"  # rates are float32 there
