@@ -90,8 +90,8 @@ class Part(NamedTuple):
 
 def _dense_field(field: str) -> Part:
     def fault_of(change: Callable[..., Tensor]) -> Fault:
-        def fault(original: Any, tape: DenseTape, d_z: Tensor, needs: tuple[bool, bool, bool]) -> DenseGradients:
-            gradients: DenseGradients = original(tape, d_z, needs)
+        def fault(original: Any, tape: DenseTape, d_z: Tensor, *needs: tuple[bool, bool, bool]) -> DenseGradients:
+            gradients: DenseGradients = original(tape, d_z, *needs)
             right = getattr(gradients, field)
             return gradients if right is None else gradients._replace(**{field: change(right, tape, d_z)})
 

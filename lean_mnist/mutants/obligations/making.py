@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from lean_mnist.chainrule import losses
+from lean_mnist.chainrule import dense, losses
 from lean_mnist.chainrule.activations import ACTIVATIONS, Activation
 from lean_mnist.chainrule.arrays import primitives
+from lean_mnist.mutants.mutant import Part
 from lean_mnist.mutants.planting import Replacements, planting_all
 
 RIGHT = dict(ACTIVATIONS)
@@ -30,6 +31,11 @@ class Fault:
         return planting_all(self.replacements)
 
 
+def fault(name: str, replacements: Replacements, fails: str) -> Fault:
+    """A row of the table: ``fails`` has spaces between the obligations."""
+    return Fault(name, replacements, tuple(fails.split()))
+
+
 def changed(target: str, change: Callable[..., Any]) -> Replacements:
     """A function of the package whose result is ``change(right result, *arguments)``."""
     original = pkgutil.resolve_name(f"lean_mnist.{target}")
@@ -41,14 +47,9 @@ def changed_gradients(target: str, change: Callable[[Any], Any]) -> Replacements
     return changed(target, lambda found, *_: tuple(None if g is None else change(g) for g in found))
 
 
-def dense_fault(field: str, change: Callable[[Any, Any, Any], Any]) -> Replacements:
-    """``change(right gradient, tape, dz)`` of one gradient of a dense layer."""
-
-    def wrong(found: Any, tape: Any, d_z: Any, *_: Any) -> Any:
-        right = getattr(found, field)
-        return found if right is None else found._replace(**{field: change(right, tape, d_z)})
-
-    return changed("chainrule.dense.dense_backward", wrong)
+def dense_fault(part: Part, change: Callable[..., Any]) -> Replacements:
+    """``change(right gradient, tape, dz)`` of one gradient of a dense layer, in whatever numbers."""
+    return {"chainrule.dense.dense_backward": partial(part.fault_of(change), dense.dense_backward)}
 
 
 def activation_fault(name: str, backward: Callable[[Any, Any], Any], forward: Any = None) -> Replacements:

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lean_mnist.errors import GradientMismatch
-from lean_mnist.mutants.obligations.formulas import FORMULAS
+from lean_mnist.mutants.obligations.faults import FAULTS
 from lean_mnist.mutants.obligations.making import Fault
-from lean_mnist.mutants.obligations.training import CLAIMED, TRAINING
 from lean_mnist.mutants.report import Progress
 from lean_mnist.verification.model import Obligation
 from lean_mnist.verification.report import obligations, select
-
-FAULTS = (*FORMULAS, *TRAINING, *CLAIMED)
 
 
 @dataclass(frozen=True)
