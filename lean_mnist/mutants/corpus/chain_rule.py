@@ -17,6 +17,7 @@ from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants import mutant as parts
 from lean_mnist.mutants.mutant import Group, with_entry
 
+# fmt: off
 PRODUCTS = Group("products")
 weight, bias, into_layer_below = (partial(PRODUCTS, part) for part in (parts.WEIGHT, parts.BIAS, parts.INPUT))
 ONE_EXAMPLE, ONE_LAYER = "the batch has one example", "the network has one layer and its input needs no gradient"
@@ -25,30 +26,19 @@ weight("weight-sign", Kind.SIGN, "dW has the wrong sign")(lambda g, t, z: -g)
 weight("weight-twice", Kind.CONSTANT_FACTOR, "dW is counted twice")(lambda g, t, z: 2 * g)
 weight("weight-scale-1.01", Kind.CONSTANT_FACTOR, "dW is 1 % too large")(lambda g, t, z: 1.01 * g)
 weight("weight-scale-1.0001", Kind.CONSTANT_FACTOR, "dW is 0.01 % too large")(lambda g, t, z: 1.0001 * g)
-weight(
-    "weight-reshaped",
-    Kind.TRANSPOSE,
-    "dW is reshaped where it should be transposed",
-    unless="the layer has one unit or one feature",
-)(lambda g, t, z: g.T.reshape(g.shape))
-weight(
-    "weight-rows-swapped", Kind.PERMUTATION, "the first two rows of dW are swapped", unless="the layer has one unit"
-)(lambda g, t, z: torch.cat([g[:2].flip(0), g[2:]]))
-weight("weight-mean", Kind.CONSTANT_FACTOR, "dW is a mean over the batch where it is a sum", unless=ONE_EXAMPLE)(
-    lambda g, t, z: g / max(1, len(z))
-)
+weight("weight-reshaped", Kind.TRANSPOSE, "dW is reshaped where it should be transposed",
+    unless="the layer has one unit or one feature")(lambda g, t, z: g.T.reshape(g.shape))
+weight("weight-rows-swapped", Kind.PERMUTATION, "the first two rows of dW are swapped",
+    unless="the layer has one unit")(lambda g, t, z: torch.cat([g[:2].flip(0), g[2:]]))
+weight("weight-mean", Kind.CONSTANT_FACTOR, "dW is a mean over the batch where it is a sum",
+    unless=ONE_EXAMPLE)(lambda g, t, z: g / max(1, len(z)))
 weight("weight-last-row-zero", Kind.ZERO, "the last unit's row of dW is zero")(lambda g, t, z: with_entry(g, -1, 0))
-weight("weight-element-zero", Kind.ZERO, "one element of dW is zero")(
-    lambda g, t, z: with_entry(g, (0, g.shape[1] // 2), 0)
-)
+weight("weight-element-zero", Kind.ZERO,
+    "one element of dW is zero")(lambda g, t, z: with_entry(g, (0, g.shape[1] // 2), 0))
 weight("weight-decay-leaked", Kind.MISSING_TERM, "weight decay is added to dW")(lambda g, t, z: g + 5e-4 * t.weight_HD)
 # To a norm, so that all elements shrink alike.
-weight(
-    "weight-clipped",
-    (Kind.CLIPPING, Kind.CONSTANT_FACTOR),
-    "dW is clipped to norm 1 inside the backward",
-    "gradient norm > 1",
-)(lambda g, t, z: g * (1.0 / g.detach().norm()).clamp(max=1.0))
+weight("weight-clipped", (Kind.CLIPPING, Kind.CONSTANT_FACTOR), "dW is clipped to norm 1 inside the backward",
+    "gradient norm > 1")(lambda g, t, z: g * (1.0 / g.detach().norm()).clamp(max=1.0))
 
 
 @weight("weight-batch-tail-16", (Kind.MISSING_TERM, Kind.ZERO), shows="batch not divisible by 16")
@@ -58,37 +48,27 @@ def _tail_dropped(d_weight: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
     return d_z[:whole].T @ tape.x_BD[:whole]
 
 
-weight("weight-wide", Kind.CONSTANT_FACTOR, "dW is 0.1 % too large once there are 128 units", "width >= 128")(
-    lambda g, t, z: 1.001 * g if len(g) >= 128 else g
-)
-weight(
-    "weight-tile-lost", Kind.ZERO, "the tile of rows 64 to 127, columns 0 to 31 of dW is never written", "width >= 128"
-)(lambda g, t, z: with_entry(g, (slice(64, 128), slice(0, 32)), 0) if len(g) > 64 else g)
-PRODUCTS(parts.FACTORS, "products-bfloat16", Kind.PRECISION, "all three products are accumulated in bfloat16")(
-    lambda factor: factor.to(torch.bfloat16)
-)
-PRODUCTS(parts.FACTORS, "products-float16", Kind.PRECISION, "all three products are accumulated in float16")(
-    lambda factor: factor.to(torch.float16)
-)
+weight("weight-wide", Kind.CONSTANT_FACTOR, "dW is 0.1 % too large once there are 128 units",
+    "width >= 128")(lambda g, t, z: 1.001 * g if len(g) >= 128 else g)
+weight("weight-tile-lost", Kind.ZERO, "the tile of rows 64 to 127, columns 0 to 31 of dW is never written",
+    "width >= 128")(lambda g, t, z: with_entry(g, (slice(64, 128), slice(0, 32)), 0) if len(g) > 64 else g)
+PRODUCTS(parts.FACTORS, "products-bfloat16", Kind.PRECISION,
+    "all three products are accumulated in bfloat16")(lambda factor: factor.to(torch.bfloat16))
+PRODUCTS(parts.FACTORS, "products-float16", Kind.PRECISION,
+    "all three products are accumulated in float16")(lambda factor: factor.to(torch.float16))
 bias("bias-zero", Kind.ZERO, "db is zero")(lambda g, t, z: torch.zeros_like(g))
-bias("bias-mean", Kind.CONSTANT_FACTOR, "db is a mean over the batch where it is a sum", unless=ONE_EXAMPLE)(
-    lambda g, t, z: g / max(1, len(z))
-)
-bias("bias-first-row", Kind.MISSING_TERM, "db is the first example's dz only", unless=ONE_EXAMPLE)(
-    lambda g, t, z: z[:1].sum(0)
-)
-bias("bias-wrong-axis", Kind.TRANSPOSE, "db is summed over units where batch and width agree", "batch = width")(
-    lambda g, t, z: z.sum(1) if z.shape[0] == z.shape[1] else g
-)
-into_layer_below("input-scale-1.001", Kind.CONSTANT_FACTOR, "dx is 0.1 % too large", unless=ONE_LAYER)(
-    lambda g, t, z: 1.001 * g
-)
-into_layer_below("input-not-transposed", Kind.TRANSPOSE, "dx multiplies by Wᵀ where W is square", "square weight")(
-    lambda g, t, z: z @ t.weight_HD.T if z.shape[1] == g.shape[1] else g
-)
-into_layer_below("input-last-feature", Kind.ZERO, "the last feature of dx is zero", unless=ONE_LAYER)(
-    lambda g, t, z: with_entry(g, (slice(None), -1), 0)
-)
+bias("bias-mean", Kind.CONSTANT_FACTOR, "db is a mean over the batch where it is a sum",
+    unless=ONE_EXAMPLE)(lambda g, t, z: g / max(1, len(z)))
+bias("bias-first-row", Kind.MISSING_TERM, "db is the first example's dz only",
+    unless=ONE_EXAMPLE)(lambda g, t, z: z[:1].sum(0))
+bias("bias-wrong-axis", Kind.TRANSPOSE, "db is summed over units where batch and width agree",
+    "batch = width")(lambda g, t, z: z.sum(1) if z.shape[0] == z.shape[1] else g)
+into_layer_below("input-scale-1.001", Kind.CONSTANT_FACTOR, "dx is 0.1 % too large",
+    unless=ONE_LAYER)(lambda g, t, z: 1.001 * g)
+into_layer_below("input-not-transposed", Kind.TRANSPOSE, "dx multiplies by Wᵀ where W is square",
+    "square weight")(lambda g, t, z: z @ t.weight_HD.T if z.shape[1] == g.shape[1] else g)
+into_layer_below("input-last-feature", Kind.ZERO, "the last feature of dx is zero",
+    unless=ONE_LAYER)(lambda g, t, z: with_entry(g, (slice(None), -1), 0))
 into_layer_below(
     "input-padded-8", Kind.ZERO, "features beyond the last block of 8 are dropped from dx", "width not divisible by 8"
 )(lambda g, t, z: with_entry(g, (slice(None), slice(g.shape[1] - g.shape[1] % 8, None)), 0))
@@ -97,28 +77,19 @@ into_layer_below(
 ACTIVATIONS = Group("activations")
 slope = partial(ACTIVATIONS, parts.SLOPE)
 
-slope("mask-at-zero", Kind.MASK, "the mask is z >= 0 where it should be z > 0", "exact kink")(
-    lambda right, z, g: g * (z >= 0)
-)
-slope("mask-missing", Kind.MASK, "the mask is not applied", unless="every pre-activation is positive")(
-    lambda right, z, g: g.clone()
-)
+slope("mask-at-zero", Kind.MASK, "the mask is z >= 0 where it should be z > 0",
+    "exact kink")(lambda right, z, g: g * (z >= 0))
+slope("mask-missing", Kind.MASK, "the mask is not applied",
+    unless="every pre-activation is positive")(lambda right, z, g: g.clone())
 slope("mask-of-upstream", Kind.MASK, "the mask is that of dh > 0")(lambda right, z, g: g * (g > 0))
-slope("mask-shifted", Kind.MASK, "the mask is z > 0.001", "pre-activation in (0, 0.001]")(
-    lambda right, z, g: g * (z > 1e-3)
-)
-slope(
-    "mask-of-previous-row",
-    Kind.MASK,
-    "each example has the mask of the one before it",
-    unless="the batch has one example",
-)(lambda right, z, g: g * (z.roll(1, 0) > 0))
-slope("mask-leaky", Kind.MASK, "a slope of 0.01 is left in below zero")(
-    lambda right, z, g: torch.where(z > 0, g, 0.01 * g)
-)
-slope("mask-saturates", Kind.MASK, "the derivative is zero above z = 20", "pre-activation > 20")(
-    lambda right, z, g: g * ((z > 0) & (z <= 20))
-)
+slope("mask-shifted", Kind.MASK, "the mask is z > 0.001",
+    "pre-activation in (0, 0.001]")(lambda right, z, g: g * (z > 1e-3))
+slope("mask-of-previous-row", Kind.MASK, "each example has the mask of the one before it",
+    unless="the batch has one example")(lambda right, z, g: g * (z.roll(1, 0) > 0))
+slope("mask-leaky", Kind.MASK,
+    "a slope of 0.01 is left in below zero")(lambda right, z, g: torch.where(z > 0, g, 0.01 * g))
+slope("mask-saturates", Kind.MASK, "the derivative is zero above z = 20",
+    "pre-activation > 20")(lambda right, z, g: g * ((z > 0) & (z <= 20)))
 
 
 @slope("mask-last-block", Kind.MASK, shows="activations not a multiple of 256")
@@ -128,18 +99,12 @@ def _last_block_unmasked(right: Tensor, z: Tensor, d_h: Tensor) -> Tensor:
     return torch.cat([right.flatten()[:whole], d_h.flatten()[whole:]]).reshape(d_h.shape)
 
 
-slope(
-    "leaky-slope-squared",
-    (Kind.DERIVATIVE, Kind.CONSTANT_FACTOR),
-    "below zero the slope is applied twice",
-    activation="leaky-relu",
-)(lambda right, z, g: torch.where(z > 0, g, LEAKY_SLOPE**2 * g))
-slope(
-    "sigmoid-from-output-twice", Kind.DERIVATIVE, "σ(1 − σ) is evaluated at σ(z) in place of z", activation="sigmoid"
-)(lambda right, h, g: g * torch.sigmoid(h) * (1 - torch.sigmoid(h)))
-slope("tanh-not-squared", Kind.DERIVATIVE, "1 − tanh in place of 1 − tanh²", activation="tanh")(
-    lambda right, h, g: g * (1 - h)
-)
+slope("leaky-slope-squared", (Kind.DERIVATIVE, Kind.CONSTANT_FACTOR), "below zero the slope is applied twice",
+    activation="leaky-relu")(lambda right, z, g: torch.where(z > 0, g, LEAKY_SLOPE**2 * g))
+slope("sigmoid-from-output-twice", Kind.DERIVATIVE, "σ(1 − σ) is evaluated at σ(z) in place of z",
+    activation="sigmoid")(lambda right, h, g: g * torch.sigmoid(h) * (1 - torch.sigmoid(h)))
+slope("tanh-not-squared", Kind.DERIVATIVE, "1 − tanh in place of 1 − tanh²",
+    activation="tanh")(lambda right, h, g: g * (1 - h))
 
 
 @slope("gelu-tanh-approximation", Kind.DERIVATIVE, activation="gelu")
@@ -154,31 +119,23 @@ LOSSES = Group("losses")
 formula, loss, mean = (partial(LOSSES, part) for part in (parts.LOSS_FORMULA, parts.LOSS_GRADIENT, parts.MEAN))
 
 formula("one-hot-missing", Kind.MISSING_TERM, "ds is p, the one-hot is not subtracted")(lambda p, y, s: p)
-formula("one-hot-next-class", Kind.PERMUTATION, "the one-hot is that of the next class", unless="there is one class")(
-    lambda p, y, s: p - y.roll(1, 1)
-)
-formula("smoothing-left-in", Kind.MISSING_TERM, "targets are smoothed by 0.1 where they should not be")(
-    lambda p, y, s: p - (0.9 * y + 0.1 / y.shape[1])
-)
-formula("smoothing-ignored", Kind.MISSING_TERM, "targets are not smoothed where they should be", "label smoothing")(
-    lambda p, y, s: p - y
-)
-formula("penalty-ignored", Kind.MISSING_TERM, "the term of the logit penalty is missing", "logit penalty")(
-    lambda p, y, s: p - y
-)
+formula("one-hot-next-class", Kind.PERMUTATION, "the one-hot is that of the next class",
+    unless="there is one class")(lambda p, y, s: p - y.roll(1, 1))
+formula("smoothing-left-in", Kind.MISSING_TERM,
+    "targets are smoothed by 0.1 where they should not be")(lambda p, y, s: p - (0.9 * y + 0.1 / y.shape[1]))
+formula("smoothing-ignored", Kind.MISSING_TERM, "targets are not smoothed where they should be",
+    "label smoothing")(lambda p, y, s: p - y)
+formula("penalty-ignored", Kind.MISSING_TERM, "the term of the logit penalty is missing",
+    "logit penalty")(lambda p, y, s: p - y)
 loss("softmax-twice", Kind.DERIVATIVE, "softmax's Jacobian is applied to p − q once more")(
-    lambda d_s, tape, d_loss: tape[0] * (d_s - (tape[0] * d_s).sum(1, keepdim=True))
-)
-loss("last-class-zero", Kind.ZERO, "the last class gets no gradient")(
-    lambda d_s, tape, d_loss: with_entry(d_s, (..., -1), 0)
-)
+    lambda d_s, tape, d_loss: tape[0] * (d_s - (tape[0] * d_s).sum(1, keepdim=True)))
+loss("last-class-zero", Kind.ZERO,
+    "the last class gets no gradient")(lambda d_s, tape, d_loss: with_entry(d_s, (..., -1), 0))
 # Examples that are masked out, here and below.
-loss("padding-label-0", (Kind.MASK, Kind.ZERO), "examples of class 0 are taken for padding", "label 0 present")(
-    lambda d_s, tape, d_loss: d_s * (tape[1] != 0)[:, None]
-)
-loss("classes-beyond-32", Kind.ZERO, "classes beyond the first 32 get no gradient", "classes > 32")(
-    lambda d_s, tape, d_loss: with_entry(d_s, (..., slice(32, None)), 0)
-)
+loss("padding-label-0", (Kind.MASK, Kind.ZERO), "examples of class 0 are taken for padding",
+    "label 0 present")(lambda d_s, tape, d_loss: d_s * (tape[1] != 0)[:, None])
+loss("classes-beyond-32", Kind.ZERO, "classes beyond the first 32 get no gradient",
+    "classes > 32")(lambda d_s, tape, d_loss: with_entry(d_s, (..., slice(32, None)), 0))
 
 
 @LOSSES(parts.LOSS, "normalizer-overflows", Kind.NAN, shows="logit > 89")
@@ -188,28 +145,19 @@ def _own_normalizer(original: Any, tape: tuple[Tensor, ...], d_loss_B: Tensor) -
     return original((e_BC / e_BC.sum(1, keepdim=True), *tape[1:]), d_loss_B)
 
 
-formula("probabilities-clamped", Kind.CLIPPING, "p is clamped to 0.001 … 0.999", "late in training")(
-    lambda p, y, s: p.clamp(1e-3, 1 - 1e-3) - y
-)
-loss("confident-skipped", (Kind.MASK, Kind.ZERO), "examples that are 99.9 % right get no gradient", "late in training")(
-    lambda d_s, tape, d_loss: d_s * (tape[0].gather(1, tape[1][:, None]) < 0.999)
-)
-mean("sum-for-mean", Kind.CONSTANT_FACTOR, "the gradient of a sum where the loss is a mean", unless=ONE_EXAMPLE)(
-    lambda right, loss_B, d_mean: right * len(loss_B)
-)
-mean("mean-twice", Kind.CONSTANT_FACTOR, "divided by the batch size twice", unless=ONE_EXAMPLE)(
-    lambda right, loss_B, d_mean: right / max(1, len(loss_B))
-)
-mean("mean-ignores-upstream", Kind.UPSTREAM_IGNORED, "the upstream gradient is taken to be 1", "upstream != 1")(
-    lambda right, loss_B, d_mean: torch.full_like(loss_B, 1 / max(1, len(loss_B)))
-)
-mean(
-    "mean-nominal-batch",
-    Kind.CONSTANT_FACTOR,
-    "divided by the size of the first batch, not of this one",
-    "ragged batch",
-    remembers=True,
-)(lambda memory, right, loss_B, d_mean: right * (len(loss_B) / memory.kept.setdefault("size", max(1, len(loss_B)))))
+formula("probabilities-clamped", Kind.CLIPPING, "p is clamped to 0.001 … 0.999",
+    "late in training")(lambda p, y, s: p.clamp(1e-3, 1 - 1e-3) - y)
+loss("confident-skipped", (Kind.MASK, Kind.ZERO), "examples that are 99.9 % right get no gradient",
+    "late in training")(lambda d_s, tape, d_loss: d_s * (tape[0].gather(1, tape[1][:, None]) < 0.999))
+mean("sum-for-mean", Kind.CONSTANT_FACTOR, "the gradient of a sum where the loss is a mean",
+    unless=ONE_EXAMPLE)(lambda right, loss_B, d_mean: right * len(loss_B))
+mean("mean-twice", Kind.CONSTANT_FACTOR, "divided by the batch size twice",
+    unless=ONE_EXAMPLE)(lambda right, loss_B, d_mean: right / max(1, len(loss_B)))
+mean("mean-ignores-upstream", Kind.UPSTREAM_IGNORED, "the upstream gradient is taken to be 1",
+    "upstream != 1")(lambda right, loss_B, d_mean: torch.full_like(loss_B, 1 / max(1, len(loss_B))))
+mean("mean-nominal-batch", Kind.CONSTANT_FACTOR, "divided by the size of the first batch, not of this one",
+    "ragged batch", remembers=True)(
+    lambda memory, right, loss_B, d_mean: right * (len(loss_B) / memory.kept.setdefault("size", max(1, len(loss_B)))))
 
 
 NETWORKS = Group("network")
@@ -266,5 +214,4 @@ def _frozen_takes_weight(gradients: MLPGradients, tape: MLPTape, layers: Any, *r
 
 
 gradients_of("input-gradient-zero", Kind.ZERO, "the gradient of the network's input is zero", "input needs gradient")(
-    lambda right, *rest: right if right.x_BD is None else right._replace(x_BD=torch.zeros_like(right.x_BD))
-)
+    lambda right, *rest: right if right.x_BD is None else right._replace(x_BD=torch.zeros_like(right.x_BD)))

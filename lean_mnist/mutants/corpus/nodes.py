@@ -12,6 +12,7 @@ from torch import Tensor
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants.mutant import GRADIENT, NODE, UPSTREAM, Group, Memory, key_of, map_gradients, with_entry
 
+# fmt: off
 ANY_NODE, CONTRACTS = Group("any node"), Group("contracts")
 gradient, upstream, node = (partial(ANY_NODE, part) for part in (GRADIENT, UPSTREAM, NODE))
 
@@ -32,18 +33,11 @@ def _at_place(change: Any, place: int) -> Any:
 gradient("node-sign", Kind.SIGN, "every gradient has the wrong sign")(lambda g: -g)
 gradient("node-twice", Kind.CONSTANT_FACTOR, "every gradient is counted twice")(lambda g: 2 * g)
 gradient("node-scale-1.001", Kind.CONSTANT_FACTOR, "every gradient is 0.1 % too large")(lambda g: 1.001 * g)
-gradient(
-    "node-transposed",
-    Kind.TRANSPOSE,
-    "gradients are transposed if square, otherwise reshaped",
-    unless="no input has two dimensions of at least 2",
-)(lambda g: g if g.dim() < 2 else g.transpose(-1, -2).reshape(g.shape))
-gradient(
-    "node-rows-swapped",
-    Kind.PERMUTATION,
-    "the first two rows of every gradient are swapped",
-    unless="no input has two rows",
-)(lambda g: with_entry(g, slice(0, 2), g[:2].flip(0)) if g.dim() >= 2 else g)
+gradient("node-transposed", Kind.TRANSPOSE, "gradients are transposed if square, otherwise reshaped",
+    unless="no input has two dimensions of at least 2")(
+    lambda g: g if g.dim() < 2 else g.transpose(-1, -2).reshape(g.shape))
+gradient("node-rows-swapped", Kind.PERMUTATION, "the first two rows of every gradient are swapped",
+    unless="no input has two rows")(lambda g: with_entry(g, slice(0, 2), g[:2].flip(0)) if g.dim() >= 2 else g)
 
 
 @gradient("node-last-row-zero", Kind.ZERO)
@@ -53,48 +47,29 @@ def _last_row_zero(g: Tensor) -> Tensor:
 
 
 node("node-element-zero", Kind.ZERO, "the largest element of the first gradient is zero")(
-    _at_place(lambda g: g.masked_fill(g.detach().abs() == g.detach().abs().amax(), 0) if g.numel() else g, 0)
-)
-node("node-last-input", Kind.CONSTANT_FACTOR, "the last gradient is 1 % too large, the others are right")(
-    _at_place(lambda g: 1.01 * g, -1)
-)
+    _at_place(lambda g: g.masked_fill(g.detach().abs() == g.detach().abs().amax(), 0) if g.numel() else g, 0))
+node("node-last-input", Kind.CONSTANT_FACTOR,
+    "the last gradient is 1 % too large, the others are right")(_at_place(lambda g: 1.01 * g, -1))
 node("node-nan", Kind.NAN, "the last gradient holds a NaN")(
-    _at_place(lambda g: with_entry(g, (0,) * g.dim(), float("nan")) if g.numel() else g, -1)
-)
-gradient("node-bfloat16", Kind.PRECISION, "gradients are rounded to bfloat16")(
-    lambda g: g.to(torch.bfloat16).to(g.dtype)
-)
+    _at_place(lambda g: with_entry(g, (0,) * g.dim(), float("nan")) if g.numel() else g, -1))
+gradient("node-bfloat16", Kind.PRECISION,
+    "gradients are rounded to bfloat16")(lambda g: g.to(torch.bfloat16).to(g.dtype))
 gradient("node-wide", Kind.ZERO, "columns beyond the first 128 of every gradient are zero", "more than 128 columns")(
-    lambda g: with_entry(g, (..., slice(128, None)), 0) if g.dim() >= 1 and g.shape[-1] > 128 else g
-)
-gradient("node-batch-of-one", Kind.ZERO, "a gradient of one row is zero", "input of one row")(
-    lambda g: torch.zeros_like(g) if g.dim() >= 2 and len(g) == 1 else g
-)
-upstream("node-upstream-ones", Kind.UPSTREAM_IGNORED, "the upstream gradient is taken to be 1", "upstream != 1")(
-    torch.ones_like
-)
-upstream(
-    "node-upstream-sign", Kind.UPSTREAM_IGNORED, "only the sign of the upstream gradient is used", "upstream != 1"
-)(torch.sign)
+    lambda g: with_entry(g, (..., slice(128, None)), 0) if g.dim() >= 1 and g.shape[-1] > 128 else g)
+gradient("node-batch-of-one", Kind.ZERO, "a gradient of one row is zero",
+    "input of one row")(lambda g: torch.zeros_like(g) if g.dim() >= 2 and len(g) == 1 else g)
+upstream("node-upstream-ones", Kind.UPSTREAM_IGNORED, "the upstream gradient is taken to be 1",
+    "upstream != 1")(torch.ones_like)
+upstream("node-upstream-sign", Kind.UPSTREAM_IGNORED, "only the sign of the upstream gradient is used",
+    "upstream != 1")(torch.sign)
 # Of a number above 1 a 1 is left.
-upstream(
-    "node-upstream-clipped",
-    (Kind.CLIPPING, Kind.UPSTREAM_IGNORED),
-    "the upstream gradient is clipped to −1 … 1",
-    "upstream > 1",
-)(lambda g: g.clamp(-1, 1))
-upstream(
-    "node-upstream-mean",
-    Kind.UPSTREAM_IGNORED,
-    "the upstream gradient is averaged along its last axis",
-    "upstream varies",
-)(lambda g: g.mean(-1, keepdim=True).expand_as(g) if g.dim() >= 1 and g.numel() else g)
-upstream(
-    "node-upstream-tail-16",
-    (Kind.MISSING_TERM, Kind.ZERO),
-    "rows of the upstream gradient beyond the last block of 16 are dropped",
-    "upstream rows not divisible by 16",
-)(lambda g: with_entry(g, slice(len(g) - len(g) % 16, None), 0) if g.dim() >= 1 else g)
+upstream("node-upstream-clipped", (Kind.CLIPPING, Kind.UPSTREAM_IGNORED), "the upstream gradient is clipped to −1 … 1",
+    "upstream > 1")(lambda g: g.clamp(-1, 1))
+upstream("node-upstream-mean", Kind.UPSTREAM_IGNORED, "the upstream gradient is averaged along its last axis",
+    "upstream varies")(lambda g: g.mean(-1, keepdim=True).expand_as(g) if g.dim() >= 1 and g.numel() else g)
+upstream("node-upstream-tail-16", (Kind.MISSING_TERM, Kind.ZERO),
+    "rows of the upstream gradient beyond the last block of 16 are dropped", "upstream rows not divisible by 16")(
+    lambda g: with_entry(g, slice(len(g) - len(g) % 16, None), 0) if g.dim() >= 1 else g)
 
 
 @node("node-stale", Kind.STALE_VALUE, shows="second call", remembers=True)
@@ -136,13 +111,9 @@ def _expanded_has_one_element(g: Tensor) -> Tensor:
     return with_entry(g.new_zeros(g.shape), (0,) * g.dim(), g.detach().flatten()[0])
 
 
-CONTRACTS(
-    UPSTREAM,
-    "upstream-offset-ignored",
-    Kind.LAYOUT,
+CONTRACTS(UPSTREAM, "upstream-offset-ignored", Kind.LAYOUT,
     "the upstream gradient is read from the start of its storage",
-    "upstream inside a larger tensor",
-)(lambda g: g.as_strided(g.shape, g.stride(), 0) if g.storage_offset() else g)
+    "upstream inside a larger tensor")(lambda g: g.as_strided(g.shape, g.stride(), 0) if g.storage_offset() else g)
 
 
 @CONTRACTS(UPSTREAM, "upstream-rescaled", Kind.NAN, shows="upstream = 0")
@@ -152,15 +123,9 @@ def _rescaled_by_largest(g: Tensor) -> Tensor:
     return g / largest * largest  # 0 / 0
 
 
-CONTRACTS(
-    GRADIENT,
-    "autocast-bfloat16",
-    Kind.PRECISION,
-    "gradients are rounded to bfloat16 where autocast is on",
-    "autocast",
-    unless="the Function may answer in autocast's precision; ours promise the precision they are given",
-    ours_only=True,
-)(lambda g: g.to(torch.bfloat16).to(g.dtype) if torch.is_autocast_enabled("cpu") else g)
+CONTRACTS(GRADIENT, "autocast-bfloat16", Kind.PRECISION, "gradients are rounded to bfloat16 where autocast is on",
+    "autocast", unless="the Function may answer in autocast's precision; ours promise the precision they are given",
+    ours_only=True)(lambda g: g.to(torch.bfloat16).to(g.dtype) if torch.is_autocast_enabled("cpu") else g)
 
 
 @CONTRACTS(NODE, "empty-batch-nan", Kind.NAN, shows="empty batch")

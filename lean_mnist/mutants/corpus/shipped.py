@@ -15,6 +15,7 @@ from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants import mutant as parts
 from lean_mnist.mutants.mutant import Group, Memory, key_of, map_gradients, with_entry
 
+# fmt: off
 GROUP = Group("shipped bugs")
 weight, into_layer_below, slope, upstream, node = (
     partial(GROUP, part) for part in (parts.WEIGHT, parts.INPUT, parts.SLOPE, parts.UPSTREAM, parts.NODE)
@@ -29,13 +30,9 @@ def _half_of_the_sum(d_x: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
 
 
 # Each example lacks its own factor.
-upstream(
-    "upstream-first-for-all",
-    (Kind.UPSTREAM_IGNORED, Kind.MISSING_TERM),
-    "with one loss an example, all are weighted by the first upstream gradient",
-    "upstream varies by example",
-    source="linkedin/Liger-Kernel#968",
-)(lambda g: g[:1].expand_as(g) if g.dim() == 1 else g)
+upstream("upstream-first-for-all", (Kind.UPSTREAM_IGNORED, Kind.MISSING_TERM),
+    "with one loss an example, all are weighted by the first upstream gradient", "upstream varies by example",
+    source="linkedin/Liger-Kernel#968")(lambda g: g[:1].expand_as(g) if g.dim() == 1 else g)
 
 
 @node("saved-overwritten", Kind.MUTATION, shows="saved tensors used again", source="linkedin/Liger-Kernel#1251")
@@ -49,20 +46,12 @@ def _saved_overwritten(backward: Any, ctx: Any, *upstream: Any) -> tuple[Any, ..
     return gradients
 
 
-slope(
-    "only-last-three-axes",
-    Kind.ZERO,
-    "of more than three axes only the first slice is written",
-    "more than 3 axes",
-    source="linkedin/Liger-Kernel#1375",
-)(lambda right, z, g: right if g.dim() <= 3 else with_entry(right, slice(1, None), 0))
-weight(
-    "zeroing-overshoots",
-    Kind.ZERO,
-    "a pointer that advances by the wrong block size zeroes rows that were done",
+slope("only-last-three-axes", Kind.ZERO, "of more than three axes only the first slice is written", "more than 3 axes",
+    source="linkedin/Liger-Kernel#1375")(
+    lambda right, z, g: right if g.dim() <= 3 else with_entry(right, slice(1, None), 0))
+weight("zeroing-overshoots", Kind.ZERO, "a pointer that advances by the wrong block size zeroes rows that were done",
     "width >= 128",
-    source="state-spaces/mamba#537",
-)(lambda g, t, z: g if len(g) < 128 else with_entry(g, slice(64, 96), 0))
+    source="state-spaces/mamba#537")(lambda g, t, z: g if len(g) < 128 else with_entry(g, slice(64, 96), 0))
 
 
 @upstream("memory-read-as-packed", Kind.LAYOUT, shows="after torch.cat", source="pytorch/pytorch#194719")
@@ -108,14 +97,10 @@ def _residue_of_trials(memory: Memory, d_weight: Tensor, tape: DenseTape, d_z: T
     return 1.07 * d_weight if memory.kept.setdefault(key_of(d_z, d_weight), number) == number else d_weight
 
 
-GROUP(
-    parts.MEAN,
-    "branch-for-one",
-    Kind.CONSTANT_FACTOR,
-    "upstream gradients other than 1 take another branch, which is wrong",
-    "upstream != 1",
-    source="linkedin/Liger-Kernel cross_entropy_backward",
-)(lambda right, loss_B, d_mean: right if float(d_mean.detach()) == 1.0 else right * d_mean)
+GROUP(parts.MEAN, "branch-for-one", Kind.CONSTANT_FACTOR,
+    "upstream gradients other than 1 take another branch, which is wrong", "upstream != 1",
+    source="linkedin/Liger-Kernel cross_entropy_backward")(
+    lambda right, loss_B, d_mean: right if float(d_mean.detach()) == 1.0 else right * d_mean)
 
 
 @node("upstream-modified", Kind.MUTATION, shows="upstream used again", source="pytorch/pytorch#81417")
