@@ -38,7 +38,8 @@ from lean_mnist.training.evaluation.drawings import final_drawings
 from lean_mnist.training.evaluation.images import first_layer_weights
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 from lean_mnist.training.generations import BEST
-from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, HistogramsHook, LossHook, NormsHook, ScreenHook
+from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, ScreenHook
+from lean_mnist.training.hooks.figures import HistogramsHook, LossHook, NormsHook
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives import build, model_card

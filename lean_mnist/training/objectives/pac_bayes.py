@@ -24,15 +24,8 @@ from lean_mnist.reading.text import shown
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import Schedule, every
-from lean_mnist.training.hooks.checks import (
-    CrossCheckHook,
-    HealthHook,
-    HistogramsHook,
-    LossHook,
-    NormsHook,
-    ScreenHook,
-    check_records,
-)
+from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, ScreenHook, check_records
+from lean_mnist.training.hooks.figures import HistogramsHook, LossHook, NormsHook
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
 from lean_mnist.training.objectives.pac_bayes_result import PacBayesResult, finish_posterior
