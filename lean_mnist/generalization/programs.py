@@ -1,19 +1,17 @@
 """Probabilistic programs on finite distributions: sample, learn, observe; exact probabilities against the theorems.
 
-Every outcome is run through with its exact probability, so that a theorem ``program(1) ≤ right-hand side`` is seen to
-hold. ``observe`` keeps the executions in which something happens (here: in which a model fails to generalise) and drops
-the others without making up for them, as MLCERT's semantics has it.
+Every outcome is run through with its exact probability, so that a theorem "probability ≤ right-hand side" is seen to
+hold. ``observe`` drops the executions in which nothing happens without making up for them, as MLCERT's semantics has it:
 
     examples ← sample(D, m);  hypothesis ← learn(examples);  observe(its risk is worse than measured by more than ε)
 
 ``proofs/generalization/Programs.v`` proves for all finite distributions what is enumerated here for some.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Generic, TypeVar
@@ -22,8 +20,6 @@ from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.bounds import BOUNDS, upper_risk
 from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text
 
-T = TypeVar("T")
-U = TypeVar("U")
 X = TypeVar("X")
 H = TypeVar("H")
 
@@ -31,112 +27,60 @@ H = TypeVar("H")
 LARGEST_ENUMERATION = 1 << 20
 
 
-@dataclass(frozen=True)
-class Program(Generic[T]):
-    """A distribution over results, perhaps of total probability below 1 after an ``observe``.
-
-    ``outcomes`` runs through (result, exact probability); the same result may come more than once.
-    """
-
-    outcomes: Callable[[], Iterator[tuple[T, Fraction]]]
-
-    def then(self, following: Callable[[T], Program[U]]) -> Program[U]:
-        """First this, then the program that its result gives."""
-        return Program(
-            lambda: (
-                (result, probability * share)
-                for value, probability in self.outcomes()
-                for result, share in following(value).outcomes()
-            )
-        )
-
-    def merged(self) -> Program[T]:
-        """The same distribution with equal results, which must be hashable, taken together."""
-        probabilities: dict[T, Fraction] = {}
-        for value, probability in self.outcomes():
-            probabilities[value] = probabilities.get(value, Fraction(0)) + probability
-        return Program(lambda: iter(probabilities.items()))
-
-    def expected(self, function: Callable[[T], Fraction | int]) -> Fraction:
-        """``Σ probability · function(result)``, exactly."""
-        return sum((probability * function(value) for value, probability in self.outcomes()), Fraction(0))
-
-    def probability(self) -> Fraction:
-        """``expected(1)``: the probability that an execution gets to the end."""
-        return self.expected(lambda value: 1)
-
-
-def unit(value: T) -> Program[T]:
-    """The program that always gives ``value``."""
-    return Program(lambda: iter([(value, Fraction(1))]))
-
-
-def observe(condition: Callable[[T], bool], value: T) -> Program[T]:
-    """``value`` where the condition holds; else the execution is dropped."""
-    return unit(value) if condition(value) else Program(lambda: iter(()))
-
-
-def finite(probabilities: Mapping[X, Fraction]) -> Program[X]:
-    """The program that gives each value with its probability; ``ArgumentError`` unless these sum to 1."""
+def finite(probabilities: Mapping[X, Fraction]) -> dict[X, Fraction]:
+    """The distribution with these probabilities, without zeros; ``ArgumentError`` unless they sum to 1."""
     total = sum(probabilities.values(), Fraction(0))
     if total != 1 or min(probabilities.values()) < 0:
         raise ArgumentError(f"probabilities: they sum to {total}, expected numbers of at least 0 that sum to 1")
-    return Program(lambda: ((value, p) for value, p in probabilities.items() if p))
+    return {value: p for value, p in probabilities.items() if p}
 
 
-def sample(distribution: Program[X], m: int) -> Program[tuple[X, ...]]:
-    """``m`` independent values, as a tuple. Raises ``ArgumentError`` for m < 1 and for more than 2^20 outcomes."""
+def sample(distribution: Mapping[X, Fraction], m: int) -> Iterator[tuple[tuple[X, ...], Fraction]]:
+    """Every outcome of ``m`` independent draws, with its probability.
+
+    Raises ``ArgumentError`` for m < 1 and for more than 2^20 outcomes.
+    """
     if m < 1:
         raise ArgumentError(f"m: {m}, expected at least 1")
-    values = list(distribution.outcomes())
-    if m * math.log2(len(values)) > math.log2(LARGEST_ENUMERATION):
+    if m * math.log2(len(distribution)) > math.log2(LARGEST_ENUMERATION):
         many = f"more than {LARGEST_ENUMERATION:,} outcomes"
-        raise ArgumentError(f"m: {m} of {len(values)} values have {many}, expected fewer")
-
-    def outcomes() -> Iterator[tuple[tuple[X, ...], Fraction]]:
-        """All tuples, each with its probability."""
-        for drawn in itertools.product(values, repeat=m):
-            yield tuple(x for x, _ in drawn), math.prod((p for _, p in drawn), start=Fraction(1))
-
-    return Program(outcomes)
+        raise ArgumentError(f"m: {m} of {len(distribution)} values have {many}, expected fewer")
+    outcomes = itertools.product(distribution, repeat=m)
+    return ((drawn, math.prod((distribution[x] for x in drawn), start=Fraction(1))) for drawn in outcomes)
 
 
 @dataclass(frozen=True)
 class Experiment(Generic[X, H]):
-    """The subject of the theorems: a distribution, a learner, and when a hypothesis is right about an example."""
+    """The subject of the theorems: a distribution, a learner, and when a hypothesis is right about an example.
 
-    distribution: Program[X]
+    A hypothesis is *overrated* where its accuracy A and empirical accuracy Â have ``A + ε < Â``.
+    """
+
+    distribution: Mapping[X, Fraction]
     rule: Callable[[tuple[X, ...]], H]
     right: Callable[[H, X], bool]
 
-    def accuracy(self, hypothesis: H) -> Fraction:
-        """The expected accuracy A."""
-        return self.distribution.expected(lambda x: int(self.right(hypothesis, x)))
+    def _overrated(self, hypothesis: H, epsilon: Fraction) -> Callable[[tuple[X, ...]], bool]:
+        """Decide of some examples whether ``hypothesis`` is overrated on them."""
+        accuracy = sum((p for x, p in self.distribution.items() if self.right(hypothesis, x)), Fraction(0))
+        return lambda drawn: accuracy + epsilon < Fraction(sum(self.right(hypothesis, x) for x in drawn), len(drawn))
 
-    def empirical(self, hypothesis: H, examples: Sequence[X]) -> Fraction:
-        """The empirical accuracy Â."""
-        return Fraction(sum(self.right(hypothesis, x) for x in examples), len(examples))
+    def main(self, m: int, epsilon: Fraction) -> Fraction:
+        """Learn from m examples and be overrated on them: at most ``2^B exp(−2ε²m)``, for 2^B hypotheses."""
+        observed = (p for x, p in sample(self.distribution, m) if self._overrated(self.rule(x), epsilon)(x))
+        return sum(observed, Fraction(0))
 
-    def main(self, m: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
-        """Learn from m examples and be overrated, ``A + ε < Â``, on them: at most ``2^B exp(−2ε²m)``, for 2^B
-        hypotheses."""
-        return sample(self.distribution, m).then(
-            lambda examples: observe(
-                lambda both: self.accuracy(both[0]) + epsilon < self.empirical(*both), (self.rule(examples), examples)
-            )
-        )
-
-    def holdout(self, m: int, n: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
+    def holdout(self, m: int, n: int, epsilon: Fraction) -> Fraction:
         """Learn from m examples and be overrated on n fresh ones: at most ``exp(−2ε²n)``."""
-        learnt = sample(self.distribution, m).then(lambda examples: unit(self.rule(examples)))
-        return learnt.merged().then(lambda hypothesis: self.fixed(hypothesis, n, epsilon))
+        learnt: defaultdict[H, Fraction] = defaultdict(Fraction)
+        for drawn, p in sample(self.distribution, m):
+            learnt[self.rule(drawn)] += p
+        return sum((p * self.fixed(hypothesis, n, epsilon) for hypothesis, p in learnt.items()), Fraction(0))
 
-    def fixed(self, hypothesis: H, m: int, epsilon: Fraction) -> Program[tuple[H, tuple[X, ...]]]:
+    def fixed(self, hypothesis: H, m: int, epsilon: Fraction) -> Fraction:
         """A given hypothesis is overrated on m examples: at most ``exp(−2ε²m)``."""
-        threshold = self.accuracy(hypothesis) + epsilon
-        return sample(self.distribution, m).then(
-            lambda examples: observe(lambda both: threshold < self.empirical(*both), (hypothesis, examples))
-        )
+        overrated = self._overrated(hypothesis, epsilon)
+        return sum((p for drawn, p in sample(self.distribution, m) if overrated(drawn)), Fraction(0))
 
 
 def chernoff_holds(probability: Fraction, m: int, epsilon: Fraction, bits: int = 0) -> bool:
@@ -214,12 +158,12 @@ def enumerate_theorems(
         allowed = 2**bits * math.exp(-2 * float(epsilon) ** 2 * size)
         return EnumeratedClaim(words, probability, allowed, chernoff_holds(probability, size, epsilon, bits), theorem)
 
-    fixed, learnt = experiment.fixed((1,) * inputs, m, epsilon), experiment.main(m, epsilon).probability()
+    fixed, learnt = experiment.fixed((1,) * inputs, m, epsilon), experiment.main(m, epsilon)
     return [
-        claim(f"fixed hypothesis, measured on {m}", fixed.probability(), m),
+        claim(f"fixed hypothesis, measured on {m}", fixed, m),
         claim(f"learnt from {m} and measured on them, union over 2^{inputs}", learnt, m, inputs),
         claim(f"learnt from {m} and measured on them, without the union", learnt, m, theorem=False),
-        claim(f"learnt from {m}, measured on {n} fresh ones", experiment.holdout(m, n, epsilon).probability(), n),
+        claim(f"learnt from {m}, measured on {n} fresh ones", experiment.holdout(m, n, epsilon), n),
     ]
 
 
