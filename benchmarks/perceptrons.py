@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lean_mnist.command_line import parse, run_command
-from lean_mnist.generalization.learners.base import Examples
 from lean_mnist.generalization.learners.experiments import (
     LEARNERS,
     MLCERT,
@@ -27,6 +26,7 @@ from lean_mnist.generalization.learners.experiments import (
     learn_and_count,
     mlcert_folder,
 )
+from lean_mnist.generalization.learners.perceptrons import Examples
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Probabilistic programs on finite distributions: sample, learn, observe; exact probabilities against the theorems.
 
 Every outcome is run through with its exact probability, so that a theorem "probability ≤ right-hand side" is seen to
-hold. ``observe`` drops the executions in which nothing happens without making up for them, as MLCERT's semantics has it:
+hold. ``observe`` drops executions without making up for them, as MLCERT's semantics has it:
 
     examples ← sample(D, m);  hypothesis ← learn(examples);  observe(its risk is worse than measured by more than ε)
 

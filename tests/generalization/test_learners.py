@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from lean_mnist.errors import ArgumentError, BoundError, ConfigError, DataError
-from lean_mnist.generalization.learners.base import Examples, Learner, correct
 from lean_mnist.generalization.learners.experiments import (
     LEARNERS,
     MLCERT,
@@ -25,9 +24,12 @@ from lean_mnist.generalization.learners.experiments import (
 from lean_mnist.generalization.learners.perceptrons import (
     BudgetKernelPerceptron,
     DescriptionKernelPerceptron,
+    Examples,
     KernelPerceptron,
+    Learner,
     LinearParameters,
     Perceptron,
+    correct,
     linear_kernel,
     ordered_sum,
     quadratic_kernel,
@@ -51,7 +53,7 @@ def random_examples(m: int, n: int, seed: int, noise: float = 0.2) -> Examples:
     return Examples(x, label)
 
 
-def all_learners(n: int) -> list[Learner[Any]]:
+def all_learners(n: int) -> list[Learner]:
     return [
         Perceptron(n),
         KernelPerceptron(n),
@@ -63,7 +65,7 @@ def all_learners(n: int) -> list[Learner[Any]]:
     ]
 
 
-def by_definition(learner: Learner[Any], examples: Examples, epochs: int) -> Any:
+def by_definition(learner: Learner, examples: Examples, epochs: int) -> Any:
     """One example after another: a mistake changes the parameters, and nothing else does."""
     parameters = learner.initial(examples)
     for _, index in itertools.product(range(epochs), range(len(examples))):
@@ -74,7 +76,7 @@ def by_definition(learner: Learner[Any], examples: Examples, epochs: int) -> Any
 
 @pytest.mark.parametrize("learner", all_learners(3), ids=lambda learner: type(learner).__name__)
 @pytest.mark.parametrize(("m", "epochs", "seed"), [(23, 4, 0), (7, 30, 1), (1, 3, 2)])
-def test_learning_is_as_defined(learner: Learner[Any], m: int, epochs: int, seed: int) -> None:
+def test_learning_is_as_defined(learner: Learner, m: int, epochs: int, seed: int) -> None:
     examples = random_examples(m, 3, seed)
     expected = by_definition(learner, examples, epochs)
     parameters, computed = learner.learn(examples, epochs)

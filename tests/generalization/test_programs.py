@@ -12,8 +12,7 @@ import pytest
 from lean_mnist.errors import ArgumentError, BoundError
 from lean_mnist.generalization import programs
 from lean_mnist.generalization.bounds import BOUNDS, upper_risk
-from lean_mnist.generalization.learners.base import Examples
-from lean_mnist.generalization.learners.perceptrons import Perceptron
+from lean_mnist.generalization.learners.perceptrons import Examples, Perceptron
 from lean_mnist.generalization.programs import (
     Experiment,
     LabelledInput,

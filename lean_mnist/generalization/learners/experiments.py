@@ -15,13 +15,8 @@ from lean_mnist.data.names import DATA_VARIABLE
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.generalization.bounds import upper_risk
 from lean_mnist.generalization.exact import Exact, percent
-from lean_mnist.generalization.learners.base import Examples, Learner, correct
-from lean_mnist.generalization.learners.perceptrons import (
-    BudgetKernelPerceptron,
-    DescriptionKernelPerceptron,
-    KernelPerceptron,
-    Perceptron,
-)
+from lean_mnist.generalization.learners import perceptrons
+from lean_mnist.generalization.learners.perceptrons import Examples, Learner, correct
 from lean_mnist.generalization.solve import certified_risk
 from lean_mnist.reading.files import read_bytes
 from lean_mnist.reading.text import printable, shown
@@ -97,16 +92,16 @@ class LearnerSettings:
     limit: int
     kernel: str = "linear"
 
-    def learner(self, kind: str, features: int) -> Learner[Any]:
+    def learner(self, kind: str, features: int) -> Learner:
         """The learner called ``kind``, one of ``LEARNERS``; raises ``ArgumentError``."""
         if kind == "perceptron":
-            return Perceptron(features)
+            return perceptrons.Perceptron(features)
         if kind == "kernel":
-            return KernelPerceptron(features, self.kernel)
+            return perceptrons.KernelPerceptron(features, self.kernel)
         if kind == "budget":
-            return BudgetKernelPerceptron(features, self.budget, self.kernel)
+            return perceptrons.BudgetKernelPerceptron(features, self.budget, self.kernel)
         if kind == "description":
-            return DescriptionKernelPerceptron(features, self.description, self.limit, self.kernel)
+            return perceptrons.DescriptionKernelPerceptron(features, self.description, self.limit, self.kernel)
         raise ArgumentError(f"learner: {kind!r}, expected one of {', '.join(LEARNERS)}")
 
     def read(self, folder: Path) -> tuple[Examples, Examples]:
@@ -151,7 +146,7 @@ def mlcert_folder(given: str | None) -> Path:
     return folder
 
 
-def learn_and_count(learner: Learner[Any], train: Examples, test: Examples, epochs: int) -> tuple[int, int, int]:
+def learn_and_count(learner: Learner, train: Examples, test: Examples, epochs: int) -> tuple[int, int, int]:
     """Train for so many ``epochs``; correct predictions on ``train`` and ``test``, and passes that were computed."""
     parameters, computed = learner.learn(train, epochs)
     return correct(learner, parameters, train), correct(learner, parameters, test), computed
@@ -208,7 +203,7 @@ def certify_learner(
     )
 
 
-def union_risk(learner: Learner[Any], errors: int, m: int, delta: Exact, bound: str = "kl") -> Fraction | None:
+def union_risk(learner: Learner, errors: int, m: int, delta: Exact, bound: str = "kl") -> Fraction | None:
     """A bound on the risk of parameters learnt from the very ``m`` examples on which they now make ``errors``.
 
     It holds for all 2^B parameters at once, B = ``learner.bits(m)``. ``None`` where it says nothing: for a kernel

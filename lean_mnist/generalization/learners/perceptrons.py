@@ -1,17 +1,121 @@
-"""The perceptron (Rosenblatt, 1958) and kernel perceptrons (Aizerman, Braverman and Rozonoer, 1964) of MLCERT.
+"""MLCERT's perceptron (Rosenblatt, 1958) and kernel perceptrons (Aizerman, Braverman and Rozonoer, 1964).
+
+Each learns from one mistake after another. Everything is float32 and every sum runs in the stated order, so that a
+result is the same on every machine: a mistake decided by the last bit of a sum changes all that is learnt after it.
 
 Shapes: ``m`` training examples, ``n`` features, ``B`` examples to predict, ``S`` support vectors.
 """
 
+import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lean_mnist.errors import ArgumentError
-from lean_mnist.generalization.learners.base import Booleans, Examples, Floats, Learner
 
+Booleans = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 Kernel = Callable[[Floats, Floats], Floats]
+
+_FIRST_BLOCK = 16
+_LARGEST_TABLE = 1 << 26
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """``x`` float32 (m, n), finite, and ``label`` bool (m,), in the order in which a learner sees them."""
+
+    x: Floats
+    label: Booleans
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class Learner(ABC):
+    """A rule that predicts a label from parameters, and that changes the parameters where it was wrong.
+
+    What is learnt is defined by taking one example after another; :meth:`learn` computes the same, bit for bit, but
+    finds the mistakes in blocks. An epoch is a function of the parameters alone, so once parameters come back, all that
+    follows is known, and :meth:`learn` skips the rounds between.
+    """
+
+    features: int  # n, of each example
+
+    @abstractmethod
+    def initial(self, examples: Examples) -> Any:
+        """The parameters before anything was learnt; ``examples`` are those that it will learn from."""
+
+    @abstractmethod
+    def predict(self, parameters: Any, x_Bn: Floats) -> Booleans:
+        """The labels (B,) of float32 ``x (B, n)``."""
+
+    @abstractmethod
+    def mistaken(self, parameters: Any, examples: Examples, index: int) -> Any:
+        """The parameters after example number ``index`` was predicted wrongly."""
+
+    @abstractmethod
+    def bits(self, m: int) -> int:
+        """The size of the parameters learnt from ``m`` examples: there are at most 2^bits of them."""
+
+    def state(self, parameters: Any) -> bytes:
+        """The parameters, a tuple of arrays, as bytes that are equal where the parameters are."""
+        return b"".join(np.asarray(part).tobytes() for part in parameters)
+
+    def learn(self, examples: Examples, epochs: int) -> tuple[Any, int]:
+        """The parameters after ``epochs`` passes over ``examples``, and how many passes had to be computed.
+
+        Raises ``ArgumentError`` for fewer than 0 epochs or examples with another number of features.
+        """
+        if epochs < 0:
+            raise ArgumentError(f"epochs: {epochs}, expected at least 0")
+        self.check(examples.x)
+        parameters, predict = self.initial(examples), self.block_predictor(examples)
+        seen: dict[bytes, int] = {hashlib.sha256(self.state(parameters)).digest(): 0}
+        done = computed = 0
+        while done < epochs:
+            parameters = self._epoch(parameters, examples, predict)
+            done, computed = done + 1, computed + 1
+            key = hashlib.sha256(self.state(parameters)).digest()
+            if key in seen:  # the parameters repeat: leave out whole rounds
+                period = done - seen[key]
+                done = epochs - (epochs - done) % period
+                seen = {}
+            seen[key] = done
+        return parameters, computed
+
+    def block_predictor(self, examples: Examples) -> Callable[[Any, int, int], Booleans]:
+        """A function ``(parameters, start, stop)`` that predicts a block of ``examples`` as :meth:`predict` does."""
+        return lambda parameters, start, stop: self.predict(parameters, examples.x[start:stop])
+
+    def _epoch(self, parameters: Any, examples: Examples, predict: Callable[[Any, int, int], Booleans]) -> Any:
+        """One pass over ``examples``, in order."""
+        start, width, m = 0, _FIRST_BLOCK, len(examples)
+        while start < m:
+            stop = min(start + width, m)
+            wrong = predict(parameters, start, stop) != examples.label[start:stop]
+            first = int(wrong.argmax())
+            if wrong[first]:
+                parameters = self.mistaken(parameters, examples, start + first)
+                start, width = start + first + 1, max(1, min(width, 2 * first + 1))
+            else:
+                start, width = stop, 2 * width
+        return parameters
+
+    def check(self, x_Bn: Floats) -> None:
+        """Raise ``ArgumentError`` unless ``x`` is float32 (B, n) with this learner's number of features."""
+        if x_Bn.ndim != 2 or x_Bn.shape[1] != self.features or x_Bn.dtype != np.float32:
+            found = f"{x_Bn.dtype} of shape {x_Bn.shape}"
+            raise ArgumentError(f"x: {found}, expected float32 of shape (B, {self.features})")
+
+
+def correct(learner: Learner, parameters: Any, examples: Examples) -> int:
+    """The number of ``examples`` that are predicted rightly."""
+    return int((learner.predict(parameters, examples.x) == examples.label).sum())
 
 
 def ordered_sum(terms_SB: Floats) -> Floats:
@@ -40,7 +144,6 @@ def quadratic_kernel(x_Sn: Floats, z_Bn: Floats) -> Floats:
 
 
 KERNELS: dict[str, Kernel] = {"linear": linear_kernel, "quadratic": quadratic_kernel}
-_LARGEST_TABLE = 1 << 26
 
 
 class LinearParameters(NamedTuple):
@@ -50,7 +153,7 @@ class LinearParameters(NamedTuple):
     b: np.float32
 
 
-class Perceptron(Learner[LinearParameters]):
+class Perceptron(Learner):
     """Predicts ``w·x + b > 0``; on a mistake ``w ← w + y x`` and ``b ← b + y``, with y = ±1."""
 
     def __init__(self, features: int) -> None:
@@ -84,18 +187,15 @@ class SupportParameters(NamedTuple):
     mistakes: np.float32 = np.float32(0)
 
 
-class _KernelLearner(Learner[SupportParameters]):
+class _KernelLearner(Learner):
     """Predicts ``Σ_i (y_i a_i) K(x_i, x) > 0`` over its support vectors, in their order."""
 
     def __init__(self, features: int, kernel: str = "linear") -> None:
         self.features, self.kernel = features, KERNELS[kernel]
 
     def predict(self, parameters: SupportParameters, x_Bn: Floats) -> Booleans:
-        """``Σ_i (y_i a_i) K(x_i, x) > 0``, labels (B,)."""
         self.check(x_Bn)
-        active = np.flatnonzero(parameters.weight)  # a term that is 0 changes no sum
-        signed_S = _signs(parameters.label[active]) * parameters.weight[active]
-        return ordered_sum(signed_S[:, None] * self.kernel(parameters.x[active], x_Bn)) > 0
+        return _positive(parameters, lambda active: self.kernel(parameters.x[active], x_Bn))
 
 
 class KernelPerceptron(_KernelLearner):
@@ -112,14 +212,8 @@ class KernelPerceptron(_KernelLearner):
         """As of any learner, from a table of the kernel of every pair of examples if 2^26 numbers hold it."""
         if len(examples) ** 2 > _LARGEST_TABLE:
             return super().block_predictor(examples)
-        table, y_m = self.kernel(examples.x, examples.x), _signs(examples.label)
-
-        def predict(parameters: SupportParameters, start: int, stop: int) -> Booleans:
-            """The labels of a block."""
-            active = np.flatnonzero(parameters.weight)
-            return ordered_sum((y_m[active] * parameters.weight[active])[:, None] * table[active, start:stop]) > 0
-
-        return predict
+        table = self.kernel(examples.x, examples.x)
+        return lambda own, start, stop: _positive(own, lambda active: table[active, start:stop])
 
     def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
         """One more mistake on this example."""
@@ -130,10 +224,6 @@ class KernelPerceptron(_KernelLearner):
     def bits(self, m: int) -> int:
         """``32 m n + 32 m``."""
         return 32 * m * self.features + 32 * m
-
-    def state(self, parameters: SupportParameters) -> bytes:
-        """The bytes of the weights, which alone change."""
-        return parameters.weight.tobytes()
 
 
 class _BoundedKernelLearner(_KernelLearner):
@@ -151,20 +241,15 @@ class _BoundedKernelLearner(_KernelLearner):
         self.places = others + 1
 
     def initial(self, examples: Examples) -> SupportParameters:
-        """Vectors of zeros with weight 0."""
         x_Sn = np.zeros((self.places, self.features), np.float32)
         return SupportParameters(x_Sn, np.zeros(self.places, np.bool_), np.zeros(self.places, np.float32))
 
     def entered(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
         """Example number ``index`` in the first place, with weight 1."""
-        x_Sn, label_S, weight_S, mistakes = parameters
         one = slice(index, index + 1)
-        return SupportParameters(
-            np.concatenate((examples.x[one], x_Sn[:-1])),
-            np.concatenate((examples.label[one], label_S[:-1])),
-            np.concatenate((np.ones(1, np.float32), weight_S[:-1])),
-            mistakes,
-        )
+        new = examples.x[one], examples.label[one], np.ones(1, np.float32)
+        x, label, weight = (np.concatenate((first, old[:-1])) for first, old in zip(new, parameters[:3], strict=True))
+        return SupportParameters(x, label, weight, parameters.mistakes)
 
 
 class BudgetKernelPerceptron(_BoundedKernelLearner):
@@ -185,10 +270,7 @@ class BudgetKernelPerceptron(_BoundedKernelLearner):
 
 
 class DescriptionKernelPerceptron(_BoundedKernelLearner):
-    """On a mistake: nothing once ``limit`` mistakes were counted, else the count grows and (x, y) enters.
-
-    Weights are 1 and no parameters.
-    """
+    """On a mistake: nothing once ``limit`` were counted, else (x, y) enters. Weights are 1 and no parameters."""
 
     others = "description"
 
@@ -207,5 +289,8 @@ class DescriptionKernelPerceptron(_BoundedKernelLearner):
         return 32 + (1 + 32 * self.features) * self.places
 
 
-def _signs(label: Booleans) -> Floats:
-    return np.where(label, np.float32(1), np.float32(-1))
+def _positive(parameters: SupportParameters, kernel: Callable[[Any], Floats]) -> Booleans:
+    """``Σ_i (y_i a_i) K(x_i, x) > 0``, labels (B,), from the rows of the kernel (S, B) that are asked for."""
+    active = np.flatnonzero(parameters.weight)  # a term that is 0 changes no sum
+    signed_S = np.where(parameters.label[active], np.float32(1), np.float32(-1)) * parameters.weight[active]
+    return ordered_sum(signed_S[:, None] * kernel(active)) > 0
