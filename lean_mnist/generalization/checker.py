@@ -55,6 +55,7 @@ import sys
 import time
 import zlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
@@ -681,71 +682,71 @@ def derive_code(document: Fields) -> Fields:
 
 def _derive_counted(document: Fields) -> Fields:
     """Derived fields where the errors of one network in all examples were counted."""
-    data, errors = document["data"], document["counts"]["errors"]
-    network = f"{'-'.join(map(str, document['decoder']['sizes']))} network"
+    m, errors, claims = document["data"]["examples"], document["counts"]["errors"], document["claims"]
+    subject = f"these {m:,} examples, this {'-'.join(map(str, document['decoder']['sizes']))} network"
     if "arithmetic" in document:
-        network += f", run in {ARITHMETICS[document['decoder']['unit']]},"
-    m, claims, statement, name = data["examples"], [], [], data_name(document)
-    for claim in document["claims"]:
-        risk, delta, bound = Fraction(claim["risk"]), claim["delta"], claim["bound"]
-        statement.append(
-            f"With confidence 1 - {delta} over the drawing of these {m:,} examples, this {network} "
-            f"misreads at most {percent(risk, True)} of all images drawn like them, and reads at least "
-            f"{percent(1 - risk, False)} as they are labelled ({name})."
-            if risk < 1
-            else f"At delta = {delta} the bound {bound} is vacuous: it says nothing about unseen data."
-        )
-        derived = {"vacuous": risk >= 1, "accuracy": decimal(1 - risk), "theorem": THEOREMS[bound]}
-        claims.append({**derived, "epsilon": str(risk - Fraction(errors, m))})
-    counts = {"examples": m, "correct": m - errors}
-    return {"statement": statement, "claims": claims, "counts": counts}
+        subject += f", run in {ARITHMETICS[document['decoder']['unit']]},"
+    statement = [_sentence(document, claim, subject, f"the bound {claim['bound']}", reads=True) for claim in claims]
+    margins = [str(Fraction(claim["risk"]) - Fraction(errors, m)) for claim in claims]
+    return {
+        "statement": statement,
+        "claims": [
+            _derived(claim, epsilon=margin, theorem=THEOREMS[claim["bound"]])
+            for claim, margin in zip(claims, margins, strict=True)
+        ],
+        "counts": {"examples": m, "correct": m - errors},
+    }
+
+
+def _derived(claim: Fields, **more: Any) -> Fields:
+    """Derived fields of a claim: those that every one has, and ``more``."""
+    risk = Fraction(claim["risk"])
+    return {"vacuous": risk >= 1, "accuracy": decimal(1 - risk), **more}
+
+
+def _sentence(document: Fields, claim: Fields, subject: str, bound: str, reads: bool = False) -> str:
+    """A claim in words: what is drawn, and who it is the ``subject`` of, and how its ``bound`` is called."""
+    risk, delta, name = Fraction(claim["risk"]), claim["delta"], data_name(document)
+    if risk >= 1:
+        return f"At delta = {delta} {bound} is vacuous: it says nothing about unseen data."
+    least = f", and reads at least {percent(1 - risk, False)} as they are labelled" if reads else ""
+    misreads = f"misreads at most {percent(risk, True)} of all images drawn like them{least} ({name})."
+    return f"With confidence 1 - {delta} over the drawing of {subject} {misreads}"
 
 
 def derive_pac_bayes(document: Fields) -> Fields:
     """Derived fields of a certificate of a Gaussian over networks by examples that its prior did not see."""
-    data, prior, draws = document["data"], document["prior"], document["counts"]["draws"]
+    data, prior, draws, claims = document["data"], document["prior"], document["counts"]["draws"], document["claims"]
     sizes, learned_from = document["decoder"]["sizes"], data["part"]["prior_examples"]
-    network = "-".join(map(str, sizes))
     if (prior["kind"] == "data-free") != (learned_from == 0):
         raise Rejected(f"prior.kind: expected {' or '.join(PRIORS)}, data-free just where prior_examples is 0")
     if not learned_from < data["examples"]:
         raise Rejected("data.part: expected fewer examples for the prior than there are")
-    m, claims, statement, name = data["examples"] - learned_from, [], [], data_name(document)
+    m, network = data["examples"] - learned_from, f"{'-'.join(map(str, sizes))} network"
     tried, assumed = tried_candidates(prior, "prior")
-    for claim in document["claims"]:
-        risk, delta = Fraction(claim["risk"]), claim["delta"]
-        statement.append(
-            f"With confidence 1 - {delta} over the drawing of these {m:,} examples and of {draws:,} "
-            f"pairs of a network and an example, the {network} network whose weights are drawn anew for every image "
-            f"misreads at most {percent(risk, True)} of all images drawn like them ({name})."
-            if risk < 1
-            else f"At delta = {delta} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
-        )
-        of_draws = Fraction(delta) * MONTE_CARLO
-        share = str((Fraction(delta) - of_draws) / tried)
-        # Each candidate has draws of its own, which do not depend on what came before.
-        of_draws /= prior["candidates"] if prior.get("adaptive") else 1
-        derived = {"vacuous": risk >= 1, "accuracy": decimal(1 - risk), "share": share}
-        claims.append({**derived, "share_monte_carlo": str(of_draws)})
-    beside: Fields = {}
+    # Each candidate has draws of its own, which do not depend on what came before.
+    of_draws = MONTE_CARLO / (prior["candidates"] if prior.get("adaptive") else 1)
+    about = f"pairs of a network and an example, the {network} whose weights are drawn anew for every image"
+    about = f"these {m:,} examples and of {draws:,} {about}"
+    found: Fields = {
+        "statement": [_sentence(document, claim, about, "the PAC-Bayes bound") for claim in claims],
+        "claims": [
+            _derived(claim, share=str(delta * (1 - MONTE_CARLO) / tried), share_monte_carlo=str(delta * of_draws))
+            for claim, delta in ((claim, Fraction(claim["delta"])) for claim in claims)
+        ],
+    }
     if "holdout" in document:
+        own = document["holdout"]["claims"]
         if prior["kind"] != "learnt" or not document["holdout"]["errors"] <= m:
             raise Rejected(f"holdout.errors: expected at most {m:,}, of a learnt prior, found others")
-        of_prior: list[Fields] = []
-        for claim, own in zip(document["claims"], document["holdout"]["claims"], strict=False):
-            risk, delta = Fraction(own["risk"]), claim["delta"]
-            statement.append(
-                f"With confidence 1 - {delta} over the drawing of the same {m:,} examples, the prior's mean network "
-                f"alone, one {network} network for all images, run in float64, misreads at most "
-                f"{percent(risk, True)} of all images drawn like them ({name})."
-                if risk < 1
-                else f"At delta = {delta} the holdout's bound is vacuous: it says nothing about unseen data."
-            )
-            derived = {"delta": delta, "vacuous": risk >= 1, "accuracy": decimal(1 - risk)}
-            of_prior.append({**derived, "share": str(Fraction(delta) / tried)})
-        if len(of_prior) != len(claims):
+        if len(own) != len(claims):
             raise Rejected(f"holdout.claims: expected {len(claims)}, as many as claims, found another number")
-        beside = {"holdout": {"claims": of_prior}}
+        about = f"the prior's mean network alone, one {network} for all images, run in float64,"
+        about = f"the same {m:,} examples, {about}"
+        of_prior = [{**claim, "delta": other["delta"]} for claim, other in zip(own, claims, strict=True)]
+        found["statement"] += [_sentence(document, claim, about, "the holdout's bound") for claim in of_prior]
+        shares = [{"delta": c["delta"], "share": str(Fraction(c["delta"]) / tried)} for c in of_prior]
+        found["holdout"] = {"claims": [_derived(c, **share) for c, share in zip(of_prior, shares, strict=True)]}
     fixed = {  # before the first draw: what its random numbers are made of
         "decoder": {name: document["decoder"][name] for name in ("sizes", "maximum")},
         "prior": prior,
@@ -754,9 +755,7 @@ def derive_pac_bayes(document: Fields) -> Fields:
         "draws": draws,
     }
     return {
-        "statement": statement,
-        "claims": claims,
-        **beside,
+        **found,
         "assumptions": [*PAC_ASSUMPTIONS, PRIORS[prior["kind"]], *assumed],
         "counts": {"examples": m},
         "draws": {"key": hashlib.sha256(canonical(fixed)).hexdigest()},
@@ -773,28 +772,10 @@ def percent(value: Fraction, up: bool) -> str:
 # The raw files.
 
 
-class Images(Sequence[bytes]):
-    """The images of an IDX file, one ``bytes`` each, cut out of it when they are asked for."""
-
-    def __init__(self, raw: bytes, start: int, size: int) -> None:
-        self.raw, self.start, self.size = raw, start, size
-
-    def __len__(self) -> int:
-        return (len(self.raw) - self.start) // self.size
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            first, last, _ = index.indices(len(self))
-            return Images(self.raw[self.start + first * self.size : self.start + last * self.size], 0, self.size)
-        at = self.start + index * self.size
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.raw[at : at + self.size]
-
-    def duplicates(self) -> int:
-        """The number of those equal to an earlier one, by 64 bits of a hash, which only can find too many."""
-        hashes = array("Q", (int.from_bytes(hashlib.sha256(image).digest()[:8], "big") for image in self))
-        return sum(one == other for one, other in pairwise(sorted(hashes)))
+def duplicates(images: Sequence[bytes]) -> int:
+    """The number of images equal to an earlier one, by 64 bits of a hash, which only can find too many."""
+    hashes = array("Q", (int.from_bytes(hashlib.sha256(image).digest()[:8], "big") for image in images))
+    return sum(one == other for one, other in pairwise(sorted(hashes)))
 
 
 class Files(NamedTuple):
@@ -807,25 +788,25 @@ class Files(NamedTuple):
         """A raw file of ``size`` bytes beside the certificate; raises ``Rejected``: missing, elsewhere or altered."""
         return _content(os.path.join(self.folder, named["file"]), named, field, size)
 
-    def examples(self, document: Fields) -> tuple[Images, bytes]:
+    def examples(self, document: Fields) -> tuple[list[bytes], bytes]:
         """The images, and the labels, one byte each; raises ``Rejected``: missing, altered, or impossible."""
         data = document["data"]
         m, rows, columns, classes = (data[name] for name in ("examples", "rows", "columns", "classes"))
-        content = []
+        found, size = {}, rows * columns
         for kind, header, width in (
-            ("images", struct.pack(">IIII", 0x803, m, rows, columns), rows * columns),
+            ("images", struct.pack(">IIII", 0x803, m, rows, columns), size),
             ("labels", struct.pack(">II", 0x801, m), 1),
         ):
-            raw = self._find(data[kind], f"data.{kind}", len(header) + m * width)
-            if not raw.startswith(header):
+            found[kind] = self._find(data[kind], f"data.{kind}", len(header) + m * width)
+            if not found[kind].startswith(header):
                 raise Rejected(f"data.{kind}: expected an IDX file of {m} examples of {rows} x {columns} pixels")
-            content.append(raw)
-        images, labels = Images(content[0], 16, rows * columns), content[1][8:]
+        labels = found["labels"][8:]
+        images = [found["images"][start : start + size] for start in range(16, 16 + m * size, size)]
         wrong = next((index for index, label in enumerate(labels) if not label < classes), None)
         if wrong is not None:
             raise Rejected(f"data.labels: label {labels[wrong]} at index {wrong}, expected 0 to {classes - 1}")
         if not vouched(document):
-            compare(data, {"duplicates": images.duplicates(), "occurring": len(set(labels))}, "data")
+            compare(data, {"duplicates": duplicates(images), "occurring": len(set(labels))}, "data")
         return images, labels
 
     def _find(self, named: dict[str, str], field: str, size: int) -> bytes:
@@ -872,12 +853,8 @@ def _content(path: str, named: dict[str, str], field: str, size: int, packed: bo
 
 def _numbers(raw: bytes, dtype: str, field: str) -> Numbers:
     """Parse little-endian floats; raises ``Rejected`` where there are numbers that cannot be."""
-    code, width = DTYPES[dtype]
-    values, at = array("d" if code == "d" else "f"), 0
-    while at < len(raw):  # in parts, because as Python's floats they take eight times the file
-        part = raw[at : at + 8 * 65_536]
-        values.extend(struct.unpack(f"<{len(part) // width}{code}", part))
-        at += len(part)
+    code = DTYPES[dtype][0]  # one by one, because as Python's floats they take eight times the file
+    values = array("d" if code == "d" else "f", (value for (value,) in struct.iter_unpack(f"<{code}", raw)))
     wrong = next((place for place, value in enumerate(values) if not abs(value) < 2.0**60), None)
     if wrong is not None:
         raise Rejected(f"{field}: holds NaN, an infinity, or a number of 2^60 or more, at place {wrong}")
@@ -1581,11 +1558,7 @@ def _forgery(document: Fields, claim: Fields) -> int:
 
 def _least(most: int, holds: Callable[[int], bool]) -> int:
     """The least number from 1 on for which ``holds``, which it does for all from there to ``most`` on."""
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+    return min(most, 1 + bisect_left(range(1, most), True, key=holds))
 
 
 def detection(draws: int, forged: int, redrawn: int) -> float:
