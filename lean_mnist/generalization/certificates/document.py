@@ -5,6 +5,7 @@ checker derives and compares was written by somebody else.
 """
 
 import hashlib
+import itertools
 import json
 import re
 import struct
@@ -157,62 +158,6 @@ class ClaimOptions:
 
 
 @dataclass(frozen=True)
-class CountedClaim:
-    """``bound`` at failure probability ``delta``, of which it spends ``share``: the risk is at most ``risk``."""
-
-    bound: str
-    delta: Fraction
-    share: Fraction
-    risk: Fraction
-    errors: int
-    examples: int
-
-    def fields(self, **share: str) -> dict[str, Any]:
-        """The claim as the document has it; with its ``share`` of δ where that is written."""
-        return {
-            "bound": self.bound,
-            "delta": str(self.delta),
-            "risk": risk_text(self.risk),
-            "vacuous": self.risk == 1,
-            "accuracy": risk_text(1 - self.risk),
-            "epsilon": str(self.risk - Fraction(self.errors, self.examples)),
-            **share,
-            "theorem": checker.THEOREMS[self.bound],
-        }
-
-    def sentence(self, sizes: Sequence[int], dataset: str, arithmetic: str = "") -> str:
-        """The claim in words, about a network of these ``sizes``, run in this ``arithmetic`` if one is named, and data
-        as ``SplitData.name`` has them; percentages are rounded to its disadvantage."""
-        if self.risk == 1:
-            return f"At delta = {self.delta} the bound {self.bound} is vacuous: it says nothing about unseen data."
-        most, least = percent(self.risk, up=True), percent(1 - self.risk, up=False)
-        run = f", run in {arithmetic}," if arithmetic else ""
-        return (
-            f"With confidence 1 - {self.delta} over the drawing of these {self.examples:,} examples, this "
-            f"{network_name(sizes)} network{run} misreads at most {most} of all images drawn like them, "
-            f"and reads at least {least} as they are labelled ({dataset})."
-        )
-
-
-def counted_claims(
-    bounds: Sequence[str], deltas: Sequence[Exact], share: Callable[[Fraction], Fraction], errors: int, examples: int
-) -> list[CountedClaim]:
-    """The claim by each bound at each δ, for its ``share(δ)``; raises ``CertificateError`` without any, or for a bound
-    that certificates cannot use, and ``BoundError`` for a δ that no claim is made at."""
-    if unknown := [bound for bound in bounds if bound not in checker.THEOREMS]:
-        raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {unknown[0]!r}")
-    spent = [(bound, delta, share(delta)) for bound in bounds for delta in claimed_deltas(deltas)]
-    if not spent:
-        raise CertificateError("--bound: expected at least one, found none; without claims a certificate says nothing")
-    return [CountedClaim(*each, upper_risk(each[0], errors, examples, each[2]), errors, examples) for each in spent]
-
-
-def network_name(sizes: Sequence[int]) -> str:
-    """The widths of a network's layers, such as 784-128-10."""
-    return "-".join(str(size) for size in sizes)
-
-
-@dataclass(frozen=True)
 class SplitData:
     """A split as a certificate describes it."""
 
@@ -222,6 +167,58 @@ class SplitData:
     version: int  # of certificates about it
     assumptions: list[str]  # about these data besides the usual ones
     opening: list[str]  # sentences with which a statement about them begins
+
+
+def claim_fields(risk: Fraction) -> dict[str, Any]:
+    """Fields on the certified ``risk`` that claims of every kind have."""
+    return {"risk": risk_text(risk), "vacuous": risk == 1, "accuracy": risk_text(1 - risk)}
+
+
+def claim_sentence(
+    risk: Fraction, delta: Fraction, bound: str, subject: str, data: SplitData, *, reads: bool = False
+) -> str:
+    """A claim in words, with percentages rounded to its disadvantage.
+
+    ``bound`` is what a sentence calls it; ``subject`` are the examples that are drawn and the network; with ``reads``
+    the accuracy is said as well.
+    """
+    if risk == 1:
+        return f"At delta = {delta} {bound} is vacuous: it says nothing about unseen data."
+    least = f", and reads at least {percent(1 - risk, up=False)} as they are labelled" if reads else ""
+    return (
+        f"With confidence 1 - {delta} over the drawing of {subject} misreads at most {percent(risk, up=True)} "
+        f"of all images drawn like them{least} ({data.name})."
+    )
+
+
+def counted_claims(
+    options: ClaimOptions, share: Callable[[Fraction], Fraction], errors: int, data: SplitData, network: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The claim by each bound at each δ, for its ``share(δ)``, and the statement about the ``network``.
+
+    Raises ``CertificateError`` without any claim, or for a bound that certificates cannot use, and ``BoundError`` for a
+    δ that no claim is made at.
+    """
+    if unknown := [bound for bound in options.bounds if bound not in checker.THEOREMS]:
+        raise CertificateError(f"--bound: expected one of {', '.join(checker.THEOREMS)}, found {unknown[0]!r}")
+    examples, claims, statement = data.fields["examples"], [], list(data.opening)
+    for bound, delta in itertools.product(options.bounds, claimed_deltas(options.deltas)):
+        own = share(delta)
+        risk = upper_risk(bound, errors, examples, own)
+        epsilon = str(risk - Fraction(errors, examples))
+        written_share = {"share": str(own)} if data.fields["split"] == "test" else {}
+        fields = {"bound": bound, "delta": str(delta), **claim_fields(risk), "epsilon": epsilon, **written_share}
+        claims.append({**fields, "theorem": checker.THEOREMS[bound]})
+        about = f"these {examples:,} examples, this {network}"
+        statement.append(claim_sentence(risk, delta, f"the bound {bound}", about, data, reads=True))
+    if not claims:
+        raise CertificateError("--bound: expected at least one, found none; without claims a certificate says nothing")
+    return claims, statement
+
+
+def network_name(sizes: Sequence[int]) -> str:
+    """The widths of a network's layers, such as 784-128-10."""
+    return "-".join(str(size) for size in sizes)
 
 
 def split_data(dataset: Dataset, split: str, classes: int, part: dict[str, int] | None = None) -> SplitData:

@@ -24,6 +24,7 @@ from lean_mnist.generalization.certificates.document import (
     ClaimOptions,
     counted_claims,
     file_entry,
+    network_name,
     sha256,
     split_data,
     with_hash,
@@ -64,17 +65,17 @@ def certify(
     unit = checker.UNITS[precision_for(model) if options.precision == "auto" else options.precision]
     errors, arithmetic = test_errors(model, normalization, dataset, unit, by_norms=False), checker.ARITHMETICS[unit]
     examples, sizes, evaluations = len(dataset.test), model.sizes, history.evaluations
-    share = functools.partial(history.share, examples=examples)
-    claims = counted_claims(options.bounds, options.deltas, share, errors, examples)
+    data, share = split_data(dataset, "test", sizes[-1]), functools.partial(history.share, examples=examples)
+    network = f"{network_name(sizes)} network, run in {arithmetic},"
+    claims, statement = counted_claims(options, share, errors, data, network)
     raw, dtype = _raw_weights(model)
     tensors = [{"name": name, "shape": list(tensor.shape)} for name, tensor in model.named_parameters()]
-    data = split_data(dataset, "test", sizes[-1])
     developers = {"preset": history.developers.preset, "looks": history.developers.looks}
     document = {
         "schema": checker.HOLDOUT,
         "version": data.version,
-        "statement": [*data.opening, *(claim.sentence(sizes, data.name, arithmetic) for claim in claims)],
-        "claims": [claim.fields(share=str(claim.share)) for claim in claims],
+        "statement": statement,
+        "claims": claims,
         "assumptions": [
             checker.IID,
             checker.CLUSTERS,
@@ -96,9 +97,7 @@ def certify(
             "selected_by": selected_by,
         },
         "arithmetic": arithmetic,
-        "decoder": with_hash(
-            {"specification": checker.DECODER, **decoder_of(model, normalization), "unit": unit},
-        ),
+        "decoder": with_hash({"specification": checker.DECODER, **decoder_of(model, normalization), "unit": unit}),
         "weights": {
             "file": _WEIGHTS,
             "dtype": dtype,
@@ -194,13 +193,14 @@ def certify_network(
     images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
     examples, right = len(labels), IntegerNetwork(network, dataset.maximum).correct(images, labels)
     errors, raw = examples - right, encode(network)
-    data = split_data(dataset, "train", space.sizes[-1])
-    claims = counted_claims(bounds, deltas, lambda delta: union(delta / courses, length), errors, examples)
+    data, options = split_data(dataset, "train", space.sizes[-1]), ClaimOptions(deltas, bounds)
+    of_network = f"{network_name(space.sizes)} network"
+    claims, statement = counted_claims(options, lambda delta: union(delta / courses, length), errors, data, of_network)
     document = {
         "schema": checker.CODE,
         "version": data.version,
-        "statement": [*data.opening, *(claim.sentence(space.sizes, data.name) for claim in claims)],
-        "claims": [claim.fields() for claim in claims],
+        "statement": statement,
+        "claims": claims,
         "share": checker.CODE_SHARES[adaptive],
         "assumptions": [*checker.CODE_ASSUMPTIONS, checker.CANDIDATES[adaptive], *data.assumptions],
         "counts": {"examples": examples, "errors": errors, "correct": right},

@@ -25,6 +25,8 @@ from lean_mnist.generalization.bounds import pac_bayes_risk, upper_risk
 from lean_mnist.generalization.certificates.counting import count_errors
 from lean_mnist.generalization.certificates.document import (
     Certificate,
+    claim_fields,
+    claim_sentence,
     file_entry,
     network_name,
     risk_text,
@@ -34,7 +36,7 @@ from lean_mnist.generalization.certificates.document import (
     written,
 )
 from lean_mnist.generalization.confidence import candidate_courses, claimed_deltas
-from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text, exact, least, percent
+from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text, exact, least
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 
 Array = npt.NDArray[np.float64]
@@ -88,6 +90,8 @@ def certify_posterior(
     errors, outcomes = int(wrong.sum()), np.packbits(wrong).tobytes()
     content["outcomes"], files["outcomes"] = outcomes, file_entry("certificate.outcomes", outcomes)
     divergence, m = divergence_above(flat["mean"], flat["scale"], flat["prior_mean"], scale), len(part)
+    network_words = f"{network_name(network.sizes)} network"
+    pairs = f"pairs of a network and an example, the {network_words} whose weights are drawn anew for every image"
     claims, statement = [], list(data.opening)
     for delta in claimed_deltas(deltas):
         of_draws = delta * checker.MONTE_CARLO
@@ -95,48 +99,29 @@ def certify_posterior(
         of_draws /= candidates if adaptive else 1
         empirical = upper_risk("clopper-pearson", errors, draws, of_draws)  # Langford and Caruana 2001
         risk = pac_bayes_risk(empirical, m, divergence, share)
-        claims.append(
-            {
-                "delta": str(delta),
-                "empirical_risk": risk_text(empirical),
-                "risk": risk_text(risk),
-                "vacuous": risk == 1,
-                "accuracy": risk_text(1 - risk),
-                "share": str(share),
-                "share_monte_carlo": str(of_draws),
-            }
-        )
-        statement.append(
-            f"At delta = {delta} the PAC-Bayes bound is vacuous: it says nothing about unseen data."
-            if risk == 1
-            else f"With confidence 1 - {delta} over the drawing of these {m:,} examples and of {draws:,} pairs of a "
-            f"network and an example, the {network_name(network.sizes)} network whose weights are drawn anew for every "
-            f"image misreads at most {percent(risk, up=True)} of all images drawn like them ({data.name})."
-        )
+        fields = {"delta": str(delta), "empirical_risk": risk_text(empirical), **claim_fields(risk)}
+        claims.append({**fields, "share": str(share), "share_monte_carlo": str(of_draws)})
+        about = f"these {m:,} examples and of {draws:,} {pairs}"
+        statement.append(claim_sentence(risk, delta, "the PAC-Bayes bound", about, data))
     beside: dict[str, Any] = {}
     if kind == "learnt":
         wrong_ones, of_prior = mean_network_errors(network.prior_means, part, dataset.maximum), []
+        alone = f"the prior's mean network alone, one {network_words} for all images, run in float64,"
         for delta in claimed_deltas(deltas):
             risk = upper_risk("clopper-pearson", wrong_ones, m, delta / courses)
-            fields = {"delta": str(delta), "risk": risk_text(risk), "vacuous": risk == 1}
-            of_prior.append({**fields, "accuracy": risk_text(1 - risk), "share": str(delta / courses)})
-            statement.append(
-                f"At delta = {delta} the holdout's bound is vacuous: it says nothing about unseen data."
-                if risk == 1
-                else f"With confidence 1 - {delta} over the drawing of the same {m:,} examples, the prior's mean "
-                f"network alone, one {network_name(network.sizes)} network for all images, run in float64, misreads at "
-                f"most {percent(risk, up=True)} of all images drawn like them ({data.name})."
-            )
+            of_prior.append({"delta": str(delta), **claim_fields(risk), "share": str(delta / courses)})
+            about = f"the same {m:,} examples, {alone}"
+            statement.append(claim_sentence(risk, delta, "the holdout's bound", about, data))
         counted = {"specification": checker.PRIOR_NETWORK, "errors": wrong_ones, "claims": of_prior}
         beside = {"holdout": counted}
-    about = [checker.PRIORS[kind], checker.CANDIDATES[adaptive], *data.assumptions]
+    assumed = [checker.PRIORS[kind], checker.CANDIDATES[adaptive], *data.assumptions]
     document = {
         "schema": checker.PAC_BAYES,
         "version": data.version,
         "statement": statement,
         "claims": claims,
         "theorem": checker.PAC_THEOREM,
-        "assumptions": [*checker.PAC_ASSUMPTIONS, *about],
+        "assumptions": [*checker.PAC_ASSUMPTIONS, *assumed],
         "checked": checker.PAC_CHECKED,
         "counts": {"examples": m, "draws": draws, "errors": errors},
         "divergence": decimal_text(divergence, DIGITS, up=True),
