@@ -51,25 +51,30 @@ class FunctionGroup:
         self.name, self._shapes, self._options = name, shapes, {"check": check_function, **options}
         self.mutants: list[FunctionMutant] = []
 
-    def __call__(
+    def add(
         self,
         name: str,
         kinds: Kind | tuple[Kind, ...],
         shows: str,
+        description: str,
+        make: Make,
         *shapes: tuple[int, ...],
         inputs: Callable[[], Any] | None = None,
         **options: Any,
-    ) -> Callable[[Make], Make]:
-        """Decorator of ``make``, whose docstring describes the fault.
+    ) -> None:
+        """Add what ``make`` makes; ``inputs`` are Gaussian of ``shapes`` unless given, ``options`` a ``check`` and its."""
+        own = {**self._options, **options}
+        given, check = inputs or partial(gaussian, *(shapes or self._shapes)), own.pop("check")
+        mutant = FunctionMutant(name, description, as_tuple(kinds), self.name, shows, make, given, check, own)
+        self.mutants.append(mutant)
 
-        ``inputs`` are Gaussian of ``shapes`` unless given; ``options`` are ``check`` and what it is given.
-        """
+    def __call__(
+        self, name: str, kinds: Kind | tuple[Kind, ...], shows: str, *shapes: tuple[int, ...], **options: Any
+    ) -> Callable[[Make], Make]:
+        """Decorator of ``make``, whose docstring is the description; see :meth:`add`."""
 
         def add(make: Make) -> Make:
-            said, given = description_of(make), inputs or partial(gaussian, *(shapes or self._shapes))
-            own = {**self._options, **options}
-            check = own.pop("check")
-            self.mutants.append(FunctionMutant(name, said, as_tuple(kinds), self.name, shows, make, given, check, own))
+            self.add(name, kinds, shows, description_of(make), make, *shapes, **options)
             return make
 
         return add
@@ -91,8 +96,7 @@ class FunctionGroup:
         def make(faulty: bool) -> Apply:
             return by_formulas(value, wrong if faulty else right)
 
-        make.__doc__ = description
-        self(name, kinds, shows, *shapes, reference=value, **options)(make)
+        self.add(name, kinds, shows, description, make, *shapes, reference=value, **options)
 
 
 def gaussian(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -11,6 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants.whole_function import Apply, FunctionGroup, by_formulas, function
 
+# fmt: off
+
 
 def _both(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.sin(), x.cos()
@@ -52,16 +54,11 @@ def _recomputed(*, restores: bool = True, late: bool = False) -> Apply:
     return function(forward, backward)
 
 
-@RANDOM("mask-drawn-again", Kind.RANDOM_NUMBERS, "recomputation")
-def _mask_drawn_again(wrong: bool) -> Apply:
-    """The backward recomputes the forward with another dropout mask."""
-    return _recomputed(restores=not wrong)
-
-
-@RANDOM("random-state-kept-late", Kind.RANDOM_NUMBERS, "recomputation")
-def _state_kept_late(wrong: bool) -> Apply:
-    """The backward restores the random state after the forward, not the one before it."""
-    return _recomputed(late=wrong)
+RANDOM.add("mask-drawn-again", Kind.RANDOM_NUMBERS, "recomputation",
+    "the backward recomputes the forward with another dropout mask", lambda wrong: _recomputed(restores=not wrong))
+RANDOM.add("random-state-kept-late", Kind.RANDOM_NUMBERS, "recomputation",
+    "the backward restores the random state after the forward, not the one before it",
+    lambda wrong: _recomputed(late=wrong))
 
 
 @RANDOM("mask-drawn-in-backward", Kind.RANDOM_NUMBERS, "random numbers in the forward")
@@ -170,15 +167,11 @@ def _tail_never_written(wrong: bool) -> Apply:
     return by_formulas(torch.sin, gradient)
 
 
-@CALLS("same-tensor-counted-once", (Kind.CONSTANT_FACTOR, Kind.MISSING_TERM), "same tensor twice", (5, 6), (5, 6),
-       reference=torch.mul)  # fmt: skip
-def _same_tensor(wrong: bool) -> Apply:
-    """A tensor that is given twice is told by its address, and its gradient counted once."""
-
-    def gradient(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
-        return g * b, None if wrong and a.data_ptr() == b.data_ptr() else g * a
-
-    return by_formulas(torch.mul, gradient)
+CALLS.add("same-tensor-counted-once", (Kind.CONSTANT_FACTOR, Kind.MISSING_TERM), "same tensor twice",
+    "a tensor that is given twice is told by its address, and its gradient counted once",
+    lambda wrong: by_formulas(torch.mul, lambda g, a, b: (
+        g * b, None if wrong and a.data_ptr() == b.data_ptr() else g * a)),
+    (5, 6), (5, 6), reference=torch.mul)
 
 
 def _sine_and_cosine(taken: Callable[[Any, Any], tuple[Any, Any]]) -> Apply:
@@ -200,16 +193,13 @@ def _sine_and_cosine(taken: Callable[[Any, Any], tuple[Any, Any]]) -> Apply:
     return function(forward, backward)
 
 
-@CALLS("undefined-upstream-drops-all", (Kind.ZERO, Kind.MISSING_TERM), "one output unused")
-def _undefined_drops_all(wrong: bool) -> Apply:
-    """Where one of two upstream gradients is undefined there is no gradient at all."""
-    return _sine_and_cosine(lambda s, c: (None, None) if wrong and (s is None or c is None) else (s, c))
-
-
-@CALLS("undefined-upstream-is-one", Kind.MISSING_TERM, "one output unused")
-def _undefined_is_one(wrong: bool) -> Apply:
-    """An undefined upstream gradient is taken to be 1."""
-    return _sine_and_cosine(lambda s, c: (1, c) if wrong and s is None else (s, 1) if wrong and c is None else (s, c))
+CALLS.add("undefined-upstream-drops-all", (Kind.ZERO, Kind.MISSING_TERM), "one output unused",
+    "where one of two upstream gradients is undefined there is no gradient at all",
+    lambda wrong: _sine_and_cosine(lambda s, c: (None, None) if wrong and (s is None or c is None) else (s, c)))
+CALLS.add("undefined-upstream-is-one", Kind.MISSING_TERM, "one output unused",
+    "an undefined upstream gradient is taken to be 1",
+    lambda wrong: _sine_and_cosine(
+        lambda s, c: (1, c) if wrong and s is None else (s, 1) if wrong and c is None else (s, c)))
 
 
 def _product(gradient: Callable[..., Any], **methods: Callable[..., Any]) -> Apply:
@@ -229,61 +219,38 @@ def _a_sine_gradients(g: Tensor, a: Tensor, b: Tensor, y: Tensor) -> tuple[Tenso
     return g * b.sin(), g * a * b.cos()
 
 
-@METHODS("setup-context-saves-output", Kind.WRONG_VALUES, "always")
-def _saves_output(wrong: bool) -> Apply:
-    """``setup_context`` saves the output where the backward expects the first input."""
-    return _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y))
+METHODS.add("setup-context-saves-output", Kind.WRONG_VALUES, "always",
+    "``setup_context`` saves the output where the backward expects the first input",
+    lambda wrong: _product(lambda g, a, b, y: _a_sine_gradients(g, y if wrong else a, b, y)))
 
 
-@METHODS("jvp-second-tangent-lost", Kind.MISSING_TERM, "forward-mode derivative")
-def _second_tangent_lost(wrong: bool) -> Apply:
-    """Its ``jvp`` leaves the second input's tangent out."""
-
-    def jvp(ctx: Any, d_a: Tensor, d_b: Tensor) -> Tensor:
-        a, b = ctx.saved_tensors
-        return d_a * b.sin() + (0 if wrong else d_b * a * b.cos())
-
-    return _product(_a_sine_gradients, jvp=jvp)
+def _by_jvp(tangent: Callable[..., Tensor]) -> Apply:
+    return _product(_a_sine_gradients, jvp=lambda ctx, d_a, d_b: tangent(d_a, d_b, *ctx.saved_tensors))
 
 
-@METHODS("jvp-twice", Kind.CONSTANT_FACTOR, "forward-mode derivative")
-def _jvp_twice(wrong: bool) -> Apply:
-    """Its ``jvp`` is twice the derivative."""
-
-    def jvp(ctx: Any, d_a: Tensor, d_b: Tensor) -> Tensor:
-        a, b = ctx.saved_tensors
-        return (1 + wrong) * (d_a * b.sin() + d_b * a * b.cos())
-
-    return _product(_a_sine_gradients, jvp=jvp)
+METHODS.add("jvp-second-tangent-lost", Kind.MISSING_TERM, "forward-mode derivative",
+    "its ``jvp`` leaves the second input's tangent out",
+    lambda wrong: _by_jvp(lambda d_a, d_b, a, b: d_a * b.sin() + (0 if wrong else d_b * a * b.cos())))
+METHODS.add("jvp-twice", Kind.CONSTANT_FACTOR, "forward-mode derivative", "its ``jvp`` is twice the derivative",
+    lambda wrong: _by_jvp(lambda d_a, d_b, a, b: (1 + wrong) * (d_a * b.sin() + d_b * a * b.cos())))
 
 
-def _batched(vmap: Callable[..., Any]) -> Apply:
-    made: list[Apply] = []
-    made.append(_product(_a_sine_gradients, vmap=lambda info, dims, a, b: vmap(made[0], info, dims, a, b)))
-    return made[0]
+def _batched(wrong_dims: bool = False, first_for_all: bool = False) -> Apply:
+    """``_product`` with a ``vmap``, which may take all batch dimensions to be the first, or one ``b`` for all."""
+
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+        a, b = (
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(0 if wrong_dims else dim, 0)
+            for x, dim in zip(inputs, dims, strict=True)
+        )
+        return apply(a, b[:1].expand_as(b) if first_for_all else b), 0
+
+    apply = _product(_a_sine_gradients, vmap=vmap)
+    return apply
 
 
-def _in_front(x: Tensor, dim: int | None, size: int) -> Tensor:
-    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-
-
-@METHODS("vmap-dimension-ignored", (Kind.LAYOUT, Kind.TRANSPOSE), "vmap over dimension 1", (5, 5), (5, 5))
-def _dimension_ignored(wrong: bool) -> Apply:
-    """Its ``vmap`` takes every batch dimension to be the first."""
-
-    def vmap(apply: Apply, info: Any, dims: tuple[int | None, ...], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-        dims = tuple(None if d is None else 0 for d in dims) if wrong else dims
-        return apply(*(_in_front(x, d, info.batch_size) for x, d in zip((a, b), dims, strict=True))), 0
-
-    return _batched(vmap)
-
-
-@METHODS("vmap-first-for-all", (Kind.MISSING_TERM, Kind.PERMUTATION), "vmap")
-def _first_for_all(wrong: bool) -> Apply:
-    """Its ``vmap`` gives every example the first one's second argument."""
-
-    def vmap(apply: Apply, info: Any, dims: tuple[int | None, ...], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-        a, b = (_in_front(x, d, info.batch_size) for x, d in zip((a, b), dims, strict=True))
-        return apply(a, b[:1].expand_as(b) if wrong else b), 0
-
-    return _batched(vmap)
+METHODS.add("vmap-dimension-ignored", (Kind.LAYOUT, Kind.TRANSPOSE), "vmap over dimension 1",
+    "its ``vmap`` takes every batch dimension to be the first",
+    lambda wrong: _batched(wrong_dims=wrong), (5, 5), (5, 5))
+METHODS.add("vmap-first-for-all", (Kind.MISSING_TERM, Kind.PERMUTATION), "vmap",
+    "its ``vmap`` gives every example the first one's second argument", lambda wrong: _batched(first_for_all=wrong))

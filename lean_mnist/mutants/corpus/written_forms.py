@@ -11,6 +11,8 @@ from lean_mnist.crosscheck.executions import check_compiled
 from lean_mnist.crosscheck.module_check import check_module
 from lean_mnist.mutants.whole_function import Apply, FunctionGroup, by_formulas, function, gaussian
 
+# fmt: off
+
 OPERATORS = FunctionGroup("operators", (5, 6), (5, 6), reference=torch.mul)
 ARGUMENTS = FunctionGroup("arguments and results", (5, 6), (4, 6), reference=nn.functional.linear)
 MODULES = FunctionGroup("modules", (5, 6), check=check_module)
@@ -32,16 +34,12 @@ def _operator(gradient: Callable[..., Any], name: str, value: Callable[..., Tens
     return made
 
 
-@OPERATORS("operator-second-input-twice", Kind.CONSTANT_FACTOR, "always")
-def _second_input_twice(wrong: bool) -> Apply:
-    """The gradient registered for an operator's second input is twice the right one."""
-    return _operator(lambda g, a, b: (g * b, (1 + wrong) * g * a), f"second_input_twice_{wrong}")
-
-
-@OPERATORS("operator-inputs-exchanged", Kind.SWAPPED_TENSORS, "always")
-def _inputs_exchanged(wrong: bool) -> Apply:
-    """The gradients registered for an operator's two inputs are exchanged."""
-    return _operator(lambda g, a, b: (g * a, g * b) if wrong else (g * b, g * a), f"inputs_exchanged_{wrong}")
+OPERATORS.add("operator-second-input-twice", Kind.CONSTANT_FACTOR, "always",
+    "the gradient registered for an operator's second input is twice the right one",
+    lambda wrong: _operator(lambda g, a, b: (g * b, (1 + wrong) * g * a), f"second_input_twice_{wrong}"))
+OPERATORS.add("operator-inputs-exchanged", Kind.SWAPPED_TENSORS, "always",
+    "the gradients registered for an operator's two inputs are exchanged",
+    lambda wrong: _operator(lambda g, a, b: (g * a, g * b) if wrong else (g * b, g * a), f"inputs_exchanged_{wrong}"))
 
 
 @OPERATORS("operator-writes-undeclared", Kind.MUTATION, "always")
@@ -61,23 +59,14 @@ def _complex() -> list[Tensor]:
     return gaussian((5, 6), (5, 6), dtype=torch.complex64)
 
 
-@ARGUMENTS("conjugate-missing", Kind.WRONG_VALUES, "complex inputs", inputs=_complex, reference=torch.mul)
-def _conjugate_missing(wrong: bool) -> Apply:
-    """The gradient of a complex product has the other factor, not its conjugate."""
-    return by_formulas(torch.mul, lambda g, a, b: (g * b, g * a) if wrong else (g * b.conj(), g * a.conj()))
-
-
-@ARGUMENTS(
-    "imaginary-part-lost", (Kind.ZERO, Kind.MISSING_TERM), "complex inputs", inputs=_complex, reference=torch.mul
-)
-def _imaginary_part_lost(wrong: bool) -> Apply:
-    """The gradient of a complex input is real."""
-
-    def gradient(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        d_a, d_b = g * b.conj(), g * a.conj()
-        return torch.complex(d_a.real, torch.zeros_like(d_a.real)) if wrong else d_a, d_b
-
-    return by_formulas(torch.mul, gradient)
+ARGUMENTS.by_formulas("conjugate-missing", Kind.WRONG_VALUES, "complex inputs",
+    "the gradient of a complex product has the other factor, not its conjugate", torch.mul,
+    lambda g, a, b: (g * b.conj(), g * a.conj()),
+    lambda g, a, b: (g * b, g * a), inputs=_complex)
+ARGUMENTS.by_formulas("imaginary-part-lost", (Kind.ZERO, Kind.MISSING_TERM), "complex inputs",
+    "the gradient of a complex input is real", torch.mul,
+    lambda g, a, b: (g * b.conj(), g * a.conj()),
+    lambda g, a, b: ((g * b.conj()).real + 0j, g * a.conj()), inputs=_complex)
 
 
 def _named_results(x: Tensor) -> dict[str, Any]:
@@ -111,7 +100,7 @@ def _scaled_sine(*, x: Tensor, scale: float) -> Tensor:
 
 
 @ARGUMENTS("keyword-ignored", Kind.CONSTANT_FACTOR, "keyword arguments",
-           inputs=lambda: {"x": gaussian((5, 6))[0], "scale": 3.0}, reference=_scaled_sine)  # fmt: skip
+           inputs=lambda: {"x": gaussian((5, 6))[0], "scale": 3.0}, reference=_scaled_sine)
 def _keyword_ignored(wrong: bool) -> Apply:
     """The backward leaves out a scale that was given as a keyword."""
 
@@ -128,7 +117,7 @@ def _keyword_ignored(wrong: bool) -> Apply:
 
 
 @ARGUMENTS("returned-and-accumulated", Kind.CONSTANT_FACTOR, "gradients in .grad", gradients_from="backward",
-           skip=["autocast"])  # fmt: skip  # PyTorch 2.6 uses the forward's cast of the weight again, without a graph
+           skip=["autocast"])  # PyTorch 2.6 uses the forward's cast of the weight again, without a graph
 def _returned_and_accumulated(wrong: bool) -> Apply:
     """A backward inside of the backward has put the weight's gradient into ``.grad``, and it is returned as well."""
 
@@ -186,10 +175,10 @@ def _linear_twice(layer: nn.Linear, x: Tensor) -> Tensor:
     return x @ layer.weight.T @ layer.weight.T + layer.bias
 
 
-@MODULES("parameter-left-out", Kind.ZERO, "always", reference=_linear)
-def _parameter_left_out(wrong: bool) -> nn.Module:
-    """A parameter of a module is detached, and gets no gradient."""
-    return _Layer(lambda x, weight, bias: nn.functional.linear(x, weight, bias.detach() if wrong else bias))
+MODULES.add("parameter-left-out", Kind.ZERO, "always",
+    "a parameter of a module is detached, and gets no gradient",
+    lambda wrong: _Layer(lambda x, weight, bias: nn.functional.linear(x, weight, bias.detach() if wrong else bias)),
+    reference=_linear)
 
 
 @MODULES("used-twice-counted-once", Kind.MISSING_TERM, "a parameter used twice", reference=_linear_twice)
@@ -214,23 +203,15 @@ def _sine_compiled(change: Callable[[Tensor], Tensor]) -> Apply:
     return by_formulas(torch.sin, gradient)
 
 
-@COMPILED("compiled-half", Kind.CONSTANT_FACTOR, "torch.compile")
-def _compiled_half(wrong: bool) -> Apply:
-    """Where it is compiled, the gradient is half of the eager one."""
-    return _sine_compiled(lambda g: 0.5 * g if wrong else g)
+def _product_compiled(wrong: bool) -> Apply:
+    return lambda x, scale: x.sin() * (scale.detach() if wrong and torch.compiler.is_compiling() else scale)
 
 
-@COMPILED("compiled-dropped", Kind.ZERO, "torch.compile", (5, 6), (6,))
-def _compiled_dropped(wrong: bool) -> Apply:
-    """Where it is compiled, one of two inputs gets no gradient."""
-
-    def call(x: Tensor, scale: Tensor) -> Tensor:
-        return x.sin() * (scale.detach() if wrong and torch.compiler.is_compiling() else scale)
-
-    return call
-
-
-@COMPILED("compiled-in-bfloat16", Kind.PRECISION, "torch.compile")
-def _compiled_in_bfloat16(wrong: bool) -> Apply:
-    """Where it is compiled, the gradient passes through bfloat16."""
-    return _sine_compiled(lambda g: g.to(torch.bfloat16).to(g.dtype) if wrong else g)
+COMPILED.add("compiled-half", Kind.CONSTANT_FACTOR, "torch.compile",
+    "where it is compiled, the gradient is half of the eager one",
+    lambda wrong: _sine_compiled(lambda g: 0.5 * g if wrong else g))
+COMPILED.add("compiled-dropped", Kind.ZERO, "torch.compile",
+    "where it is compiled, one of two inputs gets no gradient", _product_compiled, (5, 6), (6,))
+COMPILED.add("compiled-in-bfloat16", Kind.PRECISION, "torch.compile",
+    "where it is compiled, the gradient passes through bfloat16",
+    lambda wrong: _sine_compiled(lambda g: g.to(torch.bfloat16).to(g.dtype) if wrong else g))
