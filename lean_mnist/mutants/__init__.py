@@ -12,5 +12,5 @@ from lean_mnist.mutants.corpus import MUTANTS as MUTANTS
 from lean_mnist.mutants.corpus import mutant_named as mutant_named
 from lean_mnist.mutants.planting import planted as planted
 from lean_mnist.mutants.planting import planting as planting
+from lean_mnist.mutants.selftest import for_target as for_target
 from lean_mnist.mutants.selftest import run_selftest as run_selftest
-from lean_mnist.mutants.target import for_target as for_target

@@ -62,7 +62,7 @@ class FunctionGroup:
         inputs: Callable[[], Any] | None = None,
         **options: Any,
     ) -> None:
-        """Add what ``make`` makes; ``inputs`` are Gaussian of ``shapes`` unless given, ``options`` a ``check`` and its."""
+        """Add what ``make`` makes; ``inputs`` are Gaussian of ``shapes`` unless given, ``options`` are the check's."""
         own = {**self._options, **options}
         given, check = inputs or partial(gaussian, *(shapes or self._shapes)), own.pop("check")
         mutant = FunctionMutant(name, description, as_tuple(kinds), self.name, shows, make, given, check, own)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lean_mnist.crosscheck import RULES, check_function
 from lean_mnist.crosscheck.diagnosis import Basis, Candidate, Diagnosis, Kind, Pointwise, Product, diagnose
-from lean_mnist.crosscheck.diagnosis.regions import region_of
+from lean_mnist.crosscheck.diagnosis.case import region_of
 from lean_mnist.crosscheck.report import Finding, FunctionReport, failed
 
 ROWS, COLUMNS = 12, 9

@@ -123,7 +123,7 @@ def test_what_only_our_own_functions_promise_is_not_asked_of_others() -> None:
 
 
 def test_a_mutant_that_check_function_lets_pass_is_reported_as_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lean_mnist.mutants.target.refused", lambda *arguments: None)
+    monkeypatch.setattr("lean_mnist.mutants.selftest.refused", lambda *arguments: None)
     found = for_target(f"{__name__}:RMSNorm", mutants=[mutant_named("node-sign")])
     assert found.results[0].fate is Fate.ESCAPED
     with pytest.raises(GradientMismatch, match="node-sign"):

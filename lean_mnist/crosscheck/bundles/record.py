@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.bundles.bundle import FUNCTION, envelope, storable, write_bundle
 from lean_mnist.crosscheck.subjects.calls import one_line
-from lean_mnist.crosscheck.subjects.interception import intercepted, loaded_functions
+from lean_mnist.crosscheck.subjects.nodes import intercepted, loaded_functions
 from lean_mnist.errors import ArgumentError, require_count
 
 

@@ -1,6 +1,7 @@
-"""A wrong tensor beside the right one, with what else may explain the difference."""
+"""A wrong tensor beside the right one: where it is wrong, in words, and what else may explain the difference."""
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,90 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.diagnosis.kinds import Candidate
-from lean_mnist.crosscheck.diagnosis.regions import Region
+
+# A set of wrong elements is called a tile when it fills this share of the smallest box of rows × columns around it.
+FILLED = 0.6
+LISTED = 4
+
+
+@dataclass(frozen=True)
+class Region:
+    """The elements that differ: how many of how many, the places along each dimension, and whether they form a tile."""
+
+    count: int
+    total: int
+    places: tuple[tuple[int, ...], ...]  # along each dimension, where anything differs
+    shape: tuple[int, ...]
+    tile: bool
+
+    @property
+    def everywhere(self) -> bool:
+        """True if no row or column is right."""
+        return self.tile and all(len(p) == n for p, n in zip(self.places, self.shape, strict=True))
+
+    def __str__(self) -> str:
+        if self.count == 0:
+            return "nowhere"
+        if self.count == 1:
+            place = ", ".join(str(p[0]) for p in self.places)
+            return f"one element, [{place}]" if self.shape else "the number"
+        if self.everywhere:
+            return "everywhere"
+        if not self.tile:
+            return f"{self.count} of {self.total} elements, scattered"
+        sides = enumerate(zip(self.places, self.shape, strict=True))
+        return ", ".join(_along(dim, len(self.shape), places, n) for dim, (places, n) in sides if len(places) < n)
+
+
+@torch.no_grad()
+def region_of(wrong: Tensor, possible: Tensor | None = None) -> Region:
+    """The region of a bool tensor of any shape that is true where something is wrong.
+
+    ``possible``: where something could be seen to be wrong at all (a ReLU's zeros thin out a tile).
+    """
+    shape, count = tuple(wrong.shape), int(wrong.sum())
+    places = []
+    for dim in range(wrong.dim()):
+        others = [d for d in range(wrong.dim()) if d != dim]
+        along = wrong.any(dim=others) if others else wrong
+        places.append(tuple(along.nonzero().flatten().tolist()))
+    box = torch.ones_like(wrong) if possible is None else possible | wrong
+    for dim, along_dim in enumerate(places):
+        box = box.index_select(dim, torch.tensor(along_dim, dtype=torch.long, device=wrong.device))
+    tile = count > 0 and count >= FILLED * int(box.sum())
+    return Region(count, wrong.numel(), tuple(places), shape, tile)
+
+
+def _along(dim: int, dims: int, places: tuple[int, ...], size: int) -> str:
+    one, many = f"index of dimension {dim}", f"indices of dimension {dim}"
+    if dims == 1 or dim in (0, dims - 1):
+        one = "element" if dims == 1 else "row" if dim == 0 else "column"
+        many = f"{one}s"
+    first, number = places[0], len(places)
+    if places[-1] - first + 1 == number and places[-1] == size - 1:
+        if number == 1:
+            return f"the last {one} of {size}"
+        return f"the last {number} {many} of {size}" if number <= size // 2 and dim == 0 else f"{many} >= {first}"
+    steps = {b - a for a, b in itertools.pairwise(places)}
+    if len(steps) == 1 and steps != {1} and number > 2:
+        step = steps.pop()
+        return (
+            f"every {step}th {one} from {first} to {places[-1]}"
+            if step > 3
+            else f"every {('2nd', '3rd')[step - 2]} {one}"
+        )
+    return listed(places, one, many)
+
+
+def listed(places: Sequence[int], one: str, many: str) -> str:
+    """Rising ``places`` in words: one, a range, or the first few."""
+    if len(places) == 1:
+        return f"{one} {places[0]}"
+    if places[-1] - places[0] + 1 == len(places):
+        return f"{many} {places[0]}..{places[-1]}"
+    more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+    return f"{many} {', '.join(map(str, places[:LISTED]))}{more}"
+
 
 UNEXPLAINED = 0.03  # share of the error ‖ours − reference‖ that a model of ours may leave over
 

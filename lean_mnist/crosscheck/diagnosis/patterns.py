@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lean_mnist.crosscheck.diagnosis.case import Case
+from lean_mnist.crosscheck.diagnosis.case import Case, listed
 from lean_mnist.crosscheck.diagnosis.kinds import Candidate, Kind
-from lean_mnist.crosscheck.diagnosis.regions import listed
 
 # Slices that change places, or a matrix that is turned, differ by more than this share of what they are.
 SMALL = 0.02

@@ -22,10 +22,16 @@ from lean_mnist.crosscheck.monitor.call_check import check_recorded, undisturbed
 from lean_mnist.crosscheck.monitor.forward_recording import ForwardRecording, calls_inside
 from lean_mnist.crosscheck.monitor.intents import Intents, Key, named
 from lean_mnist.crosscheck.monitor.module_copies import calls_compiled
-from lean_mnist.crosscheck.monitor.reasons import Fence, ModelHook, NotApplicable, Reason, not_applicable_because
+from lean_mnist.crosscheck.monitor.reasons import (
+    Fence,
+    ModelHook,
+    MonitorSummary,
+    NotApplicable,
+    Reason,
+    not_applicable_because,
+)
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall
 from lean_mnist.crosscheck.monitor.schedule import Budget, Turns, regular
-from lean_mnist.crosscheck.monitor.summary import MonitorSummary
 from lean_mnist.crosscheck.report import ModuleReport, Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
