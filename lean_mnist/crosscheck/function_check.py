@@ -34,7 +34,14 @@ from lean_mnist.crosscheck.report import (
 from lean_mnist.crosscheck.rules.finite_differences import COPIES
 from lean_mnist.crosscheck.rules.reference_gradients import escape_probability
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs
-from lean_mnist.crosscheck.subjects.calls import CallFailed, GradientSource, NotChecked, Subject, one_line
+from lean_mnist.crosscheck.subjects.calls import (
+    CallFailed,
+    GradientSource,
+    NotChecked,
+    Subject,
+    generators_put_back,
+    one_line,
+)
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.torch_internals import compiling_often, graphs_compiled
 
@@ -134,9 +141,7 @@ def check_function(
     asked = {**named, **vars(options), "skip": list(skip)}
     needs = tuple(i in checked for i in range(len(given)))
     question = Question(function, reference, arguments.nested(kept), needs, asked)
-    # A stochastic function is seeded on every device in use, so the generators of all are put back.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices), compiling_often():
+    with generators_put_back(), compiling_often():
         graphs = graphs_compiled()
         subject = Subject(function, "function", own, checked, arguments=arguments, source=options.gradients_from)
         try:

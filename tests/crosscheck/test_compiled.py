@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lean_mnist.crosscheck import Severity, Verdict, check_compiled, check_function
+from lean_mnist.crosscheck import Severity, Verdict, check_compiled, check_function, check_sharded
 from lean_mnist.errors import ArgumentError
 from tests.support.written_functions import SetupContext
 
@@ -104,6 +104,29 @@ def test_a_compilation_that_fails_and_a_model_that_does_not_run() -> None:
         check_compiled(torch.sin, [leaf(3)], probes=0)
     with pytest.raises(ArgumentError, match=r"fail_on: expected one of error, warning, note, found 'errors'"):
         check_compiled(torch.sin, [leaf(3)], backend="eager", fail_on="errors")
+
+
+def test_generators_of_a_gpu_in_use_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, seeded = {0: torch.tensor([7])}, list[int]()
+
+    def seed_all(seed: int) -> None:
+        seeded.append(seed)
+        states[0] = torch.tensor([seed])
+
+    for name, stand_in in (
+        ("is_initialized", lambda: True),
+        ("device_count", lambda: 1),
+        ("get_rng_state", lambda device: states[device]),
+        ("set_rng_state", lambda state, device: states.update({device: state})),
+        ("manual_seed_all", seed_all),
+    ):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    assert check_compiled(torch.sin, [leaf(3)], backend="eager", seed=1).ok
+    assert seeded
+    assert states[0].tolist() == [7]
+    with pytest.raises(ArgumentError, match="expected one that draws no random numbers"):
+        check_sharded(lambda: nn.Sequential(nn.Linear(6, 2), nn.Dropout(0.5)), [leaf(6, 6)], seed=2)
+    assert states[0].tolist() == [7]
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01])

@@ -112,6 +112,34 @@ def test_recorded_upstream_gradients_are_probes(tmp_path: Path) -> None:
     assert not check_function(WrongWherePositive.apply, plain, [x, 0.5], seed=1, skip=skip, upstream=given).ok
 
 
+class Gathered(torch.autograd.Function):
+    """The rows of ``x`` that two tensors in a list say, scaled; ``wrong`` forgets the scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, indices: list[Tensor], sizes: tuple[int, ...], scale: float, wrong: bool) -> Any:
+        ctx.save_for_backward(x, torch.cat(indices))
+        ctx.scale = 1.0 if wrong else scale
+        return scale * x[torch.cat(indices)].reshape(sizes)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, rows = ctx.saved_tensors
+        return torch.zeros_like(x).index_add(0, rows, ctx.scale * g.reshape(len(rows), -1)), None, None, None, None
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_arguments_in_lists_are_copied_and_read_again(tmp_path: Path, wrong: bool) -> None:
+    x, indices = torch.randn(4, 3, requires_grad=True), [torch.tensor([0, 2]), torch.tensor([1])]
+    with record(tmp_path, [Gathered]) as recording:
+        y = Gathered.apply(x, indices, (3, 3), 2.0, wrong)
+        indices[1].fill_(3)  # a program goes on with its buffers
+        y.sum().backward()
+    content = load_bundle(recording.paths[0])
+    assert [i.tolist() for i in content["inputs"][1]] == [[0, 2], [1]]
+    assert content["requires_grad"] == [True, *[False] * 5]
+    assert check_function(Gathered.apply, None, recording.paths[0], seed=1).ok is not wrong
+
+
 def test_functions_are_as_before_and_training_is_the_same(tmp_path: Path) -> None:
     forward, setup = Saturating.forward, WrongWherePositive.setup_context
     trained(tmp_path)

@@ -117,6 +117,13 @@ def test_what_makes_no_difference_to_a_target_is_not_counted() -> None:
     assert "1 make no difference here" in found.verdict
 
 
+def test_where_nothing_makes_a_difference_nothing_passes() -> None:
+    found = for_target(f"{__name__}:RMSNorm", mutants=[mutant_named("node-wide")])
+    assert [result.fate for result in found.results] == [Fate.NOT_SHOWN]
+    assert not found.ok
+    assert found.verdict.startswith("FAILED: 0 of 0 planted bugs caught")
+
+
 def test_what_only_our_own_functions_promise_is_not_asked_of_others() -> None:
     found = for_target(f"{__name__}:RMSNorm", mutants=[mutant_named("autocast-bfloat16")])
     assert found.results == ()

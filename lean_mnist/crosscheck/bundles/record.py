@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.bundles.bundle import FUNCTION, envelope, storable, write_bundle
+from lean_mnist.crosscheck.subjects.arguments import Arguments
 from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.crosscheck.subjects.nodes import intercepted, loaded_functions
 from lean_mnist.errors import ArgumentError, require_count
@@ -50,8 +51,12 @@ class Recording:
         file = re.sub(r"[^\w.-]+", "_", f"{name.replace(':', '.')}-{self._seen[name]}.pt")
         self._seen[name] += 1
         try:
-            inputs = [x.detach().clone() if isinstance(x, Tensor) else x for x in arguments]
-            call = _Call(self.folder / file, f"{name}.apply", inputs, needs)
+            own = Arguments.of(arguments)
+            copies = [x.detach().clone() if isinstance(x, Tensor) else x for x in own.flat(arguments)]
+            # Autograd differentiates in no tensor of a list.
+            each = [len(Arguments.of([x]).names) for x in arguments]
+            needed = [need for need, leaves in zip(needs, each, strict=True) for _ in range(leaves)]
+            call = _Call(self.folder / file, f"{name}.apply", own.nested(copies), needed)
             ctx.register_prehook(lambda upstream: self._write(ctx, upstream))
         except Exception as error:  # out of memory
             self.skipped[f"{function.__name__}: {one_line(error, 120)}"] += 1
@@ -77,7 +82,7 @@ class _Call:
     path: Path
     function: str
     inputs: list[Any]
-    requires_grad: tuple[bool, ...]
+    requires_grad: list[bool]
     floating: list[bool] = field(default_factory=list)  # which outputs are
 
     def returned(self, result: Any) -> None:
@@ -93,7 +98,7 @@ class _Call:
             "function": self.function,
             "reference": None,
             "inputs": self.inputs,
-            "requires_grad": list(self.requires_grad),
+            "requires_grad": self.requires_grad,
             "seed": secrets.randbits(48),
             "options": {"upstream": [came]} if came else {},
             "verdict": "recorded",

@@ -15,7 +15,7 @@ from lean_mnist.crosscheck.executions.steps import Expected, Model, Step, copied
 from lean_mnist.crosscheck.options import severity_named
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
-from lean_mnist.crosscheck.subjects.calls import one_line
+from lean_mnist.crosscheck.subjects.calls import generators_put_back, one_line
 from lean_mnist.errors import ArgumentError, require_count
 from lean_mnist.torch_internals import compiling_often, counting, uncompiled, uncompiled_calls
 
@@ -58,8 +58,7 @@ def check_compiled(
     compiler, graphs = counting(backend, **({"config_patches": patches} if backend == "inductor" else {}))
     model = uncompiled(model)
     findings: list[Finding] = []
-    devices = range(torch.cuda.device_count()) if on_gpu else []
-    with torch.random.fork_rng(devices=devices), compiling_often():
+    with generators_put_back(), compiling_often():
         for probe in range(probes):
             there = replace(step, seed=(seed + probe) % 2**63)
             try:

@@ -20,7 +20,7 @@ from lean_mnist.crosscheck.executions.steps import Expected, Results, Step, wors
 from lean_mnist.crosscheck.options import severity_named
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
-from lean_mnist.crosscheck.subjects.calls import one_line, seed_everything
+from lean_mnist.crosscheck.subjects.calls import generators_put_back, one_line, seed_everything
 from lean_mnist.errors import ArgumentError, require_count
 
 SHARDED, ONE = "sharded", "one device"
@@ -77,7 +77,7 @@ def check_sharded(
     lengths = {x.shape[0] for x in step.inputs if isinstance(x, Tensor) and x.dim()}
     if split and (len(lengths) != 1 or min(lengths) % world_size):
         raise ArgumentError(f"inputs: expected one batch size, a multiple of {world_size} ranks, found {lengths}")
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+    with generators_put_back(), tempfile.TemporaryDirectory() as folder:
         seed_everything(seed)
         model = make_model()
         expected = Expected.of(model, step, (SHARDED, ONE), tolerance)

@@ -34,7 +34,7 @@ from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, norm
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, generators_put_back, norm
 from lean_mnist.crosscheck.subjects.nodes import ancestors, leaves_reached_from
 
 REPLAY, REFERENCE = "replay", "reference"
@@ -71,12 +71,11 @@ def check_recorded(
 @contextmanager
 def undisturbed(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Restore at the end the random generators, and the gradients of ``parameters``, to which a replay may add."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     kept = [x.grad for x in parameters]
     for x in parameters:
         x.grad = None
     try:
-        with torch.random.fork_rng(devices=devices):
+        with generators_put_back():
             yield
     finally:
         for x, gradient in zip(parameters, kept, strict=True):

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -150,20 +151,15 @@ class Subject:
         if self.seed is not None:
             seed_everything(self.seed)
 
-    def _in_time(self) -> None:
-        if time.monotonic() > self.deadline:
-            raise NotChecked("not checked: time limit")
-
     def __call__(self, *arguments: Any) -> Any:
         """The function's result, whatever it is, on the very tensors given (clones, where it needs them)."""
-        self._in_time()
         self.reseed()
-        return self._applied(*(x.clone() if self.clones and isinstance(x, Tensor) else x for x in arguments))
-
-    def _applied(self, *flat: Any) -> Any:
-        return self._called(self.function, flat)
+        given = [x.clone() if self.clones and isinstance(x, Tensor) else x for x in arguments]
+        return self._called(self.function, given)
 
     def _called(self, function: Callable[..., Any], flat: Sequence[Any]) -> Any:
+        if time.monotonic() > self.deadline:
+            raise NotChecked("not checked: time limit")
         return function(*flat) if self.arguments is None else self.arguments.call(function, flat)
 
     def call(
@@ -185,7 +181,8 @@ class Subject:
         with torch.enable_grad():
             arguments = [x.clone() if self.clones and i in needing else x for i, x in enumerate(leaves)]
             self.reseed()
-            evaluated = Evaluated(arguments, self._outputs(self._applied, arguments), leaves, self.source)
+            outputs = self._outputs(lambda: self._called(self.function, arguments))
+            evaluated = Evaluated(arguments, outputs, leaves, self.source)
         if isinstance(self.function, ModuleFunction):  # a backward that computes something again reads parameters
             evaluated.before = functools.partial(self._called, self.function.put, arguments)
         if self.seed is not None:  # between forward and backward a program draws others
@@ -197,12 +194,11 @@ class Subject:
         # They say that they need a gradient, as in training, where a function looks at that.
         given = [x.detach().requires_grad_() if i in self.checked else x for i, x in enumerate(inputs)]
         with torch.no_grad():
-            return self._outputs(self, given)
+            return self._outputs(lambda: self(*given))
 
-    def _outputs(self, function: Callable[..., Any], arguments: Sequence[Any]) -> list[Tensor]:
+    def _outputs(self, run: Callable[[], Any]) -> list[Tensor]:
         try:
-            self._in_time()
-            result = function(*arguments)
+            result = run()
         except Exception as error:
             raise NotChecked.of(error) or CallFailed("forward", error) from error
         return floating_outputs(result, self.role)
@@ -263,6 +259,11 @@ def seed_everything(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+def generators_put_back() -> AbstractContextManager[None]:
+    """A block that leaves the generators that ``seed_everything`` seeds where they were."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
 
 
 def in_dtype(inputs: Sequence[Any], dtype: torch.dtype | None) -> list[Any]:
