@@ -57,19 +57,19 @@ class ThreadTransport(Transport):
         self.room, self.rank, self.size, self._sent, self._received = room, rank, room.size, sent, received
         self.calls = 0
 
-    def share(self, like_P: Tensor) -> None:
+    def share(self, like_P: Tensor, row: int, *, native: bool) -> None:
         if self.shares:
-            super().share(like_P)
+            super().share(like_P, row, native=native)
 
-    def weighted_sum(self, own_P: Tensor, weights: Sequence[float], sum_P: Tensor) -> None:
-        if not self.shared:
-            super().weighted_sum(own_P, weights, sum_P)
-            return
-        self._sent(self.rank, self.calls, own_P)
+    def summands(self, weights: Sequence[float]) -> list[tuple[Tensor, float]]:
+        self._sent(self.rank, self.calls, self.shared[self.rank])
         self.room.exchange(self.rank, None)
-        super().weighted_sum(own_P, weights, sum_P)
+        sum_P = torch.zeros_like(self.shared[0])
+        for vector, weight in super().summands(weights):
+            sum_P += weight * vector
         self._received(self.rank, self.calls, sum_P)
         self.calls += 1
+        return [(sum_P, 1.0)]
 
     def all_reduce(self, vector: Tensor) -> None:
         self._sent(self.rank, self.calls, vector)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,6 +138,23 @@ def test_digests_in_c_and_a_copy_on_the_way(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.allclose(found[:, :-1], expected, rtol=1e-11, atol=0)
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_a_sum_and_its_digests(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lean_mnist.training.distributed.message.CHUNK", 4999)
+    vectors = torch.randn(3, 10_000, generator=torch.Generator().manual_seed(0))
+    digests = Digests(0, 10_000, CPU, native=native)
+    for count in range(4):
+        summands = [(vector, 0.1 + i) for i, vector in enumerate(vectors[:count])]
+        terms = [torch.zeros(10_000).double(), *(vector.double() * weight for vector, weight in summands)]
+        found_P = torch.full((10_000,), torch.nan)
+        found = digests.of_sum(summands, found_P, 3)
+        allowed = (count + 1) * 2.0**-24 * torch.stack(terms).abs().sum(0)  # a rounding of the weight, too
+        assert ((found_P.double() - torch.stack(terms).sum(0)).abs() <= 1.01 * allowed).all()
+        again = digests.of(found_P, 3)
+        assert torch.equal(bits_of(found), bits_of(again))
+        assert torch.equal(found[:, :-1], again[:, :-1])
+
+
 # What refuses a step
 
 
@@ -232,8 +250,9 @@ def test_no_all_reduce_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_that_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    def share(transport: ThreadTransport, like_P: Tensor) -> None:
-        transport.shared = [torch.zeros_like(like_P) for _ in range(transport.size)]
+    def share(transport: ThreadTransport, like_P: Tensor, row: int, *, native: bool) -> None:
+        own = [torch.zeros_like(like_P) for _ in range(transport.size)]
+        transport._memory = SimpleNamespace(vectors=own, close=lambda: None)  # type: ignore[assignment]
 
     monkeypatch.setattr(ThreadTransport, "share", share)
     message = said(together(2, one_step), GradientMismatch)

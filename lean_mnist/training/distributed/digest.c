@@ -1,51 +1,72 @@
-/* Digests of a gradient in float32, read once: see message.py. */
+/* Digests of gradients in float32, each read once: see message.py. */
 #include <stdint.h>
 #include <string.h>
 
 enum { LANES = 8, BLOCK = 4096 };
 typedef float floats __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 typedef double doubles __attribute__((vector_size(LANES * sizeof(double)), aligned(8), may_alias));
-typedef int32_t word __attribute__((may_alias));
+typedef int32_t words __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4), may_alias));
+typedef int64_t wide_words __attribute__((vector_size(LANES * sizeof(int64_t)), aligned(8), may_alias));
 typedef struct {
     double values[3];
     int64_t bits;
 } Digest;
 
-static inline doubles exact(const float *p) { return __builtin_convertvector(*(const floats *)p, doubles); }
+/* The numbers: the sum of vectors, each times its weight, or without weights the only one; `out` gets them, if any. */
+typedef struct {
+    const float *const *vectors, *weights;
+    float *out;
+} Numbers;
+
+#define NUMBER(type, i)                                                                                                \
+    type x = *(const type *)(of->vectors[0] + i);                                                                      \
+    if (of->weights) x *= of->weights[0];                                                                              \
+    for (int64_t r = 1; r < count; r++) x += of->weights[r] * *(const type *)(of->vectors[r] + i);                     \
+    if (of->out) *(type *)(of->out + i) = x;
+
 static inline doubles load(const double *p) { return *(const doubles *)p; }
 
-static void digest_block(int64_t n, const float *g, const double *u, const double *v, Digest *digest) {
+static inline __attribute__((always_inline)) void digest_block(const Numbers *of, int64_t count, int64_t begin, int64_t end,
+                                                               const double *u, const double *v, Digest *digest) {
     doubles sums[2][3] = {0};
-    double values[3] = {0};
-    int64_t i = 0, bits = 0;
-    for (int64_t k = 0; k < n; k++) bits += ((const word *)g)[k];
-    for (; i + 2 * LANES <= n;)
-        for (int chain = 0; chain < 2; chain++, i += LANES) {
-            doubles x = exact(g + i);
-            sums[chain][0] += load(u + i) * x;
-            sums[chain][1] += load(v + i) * x;
-            sums[chain][2] += x * x;
+    wide_words bits = {0};
+    int64_t i = begin;
+    for (; i + 2 * LANES <= end;)
+        for (int chain = 0; chain < 2; chain++, i += LANES, u += LANES, v += LANES) {
+            NUMBER(floats, i)
+            doubles exact = __builtin_convertvector(x, doubles);
+            bits += __builtin_convertvector((words)x, wide_words);
+            sums[chain][0] += load(u) * exact;
+            sums[chain][1] += load(v) * exact;
+            sums[chain][2] += exact * exact;
         }
-    for (; i < n; i++) {
-        double x = g[i];
-        values[0] += u[i] * x;
-        values[1] += v[i] * x;
-        values[2] += x * x;
+    for (; i < end; i++, u++, v++) {
+        NUMBER(float, i)
+        int32_t word;
+        memcpy(&word, &x, sizeof word);
+        digest->bits += word;
+        digest->values[0] += *u * x;
+        digest->values[1] += *v * x;
+        digest->values[2] += (double)x * x;
     }
-    for (int k = 0; k < 3; k++) {
-        for (int lane = 0; lane < LANES; lane++) values[k] += sums[0][k][lane] + sums[1][k][lane];
-        digest->values[k] += values[k];
+    for (int lane = 0; lane < LANES; lane++) {
+        for (int k = 0; k < 3; k++) digest->values[k] += sums[0][k][lane] + sums[1][k][lane];
+        digest->bits += bits[lane];
     }
-    digest->bits += bits;
 }
 
-/* For each `chunk` of the n numbers of g adds <u, g>, <v, g>, <g, g> and the sum of its words to a digest; copies g to
-   copy, unless that is NULL, on the way. */
-void digest(int64_t n, int64_t chunk, const float *g, float *copy, const double *u, const double *v, Digest *digests) {
-    for (int64_t start = 0, end; start < n; start = end) {
-        int64_t place = start % chunk, length = chunk - place < BLOCK ? chunk - place : BLOCK;
-        end = start + length < n ? start + length : n;
-        digest_block(end - start, g + start, u + place, v + place, digests + start / chunk);
-        if (copy) memcpy(copy + start, g + start, (end - start) * sizeof(float));
+/* For each `chunk` of n numbers x adds <u, x>, <v, x>, <x, x> and the sum of their words to a digest. */
+void digest(int64_t n, int64_t chunk, int64_t count, const float *const *vectors, const float *weights, float *out,
+            const double *u, const double *v, Digest *digests) {
+    Numbers of = {vectors, weights, out};
+    for (int64_t begin = 0, end; begin < n; begin = end) {
+        int64_t place = begin % chunk, length = chunk - place < BLOCK ? chunk - place : BLOCK;
+        Digest *to = digests + begin / chunk;
+        end = begin + length < n ? begin + length : n;
+        switch (count) { /* a constant of the loops */
+            case 1: digest_block(&of, 1, begin, end, u + place, v + place, to); break;
+            case 2: digest_block(&of, 2, begin, end, u + place, v + place, to); break;
+            default: digest_block(&of, count, begin, end, u + place, v + place, to);
+        }
     }
 }

@@ -63,18 +63,18 @@ def _wrong_somewhere(transport: Transport, evidence: Evidence, wrong: list[int])
 def _wrong_everywhere(transport: Transport, digests: Digests, evidence: Evidence) -> str:
     """All have a wrong sum: nobody sends, then one rank at a time, and what arrives is held to what it sent."""
     messages, dtype, arrived_P = evidence.messages, evidence.own_P.dtype, torch.empty_like(evidence.own_P)
-    transport.weighted_sum(evidence.own_P, [0.0] * len(messages), arrived_P)
+    step = messages[0].step
+    transport.weighted_sum(evidence.own_P, [0.0] * len(messages), arrived_P, digests, step)
     noise = any(transport.all_gather_object(bool(arrived_P.ne(0).any())))
     exact_P, guilty = torch.zeros_like(evidence.own_P, dtype=torch.float64), []
     for rank, message in enumerate(messages):
         alone = [message.weight if other == rank else 0.0 for other in range(len(messages))]
-        transport.weighted_sum(evidence.own_P, alone, arrived_P)
+        arrived = transport.weighted_sum(evidence.own_P, alone, arrived_P, digests, step)
         place = ""
         if message.examples and rank == transport.rank:
             sent_P = evidence.own_P * message.weight
             place = difference(evidence.layout, sent_P, arrived_P, "it sent", "what arrived is")
-        arrived = digests.of(arrived_P, message.step)[None]
-        right = not message.examples or all(digests.match(arrived, [message], len(messages), dtype))
+        right = not message.examples or all(digests.match(arrived[None], [message], len(messages), dtype))
         answers = transport.all_gather_object((right, place))
         if not all(right for right, _ in answers):
             place = answers[rank][1]

@@ -38,6 +38,7 @@ PROJECTIONS = 2
 CHUNK = 2**16  # numbers; what fits into a cache in float64, beside its projections
 # A step's projections are windows into longer rows of random numbers: to draw them anew would cost more than all else.
 _WINDOW = 4093
+_HEAD = 6  # numbers of a message before its digests
 _SPREAD = 1511  # from one step's window to the next
 
 
@@ -47,7 +48,7 @@ def _digest_in_c() -> Callable[..., None] | None:
         function: Callable[..., None] = load_library(Path(__file__).with_name("digest.c")).digest
     except CannotCompile:
         return None
-    function.argtypes, function.restype = [*[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 5], None  # type: ignore[attr-defined]
+    function.argtypes, function.restype = [*[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 6], None  # type: ignore[attr-defined]
     return function
 
 
@@ -64,28 +65,62 @@ class Digests:
         self._rows, self._exact = drawn.to(device), torch.empty(length, dtype=torch.float64, device=device)
         self.chunks, self._in_c = -(-size // CHUNK), _digest_in_c() if native and device.type == "cpu" else None
 
+    @property
+    def native(self) -> bool:
+        """True if those of gradients in float32 are computed in C."""
+        return self._in_c is not None
+
+    @property
+    def message_size(self) -> int:
+        """Numbers of a packed :class:`Message` with digests of this size."""
+        return _HEAD + self.chunks * (PROJECTIONS + 2)
+
     def of(self, gradient_P: Tensor, step: int, copy_P: Tensor | None = None) -> Tensor:
         """The digests of a gradient's chunks, on the CPU: float64, (chunks, PROJECTIONS + 2).
 
         Behind the projections come the 2-norm and, as an int64, the sum of the numbers' bits, which differs where a
         single one does. ``copy_P`` becomes a copy of the gradient on the way.
         """
-        result = gradient_P.new_zeros(self.chunks, PROJECTIONS + 2, dtype=torch.float64)
-        offset = step * _SPREAD % _WINDOW
-        rows = self._rows[:, offset : offset + len(self._exact)]
         if self._in_c is not None and gradient_P.dtype == torch.float32:
-            self._in_c(len(gradient_P), CHUNK, *map(address, (gradient_P, copy_P, *rows, result)))
-        else:
-            bits = bits_of(result)
-            for chunk, given in enumerate(gradient_P.split(CHUNK)):
-                part = self._exact[: len(given)].copy_(given)
-                torch.mv(rows[:, : len(part)], part, out=result[chunk, :PROJECTIONS])
-                result[chunk, PROJECTIONS] = torch.dot(part, part)
-                bits[chunk] = words_of(given).sum(dtype=torch.int64)
-            if copy_P is not None:
-                copy_P.copy_(gradient_P)
+            return self._computed_in_c([gradient_P], None, copy_P, step)
+        rows, result = self._projections(step), gradient_P.new_zeros(self.chunks, PROJECTIONS + 2, dtype=torch.float64)
+        bits = bits_of(result)
+        for chunk, given in enumerate(gradient_P.split(CHUNK)):
+            part = self._exact[: len(given)].copy_(given)
+            torch.mv(rows[:, : len(part)], part, out=result[chunk, :PROJECTIONS])
+            result[chunk, PROJECTIONS] = torch.dot(part, part)
+            bits[chunk] = words_of(given).sum(dtype=torch.int64)
+        if copy_P is not None:
+            copy_P.copy_(gradient_P)
         result[:, PROJECTIONS].sqrt_()
         return result.cpu()
+
+    def of_sum(self, summands: Sequence[tuple[Tensor, float]], sum_P: Tensor, step: int) -> Tensor:
+        """Put the sum of these vectors, each times its weight, into ``sum_P``; the digests of the sum."""
+        if self._in_c is not None and sum_P.dtype == torch.float32 and summands:
+            vectors, weights = [vector_P for vector_P, _ in summands], [weight for _, weight in summands]
+            return self._computed_in_c(vectors, weights, sum_P, step)
+        sum_P.zero_()
+        for vector_P, weight in summands:
+            sum_P.add_(vector_P, alpha=weight)
+        return self.of(sum_P, step)
+
+    def _computed_in_c(
+        self, vectors: Sequence[Tensor], weights: Sequence[float] | None, out_P: Tensor | None, step: int
+    ) -> Tensor:
+        assert self._in_c is not None
+        count, result = len(vectors), torch.zeros(self.chunks, PROJECTIONS + 2, dtype=torch.float64)
+        places = (ctypes.c_void_p * count)(*map(address, vectors))
+        factors = None if weights is None else (ctypes.c_float * count)(*weights)
+        self._in_c(
+            len(vectors[0]), CHUNK, count, places, factors, *map(address, (out_P, *self._projections(step), result))
+        )
+        result[:, PROJECTIONS].sqrt_()
+        return result
+
+    def _projections(self, step: int) -> Tensor:
+        offset = step * _SPREAD % _WINDOW
+        return self._rows[:, offset : offset + len(self._exact)]
 
     def match(self, digests: Tensor, messages: Sequence["Message"], ranks: int, dtype: torch.dtype) -> list[bool]:
         """Of each of these: True if they are of the gradients' weighted sum, as ``ranks`` compute it in ``dtype``."""
@@ -142,9 +177,9 @@ class Message(NamedTuple):
     @staticmethod
     def unpacked(row_F: Tensor) -> "Message":
         """The message of a row."""
-        *integers, loss = row_F[:6].tolist()
+        *integers, loss = row_F[:_HEAD].tolist()
         step, examples, total, refused, stop = map(int, integers)
-        return Message(step, examples, total, bool(refused), bool(stop), loss, row_F[6:].view(-1, PROJECTIONS + 2))
+        return Message(step, examples, total, bool(refused), bool(stop), loss, row_F[_HEAD:].view(-1, PROJECTIONS + 2))
 
 
 def misfit(messages: Sequence[Message]) -> str:

@@ -1,7 +1,6 @@
 """PyTorch's collective operations, with one-line errors that name ranks."""
 
 import contextlib
-import mmap
 import os
 import re
 import socket
@@ -9,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +16,13 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from lean_mnist.training.distributed.message import Digests
+from lean_mnist.training.distributed.shared import SharedMemory
+
 # How long all processes of a run have for coming together, whatever they allow each other later.
 _START = timedelta(seconds=20)
 # How long survivors wait for each other before they say who is missing, and for a store that may not answer either.
 _ROLL_CALL_SECONDS, _STORE_SECONDS = 3.0, 2.0
-_PART = 2**16  # numbers that are added at a time, while they are in a processor's cache
 
 
 class ContactLost(Exception):
@@ -37,13 +37,13 @@ class Transport:
     """
 
     beat_seconds = 5.0  # after which a process at whose work the others wait is to give a sign of life
-    # A vector of each rank in memory that all of them see, where they are on one machine; each writes its own.
-    shared: Sequence[Tensor] = ()
+    _memory: SharedMemory | None = None
 
     def __init__(self, store: Store, rank: int, size: int, device: torch.device, timeout: timedelta) -> None:
         self.rank, self.size, self._store = rank, size, store
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        self.beat_seconds = min(self.beat_seconds, timeout.total_seconds() / 4)
+        self._seconds = timeout.total_seconds()
+        self.beat_seconds = min(self.beat_seconds, self._seconds / 4)
         set_timeout = getattr(dist, "set_timeout", None)  # from 2.14 on; gloo's has no effect under its name in 2.6
         with _contact():
             dist.init_process_group(
@@ -61,45 +61,45 @@ class Transport:
         with _contact():
             dist.all_reduce(vector)
 
-    def weighted_sum(self, own_P: Tensor, weights: Sequence[float], sum_P: Tensor) -> None:
-        """Put into ``sum_P`` the sum of the ranks' ``own_P``, each times its weight; one of weight 0 is not read.
+    def summands(self, weights: Sequence[float]) -> list[tuple[Tensor, float]]:
+        """All ranks' ``shared`` vectors, each with its weight, but those of weight 0.
 
-        With ``shared`` vectors ``own_P`` is that of this rank; all have written theirs, and keep it, until they have
-        heard of each other before and after this.
+        All have written theirs, and keep it, until they have heard of each other before and after this is read.
         """
-        given = list(zip(self.shared or [own_P], weights if self.shared else [weights[self.rank]], strict=True))
-        read = [(vector_P.split(_PART), weight) for vector_P, weight in given if weight]
-        for i, part in enumerate(sum_P.split(_PART)):
-            torch.mul(read[0][0][i], read[0][1], out=part) if read else part.zero_()
-            for parts, weight in read[1:]:
-                part.add_(parts[i], alpha=weight)
-        if not self.shared:
-            self.all_reduce(sum_P)
+        return [(vector_P, weight) for vector_P, weight in zip(self.shared, weights, strict=True) if weight]
 
-    def share(self, like_P: Tensor) -> None:
-        """Make ``shared`` vectors like ``like_P``, if all ranks are processes of one machine with memory for them."""
-        size, file, places = like_P.numel() * like_P.element_size(), -1, []
-        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        with contextlib.suppress(OSError, AttributeError):  # AttributeError: not on Linux
-            boot, processes = Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")
-            if like_P.device.type == "cpu":
-                file = os.memfd_create("gradient")  # which is gone with the processes, however they end
-                os.posix_fallocate(file, 0, length)  # so that there is memory, or an error, now
-                places = [boot, processes, f"/proc/{os.getpid()}/fd/{file}"]
-        given, vectors = self.all_gather_object(places), []
-        if all(given) and len({tuple(place[:2]) for place in given}) == 1:
-            with contextlib.suppress(OSError):
-                for *_, name in given:
-                    with open(name, "r+b") as opened:
-                        memory = mmap.mmap(opened.fileno(), length)
-                    vectors.append(torch.frombuffer(memory, dtype=like_P.dtype, count=like_P.numel()))
-        if min(self.all_gather_object(len(vectors))) == self.size:
-            self.shared = vectors
-        if file >= 0:
-            os.close(file)
+    def weighted_sum(
+        self, own_P: Tensor, weights: Sequence[float], sum_P: Tensor, digests: Digests, step: int
+    ) -> Tensor:
+        """Put into ``sum_P`` the sum of the ranks' ``own_P``, each times its weight; its digests.
+
+        With ``shared`` vectors ``own_P`` is that of this rank. One of weight 0 is not read.
+        """
+        if self.shared:
+            return digests.of_sum(self.summands(weights), sum_P, step)
+        weight = weights[self.rank]
+        torch.mul(own_P, weight, out=sum_P) if weight else sum_P.zero_()
+        self.all_reduce(sum_P)
+        return digests.of(sum_P, step)
+
+    def share(self, like_P: Tensor, row: int, *, native: bool) -> None:
+        """Exchange vectors like ``like_P`` and rows of up to ``row`` numbers in memory, where that can be.
+
+        That is if all ranks are processes of one machine with memory for them; rows with ``native`` only.
+        """
+        self._close_memory()
+        self._memory = SharedMemory(like_P, row, self.rank, self.all_gather_object, native=native)
+
+    @property
+    def shared(self) -> Sequence[Tensor]:
+        """A vector of each rank in memory that all of them see, where they are on one machine; each writes its own."""
+        return [] if self._memory is None else self._memory.vectors
 
     def all_gather(self, row_F: Tensor) -> Tensor:
         """All ranks' rows, (N, F); ``row_F`` is on the CPU."""
+        if self._memory is not None and self._memory.exchanges:
+            with _contact():
+                return self._memory.all_gather(row_F, self._seconds)
         table_NF = row_F.new_empty(self.size, len(row_F))
         with _contact():
             dist.all_gather(list(table_NF), row_F)  # whose name is the same from 2.6 to 2.14
@@ -143,10 +143,15 @@ class Transport:
 
     def close(self) -> None:
         """Leave the group."""
+        self._close_memory()
         # A group that has lost somebody may be unable even to end.
         with contextlib.suppress(RuntimeError):
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+    def _close_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
 
 
 def _await_listener(host: str, port: str) -> None:

@@ -103,9 +103,11 @@ class World:
 
         With ``native`` they are checked in C, where there is a compiler.
         """
-        self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device, native=native)
+        digests = Digests(seed, len(like_P), like_P.device, native=native)
         with self._contact() as transport:
-            transport.share(like_P)
+            native = all(transport.all_gather_object(digests.native))  # which sums in another order than PyTorch
+            self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device, native=native)
+            transport.share(like_P, self._digests.message_size, native=native)
             self._sent_P = transport.shared[self.rank] if transport.shared else torch.zeros_like(like_P)
 
     def snapshot(self, gradient_P: Tensor, step: int) -> None:
@@ -149,9 +151,9 @@ class World:
             messages = [Message.unpacked(row) for row in transport.all_gather(own.packed())]
             if any(message.refused for message in messages):
                 raise self.report_once(_combined(transport.all_gather_object(refusal))) from refusal
-            transport.weighted_sum(self._sent_P, [message.weight for message in messages], gradient_P)
-            table = transport.all_gather(self._digests.of(gradient_P, step).flatten())
-            digests = table.view(self.size, self._digests.chunks, -1)
+            weights = [message.weight for message in messages]
+            own_digests = transport.weighted_sum(self._sent_P, weights, gradient_P, self._digests, step)
+            digests = transport.all_gather(own_digests.flatten()).view(self.size, self._digests.chunks, -1)
             right = self._digests.match(digests, messages, self.size, gradient_P.dtype)
             if not all(right) or misfit(messages) or (bits_of(digests) != bits_of(digests[0])).any():
                 evidence = Evidence(messages, digests, self._sent_P, gradient_P, self._layout)
