@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -27,10 +28,22 @@ from lean_mnist.errors import (
     RankLost,
 )
 from lean_mnist.nn import MLP
+from lean_mnist.nn.parameters import parameter_layout
 from lean_mnist.training.distributed import World, from_environment
 from lean_mnist.training.distributed.message import PROJECTIONS, Digests, Message, bits_of, tolerance
+from lean_mnist.training.distributed.shared import SharedMemory
 from lean_mnist.training.saved_run import start_of
-from tests.support.distributed_cases import PATIENCE, ThreadTransport, at, join, one_step, scenarios, together, train
+from tests.support.distributed_cases import (
+    PATIENCE,
+    Room,
+    ThreadTransport,
+    at,
+    join,
+    one_step,
+    scenarios,
+    together,
+    train,
+)
 from tests.support.training_cases import REPOSITORY, digits_config, surroundings
 
 CPU = torch.device("cpu")
@@ -153,6 +166,42 @@ def test_a_sum_and_its_digests(native: bool, monkeypatch: pytest.MonkeyPatch) ->
         again = digests.of(found_P, 3)
         assert torch.equal(bits_of(found), bits_of(again))
         assert torch.equal(found[:, :-1], again[:, :-1])
+
+
+# Rows in shared memory
+
+
+def test_rows_go_round_and_one_that_does_not_come_is_noticed() -> None:
+    memories: list[Any] = [None, None]
+    room = Room(2)
+
+    def rank_of(rank: int) -> None:
+        memories[rank] = SharedMemory(torch.zeros(3), 5, rank, lambda place: room.exchange(rank, place), native=True)
+        for turn in range(100):
+            row = torch.full((1 + turn % 5,), 10.0 * turn + rank, dtype=torch.float64)
+            table = memories[rank].all_gather(row, 60)
+            assert torch.equal(table, torch.stack([row - rank, row - rank + 1]))
+        done[rank] = True
+
+    done = [False, False]
+    threads = [threading.Thread(target=rank_of, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [True, True]
+    with pytest.raises(RuntimeError, match=r"^Timed out after 0\.1 s of waiting$"):
+        memories[0].all_gather(torch.zeros(5, dtype=torch.float64), 0.1)
+    for memory in memories:
+        memory.close()
+
+
+def test_rows_are_exchanged_by_the_network_where_one_rank_has_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(world: World) -> Any:
+        world.prepare(parameter_layout(MLP((7, 5, 3))), torch.zeros(58), 0, native=world.rank == 0)
+        return world._digests.native, world._transport._memory.exchanges, len(world._transport.shared)  # type: ignore[union-attr]
+
+    assert together(2, act) == [((False, False, 2), None)] * 2
 
 
 # What refuses a step
@@ -416,6 +465,7 @@ def test_two_processes_and_one_that_dies(tmp_path: Path, monkeypatch: pytest.Mon
             with pytest.raises(RankLost) as lost:
                 train(world)  # the other has left
         assert other.wait() == 7
+        assert "a process has ended" in str(lost.value)
     assert torch.equal(ours[0], theirs[0])
     alone = train(World())
     assert float((ours[0] - alone).norm()) <= 1e-6 * float(alone.norm())
