@@ -25,6 +25,9 @@ from lean_mnist.errors import CertificateError
 
 Array = npt.NDArray[np.float64]
 Layers = Sequence[tuple[Array, Array | None]]
+Scaling = tuple[str, float, float]  # of pixels: the normalisation's kind, mean and scale
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
 
 U = 2.0**-24
 SLACK = 1 + 2.0**-11
@@ -35,19 +38,19 @@ _CHUNK, _FEW = 2000, 250
 def count_errors(
     layers: Layers,
     activation: str,
-    normalization: tuple[str, float, float],
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
+    normalization: Scaling,
+    images: Pixels,
+    labels: Labels,
     unit: float = U,
     *,
     by_norms: bool = False,
 ) -> int:
     """The examples that some evaluation may get wrong: wrong ones, and those too near to call.
 
-    ``layers`` are pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``, float64; ``normalization`` kind, mean and
-    scale; ``images`` uint8 (m, rows, columns); ``labels`` int64 (m,); ``unit`` u, an operation's relative error;
-    ``by_norms``: by the first recursion alone, as certificates of earlier releases. Raises ``CertificateError``:
-    weights that are not finite, labels outside the classes, sizes that do not fit.
+    ``layers`` are pairs of weight ``(H, D)`` and bias ``(H,)`` or ``None``; ``images`` (m, rows, columns); ``labels``
+    (m,); ``unit`` u, an operation's relative error; ``by_norms``: by the first recursion alone, as certificates of
+    earlier releases. Raises ``CertificateError``: weights that are not finite, labels outside the classes, sizes that
+    do not fit.
     """
     _check(layers, images, labels)
     pixels, errors = images.reshape(len(images), -1), 0
@@ -68,11 +71,7 @@ def count_errors(
 
 
 def logits_and_bounds(
-    layers: Layers,
-    activation: str,
-    normalization: tuple[str, float, float],
-    pixels: npt.NDArray[np.uint8],
-    u: float = U,
+    layers: Layers, activation: str, normalization: Scaling, pixels: Pixels, u: float = U
 ) -> tuple[Array, Array]:
     """Logits ``(B, C)`` of ``pixels`` uint8 ``(B, D)``, and for each how far an evaluation's may be from it."""
     h, size, carried = _features(normalization, pixels, u)
@@ -100,12 +99,7 @@ def logits_and_bounds(
 
 
 def gap_bounds(
-    layers: Layers,
-    activation: str,
-    normalization: tuple[str, float, float],
-    pixels: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    u: float = U,
+    layers: Layers, activation: str, normalization: Scaling, pixels: Pixels, labels: Labels, u: float = U
 ) -> Array:
     """Bounds, for any evaluation, on how far the label's logit minus each other one is from the exact one; ``(B, C)``.
 
@@ -156,9 +150,7 @@ def _slopes(name: str, z: Array, e: Array) -> tuple[Array | float, npt.NDArray[n
     return 0.0, np.zeros(z.shape, dtype=bool)
 
 
-def _features(
-    normalization: tuple[str, float, float], pixels: npt.NDArray[np.uint8], u: float
-) -> tuple[Array, Array, Array]:
+def _features(normalization: Scaling, pixels: Pixels, u: float) -> tuple[Array, Array, Array]:
     """Features ``(B, D)``, their norms ``(B,)``, and how far those of an evaluation may be ``(B,)``."""
     kind, mean, scale = normalization
     values, n = pixels.astype(np.float64), pixels.shape[1]
@@ -205,7 +197,7 @@ def _activate(name: str, z: Array, e: Array, u: float) -> tuple[Array, Array, fl
     return h, smooth.steepest * e + own, smooth.steepest, own
 
 
-def _check(layers: Layers, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
+def _check(layers: Layers, images: Pixels, labels: Labels) -> None:
     for index, (weight, bias) in enumerate(layers):
         for name, values in (("weight", weight), ("bias", bias)):
             if values is not None and not (np.abs(values) < 2.0**60).all():  # false for NaN as well

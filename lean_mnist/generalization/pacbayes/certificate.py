@@ -22,7 +22,7 @@ from lean_mnist.data.splits import cut
 from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.bounds import pac_bayes_risk, upper_risk
-from lean_mnist.generalization.certificates.counting import count_errors
+from lean_mnist.generalization.certificates.counting import Array, Labels, Pixels, count_errors
 from lean_mnist.generalization.certificates.document import (
     Certificate,
     claim_fields,
@@ -39,7 +39,7 @@ from lean_mnist.generalization.confidence import candidate_courses, claimed_delt
 from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text, exact, least
 from lean_mnist.generalization.pacbayes.posterior import GaussianMLP
 
-Array = npt.NDArray[np.float64]
+Stored = npt.NDArray[np.float32]
 Layer = tuple[Array, Array, Array, Array]  # μ (H, D), σ (H, D), β (H,), τ (H,)
 
 DIGITS = 6  # after the point, of a divergence in nats
@@ -155,7 +155,7 @@ def layers_of(network: GaussianMLP) -> list[Layer]:
     return list(zip(means[::2], scales[::2], means[1::2], scales[1::2], strict=True))
 
 
-def _stored(network: GaussianMLP) -> dict[str, list[npt.NDArray[np.float32]]]:
+def _stored(network: GaussianMLP) -> dict[str, list[Stored]]:
     """Means, deviations and the prior's means, as they are stored."""
     deviations = [log_scale.exp() for log_scale in network.log_scales]
     groups: list[Sequence[Tensor]] = [network.means, deviations, network.prior_means]
@@ -163,12 +163,7 @@ def _stored(network: GaussianMLP) -> dict[str, list[npt.NDArray[np.float32]]]:
     return dict(zip(("mean", "scale", "prior_mean"), numbers, strict=True))
 
 
-def divergence_above(
-    means: npt.NDArray[np.float32],
-    scales: npt.NDArray[np.float32],
-    prior_means: npt.NDArray[np.float32],
-    prior_scale: Fraction,
-) -> Fraction:
+def divergence_above(means: Stored, scales: Stored, prior_means: Stored, prior_scale: Fraction) -> Fraction:
     """The least decimal of ``DIGITS`` digits that is at least KL(posterior ‖ prior), of shapes (P,) and σ₀ > 0::
 
         KL = ½ (Σ σ_i²/σ₀² − P + Σ (μ_i − μ₀_i)²/σ₀²) − Σ ln σ_i + P ln σ₀
@@ -202,17 +197,12 @@ def divergence_above(
     return Fraction(least(covers, start, 0, None), 10**DIGITS)
 
 
-def _whole(values: npt.NDArray[np.float32]) -> list[int]:
+def _whole(values: Stored) -> list[int]:
     return [int(value) for value in np.ldexp(values.astype(np.float64), _EXPONENT).tolist()]
 
 
 def draw_outcomes(
-    layers: Sequence[Layer],
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    maximum: int,
-    key: bytes,
-    draws: int,
+    layers: Sequence[Layer], images: Pixels, labels: Labels, maximum: int, key: bytes, draws: int
 ) -> npt.NDArray[np.bool_]:
     """The draws that are errors, bool (N,); images uint8 (m, rows, columns), features ``pixel / maximum``.
 
@@ -242,7 +232,7 @@ def draw_outcomes(
     return wrong
 
 
-def random_numbers(key: bytes, numbers: range, examples: int, units: int) -> tuple[npt.NDArray[np.int64], Array]:
+def random_numbers(key: bytes, numbers: range, examples: int, units: int) -> tuple[Labels, Array]:
     """For each of these draws an example's index, int64 (N,), and ``units`` standard normal numbers, float64."""
     words = 1 + units + units % 2
     raw = b"".join(hashlib.shake_128(key + number.to_bytes(8, "big")).digest(8 * words) for number in numbers)
