@@ -19,12 +19,14 @@ from typing import Any, Generic, TypeVar
 from lean_mnist.errors import ArgumentError
 from lean_mnist.generalization.bounds import BOUNDS, upper_risk
 from lean_mnist.generalization.exact import Exact, ball, decide, decimal_text
+from lean_mnist.reading.text import printable
 
 X = TypeVar("X")
 H = TypeVar("H")
 
 #: Outcomes that one sample may have.
 LARGEST_ENUMERATION = 1 << 20
+_MOST_INPUTS = 1000  # so that a float holds the number of their hypotheses
 
 
 def finite(probabilities: Mapping[X, Fraction]) -> dict[X, Fraction]:
@@ -85,8 +87,9 @@ class Experiment(Generic[X, H]):
 
 def chernoff_holds(probability: Fraction, m: int, epsilon: Fraction, bits: int = 0) -> bool:
     """Decide ``probability ≤ 2^bits · exp(−2ε²m)`` by enclosed logarithms; raises ``ArgumentError``."""
-    if m < 1 or epsilon <= 0 or bits < 0:
-        raise ArgumentError(f"m, epsilon, bits: {m}, {epsilon}, {bits}, expected at least 1, above 0, at least 0")
+    if m < 1 or not 0 < epsilon <= 1 or bits < 0:
+        expected = "expected at least 1, above 0 and at most 1, at least 0"
+        raise ArgumentError(f"m, epsilon, bits: {m}, {printable(epsilon, 40)}, {bits}, {expected}")
     if probability == 0:
         return True
     return decide(lambda: ball(Fraction(2**bits) / probability).log() - ball(2 * epsilon**2 * m)) is True
@@ -112,8 +115,9 @@ def majority_experiment(inputs: int, ones: Fraction) -> Experiment[LabelledInput
     Learnt is the label seen most often with each input, 0 if none: one of 2^inputs hypotheses. Raises
     ``ArgumentError``.
     """
-    if inputs < 1 or not 0 <= ones <= 1:
-        raise ArgumentError(f"inputs, ones: {inputs}, {ones}, expected at least 1 and a number from 0 to 1")
+    if not 1 <= inputs <= _MOST_INPUTS or not 0 <= ones <= 1:
+        expected = f"expected 1 to {_MOST_INPUTS:,} and a number from 0 to 1"
+        raise ArgumentError(f"inputs, ones: {inputs}, {printable(ones, 40)}, {expected}")
 
     def rule(examples: tuple[LabelledInput, ...]) -> LabelTable:
         """The label seen most often with each input."""
@@ -155,8 +159,8 @@ def enumerate_theorems(
 
     def claim(words: str, probability: Fraction, size: int, bits: int = 0, theorem: bool = True) -> EnumeratedClaim:
         """The claim that a probability is at most ``2^bits exp(−2ε²·size)``."""
-        allowed = 2**bits * math.exp(-2 * float(epsilon) ** 2 * size)
-        return EnumeratedClaim(words, probability, allowed, chernoff_holds(probability, size, epsilon, bits), theorem)
+        holds = chernoff_holds(probability, size, epsilon, bits)
+        return EnumeratedClaim(words, probability, 2**bits * math.exp(-2 * float(epsilon) ** 2 * size), holds, theorem)
 
     fixed, learnt = experiment.fixed((1,) * inputs, m, epsilon), experiment.main(m, epsilon)
     return [
@@ -171,7 +175,7 @@ def enumerate_bounds(m: int, delta: Exact) -> list[EnumeratedClaim]:
     """The largest probability, over 99 true risks, that each bound from ``m`` examples lies below the risk."""
     risks, claims = [Fraction(k, 100) for k in range(1, 100)], []
     for bound in BOUNDS:
-        table = [upper_risk(bound, k, m, delta) for k in range(m + 1)]
+        table = [upper_risk(bound, k, m, delta) for k in range(max(m, 0) + 1)]
         worst = max(miscoverage(table.__getitem__, m, risk) for risk in risks)
         claim, allowed = f"risk above the {bound} bound from {m}, at worst", Fraction(delta)
         claims.append(EnumeratedClaim(claim, worst, float(allowed), worst <= allowed))

@@ -214,6 +214,11 @@ def test_the_command_on_files_of_ones_own(
     monkeypatch.delenv("LEAN_MNIST_DATA", raising=False)
     for arguments, error, message in (
         (["--train", str(train)], ConfigError, "--train: expected both --train FILE and --test FILE"),
+        (
+            ["--train", str(train), "--test", str(train), "--budget", "9" * 20],
+            ArgumentError,
+            "budget: 9{20}, expected 0",
+        ),
         ([], DataError, "FOLDER: none given and LEAN_MNIST_DATA is not set"),
         ([str(tmp_path / "nowhere")], DataError, "nowhere: no such folder, expected one that holds out1train.dat"),
         ([str(tmp_path)], DataError, "out1train.dat: expected lines .*, found: No such file"),

@@ -171,9 +171,12 @@ def test_the_command_shows_the_bounds_hold(monkeypatch: pytest.MonkeyPatch, caps
     assert [each["theorem"] for each in found["theorems"]] == [True, True, False, True]
     for option, value, error in (
         ("--examples", "60", ArgumentError), ("--ones", "2", ArgumentError), ("--epsilon", "x", BoundError),
+        ("--epsilon", "1e200", ArgumentError), ("--bound-examples", "-1", BoundError),
     ):  # fmt: skip
         with pytest.raises(error, match=r"expected"):
             run_command(monkeypatch, option, value)
+    with pytest.raises(ArgumentError, match="inputs, ones: 1100, 1/2, expected 1 to 1,000"):
+        run_command(monkeypatch, "--inputs", "1100", "--examples", "1", "--fresh", "1")
 
 
 def test_the_command_ends_with_status_1_where_a_theorem_fails(

@@ -23,6 +23,7 @@ Kernel = Callable[[Floats, Floats], Floats]
 
 _FIRST_BLOCK = 16
 _LARGEST_TABLE = 1 << 26
+_MOST_PLACES = 10**6  # for support vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,8 +236,8 @@ class _BoundedKernelLearner(_KernelLearner):
     others: str  # the name of the number of places, less one
 
     def __init__(self, features: int, others: int, kernel: str = "linear") -> None:
-        if others < 0:
-            raise ArgumentError(f"{self.others}: {others}, expected at least 0")
+        if not 0 <= others <= _MOST_PLACES:
+            raise ArgumentError(f"{self.others}: {others}, expected 0 to {_MOST_PLACES:,}")
         super().__init__(features, kernel)
         self.places = others + 1
 
