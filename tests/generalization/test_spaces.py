@@ -316,19 +316,19 @@ def test_hash_covers_weights_and_space(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": "another"}, "format: 'another', expected"),
-        ({"more": 1}, "object contains unknown field more, expected a quantised network"),
-        ({"\n\x1b[2J": 1}, r"unknown field \\n\\x1b\[2J, expected"),
+        ({"more": 1}, "a.json: object contains unknown field more"),
+        ({"\n\x1b[2J": 1}, r"unknown field \\n\\x1b\[2J"),
         ({"sha256": "0" * 64}, "sha256: '0000"),
         ({"weights": "AAAA"}, "weights: network: 3 bytes, expected"),
         ({"weights": "!"}, "weights: expected base64"),
-        ({"weights": 7}, "weights: expected str, got int, expected a quantised network"),
-        ({"space": {"bits": 4}}, "space: object missing required field sizes, expected"),
+        ({"weights": 7}, "weights: expected str, got int"),
+        ({"space": {"bits": 4}}, "space: object missing required field sizes"),
         ({"bits": True}, "space.bits: expected int, got bool"),
         ({"bits": 17}, "space.bits: expected int <= 16"),
         ({"sizes": [6, 4.0]}, r"space.sizes\[1\]: expected int, got float"),
         ({"sizes": [6, 1 << 40]}, r"space.sizes\[1\]: expected int <= 16777216"),
         ({"denominator": 16}, "sha256: "),
-        ({"denominator": 10**400}, "space.denominator: "),
+        ({"denominator": 10**300}, "space.denominator: "),
         ({"sizes": [1] * 101}, "space.sizes: expected array of length <= 100"),
         ({"sizes": [[[]] * 1000]}, "space.sizes"),
         ({"encoding": "x\x1b[2J" * 1000}, r"space.encoding: invalid enum value 'x\\x1b\[2J"),
@@ -348,7 +348,7 @@ def test_altered_files_are_refused(tmp_path: Path, change: dict[str, Any], messa
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{nonsense")
     for name, message in (
-        ("a.json", "jSON is malformed"),
+        ("a.json", "expected a quantised network, found no JSON"),
         ("none.json", "expected a quantised network, found: No such file"),
     ):
         with pytest.raises(DataError, match=message):

@@ -21,7 +21,8 @@ from msgspec import Meta
 from lean_mnist.errors import ArgumentError, DataError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.spaces.network import FLOAT16_BITS, NetworkSpace, QuantizedLayer, QuantizedNetwork
-from lean_mnist.reading.files import read_bytes
+from lean_mnist.reading.json import read_json
+from lean_mnist.reading.schema import Fields, Sha256, checked
 from lean_mnist.reading.text import printable, shown
 
 #: Bits a weight up to which an enumerative code is worth its table of counts.
@@ -129,7 +130,7 @@ def _bits_of_multinomial(counts: list[int]) -> int:
 FORMAT = "lean_mnist quantised network 1"
 
 
-class _SpaceFields(msgspec.Struct, forbid_unknown_fields=True):
+class _SpaceFields(Fields):
     sizes: Annotated[tuple[Annotated[int, Meta(ge=1, le=1 << 24)], ...], Meta(max_length=100)]
     bits: Annotated[int, Meta(ge=1, le=16)]
     biases: bool
@@ -137,11 +138,11 @@ class _SpaceFields(msgspec.Struct, forbid_unknown_fields=True):
     denominator: Annotated[int, Meta(ge=1, le=1 << 62)]
 
 
-class _NetworkFile(msgspec.Struct, forbid_unknown_fields=True):
+class _NetworkFile(Fields):
     format: str
     space: _SpaceFields
     weights: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 def network_hash(space: NetworkSpace, encoded: bytes) -> str:
@@ -170,13 +171,7 @@ def write_network(path: str | Path, network: QuantizedNetwork) -> None:
 def read_network(path: str | Path) -> QuantizedNetwork:
     """The inverse of :func:`write_network`; ``DataError``, naming the field, for what it cannot have written."""
     name = shown(path)
-    try:
-        file = msgspec.json.decode(read_bytes(path, "a quantised network"), type=_NetworkFile)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
-        reason, at, place = str(fault).rpartition(" - at `$.")
-        field = f"{printable(place.strip('`'), 60)}: " if at else ""
-        reason = printable((reason or place).replace("`", ""), 100)
-        raise DataError(f"{name}: {field}{reason[0].lower()}{reason[1:]}, expected a quantised network") from None
+    file = checked(read_json(path, "a quantised network"), _NetworkFile, name, "", DataError)
     if file.format != FORMAT:
         raise DataError(f"{name}: format: {printable(file.format, 60)!r}, expected {FORMAT!r}")
     try:
@@ -185,13 +180,11 @@ def read_network(path: str | Path) -> QuantizedNetwork:
         raise DataError(f"{name}: space.{error}") from None
     try:
         content = base64.b64decode(file.weights, validate=True)
-    except ValueError:
-        raise DataError(f"{name}: weights: expected base64") from None
-    del file.weights
-    try:
         network = decode(content, space)
     except DataError as error:
         raise DataError(f"{name}: weights: {error}") from None
+    except ValueError:
+        raise DataError(f"{name}: weights: expected base64") from None
     if file.sha256 != (expected := network_hash(space, content)):
         raise DataError(f"{name}: sha256: {file.sha256!r}, expected {expected}")
     return network
