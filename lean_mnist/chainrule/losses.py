@@ -5,8 +5,6 @@ the upstream gradient of that vector to ``d_s_BC``. Averaging over the batch is 
 is the formula of one example.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -110,9 +110,9 @@ def history_of(
 
     Every evaluation is recorded, and pays. Where the run's final evaluation was of these very weights, the
     certificate's is the same one. They are ``adaptive`` where the run's ``metrics`` say that some were known when it
-    was decided to train on. Those of the ``developers`` of its preset are added. ``looks`` declares those that
-    the run cannot know of, as of other runs on the same test split, and cannot be fewer than are known of. Raises
-    ``CertificateError`` if they are, and where evaluations were tracked but the record of them is missing.
+    was decided to train on. Those of the ``developers`` of its preset are added. ``looks`` declares all, other runs'
+    too. Raises ``CertificateError`` if these are fewer than are known of, and where evaluations were ``tracked``, one
+    after every epoch, but the record of them is missing.
     """
     record = metrics.get("test_looks")
     if not isinstance(record, list) or (tracked and not record):

@@ -4,12 +4,10 @@ The exact logits ``z`` are computed in float64; around each stands a bound ``e``
 first recursion at the top of :mod:`lean_mnist.generalization.checker`. It begins with how far the features may be (for
 rounding mean and scale, the subtraction, and a division or a multiplication by the reciprocal):
 ``E = u (2√n |mean| / scale + 5 |x|)``. An example whose label's ``z − e`` is above every other ``z + e`` is right.
-Those that this leaves open, mostly of deep networks, are bounded again by components, the second recursion there
-(:func:`gap_bounds`); one that is not right by either is an error.
-
-That makes "right" a property of the example and the weights alone, so its risk is one number, and every evaluation's
-own risk is at most that. The checker counts by other means; the factor 1 + 2^−11 on the bounds here stands between the
-two with which it finds the fewest and the most errors that a correct count can give.
+Those that this leaves open are bounded again by components, the second recursion there (:func:`gap_bounds`); one that
+is not right by either is an error. So "right" is a property of the example and the weights alone, and every
+evaluation's own risk is at most the certified one. The checker counts by other means; the factor 1 + 2^−11 on the
+bounds here stands between the two with which it finds the fewest and the most errors that a correct count can give.
 
 Shapes: ``B`` batch, ``C`` classes, ``D`` input features, ``H`` units, ``m`` examples.
 """
@@ -104,8 +102,8 @@ def gap_bounds(
     """Bounds, for any evaluation, on how far the label's logit minus each other one is from the exact one; ``(B, C)``.
 
     By components: forward, each unit's bound ``e`` and the rounding ``f`` that its own sum adds; back, the gradient of
-    the difference through the units that are on whatever rounding does, along which the ``f`` are summed. A unit that
-    rounding could switch, or that is smooth, adds its whole spread, and nothing is followed through it.
+    the difference through the units that are on whatever rounding does, along which the ``f`` are summed. Any other
+    unit adds its whole spread, and nothing is followed through it.
     """
     h, size, reach = _features(normalization, pixels, u)
     before = np.outer(reach, _norms(layers[0][0]))

@@ -111,10 +111,8 @@ def certify(
 
 
 def test_errors(model: MLP, normalization: Normalization, dataset: Dataset, unit: str, by_norms: bool) -> int:
-    """The number of test examples read wrong, or too near to call where operations are as good as ``unit``.
-
-    ``by_norms`` as certificates of earlier releases counted.
-    """
+    """The number of test examples read wrong, or too near to call where operations are as good as ``unit``; with
+    ``by_norms`` as certificates of earlier releases counted."""
     layers = [
         (weight.detach().cpu().double().numpy(), None if bias is None else bias.detach().cpu().double().numpy())
         for weight, bias in model.weights_and_biases()
@@ -128,10 +126,9 @@ def precision_for(model: MLP) -> str:
     """``float32`` for a piecewise linear network of at most 600,000 weights, and for any other of one hidden layer of
     at most 512 units; else ``float64``.
 
-    What rounding may do in the worst order of sums grows with width and depth. Through units of certain slope it is
-    followed to the logits, at a price for the checker that grows with the weights; where nothing is known of slopes,
-    it grows until in float32 every example is too near to call. The form of the network decides, and nothing of the
-    data.
+    Through units of certain slope rounding is followed to the logits, at a price for the checker that grows with the
+    weights; elsewhere its bound grows with depth until in float32 every example is too near to call. The form of the
+    network decides, and nothing of the data.
     """
     hidden, weights = model.sizes[1:-1], sum(n * k for n, k in itertools.pairwise(model.sizes))
     followed = model.activation in _PIECEWISE_LINEAR and weights <= _MOST_FOLLOWED

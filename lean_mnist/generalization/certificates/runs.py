@@ -41,10 +41,9 @@ def certify_run(
     """Certify the network of a run, write the certificate into ``folder``, and return it with its path.
 
     Of a quantised network the exact weights are certified, which can be run exactly, so that ``auto`` precision gives
-    nothing away for rounding. ``metrics`` are those of the run's checkpoint, with its evaluations on the test split;
-    ``tracked`` says that there was one after every epoch; ``developers`` those of the makers of its preset;
-    ``replaces`` whether another network's certificate may be replaced. Raises what :func:`~.networks.certify` does, and
-    ``CertificateError`` for fewer ``looks`` than are known of.
+    nothing away for rounding. ``metrics``, ``tracked`` and ``developers`` are as in :func:`~.confidence.history_of`;
+    ``replaces`` says whether another network's certificate may be replaced. Raises what :func:`~.networks.certify`,
+    :func:`~.confidence.history_of` and :func:`write_certificate` do.
     """
     if isinstance(model, QuantizedMLP) and options.precision == "auto":
         options = replace(options, precision="float64")
@@ -112,9 +111,8 @@ class Evaluated:
 def find_certificate(places: Sequence[Path], about: Evaluated) -> FoundCertificate | None:
     """The certificate in one of the folders ``places``, one that matches if there is any, else the first.
 
-    It matches if weights and decoder are the same, its examples are the test split's, its count is what is counted here
-    again (wrong ones, and those too near to call), its record of evaluations is the run's, and every sentence follows
-    from its numbers.
+    It matches if every sentence follows from its numbers, and these are of the same weights, decoder, test examples,
+    count (made again here) and recorded evaluations.
     """
     found = [_found(folder / FILE, about) for folder in places if (folder / FILE).is_file()]
     return next((certificate for certificate in found if not certificate.why_not), found[0] if found else None)
@@ -158,8 +156,7 @@ def certificate_places(checkpoint: str, runs_dir: str, run_name: str | None) -> 
     """Folders where a certificate of ``checkpoint`` may lie: beside it, and its run's folder, seen from here or from
     beside ``checkpoints``.
 
-    ``runs_dir`` and ``run_name`` are what the checkpoint says, so nothing but their last names counts: a file does not
-    decide where is written.
+    Of ``runs_dir`` and ``run_name``, which the checkpoint says, only the last names count: a file decides nothing.
     """
     path, runs, run = Path(checkpoint), Path(runs_dir).name, run_name or ""
     if not run or Path(run).name != run or ".." in (runs, run) or not (runs + run).isprintable():

@@ -32,8 +32,7 @@ from lean_mnist.reading.text import printable, shown
 
 Network = ImportedNetwork | QuantizedNetwork
 
-#: The usual scalings of pixels: to 0 … 1, and none.
-USUAL_SCALINGS = (scaling_of(0.0, 255.0), scaling_of(0.0, 1.0))
+USUAL_SCALINGS = (scaling_of(0.0, 255.0), scaling_of(0.0, 1.0))  # of pixels: to 0 … 1, and none
 _MOST_OPEN = 8
 _TOLERANCE = Fraction(1, 1000)
 

@@ -2,9 +2,8 @@
 
 Both hold matrices ``(D, H)`` and ``(H, C)``, used without biases as ``relu(x W_0) W_1`` with ``x = pixel / 255``.
 
-A pickle is a program. This one is never run: its opcodes are walked, only those that two arrays need are known, and the
-names that it mentions are compared with four expected ones and turned into plain records here. Nothing is imported,
-called or constructed on its behalf, so the worst that a hostile file can do is to be refused.
+A pickle is a program. This one is never run: its opcodes are walked, and the names that it mentions are compared with
+four expected ones and turned into plain records here. Nothing is imported, called or constructed on its behalf.
 """
 
 import re
@@ -102,8 +101,7 @@ def read_arrays(path: str | Path) -> list[npt.NDArray[Any]]:
     """The arrays and numbers (as 0-dimensional arrays) of a pickled tuple; gzip if the name ends in ``.gz``.
 
     Floats of 2, 4 or 8 bytes and strings of up to 16 characters, of at most 2 dimensions, in a file of at most 16 MiB.
-    Raises ``DataError``, one line that names the opcode or the object, for anything else; nothing in the file is ever
-    run.
+    Raises ``DataError``, naming the opcode or the object, for anything else.
     """
     content = read_bytes(path, _WHAT, largest=_LARGEST_FILE, packed=str(path).endswith(".gz"))
     try:
