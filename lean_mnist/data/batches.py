@@ -34,6 +34,8 @@ def sizes_of(batches: Sequence[Batch]) -> list[int]:
 class HotBatch:
     """Memory for one batch at a time: ``features`` (B, D) float32 and ``labels`` (B,), of up to ``examples``."""
 
+    background = 0.0  # the feature of a pixel of 0, which most may be
+
     def __init__(self, examples: int, features: int) -> None:
         self.features, self.labels = torch.zeros(examples, features), torch.zeros(examples, dtype=torch.int64)
 
@@ -169,6 +171,8 @@ class Batches:
         self.split = Split(split.images.to(device).contiguous(), split.labels.to(device).contiguous())
         self.normalization, self.batch_size, self.seed, self.dtype = normalization, batch_size, seed, dtype
         self.augmentation, self.part, self._memory = augmentation, part, memory
+        if isinstance(memory, HotBatch):
+            memory.background = normalization.background
         together = max(1, _AT_ONCE // batch_size) if memory is None else 1
         self._at_once = batch_size * (memory.batches if isinstance(memory, BatchRing) else together)
         self.watch: BatchWatch | None = None  # compares everything with checksums, once :meth:`watched` was asked for

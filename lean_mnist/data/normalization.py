@@ -84,6 +84,11 @@ class Normalization:
             x_BD.clamp_(-self.clip, self.clip)
         return x_BD.to(dtype) if into is None or into is x_BD else into.copy_(x_BD)
 
+    @property
+    def background(self) -> float:
+        """The feature of a pixel of 0, by :meth:`apply`; 0 where it is different in every image."""
+        return 0.0 if self.kind == "per-image" else float(self.apply(torch.zeros(1, 1, 1, dtype=torch.uint8)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint: ``kind``, ``mean``, ``scale``, and ``clip`` where there is one."""
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -12,7 +12,7 @@
 
 #include "step.h"
 
-enum { TILE_ROWS = 6, TILE_COLUMNS = WIDTH * TILE_VECTORS };
+enum { TILE_ROWS = 6, TILE_COLUMNS = WIDTH * TILE_VECTORS, SPARSE_ROWS = 4 };
 
 typedef struct {
     Network *network;
@@ -34,20 +34,21 @@ enum { DONE, NOT_FINITE, STOOD_OUT, BAD_BATCH };
 
 static inline void store(float *p, vector v) { *(vector *)p = v; }
 
-/* A tile of c = a b + start: `rows` of a (strides ar, ac) times `vectors` of columns of b, `inner` terms each. */
-static inline __attribute__((always_inline)) void tile(int rows, int vectors, int64_t inner, const float *a, int64_t ar,
-                                                       int64_t ac, const float *b, int64_t br, const float *start,
-                                                       float *c, int64_t cr, vector *zeros) {
+/* A tile of c = (a - shift) b + start: `rows` of a (strides ar, ac) times `vectors` of columns of b, of the `inner`
+   terms that `list` names, or the first ones where it is NULL. */
+static inline __attribute__((always_inline)) void tile(int rows, int vectors, int64_t inner, const int32_t *list,
+                                                       float shift, const float *a, int64_t ar, int64_t ac,
+                                                       const float *b, int64_t br, const float *start, float *c,
+                                                       int64_t cr, vector *zeros) {
     vector sum[TILE_ROWS][TILE_VECTORS];
     for (int v = 0; v < vectors; v++)
         for (int i = 0; i < rows; i++) sum[i][v] = start ? load(start + v * WIDTH) : (vector){0};
-    for (int64_t k = 0; k < inner; k++) {
+    for (int64_t n = 0; n < inner; n++) {
+        int64_t k = list ? list[n] : n;
         vector row[TILE_VECTORS];
-        for (int v = 0; v < vectors; v++) row[v] = load(b + v * WIDTH);
+        for (int v = 0; v < vectors; v++) row[v] = load(b + k * br + v * WIDTH);
         for (int i = 0; i < rows; i++)
-            for (int v = 0; v < vectors; v++) sum[i][v] += a[i * ar] * row[v];
-        a += ac;
-        b += br;
+            for (int v = 0; v < vectors; v++) sum[i][v] += (a[i * ar + k * ac] - shift) * row[v];
     }
     vector all = {0};
     for (int v = 0; v < vectors; v++) {
@@ -64,12 +65,12 @@ static inline __attribute__((always_inline)) void tile(int rows, int vectors, in
 
 #define ROWS_OF(vectors)                                                                                               \
     switch (rows) {                                                                                                    \
-        case 1: tile(1, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 2: tile(2, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 3: tile(3, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 4: tile(4, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 5: tile(5, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        default: tile(6, vectors, inner, a, ar, ac, b, br, start, c, cr, zeros);                                       \
+        case 1: tile(1, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 2: tile(2, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 3: tile(3, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 4: tile(4, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        case 5: tile(5, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
+        default: tile(6, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros);                                       \
     }
 
 static void tile_of(int rows, int vectors, int64_t inner, const float *a, int64_t ar, int64_t ac, const float *b,
@@ -83,13 +84,13 @@ static void tile_of(int rows, int vectors, int64_t inner, const float *a, int64_
     }
 }
 
-/* c (rows, columns) = a b + start, element (i, k) of a at a[i ar + k ac], of b at b[k br + j bc]; c has `columns` a row.
+/* c (rows, columns) = a b + start, element (i, k) of a at a[i ar + k ac], of b at b[k br + j bc], (i, j) of c at c[i cr + j].
 
    Columns that fill no tile, and a b that does not lie row by row, are copied into `scratch` first. `zeros` becomes NaN
    where a number of c is not finite. */
 static void product(int64_t rows, int64_t columns, int64_t inner, const float *a, int64_t ar, int64_t ac,
-                    const float *b, int64_t br, int64_t bc, const float *start, float *c, float *scratch,
-                    vector *zeros) {
+                    const float *b, int64_t br, int64_t bc, const float *start, float *c, int64_t cr,
+                    float *scratch, vector *zeros) {
     int64_t blocks = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t j = 0; j < columns; j += TILE_COLUMNS) {
         int64_t width = columns - j < TILE_COLUMNS ? columns - j : TILE_COLUMNS;
@@ -111,13 +112,24 @@ static void product(int64_t rows, int64_t columns, int64_t inner, const float *a
         if (from && !whole) from = memcpy(padded, from, sizeof(float) * width);
         for (int64_t block = 0; block < blocks; block++) { /* of nearly equal numbers of rows */
             int64_t i = rows * block / blocks, end = rows * (block + 1) / blocks;
-            float *place = whole ? c + i * columns + j : rest;
+            float *place = whole ? c + i * cr + j : rest;
             tile_of((int)(end - i), vectors, inner, a + i * ar, ar, ac, panel, panel_row, from, place,
-                    whole ? columns : TILE_COLUMNS, zeros);
+                    whole ? cr : TILE_COLUMNS, zeros);
             if (!whole)
                 for (int64_t row = i; row < end; row++)
-                    memcpy(c + row * columns + j, rest + (row - i) * TILE_COLUMNS, sizeof(float) * width);
+                    memcpy(c + row * cr + j, rest + (row - i) * TILE_COLUMNS, sizeof(float) * width);
         }
+    }
+}
+
+static inline __attribute__((always_inline)) void listed_tile(int64_t rows, int64_t inner, const int32_t *list, float shift,
+                                                              const float *a, int64_t ar, int64_t ac, const float *b,
+                                                              int64_t br, const float *start, float *c, vector *zeros) {
+    switch (rows) {
+        case 1: tile(1, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros); break;
+        case 2: tile(2, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros); break;
+        case 3: tile(3, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros); break;
+        default: tile(SPARSE_ROWS, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros);
     }
 }
 
@@ -203,7 +215,7 @@ static float cross_entropy(const Network *net, const float *s, int64_t classes, 
     return logf(total) - target + net->logit_penalty / 2 * squares;
 }
 
-/* ---- a step ------------------------------------------------------------------------------------------------------ */
+/* ---- examples ---------------------------------------------------------------------------------------------------- */
 
 /* Sum of an image's words, of 64 bits where it has whole ones: as lean_mnist.memory.row_sums. */
 static uint64_t image_sum(const uint8_t *pixels, int64_t count) {
@@ -259,6 +271,128 @@ static int gather(const Source *source, const Network *net, int64_t position, in
     return 1;
 }
 
+/* ---- the first layer --------------------------------------------------------------------------------------------- */
+
+/* Most pixels of most images are one number, the background c. With 1 for a vector of ones,
+
+       z = h W + b = (h - c) W + (b + c 1^T W),    dW = h^T dz = (h - c)^T dz + c 1 (1^T dz),
+
+   where a tile leaves out the inputs, or the examples, that are c in all its rows. One where they are less than half is
+   computed as it is written, so that the sum of what is left out is never large beside the product. Columns that fill
+   no tile are as in any layer.                                                                                       */
+
+static int64_t marks_of_row(const Network *net) { return (net->layers[0].inputs + 63) / 64; }
+
+static int64_t sparse_columns(const Network *net) { return net->layers[0].units / TILE_COLUMNS * TILE_COLUMNS; }
+
+/* Sums of columns `begin` to `end` of `rows` rows, in whole tiles of columns. */
+static void sum_columns(const float *rows_of, int64_t rows, int64_t columns, int64_t begin, int64_t end, float *sums) {
+    for (int64_t j = begin; j < end; j += TILE_COLUMNS) {
+        vector sum[TILE_VECTORS] = {{0}};
+        for (int64_t i = 0; i < rows; i++)
+            for (int v = 0; v < TILE_VECTORS; v++) sum[v] += load(rows_of + i * columns + j + v * WIDTH);
+        for (int v = 0; v < TILE_VECTORS; v++) store(sums + j + v * WIDTH, sum[v]);
+    }
+}
+
+/* This thread's part of the sums of the first weight's columns, by blocks of rows. */
+static void sum_weights(const Network *net, Team *team, int thread) {
+    const Layer *layer = net->layers;
+    int64_t begin, end, units = layer->units;
+    part_of(layer->inputs, SUMMED_ROWS, thread, team->size, &begin, &end);
+    for (int64_t k = begin; k < end; k += SUMMED_ROWS)
+        sum_columns(layer->weight + k * units, end - k < SUMMED_ROWS ? end - k : SUMMED_ROWS, units, 0,
+                    sparse_columns(net), net->weight_sums + k / SUMMED_ROWS * units);
+}
+
+/* A bit for each input of row i that is not the background. */
+static void mark(const Network *net, int64_t i) {
+    int64_t inputs = net->layers[0].inputs, words = marks_of_row(net);
+    for (int64_t w = 0; w < words; w++) {
+        const float *x = net->layers[0].h + i * inputs + 64 * w;
+        uint8_t other[64] = {0};
+        int64_t count = inputs - 64 * w;
+        if (count >= 64)
+            for (int k = 0; k < 64; k++) other[k] = x[k] != net->background;
+        else
+            for (int k = 0; k < count; k++) other[k] = x[k] != net->background;
+        uint64_t bits = 0;
+        for (int k = 0; k < 8; k++) {
+            uint64_t bytes;
+            memcpy(&bytes, other + 8 * k, 8);
+            bits |= (bytes * 0x0102040810204080) >> 56 << 8 * k;
+        }
+        net->marks[i * words + w] = bits;
+    }
+}
+
+/* What a tile takes into account, of `all`: what is marked, beside a shift; or all of it, where that is most of it. */
+static int64_t whole_list(int64_t count, int64_t all, int32_t *list, float *shift) {
+    if (*shift == 0 || 2 * count <= all) return count;
+    for (int64_t k = 0; k < all; k++) list[k] = (int32_t)k;
+    *shift = 0;
+    return all;
+}
+
+static void first_forward(const Network *net, int64_t begin, int64_t end, float *scratch) {
+    const Layer *layer = net->layers;
+    int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net), words = marks_of_row(net);
+    int32_t *list = (int32_t *)scratch;
+    float *start = scratch + net->longest, *free = start + net->longest;
+    vector unused = {0};
+    for (int64_t j = 0; j < columns; j++) {
+        float sum = 0;
+        for (int64_t block = 0; block * SUMMED_ROWS < inputs; block++) sum += net->weight_sums[block * units + j];
+        start[j] = (layer->bias ? layer->bias[j] : 0) + net->background * sum;
+    }
+    for (int64_t i = begin; i < end && columns; i += SPARSE_ROWS) {
+        int64_t rows = end - i < SPARSE_ROWS ? end - i : SPARSE_ROWS, count = 0;
+        for (int64_t row = i; row < i + rows; row++) mark(net, row);
+        for (int64_t w = 0; w < words; w++) {
+            uint64_t bits = 0;
+            for (int64_t row = i; row < i + rows; row++) bits |= net->marks[row * words + w];
+            for (; bits; bits &= bits - 1) list[count++] = (int32_t)(64 * w + __builtin_ctzll(bits));
+        }
+        float shift = net->background;
+        count = whole_list(count, inputs, list, &shift);
+        const float *from = shift == net->background ? start : layer->bias;
+        for (int64_t j = 0; j < columns; j += TILE_COLUMNS)
+            listed_tile(rows, count, list, shift, layer->h + i * inputs, inputs, 1, layer->weight + j, units,
+                        from ? from + j : NULL, layer->z + i * units + j, &unused);
+    }
+    if (columns < units)
+        product(end - begin, units - columns, inputs, layer->h + begin * inputs, inputs, 1, layer->weight + columns,
+                units, 1, layer->bias ? layer->bias + columns : NULL, layer->z + begin * units + columns, units, free,
+                &unused);
+}
+
+/* Rows `begin` to `end` of the gradient of the first weight. */
+static void first_weight_gradient(const Network *net, int64_t begin, int64_t end, float *scratch, vector *zeros) {
+    const Layer *layer = net->layers;
+    int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net), words = marks_of_row(net);
+    int32_t *list = (int32_t *)scratch;
+    float *start = scratch + net->longest, *free = start + net->longest;
+    sum_columns(layer->d_z, net->examples, units, 0, columns, start);
+    for (int64_t j = 0; j < columns; j++) start[j] *= net->background;
+    for (int64_t k = begin; k < end && columns; k += SPARSE_ROWS) {
+        int64_t rows = end - k < SPARSE_ROWS ? end - k : SPARSE_ROWS, count = 0;
+        for (int64_t i = 0; i < net->examples; i++) {
+            list[count] = (int32_t)i;
+            count += (net->marks[i * words + k / 64] >> k % 64 & 15) != 0;
+        }
+        float shift = net->background;
+        count = whole_list(count, net->examples, list, &shift);
+        for (int64_t j = 0; j < columns; j += TILE_COLUMNS)
+            listed_tile(rows, count, list, shift, layer->h + k, 1, inputs, layer->d_z + j, units,
+                        shift == net->background ? start + j : NULL, layer->d_weight + k * units + j, zeros);
+    }
+    if (columns < units)
+        product(end - begin, units - columns, net->examples, layer->h + begin, 1, inputs, layer->d_z + columns, units, 1,
+                NULL, layer->d_weight + begin * units + columns, units, free, zeros);
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------------ */
+
 /* Forward and the gradients of pre-activations and inputs, of rows `begin` to `end`; no row needs another. */
 static void rows_forward_and_backward(const Network *net, int64_t begin, int64_t end, float *scratch) {
     int64_t rows = end - begin, depth = net->depth, classes = net->layers[depth - 1].units;
@@ -266,8 +400,10 @@ static void rows_forward_and_backward(const Network *net, int64_t begin, int64_t
     for (int64_t l = 0; l < depth; l++) {
         const Layer *layer = net->layers + l;
         float *z = layer->z + begin * layer->units;
-        product(rows, layer->units, layer->inputs, layer->h + begin * layer->inputs, layer->inputs, 1, layer->weight,
-                layer->units, 1, layer->bias, z, scratch, &unused);
+        if (l == 0) first_forward(net, begin, end, scratch);
+        else
+            product(rows, layer->units, layer->inputs, layer->h + begin * layer->inputs, layer->inputs, 1,
+                    layer->weight, layer->units, 1, layer->bias, z, layer->units, scratch, &unused);
         if (l + 1 < depth)
             activation_forward(net, z, net->layers[l + 1].h + begin * layer->units, rows * layer->units);
     }
@@ -279,7 +415,7 @@ static void rows_forward_and_backward(const Network *net, int64_t begin, int64_t
         const Layer *layer = net->layers + l, *below = layer - 1;
         float *d_h = layer->d_h + begin * layer->inputs;
         product(rows, layer->inputs, layer->units, layer->d_z + begin * layer->units, layer->units, 1, layer->weight, 1,
-                layer->units, NULL, d_h, scratch, &unused);
+                layer->units, NULL, d_h, layer->inputs, scratch, &unused);
         activation_backward(net, below->z + begin * below->units, layer->h + begin * layer->inputs, d_h,
                             below->d_z + begin * below->units, rows * layer->inputs);
     }
@@ -292,9 +428,11 @@ static int weight_gradients(const Network *net, Team *team, int thread, float *s
     for (int64_t l = 0; l < net->depth; l++) {
         const Layer *layer = net->layers + l;
         int64_t begin, end, units = layer->units;
-        part_of(layer->inputs, TILE_ROWS, thread, team->size, &begin, &end);
-        product(end - begin, units, net->examples, layer->h + begin, 1, layer->inputs, layer->d_z, units, 1, NULL,
-                layer->d_weight + begin * units, scratch, &zeros);
+        part_of(layer->inputs, l ? TILE_ROWS : SPARSE_ROWS, thread, team->size, &begin, &end);
+        if (l == 0) first_weight_gradient(net, begin, end, scratch, &zeros);
+        else
+            product(end - begin, units, net->examples, layer->h + begin, 1, layer->inputs, layer->d_z, units, 1, NULL,
+                    layer->d_weight + begin * units, units, scratch, &zeros);
         if (!layer->bias) continue;
         part_of(units, WIDTH, thread, team->size, &begin, &end);
         for (int64_t j = begin; j < end; j++) layer->d_bias[j] = 0;
@@ -368,7 +506,7 @@ static double now(void) {
 /* What every thread of a team does of `work`. */
 static void take_steps(Work *work, Team *team, int thread) {
     Network *net = work->network;
-    float *scratch = net->scratch + thread * net->scratch_size;
+    float *scratch = net->scratch + thread * net->longest * SCRATCH;
     int64_t position = 0, examples = net->examples, classes = net->layers[net->depth - 1].units;
     double started = now();
     for (int64_t step = 0; step < work->steps; step++) {
@@ -377,9 +515,10 @@ static void take_steps(Work *work, Team *team, int thread) {
             int64_t left = work->source->remaining - position;
             examples = left < work->source->batch_size ? left : work->source->batch_size;
             if (thread == 0) net->examples = examples;
-            meet(team);
         }
-        part_of(examples, 1, thread, team->size, &begin, &end);
+        sum_weights(net, team, thread);
+        meet(team);
+        part_of(examples, SPARSE_ROWS, thread, team->size, &begin, &end);
         int bad = work->source && !gather(work->source, net, position, begin, end);
         for (int64_t i = begin; i < end && !bad; i++) bad = net->labels[i] < 0 || net->labels[i] >= classes;
         if (bad) work->status = BAD_BATCH;

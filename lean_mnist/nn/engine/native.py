@@ -23,7 +23,9 @@ from lean_mnist.nn.engine.structures import (
     BLOCK,
     DONE,
     NOT_FINITE,
+    SCRATCH,
     STOOD_OUT,
+    SUMMED_ROWS,
     Layer,
     Network,
     UpdateRule,
@@ -49,7 +51,6 @@ from lean_mnist.nn.update import SGD, Update
 
 HERE = Path(__file__).parent
 ACTIVATIONS = ("relu", "leaky-relu", "sigmoid", "tanh", "gelu", "silu", "identity")  # as numbered in kernels.c
-_TILE_COLUMNS = 64  # at most as many as in kernels.c
 _FEWEST = 8  # steps of a call that tell how fast it was
 _SECONDS = 0.1  # of a call, after which whoever wants to stop is heard
 
@@ -125,11 +126,14 @@ class NativeEngine(StepEngine):
                 for i, (weight, bias) in enumerate(pairs)
             )
         )  # fmt: skip
-        self._scratch = torch.zeros(self.threads.most, max(capacity, *sizes) * _TILE_COLUMNS)
+        longest = max(capacity, *sizes)
+        self._scratch = torch.zeros(self.threads.most, longest * SCRATCH)
+        self._marks = torch.zeros(capacity, -(-sizes[0] // 64), dtype=torch.int64)
+        self._weight_sums = torch.zeros(-(-sizes[0] // SUMMED_ROWS), sizes[1])
         self.network = Network(
             len(pairs), ACTIVATIONS.index(network.activation), capacity, self._layers, address(hot.labels),
             address(self._loss), LEAKY_SLOPE, network.label_smoothing, network.logit_penalty,
-            address(self._scratch), self._scratch.shape[1],
+            hot.background, address(self._marks), address(self._weight_sums), address(self._scratch), longest,
         )  # fmt: skip
         blocks = -(-len(parameters.gradient) // BLOCK)
         self._squares, self._sums = torch.zeros(blocks, dtype=torch.float64), torch.zeros(2 * blocks, dtype=torch.int32)

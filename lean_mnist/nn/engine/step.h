@@ -7,6 +7,7 @@
 #include "team.h"
 
 enum { BLOCK = 4096 }; /* numbers of a vector that are summed together */
+enum { SUMMED_ROWS = 64, SCRATCH = 66 };
 enum { RELU, LEAKY_RELU, SIGMOID, TANH, GELU, SILU, IDENTITY };
 
 typedef struct {
@@ -22,8 +23,11 @@ typedef struct {
     int64_t *labels;
     float *loss;  /* (B) */
     float leaky_slope, label_smoothing, logit_penalty;
-    float *scratch;  /* of each thread */
-    int64_t scratch_size;
+    float background;    /* what most inputs are, if anything: products leave it out where a whole tile has it */
+    uint64_t *marks;     /* (B, D / 64) of the first layer: a bit for each input that is not the background */
+    float *weight_sums;  /* of each block of SUMMED_ROWS rows of the first weight: its columns' sums */
+    float *scratch;      /* of each thread: SCRATCH times `longest` */
+    int64_t longest;     /* of all sizes and the most examples */
 } Network;
 
 typedef struct {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lean_mnist.data.batches import PlannedBatches
 
-MOST_THREADS, BLOCK = 64, 4096  # as in the C files
+MOST_THREADS, BLOCK, SUMMED_ROWS, SCRATCH = 64, 4096, 64, 66  # as in the C files
 
 
 class Layer(ctypes.Structure):
@@ -29,7 +29,8 @@ class Network(ctypes.Structure):
         ("depth", c_int64), ("activation", c_int64), ("examples", c_int64),
         ("layers", ctypes.POINTER(Layer)), ("labels", c_void_p), ("loss", c_void_p),
         ("leaky_slope", c_float), ("label_smoothing", c_float), ("logit_penalty", c_float),
-        ("scratch", c_void_p), ("scratch_size", c_int64),
+        ("background", c_float), ("marks", c_void_p), ("weight_sums", c_void_p),
+        ("scratch", c_void_p), ("longest", c_int64),
     ]  # fmt: skip
 
 
