@@ -24,10 +24,12 @@ UNIT = Normalization("unit", 0.0, 255.0)
 EPS = torch.finfo(torch.float32).eps
 
 
-def random_images(examples: int, features: int, classes: int, seed: int = 5) -> Split:
-    """Images of one row and so many ``features``."""
+def random_images(examples: int, features: int, classes: int, seed: int = 5, pixels: float = 1.0) -> Split:
+    """Images of one row and so many ``features``, this share of which ``pixels`` that are not 0."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (examples, 1, features), generator=generator, dtype=torch.uint8)
+    if pixels < 1:
+        images *= torch.rand(images.shape, generator=generator) < pixels
     return Split(images, torch.randint(classes, (examples,), generator=generator))
 
 
@@ -41,6 +43,7 @@ class Case:
         *,
         examples: int = 20,
         batch_size: int = 6,
+        pixels: float = 1.0,
         threads: int | None = 1,
         written: bool = False,
         normalization: Normalization = UNIT,
@@ -56,7 +59,7 @@ class Case:
         self.parameters: FlatParameters[MLP] = FlatParameters(self.model)
         self.optimizer = SGD([self.parameters.vector], 0.1, momentum, nesterov, weight_decay)
         self.update = Update(self.model, self.optimizer, clip_norm, flat=self.parameters)
-        self.split = random_images(examples, sizes[0], sizes[-1])
+        self.split, self._pixels = random_images(examples, sizes[0], sizes[-1], pixels=pixels), pixels
         self.hot = HotBatch(min(batch_size, examples), sizes[0])
         memory = None if written else self.hot
         self.batches = Batches(self.split, normalization, batch_size, 0, memory=memory, classes=sizes[-1])
@@ -83,10 +86,11 @@ class Case:
         return self.engine.chunk(planned, [rate / (1 + i) for i in range(len(planned))])
 
     def hot_batch(self, examples: int, seed: int = 0) -> Batch:
-        """So many random examples in the engine's memory."""
+        """So many random examples in the engine's memory, the background where a pixel would be 0."""
         generator = torch.Generator().manual_seed(seed)
         x, labels = self.hot.features[:examples], self.hot.labels[:examples]
         x.copy_(torch.randn(x.shape, generator=generator))
+        x[torch.rand(x.shape, generator=generator) >= self._pixels] = self.hot.background
         labels.copy_(torch.randint(self.model.sizes[-1], labels.shape, generator=generator))
         return x, labels
 

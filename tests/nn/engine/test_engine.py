@@ -45,6 +45,22 @@ def test_gradient_and_loss_are_those_of_the_module(activation: str, written: boo
                 assert case.engine.refused == ""
 
 
+@pytest.mark.parametrize("pixels", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("sizes", [(70, 128, 3), (784, 200, 10), (65, 64, 4, 3), (3, 64, 2)])
+def test_what_most_inputs_are_is_left_out_of_no_gradient(sizes: tuple[int, ...], pixels: float) -> None:
+    for normalization in (UNIT, Normalization("standard", 33.0, 78.0)):
+        for bias in (True, False):
+            case = Case(sizes, pixels=pixels, normalization=normalization, bias=bias, examples=64, batch_size=64)
+            for examples in (1, 3, 6, 64):
+                batch = case.hot_batch(examples, examples)
+                loss, gradients = case.exact(batch)
+                found, exact = case.engine.step([batch]), flat(gradients)
+                error = (case.parameters.gradient.double() - exact).norm()
+                assert error <= 16 * EPS * exact.norm(), (bias, examples)
+                assert float(found.loss) == pytest.approx(loss, rel=16 * EPS)
+                assert case.engine.refused == ""
+
+
 def test_a_batch_that_is_not_in_the_memory_of_the_engine_is_taken_as_written() -> None:
     case, written = Case(), Case(written=True)
     for seed in range(3):
@@ -134,9 +150,10 @@ def same(ours: Any, theirs: Any) -> bool:
 
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
 def test_a_chunk_is_one_step_after_the_other_by_any_number_of_threads(activation: str) -> None:
-    for sizes in SIZES:
+    sparse: dict[str, Any] = {"pixels": 0.2, "normalization": Normalization("standard", 33.0, 78.0)}
+    for sizes, images in [*((sizes, {}) for sizes in SIZES), ((784, 128, 10), sparse), ((65, 97, 17), sparse)]:
         for options in UPDATES.values() if (activation, len(sizes)) == ("relu", 4) else (UPDATES["clipped"],):
-            alone = Case(sizes, activation, **options)
+            alone = Case(sizes, activation, **options, **images)
             losses = []
             for epoch in range(2):
                 planned = alone.planned(epoch)
@@ -144,7 +161,7 @@ def test_a_chunk_is_one_step_after_the_other_by_any_number_of_threads(activation
                     losses.append(float(alone.engine.step([planned[i]]).loss))
                     alone.engine.update(0.1 / (1 + i))
             for threads in (1, 2, 3):
-                case = Case(sizes, activation, threads=threads, **options)
+                case = Case(sizes, activation, threads=threads, **options, **images)
                 chunks = [case.chunk(epoch) for epoch in range(2)]
                 assert [len(chunk.losses) for chunk in chunks] == [4, 4]
                 found = [loss for chunk in chunks for loss in chunk.losses]

@@ -26,8 +26,8 @@ STANDARD = Normalization("standard", 33.0, 78.0)
 
 OF_STEP = {
     "no bias": fault("sum[i][v] = start ? load(start + v * WIDTH) : (vector){0};", "start ?", "0 ?"),
-    "one term of a product too few": fault("k = 0; k < inner; k++) {\n        vector", "k = 0", "k = 1"),
-    "a row of a product twice": fault("sum[i][v] += a[i * ar]", "i * ar", "(i ? i - 1 : 0) * ar"),
+    "one term of a product too few": fault("n = 0; n < inner; n++) {\n        int64_t k", "n = 0", "n = 1"),
+    "a row of a product twice": fault("sum[i][v] += (a[i * ar", "i * ar", "(i ? i - 1 : 0) * ar"),
     "one row for all that fill no tile": fault("rest + (row - i) * TILE_COLUMNS", "row - i", "i - i"),
     "a column of the last tile is zeros": fault("column < width ? panel", "column <", "column + 1 <"),
     "the product into the layer below by W": fault(BELOW, "weight, 1,\n                layer->units", "weight, 2, 1"),
@@ -52,9 +52,26 @@ OF_STEP = {
     "a mean loss over one more": fault("loss /= examples;", "examples", "examples + 1"),
     "the gradient of a bias without an example": fault(FIRST_OF_BIAS, "i = 0", "i = 1"),
     "the gradient of a bias never starts anew": fault("layer->d_bias[j] = 0;", "= 0", "+= 0"),
-    "the gradient of a weight by other inputs": fault("net->examples, layer->h + begin, 1,", "h + begin", "h",
-                                                      threads=2),
+    "the gradient of a weight by other inputs": fault("net->examples, layer->h + begin, 1, layer->inputs, layer->d_z, units",
+                                                      "h + begin", "h", threads=2, sizes=(7, 13, 4, 3)),
+    "the gradient of a first weight by other inputs": fault(
+        "net->examples, layer->h + begin, 1, inputs, layer->d_z + columns", "h + begin", "h", threads=2),
     "the gradient of an activation is not that of its input": fault("layer->inputs, d_h,", "d_h", "layer->z"),
+}  # fmt: skip
+# With most inputs a background that is not 0, in layers that fill tiles:
+SPARSE: dict[str, Any] = {"sizes": (70, 128, 3), "pixels": 0.08, "normalization": STANDARD}
+OF_STEP |= {
+    "no background in the output": fault(" + net->background * sum;", " + net->background * sum", **SPARSE),
+    "no bias beside the background": fault("(layer->bias ? layer->bias[j] : 0) + net", "layer->bias ?", "0 ?", **SPARSE),
+    "weights' sums without the last rows": fault("block * SUMMED_ROWS < inputs", "block *", "(block + 1) *", **SPARSE),
+    "weights' sums of another step": fault("sum_weights(net, team, thread);\n        meet", "sum_weights(net, team, thread);",
+                                           "", **SPARSE),
+    "inputs as if there were no background": fault("(a[i * ar + k * ac] - shift)", " - shift", **SPARSE),
+    "inputs of the first row of a tile alone": fault("row < i + rows; row++) bits", "i + rows", "i + 1", **SPARSE),
+    "the last input is taken for background": fault("k < count; k++) other", "k < count", "k < count - 1", **SPARSE),
+    "no background in the gradient": fault("start[j] *= net->background", "net->background", "0", **SPARSE),
+    "three of the four inputs of a tile": fault(">> k % 64 & 15)", "15", "7", **SPARSE),
+    "the sum of half the columns": fault("units, 0, columns, start);", "columns", "columns / 2", **SPARSE),
 }  # fmt: skip
 # Of what a step alone does not show: by how numbers are moved,
 PLAIN: dict[str, Any] = {"momentum": 0.0, "nesterov": False}
@@ -89,8 +106,9 @@ def test_the_engine_refuses_and_goes_on_as_written(name: str, monkeypatch: pytes
     quick_compiler(monkeypatch)
     kernels = kernels_with(right, wrong)
     monkeypatch.setattr(native, "load_kernels", lambda: kernels)
-    sizes = (7, 900, 3) if name == "the last block is not moved" else (7, 5, 4, 3)
-    case, written = Case(sizes, **options), Case(sizes, written=True, **without_threads(options))
+    if name == "the last block is not moved":
+        options = {**options, "sizes": (7, 900, 3)}
+    case, written = Case(**options), Case(written=True, **without_threads(options))
     if name in OF_STEP:
         batch = case.hot_batch(6)
         case.parameters.gradient.fill_(0.5)
