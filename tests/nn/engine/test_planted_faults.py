@@ -52,8 +52,8 @@ OF_STEP = {
     "a mean loss over one more": fault("loss /= examples;", "examples", "examples + 1"),
     "the gradient of a bias without an example": fault(FIRST_OF_BIAS, "i = 0", "i = 1"),
     "the gradient of a bias never starts anew": fault("layer->d_bias[j] = 0;", "= 0", "+= 0"),
-    "the gradient of a weight by other inputs": fault("net->examples, layer->h + begin, 1, layer->inputs, layer->d_z, units",
-                                                      "h + begin", "h", threads=2, sizes=(7, 13, 4, 3)),
+    "the gradient of a weight by other inputs": fault("layer->h + begin, 1, layer->inputs, layer->d_z,", "h + begin", "h",
+                                                      threads=2, sizes=(7, 13, 4, 3)),
     "the gradient of a first weight by other inputs": fault(
         "net->examples, layer->h + begin, 1, inputs, layer->d_z + columns", "h + begin", "h", threads=2),
     "the gradient of an activation is not that of its input": fault("layer->inputs, d_h,", "d_h", "layer->z"),
@@ -62,10 +62,9 @@ OF_STEP = {
 SPARSE: dict[str, Any] = {"sizes": (70, 128, 3), "pixels": 0.08, "normalization": STANDARD}
 OF_STEP |= {
     "no background in the output": fault(" + net->background * sum;", " + net->background * sum", **SPARSE),
-    "no bias beside the background": fault("(layer->bias ? layer->bias[j] : 0) + net", "layer->bias ?", "0 ?", **SPARSE),
+    "no bias beside the background": fault("(layer->bias ? layer->bias[j] : 0)", "layer->bias ?", "0 ?", **SPARSE),
     "weights' sums without the last rows": fault("block * SUMMED_ROWS < inputs", "block *", "(block + 1) *", **SPARSE),
-    "weights' sums of another step": fault("sum_weights(net, team, thread);\n        meet", "sum_weights(net, team, thread);",
-                                           "", **SPARSE),
+    "weights' sums of another step": fault("sum_weights(net, team, thread);", **SPARSE),
     "inputs as if there were no background": fault("(a[i * ar + k * ac] - shift)", " - shift", **SPARSE),
     "inputs of the first row of a tile alone": fault("row < i + rows; row++) bits", "i + rows", "i + 1", **SPARSE),
     "the last input is taken for background": fault("k < count; k++) other", "k < count", "k < count - 1", **SPARSE),
