@@ -52,7 +52,7 @@ OF_STEP = {
     "a mean loss over one more": fault("loss /= examples;", "examples", "examples + 1"),
     "the gradient of a bias without an example": fault(FIRST_OF_BIAS, "i = 0", "i = 1"),
     "the gradient of a bias never starts anew": fault("layer->d_bias[j] = 0;", "= 0", "+= 0"),
-    "the gradient of a weight by other inputs": fault("layer->h + begin, 1, layer->inputs, layer->d_z,", "h + begin", "h",
+    "the gradient of a weight by other inputs": fault("h + begin, 1, layer->inputs, layer->d_z,", "h + begin", "h",
                                                       threads=2, sizes=(7, 13, 4, 3)),
     "the gradient of a first weight by other inputs": fault(
         "net->examples, layer->h + begin, 1, inputs, layer->d_z + columns", "h + begin", "h", threads=2),
