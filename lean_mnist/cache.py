@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 CACHE_VARIABLE = "LEAN_MNIST_CACHE"  # names the folder; empty: nothing is kept
-_DIGEST = 32  # bytes of SHA-256, of the entry's name and content, in front of the content
+_DIGEST = 32  # bytes of SHA-256, of the entry's name and content, behind the content
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
@@ -58,8 +58,8 @@ def recall(name: str) -> memoryview | None:
             os.close(descriptor)
     except (OSError, ValueError):
         return None
-    content = whole[_DIGEST:]
-    return content if _digest(name, content) == whole[:_DIGEST] else None
+    content = whole[:-_DIGEST]
+    return content if _digest(name, content) == whole[-_DIGEST:] else None
 
 
 def keep(name: str, *parts: Any) -> None:
@@ -71,7 +71,7 @@ def keep(name: str, *parts: Any) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.writelines((_digest(name, *parts), *parts))
+                file.writelines((*parts, _digest(name, *parts)))
             os.replace(temporary, folder / name)
         except BaseException:
             os.unlink(temporary)

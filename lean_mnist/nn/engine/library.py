@@ -2,7 +2,7 @@
 
 The compiler is the first of ``$CC``, ``cc``, ``gcc``, ``clang`` and that of the package ``ziglang``, which is a C
 compiler in a wheel. A library that was kept is used again only if its source, compiler, options and processor are the
-same, and its content is what was written: it ends with the SHA-256 of itself and of what it was compiled for.
+same, and its content is what was written.
 """
 
 import contextlib
@@ -19,15 +19,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lean_mnist.cache import cache_folder
-from lean_mnist.files import write_atomically
+from lean_mnist.cache import cache_folder, keep, recall
 
 # Sums keep their order and NaN its meaning; errno is not asked for, nor traps.
 _OPTIONS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 _LIBRARIES = ["-lpthread", "-lm"]
 _ARM = ("aarch64", "arm64")  # where -march=native is not known to every compiler
 _SECONDS = 120  # a compilation may take
-_DIGEST = hashlib.sha256().digest_size
 
 
 class CannotCompile(Exception):
@@ -47,20 +45,16 @@ def load_library(*sources: Path) -> ctypes.CDLL:
     digest = hashlib.sha256("\n".join(parts).encode())
     for source in sources:
         digest.update(source.read_bytes())
-    folder, key = cache_folder(), digest.hexdigest()
-    kept = None if folder is None else folder / f"{sources[0].stem}-{key[:32]}.so"
+    name = f"{sources[0].stem}-{digest.hexdigest()}.so"
     try:
-        if kept is not None and _is_whole(kept, key):
-            return ctypes.CDLL(str(kept))
-        with tempfile.TemporaryDirectory(prefix="lean-mnist-") as temporary:
-            place = built = Path(temporary, "library.so")
-            _compile([*compiler, *options, str(sources[0]), "-o", str(built), *_LIBRARIES])
-            if kept is not None:
-                with contextlib.suppress(OSError):  # a full disk: it is compiled again next time
-                    content = built.read_bytes()
-                    write_atomically(kept, content + _seal(content, key))
-                    place = kept
-            return ctypes.CDLL(str(place))
+        if recall(name) is None:
+            with tempfile.TemporaryDirectory(prefix="lean-mnist-") as temporary:
+                built = Path(temporary, "library.so")
+                _compile([*compiler, *options, str(sources[0]), "-o", str(built), *_LIBRARIES])
+                keep(name, built.read_bytes())
+                if recall(name) is None:  # nothing can be kept: it is compiled again next time
+                    return ctypes.CDLL(str(built))
+        return ctypes.CDLL(str(Path(cache_folder() or "", name)))
     except OSError as error:  # no folder for temporary files, or none that programs may be in
         raise CannotCompile(f"a library of C cannot be made and loaded: {error}") from error
 
@@ -88,19 +82,6 @@ def _compile(command: list[str]) -> None:
     if done.returncode:
         said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
         raise CannotCompile(f"{command[0]}: exit status {done.returncode}: {said}")
-
-
-def _is_whole(path: Path, key: str) -> bool:
-    """True if the file is there and is what was compiled for ``key``; its folder is the user's alone."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return False
-    return _seal(content[:-_DIGEST], key) == content[-_DIGEST:]
-
-
-def _seal(content: bytes, key: str) -> bytes:
-    return hashlib.sha256(content + key.encode()).digest()
 
 
 def _compiler_stamp(compiler: list[str]) -> str:
