@@ -56,15 +56,11 @@ def main() -> None:
 
 def listing() -> str:
     """The commands, one a line, and how they are called."""
-    called = _called()
+    called = SCRIPT if as_started("python -m lean_mnist.train").startswith(SCRIPT) else "python -m lean_mnist"
     lines = [f"usage: {called} COMMAND [options]", ""]
     lines += [f"  {command.name:<10} {command.line}" for command in COMMANDS]
     lines += ["", f"{called} COMMAND --help explains the options of one.", f"{called} --version"]
     return "\n".join(lines)
-
-
-def _called() -> str:
-    return SCRIPT if as_started("python -m lean_mnist.train").startswith(SCRIPT) else "python -m lean_mnist"
 
 
 def script() -> None:

@@ -148,11 +148,7 @@ def refuse(arguments: CertifyArguments, names: Iterable[str], why: str) -> None:
 
 
 def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
-    """Certify a checkpoint by the test split of its data, write the certificate and return it with its path.
-
-    It goes into the run's folder, or into ``--out``. Raises ``CheckpointError``, ``DataError``, ``BoundError`` or
-    ``CertificateError``, also where the data found are not those that the run was made with.
-    """
+    """Certify a checkpoint by the test split of its data; returns the certificate and where it was written."""
     from lean_mnist.generalization.certificates.runs import certify_run, run_folder
     from lean_mnist.training.checkpoints import load_checkpoint
     from lean_mnist.training.config.presets import developers_of
@@ -181,10 +177,7 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
 
 
 def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> tuple[Certificate, Path]:
-    """Certify a network that has no run, or rounded weights of one; written beside its file or into ``--out``.
-
-    Raises ``ArgumentError``, ``DataError``, ``BoundError`` or ``CertificateError``.
-    """
+    """Certify a network that has no run, or rounded weights of one; written beside its file or into ``--out``."""
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.networks import certify_network
     from lean_mnist.generalization.certificates.runs import write_certificate
@@ -213,8 +206,9 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
         paid: dict[str, Any] = {"candidates": candidates, "adaptive": arguments.adaptive}
         certificate = certify_network(network, dataset, code=code, **paid, deltas=deltas, bounds=bounds)
     else:
-        expected = "expected test, or --quantize BITS; only a quantised network has bits to pay for"
-        raise CertificateError(f"--split: {expected}")
+        raise CertificateError(
+            "--split: expected test, or --quantize BITS; only a quantised network has bits to pay for"
+        )
     written = write_certificate(certificate, folder, replaces=False)
     if quantize is not None and isinstance(network, QuantizedNetwork):
         write_network(folder / "network.json", network)
@@ -222,10 +216,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
 
 
 def certify_coq(arguments: CertifyArguments, path: str, kind: NetworkFile, out: Path) -> None:
-    """Write the certificate in Coq of a quantised network, of its test split alone; Coq itself is not needed for that.
-
-    Raises ``ConfigError`` for options that its theorem knows nothing of, else what :func:`certify_file` does.
-    """
+    """Write the certificate in Coq of a quantised network, of its test split alone; Coq itself is not needed."""
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.files import write_atomically
     from lean_mnist.generalization.bounds import checked_delta

@@ -90,11 +90,8 @@ def main() -> None:
         write_atomically(Path(arguments.png), content)
         heading += f"\nwritten {shown(arguments.png)}"
     if arguments.json:
-        about: dict[str, Any] = {
-            "dataset": dataset.name,
-            "split": "train" if arguments.train else "test",
-            "maximum": dataset.maximum,
-        }
+        split = "train" if arguments.train else "test"
+        about: dict[str, Any] = {"dataset": dataset.name, "split": split, "maximum": dataset.maximum}
         about["class_names"] = list(dataset.class_names)
         palette = PALETTES[arguments.palette][:: -1 if arguments.inverted else 1]
         images = [one.to_dict(in_characters(one.image, dataset.maximum, palette)) for one in chosen]
@@ -144,13 +141,8 @@ class _Shown:
     def _named(self, label: int) -> str:
         return printable(self.names[label], 30) if label < len(self.names) else str(label)
 
-    @property
-    def statistics(self) -> dict[str, float]:
-        from lean_mnist.rendering.pixels import statistics
-
-        return statistics(self.image)
-
     def tile(self, with_statistics: bool) -> Tile:
+        from lean_mnist.rendering.pixels import statistics
         from lean_mnist.rendering.sheet import Tile
 
         above, below = [f"#{self.index}: label {self._named(self.label)}"], []
@@ -158,24 +150,25 @@ class _Shown:
             how, (what, confidence) = "misread" if self.misread else "read", self.read_as
             above.append(f"{how} as {self._named(what)} ({confidence:.1%})")
         if with_statistics:
-            found = self.statistics
+            found = statistics(self.image)
             below = [f"min {found['min']}, max {found['max']}"]
             below += [f"mean {found['mean']:.1f}, dev. {found['deviation']:.1f}"]
         return Tile(self.image, tuple(above), tuple(below), self.misread)
 
     def to_dict(self, text: list[str]) -> dict[str, Any]:
+        from lean_mnist.rendering.pixels import statistics
+
         predicted = {} if self.read_as is None else {"prediction": self.read_as[0], "confidence": self.read_as[1]}
         about = {"index": self.index, "label": self.label, "class": self.names[self.label], **predicted}
-        return {**about, **self.statistics, "text": text}
+        return {**about, **statistics(self.image), "text": text}
 
 
 def _choose(arguments: RenderArguments, dataset: Dataset, found: Evaluation | None) -> tuple[list[_Shown], str]:
     """The images that are shown, and the lines above them."""
     import torch
 
-    split, named = dataset.test, f"{dataset.name}, test split"
-    if arguments.train:
-        split, named = dataset.train, f"{dataset.name}, training split"
+    split, kind = (dataset.train, "training") if arguments.train else (dataset.test, "test")
+    named = f"{dataset.name}, {kind} split"
     among, kind = list(range(len(split))), "images"
     if found is not None and arguments.errors:
         among, kind = (~found.right).nonzero().flatten().tolist(), "misread images"

@@ -27,8 +27,8 @@ REPEATS = 4  # of the step, to see that it repeats itself
 def save_step_bundle(path: Path, step: Step, message: str, seed: int, config: Mapping[str, Any]) -> None:
     """Write all that ``step`` was computed from, and the gradients in ``.grad``, whole or not at all.
 
-    Batches of the calls before it are kept for faults that carry over from call to call, the ``message`` of the failed
-    check, and the run's ``seed``, from which the randomised check draws its probes. Raises ``OSError``.
+    With it go the batches of the calls before, the ``message`` of the failed check, and the run's ``seed``, from which
+    the randomised check draws its probes. Raises ``OSError``.
     """
     model = step.model
     content = {
@@ -165,13 +165,8 @@ def _batch(batch: dict[str, Any], model: MLP, where: str) -> Batch:
     dtype = next(model.parameters()).dtype
     if not isinstance(x, Tensor) or not isinstance(labels, Tensor):
         raise CheckpointError(f"{where}: batches: expected x and labels")
-    if (
-        x.dtype != dtype
-        or labels.dtype != torch.int64
-        or labels.dim() != 1
-        or not len(labels)
-        or x.shape != (len(labels), model.sizes[0])
-    ):
+    fits = (x.dtype, labels.dtype, labels.dim()) == (dtype, torch.int64, 1) and len(labels) > 0
+    if not fits or x.shape != (len(labels), model.sizes[0]):
         raise CheckpointError(f"{where}: batches: expected x (B, {model.sizes[0]}) of {dtype} and B whole labels")
     if labels.min() < 0 or labels.max() >= model.sizes[-1]:
         raise CheckpointError(f"{where}: batches: expected labels from 0 to {model.sizes[-1] - 1}")

@@ -1,7 +1,7 @@
 """For each local check, the values that its tensor would have under known bugs, for the diagnosis of a failure.
 
-For each identity: stale or cross-layer values (of earlier calls, of other layers), factors that may be missing or
-applied twice, terms that may have been added, and the product that the tensor is a sum of.
+Stale or cross-layer values (of earlier calls, of other layers), factors that may be missing or applied twice, terms
+that may have been added, and the product that the tensor is a sum of.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +40,7 @@ class Origin(NamedTuple):
     def named(self, words: str, own: int) -> str:
         """``words``, and whose."""
         layer = "" if self.layer == own else f" of layer {self.layer}"
-        return f"{words}{layer} of {_CALLS[self.shift - 1]}" if self.shift else f"{words}{layer}"
+        return f"{words}{layer}" + (f" of {_CALLS[self.shift - 1]}" if self.shift else "")
 
 
 def _origins(step: ComputedStep, own: int) -> Iterator[Origin]:
@@ -60,8 +60,7 @@ def _call_at(step: ComputedStep, number: int, shift: int) -> StepTape | None:
 def _calls_before(step: ComputedStep, number: int) -> Iterator[tuple[str, StepTape]]:
     """The calls before the ``number``-th of this step, the latest first, each with its name."""
     for shift, name in enumerate(_CALLS[:RING_DEPTH], start=1):
-        call = _call_at(step, number, shift)
-        if call is not None:
+        if (call := _call_at(step, number, shift)) is not None:
             yield name, call
 
 
@@ -104,14 +103,11 @@ def _of_bias(step: ComputedStep, check: LocalCheck) -> Explanations:
     assert isinstance(check, ProductCheck)
     (left, right), candidates = check.operands(), list[Candidate]()
     if left.shape[0] == left.shape[1]:
-        candidates.append(
-            Candidate(Kind.TRANSPOSE, "summed over the units, not over the examples", left.double().sum(0))
-        )
+        words = "summed over the units, not over the examples"
+        candidates.append(Candidate(Kind.TRANSPOSE, words, left.double().sum(0)))
     for name, past in _calls_before(step, 0):
-        before = there(past.d_pre_activations, check.layer)
-        if before is not None:
-            words = f"this is the gradient of {name}"
-            candidates.append(Candidate(Kind.STALE_VALUE, words, before.double().sum(0)))
+        if (before := there(past.d_pre_activations, check.layer)) is not None:
+            candidates.append(Candidate(Kind.STALE_VALUE, f"this is the gradient of {name}", before.double().sum(0)))
     terms = {check.tensor: step.layers[check.layer][1]}
     return {"candidates": candidates, "terms": terms, "product": Product(left, right, "example")}
 

@@ -52,8 +52,7 @@ def _explain(step: ComputedStep, place: int, check: LocalCheck, residual: Residu
     if isinstance(check, ProductCheck) and not check.parts:
         return Diagnosis(Kind.ZERO, "there is no gradient", "everywhere", (), 0.0, torch.nan)
     examples = [len(tape.labels_B) for tape in (*step.tapes, *step.past)]
-    widths = [n for weight, _ in step.layers for n in weight.shape]
-    sizes = (*examples, sum(len(tape.labels_B) for tape in step.tapes), *widths)
+    sizes = (*examples, sum(examples[: len(step.tapes)]), *(n for weight, _ in step.layers for n in weight.shape))
     found = diagnose(check.ours, residual.exact, tolerance=residual.allowed, sizes=sizes, **explanations(check, step))
     if found.kind in (Kind.NAN, Kind.STALE_VALUE) or found.basis is Basis.IDENTIFIED:
         return found  # it is known whose value this is, whatever another run gives
@@ -105,8 +104,7 @@ def _differ(check: LocalCheck, residual: Residual, repeated: Tensor) -> bool:
 def explain_gradcheck(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: Tensor) -> StepFault | None:
     """The fault of the piece that gradcheck was run on; ``None`` if nothing can be told.
 
-    The piece is called as gradcheck calls it, with an upstream gradient that is not 1, and after two other calls, so
-    that stale values of those show.
+    The piece is called as gradcheck calls it, and after two other calls, so that stale values of those show.
     """
     piece = cut_piece(loss, layers, x_BD, labels_B)
     if piece is None:
@@ -121,7 +119,6 @@ def explain_gradcheck(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B:
     for _ in range(2):
         other = [(moved(weight), None if bias is None else moved(bias)) for weight, bias in cut]
         past.extend(_call_piece(loss, other, moved(x), labels.roll(1)).tapes)
-
     again = functools.partial(_call_piece, loss, cut, x, labels)
     _, gradients, tapes = again()
     return first_fault(ComputedStep(loss, cut, gradients, tapes, past=past, again=again))

@@ -115,8 +115,7 @@ def gradcheck_piece(loss: NetworkLoss, layers: Layers, x_BD: Tensor, labels_B: T
 class _UpstreamAsFactor(TorchFunctionMode):
     """Upstream gradients given to ``torch.autograd.grad`` are factors of its outputs: grad(y, x, g) is grad(y·g, x).
 
-    For scalars that is the same to the last bit. Given apart, PyTorch compares their shapes with the means of its
-    compiler, and imports SymPy for that, half a second.
+    For scalars that is the same to the last bit. To compare their shapes PyTorch imports SymPy, half a second.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,9 +1,7 @@
 """The one list of local checks: every identity that the values of a training step satisfy, each written once.
 
-A step computes ``z = h Wᵀ + b``, ``h = σ(z)``, the loss, ``ds``, and from the last layer down ``dW = Σ dzᵀ h``,
-``db = Σ dz``, ``dh = dz W``, ``dz = dh ⊙ σ'(z)``. Each identity is checked on the very numbers that the step itself
-gave to it, so that one that holds passes even where all it was given is wrong, and the first that does not hold is the
-cause: everything after it inherits its fault.
+Each identity is checked on the very numbers that the step itself gave to it, so that one that holds passes even where
+all it was given is wrong, and the first that does not hold is the cause: everything after it inherits its fault.
 
 The list is run in three ways. The audit (``step_audit``) takes every check's exact residual, in float64 and in every
 element. The randomised check (``randomised``) takes its probed residual, a number a row, for the cost of
@@ -66,20 +64,15 @@ class Identity(enum.Enum):
 
 @dataclass(frozen=True)
 class ComputedStep:
-    """A step as it was computed, and the calls before it.
-
-    ``tapes`` are its batches', whose gradients were summed with their ``upstream`` factors; ``past`` those of earlier
-    calls, the latest last. ``loss`` is the mean over all examples as the step reports it. ``again`` computes the same
-    step once more.
-    """
+    """A step as it was computed, and the calls before it."""
 
     rule: NetworkLoss
     layers: Layers
     gradients: Gradients
-    tapes: Sequence[StepTape]
-    loss: Tensor | None = None
-    past: Sequence[StepTape] = ()
-    again: Callable[[], StepResult] | None = None
+    tapes: Sequence[StepTape]  # of its batches, whose gradients were summed with their ``upstream`` factors
+    loss: Tensor | None = None  # the mean over all examples, as the step reports it
+    past: Sequence[StepTape] = ()  # of earlier calls, the latest last
+    again: Callable[[], StepResult] | None = None  # computes the same step once more
 
     @classmethod
     def of(
@@ -123,15 +116,11 @@ class LocalCheck(ABC):
 
 @dataclass(frozen=True)
 class ProductCheck(LocalCheck):
-    """``ours = Σ left @ right + plus``, summed over ``parts``; a bias gradient is the product with a column of ones.
+    """``ours = Σ left @ right + plus``, summed over ``parts``; a bias gradient is the product with a column of ones."""
 
-    ``missing`` says that there is no such gradient though there should be; ``ours`` is then zeros, and there are no
-    ``parts`` where the backward has not even gone so far.
-    """
-
-    parts: Sequence[tuple[Tensor, Tensor]]
+    parts: Sequence[tuple[Tensor, Tensor]]  # none where the backward has not even gone so far
     plus: Tensor | None = None
-    missing: bool = False
+    missing: bool = False  # there is no such gradient though there should be; ``ours`` is then zeros
 
     def operands(self) -> tuple[Tensor, Tensor]:
         """Both factors, with the parts side by side: ``left (rows, n)`` and ``right (n, columns)``."""
@@ -157,13 +146,10 @@ class ProductCheck(LocalCheck):
 
 @dataclass(frozen=True)
 class ElementwiseCheck(LocalCheck):
-    """``ours = f(…)``, element by element; ``expected`` computes f in an arithmetic of choice.
+    """``ours = f(…)``, element by element."""
 
-    Where f rounds nothing (``exact``), ``ours`` must be equal to it.
-    """
-
-    expected: Callable[[Arithmetic], Expected]
-    exact: bool = False
+    expected: Callable[[Arithmetic], Expected]  # computes f in an arithmetic of choice
+    exact: bool = False  # f rounds nothing: ``ours`` must be equal to it
 
     def allowed(self, expected: Expected) -> Tensor:
         """Largest error of each element of ``ours`` that rounding explains."""

@@ -20,13 +20,10 @@ Number = TypeVar("Number", float, Tensor)
 
 
 class Arithmetic(NamedTuple):
-    """The arithmetic in which an elementwise check is computed: ``cast`` brings its operands there.
+    """The arithmetic in which an elementwise check is computed."""
 
-    ``classes`` is the dimension along which classes stand in a cast tensor of logits.
-    """
-
-    cast: Callable[[Tensor], Tensor]
-    classes: int = 1
+    cast: Callable[[Tensor], Tensor]  # brings its operands there
+    classes: int = 1  # dimension along which classes stand in a cast tensor of logits
 
 
 class Expected(NamedTuple):

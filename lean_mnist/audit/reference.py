@@ -1,9 +1,7 @@
 """The independent reference: activations and network, written without the chain rule, differentiated by autograd.
 
 Nothing here is imported from ``chainrule`` or ``nn``: layers, loss and values of activations are PyTorch's own, slopes
-are formulas of their own. Beside the gradients stand the magnitudes of their terms, which rounding is relative to. The
-local checks (exact, probed and batched), gradcheck's piece and the rigorous count of a certificate read the table of
-activations as well, so that one is added to all of them by one entry.
+are formulas of their own. Everything else that checks reads the table of activations as well.
 """
 
 from __future__ import annotations
@@ -20,19 +18,14 @@ Elementwise = Callable[[Tensor], Tensor]
 
 
 class ReferenceActivation(NamedTuple):
-    """One activation ``σ``; every function takes and returns tensors of any one shape and floating dtype.
-
-    ``below_kink`` is set where ``σ`` is linear on either side of a kink at 0, with slope 1 above it: the slope at and
-    below 0. ``exact`` says that neither value nor slope rounds anything, so that two right implementations agree bit
-    for bit.
-    """
+    """One activation ``σ``; every function takes and returns tensors of any one shape and floating dtype."""
 
     value: Elementwise  # σ(z)
     slope: Elementwise  # σ'(z)
     slope_terms: Elementwise  # bound on the magnitude of the terms that σ'(z) is a sum of, which its rounding follows
     steepest: float  # a bound on |σ'(z)|
-    below_kink: float | None = None
-    exact: bool = False
+    below_kink: float | None = None  # slope at and below 0 where σ has a kink there, linear on both sides and 1 above
+    exact: bool = False  # neither value nor slope rounds anything: two right implementations agree bit for bit
     own_backward: Callable[[Tensor, Tensor], Tensor] | None = None  # a kernel for ``backward``, where there is one
 
     def backward(self, z: Tensor, d_h: Tensor) -> Tensor:
@@ -64,7 +57,7 @@ REFERENCE_ACTIVATIONS: dict[str, ReferenceActivation] = {
         below_kink=0.0,
         exact=True,
         own_backward=lambda z, d_h: torch.ops.aten.threshold_backward(d_h, z, 0),
-    ),
+    ),  # fmt: skip
     "leaky-relu": ReferenceActivation(
         lambda z: F.leaky_relu(z, _LEAKY), _step(_LEAKY), _step(_LEAKY), 1.0, below_kink=_LEAKY
     ),
@@ -77,10 +70,7 @@ REFERENCE_ACTIVATIONS: dict[str, ReferenceActivation] = {
     ),
     # tanh'(z) = 1 / cosh² z
     "tanh": ReferenceActivation(
-        torch.tanh,
-        lambda z: torch.cosh(z).reciprocal().square(),
-        lambda z: 1 + torch.tanh(z).square(),
-        1.0,
+        torch.tanh, lambda z: torch.cosh(z).reciprocal().square(), lambda z: 1 + torch.tanh(z).square(), 1.0
     ),
     # GELU'(z) = Φ(z) + z φ(z)
     "gelu": ReferenceActivation(
@@ -143,10 +133,8 @@ def reference_gradients(
 ) -> Reference:
     """Loss and gradients on a batch in ``dtype``, by autograd through an independently written forward.
 
-    Args:
-        layers: in any precision.
-        sides: for each hidden layer a bool ``(B, H)``, on which side of the kink the step under test saw each unit;
-            used only where rounding could have put it on either.
+    ``sides`` has for each hidden layer a bool ``(B, H)``: on which side of the kink the step under test saw each unit.
+    It is used only where rounding could have put it on either.
     """
     precision_under_test, activation = x_BD.dtype, REFERENCE_ACTIVATIONS[loss.activation]
     parameters = [

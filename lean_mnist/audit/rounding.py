@@ -38,15 +38,14 @@ def underflow_of(x: Tensor) -> float:
 class Residual(NamedTuple):
     """A tensor of a step beside its exact value in float64, and what rounding explains of their difference.
 
-    ``typical`` is the 2-norm that rounding is expected to have in all elements together, ``other_orders`` computes the
-    largest element (as a share of ``allowed``) and the largest 2-norm that other orders of summation give; both are
-    ``None`` where only single elements are bounded.
+    ``typical`` and ``other_orders`` are ``None`` where only single elements are bounded.
     """
 
     ours: Tensor
     exact: Tensor
     allowed: Tensor
-    typical: float | None = None
+    typical: float | None = None  # 2-norm that rounding is expected to have in all elements together
+    # Largest element (as a share of ``allowed``) and largest 2-norm that other orders of summation give.
     other_orders: Callable[[], tuple[float, float]] | None = None
 
     @property

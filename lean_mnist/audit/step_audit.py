@@ -140,12 +140,10 @@ class StepAudit:
     ) -> AuditResult:
         """Audit the gradients now in ``.grad``, those of the mean ``loss`` over all examples of ``batches``.
 
-        Args:
-            compare_gradients: compare with the reference, run the local checks, and enclose.
-            gradcheck: run gradcheck on a piece of the step.
-            tapes: of the step, one a batch. They are what the local checks look at, and tell on which side of its kink
-                the step saw each unit. Without them the forward is run again, and only the gradients are looked at.
-            past: of the calls before this step, the latest last, for the diagnosis of one that fails.
+        ``compare_gradients`` with the reference, run the local checks, and enclose; run ``gradcheck`` on a piece.
+        ``tapes`` are the step's, one a batch, which the local checks look at and which tell on which side of its kink
+        the step saw each unit; without them the forward is run again, and only the gradients are looked at. ``past``
+        are those of the calls before, the latest last, for the diagnosis of one that fails.
         """
         started = time.perf_counter()
         layers, (x, labels) = layers_of(self._model), joined(batches)
@@ -190,13 +188,9 @@ class StepAudit:
         name = failed[0].name
         exact, parameter = values.reference.gradients[values.names.index(name)], self._model.get_parameter(name)
         ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        found = diagnose(
-            ours,
-            exact,
-            tolerance=failed[0].allowed * float(exact.norm()) / max(1.0, ours.numel() ** 0.5),
-            terms={name: parameter.detach()},
-            sizes=[examples, *(n for p in self._model.parameters() for n in p.shape)],
-        )
+        tolerance = failed[0].allowed * float(exact.norm()) / max(1.0, ours.numel() ** 0.5)
+        sizes = [examples, *(n for p in self._model.parameters() for n in p.shape)]
+        found = diagnose(ours, exact, tolerance=tolerance, terms={name: parameter.detach()}, sizes=sizes)
         return StepFault(name, "", found)
 
     @torch.no_grad()
