@@ -57,7 +57,7 @@ REFERENCE_ACTIVATIONS: dict[str, ReferenceActivation] = {
         below_kink=0.0,
         exact=True,
         own_backward=lambda z, d_h: torch.ops.aten.threshold_backward(d_h, z, 0),
-    ),  # fmt: skip
+    ),
     "leaky-relu": ReferenceActivation(
         lambda z: F.leaky_relu(z, _LEAKY), _step(_LEAKY), _step(_LEAKY), 1.0, below_kink=_LEAKY
     ),

@@ -1,9 +1,8 @@
 """Random deformations of images, a new one for every image in every epoch: affine maps and elastic distortion.
 
 P. Simard, D. Steinkraus, J. Platt, "Best Practices for Convolutional Neural Networks Applied to Visual Document
-Analysis", ICDAR 2003; the strengths that D. Cireşan, U. Meier, L. Gambardella, J. Schmidhuber, "Deep Big Simple Neural
-Nets Excel on Handwritten Digit Recognition", Neural Computation 22 (2010), use are shift 0, rotation 15, scale 0.15 to
-0.2, and an elastic distortion of about 1 pixel with smoothness 5 to 6.
+Analysis", ICDAR 2003. D. Cireşan et al., "Deep Big Simple Neural Nets Excel on Handwritten Digit Recognition", Neural
+Computation 22 (2010), use shift 0, rotation 15, scale 0.15 to 0.2, about 1 pixel of distortion, smoothness 5 to 6.
 
 Shapes: ``m`` images of ``rows x columns``; ``K`` elastic modes. Coordinates are ``(x, y)`` = (column, row) in pixels,
 from the centre of the image.
@@ -27,11 +26,7 @@ KEPT_VARIANCE = 0.999  # of the elastic field, along each axis
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Strengths of the deformation of images; every strength 0, the default, leaves them as they are.
-
-    Raises :class:`ArgumentError` for a strength that is negative or not finite, a scale of 1 or more, and a
-    smoothness that is not above 0.
-    """
+    """Strengths of the deformation of images, 0 by default; raises :class:`ArgumentError` for what can be none."""
 
     shift: float = 0.0  # along each axis, uniform in ±shift pixels
     rotation: float = 0.0  # about the centre, uniform in ±rotation degrees
@@ -52,9 +47,9 @@ class Augmentation:
     def apply_epoch(self, images: Tensor, seed: int, epoch: int, first: int = 0) -> Tensor:
         """Deform the images of an epoch from number ``first`` on: uint8 (m - first, rows, columns).
 
-        Equal, bit for bit, to the tail of ``apply_epoch`` with ``first = 0``: every chunk of ``CHUNK`` images has a
-        generator of its own, on the CPU whatever the device of the images: a function of ``(seed, epoch, number of the
-        chunk)``. Raises :class:`ArgumentError` for images of another shape or type.
+        Equal, bit for bit, to the tail of ``apply_epoch`` with ``first = 0``, on any device: every ``CHUNK`` images have
+        a generator of their own, a function of ``(seed, epoch, number of the chunk)``. Raises :class:`ArgumentError`
+        for images of another shape or type.
         """
         check_pixels("images", images)
         total, parts = first + len(images), []
@@ -113,10 +108,9 @@ def elastic_modes(rows: int, columns: int, smoothness: float) -> Tensor:
 
 
 def resample(images: Tensor, sources: Tensor) -> Tensor:
-    """Images whose pixels are read at ``sources`` in ``images``, by bilinear interpolation, with 0 outside.
+    """Images whose pixels are read at ``sources`` in ``images`` uint8 (m, rows, columns), bilinearly, with 0 outside.
 
-    ``images`` uint8 (m, rows, columns); ``sources`` float32 (m, 2, rows, columns), x and y of each pixel's place,
-    scaled in place; the result is as ``images``, rounded to the nearest.
+    ``sources`` float32 (m, 2, rows, columns): x and y of each pixel's place, scaled in place. Rounded to the nearest.
     """
     rows, columns = images.shape[1:]
     sources[:, 0] *= 2 / columns  # grid_sample counts from -1 to 1, edge to edge

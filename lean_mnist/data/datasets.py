@@ -42,12 +42,10 @@ def load_dataset(
 
     The IDX sets are searched in the folder that the environment variable ``LEAN_MNIST_DATA`` names (torchvision's
     layout; only read, never written; unset if empty), then in ``data_dir``, then downloaded into ``data_dir`` unless
-    ``download`` is false. ``auto`` is MNIST; only where MNIST is in no folder and cannot be downloaded it says so, on
-    standard error, in two lines, and returns ``digits``. A MNIST that is damaged is an error for ``auto`` too.
-    Data that are not the official ones of the name are loaded, and said to be so in one line on standard error. Nothing
-    is said unless ``says``, for processes beside one that does.
-    Raises :class:`ConfigError` for an unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and
-    :class:`DataError` for one that is incomplete or damaged.
+    ``download`` is false. ``auto`` is MNIST; only where that is in no folder and cannot be downloaded it says so, on
+    standard error, and returns ``digits``. Data that are not the official ones of the name are loaded, and said to be
+    so there. Nothing is said unless ``says``, for processes beside one that does. Raises :class:`ConfigError` for an
+    unknown name, :class:`DataUnavailable` for a set that is nowhere to be had, and :class:`DataError` for damage.
     """
     check_dataset("dataset", name)
     lines: list[str | None] = []
@@ -90,19 +88,16 @@ def _load_idx_dataset(name: str, data_dir: PathLike, may_download: bool) -> Data
     layout = LAYOUTS[name]
     variable = os.environ.get(DATA_VARIABLE, "")
     given = Path(os.path.expanduser(variable)) if variable else None
-    own = Path(os.path.expanduser(data_dir))
+    own, expected = Path(os.path.expanduser(data_dir)), f"expected one that holds {layout.raw}"
     if "\0" in os.fspath(own):
         raise DataError(f"data-dir: {shown(own)} holds a null byte, expected a folder that holds {layout.raw}")
     if given is not None and not os.path.isdir(given):
-        raise DataError(f"{DATA_VARIABLE}: {shown(given)} is not a folder, expected one that holds {layout.raw}")
+        raise DataError(f"{DATA_VARIABLE}: {shown(given)} is not a folder, {expected}")
     if os.path.exists(own) and not os.path.isdir(own):
-        raise DataError(f"data-dir: {shown(own)} is not a folder, expected one that holds {layout.raw}")
-
+        raise DataError(f"data-dir: {shown(own)} is not a folder, {expected}")
     for root in (given, own):
-        paths = locate(root / layout.raw, layout.files) if root is not None else None
-        if paths is not None:
+        if root is not None and (paths := locate(root / layout.raw, layout.files)) is not None:
             return _read_idx_dataset(name, layout, paths)
-
     try:
         if not may_download:
             raise DownloadError("not allowed")

@@ -104,9 +104,8 @@ class Dataset:
         """The line that says why these are not the official data of this name; ``None`` if they are."""
         if self.origin is Origin.OFFICIAL:
             return None
-        known, fault = OFFICIAL_SHA256.get(self.name), "the SHA-256 of its official files is not known here"
-        if self.path:
-            fault = "own data"
+        known = OFFICIAL_SHA256.get(self.name)
+        fault = "own data" if self.path else "the SHA-256 of its official files is not known here"
         if known is not None:
             found = zip(PARTS, known, self._file_hashes(), strict=True)
             differ = [part for part, official, own in found if official != own]
@@ -145,9 +144,8 @@ class Dataset:
     @functools.cached_property
     def _fingerprint(self) -> str:
         arrays = (self.train.images, self.train.labels, self.test.images, self.test.labels)
-        digest = hashlib.sha256(
-            json.dumps(["" if self.path else self.name, [list(array.shape) for array in arrays]]).encode()
-        )
+        about = ["" if self.path else self.name, [list(array.shape) for array in arrays]]
+        digest = hashlib.sha256(json.dumps(about).encode())
         for array in arrays:
             values = array.cpu().numpy()
             # Little-endian whatever the machine, so that a fingerprint means the same everywhere.

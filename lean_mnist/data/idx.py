@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lean_mnist.cache import keep, recall
 from lean_mnist.errors import DataError
-from lean_mnist.reading.files import LARGEST, opened
+from lean_mnist.reading.files import LARGEST, opened, read_announced
 from lean_mnist.reading.packed import GZIP_MAGIC, GzipStream
 from lean_mnist.reading.text import shown
 
@@ -34,7 +34,6 @@ MOST_DIMENSIONS = 8
 MOST_LABELS = 1 << 20  # each becomes eight bytes
 
 _TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
-_CHUNK = 1 << 20
 _WORTH_KEEPING = 1 << 20  # packed bytes from which on unpacking takes longer than hashing twice
 
 
@@ -48,10 +47,9 @@ def read_idx(path: PathLike, check: Callable[[int, Shape], None] | None = None) 
     bytes than it announces.
     """
     with opened(path, "an IDX file") as (file, size):
-        if file.peek(2)[:2] != GZIP_MAGIC:
-            return _parse(file, shown(path), check)
-        if not _WORTH_KEEPING <= size <= LARGEST:
-            return _parse(GzipStream(file), shown(path), check)
+        is_packed = file.peek(2)[:2] == GZIP_MAGIC
+        if not (is_packed and _WORTH_KEEPING <= size <= LARGEST):
+            return _parse(GzipStream(file) if is_packed else file, shown(path), check)
         packed = file.read()
         entry = f"idx-{hashlib.sha256(packed).hexdigest()}"
         if (unpacked := recall(entry)) is not None:
@@ -79,9 +77,8 @@ def _parse(
         raise DataError(f"{name}: holds {len(start)} bytes, expected an IDX header of at least 8")
     zero, type_code, dimensions = struct.unpack(">HBB", start)
     if zero != 0:
-        raise DataError(
-            f"{name}: starts with the bytes {start.hex(' ')}, expected an IDX file, which starts with 00 00"
-        )
+        found = start.hex(" ")
+        raise DataError(f"{name}: starts with the bytes {found}, expected an IDX file, which starts with 00 00")
     if type_code not in _TYPES:
         raise DataError(f"{name}: type code 0x{type_code:02x}, expected 0x08 (uint8) or 0x0c (int32)")
     if not 1 <= dimensions <= MOST_DIMENSIONS:
@@ -101,15 +98,11 @@ def _parse(
     if check is not None:
         check(type_code << 8 | dimensions, shape)
 
-    # Grows with what is really there, so that a header which declares more costs nothing.
-    content = bytearray()
-    while len(content) < declared and (chunk := file.read(min(_CHUNK, declared - len(content)))):
-        content += chunk
+    content, expected = read_announced(file, declared), header_bytes + declared
     if len(content) < declared:
-        found, expected = header_bytes + len(content), header_bytes + declared
+        found = header_bytes + len(content)
         raise DataError(f"{name}: truncated, holds {found} bytes, expected {expected} for shape {_times(shape)}")
     if file.read(1):  # the end: here gzip has compared its checksum
-        expected = header_bytes + declared
         raise DataError(f"{name}: trailing bytes, expected the end after {expected} for shape {_times(shape)}")
     values = np.frombuffer(content, dtype=dtype).reshape(shape)
     return values if values.dtype == np.uint8 else values.astype(np.int32)

@@ -1,9 +1,8 @@
 """The named data sets: the four files of each (torchvision's layout), their official SHA-256, and their download.
 
-Of the official hashes those are here that could be established; a data set without them is of unknown origin wherever
-it comes from. Downloads use torchvision's own classes (their mirrors, their checksums), so that failure is quick and
-clean: the servers are first probed, in background threads with a bounded wait, because a name look-up without a network
-can hang far longer than any socket timeout. Only finished, verified files are moved to where later runs look.
+Of the official hashes those are here that could be established. Downloads use torchvision's own classes (their mirrors,
+their checksums); the servers are first probed, in background threads with a bounded wait, because a name look-up
+without a network can hang far longer than any socket timeout.
 """
 
 import contextlib
@@ -105,9 +104,8 @@ class Origin(Enum):
 def locate(folder: Path, files: tuple[str, str, str, str]) -> list[Path] | None:
     """The four ``files`` in ``folder``, in the order of :attr:`Layout.files`; ``None`` if none of them is there.
 
-    Where both an unpacked file and its ``.gz`` exist the unpacked one is taken, as torchvision does.
-    Raises :class:`DataError` if some but not all are there, which is damage and not absence, and if the system refuses
-    to say what is there.
+    Where both an unpacked file and its ``.gz`` exist the unpacked one is taken, as torchvision does. Raises
+    :class:`DataError` if some but not all are there, and if the system refuses to say what is there.
     """
     try:
         os.scandir(folder).close()
@@ -115,19 +113,14 @@ def locate(folder: Path, files: tuple[str, str, str, str]) -> list[Path] | None:
         raise DataError(f"{shown(folder)}: expected a folder that can be read, found: {error.strerror}") from None
     except OSError:
         return None
-    found = [
-        next((path for path in (folder / name, folder / f"{name}.gz") if os.path.exists(path)), None) for name in files
-    ]
-    present = [path for path in found if path is not None]
-    if not present:
+    there = {name: path for name in files for path in (folder / f"{name}.gz", folder / name) if os.path.exists(path)}
+    if not there:
         return None
-    if len(present) < len(found):
-        missing = folder / files[found.index(None)]
-        raise DataError(
-            f"{shown(missing)}: missing (neither it nor its .gz is there), expected beside {present[0].name}; "
-            f"found {len(present)} of 4 files"
-        )
-    return present
+    if len(there) < len(files):
+        missing = shown(folder / next(name for name in files if name not in there))
+        beside = f"expected beside {next(iter(there.values())).name}; found {len(there)} of 4 files"
+        raise DataError(f"{missing}: missing (neither it nor its .gz is there), {beside}")
+    return list(there.values())
 
 
 class DownloadError(Exception):
@@ -137,8 +130,8 @@ class DownloadError(Exception):
 def download(layout: Layout, data_dir: Path) -> None:
     """Bring the four files of ``layout`` below ``data_dir``, which is made if need be.
 
-    Raises :class:`DownloadError` if no server answers or the transfer, its checksum or writing fails. Whatever
-    happens, ``data_dir`` then holds what it held before.
+    Raises :class:`DownloadError` if no server answers or the transfer, its checksum or writing fails; ``data_dir`` then
+    holds what it held before.
     """
     import torchvision.datasets
 

@@ -160,23 +160,22 @@ def _labels(arrays: Arrays, name: str, path: Path) -> npt.NDArray[Any]:
         raise DataError(f"{shown(path)}: {name}: {found}, expected one whole number or text an example")
     if labels.dtype.kind == "U":
         return labels
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= MOST_CLASSES):
-        wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-        raise DataError(f"{shown(path)}: {name}: a label of {wrong}, expected 0 to {MOST_CLASSES - 1}")
+    for label in (int(labels.min()), int(labels.max())) if len(labels) else ():
+        if not 0 <= label < MOST_CLASSES:
+            raise DataError(f"{shown(path)}: {name}: a label of {label}, expected 0 to {MOST_CLASSES - 1}")
     return labels.astype(np.int64)
 
 
 def _texts(array: npt.NDArray[Any], what: str, path: Path) -> list[str]:
-    texts: list[str] = array.tolist()
-    for text in texts:
-        _require_name(text, f"{shown(path)}: {what}")
-    return texts
+    return _checked_names(array.tolist(), f"{shown(path)}: {what}")
 
 
-def _require_name(name: str, where: str) -> None:
-    if not name or not name.isprintable() or len(name) > _LONGEST_NAME:
-        found = printable(repr(name), 60)
-        raise DataError(f"{where}: a class called {found}, expected 1 to {_LONGEST_NAME} printable characters")
+def _checked_names(names: list[str], where: str) -> list[str]:
+    for name in names:
+        if not name or not name.isprintable() or len(name) > _LONGEST_NAME:
+            found = printable(repr(name), 60)
+            raise DataError(f"{where}: a class called {found}, expected 1 to {_LONGEST_NAME} printable characters")
+    return names
 
 
 def _in_order(names: set[str]) -> list[str]:
@@ -199,8 +198,7 @@ def _of_images(folder: Path, grey: bool) -> tuple[Examples, Examples | None, lis
     names = _in_order(set(classes[0]))
     if not names:
         raise DataError(f"{shown(folder)}: expected {_EXPECTED}, found no folder in it")
-    for name in names:
-        _require_name(name, shown(folder))
+    _checked_names(names, shown(folder))
     if more := sorted(set(classes[-1]) - set(names)):
         raise DataError(f"{shown(classes[-1][more[0]])}: a class that is not in train, expected those that are there")
     _require_classes(len(names), shown(folder))
@@ -240,7 +238,6 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
 def _image_files(folder: str) -> Iterator[str]:
     for entry in _entries(Path(folder)):
         if not entry.name.lower().endswith(SUFFIXES) or not entry.is_file(follow_symlinks=False):
-            raise DataError(
-                f"{shown(entry.path)}: expected images alone in the folder of a class ({', '.join(SUFFIXES)})"
-            )
+            expected = f"images alone in the folder of a class ({', '.join(SUFFIXES)})"
+            raise DataError(f"{shown(entry.path)}: expected {expected}")
         yield entry.path

@@ -1,8 +1,7 @@
 """Functions on tensors whose gradients are written by hand; arguments are checked before any arithmetic.
 
 All tensors of one call have one floating dtype (any) and one device; labels are int64. Gradients flow to every floating
-argument that asks for one, second derivatives included. Under autocast these functions compute in the dtype they are
-given.
+argument that asks for one, second derivatives included. Under autocast the dtype is that of the arguments.
 """
 
 from collections.abc import Callable, Sequence
@@ -146,10 +145,9 @@ def _flat(x_BD: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> list[
 
 
 def _check_tensors(**named: Tensor | None) -> None:
-    (first_name, first), *_ = ((name, tensor) for name, tensor in named.items() if tensor is not None)
-    for name, tensor in named.items():
-        if tensor is None:
-            continue
+    given = {name: tensor for name, tensor in named.items() if tensor is not None}
+    first_name, first = next(iter(given.items()))
+    for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
             raise ArgumentError(f"{name}: expected a tensor, found {type(tensor).__name__}")
         if not tensor.is_floating_point():

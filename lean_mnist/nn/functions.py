@@ -1,12 +1,9 @@
 """``autograd.Function``: the chain rule's forward and manual backward as nodes of PyTorch's graph.
 
-Every backward here only calls the chain rule on what the forward saved. Where a backward is itself differentiated
-(``create_graph=True``), what the forward *computed* on the way carries no graph, and its second derivative would
-silently be zero. So nodes save only inputs and outputs, which autograd reconnects, or run the forward again from their
-saved inputs while a graph is being built (then ``torch.is_grad_enabled()`` inside the backward).
-
-A training step needs no graph: :class:`Call` lets a node's forward and backward be called directly, so that what trains
-is the very node that gradcheck sees.
+Where a backward is itself differentiated (``create_graph=True``), what the forward *computed* on the way carries no
+graph, and its second derivative would silently be zero. So nodes save only inputs and outputs, which autograd
+reconnects, or run the forward again from their saved inputs while a graph is being built (then
+``torch.is_grad_enabled()`` inside the backward).
 """
 
 import contextlib
@@ -29,8 +26,7 @@ from lean_mnist.chainrule.losses import Loss
 class StepTape:
     """Values that one forward and backward of the mean loss of a batch computed.
 
-    The forward fills ``inputs``, ``pre_activations`` and ``loss_B``, the backward ``d_pre_activations`` and
-    ``d_inputs``. Lists have one entry a layer, first layer first, ``None`` where the backward did not go.
+    Lists have one entry a layer, first layer first, ``None`` where the backward did not go.
     """
 
     labels_B: Tensor
@@ -72,7 +68,10 @@ def _in_the_given_dtype(backward: Any) -> Any:
 
 
 class Call(FunctionCtx):
-    """The context of a forward and a backward that are called one after the other, with no graph between them."""
+    """The context of a forward and a backward that are called one after the other, with no graph between them.
+
+    By it a training step uses the very node that gradcheck sees.
+    """
 
     to_save: tuple[Tensor, ...]
 
@@ -153,10 +152,9 @@ class MLPFunction(Function):
 
 
 class MLPLossFunction(Function):
-    """The loss of a whole network on a batch, in one node: what the trainer differentiates.
+    """The loss of a whole network on a batch, in one node; parameters come flat, as of :class:`MLPFunction`.
 
-    Parameters come flat, as of :class:`MLPFunction`; ``reduction`` as of ``functional.cross_entropy``. A ``step_tape``,
-    where one is given, is filled on the way.
+    A ``step_tape``, where one is given, is filled on the way.
     """
 
     @staticmethod
@@ -177,9 +175,8 @@ class MLPLossFunction(Function):
             step_tape.loss_B = loss_B
         ctx.activation, ctx.loss, ctx.reduction, ctx.step_tape = activation, loss, reduction, step_tape
         ctx.loss_tape_length = len(tape.loss)
-        ctx.save_for_backward(
-            x_BD, labels_B, loss_B, *tape.loss, *parameters, *tape.network.inputs[1:], *tape.network.saved
-        )
+        saved = (*parameters, *tape.network.inputs[1:], *tape.network.saved)
+        ctx.save_for_backward(x_BD, labels_B, loss_B, *tape.loss, *saved)
         # With "none", loss_B is both saved and returned, so the saved one must be a copy the caller cannot reach.
         return reduce_losses(loss_B, reduction) if reduction != "none" else loss_B.clone()
 

@@ -40,8 +40,7 @@ def grid_of(weights: npt.NDArray[np.float64], bits: int, rule: str = "least-squa
     ``minimum-maximum`` reaches from the smallest to the largest weight; ``normal`` is the best uniform grid for
     normally distributed weights of this mean and deviation (up to 8 bits; above, minimum-maximum; at 1 bit the mean,
     less and plus the mean absolute deviation); ``least-squares`` is that of these and of 33 shares of the full range
-    about its middle and about the mean which has the least squared error. Raises ``ArgumentError`` for weights that are
-    not finite or beyond float16, an unknown rule, or bits outside 1 … 16.
+    about its middle and about the mean which has the least squared error. Raises ``ArgumentError``.
     """
     check_bits(bits)
     check_choice("rule", rule, RANGES)
@@ -53,18 +52,16 @@ def grid_of(weights: npt.NDArray[np.float64], bits: int, rule: str = "least-squa
     points = 1 << bits
     if rule == "minimum-maximum" or (rule == "normal" and bits not in _NORMAL_STEPS):
         return _grid(low, high, points)
-    mean, deviation = float(weights.mean()), float(weights.std())
-    if rule == "normal" and bits == 1:
-        spread = float(np.abs(weights - mean).mean())
-        return _grid(mean - spread, mean + spread, points)
+    mean, half = float(weights.mean()), _NORMAL_STEPS.get(bits, 0.0) * (points - 1) / 2 * float(weights.std())
     if rule == "normal":
-        return _normal(mean, deviation, bits)
+        half = float(np.abs(weights - mean).mean()) if bits == 1 else half
+        return _grid(mean - half, mean + half, points)
     candidates = [_grid(low, high, points)]
     if bits in _NORMAL_STEPS:
-        candidates.append(_normal(mean, deviation, bits))
+        candidates.append(_grid(mean - half, mean + half, points))
     for centre in ((low + high) / 2, mean):
-        half = max(high - centre, centre - low)
-        candidates += [_grid(centre - share * half, centre + share * half, points) for share in _SHARES]
+        reach = max(high - centre, centre - low)
+        candidates += [_grid(centre - share * reach, centre + share * reach, points) for share in _SHARES]
     if points == 2:  # a mean above and a mean below: the optimum has this form
         above = weights > mean
         if above.any() and not above.all():
@@ -76,11 +73,6 @@ def check_bits(bits: int) -> None:
     """Raise ``ArgumentError`` unless a grid can have ``2^bits`` points."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
         raise ArgumentError(f"bits: {bits!r}, expected a whole number from 1 to 16")
-
-
-def _normal(mean: float, deviation: float, bits: int) -> Grid:
-    half = _NORMAL_STEPS[bits] * ((1 << bits) - 1) / 2 * deviation
-    return _grid(mean - half, mean + half, 1 << bits)
 
 
 def _grid(low: float, high: float, points: int) -> Grid:

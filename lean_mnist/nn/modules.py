@@ -23,20 +23,18 @@ def initialize_weight_(
 ) -> Tensor:
     """Fill ``weight (H, D)`` in place, by draws from ``generator`` alone, and return it.
 
-    - ``he-normal``: N(0, 2/D) (He et al., 2015, eq. 10)
-    - ``xavier-uniform``: U(−a, a), a = √(6 / (D + H)) (Glorot and Bengio, 2010, eq. 16)
-    - ``scale``: N(0, scale²)
+    ``he-normal``: N(0, 2/D) (He et al., 2015, eq. 10); ``xavier-uniform``: U(−a, a), a = √(6 / (D + H)) (Glorot and
+    Bengio, 2010, eq. 16); ``scale``: N(0, scale²).
     """
     check_choice("initialization", initialization, INITIALIZATIONS)
     units, features = weight_HD.shape
     if weight_HD.is_meta:  # nothing to fill, for which PyTorch would import its compiler, a second
         return weight_HD
-    if initialization == "he-normal":
-        return weight_HD.normal_(0, math.sqrt(2 / features), generator=generator)
     if initialization == "xavier-uniform":
         bound = math.sqrt(6 / (features + units))
         return weight_HD.uniform_(-bound, bound, generator=generator)
-    return weight_HD.normal_(0, scale, generator=generator)
+    deviation = math.sqrt(2 / features) if initialization == "he-normal" else scale
+    return weight_HD.normal_(0, deviation, generator=generator)
 
 
 class Dense(nn.Module):
@@ -63,7 +61,7 @@ class Dense(nn.Module):
         for name, size in (("in_features", in_features), ("out_features", out_features)):
             if size < 1:
                 raise ArgumentError(f"{name}: expected at least 1, found {size}")
-        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        generator = generator or torch.Generator().manual_seed(0)
         weight = torch.empty(out_features, in_features, dtype=dtype)
         self.weight = nn.Parameter(initialize_weight_(weight, initialization, generator, scale))
         start = torch.empty(out_features, dtype=dtype)
@@ -136,8 +134,7 @@ class MLP(nn.Module):
     """A multilayer perceptron: dense layers of the given ``sizes`` with ``activation`` between them.
 
     ``MLP((784, 128, 10))`` maps ``(B, 784)`` to logits ``(B, 10)``. Its parameters are named ``layers.0.weight``,
-    ``layers.0.bias``, ``layers.1.weight``, … The whole network is one node of PyTorch's graph, and with
-    :meth:`loss` network and loss together are.
+    ``layers.0.bias``, … It is one node of PyTorch's graph, and so are network and :meth:`loss` together.
 
     Args:
         sizes: features, hidden widths, classes; at least two numbers, each at least 1.

@@ -74,10 +74,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class FlatParameters(Generic[Network]):
-    """All parameters of ``model`` as parts of one vector, and their gradients as parts of another.
+    """All parameters of ``model``, from here on views of ``vector`` (P,), and their ``.grad``, of ``gradient`` (P,).
 
-    From here on ``model``'s parameters are views of ``vector`` (P,) and their ``.grad`` views of ``gradient`` (P,), so
-    an optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by
+    So an optimizer of ``[vector]`` moves the whole network in one operation. Weights ``(H, D)`` lie there column by
     column: a dense layer multiplies by ``Wᵀ``, whose rows are then contiguous.
 
     ``network`` is what steps are computed with: ``model`` itself; or, where it is to be ``computed_in`` another dtype,

@@ -50,22 +50,15 @@ class RoundedLayer(NamedTuple):
 class QuantizedMLP(MLP):
     """An :class:`MLP` that computes with weights of ``bits`` bits, and learns by the straight-through gradient.
 
-    Each layer's grid follows its weights, anew at every forward: from the smallest to the largest
-    (``minimum-maximum``), or the best one for normally distributed weights (``normal``, the default). The gradient
-    takes the grid as given. Biases are rounded to float16. The activation is ReLU.
+    Each layer's grid follows its weights, anew at every forward, by a ``rule`` of :func:`grid_of`; the gradient takes
+    it as given. Biases are rounded to float16. The activation is ReLU.
 
     The parameters' ``.grad`` is the gradient of the loss at the rounded weights and biases, those that
     :meth:`weights_and_biases` gives, so that it can be checked like any other.
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int] = (784, 10, 10),
-        activation: str = "relu",
-        *,
-        bits: int,
-        rule: str = "normal",
-        **options: Any,
+        self, sizes: Sequence[int], activation: str = "relu", *, bits: int, rule: str = "normal", **options: Any
     ) -> None:
         """``options`` are those of :class:`MLP`. Raises ``ArgumentError`` as it does, and for bits outside 1 … 16."""
         check_bits(bits)

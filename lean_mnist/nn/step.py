@@ -95,9 +95,9 @@ def put_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
 
 
 def put_flat_gradients(parameters: FlatParameters[MLP], batches: Sequence[Batch]) -> StepResult:
-    """As :func:`compute_gradients`, and copy the gradients to ``parameters.gradient``; without batches it stays.
+    """As :func:`compute_gradients`, and copy the gradients to ``parameters.gradient``, of which the result has parts.
 
-    Of no batches the loss is NaN. ``gradients`` of the result are ``.grad`` of the parameters.
+    Without batches it stays as it is, and the loss is NaN.
     """
     network = parameters.network
     if not batches:
@@ -137,25 +137,20 @@ def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
 
 
 class StepChunk(NamedTuple):
-    """Steps that were taken in a row, updates included: the loss of each, and the tapes of those that still hold.
-
-    ``stopped``: the run is asked to stop after them. ``not_finite``: the next one's loss or gradient is not.
-    """
+    """Steps that were taken in a row, updates included."""
 
     losses: list[float]
-    tapes: list[list[StepTape]]
-    stopped: bool
-    not_finite: bool = False
+    tapes: list[list[StepTape]]  # of those that still hold
+    stopped: bool  # the run is asked to stop after them
+    not_finite: bool = False  # the loss or gradient of the next one is not
 
 
 class StepEngine:
     """Computes the steps of a training run, each as it is written, in memory of its own: tapes hold forever.
 
     An engine derived from it may reuse memory. The batches and the tape of a step hold until ``RING_DEPTH`` more steps
-    have been computed, or as long as it says; the gradient (``.grad``, the flat gradient) until the next step.
-
-    ``compute`` puts the gradient of a step into the flat gradient (:func:`put_flat_gradients` for an MLP), ``update``
-    moves the parameters, and ``stop_requested`` is asked after every step of a chunk.
+    have been computed, or as long as it says; the gradient until the next step. ``compute`` puts that of a step into
+    the flat gradient, ``update`` moves the parameters, and ``stop_requested`` is asked after every step of a chunk.
     """
 
     def __init__(
@@ -184,10 +179,7 @@ class StepEngine:
         return ""
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
-        """Put the gradient of one step into the flat gradient; the weights stay as they are.
-
-        The loss is a tensor, which may still be being computed on its device.
-        """
+        """Put the gradient of one step into the flat gradient; its loss may still be being computed on its device."""
         return self._compute(batches)
 
     def chunk(self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1) -> StepChunk:

@@ -1,7 +1,6 @@
 """One update of a network's parameters: gradient → finite? → clip → learning rate → optimizer.
 
-Everything that trains moves its parameters by :class:`Update`: the trainer, steps taken several at a time, PAC-Bayes,
-quantised networks and the self-test of the checks.
+Everything that trains moves its parameters by :class:`Update`.
 """
 
 import math
@@ -21,8 +20,7 @@ class SGD:
     """Stochastic gradient descent with momentum, as ``torch.optim.SGD(fused=True)``: ``g ← g + λθ``, ``v ← μv + g``.
 
     Then ``θ ← θ − ηv``, or with Nesterov's momentum ``θ ← θ − η (g + μv)``; the first ``v`` is ``g`` (Sutskever et al.,
-    2013, as PyTorch has it). The same kernel and the same ``state_dict``; but making one of ``torch.optim``'s imports
-    PyTorch's compiler, which takes two seconds and 150 MB, and its ``step`` takes longer than the kernel.
+    2013, as PyTorch has it). The same kernel (``torch_internals.fused_sgd``) and the same ``state_dict``.
     ``parameters`` must keep their memory.
     """
 
@@ -156,10 +154,7 @@ class Update:
 
 
 def has_finite_sum(gradient: Tensor) -> bool:
-    """True if the sum is finite. It is only if every term is; if it is not, a sum of finite terms may have overflowed.
-
-    It is cheap: each core adds up the part that it has just computed.
-    """
+    """True if the sum is finite: then every term is; if it is not, a sum of finite terms may have overflowed."""
     return math.isfinite(gradient.sum().item())
 
 

@@ -35,11 +35,10 @@ _NOTHING_RAN = "it was refused and nothing in it was run"
 def read_archive(path: str | Path, what: str, error: type[LeanMnistError], *, expanded: bool = False) -> Any:
     """The content of a file of ``torch.save`` at ``path``, where ``what`` is expected, as in "a checkpoint".
 
-    It is a nest of lists, tuples, dicts with texts and small whole numbers as keys, ``None``, numbers, texts, dtypes,
-    ``torch.Size``, and dense tensors, without ``requires_grad``, on the CPU. An ordered dict comes back as a dict, a
-    parameter as a tensor. All tensors together have at most twice the bytes of the file; with ``expanded``, 16 MiB
-    more, and then the numbers of one may be fewer than its shape says, as after ``expand``. Raises ``error``, one line,
-    for everything else.
+    It is a nest of lists, tuples, dicts (ordered ones, too) with texts and small whole numbers as keys, ``None``,
+    numbers, texts, dtypes, ``torch.Size``, and dense tensors (parameters, too), without ``requires_grad``, on the CPU.
+    All tensors together have at most twice the bytes of the file; with ``expanded``, 16 MiB more, and then the numbers
+    of one may be fewer than its shape says. Raises ``error``, one line, for everything else.
     """
     with opened(path, what, error) as (file, size):
         if size > LARGEST:
@@ -61,8 +60,7 @@ def read_archive(path: str | Path, what: str, error: type[LeanMnistError], *, ex
             raise error(f"{shown(path)}: {found}; {_NOTHING_RAN}") from None
         except Refused as reason:
             if str(reason).startswith("damaged"):
-                found = "found a file that is none, or a damaged one"
-                raise error(f"{shown(path)}: expected {what}, {found}") from None
+                raise error(f"{shown(path)}: expected {what}, found a file that is none, or a damaged one") from None
             raise error(f"{shown(path)}: refused, {reason}; expected {what}") from None
     return content
 
@@ -90,12 +88,7 @@ _STORAGES = {
     "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
     "Bool": torch.bool, "ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64,
 }  # fmt: skip
-_UNNAMED = [
-    torch.uint16,
-    torch.uint32,
-    torch.uint64,
-    *(getattr(torch, name) for name in _FLOAT8 if hasattr(torch, name)),
-]
+_UNNAMED = [getattr(torch, name) for name in ("uint16", "uint32", "uint64", *_FLOAT8) if hasattr(torch, name)]
 _NAMES: dict[str, Any] = {
     **{str(dtype).replace(".", " "): dtype for dtype in (*_STORAGES.values(), *_UNNAMED)},
     **{f"torch {name}Storage": _Named("storage", dtype) for name, dtype in _STORAGES.items()},

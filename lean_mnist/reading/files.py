@@ -6,12 +6,14 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from lean_mnist.errors import DataError, LeanMnistError
 from lean_mnist.reading.packed import GzipDamaged, GzipStream
 from lean_mnist.reading.text import printable, shown
 
 LARGEST = 1 << 28  # bytes, unpacked, unless told otherwise
+_CHUNK = 1 << 20
 # Not every system has all of them. Without O_NONBLOCK the opening of a pipe waits for somebody who writes into it.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 
@@ -21,16 +23,14 @@ def read_bytes(
     what: str,
     error: type[LeanMnistError] = DataError,
     *,
-    largest: int | None = None,
+    largest: int = LARGEST,
     packed: bool = False,
 ) -> bytes:
     """The content of the regular file at ``path``, where ``what`` is expected, as in "a checkpoint".
 
     With ``packed`` it is unpacked by gzip. Raises ``error``, one line, if it cannot be read, is a folder, pipe or
-    device, or has more than ``largest`` bytes, packed or unpacked (256 MiB if not given); no more than that is ever
-    held.
+    device, or has more than ``largest`` bytes, packed or unpacked; no more than that is ever held.
     """
-    largest = LARGEST if largest is None else largest
     with opened(path, what, error) as (file, size):
         if size > largest:
             raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {largest:,}")
@@ -60,6 +60,14 @@ def opened(
             raise error(f"{shown(path)}: damaged gzip file ({printable(fault)}), expected {what}") from None
         except OSError as fault:
             raise error(_unreadable(path, what, fault)) from None
+
+
+def read_announced(file: BinaryIO | GzipStream, size: int) -> bytearray:
+    """The next ``size`` bytes, or as many as there are: memory grows with these, so that announcing more costs none."""
+    content = bytearray()
+    while len(content) < size and (chunk := file.read(min(_CHUNK, size - len(content)))):
+        content += chunk
+    return content
 
 
 def _unreadable(path: str | os.PathLike[str], what: str, fault: OSError | ValueError) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lean_mnist.errors import DataError, LeanMnistError
+from lean_mnist.errors import DataError
 from lean_mnist.reading.files import read_bytes
 from lean_mnist.reading.text import printable, shown
 
@@ -22,16 +22,16 @@ MOST_PIXELS = 1 << 24
 _WHAT = "a PNG or JPEG image"
 
 
-def read_image(path: str | Path, *, grey: bool = False, error: type[LeanMnistError] = DataError) -> Pixels:
+def read_image(path: str | Path, *, grey: bool = False) -> Pixels:
     """The pixels uint8 (rows, columns) of a PNG or JPEG image of at most 64 MiB and 2^24 pixels.
 
     It is turned as its EXIF says, as programs show it. One in colour is refused, or with ``grey`` converted by ITU-R
-    601-2's weights of red, green and blue; equal channels are grey as they are. Raises ``error``, one line, also for
-    pixels of 16 bits, transparency, animation and damage.
+    601-2's weights of red, green and blue; equal channels are grey as they are. Raises ``DataError`` also for pixels of
+    16 bits, transparency, animation and damage.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    content = read_bytes(path, _WHAT, error, largest=LARGEST_FILE)
+    content = read_bytes(path, _WHAT, largest=LARGEST_FILE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow: what matters of them is refused below
@@ -46,14 +46,14 @@ def read_image(path: str | Path, *, grey: bool = False, error: type[LeanMnistErr
                 image.load()
                 return _grey_pixels(ImageOps.exif_transpose(image), grey)
     except _Refused as reason:
-        raise error(f"{shown(path)}: {reason}") from None
+        raise DataError(f"{shown(path)}: {reason}") from None
     except Image.DecompressionBombError:
-        raise error(f"{shown(path)}: announces too many pixels, expected at most {MOST_PIXELS:,}") from None
+        raise DataError(f"{shown(path)}: announces too many pixels, expected at most {MOST_PIXELS:,}") from None
     except MemoryError:
         raise
     except Exception as fault:  # a decoder of other people's fails in any way on what is none of its files
         about = "" if isinstance(fault, UnidentifiedImageError) else f" ({printable(fault, 80)})"
-        raise error(f"{shown(path)}: damaged or no image{about}, expected {_WHAT}") from None
+        raise DataError(f"{shown(path)}: damaged or no image{about}, expected {_WHAT}") from None
 
 
 class _Refused(Exception):

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from lean_mnist.errors import DataError, LeanMnistError
-from lean_mnist.reading.files import opened
+from lean_mnist.errors import DataError
+from lean_mnist.reading.files import opened, read_announced
 from lean_mnist.reading.text import printable, shown
 
 Array = npt.NDArray[Any]
@@ -26,7 +26,6 @@ LARGEST_ARRAY = 1 << 30  # bytes
 _LONGEST_HEADER = 10_000
 _MOST_DIMENSIONS = 8
 _MOST_ENTRIES = 100
-_CHUNK = 1 << 20
 _DTYPE = re.compile(r"[<>|=]?(?:[biuf][1248]|U[1-9][0-9]{0,3})")
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),\s*'shape':\s*\(([0-9]{0,18}(?:,\s*[0-9]{1,18})*),?\s*\)"
@@ -36,42 +35,42 @@ _END = struct.Struct("<4s4H2IH")
 _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
 
-def read_npy(path: str | Path, error: type[LeanMnistError] = DataError) -> Array:
-    """The array in a ``.npy`` file: of numbers, truth values or text, at most 1 GiB. Raises ``error``, one line."""
-    with opened(path, "an array of NumPy (.npy)", error) as (file, _):
-        return _array(file, shown(path), error)
+def read_npy(path: str | Path) -> Array:
+    """The array in a ``.npy`` file: of numbers, truth values or text, at most 1 GiB. Raises ``DataError``."""
+    with opened(path, "an array of NumPy (.npy)") as (file, _):
+        return _array(file, shown(path))
 
 
 class Arrays:
     """The arrays of a ``.npz`` file, by name; each is read when it is asked for."""
 
-    def __init__(self, archive: zipfile.ZipFile, where: str, error: type[LeanMnistError]) -> None:
-        self._archive, self._where, self._error = archive, where, error
+    def __init__(self, archive: zipfile.ZipFile, where: str) -> None:
+        self._archive, self._where = archive, where
         self.names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
     def read(self, name: str) -> Array:
-        """The array called ``name``, at most 1 GiB; raises the file's error."""
+        """The array called ``name``, at most 1 GiB; raises ``DataError``."""
         where = f"{self._where}: {printable(name, 60)}"
         try:
             packed = self._archive.getinfo(f"{name}.npy")
             if packed.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take memory unasked
-                raise self._error(f"{where}: packed by another method than NumPy's, expected an array of NumPy")
+                raise DataError(f"{where}: packed by another method than NumPy's, expected an array of NumPy")
             with self._archive.open(packed) as entry:
-                return _array(entry, where, self._error)  # type: ignore[arg-type]
-        except LeanMnistError:
+                return _array(entry, where)  # type: ignore[arg-type]
+        except DataError:
             raise
         except KeyError:
             held = printable(", ".join(self.names) or "none", 100)
-            raise self._error(f"{where}: expected an array of that name, found {held}") from None
+            raise DataError(f"{where}: expected an array of that name, found {held}") from None
         except _FAULTS as fault:
-            raise self._error(f"{where}: damaged ({printable(fault, 80)}), expected an array of NumPy") from None
+            raise DataError(f"{where}: damaged ({printable(fault, 80)}), expected an array of NumPy") from None
 
 
 @contextlib.contextmanager
-def opened_npz(path: str | Path, error: type[LeanMnistError] = DataError) -> Iterator[Arrays]:
-    """The arrays of a ``.npz`` file, packed or not. Raises ``error``, one line, for what is none."""
+def opened_npz(path: str | Path) -> Iterator[Arrays]:
+    """The arrays of a ``.npz`` file, packed or not. Raises ``DataError`` for what is none."""
     what, where = "arrays of NumPy (.npz)", shown(path)
-    with opened(path, what, error) as (file, size):
+    with opened(path, what) as (file, size):
         file.seek(max(0, size - 42))
         tail = file.read(42)
         ends = tail[-22:].startswith(b"PK\5\6") and not tail.startswith(b"PK\6\7")  # no comment; sizes of 32 bits
@@ -79,47 +78,45 @@ def opened_npz(path: str | Path, error: type[LeanMnistError] = DataError) -> Ite
         # As many as the end says are unpacked into objects, whatever they hold, before any of them is looked at.
         if not ends or entries > _MOST_ENTRIES or _END.unpack(tail[-22:])[5] > _MOST_ENTRIES * 1000:
             found = f"{entries:,} entries, at most {_MOST_ENTRIES} are taken" if ends else "a file that is none"
-            raise error(f"{where}: expected {what}, found {found}")
+            raise DataError(f"{where}: expected {what}, found {found}")
         try:
             archive = zipfile.ZipFile(file)
         except _FAULTS as fault:
-            raise error(f"{where}: damaged ({printable(fault, 80)}), expected {what}") from None
+            raise DataError(f"{where}: damaged ({printable(fault, 80)}), expected {what}") from None
         with archive:
-            yield Arrays(archive, where, error)
+            yield Arrays(archive, where)
 
 
-def _array(file: BinaryIO, where: str, error: type[LeanMnistError]) -> Array:
+def _array(file: BinaryIO, where: str) -> Array:
     start = file.read(8)
     if len(start) < 8 or not start.startswith(b"\x93NUMPY") or start[6] not in (1, 2, 3):
-        raise error(f"{where}: expected an array of NumPy, found another file")
+        raise DataError(f"{where}: expected an array of NumPy, found another file")
     width = 2 if start[6] == 1 else 4
     length = int.from_bytes(file.read(width), "little")
     if length > _LONGEST_HEADER:
-        raise error(f"{where}: announces a header of {length:,} bytes, expected at most {_LONGEST_HEADER:,}")
+        raise DataError(f"{where}: announces a header of {length:,} bytes, expected at most {_LONGEST_HEADER:,}")
     header = _HEADER.fullmatch(file.read(length).decode("latin-1"))
     if header is None:
-        raise error(f"{where}: expected one array of plain numbers or text, found another header")
-    if not _DTYPE.fullmatch(header[1]):
-        found = "objects, of which nothing is run" if "O" in header[1] else printable(repr(header[1]), 40)
-        raise error(f"{where}: holds {found}, expected plain numbers or text")
+        raise DataError(f"{where}: expected one array of plain numbers or text, found another header")
     try:
-        dtype = np.dtype(header[1])
+        dtype = np.dtype(header[1]) if _DTYPE.fullmatch(header[1]) else None
     except TypeError:
-        raise error(f"{where}: holds {printable(repr(header[1]), 40)}, expected plain numbers or text") from None
+        dtype = None
+    if dtype is None:
+        found = "objects, of which nothing is run" if "O" in header[1] else printable(repr(header[1]), 40)
+        raise DataError(f"{where}: holds {found}, expected plain numbers or text")
     shape = tuple(int(side) for side in header[3].replace(" ", "").split(",") if side)
     size = math.prod(shape) * dtype.itemsize
     bounded = math.prod(max(side, 1) for side in shape) * dtype.itemsize <= LARGEST_ARRAY  # a size of 0 left out
     if len(shape) > _MOST_DIMENSIONS or not bounded:
         found = f"shape {printable(shape, 60)} of {header[1]}"
-        raise error(f"{where}: announces {found}, expected at most {LARGEST_ARRAY:,} bytes")
-    content = bytearray()
-    while len(content) < size and (chunk := file.read(min(_CHUNK, size - len(content)))):
-        content += chunk  # grows with what is there, so that a header which announces more costs nothing
+        raise DataError(f"{where}: announces {found}, expected at most {LARGEST_ARRAY:,} bytes")
+    content = read_announced(file, size)
     if len(content) < size or file.read(1):
         found = f"{len(content):,} bytes" if len(content) < size else "more"
-        raise error(f"{where}: expected {size:,} bytes for shape {printable(shape, 60)}, found {found}")
+        raise DataError(f"{where}: expected {size:,} bytes for shape {printable(shape, 60)}, found {found}")
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if header[2] == "True" else "C")
     array = array.astype(dtype.newbyteorder("="), copy=False)
     if dtype.kind == "U" and np.frombuffer(content, dtype.byteorder + "u4").max(initial=0) > sys.maxunicode:
-        raise error(f"{where}: holds what is no character, expected plain numbers or text")
+        raise DataError(f"{where}: holds what is no character, expected plain numbers or text")
     return array

@@ -21,19 +21,19 @@ class Refused(Exception):
 
 
 class Meaning(Protocol):
-    """A format's meaning of the names, calls and persistent objects of a pickle."""
+    """A format's meaning of the names, calls and persistent objects of a pickle; each raises ``Refused``."""
 
     def named(self, name: str) -> Any:
-        """A record of the reader's own for ``"module name"``; raises ``Refused`` for what is not expected."""
+        """A record of the reader's own for ``"module name"``."""
 
     def called(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        """The value of a call, of which ``function`` should be such a record; raises ``Refused``."""
+        """The value of a call, of which ``function`` should be such a record."""
 
     def built(self, target: Any, state: Any) -> None:
-        """Put ``state`` into ``target``, the value of a call; raises ``Refused``."""
+        """Put ``state`` into ``target``, the value of a call."""
 
     def persistent(self, identity: Any) -> Any:
-        """The object outside of the pickle that ``identity`` stands for; raises ``Refused``."""
+        """The object outside of the pickle that ``identity`` stands for."""
 
 
 def walk_pickle(content: bytes, meaning: Meaning, most: int = MOST_OPCODES) -> Any:

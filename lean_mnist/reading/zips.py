@@ -67,8 +67,8 @@ class ZipFile:
         entry = self._entries.get(name)
         if entry is None:
             raise Refused
-        header = self._piece(entry.start, _LOCAL.size)
-        signature, _, flags, method, _, _, _, packed, size, named, extra = _LOCAL.unpack(header)
+        header = _LOCAL.unpack(self._piece(entry.start, _LOCAL.size))
+        signature, _, flags, method, _, _, _, packed, size, named, extra = header
         start = entry.start + _LOCAL.size + named + extra
         sizes = {packed, size} <= {0, entry.size}
         if signature != b"PK\x03\x04" or method or flags & ~_FLAGS or not sizes or start + entry.size > entry.end:
@@ -110,9 +110,8 @@ class ZipFile:
         if start + length != at or here != number or number < 1:
             raise Refused
         if number > _MOST_ENTRIES or length > _LARGEST_DIRECTORY:
-            raise Refused(
-                f"its directory has {number:,} entries in {length:,} bytes, expected at most {_MOST_ENTRIES:,}"
-            )
+            found = f"{number:,} entries in {length:,} bytes"
+            raise Refused(f"its directory has {found}, expected at most {_MOST_ENTRIES:,}")
         return start, self._piece(start, length), number
 
 
