@@ -178,6 +178,16 @@ def option_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def arguments_of(name: str, value: Any) -> list[str]:
+    """The arguments that give the field ``name`` this value."""
+    option = option_name(name)
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-", 1)]
+    if isinstance(value, (list, tuple)):
+        return [option, *map(str, value)]
+    return [f"{option}={value}"] if str(value).startswith("-") else [option, str(value)]
+
+
 def _with_hyphens(argument: str) -> str:
     """``--batch_size=8`` as ``--batch-size=8``."""
     name, equals, value = argument.partition("=")

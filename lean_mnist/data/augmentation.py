@@ -47,9 +47,9 @@ class Augmentation:
     def apply_epoch(self, images: Tensor, seed: int, epoch: int, first: int = 0) -> Tensor:
         """Deform the images of an epoch from number ``first`` on: uint8 (m - first, rows, columns).
 
-        Equal, bit for bit, to the tail of ``apply_epoch`` with ``first = 0``, on any device: every ``CHUNK`` images have
-        a generator of their own, a function of ``(seed, epoch, number of the chunk)``. Raises :class:`ArgumentError`
-        for images of another shape or type.
+        Equal, bit for bit, to the tail of ``apply_epoch`` with ``first = 0``, anywhere: each ``CHUNK`` images have a
+        generator of their own, a function of ``(seed, epoch, number of the chunk)``. Raises :class:`ArgumentError` for
+        images of another shape or type.
         """
         check_pixels("images", images)
         total, parts = first + len(images), []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -32,12 +33,23 @@ MAY_CHANGE_ON_RESUME = (
 WIDEST, MOST_LAYERS, MOST_THREADS = 1 << 24, 98, 1024
 _MOST = 1 << 53  # of a number: all up to there are numbers of a float, too
 _LONGEST_NAME = 200  # bytes, where folders may have 255 and a number is put behind
-_AT_LEAST = {
-    1: "epochs batch_size accumulate decay_epochs log_every validation_size limit_train early_stopping rollbacks "
-    "rank_timeout",
-    0: "warmup_steps check_every gradcheck_every weight_decay logit_penalty "
-    "augment_shift augment_rotation augment_scale augment_elastic",
-}
+
+Range = tuple[str, Callable[[Any], bool], str]  # names of fields, a test of their values, and it in words
+THREADS: Range = ("threads", lambda count: 1 <= count <= MOST_THREADS, f"from 1 to {MOST_THREADS}")
+_COUNTS = "epochs batch_size accumulate decay_epochs log_every validation_size limit_train early_stopping rollbacks"
+_AMOUNTS = "warmup_steps check_every gradcheck_every weight_decay logit_penalty augment_shift augment_rotation"
+_RANGES: tuple[Range, ...] = (
+    (f"{_COUNTS} rank_timeout", lambda count: count >= 1, "at least 1"),
+    (f"{_AMOUNTS} augment_scale augment_elastic seed", lambda amount: amount >= 0, "at least 0"),
+    (f"{_COUNTS} rank_timeout {_AMOUNTS} augment_elastic", lambda number: number <= _MOST, f"at most {_MOST}"),
+    ("seed", lambda seed: seed < 2**63, "a number below 2^63"),
+    ("lr clip_norm clip_pixels init_scale decay augment_smoothness", lambda x: 0 < x < math.inf, "a number above 0"),
+    ("momentum augment_scale", lambda share: 0 <= share < 1, "a number from 0 up to, not including, 1"),
+    ("average", lambda share: 0 < share < 1, "a number between 0 and 1"),
+    ("label_smoothing", lambda share: 0 <= share <= 1, "a number from 0 to 1"),
+    ("quantize", lambda bits: 1 <= bits <= 16, "from 1 to 16 bits a weight"),
+    THREADS,
+)
 
 
 @dataclass(frozen=True)
@@ -193,38 +205,17 @@ class Config:
     """Also send the records to Weights & Biases, or keep them in the run's folder. With --resume, to be given again."""
 
     def __post_init__(self) -> None:
-        for least, names in _AT_LEAST.items():
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not least <= value <= _MOST:
-                    expected = f"at most {_MOST}" if _MOST < value < math.inf else f"at least {least}"
-                    raise ConfigError(f"{option_name(name)}: expected {expected}, found {printable(value, 60)}")
+        check_ranges(self, *_RANGES)
         check_dataset("--dataset", self.dataset)
-        check_threads(self.threads)
-        for name in ("lr", "clip_norm", "clip_pixels", "init_scale", "decay", "augment_smoothness"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{option_name(name)}: expected a number above 0, found {value}")
         found = printable(" ".join(map(str, self.hidden)) or "none", 60)
         if not self.hidden or any(width < 1 for width in self.hidden):
             raise ConfigError(f"--hidden: expected one or more widths of at least 1, found {found}")
         if len(self.hidden) > MOST_LAYERS or max(self.hidden) > WIDEST:
             raise ConfigError(f"--hidden: expected at most {MOST_LAYERS} widths of at most {WIDEST}, found {found}")
-        for name in ("momentum", "augment_scale"):
-            if not 0 <= getattr(self, name) < 1:
-                found = f"found {getattr(self, name)}"
-                raise ConfigError(f"{option_name(name)}: expected a number from 0 up to, not including, 1, {found}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ConfigError(f"--average: expected a number between 0 and 1, found {self.average}")
-        if not 0 <= self.label_smoothing <= 1:
-            raise ConfigError(f"--label-smoothing: expected a number from 0 to 1, found {self.label_smoothing}")
         if self.quantize is not None:
             self._check_quantize()
         if self.rollbacks is not None and self.on_nonfinite != "rollback":
             raise ConfigError(f"--rollbacks: expected --on-nonfinite rollback beside it, found {self.on_nonfinite}")
-        if not 0 <= self.seed < 2**63:
-            expected = "at least 0" if self.seed < 0 else "a number below 2^63"
-            raise ConfigError(f"--seed: expected {expected}, found {printable(self.seed, 60)}")
         for name in ("dataset", "init_from", "data_dir", "runs_dir", "checkpoints_dir", "run_name"):
             _check_text(option_name(name), getattr(self, name) or "")
         if self.run_name is not None:
@@ -235,8 +226,6 @@ class Config:
                 raise ConfigError(f"--run-name: expected a name of at most {_LONGEST_NAME} bytes, found {found}")
 
     def _check_quantize(self) -> None:
-        if self.quantize not in range(1, 17):
-            raise ConfigError(f"--quantize: expected from 1 to 16 bits a weight, found {self.quantize}")
         # A quantised network is one on whole numbers: of pixels, and with nothing between its layers but a maximum.
         for name, expected in (("normalization", "unit"), ("activation", "relu"), ("clip_pixels", None)):
             if getattr(self, name) != expected:
@@ -260,10 +249,12 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def check_threads(count: int | None) -> None:
-    """Raise ``ConfigError`` for a number of threads that PyTorch cannot have."""
-    if count is not None and not 1 <= count <= MOST_THREADS:
-        raise ConfigError(f"--threads: expected from 1 to {MOST_THREADS}, found {printable(count, 60)}")
+def check_ranges(options: Any, *ranges: Range) -> None:
+    """Raise ``ConfigError`` for a field of ``options`` that is given and outside of its range."""
+    for names, holds, expected in ranges:
+        for name in names.split():
+            if (value := getattr(options, name)) is not None and not holds(value):
+                raise ConfigError(f"{option_name(name)}: expected {expected}, found {printable(value, 60)}")
 
 
 def _check_text(option: str, text: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lean_mnist.command_line import option_name, parse
+from lean_mnist.command_line import arguments_of, option_name, parse
 from lean_mnist.errors import ConfigError, LeanMnistError, nearest
 from lean_mnist.reading.json import read_json
 from lean_mnist.reading.text import printable, shown
@@ -30,28 +30,19 @@ def config_from_dict(values: Any, source: str, options: type[Options]) -> Option
     arguments: list[str] = []
     for name, value in values.items():
         if name not in names:
-            raise ConfigError(
-                f"{source}: no configuration field is called {printable(repr(name), 60)}"
-                f"{nearest(printable(name, 60), names)}"
-            )
-        option = option_name(name)
-        default = getattr(options, name)
+            found = f"{printable(repr(name), 60)}{nearest(printable(name, 60), names)}"
+            raise ConfigError(f"{source}: no configuration field is called {found}")
+        default, listed, expected = getattr(options, name), isinstance(value, (list, tuple)), ""
         found = printable(repr(value), 100)
         if isinstance(value, bool) != isinstance(default, bool):
             expected = "true or false" if isinstance(default, bool) else "no true or false"
-            raise ConfigError(f"{source}: {option}: expected {expected}, found {found}")
-        listed = isinstance(value, (list, tuple)) and default is not None
-        if listed != isinstance(default, tuple) or isinstance(value, Mapping):
+        elif (listed and default is not None) != isinstance(default, tuple) or isinstance(value, Mapping):
             expected = "a list" if isinstance(default, tuple) else "one value"
-            raise ConfigError(f"{source}: {option}: expected {expected}, found {found}")
-        if listed and any(isinstance(item, str) and item.startswith("-") for item in value):
-            raise ConfigError(f"{source}: {option}: expected values, found an option among them: {found}")
-        if isinstance(value, bool):
-            arguments.append(option if value else option.replace("--", "--no-", 1))
-        elif isinstance(value, (list, tuple)):
-            arguments += [option, *map(str, value)]
-        else:
-            arguments.append(f"{option}={value}")
+        elif listed and any(isinstance(item, str) and item.startswith("-") for item in value):
+            expected, found = "values", f"an option among them: {found}"
+        if expected:
+            raise ConfigError(f"{source}: {option_name(name)}: expected {expected}, found {found}")
+        arguments += arguments_of(name, value)
     try:
         return parse(options, arguments, prog="config", default=options())
     except LeanMnistError as error:

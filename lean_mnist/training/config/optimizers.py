@@ -32,10 +32,9 @@ class _Saved(Fields):
 
 
 def restore_optimizer(optimizer: Optimizer, saved: Any, where: str) -> None:
-    """Take what a run's optimizer, of one parameter, remembers, from the ``state_dict`` of an equal one.
+    """Take what a run's optimizer, of one parameter, remembers, and its learning rate, from an equal one's.
 
-    But for the learning rate, its settings are those of ``optimizer``, whatever ``saved`` says. Raises
-    ``CheckpointError`` naming the entry that does not fit.
+    Raises ``CheckpointError`` naming the entry that does not fit.
     """
     own, (parameter,) = optimizer.state_dict(), optimizer.param_groups[0]["params"]
     fields = checked(saved, _Saved, where, "training.optimizer", CheckpointError)

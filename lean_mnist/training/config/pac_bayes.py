@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from lean_mnist.errors import ConfigError
 from lean_mnist.generalization.confidence import candidate_courses, claimed_deltas
 from lean_mnist.generalization.exact import exact
-from lean_mnist.training.config.config import Config, check_threads
+from lean_mnist.training.config.config import THREADS, Config, check_ranges
 
 # What --prior decides where an option is not given. These were found on MNIST by comparing bounds on the very examples
 # that are certified, of four learnt and some twenty-five data-free priors, each tried after looking at others.
@@ -123,15 +123,13 @@ class PacBayesConfig:
         if self.candidates is not None:
             candidate_courses(self.candidates, self.adaptive)
         claimed_deltas(self.delta)
-        check_threads(self.threads)
-        for name in ("draws", "epochs", "prior_epochs", "check_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name.replace('_', '-')}: expected at least 1, found {value}")
-        for name in ("lr", "prior_lr", "divergence_weight"):
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name.replace('_', '-')}: expected a number above 0, found {value}")
-        if not 0 < self.p_min < 1:
-            raise ConfigError(f"p-min: expected a probability between 0 and 1, found {self.p_min}")
+        check_ranges(
+            self,
+            ("draws epochs prior_epochs check_every", lambda count: count >= 1, "at least 1"),
+            ("lr prior_lr divergence_weight", lambda x: 0 < x < math.inf, "a number above 0"),
+            ("p_min", lambda p: 0 < p < 1, "a probability between 0 and 1"),
+            THREADS,
+        )
 
     def resolved(self, dataset: str, examples: int) -> PacBayesConfig:
         """Every option filled in, for a data set of so many training ``examples``; raises ``ConfigError``."""

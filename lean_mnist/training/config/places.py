@@ -30,10 +30,8 @@ def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> 
             return path
     for folder in (Path(which), checkpoints_dir / which):
         if folder.is_dir():
-            raise CheckpointError(
-                f"--resume {which}: {folder} has no last.pt yet, so there is nothing to go on from; to start that run, "
-                f"give the command it was started with, and --run-name {folder.absolute().name}"
-            )
+            how = f"to start that run, give the command it was started with, and --run-name {folder.absolute().name}"
+            raise CheckpointError(f"--resume {which}: {folder} has no last.pt yet to go on from; {how}")
     near = nearest(which, _names(checkpoints_dir, _LAST))
     raise CheckpointError(f"--resume {which}: expected a run with {places[-1]}, found none{near}")
 
@@ -42,7 +40,7 @@ def checkpoint_path(which: str | Path = "", checkpoints_dir: str | Path = CHECKP
     """The ``best.pt`` that ``which`` means, or ``last.pt`` where none was selected.
 
     ``which`` is such a file, a run's name, its folder of checkpoints or of records; empty, the latest run of
-    ``checkpoints_dir``. Raises ``CheckpointError`` where there is none, with the nearest name, or it cannot be read.
+    ``checkpoints_dir``. Raises ``CheckpointError``.
     """
     place, folder = Path(which), Path(checkpoints_dir)
     if os.fspath(which) and (place.suffix == ".pt" or _is_file(place)):

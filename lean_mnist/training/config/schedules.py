@@ -1,7 +1,6 @@
 """Schedules: the learning rate is a function ``step -> float``, when a hook is due one ``step -> bool``.
 
-Both are pure functions of the step, counted from 0 for the learning rate (before the update) and from 1 for hooks (the
-number of the step), so that a run resumes at any step without any state of theirs.
+The step counts from 0 for the learning rate and from 1 for hooks. So a run resumes without any state of theirs.
 """
 
 import math

@@ -6,6 +6,7 @@ from lean_mnist.data.datasets import Dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
 from lean_mnist.reading.text import printable
+from lean_mnist.rendering.pixels import in_grey
 from lean_mnist.training.evaluation import images
 from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall
 from lean_mnist.training.sinks.records import Embedding, Image, Points, PrecisionRecall, Record
@@ -43,6 +44,5 @@ def final_drawings(
             "called": called,
             "confidence": [f"{confidence:.4f}" for confidence in found.confidences[:count].tolist()],
         }
-        yield Embedding(
-            step, "last_hidden_layer", Points(vectors, images.sprites(test.images[:count], maximum), labels)
-        )
+        sprites = in_grey(test.images[:count].cpu().numpy(), maximum, inverted=True)
+        yield Embedding(step, "last_hidden_layer", Points(vectors, sprites, labels))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lean_mnist.data.datasets import Split
 from lean_mnist.nn import MLP
+from lean_mnist.rendering.pixels import in_grey
 from lean_mnist.training.evaluation.metrics import Evaluation
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ def first_layer_weights(model: MLP, shape: tuple[int, int]) -> Picture:
 
 def misread_digits(split: Split, evaluation: Evaluation, maximum: int) -> Picture | None:
     """The misread digits of which it was surest, each with "true as predicted" and confidence; ``None`` without any."""
-    wrong = (~evaluation.right).nonzero().flatten()
-    order = evaluation.confidences[wrong].argsort(descending=True, stable=True)
-    return _captioned(split, evaluation, wrong[order], maximum)
+    return _captioned(split, evaluation, evaluation.misread, maximum)
 
 
 def least_certain_digits(split: Split, evaluation: Evaluation, maximum: int) -> Picture | None:
@@ -56,17 +55,13 @@ def least_certain_digits(split: Split, evaluation: Evaluation, maximum: int) -> 
 def _captioned(split: Split, evaluation: Evaluation, chosen: Tensor, maximum: int) -> Picture | None:
     tiles = []
     for index in chosen[:_DIGITS].tolist():
-        digit = _enlarge(np.repeat(sprites(split.images[index], maximum)[:, :, None], 3, axis=2), 84)
+        sprite = in_grey(split.images[index].cpu().numpy(), maximum, inverted=True)
+        digit = _enlarge(np.repeat(sprite[:, :, None], 3, axis=2), 84)
         label, predicted = int(split.labels[index]), int(evaluation.predictions[index])
         lines = f"{label} as {predicted}", f"{100 * float(evaluation.confidences[index]):.4g} %"
         caption = _caption(digit.shape[1], lines, "black" if label == predicted else "#b3261e")
         tiles.append(np.concatenate([digit, caption]))
     return _grid(tiles) if tiles else None
-
-
-def sprites(images: Tensor, maximum: int) -> npt.NDArray[np.uint8]:
-    """Images ``(…, rows, columns)`` in black ink on white."""
-    return 255 - images.cpu().double().mul(255 / maximum).round().to(torch.uint8).numpy()
 
 
 def confusion_matrix(evaluation: Evaluation) -> Picture | None:

@@ -5,8 +5,7 @@ come together, and a count says less than of so many independent ones. Errors ar
 images; under independence every order of the images is equally probable, which a permutation test asks for.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -31,10 +30,6 @@ class Independence:
     correlation: float  # between the errors of two images of one block
     effective_examples: float  # independent images that would say as much: m / (1 + (n − 1) correlation)
     effective_risk: float  # what Clopper–Pearson at δ = 0.035 would make of as many with this error rate
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "halves": list(self.halves)}
 
     def __str__(self) -> str:
         first, second = self.halves

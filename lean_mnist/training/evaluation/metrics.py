@@ -19,6 +19,7 @@ from lean_mnist.nn import MLP, functional
 
 BINS = 15
 THRESHOLDS = 127  # as many as TensorBoard takes
+_CHUNK = 5000  # examples a forward pass: enough for fast products, few enough for memory
 
 
 class Calibration(NamedTuple):
@@ -61,10 +62,6 @@ def risk_by_coverage(confidences_m: Tensor, right_m: Tensor) -> tuple[Tensor, Te
     return answered / len(order), risk[last]
 
 
-# Examples a forward pass: enough for fast products, few enough for memory.
-_CHUNK = 5000
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Counts, predictions and loss on a split; ``confusion[y][k]`` counts examples of class y that were called k."""
@@ -99,13 +96,18 @@ class Evaluation:
     @property
     def class_accuracy(self) -> list[float | None]:
         """Share of each class's examples that were called by its name; ``None`` for a class without examples."""
-        totals = self.confusion.sum(1).tolist()
-        hits = self.confusion.diagonal().tolist()
+        hits, totals = self.confusion.diagonal().tolist(), self.confusion.sum(1).tolist()
         return [hit / total if total else None for hit, total in zip(hits, totals, strict=True)]
 
     def counts(self) -> dict[str, Any]:
         """Examples, errors and accuracy."""
         return {"examples": self.examples, "errors": self.errors, "accuracy": self.accuracy}
+
+    @property
+    def misread(self) -> Tensor:
+        """Numbers of the examples with wrong predictions, the surest of these first."""
+        wrong = (~self.right).nonzero().flatten()
+        return wrong[self.confidences[wrong].argsort(descending=True, stable=True)]
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Charts of calibration and of what a certified risk depends on; the pictures of an evaluation, as files.
 
-In charts of a certified risk every point is the bound itself, rounded up to five digits.
+They are drawn by matplotlib, which the extra ``plots`` installs. In charts of a certified risk every point is the bound
+itself, rounded up to five digits.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,11 +22,10 @@ from lean_mnist.generalization.certificates.document import DEFAULT_DELTAS
 from lean_mnist.generalization.exact import Exact, exact
 from lean_mnist.generalization.quantize import quantized_network
 from lean_mnist.generalization.solve import certified_risk
+from lean_mnist.invocation import typed
 from lean_mnist.nn import MLP
 from lean_mnist.nn.quantized import QuantizedMLP
 from lean_mnist.training.checkpoints import Checkpoint
-from lean_mnist.training.evaluation import figures
-from lean_mnist.training.evaluation.figures import BLUE, GREEN, GREY, ORANGE
 from lean_mnist.training.evaluation.images import Picture, first_layer_weights, misread_digits
 from lean_mnist.training.evaluation.metrics import Evaluation, clopper_pearson, evaluate, risk_by_coverage
 
@@ -33,27 +33,58 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POINTS = 600  # of a curve
+BLUE, PALE_BLUE, ORANGE, GREEN, GREY = "tab:blue", "#8cb7db", "tab:orange", "tab:green", "#969696"
+MISSING = f"charts need matplotlib; to have it: {typed('python -m pip', 'install', 'matplotlib')}"
+_INCHES, _DOTS_PER_INCH = (7.2, 4.8), 100
+
+
+def _axes(title: str, x_label: str, y_label: str) -> Axes:
+    """The axes of a new chart, y as a percentage; raises ``ConfigError`` where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ConfigError(MISSING) from None
+    figure = Figure(_INCHES, dpi=_DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    made = figure.add_axes((0.12, 0.13, 0.82, 0.72))
+    made.set_title(title, pad=28, fontsize=11)
+    made.set(xlabel=x_label, ylabel=y_label, axisbelow=True)
+    made.grid(color="#e8e8e8")
+    made.yaxis.set_major_formatter(_percentage)
+    return made
+
+
+def _percentage(value: float, position: Any = None) -> str:
+    """The text of a tick: ``0.025`` is ``2.5 %``."""
+    return f"{100 * value:.6g} %"
+
+
+def _picture(made: Axes) -> Picture:
+    """The chart of these axes as a picture, its legend in a row between title and chart, so that it hides nothing."""
+    columns = len(made.get_legend_handles_labels()[1])
+    made.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, columns), frameon=False, fontsize=9)
+    canvas: Any = made.figure.canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def reliability_diagram(evaluation: Evaluation) -> Picture:
     """Accuracy by confidence, with 95 % intervals; the diagonal is perfect calibration."""
     found = evaluation.calibration
     title = f"reliability: expected calibration error {found.error:.2%} on {evaluation.examples:,} examples"
-    axes = figures.axes(title, "confidence", "accuracy")
+    axes = _axes(title, "confidence", "accuracy")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.xaxis.set_major_formatter(figures.percentage)
-    bins = len(found.examples)
-    filled = [index for index in range(bins) if found.examples[index]]
-    examples, correct = ([int(values[index]) for index in filled] for values in (found.examples, found.correct))
-    accuracy = np.divide(correct, examples)
-    left = np.divide(filled, bins)
-    axes.bar(left, accuracy, 0.96 / bins, align="edge", color=figures.PALE_BLUE, label="accuracy by confidence")
-    axes.plot([0, 1], [0, 1], "--", color=figures.GREY, label="perfect")
-    ends = np.array([clopper_pearson(k, n) for k, n in zip(correct, examples, strict=True)]).reshape(-1, 2)
+    axes.xaxis.set_major_formatter(_percentage)
+    bins, filled = len(found.examples), np.flatnonzero(found.examples)
+    examples, correct, means = (values.numpy()[filled] for values in found)
+    accuracy = correct / examples
+    axes.bar(filled / bins, accuracy, 0.96 / bins, align="edge", color=PALE_BLUE, label="accuracy by confidence")
+    axes.plot([0, 1], [0, 1], "--", color=GREY, label="perfect")
+    ends = np.array([clopper_pearson(int(k), int(n)) for k, n in zip(correct, examples, strict=True)]).reshape(-1, 2)
     lengths, label = np.abs(ends - accuracy[:, None]).T, "95 % interval, at the mean"
-    means = [float(found.confidence[index]) for index in filled]
-    axes.errorbar(means, accuracy, lengths, fmt="none", ecolor=figures.ORANGE, capsize=3, label=label)
-    return figures.picture(axes)
+    axes.errorbar(means, accuracy, lengths, fmt="none", ecolor=ORANGE, capsize=3, label=label)
+    return _picture(axes)
 
 
 def risk_coverage_curve(evaluation: Evaluation) -> Picture:
@@ -62,14 +93,14 @@ def risk_coverage_curve(evaluation: Evaluation) -> Picture:
     whole = 1 - evaluation.accuracy
     title = f"selective classification: {evaluation.errors} errors in {evaluation.examples:,} if all are answered"
     x_label = "coverage: share of examples answered, most confident first"
-    axes = figures.axes(title, x_label, "risk: errors among those answered")
-    axes.xaxis.set_major_formatter(figures.percentage)
+    axes = _axes(title, x_label, "risk: errors among those answered")
+    axes.xaxis.set_major_formatter(_percentage)
     # The first few may have any risk; the axis is for the rest.
     axes.set(xlim=(0, 1), ylim=(0, max(1.1 * float(risk[len(risk) // 100 :].max()), 1e-3)))
-    axes.plot([0, 1], [whole, whole], "--", color=figures.GREY, label="all answered, or some chosen at random")
+    axes.plot([0, 1], [whole, whole], "--", color=GREY, label="all answered, or some chosen at random")
     shown = torch.linspace(0, len(risk) - 1, min(len(risk), _POINTS)).long()
-    axes.plot(coverage[shown].numpy(), risk[shown].numpy(), color=figures.BLUE, label="most confident first")
-    return figures.picture(axes)
+    axes.plot(coverage[shown].numpy(), risk[shown].numpy(), color=BLUE, label="most confident first")
+    return _picture(axes)
 
 
 def write_plots(
@@ -98,7 +129,10 @@ def write_plots(
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--plots {folder}: expected a folder that can be written, found: {error.strerror}") from None
-    return [_write(Path(folder) / f"{name}.png", picture) for name, picture in pictures.items() if picture is not None]
+    drawn = {Path(folder, f"{name}.png"): picture for name, picture in pictures.items() if picture is not None}
+    for path, picture in drawn.items():
+        write_atomically(path, png(picture))
+    return list(drawn)
 
 
 def _bits(model: MLP) -> int:
@@ -108,11 +142,6 @@ def _bits(model: MLP) -> int:
     return sum(8 * tensor.element_size() * tensor.numel() for tensor in model.parameters())
 
 
-def _write(path: Path, picture: Picture) -> Path:
-    write_atomically(path, png(picture))
-    return path
-
-
 _BOUNDS = (("hoeffding", ORANGE), ("kl", GREEN), ("clopper-pearson", BLUE))
 _DIGITS = 5
 _MOST_COUNTED = 100_000  # Clopper–Pearson sums one term an error; with more examples kl can hardly be told from it
@@ -120,9 +149,11 @@ _MOST_COUNTED = 100_000  # Clopper–Pearson sums one term an error; with more e
 
 def risk_by_examples(errors: int, examples: int, delta: Exact) -> Picture:
     """Certified risk by m, at the error rate that was measured; the dot is the measured m."""
-    rate = Fraction(errors, examples)
-    title = f"what more examples would show: {errors:,} errors in {examples:,}, one look, δ = {_said(delta)}"
-    axes = _axes(title, "examples of the holdout, m", upper_risk("hoeffding", -(-rate * 100 // 1), 100, delta, _DIGITS))
+    rate, said = Fraction(errors, examples), f"{float(exact(delta, 'delta')):g}"
+    title = f"what more examples would show: {errors:,} errors in {examples:,}, one look, δ = {said}"
+    axes = _risk_axes(
+        title, "examples of the holdout, m", upper_risk("hoeffding", -(-rate * 100 // 1), 100, delta, _DIGITS)
+    )
     for bound, colour in _BOUNDS:
         sizes = _spaced(100, _MOST_COUNTED if bound == "clopper-pearson" else 1_000_000)
         risks = [float(upper_risk(bound, min(m, -(-rate * m // 1)), m, delta, _DIGITS)) for m in sizes]
@@ -130,27 +161,28 @@ def risk_by_examples(errors: int, examples: int, delta: Exact) -> Picture:
     axes.axhline(float(rate), linestyle="--", color=GREY, label="measured error rate")
     if 100 <= examples <= 1_000_000:
         axes.plot(examples, float(upper_risk("clopper-pearson", errors, examples, delta, _DIGITS)), "o", color=BLUE)
-    return figures.picture(axes)
+    return _picture(axes)
 
 
 def risk_by_delta(errors: int, examples: int, deltas: Sequence[Exact]) -> Picture:
     """Certified risk by δ; the dots are at ``deltas``."""
     powers = [Fraction(1, 10**power) for power in range(1, 13)]
     title = f"what more confidence costs: {errors:,} errors in {examples:,}, one look"
-    axes = _axes(title, "failure probability, δ", upper_risk("hoeffding", errors, examples, powers[-1], _DIGITS))
+    axes = _risk_axes(title, "failure probability, δ", upper_risk("hoeffding", errors, examples, powers[-1], _DIGITS))
     for bound, colour in _BOUNDS:
         risks = [float(upper_risk(bound, errors, examples, d, _DIGITS)) for d in powers]
         axes.plot([float(d) for d in powers], risks, color=colour, label=bound)
     axes.axhline(errors / examples, linestyle="--", color=GREY, label="measured error rate")
     risks = [float(upper_risk("clopper-pearson", errors, examples, delta, _DIGITS)) for delta in deltas]
     axes.plot([float(exact(delta, "delta")) for delta in deltas], risks, "o", color=BLUE)
-    return figures.picture(axes)
+    return _picture(axes)
 
 
 def risk_by_bits(errors: int, examples: int, delta: Exact, bits: int) -> Picture:
     """Risk certified on the training examples, by the bits that learning could choose; dashed: this network's."""
-    title = f"certified by the {examples:,} examples it learned from: {errors:,} errors, δ = {_said(delta)}"
-    axes = _axes(title, "bits of the hypothesis space, B", Fraction(1))
+    said = f"{float(exact(delta, 'delta')):g}"
+    title = f"certified by the {examples:,} examples it learned from: {errors:,} errors, δ = {said}"
+    axes = _risk_axes(title, "bits of the hypothesis space, B", Fraction(1))
     sizes = _spaced(100, 10**7)
     for bound, colour in _BOUNDS[:2]:
         risks = [Fraction(0)]
@@ -158,19 +190,15 @@ def risk_by_bits(errors: int, examples: int, delta: Exact, bits: int) -> Picture
             risks.append(Fraction(1) if risks[-1] == 1 else certified_risk(bound, errors, examples, delta, b, _DIGITS))
         axes.plot(sizes, list(map(float, risks[1:])), color=colour, label=f"{bound}, union over 2^B")
     axes.axvline(bits, linestyle="--", color=GREY, label=f"this network: {bits:,} bits")
-    return figures.picture(axes)
+    return _picture(axes)
 
 
-def _axes(title: str, x_label: str, highest: Fraction) -> Axes:
+def _risk_axes(title: str, x_label: str, highest: Fraction) -> Axes:
     """Certified risk, up to somewhat more than ``highest``, over a logarithmic axis."""
-    axes = figures.axes(title, x_label, "certified risk")
+    axes = _axes(title, x_label, "certified risk")
     axes.set(xscale="log", ylim=(0, min(1.0, max(0.001, 1.1 * float(highest)))))
     return axes
 
 
 def _spaced(low: int, high: int) -> list[int]:
     return sorted({round(value) for value in np.geomspace(low, high, 60)})
-
-
-def _said(delta: Exact) -> str:
-    return f"{float(exact(delta, 'delta')):g}"

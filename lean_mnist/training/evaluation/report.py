@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lean_mnist.command_line import POSITIONAL
+from lean_mnist.files import plain
 from lean_mnist.reading.text import printable
 
 if TYPE_CHECKING:
@@ -58,9 +59,8 @@ class Report:
         certificate = None if self.certificate is None else self.certificate.to_dict()
         values: dict[str, Any] = {**about, "crosscheck": self.verdict, "class_names": list(self.class_names)}
         values |= self.evaluation.to_dict()
-        values["independence"] = None if self.independence is None else self.independence.to_dict()
-        values |= {"certificate": certificate, "plots": list(self.plots), "warning": self.warning}
-        return json.dumps(values, indent=2, allow_nan=False)
+        values |= {"independence": self.independence, "certificate": certificate, "plots": list(self.plots)}
+        return json.dumps(plain({**values, "warning": self.warning}), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
         found = self.evaluation

@@ -57,13 +57,13 @@ class Chart:
         return str(self._svg("wide", 720, self.height) + self._svg("narrow", 340, self.height - 40))
 
     def _svg(self, form: str, width: int, height: int) -> Markup:
-        plot = _Plot.of(self, width, height)
+        plot = _Plot(self, width, height)
         ids = [f"{self.name}-{form}-{part}" for part in ("title", "text")]
         open_tag = Markup(
             '<svg class="chart {}" viewBox="0 0 {} {}" role="img" aria-labelledby="{} {}"><title id="{}">{}</title>'
             '<desc id="{}">{}</desc>'
         ).format(form, width, height, *ids, ids[0], self.title, ids[1], self.text)
-        return Markup("").join([open_tag, *plot.axes(self), *plot.series(self), Markup("</svg>")])
+        return Markup("").join([open_tag, *plot.axes(), *plot.series(), Markup("</svg>")])
 
 
 class _Axis(NamedTuple):
@@ -86,27 +86,22 @@ class _Axis(NamedTuple):
         return math.isfinite(value) and (value > 0 or not self.log)
 
 
-@dataclass(frozen=True)
 class _Plot:
-    x: _Axis
-    y: _Axis
-    height: int
-
-    @classmethod
-    def of(cls, chart: Chart, width: int, height: int) -> _Plot:
+    def __init__(self, chart: Chart, width: int, height: int) -> None:
         points = [point for line in chart.lines for point in line.points]
         points += [(x, y) for x, low, high in chart.band for y in (low, high)]
         ys = [y for _, y in points if math.isfinite(y) and (y > 0 or not chart.log)] or [1.0]
-        top = 1.0 if chart.percent else None
-        ys += [] if top is None else [top]
-        low, high, ticks = _log_range(min(ys), max(ys)) if chart.log else _range(min(ys), max(ys), top)
+        ys += [1.0] if chart.percent else []
+        low, high, ticks = (_log_range if chart.log else _range)(min(ys), max(ys))
+        high = max(ys) if chart.percent else high
         step = _step(chart.x_end, 6 if width > 500 else 4, whole=True)
         x_ticks = [step * n for n in range(int(chart.x_end / step + 1e-9) + 1)]
-        x = _Axis(0.0, chart.x_end, _LEFT, width - _RIGHT, False, x_ticks)
-        return cls(x, _Axis(low, high, height - _BELOW, _ABOVE, chart.log, ticks), height)
+        self.x = _Axis(0.0, chart.x_end, _LEFT, width - _RIGHT, False, x_ticks)
+        self.y = _Axis(low, high, height - _BELOW, _ABOVE, chart.log, ticks)
+        self.chart, self.height = chart, height
 
-    def axes(self, chart: Chart) -> list[Markup]:
-        x, y = self.x, self.y
+    def axes(self) -> list[Markup]:
+        chart, x, y = self.chart, self.x, self.y
         said: Callable[[float], str] = (lambda value: f"{100 * value:.10g} %") if chart.percent else number
         middle = (x.start + x.end) / 2
         parts = [_text(4, 16, chart.y_label, "name"), _text(middle, self.height - 6, chart.x_label, "name middle")]
@@ -119,9 +114,8 @@ class _Plot:
             parts.append(_text(x(value), y.start + 18, f"{value:,.10g}", "tick middle"))
         return parts
 
-    def series(self, chart: Chart) -> list[Markup]:
-        x, y = self.x, self.y
-        parts = []
+    def series(self) -> list[Markup]:
+        chart, x, y, parts = self.chart, self.x, self.y, list[Markup]()
         if chart.band:
             upper = [f"{x(at):.1f} {y(high):.1f}" for at, _, high in chart.band]
             lower = [f"{x(at):.1f} {y(low):.1f}" for at, low, _ in reversed(chart.band)]
@@ -139,12 +133,12 @@ class _Plot:
         for at, label, kind in _apart(ends, y.end, y.start):
             parts.append(_text(x.end + 8, at + 4, label, f"label {kind}"))
         if chart.mark is not None and y.holds(chart.mark[1]):
-            parts += self._marked(chart, *chart.mark)
+            parts += self._marked(*chart.mark)
         return parts
 
-    def _marked(self, chart: Chart, at: float, value: float, text: str) -> list[Markup]:
+    def _marked(self, at: float, value: float, text: str) -> list[Markup]:
         """A dot, and its text below what is drawn beside it, or above where there is no room."""
-        x, y = self.x, self.y
+        chart, x, y = self.chart, self.x, self.y
         left, wide = x(at), len(text) * _LETTER
         if left + wide > x.end:
             left = max(x.start, left - wide)
@@ -179,11 +173,11 @@ def _step(span: float, most: int, *, whole: bool = False) -> float:
     return max(1.0, step) if whole else step
 
 
-def _range(low: float, high: float, top: float | None) -> tuple[float, float, list[float]]:
+def _range(low: float, high: float) -> tuple[float, float, list[float]]:
     step = _step((high - low) or abs(high) or 1.0, 5)
     first, final = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     final = max(final, first + 1)
-    return first * step, final * step if top is None else max(top, high), [n * step for n in range(first, final + 1)]
+    return first * step, final * step, [n * step for n in range(first, final + 1)]
 
 
 def _log_range(low: float, high: float) -> tuple[float, float, list[float]]:

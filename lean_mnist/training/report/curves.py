@@ -14,12 +14,8 @@ from lean_mnist.training.report.words import at_most, number, per_cent, plural
 def charts(run: RunFiles) -> dict[str, Chart | None]:
     """The charts by name; ``None`` for one of which the run has too few records."""
     drawn = _Curves(run)
-    return {
-        "loss": drawn.loss(),
-        "accuracy": drawn.accuracy(),
-        "divergence": drawn.divergence(),
-        "share": drawn.share(),
-    }
+    each = (drawn.loss, drawn.accuracy, drawn.divergence, drawn.share)
+    return {draw.__name__: draw() for draw in each}
 
 
 class _Curves:
@@ -87,8 +83,7 @@ class _Curves:
         return next(((x, y, f"selected: {per_cent(y)}") for x, y in _finite(points) if x == at), None)
 
     def divergence(self) -> Chart | None:
-        measured = self._points("divergence/largest")
-        bound = [(step / self._unit, value) for step, value in self._run.bounds]
+        measured, bound = self._points("divergence/largest"), self._points("error_bound/largest")
         if len(_finite(measured)) < 2:
             return None
         text = f"Measured at {plural(len(measured), 'step')}, at most {number(largest(measured)[1])}; "

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lean_mnist.command_line import option_name
+from lean_mnist.command_line import arguments_of
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.certificates.document import FILE as CERTIFICATE
@@ -43,8 +43,8 @@ def write_page(
 ) -> tuple[Path, list[str]]:
     """Write the report of the run in ``folder``; returns its path and what of the run could not be read.
 
-    ``tested`` is its evaluation on the test split; if not given, that of ``checkpoint``, or else of the one that lies
-    where the run puts it. Raises ``OSError``.
+    ``tested`` is its evaluation on the test split; if not given, that of ``checkpoint``, by default where the run has
+    it. Raises ``OSError``.
     """
     run = read_run(folder)
     checkpoint = checkpoint or _checkpoint(run)
@@ -143,16 +143,13 @@ def settings(run: RunFiles) -> list[tuple[str, str]]:
     config, summary = run.config, run.summary
     rows: list[tuple[str, str]] = []
     if isinstance(summary, Summary):
-        origin = {"official": "the official files, by SHA-256"}.get(
-            summary.data_origin, "nobody vouches for these files"
-        )
+        official = summary.data_origin == "official"
+        origin = "the official files, by SHA-256" if official else "nobody vouches for these files"
         rows.append(("data", f"{summary.dataset}: {origin}"))
-        parts = [
-            (summary.training_examples, "to train"),
-            (summary.validation_examples, "to select, cut from the training split"),
-        ]
-        said = [f"{count:,} {use}" for count, use in parts if count is not None]
-        rows.append(("images", "; ".join([*said, f"{summary.test_examples:,} to test"])))
+        counts = summary.training_examples, summary.validation_examples, summary.test_examples
+        uses = "to train", "to select, cut from the training split", "to test"
+        said = (f"{count:,} {use}" for count, use in zip(counts, uses, strict=True) if count is not None)
+        rows.append(("images", "; ".join(said)))
     elif isinstance(summary, PacBayesSummary):
         rows.append(("data", f"{summary.dataset}: {summary.examples:,} training images that the bound is evaluated on"))
         rows.append(("network", f"{'-'.join(map(str, summary.sizes))}, its weights drawn anew for every image"))
@@ -188,11 +185,9 @@ def settings(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def _epochs(run: RunFiles) -> list[dict[str, float]]:
-    names = ("train_loss", "validation_loss", "validation_accuracy", "divergence")
-    rows = run.epochs if len(run.epochs) <= _MOST_EPOCHS else run.epochs[-_MOST_EPOCHS:]
-    return [
-        {"epoch": each.get("epoch", math.nan), **{name: each[name] for name in names if name in each}} for each in rows
-    ]
+    names = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "divergence")
+    rows = ({"epoch": math.nan, **each} for each in run.epochs[-_MOST_EPOCHS:])
+    return [{name: each[name] for name in names if name in each} for each in rows]
 
 
 def _names(run: RunFiles, classes: int) -> list[str]:
@@ -282,13 +277,7 @@ def options_of(config: Config, threads: int | None = None) -> list[str]:
     except ConfigError:
         base, arguments = Config(), []
     for each in dataclasses.fields(Config):
-        value, name = getattr(config, each.name), option_name(each.name)
-        if each.name in (*MAY_CHANGE_ON_RESUME, "preset") or value == getattr(base, each.name):
-            continue
-        if isinstance(value, bool):
-            arguments.append(name if value else name.replace("--", "--no-", 1))
-        elif isinstance(value, tuple):
-            arguments += [name, *map(str, value)]
-        else:
-            arguments += [f"{name}={value}"] if str(value).startswith("-") else [name, str(value)]
+        value = getattr(config, each.name)
+        if each.name not in (*MAY_CHANGE_ON_RESUME, "preset") and value != getattr(base, each.name):
+            arguments += arguments_of(each.name, value)
     return arguments

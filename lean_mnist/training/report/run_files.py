@@ -34,9 +34,9 @@ _CURVES = (
     "validation/accuracy_low", "validation/accuracy_high", "divergence/largest", "crosscheck/share_of_allowed",
     "screen/share_of_allowed", "epoch",
 )  # fmt: skip
-_LARGEST_BOUND = "error_bound/largest"
 _BOUND, _DIVERGENCE = "error_bound/", "divergence/"  # of a tensor; of the loss and of the largest, too
 
+Curves = dict[str, list[tuple[int, float]]]  # (step, value) by name
 Text = Annotated[str, Meta(max_length=2000)]
 Measured = float | Literal["nan", "inf", "-inf"]
 
@@ -125,7 +125,7 @@ class RunFiles:
     folder: Path
     config: Config | PacBayesConfig | None
     summary: Summary | PacBayesSummary | None
-    curves: dict[str, list[tuple[int, float]]]  # (step, value) by name
+    curves: Curves
     epochs: list[dict[str, Any]]  # figures of each, with its step
     certificate: dict[str, Any] | None  # of which every sentence follows from its numbers
     faults: list[str] = field(default_factory=list)  # files that are there and cannot be read, one line each
@@ -133,7 +133,7 @@ class RunFiles:
     @property
     def bounds(self) -> list[tuple[int, float]]:
         """The largest proved error of a gradient, relative, by step, where each compared tensor has a finite bound."""
-        return self.curves.get(_LARGEST_BOUND, [])
+        return self.curves.get("error_bound/largest", [])
 
     @property
     def name(self) -> str:
@@ -189,9 +189,6 @@ def _read_certificate(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-Curves = dict[str, list[tuple[int, float]]]
-
-
 def _read_metrics(path: Path, faults: list[str]) -> tuple[Curves, list[dict[str, Any]]]:
     """Curves and epochs; a line that is none of ours, as a run that was killed leaves one, is counted and left out."""
     curves: Curves = {name: [] for name in _CURVES}
@@ -223,9 +220,8 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Curves, list[dict[str,
                 strange += 1
     if strange:
         faults.append(f"{shown(path)}: left out, because they are no records: {strange:,} of its lines")
-    curves[_LARGEST_BOUND] = sorted(
-        (step, bound) for step, bound in bounds.items() if tensors.get(step) == set() and bound < math.inf
-    )
+    whole = [(step, bound) for step, bound in bounds.items() if tensors.get(step) == set() and bound < math.inf]
+    curves["error_bound/largest"] = sorted(whole)
     return curves, epochs
 
 

@@ -44,22 +44,16 @@ class Misread(NamedTuple):
 
 def misread(tested: Tested) -> Iterator[Misread]:
     """The misread images of which the network was surest, the surest first."""
-    found = tested.evaluation
-    wrong = (~found.right).nonzero().flatten()
-    order = found.confidences[wrong].argsort(descending=True, stable=True)
-    for index in wrong[order][:MOST_SHOWN].tolist():
-        image = in_grey(tested.split.images[index].cpu().numpy(), tested.maximum, inverted=True)
-        about = int(tested.split.labels[index]), int(found.predictions[index]), float(found.confidences[index])
-        yield Misread(index, *about, _data_uri(image))
-
-
-def _data_uri(image: object) -> str:
     from PIL import Image
 
-    picture, content = Image.fromarray(image), io.BytesIO()  # type: ignore[arg-type]
-    picture.thumbnail((_WIDEST, _WIDEST))
-    picture.save(content, "png")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    found = tested.evaluation
+    for index in found.misread[:MOST_SHOWN].tolist():
+        image = in_grey(tested.split.images[index].cpu().numpy(), tested.maximum, inverted=True)
+        about = int(tested.split.labels[index]), int(found.predictions[index]), float(found.confidences[index])
+        picture, content = Image.fromarray(image), io.BytesIO()
+        picture.thumbnail((_WIDEST, _WIDEST))
+        picture.save(content, "png")
+        yield Misread(index, *about, f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}")
 
 
 def test_again(checkpoint: Path, sha256: str | None, data_dir: str | None, folder: Path) -> Tested | str:
