@@ -190,6 +190,12 @@ def test_an_image_of_one_colour_and_dead_weights() -> None:
     assert checker.count(raw, decoder, [bytes(4), bytes([7] * 4)], bytes(2)) == (2, 2)
 
 
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1e-320), (1e308, 1e-300)])
+def test_of_features_that_are_no_numbers_nothing_is_sure(mean: float, scale: float) -> None:
+    images, labels = np.full((2, 2, 2), 7, dtype=np.uint8), np.zeros(2, dtype=np.int64)
+    assert count_errors([(np.ones((3, 4)), None)], "relu", ("standard", mean, scale), images, labels) == 2
+
+
 def test_what_cannot_be_counted() -> None:
     images, labels = np.zeros((2, 2, 2), dtype=np.uint8), np.array([0, 3])
     good = np.ones((3, 4))

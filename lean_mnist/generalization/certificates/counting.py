@@ -33,6 +33,7 @@ _OVERFLOW = 2.0**90
 _CHUNK, _FEW = 2000, 250
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is no number is not sure
 def count_errors(
     layers: Layers,
     activation: str,
@@ -56,9 +57,8 @@ def count_errors(
         part, label = pixels[start : start + _CHUNK], labels[start : start + _CHUNK]
         z, e = logits_and_bounds(layers, activation, normalization, part, unit)
         rows = np.arange(len(z))
-        with np.errstate(invalid="ignore"):
-            gap = z[rows, label][:, None] - z
-            sure = gap > (e[rows, label][:, None] + e) * SLACK
+        gap = z[rows, label][:, None] - z
+        sure = gap > (e[rows, label][:, None] + e) * SLACK
         sure[rows, label], gap[rows, label] = True, np.inf
         open_ = np.flatnonzero(~sure.all(1) & (gap > 0).all(1) & (not by_norms))
         for at in np.array_split(open_, -(-len(open_) // _FEW)) if len(open_) else ():
