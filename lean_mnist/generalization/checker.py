@@ -1747,9 +1747,8 @@ def check(
     statement, sha256 = document["statement"], hashlib.sha256(canonical(document)).hexdigest()
     seconds, verdict = time.perf_counter() - begun, "holds" if again is None else "consistent"
     claims = document["claims"] + document.get("holdout", {"claims": []})["claims"]
-    total = str(sum(Fraction(claim["delta"]) for claim in claims))
-    found = Checked(path, verdict, counted, counts["errors"], statement, seconds, again, vouched(document))
-    return found._replace(sha256=sha256, total_delta=total, former=former_form(document))
+    told = vouched(document), sha256, str(sum(Fraction(claim["delta"]) for claim in claims)), former_form(document)
+    return Checked(path, verdict, counted, counts["errors"], statement, seconds, again, *told)
 
 
 def announce(line: str) -> None:

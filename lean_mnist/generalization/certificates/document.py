@@ -107,10 +107,8 @@ class Certificate:
             paid = "looked at once" if looks == 1 else f"looked at {looks} times, which was paid for"
             if developers["looks"]:
                 paid += f", {developers['looks']} of them by the developers of the preset {developers['preset']}"
-            counted = (
-                f"of {counts['examples']:,} test examples are wrong or too near to call in "
-                f"{self.document['arithmetic']}; the test split was {paid}"
-            )
+            counted = f"of {counts['examples']:,} test examples are wrong or too near to call in "
+            counted += f"{self.document['arithmetic']}; the test split was {paid}"
             errors = str(self.errors)
         elif "draws" in counts:
             counted = f"of {counts['draws']:,} draws of a network and an example are errors"

@@ -131,7 +131,8 @@ def coq_certificate(
     if dataset.origin is not Origin.OFFICIAL:
         raise CertificateError(f"dataset: expected official data (mnist or digits, by SHA-256), found {dataset.name}")
     if not 1 <= len(deltas) <= 10 or any(len(str(delta)) > 100 for delta in deltas):
-        raise BoundError(f"delta: expected 1 to 10 numbers of at most 100 digits, found {len(deltas)}")
+        found = f"{len(deltas)}, the longest of {max((len(str(delta)) for delta in deltas), default=0)}"
+        raise BoundError(f"delta: expected 1 to 10 numbers of at most 100 digits, found {found}")
     seconds, megabytes = _cost(network, len(dataset.test), len(deltas))
     cost = f"about {seconds:,} s of a processor and {megabytes / 1000:.1f} GB"
     if seconds > most_seconds or megabytes > MOST_MEGABYTES:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,10 +127,9 @@ def network_from_tensors(
             return chained(list(layers) if ordered else numbered)
         except DataError as error:
             refusal = error
-    orders = []
-    if len(layers) <= _MOST_LAYERS:
-        alike = [(a, b) for a, b in itertools.combinations(numbered, 2) if _pattern(a) == _pattern(b)]
-        orders = [order for order in itertools.permutations(numbered) if _fits(order, layers, alike, features, classes)]
+    alike = [(a, b) for a, b in itertools.combinations(numbered, 2) if _pattern(a) == _pattern(b)]
+    chains = _chains(numbered, layers, features, classes) if len(layers) <= _MOST_LAYERS else ()
+    orders = [order for order in chains if all(order.index(a) < order.index(b) for a, b in alike)]
     if len(orders) > 1:
         raise DataError(f"{source}: its layers fit together in more than one order, expected one")
     if not orders and refusal is not None:
@@ -138,18 +137,17 @@ def network_from_tensors(
     return chained(orders[0] if orders else numbered)
 
 
-def _fits(
-    order: Sequence[str], layers: Mapping[str, Arrays], alike: Sequence[tuple[str, str]], width: int, classes: int
-) -> bool:
-    """Each layer takes what the one before gives, and pairs ``alike`` but for numbers keep their order."""
-    for stem in order:
+def _chains(left: Sequence[str], layers: Mapping[str, Arrays], width: int, classes: int) -> Iterator[list[str]]:
+    """Orders of the layers ``left`` in which each takes what the one before gives, from ``width`` to ``classes``."""
+    if not left and width == classes:
+        yield []
+    for stem in left:
         shape, bias = layers[stem]["weight"].shape, layers[stem].get("bias")
-        if width not in shape:
-            return False
-        width = shape[0] if shape[1] == width else shape[1]
-        if bias is not None and len(bias) != width:
-            return False
-    return width == classes and all(order.index(a) < order.index(b) for a, b in alike)
+        if width in shape:
+            units = shape[0] if shape[1] == width else shape[1]
+            if bias is None or len(bias) == units:
+                others = [other for other in left if other != stem]
+                yield from ([stem, *order] for order in _chains(others, layers, units, classes))
 
 
 def _pattern(name: str) -> str:
