@@ -114,16 +114,33 @@ static int is_exact(const Network *net) { /* its derivative rounds nothing */
 
 static float larger(float a, float b) { return b > a || b != b ? b : a; } /* NaN is the largest of all */
 
-/* W^T v, W u, dW u; and what rests in memory. */
+/* Blocks of parameters and momentum from *next on, up to block number `end`; the first that was changed at rest. */
+static void look_at_blocks(const Update *update, int64_t *next, int64_t end, int64_t *changed) {
+    for (; *next < end; ++*next) {
+        int64_t blocks = blocks_of(update), block = *next;
+        if (*changed != NOTHING) continue;
+        if (update->sums[block] != block_sum(update, update->parameters, block)) *changed = block;
+        else if (update->momentum && update->sums[blocks + block] != block_sum(update, update->momentum, block))
+            *changed = blocks + block;
+    }
+}
+
+/* W^T v, W u, dW u; and what rests in memory: its blocks beside the rows that lie in them, which are read once so. */
 static void look_at_parameters(State *state, const Network *net, const Update *update, Team *team, int thread) {
-    int64_t begin, end;
+    int64_t begin, end, block, last_block, changed = NOTHING;
+    part_of(state->compares_sums ? blocks_of(update) : 0, 1, thread, team->size, &block, &last_block);
     for (int64_t l = 0; l < net->depth; l++) {
         const Layer *layer = net->layers + l;
         const LayerScreen *own = state->layers + l;
         Sums *sums = state->sums + thread * net->depth + l;
         memset(sums, 0, sizeof *sums);
         part_of(layer->inputs, 8, thread, team->size, &begin, &end);
-        for (int64_t d = begin; d < end; d++) own->along[d] = dot(layer->weight + d * layer->units, own->v, layer->units);
+        for (int64_t d = begin; d < end; d++) {
+            const float *row = layer->weight + d * layer->units;
+            if (block < last_block && row >= update->parameters + block * BLOCK)
+                look_at_blocks(update, &block, block + 1, &changed);
+            own->along[d] = dot(row, own->v, layer->units);
+        }
         sums->along = dot(own->along + begin, own->along + begin, end - begin);
         if (thread == 0 && layer->bias) {
             float bias = own->along[layer->inputs] = dot(layer->bias, own->v, layer->units);
@@ -138,13 +155,7 @@ static void look_at_parameters(State *state, const Network *net, const Update *u
             sums->below = dot(own->below + begin, own->below + begin, end - begin);
         }
     }
-    int64_t changed = NOTHING, blocks = state->compares_sums ? blocks_of(update) : 0;
-    part_of(blocks, 1, thread, team->size, &begin, &end);
-    for (int64_t block = begin; block < end && changed == NOTHING; block++) {
-        if (update->sums[block] != block_sum(update, update->parameters, block)) changed = block;
-        else if (update->momentum && update->sums[blocks + block] != block_sum(update, update->momentum, block))
-            changed = blocks + block;
-    }
+    look_at_blocks(update, &block, last_block, &changed);
     state->of_thread[thread].changed = changed;
 }
 

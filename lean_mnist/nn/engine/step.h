@@ -56,12 +56,12 @@ typedef double (*Screen)(void *state, const Network *, const Update *, int64_t s
 
 static inline vector load(const float *p) { return *(const vector *)p; }
 
-static inline float sum_of(vector v) { /* by halves, which is the quicker order */
-    float parts[WIDTH];
-    __builtin_memcpy(parts, &v, sizeof v);
-    for (int half = WIDTH / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
-    return parts[0];
+static inline float sum_of(vector v) { /* by halves, which is the quicker order; written out, so that it stays in registers */
+    float part[WIDTH / 2];
+    for (int i = 0; i < WIDTH / 2; i++) part[i] = v[i] + v[i + WIDTH / 2];
+    if (WIDTH == 4) return part[0] + part[1];
+    for (int i = 0; WIDTH == 16 && i < 4; i++) part[i] += part[i + WIDTH / 4];
+    return (part[0] + part[2]) + (part[1] + part[3]);
 }
 
 static inline int64_t blocks_of(const Update *update) { return (update->size + BLOCK - 1) / BLOCK; }
