@@ -210,6 +210,8 @@ def importing_pytorch() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
+    # Large tensors in large pages: the images of a batch lie anywhere, and most of fetching one was finding its page.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     gc.disable()
     try:
         yield
