@@ -29,21 +29,27 @@ class Checksum:
         count = max(1, len(words) // step)
         self._step, self._size = step, tensor.element_size()
         self._blocks = words.as_strided((count, len(words) - (count - 1) * step), (step, 1))
-        self._then, self._now = (words.new_zeros(count + bool(len(self._rest))) for _ in range(2))
+        # Sums as they were noted, in memory that stays, and as they are.
+        self.then, self._now = (words.new_zeros(count + bool(len(self._rest))) for _ in range(2))
         self.note()
 
     def note(self) -> None:
         """Take the present content as what is to stand there."""
-        self._sum(self._then)
+        self._sum(self.then)
 
     def holds(self) -> bool:
         """True if the content is what it was when it was noted."""
         self._sum(self._now)
-        return torch.equal(self._now, self._then)
+        return torch.equal(self._now, self.then)
+
+    def differs(self) -> Tensor:
+        """True on the tensor's device if the content is not what it was, without waiting for it."""
+        self._sum(self._now)
+        return (self._now != self.then).any()
 
     def changed(self) -> tuple[int, int]:
         """First and last of the numbers among which some changed, where :meth:`holds` has said so."""
-        blocks = (self._now != self._then).nonzero().flatten().tolist()
+        blocks = (self._now != self.then).nonzero().flatten().tolist()
         count, length = self._blocks.shape
         end = self._step * (count - 1) + length
         first = self._step * blocks[0] if blocks[0] < count else end

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -145,8 +146,8 @@ class BatchedCheck:
         # ‖dz‖², ‖h‖² of the sample and ‖Wᵀ v‖² of each layer; the largest shares of derivatives; the log-likelihood.
         derivatives = sum(layer.derivative is not None and not layer.derivative.exact for layer in layers)
         self._sizes = [len(table) - 3 * count, 6 * count, count, count, count, derivatives, 1]
-        self._numbers = loss.new_zeros(sum(self._sizes))
-        parts = self._numbers.split(self._sizes)
+        self.numbers = loss.new_zeros(sum(self._sizes))  # of the last run, from which :meth:`share` is made
+        parts = self.numbers.split(self._sizes)
         self._largest, self._squares, self._d_sums, self._h_squares, self._along_squares = parts[:5]
         self._derivatives, self._likelihood = parts[5:]
 
@@ -164,7 +165,7 @@ class BatchedCheck:
 
     def _run_elementwise(self, checks: BatchChecks) -> None:
         """The loss, the gradient of the logits, and derivatives that round."""
-        wide = self._numbers.dtype  # a loss of 16-bit logits is computed in 32
+        wide = self.numbers.dtype  # a loss of 16-bit logits is computed in 32
         # Logits stand class by class, which is the quicker layout.
         logits_BC = checks.layers[-1].forward.ours
         by_class = Arithmetic(lambda x: (self._logits_CB.copy_(x.t()) if x is logits_BC else x.t()).to(wide), classes=0)
@@ -203,12 +204,12 @@ class BatchedCheck:
             if index + 1 < len(checks.layers):
                 h_BD = activation.value(z_BH)
 
-    def share(self, loss: float) -> float:
+    def share(self, loss: float, numbers: Sequence[float] | None = None) -> float:
         """The largest residual of the last run as a share of what is ordinary, ``loss`` being what the step reported.
 
-        Above 1, or NaN, the step deserves a closer look.
+        ``numbers`` are those of another run. Above 1, or NaN, the step deserves a closer look.
         """
-        numbers = self._numbers.tolist()
+        numbers = self.numbers.tolist() if numbers is None else numbers
         if not math.isfinite(sum(numbers) + loss):
             return math.nan
         each = iter(numbers)

@@ -143,16 +143,13 @@ class RandomisedCheck:
     def check(self, number: int, step: ComputedStep) -> RandomisedResult:
         """Check step ``number`` (from 1), whose ``loss`` is given."""
         started = time.perf_counter()
-        weight = step.layers[0][0]
-        if self._probes is None or not self._probes.fit(weight):
-            self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in step.layers], weight)
-            self._batched = {}
-        seed, share = self._probes.seed_of(number), self._batched_share(number, step)
+        probes = self.probes_for(step)
+        seed, share = probes.seed_of(number), self._batched_share(number, step)
         stood_out = share is not None and not share <= 1  # also NaN
         if share is not None and not stood_out and not self.per_row(number):
             return RandomisedResult((), share, False, False, seed, time.perf_counter() - started)
         checks = list(local_checks(step))
-        failures, largest = _run_per_row(checks, self._probes.of(number))
+        failures, largest = _run_per_row(checks, probes.of(number))
         if stood_out and not failures:
             exact = [(check, check.residual().share) for check in checks]
             failures = [LocalFailure(c.identity.value, c.tensor, (), of) for c, of in exact if not of <= 1]
@@ -166,6 +163,19 @@ class RandomisedCheck:
             self.begin(number, 1)
             if (share := self._native.share(step.tapes[0], float(step.loss))) is not None:
                 return share
+        batched = self.run_batched(step, self._probes.vector(number))
+        return None if batched is None else batched.share(float(step.loss))  # type: ignore[arg-type]
+
+    def probes_for(self, step: ComputedStep) -> Probes:
+        """Probes for networks with the layers of ``step``."""
+        weight = step.layers[0][0]
+        if self._probes is None or not self._probes.fit(weight):
+            self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in step.layers], weight)
+            self._batched = {}
+        return self._probes
+
+    def run_batched(self, step: ComputedStep, probes: Tensor) -> BatchedCheck | None:
+        """The batched check of a step, run, its numbers not looked at; ``None`` where it cannot be checked so."""
         checks = BatchChecks.of(step)
         if checks is None:
             return None
@@ -173,9 +183,45 @@ class RandomisedCheck:
         batched = self._batched.get(examples)
         if batched is None:
             batched = self._batched[examples] = BatchedCheck(checks)
-        batched.probes.copy_(self._probes.vector(number))
+        batched.probes.copy_(probes)
         batched.run(checks)
-        return batched.share(float(checks.loss))
+        return batched
+
+
+class ChunkCheck:
+    """The batched check of the steps of one chunk that is captured: its kernels are captured with the steps'."""
+
+    def __init__(self, check: RandomisedCheck) -> None:
+        self._check = check
+        self._source: Probes | None = None
+        # Of each step: its probes, the numbers that a replay leaves, and the check that these are of.
+        self._probes, self._numbers, self._runs = list[Tensor](), list[Tensor](), list[BatchedCheck]()
+
+    def capture(self, place: int, step: ComputedStep) -> bool:
+        """Run the kernels for the step at this place of the chunk; ``False`` where the step cannot be checked so."""
+        new = place == len(self._probes)
+        if new:
+            self._source = self._check.probes_for(step)
+            self._probes.append(self._source.vector(0).clone())
+        run = self._check.run_batched(step, self._probes[place])
+        if run is None:
+            return False
+        if new:
+            self._numbers.append(run.numbers.clone())
+            self._runs.append(run)
+        self._numbers[place].copy_(run.numbers)
+        return True
+
+    def draw(self, number: int) -> None:
+        """Put the probes of the steps from ``number`` on in place for the next replay."""
+        for place, probes in enumerate(self._probes):
+            assert self._source is not None
+            probes.copy_(self._source.vector(number + place))
+
+    def shares(self, losses: Sequence[float]) -> list[float]:
+        """The shares that the first steps of the last replay show, given the losses that they reported."""
+        numbers = torch.stack(self._numbers).tolist()
+        return [run.share(loss, row) for run, loss, row in zip(self._runs, losses, numbers, strict=False)]
 
 
 def _run_per_row(checks: Sequence[LocalCheck], probes: Sequence[Probe]) -> tuple[list[LocalFailure], float]:

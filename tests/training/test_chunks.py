@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lean_mnist.chainrule import dense
 from lean_mnist.data.batches import BatchRing
 from lean_mnist.data.datasets import load_dataset
-from lean_mnist.errors import HealthError
+from lean_mnist.errors import GradientMismatch, HealthError, MemoryFault
 from lean_mnist.nn.engine.graph import CannotCapture, CudaGraph, Graph, GraphEngine
-from lean_mnist.nn.step import RING_DEPTH
+from lean_mnist.nn.step import RING_DEPTH, put_flat_gradients
 from lean_mnist.nn.update import Update
 from lean_mnist.training.config.optimizers import build_optimizer
 from lean_mnist.training.distributed import World
+from lean_mnist.training.hooks.graph_screen import GraphScreen
 from lean_mnist.training.objectives import build, classification
 from lean_mnist.training.objectives.classification import Classification
 from tests.support.planting import Plant
@@ -31,17 +33,21 @@ taken: list[int] = []
 class Again:
     """As ``CudaGraph``: computes once more at every ``replay``."""
 
+    replaying = False
+
     def __init__(self, compute: Callable[[], Any], restored: Sequence[Tensor] = ()) -> None:
-        before = [tensor.clone() for tensor in restored]
+        self.before = [tensor.clone() for tensor in restored]
         with torch.no_grad():
             self.result = compute()
-        for tensor, old in zip(restored, before, strict=True):
+        for tensor, old in zip(restored, self.before, strict=True):
             tensor.copy_(old)
         self._compute = compute
 
     def replay(self) -> None:
+        Again.replaying = True
         with torch.no_grad():
             self.result = self._compute()
+        Again.replaying = False
         if isinstance(self.result, list):  # the tapes of a whole chunk
             taken.append(len(self.result))
 
@@ -70,6 +76,7 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("options", [
     {}, {"clip_norm": 0.5, "check": "off"}, {"momentum": 0.0, "schedule": "one-cycle"}, {"precision": "bfloat16"},
+    {"check": "screen"}, {"check": "full"}, {"check": "full", "precision": "bfloat16", "momentum": 0.0},
 ], ids=str)  # fmt: skip
 def test_the_run_is_the_same(captured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: Any) -> None:
     for folder in ("together", "alone"):
@@ -85,7 +92,8 @@ def test_the_run_is_the_same(captured: None, monkeypatch: pytest.MonkeyPatch, tm
     for name in ("train/loss", "train/epoch_loss", "validation/loss", "train/learning_rate"):
         found, expected = named(together.records, name), named(alone.records, name)
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert together.summary_json["checks"]["comparisons"] == alone.summary_json["checks"]["comparisons"]
+    for count in ("comparisons", "screens", "transient", "failures"):
+        assert together.summary_json["checks"][count] == alone.summary_json["checks"][count]
 
 
 @pytest.mark.parametrize("diverging", [True, False])
@@ -152,8 +160,131 @@ def test_what_cannot_be_captured_is_taken_step_by_step(monkeypatch: pytest.Monke
 def test_no_step_that_a_hook_is_to_look_at_is_one_of_several(
     captured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    digits_run(tmp_path, **{**OPTIONS, "epochs": 1, "check": "screen"})
+    digits_run(tmp_path, **{**OPTIONS, "epochs": 1, "check": "screen", "log_every": 8})
     assert not taken
+
+
+def a_fault(plant: Plant, row: Tensor, times: int) -> list[int]:
+    """A bias gradient with one wrong element, so many times, at the step whose batch begins with such a row."""
+    found = list[int]()
+
+    def wrong(parameters: Any, batches: Any) -> Any:
+        result = put_flat_gradients(parameters, batches)
+        if len(found) < times and batches and torch.equal(batches[0][0][0], row):
+            found.append(1)
+            bias_gradient = result.gradients[0][1]
+            assert bias_gradient is not None
+            bias_gradient[3] += 0.1
+        return result
+
+    plant("nn.engine.graph.put_flat_gradients", wrong)
+    return found
+
+
+FULL: dict[str, Any] = {**OPTIONS, "check": "full", "epochs": 2}
+STEP = 70
+
+
+@pytest.fixture
+def row_of_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """The first row of the batch of step ``STEP``; and the weights of the run without a fault, in ``right``."""
+    rows: list[Tensor] = []
+    with monkeypatch.context() as patch:
+        put = vars(classification)["put_flat_gradients"]
+
+        def noted(parameters: Any, batches: Any) -> Any:
+            rows.append(batches[0][0][0].clone())
+            return put(parameters, batches)
+
+        patch.setattr(classification, "put_flat_gradients", noted)
+        (folder := tmp_path / "right").mkdir()
+        digits_run(folder, **FULL, engine="eager")
+    return rows[STEP - 1]
+
+
+def test_a_wrong_gradient_in_a_chunk_is_refused_at_its_step(
+    row_of_step: Tensor, captured: None, plant: Plant, tmp_path: Path
+) -> None:
+    a_fault(plant, row_of_step, 1000)
+    with pytest.raises(GradientMismatch, match=rf"^gradient check failed at step {STEP}: layers\.0\.bias\[3\]: "):
+        digits_run(tmp_path, **FULL)
+    assert sum(taken) > STEP / 2
+
+
+def test_a_fault_in_a_chunk_that_is_gone_again_leaves_nothing(
+    row_of_step: Tensor, captured: None, plant: Plant, tmp_path: Path
+) -> None:
+    found = a_fault(plant, row_of_step, 1)
+    run = digits_run(tmp_path, **FULL)
+    assert found
+    assert run.summary_json["checks"]["transient"] == 1
+    notice = next(record for record in run.records if record["name"] == "screen/transient")
+    assert notice["step"] == STEP
+    for name, value in load(tmp_path / "right/checkpoints/a-run/last.pt")["model"].items():
+        assert torch.allclose(load(run.last)["model"][name], value, rtol=0, atol=1e-5), name
+
+
+@pytest.mark.parametrize("place", [0, 6, 7])
+@pytest.mark.parametrize("what", ["weights", "momentum"])
+def test_a_bit_that_flips_in_a_chunk(
+    row_of_step: Tensor, captured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, place: int
+) -> None:
+    moved, calls = GraphScreen.moved, list[int]()
+
+    def flipping(screen: Any) -> None:
+        moved(screen)
+        if Again.replaying and sum(taken) >= 16:
+            calls.append(1)
+            if len(calls) == place + 1:
+                guard = screen._guard
+                flat = guard._parameters.vector if what == "weights" else guard._update.optimizer.momentum[0]
+                flat.data.view(torch.int32)[5] ^= 1
+
+    monkeypatch.setattr(GraphScreen, "moved", flipping)
+    if place == 7:  # after the chunk's last step
+        with pytest.raises(MemoryFault, match=r"layers\.0\.weight.* was changed in memory"):
+            digits_run(tmp_path, **FULL)
+        return
+    run = digits_run(tmp_path, **FULL)
+    assert run.summary_json["checks"]["transient"] == 1
+    for name, value in load(tmp_path / "right/checkpoints/a-run/last.pt")["model"].items():
+        assert torch.allclose(load(run.last)["model"][name], value, rtol=0, atol=1e-5), name
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what a captured graph cannot hold: operations after which the host must wait for the device."""
+
+    waits = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        booleans = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        assert name not in self.waits, name
+        assert not booleans
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_screened_step_is_kernels_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, activation: str
+) -> None:
+    seen: list[int] = []
+
+    def graph(compute: Callable[[], Any], restored: Sequence[Tensor] = ()) -> Again:
+        made = Again(compute, restored)  # what is made once, the first time, is not captured
+        if isinstance(made.result, list):
+            with NoHost(), torch.no_grad():  # type: ignore[no-untyped-call]
+                compute()
+            seen.append(len(made.result))
+            for tensor, old in zip(restored, made.before, strict=True):
+                tensor.copy_(old)
+        return made
+
+    graphs(monkeypatch, graph)
+    digits_run(tmp_path, **FULL, precision=precision, activation=activation, clip_norm=1.0, logit_penalty=0.01)
+    assert seen
+    assert taken
 
 
 def test_when_steps_are_captured() -> None:

@@ -64,6 +64,29 @@ class CudaGraph(Generic[Result]):
         self._graph.replay()
 
 
+class ChunkScreen(Protocol):
+    """A check of every step of one captured chunk: kernels in its graph, and a look at what they leave."""
+
+    @property
+    def kept(self) -> Sequence[Tensor]:
+        """Tensors that its kernels write and that are as before where a chunk is undone."""
+
+    def enter(self, first: int, batches: Sequence[Batch]) -> None:
+        """Before the graph takes these steps, the first of which has this number."""
+
+    def check(self, place: int, batch: Batch, result: StepResult) -> None:
+        """Kernels that check the step at this place, before its update; may raise :class:`CannotCapture`."""
+
+    def moved(self) -> None:
+        """Kernels after an update."""
+
+    def stands_out(self, first: int, losses: Sequence[float]) -> bool:
+        """After the graph: True if something does in one of the steps that have these losses."""
+
+    def undone(self, first: int) -> None:
+        """After weights, momentum and ``kept`` tensors were put back."""
+
+
 Tapes = list[list[StepTape]]  # of each step of a chunk
 Graph = Callable[[Callable[[], Any], Sequence[Tensor]], Replayable[Any]]
 
@@ -76,8 +99,12 @@ class GraphEngine(StepEngine):
     comes round to it, ``RING_DEPTH`` chunks of batches later at the earliest. The gradient holds until the next step.
 
     With ``whole_chunks``, which takes :class:`SGD`, all steps of a chunk are one ``graph``, with their updates: that
-    loss and gradient are finite is tested on the device, and ``stop_requested`` is asked after the chunk.
+    loss and gradient are finite is tested on the device, and ``stop_requested`` is asked after the chunk. With
+    ``screen``, which makes what screens a chunk, its steps are screened in the graph. Where something stands out the
+    chunk is undone, and its steps are left to whoever looks at them one by one.
     """
+
+    screen: Callable[[], ChunkScreen] | None = None
 
     def __init__(
         self,
@@ -95,6 +122,11 @@ class GraphEngine(StepEngine):
         self._steps: dict[tuple[int, int], Replayable[StepResult]] = {}  # by address and number of examples
         self._chunks: dict[tuple[int, int], _CapturedChunk] = {}  # by address and number of examples
 
+    @property
+    def screens(self) -> bool:
+        """True with a screen, while chunks can be captured."""
+        return self.screen is not None and self._captures_chunks
+
     def step(self, batches: Sequence[Batch]) -> StepResult:
         """Put the gradient of the mean loss over all examples of ``batches`` into the flat gradient."""
         captured = self._captured_step(batches[0]) if len(batches) == 1 else None
@@ -107,8 +139,14 @@ class GraphEngine(StepEngine):
         """Take one step a batch, updates included."""
         captured = self._captured_chunk(batches)
         if captured is None:
-            return super().chunk(batches, rates, first)
+            return StepChunk([], [], stopped=False) if self.screens else super().chunk(batches, rates, first)
+        if captured.screen is not None:
+            captured.screen.enter(first, batches)
         losses, tapes = captured.take(rates)
+        if captured.screen is not None and captured.screen.stands_out(first, losses):
+            captured.undo()
+            captured.screen.undone(first)
+            return StepChunk([], [], stopped=False)
         return StepChunk(losses, tapes, self._stop_requested(), not_finite=len(losses) < len(batches))
 
     def _captured_step(self, batch: Batch) -> Replayable[StepResult] | None:
@@ -133,7 +171,8 @@ class GraphEngine(StepEngine):
             if not self._update.optimizer.started:
                 return None
             try:
-                self._chunks[key] = _CapturedChunk(self._parameters, self._update, batches, self._graph)
+                screen = None if self.screen is None else self.screen()
+                self._chunks[key] = _CapturedChunk(self._parameters, self._update, batches, self._graph, screen)
             except CannotCapture:
                 self._captures_chunks = False
                 return None
@@ -143,26 +182,48 @@ class GraphEngine(StepEngine):
 class _CapturedChunk:
     """The steps of a chunk of static batches, captured as one: learning rates go in, losses and failures come out."""
 
-    def __init__(self, parameters: FlatParameters[MLP], update: Update, batches: Sequence[Batch], graph: Graph) -> None:
+    def __init__(
+        self,
+        parameters: FlatParameters[MLP],
+        update: Update,
+        batches: Sequence[Batch],
+        graph: Graph,
+        screen: ChunkScreen | None,
+    ) -> None:
         assert isinstance(update.optimizer, SGD)
         vector = parameters.vector.detach()
         # While the rates are 0, which they are during the capture, only the momentum moves.
         rates, outcomes = vector.new_zeros(len(batches)), vector.new_zeros(2, len(batches))
-        failed = vector.new_zeros(())
+        failed, kept = vector.new_zeros(()), () if screen is None else screen.kept
+        # What a step that stands out must not have changed, as it was before the chunk.
+        self._before = [] if screen is None else [(t, t.clone()) for t in (vector, *update.optimizer.momentum, *kept)]
 
         def compute() -> Tapes:
             tapes = []
             failed.zero_()
+            for tensor, before in self._before:
+                before.copy_(tensor)
             for i, batch in enumerate(batches):
                 result = put_flat_gradients(parameters, [batch])
+                if screen is not None:
+                    screen.check(i, batch, result)
                 update.apply_on_device(result.loss, rates[i], failed)
+                if screen is not None:
+                    screen.moved()
                 outcomes[0, i].copy_(result.loss)
                 outcomes[1, i].copy_(failed)
                 tapes.append(result.tapes)
             return tapes
 
         self._optimizer, self._rates, self._outcomes = update.optimizer, rates, outcomes
-        self._steps = graph(compute, update.optimizer.momentum)
+        self.screen, self._parameters = screen, parameters
+        self._steps = graph(compute, [*update.optimizer.momentum, *kept])
+
+    def undo(self) -> None:
+        """Put weights, momentum and what the screen keeps back to what they were before the chunk."""
+        for tensor, before in self._before:
+            tensor.copy_(before)
+        self._parameters.vector_to_network()
 
     def take(self, rates: Sequence[float]) -> tuple[list[float], Tapes]:
         """Take the steps; losses and tapes of those that were applied, all before the first that is not finite."""

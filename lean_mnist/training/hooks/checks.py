@@ -7,14 +7,16 @@ from lean_mnist.audit.diagnosis import first_fault
 from lean_mnist.audit.gradcheck_piece import GradcheckVerdict
 from lean_mnist.audit.local_checks import ComputedStep
 from lean_mnist.audit.native_screen import NativeScreen
-from lean_mnist.audit.randomised import RandomisedCheck
+from lean_mnist.audit.randomised import ChunkCheck, RandomisedCheck
 from lean_mnist.audit.step_audit import AuditResult, StepAudit
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
+from lean_mnist.nn.engine.graph import GraphEngine
 from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import Step
 from lean_mnist.nn.update import not_finite
 from lean_mnist.training.config.schedules import Schedule
+from lean_mnist.training.hooks.graph_screen import GraphScreen
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy
 from lean_mnist.training.sinks.records import Figure, Notice, Record, Scalar
@@ -94,19 +96,33 @@ class ScreenHook:
     """
 
     def __init__(self, model: MLP, record_due: Schedule, seed: int, policy: FailurePolicy) -> None:
-        self._randomised, self._audit = RandomisedCheck(seed), StepAudit(model)
+        self._randomised, self._audit, self._network = RandomisedCheck(seed), StepAudit(model), model
         self._record_due, self._policy = record_due, policy
         self._native: NativeScreen | None = None
         self._guard: MemoryGuard | None = None
+        self._in_engine = False  # whether it screens the steps of its chunks
         self._stood_out = 0  # number of the step at which a chunk ended because something did
 
     def due(self, step: int) -> bool:
-        """Every step, or where the native engine screens those in between, at those that are looked at row by row."""
-        return self._native is None or self._randomised.per_row(step)
+        """Every step, or where the engine screens those in between, at those that are looked at row by row."""
+        return not self._in_engine or self._randomised.per_row(step)
+
+    def stand_in_graphs(self, engine: GraphEngine, guard: MemoryGuard | None) -> None:
+        """Let ``engine`` screen the steps of a captured chunk in its graph, and do what ``guard`` does."""
+        self._in_engine = True
+        if guard is not None:
+            guard.stand_in()
+        network = self._network
+        engine.screen = lambda: GraphScreen(network, ChunkCheck(self._randomised), guard, self.look_back)
+
+    def look_back(self, taken: int, stood_out: int, seconds: float) -> None:
+        """Count the steps that an engine screened and took, and remember the number of one that stood out, or 0."""
+        self._policy.summary.add_screens(taken, seconds)
+        self._stood_out = stood_out
 
     def stand_in(self, engine: NativeEngine, guard: MemoryGuard | None) -> None:
         """Let ``engine`` screen the steps of a chunk itself, and do what ``guard`` does."""
-        self._native, self._guard = NativeScreen(engine), guard
+        self._native, self._guard, self._in_engine = NativeScreen(engine), guard, True
         if guard is not None:
             guard.stand_in()
             self._native.watch_sums(engine.feature_sums)
@@ -126,9 +142,8 @@ class ScreenHook:
     def end(self, step: int, taken: int, stood_out: bool, seconds: float) -> None:
         """Count the steps that the engine took; raises ``MemoryFault`` where what rests was changed."""
         assert self._native is not None
-        self._policy.summary.add_screens(taken, seconds)
         block = self._native.changed_block
-        self._stood_out = step + taken if stood_out and block is None else 0
+        self.look_back(taken, step + taken if stood_out and block is None else 0, seconds)
         if block is not None:
             self.changed(step + taken, block)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lean_mnist.data.watch import BatchWatch, first_of
@@ -104,13 +105,14 @@ class MemoryGuard:
     def _at_rest(self) -> Iterable[Record]:
         return self._warned(self._state.step, self._differences_at_rest())
 
-    def _compare_batches(self, batches: Sequence[Batch]) -> None:
-        started, from_source = time.perf_counter(), (self._state.step + 1) % FROM_SOURCE == 0
-        found = self._of(batches, from_source)
+    def _compare_batches(self, batches: Sequence[Batch], ahead: int = 0) -> None:
+        """Those of the step after the next ``ahead`` ones."""
+        started, step = time.perf_counter(), self._state.step + 1 + ahead
+        found = self._of(batches, step % FROM_SOURCE == 0)
         self._policy.summary.seconds += time.perf_counter() - started
         # With --on-divergence warn the step is taken all the same, if it can be.
         if found and (self._policy.stop or label_of_no_class(self._parameters, batches)):
-            raise self.fault(self._state.step + 1, found)
+            raise self.fault(step, found)
         self._of_batches += found
 
     def _of(self, batches: Sequence[Batch], from_source: bool) -> list[str]:
@@ -140,6 +142,26 @@ class MemoryGuard:
         """Before a chunk from number ``step`` on; raises ``MemoryFault``."""
         if found := self._differences_at_rest():
             self._count_or_raise(step, found)
+
+    def compare_chunk(self, batches: Sequence[Batch]) -> None:
+        """Before a chunk of steps of these batches that a graph takes; raises ``MemoryFault``."""
+        self.compare_at_rest(self._state.step + 1)
+        for ahead, batch in enumerate(batches):
+            self._compare_batches([batch], ahead)
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """Checksums of what rests, as it was noted; written by :meth:`note_on_device`."""
+        return [one.checksum.then for one in self._resting]
+
+    def differs_on_device(self) -> Tensor:
+        """True if what rests was changed; of kernels alone, as a graph needs them."""
+        return torch.stack([one.checksum.differs() for one in self._resting]).any()
+
+    def note_on_device(self) -> None:
+        """Take what rests as it is now, after an update in a graph."""
+        for one in self._resting:
+            one.checksum.note()
 
     def blame(self, step: int, block: int) -> None:
         """The engine found a block of parameters, or of momentum after them, changed; raises ``MemoryFault``."""

@@ -128,8 +128,11 @@ class Classification:
                 self._screen.stand_in(engine, self._guard if chunks else None)
             return engine
         if isinstance(self._memory, BatchRing):
-            whole = isinstance(update.optimizer, SGD) and self.config.precision != "float64"  # rates are float32 there
-            self._engine = GraphEngine(*parts, self._memory, whole_chunks=whole and self._world.size == 1)
+            whole = self._world.size == 1 and isinstance(update.optimizer, SGD)
+            whole = whole and self.config.precision != "float64"  # rates are float32 there
+            self._engine = graphs = GraphEngine(*parts, self._memory, whole_chunks=whole)
+            if self._screen is not None and whole:
+                self._screen.stand_in_graphs(graphs, self._guard)
         else:
             self._engine = StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
         return self._engine
