@@ -38,10 +38,7 @@ class Intents:
     """The intents of modules and of Functions. Raises ``ArgumentError`` for keys and values that cannot be."""
 
     def __init__(
-        self,
-        ignore: Collection[Key],
-        intended: Mapping[Key, str],
-        derivative_of: Mapping[Key, Callable[..., Any]],
+        self, ignore: Collection[Key], intended: Mapping[Key, str], derivative_of: Mapping[Key, Callable[..., Any]]
     ) -> None:
         if isinstance(ignore, (str, type)):
             raise ArgumentError("ignore: expected a list of types, paths and names of Functions, found one of them")

@@ -1,16 +1,7 @@
 """The corpus of planted bugs, put together from its groups."""
 
 from lean_mnist.errors import ArgumentError, nearest
-from lean_mnist.mutants.corpus import (
-    chain_rule,
-    formulas,
-    functions,
-    held_out,
-    memory,
-    nodes,
-    shipped,
-    written_forms,
-)
+from lean_mnist.mutants.corpus import chain_rule, formulas, functions, held_out, memory, nodes, shipped, written_forms
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.whole_function import FunctionMutant
 
