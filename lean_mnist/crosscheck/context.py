@@ -63,19 +63,19 @@ class Context:
         made_by = [function_of(node) for node in custom_nodes(outputs)]
         self.functions = [function for function in made_by if function is not None]
 
-    def at(self, inputs: Sequence[Any], words: str) -> Context:
+    def at(self, inputs: Sequence[Any], words: str, **changes: Any) -> Context:
         """The same check at other inputs, by one probe, seeded by ``words`` for them. Raises ``CallFailed``."""
+        fresh = {"kinks": set(), "options": replace(self.options, probes=1, upstream=()), **changes}
         return replace(
-            self, subject=self.subject.at(inputs), seed=self.seed + len(words), noise={}, kinks=set(),
+            self, subject=self.subject.at(inputs), seed=self.seed + len(words), noise={},
             reference=None if self.reference is None else self.reference.at(inputs),
-            smooth=None if self.smooth is None else self.smooth.at(inputs),
-            options=replace(self.options, probes=1, upstream=()),
+            smooth=None if self.smooth is None else self.smooth.at(inputs), **fresh,
         )  # fmt: skip
 
     def rows(self, index: Tensor) -> Context:
         """The same check at the rows ``index`` of all ``long`` inputs. Raises ``CallFailed``."""
         inputs = [x.detach()[index.to(x.device)] if i in self.long else x for i, x in enumerate(self.subject.inputs)]
-        return replace(self.at(inputs, ""), kinks=self.kinks, options=replace(self.options, upstream=()))
+        return self.at(inputs, "", kinks=self.kinks, options=replace(self.options, upstream=()))
 
     @property
     def length(self) -> int:
@@ -224,9 +224,7 @@ class Context:
 def _like(outputs: Sequence[Tensor], given: Upstream) -> list[Tensor]:
     """Upstream gradients in the dtypes and on the devices of ``outputs``; zeros where one is ``None``."""
     real = [None if v is None else as_real(v.detach()) for v in given]
-    if len(real) != len(outputs) or any(
-        v is not None and v.shape != y.shape for v, y in zip(real, outputs, strict=True)
-    ):
-        shapes = [[None if x is None else tuple(x.shape) for x in tensors] for tensors in (outputs, real)]
+    shapes = [[None if x is None else tuple(x.shape) for x in tensors] for tensors in (outputs, real)]
+    if len(real) != len(outputs) or any(found not in (None, own) for own, found in zip(*shapes, strict=True)):
         raise ArgumentError(f"upstream: expected the shapes {shapes[0]} of the outputs, found {shapes[1]}")
     return [torch.zeros_like(y) if v is None else v.to(y) for v, y in zip(real, outputs, strict=True)]

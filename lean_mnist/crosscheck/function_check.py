@@ -125,11 +125,12 @@ def check_function(
         names, upstream = names or recorded.get("names"), upstream or recorded.get("upstream", ())
     arguments = Arguments.of(inputs, names)
     given, named = arguments.flat(inputs), {} if names is None else {"names": list(names)}
+    owner = _function_class(function)
     options = Options(
         probes=probes, replays=replays, vary_batch=vary_batch, vary_sizes=vary_sizes, skip=skip, fail_on=fail_on,
         tolerance=tolerance,
-        intended=intended or _declared(function, "intended") or "",
-        derivative_of=derivative_of or _declared(function, "derivative_of"), gradients_from=gradients_from,
+        intended=intended or getattr(owner, "intended", None) or "",
+        derivative_of=derivative_of or getattr(owner, "derivative_of", None), gradients_from=gradients_from,
         time_limit=time_limit, max_memory=max_memory, fast=fast, upstream=upstream,
     )  # fmt: skip
     for rule in skip:
@@ -193,11 +194,10 @@ def _judged_by(ctx: Context, findings: Sequence[Finding]) -> dict[str, tuple[str
     }
 
 
-def _declared(function: Callable[..., Any], attribute: str) -> Any:
-    """The class attribute by which the Function behind ``MyFunction.apply`` describes its own gradient, if any."""
+def _function_class(function: Callable[..., Any]) -> type[Any] | None:
+    """The class behind ``MyFunction.apply``, whose attributes may describe its gradient."""
     owner = getattr(function, "__self__", None)
-    declares = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
-    return getattr(owner, attribute, None) if declares else None
+    return owner if isinstance(owner, type) and issubclass(owner, torch.autograd.Function) else None
 
 
 def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
@@ -242,8 +242,7 @@ def _ask(ctx: Context) -> tuple[list[Finding], Mapping[str, tuple[str, ...]]]:
 def _named_input(failure: CallFailed, ctx: Context) -> str:
     """PyTorch says at which index a gradient has a wrong shape; of ``MyFunction.apply`` that is an input."""
     found = re.search(r"invalid gradient at index (\d+)", one_line(failure.error, 1000))
-    applied = getattr(ctx.subject.function, "__self__", None)
-    if found is None or not isinstance(applied, type) or not issubclass(applied, torch.autograd.Function):
+    if found is None or _function_class(ctx.subject.function) is None:
         return ""
     index = int(found[1])
     return f" (index {index} is {ctx.names[index]})" if index < len(ctx.names) else ""

@@ -34,7 +34,7 @@ class Recording:
     paths: list[Path] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     _seen: Counter[str] = field(default_factory=Counter)  # by name, which those made in a factory share
-    _waiting: dict[Any, _Call] = field(default_factory=dict)  # by node, for their backward
+    _waiting: dict[Any, tuple[Path, dict[str, Any], list[bool]]] = field(default_factory=dict)  # by node
 
     def __str__(self) -> str:
         skipped = "".join(f"; {number} not kept: {reason}" for reason, number in self.skipped.items())
@@ -50,60 +50,45 @@ class Recording:
             return None
         file = re.sub(r"[^\w.-]+", "_", f"{name.replace(':', '.')}-{self._seen[name]}.pt")
         self._seen[name] += 1
+        floating = list[bool]()  # which outputs are, to which a gradient can come
+
+        def returned(result: Any) -> None:
+            outputs = result if isinstance(result, (tuple, list)) else [result]
+            floating.extend(isinstance(y, Tensor) and (y.is_floating_point() or y.is_complex()) for y in outputs)
+
         try:
             own = Arguments.of(arguments)
             copies = [x.detach().clone() if isinstance(x, Tensor) else x for x in own.flat(arguments)]
             # Autograd differentiates in no tensor of a list.
             each = [len(Arguments.of([x]).names) for x in arguments]
-            needed = [need for need, leaves in zip(needs, each, strict=True) for _ in range(leaves)]
-            call = _Call(self.folder / file, f"{name}.apply", own.nested(copies), needed)
+            content = {
+                **envelope(FUNCTION),
+                "function": f"{name}.apply",
+                "reference": None,
+                "inputs": own.nested(copies),
+                "requires_grad": [need for need, leaves in zip(needs, each, strict=True) for _ in range(leaves)],
+                "seed": secrets.randbits(48),
+                "verdict": "recorded",
+                "report": "",
+            }
             ctx.register_prehook(lambda upstream: self._write(ctx, upstream))
         except Exception as error:  # out of memory
             self.skipped[f"{function.__name__}: {one_line(error, 120)}"] += 1
             return None
-        self._waiting[ctx] = call
-        return call.returned
+        self._waiting[ctx] = self.folder / file, content, floating
+        return returned
 
     def _write(self, ctx: Any, upstream: Sequence[Tensor | None] = ()) -> None:
-        call = self._waiting.pop(ctx, None)
-        if call is None:  # a second backward
+        """Write the call, with ``upstream`` as further probes if a backward came by."""
+        if ctx not in self._waiting:  # a second backward
             return
+        path, content, floating = self._waiting.pop(ctx)
+        came = [None if v is None else v.detach() for v, y in zip(upstream, floating, strict=False) if y]
         try:
-            write_bundle(call.path, call.content(upstream))
-            self.paths.append(call.path)
+            write_bundle(path, {**content, "options": {"upstream": [came]} if came else {}})
+            self.paths.append(path)
         except Exception as error:  # a full disk stops no training
-            self.skipped[f"{call.path.name}: {one_line(error, 120)}"] += 1
-
-
-@dataclass
-class _Call:
-    """One call of a Function, on copies."""
-
-    path: Path
-    function: str
-    inputs: list[Any]
-    requires_grad: list[bool]
-    floating: list[bool] = field(default_factory=list)  # which outputs are
-
-    def returned(self, result: Any) -> None:
-        """Note which outputs a gradient can come to."""
-        outputs = result if isinstance(result, (tuple, list)) else [result]
-        self.floating = [isinstance(y, Tensor) and (y.is_floating_point() or y.is_complex()) for y in outputs]
-
-    def content(self, upstream: Sequence[Tensor | None]) -> dict[str, Any]:
-        """The bundle, with ``upstream`` as further probes if a backward came by."""
-        came = [None if v is None else v.detach() for v, y in zip(upstream, self.floating, strict=False) if y]
-        return {
-            **envelope(FUNCTION),
-            "function": self.function,
-            "reference": None,
-            "inputs": self.inputs,
-            "requires_grad": self.requires_grad,
-            "seed": secrets.randbits(48),
-            "options": {"upstream": [came]} if came else {},
-            "verdict": "recorded",
-            "report": "",
-        }
+            self.skipped[f"{path.name}: {one_line(error, 120)}"] += 1
 
 
 @contextmanager

@@ -49,10 +49,6 @@ def _added(case: Case, terms: Mapping[str, Tensor], kind: Kind) -> Iterator[Cand
             yield Candidate(kind, f"{multiple:.3g} times {name} was added", case.reference + multiple * term)
 
 
-def _leftovers(case: Case) -> Iterator[Candidate]:
-    return _added(case, case.leftovers, Kind.STALE_VALUE)
-
-
 def _sign(case: Case) -> Iterator[Candidate]:
     if case.relative > 1:
         yield Candidate(Kind.SIGN, "the opposite sign", torch.where(case.wrong, -case.reference, case.reference))
@@ -164,7 +160,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     patterns.one_destination,
     _zero,
     given,
-    _leftovers,
+    lambda case: _added(case, case.leftovers, Kind.STALE_VALUE),
     _sign,
     _transpose,
     patterns.permutation,

@@ -127,12 +127,8 @@ class Expected:
 
 def worst(findings: Sequence[Finding]) -> list[Finding]:
     """Of several findings about one result the gravest."""
-    kept: dict[str, Finding] = {}
-    for finding in findings:
-        before = kept.get(finding.subject)
-        if before is None or _gravity(finding) > _gravity(before):
-            kept[finding.subject] = finding
-    return list(kept.values())
+    subjects = dict.fromkeys(finding.subject for finding in findings)
+    return [max((f for f in findings if f.subject == subject), key=_gravity) for subject in subjects]
 
 
 def _gravity(finding: Finding) -> tuple[bool, float]:

@@ -126,15 +126,11 @@ def residuals_along(
         elif not residuals:
             smallest = min(smallest, max(h / FACTOR**STEPS_INSIDE, 4 * torch.finfo(dtype).eps))
         h /= FACTOR
-        if enough is not None and len(residuals) > FEWEST_STEPS and _known(residuals, enough, NOISE_MARGIN * noise / h):
-            break
+        if enough is not None and len(residuals) > FEWEST_STEPS and (slope := extrapolate(residuals)) is not None:
+            known = slope.error <= max(enough, NOISE_MARGIN * noise / h)  # as well as a smaller step could tell
+            if known and abs(slope.residual) <= slope.error + enough:
+                break
     return residuals
-
-
-def _known(residuals: Sequence[Residual], enough: float, noise: float) -> bool:
-    """True if the slope is that of the gradient, and known as well as is needed, or as a smaller step could tell."""
-    slope = extrapolate(residuals)
-    return slope is not None and abs(slope.residual) <= slope.error + enough and slope.error <= max(enough, noise)
 
 
 @torch.no_grad()

@@ -44,7 +44,8 @@ class Arguments:
         paths, leaves, structure = flatten_tree(named)
         top = dict(zip(named if isinstance(named, dict) else range(len(named)), names, strict=True))
         flat = tuple(f"{top[key]}{rest}" for key, rest in paths)
-        return cls(structure, flat, tuple(names), frozenset(i for i, x in enumerate(leaves) if _is_complex(x)))
+        complex_ones = frozenset(i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_complex())
+        return cls(structure, flat, tuple(names), complex_ones)
 
     def flat(self, inputs: Inputs) -> list[Any]:
         """The arguments one after the other, complex tensors as real ones."""
@@ -59,10 +60,6 @@ class Arguments:
     def nested(self, flat: Sequence[Any]) -> Any:
         """The list or dict of arguments that ``flat`` gives as such a list."""
         return unflatten_tree([as_complex(x) if i in self.complex else x for i, x in enumerate(flat)], self.structure)
-
-
-def _is_complex(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_complex()
 
 
 def as_real(x: Tensor) -> Tensor:
