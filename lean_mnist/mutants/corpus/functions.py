@@ -72,16 +72,25 @@ def _mask_drawn_in_backward(wrong: bool) -> Apply:
     return function(forward, lambda ctx, g: g * (torch.rand(g.shape) < 0.5 if wrong else ctx.mask))
 
 
+def _sine(keep: Callable[[Any, Tensor], object], slope: Callable[[Any], Tensor]) -> Apply:
+    """``sin(x)``: the forward saves ``x`` and calls ``keep(ctx, x)``, the backward multiplies by ``slope(ctx)``."""
+
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        keep(ctx, x)
+        return x.sin()
+
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * slope(ctx)
+
+    return function(forward, once_differentiable(backward))
+
+
 @STATE("kept-on-the-class", Kind.STALE_VALUE, "two forwards before a backward")
 def _kept_on_the_class(wrong: bool) -> Apply:
     """The input is kept outside of ``ctx``, where the next call overwrites it."""
     kept: dict[str, Tensor] = {}
-
-    def sine(x: Tensor) -> Tensor:
-        kept["x"] = x
-        return x.sin()
-
-    return by_formulas(sine, lambda g, x: g * (kept["x"] if wrong else x).cos())
+    return _sine(lambda ctx, x: kept.update(x=x), lambda ctx: (kept["x"] if wrong else ctx.saved_tensors[0]).cos())
 
 
 @STATE("kept-on-a-stack", Kind.STALE_VALUE, "two forwards before a backward")
@@ -89,17 +98,12 @@ def _kept_on_a_stack(wrong: bool) -> Apply:
     """Inputs are kept on a stack, as if backwards always came in the reverse order of their forwards."""
     stack: list[Tensor] = []
 
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        stack.append(x)
-        return x.sin()
+    def slope(ctx: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        top = stack.pop() if stack else x
+        return (top if wrong and top.shape == x.shape else x).cos()
 
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        top = stack.pop() if stack else ctx.saved_tensors[0]
-        return g * (top if wrong and top.shape == g.shape else ctx.saved_tensors[0]).cos()
-
-    return function(forward, backward)
+    return _sine(lambda ctx, x: stack.append(x), slope)
 
 
 @STATE("workspace-written-again", (Kind.STALE_VALUE, Kind.MUTATION), "two forwards before a backward")
@@ -107,27 +111,17 @@ def _workspace(wrong: bool) -> Apply:
     """The slope is kept in a buffer that the next forward writes to."""
     buffers: dict[Any, Tensor] = {}
 
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        slope = x.cos()
-        ctx.slope = buffers.setdefault((x.shape, x.dtype), slope).copy_(slope) if wrong else slope
-        return x.sin()
+    def keep(ctx: Any, x: Tensor) -> None:
+        ctx.slope = buffers.setdefault((x.shape, x.dtype), x.cos()).copy_(x.cos()) if wrong else x.cos()
 
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return g * ctx.slope
-
-    return function(forward, backward)
+    return _sine(keep, lambda ctx: ctx.slope)
 
 
 @STATE("overwritten-by-evaluation", Kind.STALE_VALUE, "evaluation between forward and backward")
 def _overwritten_by_evaluation(wrong: bool) -> Apply:
     """The backward reads what a forward that needed no gradient has kept meanwhile."""
-    kept: dict[Any, Tensor] = {}
-
-    def gradient(g: Tensor, x: Tensor) -> Tensor:
-        return g * (kept[x.shape] if wrong and x.shape in kept else x).cos()
-
-    apply = by_formulas(torch.sin, gradient)
+    kept: Any = {}
+    apply = by_formulas(torch.sin, lambda g, x: g * (kept.get(x.shape, x) if wrong else x).cos())
 
     def call(x: Tensor) -> Tensor:
         kept.clear()
@@ -138,20 +132,10 @@ def _overwritten_by_evaluation(wrong: bool) -> Apply:
     return call
 
 
-@STATE("kept-unprotected", (Kind.MUTATION, Kind.STALE_VALUE), "input changed after the forward")
-def _kept_unprotected(wrong: bool) -> Apply:
-    """The input is kept as an attribute, where autograd does not see that it is changed in place."""
-
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.x = x.detach()
-        return x.sin()
-
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return g * (ctx.x if wrong else ctx.saved_tensors[0]).cos()
-
-    return function(forward, backward)
+STATE.add("kept-unprotected", (Kind.MUTATION, Kind.STALE_VALUE), "input changed after the forward",
+    "the input is kept as an attribute, where autograd does not see that it is changed in place",
+    lambda wrong: _sine(lambda ctx, x: setattr(ctx, "x", x.detach()),
+                        lambda ctx: (ctx.x if wrong else ctx.saved_tensors[0]).cos()))
 
 
 @STATE("tail-never-written", Kind.UNINITIALISED, "always", (12, 8))
@@ -159,8 +143,7 @@ def _tail_never_written(wrong: bool) -> Apply:
     """The last rows of the gradient are whatever was in memory before."""
 
     def gradient(g: Tensor, x: Tensor) -> Tensor:
-        d_x = torch.empty_like(g)
-        rows = len(g) - 3 if wrong else len(g)
+        d_x, rows = torch.empty_like(g), len(g) - 3 if wrong else len(g)
         d_x[:rows] = g[:rows] * x[:rows].cos()
         return d_x
 

@@ -58,11 +58,6 @@ def activation_fault(name: str, backward: Callable[[Any, Any], Any], forward: An
     return {f"chainrule.activations.ACTIVATIONS.{name}": faulty}
 
 
-def scaled_slope(name: str, factor: float) -> Replacements:
-    """An activation whose backward is scaled by ``factor``."""
-    return activation_fault(name, lambda saved, d_h: RIGHT[name].backward(saved, d_h) * factor)
-
-
 def loss_fault(backward: Callable[..., Any] | None = None, forward: Callable[..., Any] | None = None) -> Replacements:
     """Softmax cross-entropy with ``backward(right, tape, dloss)`` or ``forward(right, logits, labels)``."""
 
@@ -103,19 +98,14 @@ def weights_times(factor: float, where: Callable[[int, Any], bool]) -> Replaceme
     return changed("chainrule.mlp.mlp_backward", wrong)
 
 
-def only_in(dtype: torch.dtype, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``change`` of tensors of ``dtype`` alone."""
-    return lambda g: change(g) if isinstance(g, torch.Tensor) and g.dtype == dtype else g
+def only_in(dtype: torch.dtype, change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """``change`` of what comes first, if it is a tensor of ``dtype``."""
+    return lambda g, *_: change(g) if isinstance(g, torch.Tensor) and g.dtype == dtype else g
 
 
 def on_torch(name: str, method: Callable[..., Any]) -> Replacements:
     """Another primitive of tensors."""
     return {f"chainrule.arrays._TorchPrimitives.{name}": method}
-
-
-def float32_fault(name: str, change: Callable[[Any], Any]) -> Replacements:
-    """A primitive of tensors whose result is changed in float32."""
-    return changed(f"chainrule.arrays._TorchPrimitives.{name}", lambda y, *_: only_in(torch.float32, change)(y))
 
 
 def small_counts_as_negative(limit: float, dtype: torch.dtype | None = None) -> Replacements:
