@@ -1,10 +1,9 @@
 """The divergence of a tensor from its reference, and how much of it rounding explains.
 
-How much rounding is expected depends on the step: late in training ``p − onehot(y)`` cancels, and a tolerance relative
-to the gradient would raise false alarms. So the tolerance is measured: the same is computed a third time, by plain
-PyTorch in the precision under test (the *baseline*), and the error of ours against the float64 reference may be at most
-``BASELINE_FACTOR`` times the baseline's own (the idea is flash-attention's), plus ``FLOOR_ULPS`` units of rounding for
-when that is exact by chance, and ``MAGNITUDE_ULPS`` of the size of larger terms that cancel, where the caller gives it.
+Late in training ``p − onehot(y)`` cancels, and a tolerance relative to the gradient would raise false alarms. So it is
+measured: plain PyTorch computes the same in the precision under test (the *baseline*), and the error of ours against
+the float64 reference may be ``BASELINE_FACTOR`` times the baseline's (flash-attention's idea), plus ``FLOOR_ULPS``
+units of rounding, if that is exact by chance, and ``MAGNITUDE_ULPS`` of the size of larger terms that cancel, where known.
 """
 
 import math

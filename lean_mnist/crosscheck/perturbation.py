@@ -1,9 +1,8 @@
 """Monte Carlo arithmetic: the same computation with ulp perturbations, to see how much rounding matters.
 
 Each operation's result is moved by at most one unit in the last place, at random (D. S. Parker, *Monte Carlo
-Arithmetic*, UCLA, 1997; a rounding error proper is half of that). How far a final result then scatters says how far the
-rounding errors of the computation as it is may have moved it, cancellation included, with no analysis of it and no
-second implementation. What a kernel rounds inside is not seen, only what it returns.
+Arithmetic*, UCLA, 1997; a rounding error proper is half of that). How far a result then scatters says how far rounding
+may have moved it, cancellation included. What a kernel rounds inside is not seen, only what it returns.
 """
 
 from __future__ import annotations

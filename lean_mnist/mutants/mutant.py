@@ -20,20 +20,14 @@ Change = TypeVar("Change", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class PlantedBug:
-    """A fault of a backward: what is wrong, and when it shows.
-
-    Attributes:
-        kinds: the classes that a diagnosis may honestly give the fault: one, or two where both say what the code does.
-        condition: the situation in which the gradient is wrong.
-        source: ``owner/repo#number`` where the fault replays one that was shipped.
-    """
+    """A fault of a backward: what is wrong, and when it shows."""
 
     name: str
     description: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Kind, ...]  # that a diagnosis may honestly give it: one, or two where both say what the code does
     group: str
-    condition: str
-    source: str = field(default="", kw_only=True)
+    condition: str  # the situation in which the gradient is wrong
+    source: str = field(default="", kw_only=True)  # ``owner/repo#number`` where it replays one that was shipped
 
     @property
     def held_out(self) -> bool:
@@ -43,22 +37,13 @@ class PlantedBug:
 
 @dataclass(frozen=True)
 class Mutant(PlantedBug):
-    """A faulty backward in the chain rule or in a Function, and how it is planted.
+    """A faulty backward in the chain rule or in a Function, and how it is planted; shows in one of ``CONDITIONS``."""
 
-    Attributes:
-        condition: an entry of ``conditions.CONDITIONS``.
-        site: an entry of ``planting.SITES``, the backward that is replaced.
-        new_fault: makes a fresh fault, since some remember earlier calls.
-        activation: whose backward a fault at ``"activation"`` replaces.
-        equivalent_when: the configurations for which the faulty backward is right after all; empty if for none.
-        ours_only: a fault against what this package's Functions promise, and others need not.
-    """
-
-    site: str
-    new_fault: Callable[[], Fault]
-    activation: str = "relu"
-    equivalent_when: str = ""
-    ours_only: bool = False
+    site: str  # an entry of ``planting.SITES``, the backward that is replaced
+    new_fault: Callable[[], Fault]  # a fresh one, since some remember earlier calls
+    activation: str = "relu"  # whose backward a fault at ``"activation"`` replaces
+    equivalent_when: str = ""  # the configurations for which it is right after all
+    ours_only: bool = False  # it breaks what this package's Functions promise, and others need not
 
     @property
     def generic(self) -> bool:

@@ -27,24 +27,16 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class MutantResult:
-    """Verdict on one planted mutant, and the evidence for it.
-
-    Attributes:
-        where: step or call at which it was caught.
-        checks: the checks that failed there.
-        kind: class diagnosed there; ``None`` where none was.
-        shown_at: first training step whose gradient it made wrong; ``None`` where training is not what shows it.
-        caught_at: first training step that a check refused.
-    """
+    """Verdict on one planted mutant, and the evidence for it."""
 
     mutant: PlantedBug
     fate: Fate
-    where: str = ""
-    checks: tuple[str, ...] = ()
+    where: str = ""  # step or call at which it was caught
+    checks: tuple[str, ...] = ()  # that failed there
     message: str = ""
-    kind: Kind | None = None
-    shown_at: int | None = None
-    caught_at: int | None = None
+    kind: Kind | None = None  # diagnosed there
+    shown_at: int | None = None  # first training step whose gradient it made wrong, where training is what shows it
+    caught_at: int | None = None  # first training step that a check refused
 
     @property
     def caught(self) -> bool:

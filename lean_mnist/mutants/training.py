@@ -48,21 +48,13 @@ class CheckFailure(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """A checked training run.
+    """A checked training run."""
 
-    Attributes:
-        shown_at: first step at which a gradient was wrong; only known of a planted mutant.
-        failure: first failure of a check.
-        first: for each check that failed, the first step at which it did.
-        steps: number of the last step.
-        loss: loss at that step.
-    """
-
-    shown_at: int | None
-    failure: CheckFailure | None
-    first: dict[str, int]
-    steps: int
-    loss: float
+    shown_at: int | None  # the first step at which a gradient was wrong, known of a planted mutant only
+    failure: CheckFailure | None  # the first of a check
+    first: dict[str, int]  # step at which each check that failed did so
+    steps: int  # the number of the last
+    loss: float  # there
 
 
 @functools.cache

@@ -25,19 +25,12 @@ Formula = Callable[..., Any]
 
 @dataclass(frozen=True)
 class FunctionMutant(PlantedBug):
-    """A Function with a fault, and the same without.
+    """A Function with a fault, and the same without."""
 
-    Attributes:
-        make: the faulty function for ``True``, the right one for ``False``, which the same check must pass.
-        inputs: arguments of the function.
-        check: what it is put to.
-        options: of the check.
-    """
-
-    make: Make
+    make: Make  # the faulty function for ``True``, the right one for ``False``, which the same check must pass
     inputs: Callable[[], Any]
     check: Callable[..., Report]
-    options: Mapping[str, Any]
+    options: Mapping[str, Any]  # of the check
 
     def report(self, wrong: bool, seed: int) -> Report:
         """The report on the faulty function, or on the right one."""

@@ -1,15 +1,11 @@
 """Compare the gradients of a recorded module call with finite differences of the module's forward.
 
-Three questions. (1) The custom nodes' gradients in the step are those of a replay of the same call with the same
-upstream gradients: else something stale or nondeterministic was used. (2) The replay's gradients of the module's inputs
-and parameters from which a custom node's gradient is on its way agree with directional differences of its forward in
-float64, jointly along one random direction in which each tensor has about the same weight; if they do not, each tensor
-is asked alone. (3) Where a reference in plain PyTorch is known, they agree with its gradients in float64, to the
-precision of plain PyTorch.
+(1) The custom nodes' gradients are those of a replay of the call: else something stale or nondeterministic was used.
+(2) The replay's gradients that come through custom nodes agree with differences of the forward in float64, jointly
+along one random direction, else each alone. (3) They agree with a reference's in float64, where one is known.
 
-Where a gradient of one of several Functions in the call is meant to be no derivative, where one goes to a tensor out of
-sight, or where the call does not repeat itself, differences are taken of every other Function alone
-(``slopes.check_functions``).
+Where a gradient of one of several Functions is meant to be no derivative or goes to a tensor out of sight, or the call
+does not repeat itself, differences are taken of every other Function alone (``slopes.check_functions``).
 """
 
 import functools

@@ -1,8 +1,7 @@
 """``GradientMonitor``: checks the hand-written gradients of any model, while somebody else's loop trains it.
 
-Hooks of the model start a ``ForwardRecording`` at scheduled forwards, which keeps calls and what their backward gives.
-When a backward has run, and before it returns (so before ``optimizer.step``), ``call_check`` checks the calls that it
-came by. What is checked, and limits: docs/monitor.md.
+Hooks of the model start a ``ForwardRecording`` at scheduled forwards. When a backward has run, and before it returns,
+``call_check`` checks the calls that it came by. What is checked, and limits: docs/monitor.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Directional differences of a function as an oracle for its gradient: the slope along a line, and the Taylor test.
 
-They ask whether the backward is the derivative of the function's *own* forward. Differences are taken in float64 where
-the function takes it, for the gradient in float64 and for the gradient in the precision under test; else in its own
-precision, with the honest (larger) error that this has.
+They ask whether the backward is the derivative of the function's *own* forward, in float64 where the function takes it,
+else in its own precision, with the honest (larger) error that this has.
 """
 
 from __future__ import annotations

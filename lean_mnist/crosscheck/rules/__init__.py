@@ -24,29 +24,20 @@ Ask = Callable[[Context], "list[Finding]"]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule, and the decorator that registers the function to ``ask``.
-
-    ``order`` is that in which rules are asked, which is that of their worth for their cost; ``also`` are other names
-    that its findings have, the rest is theirs (see ``Finding``). ``severity`` is that of its failures; an ``oracle``
-    can tell a first-order gradient from a wrong one. A ``fast`` one is asked even if few are. ``copies``: so many times
-    the bytes of inputs and outputs it takes in memory. One that ``varies`` layouts, sizes or what needs a gradient
-    would have compiled code compiled anew for each, and is asked of it uncompiled. ``part``: of a large call it is
-    asked of some rows alone, where the function treats each by itself. ``if_right``: asked only of gradients that are
-    meant to be the derivative and that no oracle has found wrong.
-    """
+    """A rule, and the decorator that registers the function to ``ask``."""
 
     name: str
     _: KW_ONLY
-    order: int
-    also: tuple[str, ...] = ()
-    points_to: Kind | None = None
-    severity: Severity = Severity.ERROR
-    oracle: bool = False
-    fast: bool = False
-    copies: float = 12.0
-    varies: bool = False
-    part: bool = False
-    if_right: bool = False
+    order: int  # in which rules are asked: that of their worth for their cost
+    also: tuple[str, ...] = ()  # other names that its findings have
+    points_to: Kind | None = None  # as of its findings
+    severity: Severity = Severity.ERROR  # of its failures
+    oracle: bool = False  # it can tell a first-order gradient from a wrong one
+    fast: bool = False  # asked even if few are
+    copies: float = 12.0  # so many times the bytes of inputs and outputs it takes in memory
+    varies: bool = False  # layouts, sizes or what needs a gradient: asked of compiled code uncompiled
+    part: bool = False  # of a large call asked of some rows alone, where the function treats each by itself
+    if_right: bool = False  # asked only of what is meant to be the derivative, and no oracle has found wrong
     ask: Ask = lambda _: []
 
     def __call__(self, ask: Ask) -> Ask:

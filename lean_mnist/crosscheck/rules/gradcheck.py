@@ -1,9 +1,8 @@
 """``torch.autograd.gradcheck``, within its limits: float64, few numbers, of ordinary size, with little noise.
 
-Its step is fixed at 1e-6 and its tolerance absolute, so what it says of a function outside these limits is chance. Slow
-mode only: fast mode draws its vectors from a fixed seed and widens its tolerance with their size. Near a pole or the
-edge of a domain its step is too large, and it goes through one graph again and again: what it refuses is asked again
-with smaller steps and a forward for each backward.
+Its step is fixed at 1e-6 and its tolerance absolute, so outside these limits it speaks by chance. Slow mode only: fast
+mode draws from a fixed seed and widens its tolerance. Near a pole or an edge its step is too large, and it goes through
+one graph again and again: what it refuses is asked again with smaller steps and a forward for each backward.
 """
 
 import time

@@ -1,8 +1,7 @@
 """Every backward is linear in the upstream gradient, whatever it computes, and blind to memory layout.
 
-Multiplying by a power of two rounds nothing, so ``g(2v) = 2 g(v)`` holds to the last bit for any backward that is
-linear in ``v``. Layouts may choose another order of sums; there rounding is measured (``Context.allowances``), and only
-where two results are not already the same.
+Multiplying by a power of two rounds nothing, so ``g(2v) = 2 g(v)`` holds to the last bit. Layouts may choose another
+order of sums; there rounding is measured (``Context.allowances``), where two results are not already the same.
 """
 
 import math

@@ -1,11 +1,8 @@
 """Gradients under ``torch.autocast`` must equal those without it, up to the rounding of the lower precision.
 
-A Function of which nothing was computed in a lower precision, and whose outputs are the same bit for bit, owes the
-gradients that it gives without autocast, to the rounding of their own precision. Elsewhere gradients may be off by the
-rounding of bfloat16, which is measured: by how far they scatter under ulp perturbations, in bfloat16's last place.
-
-Rounding errors are many and of both signs; a wrong factor is one. So beside the size of the difference, the factor by
-which the gradient is larger than without autocast is held against its scatter, which is small for many numbers.
+Where nothing was computed in a lower precision, that is the rounding of their own. Elsewhere it is that of bfloat16,
+measured by how far gradients scatter under ulp perturbations. Rounding errors are many and of both signs, a wrong
+factor is one: so the factor by which the gradient is larger is held against its scatter, too, small for many numbers.
 """
 
 import functools
