@@ -3,7 +3,7 @@
 Late in training ``p − onehot(y)`` cancels, and a tolerance relative to the gradient would raise false alarms. So it is
 measured: plain PyTorch computes the same in the precision under test (the *baseline*), and the error of ours against
 the float64 reference may be ``BASELINE_FACTOR`` times the baseline's (flash-attention's idea), plus ``FLOOR_ULPS``
-units of rounding, if that is exact by chance, and ``MAGNITUDE_ULPS`` of the size of larger terms that cancel, where known.
+units of rounding, if that is exact by chance, and ``MAGNITUDE_ULPS`` of the size of larger terms that cancel, if known.
 """
 
 import math

@@ -15,8 +15,9 @@ from lean_mnist.crosscheck.comparison import FLOOR_ULPS
 from lean_mnist.crosscheck.options import Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.subjects.arguments import as_real
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, nearly_same, norm, normal
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes
+from lean_mnist.crosscheck.subjects.numbers import nearly_same, norm, normal
 from lean_mnist.errors import ArgumentError
 from lean_mnist.torch_internals import function_of
 

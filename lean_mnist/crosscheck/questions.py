@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_outputs
 from lean_mnist.crosscheck.subjects.arguments import is_dense, is_float
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, NotChecked, Subject, nearly_same, same_bits
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, NotChecked, Subject
+from lean_mnist.crosscheck.subjects.numbers import nearly_same, same_bits
 from lean_mnist.errors import ArgumentError
 
 

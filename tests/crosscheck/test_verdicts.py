@@ -9,7 +9,8 @@ from torch import Tensor
 from lean_mnist.crosscheck import RULES, Severity, Verdict, check_function
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
-from lean_mnist.crosscheck.subjects.calls import Subject, nearly_same
+from lean_mnist.crosscheck.subjects.calls import Subject
+from lean_mnist.crosscheck.subjects.numbers import nearly_same
 from lean_mnist.errors import ArgumentError
 
 

@@ -15,7 +15,8 @@ from lean_mnist.crosscheck.numerics.reference_outputs import ReferenceValues
 from lean_mnist.crosscheck.perturbation import Perturbing
 from lean_mnist.crosscheck.report import Finding, Verdict, failed
 from lean_mnist.crosscheck.subjects.arguments import Arguments, Inputs, as_complex, as_real, floating_outputs, is_float
-from lean_mnist.crosscheck.subjects.calls import as_leaf, normal, seed_everything
+from lean_mnist.crosscheck.subjects.calls import as_leaf, seed_everything
+from lean_mnist.crosscheck.subjects.numbers import normal
 from lean_mnist.errors import ArgumentError
 
 Model = Callable[..., Any]

@@ -30,8 +30,9 @@ from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.report import GRADIENT, Finding, ModuleReport, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules.low_precision import AUTOCAST, diagnose_lower, unexplained
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, generators_put_back, norm
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream, generators_put_back
 from lean_mnist.crosscheck.subjects.nodes import ancestors, leaves_reached_from
+from lean_mnist.crosscheck.subjects.numbers import norm
 
 REPLAY, REFERENCE = "replay", "reference"
 _not_replayed = functools.partial(not_applicable, rule=REPLAY)

@@ -21,8 +21,9 @@ from lean_mnist.crosscheck.monitor.module_copies import (
     tensors_in,
 )
 from lean_mnist.crosscheck.monitor.reasons import NotApplicable, Reason
-from lean_mnist.crosscheck.subjects.calls import Subject, nearly_same
+from lean_mnist.crosscheck.subjects.calls import Subject
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes
+from lean_mnist.crosscheck.subjects.numbers import nearly_same
 from lean_mnist.torch_internals import compiled_original, function_of
 
 ModuleReference = Callable[..., Any]  # (module, *arguments of its forward) -> what its forward returns

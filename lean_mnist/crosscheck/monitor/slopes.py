@@ -17,8 +17,9 @@ from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
 from lean_mnist.crosscheck.numerics.step_sizes import Line, noise_of
 from lean_mnist.crosscheck.report import Finding, Verdict, not_applicable, passed
 from lean_mnist.crosscheck.rules.finite_differences import DIFFERENCES
-from lean_mnist.crosscheck.subjects.calls import Evaluated, Subject, Upstream, dot
+from lean_mnist.crosscheck.subjects.calls import Evaluated, Subject, Upstream
 from lean_mnist.crosscheck.subjects.nodes import intercepted, leaves_reached_from
+from lean_mnist.crosscheck.subjects.numbers import dot
 from lean_mnist.torch_internals import function_of
 
 STEPS = (2.0**-10, 2.0**-12)  # of two differences that mostly do, in units of the inputs' size

@@ -21,17 +21,8 @@ from lean_mnist.crosscheck.numerics.kinks import explained_by_kink
 from lean_mnist.crosscheck.numerics.step_sizes import Line, Residual, Slope, extrapolate, residuals_along
 from lean_mnist.crosscheck.perturbation import perturbed_inputs, perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, kink, not_applicable, passed
-from lean_mnist.crosscheck.subjects.calls import (
-    CallFailed,
-    Subject,
-    Upstream,
-    dot,
-    in_dtype,
-    norm,
-    normal,
-    random_direction,
-    root_mean_square,
-)
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream
+from lean_mnist.crosscheck.subjects.numbers import dot, in_dtype, norm, normal, random_direction, root_mean_square
 
 STANDARD_DEVIATIONS = 6.0
 SAFETY = 5.0  # times a difference's own error estimate

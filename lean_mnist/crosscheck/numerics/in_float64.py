@@ -10,16 +10,8 @@ from lean_mnist.crosscheck.context import LARGE, Context
 from lean_mnist.crosscheck.numerics import step_sizes
 from lean_mnist.crosscheck.numerics.differences import line_through, slope_test
 from lean_mnist.crosscheck.report import Finding, Verdict
-from lean_mnist.crosscheck.subjects.calls import (
-    CallFailed,
-    Subject,
-    Upstream,
-    in_dtype,
-    nearly_same,
-    norm,
-    normal,
-    one_line,
-)
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, one_line
+from lean_mnist.crosscheck.subjects.numbers import in_dtype, nearly_same, norm, normal
 
 # Above this, relative to its outputs, a function given float64 computes in a lower precision on the way.
 FLOAT64_NOISE, LOWERED_NOISE = 1e-13, 1e-10

@@ -14,7 +14,8 @@ from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.reference_outputs import reference_gradients
 from lean_mnist.crosscheck.numerics.step_sizes import NOISE_MARGIN, Residual
 from lean_mnist.crosscheck.perturbation import perturbed_inputs
-from lean_mnist.crosscheck.subjects.calls import Subject, Upstream, norm, random_direction
+from lean_mnist.crosscheck.subjects.calls import Subject, Upstream
+from lean_mnist.crosscheck.subjects.numbers import norm, random_direction
 
 # A kink explains a difference from the reference if, within this many units of rounding of the point, the reference's
 # own gradient changes by at least this share of it, and at one of so many perturbed points there is no difference.

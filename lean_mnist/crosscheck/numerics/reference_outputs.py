@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lean_mnist.crosscheck.comparison import BASELINE_FACTOR, MAGNITUDE_ULPS, Divergence, compare
 from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing, perturbed_vjp
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, in_dtype, norm
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream
+from lean_mnist.crosscheck.subjects.numbers import in_dtype, norm
 from lean_mnist.errors import ArgumentError
 
 # What rounds in float64 as it does in float32, rounds this much less.

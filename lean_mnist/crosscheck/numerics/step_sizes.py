@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.perturbation import DRAWS, Perturbing, under
-from lean_mnist.crosscheck.subjects.calls import Upstream, dot, norm
+from lean_mnist.crosscheck.subjects.calls import Upstream
+from lean_mnist.crosscheck.subjects.numbers import dot, norm
 
 FACTOR = 4.0  # between step sizes
 # Exponents of 2 of the largest and the smallest step, in units of the input's size, by the function's precision.

@@ -11,7 +11,8 @@ from lean_mnist.crosscheck.diagnosis import Kind, diagnose
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 from lean_mnist.crosscheck.subjects.arguments import is_dense, is_float
-from lean_mnist.crosscheck.subjects.calls import CallFailed, norm
+from lean_mnist.crosscheck.subjects.calls import CallFailed
+from lean_mnist.crosscheck.subjects.numbers import norm
 
 ALL_SUBSETS = 4  # of so many inputs; of more, single ones and all but one
 

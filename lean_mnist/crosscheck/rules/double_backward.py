@@ -20,7 +20,8 @@ from lean_mnist.crosscheck.numerics.step_sizes import noise_of
 from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import Finding, Severity, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
-from lean_mnist.crosscheck.subjects.calls import CallFailed, NotChecked, Subject, Upstream, dot, norm, normal, one_line
+from lean_mnist.crosscheck.subjects.calls import CallFailed, NotChecked, Subject, Upstream, one_line
+from lean_mnist.crosscheck.subjects.numbers import dot, norm, normal
 
 # In float64 a right second derivative is off by some 1e-15; a wrong one is off by some of its terms.
 RELATIVE, ABSOLUTE = 1e-6, 1e-9

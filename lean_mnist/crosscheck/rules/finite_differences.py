@@ -20,7 +20,8 @@ from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64, why_not_f
 from lean_mnist.crosscheck.numerics.step_sizes import Line, extrapolate, noise_of, residuals_along
 from lean_mnist.crosscheck.report import Finding, Verdict, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, norm
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject
+from lean_mnist.crosscheck.subjects.numbers import norm
 
 DIFFERENCES, TAYLOR = "finite differences", "Taylor test"
 COPIES = 16  # so many times the bytes of inputs and outputs, differences take in memory

@@ -22,7 +22,8 @@ from lean_mnist.crosscheck.numerics.step_sizes import noise_of, residuals_along
 from lean_mnist.crosscheck.report import GRADCHECK, Finding, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.subjects.arguments import floating_outputs
-from lean_mnist.crosscheck.subjects.calls import NotChecked, in_dtype, one_line
+from lean_mnist.crosscheck.subjects.calls import NotChecked, one_line
+from lean_mnist.crosscheck.subjects.numbers import in_dtype
 
 # It calls the function twice a number: at most so many numbers, and so many seconds, or what the check took until then.
 GRADCHECK_NUMBERS = 2000

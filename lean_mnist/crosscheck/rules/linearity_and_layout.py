@@ -18,7 +18,8 @@ from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
 from lean_mnist.crosscheck.subjects.arguments import as_complex, as_real, is_dense
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream, norm, same_bits
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, Upstream
+from lean_mnist.crosscheck.subjects.numbers import norm, same_bits
 
 # Far up, by way of a usual loss scale, where clipping still looks like clipping; and down. Half's range is soon left.
 FACTORS = (-1.0, 2.0**16, 2.0**30, 2.0**-30, 2.0**-24)

@@ -19,7 +19,8 @@ from lean_mnist.crosscheck.diagnosis import Diagnosis, diagnose
 from lean_mnist.crosscheck.perturbation import Perturbing, perturbed_inputs, under
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
-from lean_mnist.crosscheck.subjects.calls import CallFailed, norm, one_line, same_bits
+from lean_mnist.crosscheck.subjects.calls import CallFailed, one_line
+from lean_mnist.crosscheck.subjects.numbers import norm, same_bits
 from lean_mnist.torch_internals import DispatchMode, operation_name, returns_a_view
 
 AUTOCAST = "autocast"

@@ -19,7 +19,8 @@ from lean_mnist.crosscheck.report import Finding, Severity, Verdict, failed, not
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.rules.finite_differences import finite_differences
 from lean_mnist.crosscheck.rules.reference_gradients import compare_with_reference
-from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, dot, in_dtype, norm, normal, one_line
+from lean_mnist.crosscheck.subjects.calls import CallFailed, Subject, one_line
+from lean_mnist.crosscheck.subjects.numbers import dot, in_dtype, norm, normal
 from lean_mnist.errors import ArgumentError
 
 BATCHES = (0, 1, 3, 17, 35)

@@ -14,8 +14,9 @@ from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.diagnosis import Candidate, Diagnosis, Kind, diagnose, region_of
 from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicable, passed
 from lean_mnist.crosscheck.rules import noting_failed_calls, other_gradients, rule
-from lean_mnist.crosscheck.subjects.calls import CallFailed, same_bits
+from lean_mnist.crosscheck.subjects.calls import CallFailed
 from lean_mnist.crosscheck.subjects.nodes import custom_nodes, kept_tensors
+from lean_mnist.crosscheck.subjects.numbers import same_bits
 from lean_mnist.torch_internals import use_deterministic_algorithms
 
 REPLAYS_OF_LARGE = 3  # in which there are many numbers to be off

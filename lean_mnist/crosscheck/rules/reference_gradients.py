@@ -31,17 +31,8 @@ from lean_mnist.crosscheck.perturbation import perturbed, perturbed_vjp, scatter
 from lean_mnist.crosscheck.report import GRADIENT, OUTPUT, Finding, Verdict, failed, kink, not_applicable, passed
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.subjects.arguments import floating_outputs
-from lean_mnist.crosscheck.subjects.calls import (
-    NotChecked,
-    Subject,
-    Upstream,
-    dot,
-    in_dtype,
-    norm,
-    one_line,
-    random_direction,
-    root_mean_square,
-)
+from lean_mnist.crosscheck.subjects.calls import NotChecked, Subject, Upstream, one_line
+from lean_mnist.crosscheck.subjects.numbers import dot, in_dtype, norm, random_direction, root_mean_square
 from lean_mnist.errors import ArgumentError
 
 

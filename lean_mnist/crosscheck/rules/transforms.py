@@ -19,7 +19,8 @@ from lean_mnist.crosscheck.report import Finding, Severity, failed, not_applicab
 from lean_mnist.crosscheck.rules import rule
 from lean_mnist.crosscheck.rules.reference_gradients import tangents
 from lean_mnist.crosscheck.subjects.arguments import floating_outputs
-from lean_mnist.crosscheck.subjects.calls import CallFailed, dot, in_dtype, norm, normal, one_line, random_direction
+from lean_mnist.crosscheck.subjects.calls import CallFailed, one_line
+from lean_mnist.crosscheck.subjects.numbers import dot, in_dtype, norm, normal, random_direction
 from lean_mnist.torch_internals import operator_of
 
 EXAMPLES = 3
