@@ -115,8 +115,8 @@ def _refusals(mutant: Any, condition: str, seed: int) -> set[str]:
     """The protocols that refuse the network of ``condition`` with ``mutant`` planted; a fresh plant for each."""
     from benchmarks.detection_protocols import PROTOCOLS, refused
     from lean_mnist.mutants import CONDITIONS, planted
-    from lean_mnist.mutants.cases import cases
     from lean_mnist.mutants.selftest import refused as refused_by_check_function
+    from lean_mnist.mutants.situations import cases
     from lean_mnist.mutants.training import train_and_check
 
     def plant() -> Any:
@@ -201,7 +201,7 @@ def document(matrix: Matrix) -> str:
                 "local check of the step, at the first and every",
                 f"{AUDIT_EVERY}th step, and runs gradcheck on a piece of the network at the first and every",
                 f"{GRADCHECK_EVERY}th. `check_function` is put to five of our Functions as they are, and in the",
-                "layout, shape or reduction of `lean_mnist/mutants/cases.py` that brings the bug's",
+                "layout, shape or reduction of `lean_mnist/mutants/situations.py` that brings the bug's",
                 "condition about.",
             ),
             *_paragraph(

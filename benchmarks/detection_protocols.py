@@ -20,7 +20,7 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F  # noqa: N812
 
 from lean_mnist.chainrule import losses
-from lean_mnist.mutants.conditions import NetworkSpec
+from lean_mnist.mutants.situations import NetworkSpec
 from lean_mnist.nn import functional
 
 TINY_BATCH, BATCH = 3, 64

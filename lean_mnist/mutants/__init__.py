@@ -6,7 +6,6 @@ backward and trains with the checks that a run uses, and checks whole Functions,
 :func:`planted` and :func:`planting` plant a mutant, or any replacement, for the length of a ``with``.
 """
 
-from lean_mnist.mutants.conditions import CONDITIONS as CONDITIONS
 from lean_mnist.mutants.corpus import FUNCTION_MUTANTS as FUNCTION_MUTANTS
 from lean_mnist.mutants.corpus import MUTANTS as MUTANTS
 from lean_mnist.mutants.corpus import mutant_named as mutant_named
@@ -14,3 +13,4 @@ from lean_mnist.mutants.planting import planted as planted
 from lean_mnist.mutants.planting import planting as planting
 from lean_mnist.mutants.selftest import for_target as for_target
 from lean_mnist.mutants.selftest import run_selftest as run_selftest
+from lean_mnist.mutants.situations import CONDITIONS as CONDITIONS

@@ -16,12 +16,11 @@ from lean_mnist.crosscheck.bundles.names import named
 from lean_mnist.crosscheck.function_check import check_function
 from lean_mnist.crosscheck.report import Report
 from lean_mnist.errors import ArgumentError
-from lean_mnist.mutants.cases import USES, cases
-from lean_mnist.mutants.conditions import CONDITIONS
 from lean_mnist.mutants.corpus import FUNCTION_MUTANTS, MUTANTS
 from lean_mnist.mutants.mutant import Mutant, PlantedBug
 from lean_mnist.mutants.planting import plant_in, planted
 from lean_mnist.mutants.report import OURS, Fate, MutantResult, Progress, SelftestReport
+from lean_mnist.mutants.situations import CONDITIONS, USES, cases
 from lean_mnist.mutants.training import STEPS, CheckFailure, train_and_check
 from lean_mnist.mutants.whole_function import FunctionMutant
 

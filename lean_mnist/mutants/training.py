@@ -21,8 +21,8 @@ from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.data.splits import generator_for
-from lean_mnist.mutants.conditions import NetworkSpec
 from lean_mnist.mutants.planting import Plant
+from lean_mnist.mutants.situations import NetworkSpec
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import RING_DEPTH, Batch, Gradients, StepResult, StepTape, compute_gradients, put_gradients
 from lean_mnist.nn.update import Update

@@ -12,12 +12,11 @@ from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.errors import GradientMismatch
 from lean_mnist.mutants import mutant_named, planted, run_selftest, selftest
 from lean_mnist.mutants import training as checked_training
-from lean_mnist.mutants.cases import cases
-from lean_mnist.mutants.conditions import CONDITIONS, NetworkSpec
 from lean_mnist.mutants.mutant import DENSE, Fault, Group, Mutant
 from lean_mnist.mutants.planting import Plant
 from lean_mnist.mutants.report import Fate, SelftestReport
 from lean_mnist.mutants.selftest import try_mutant
+from lean_mnist.mutants.situations import CONDITIONS, NetworkSpec, cases
 from lean_mnist.mutants.training import AUDIT_EVERY, STEPS, CheckedRun, CheckFailure, StepChecks, train_and_check
 from lean_mnist.nn.step import compute_gradients
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.chainrule.activations import ACTIVATIONS
-from lean_mnist.mutants.conditions import NetworkSpec
+from lean_mnist.mutants.situations import NetworkSpec
 from lean_mnist.nn import MLP, functional
 
 SMALL = NetworkSpec(sizes=(24, 16, 8))

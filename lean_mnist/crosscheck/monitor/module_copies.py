@@ -109,7 +109,8 @@ def require_usable(tensors: Iterable[Tensor]) -> None:
     """Raise ``NotApplicable`` for tensors that hold no numbers to read, or not all of them."""
     for x in tensors:
         kind = f"{type(x).__name__} with layout {x.layout}"
-        if x.layout != torch.strided or x.is_nested or _is_distributed(x):
+        distributed = sys.modules.get("torch.distributed.tensor")  # where nobody imported it, there are none
+        if x.layout != torch.strided or x.is_nested or (distributed and isinstance(x, distributed.DTensor)):
             raise NotApplicable(Reason.UNUSUAL_TENSORS, kind)
         if _is_freed(x):
             raise NotApplicable(Reason.FREED, f"of shape {tuple(x.shape)}")
@@ -121,8 +122,3 @@ def _is_freed(x: Tensor) -> bool:
         return False
     last = x.storage_offset() + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
     return x.untyped_storage().nbytes() < (last + 1) * x.element_size()
-
-
-def _is_distributed(x: Tensor) -> bool:
-    tensors = sys.modules.get("torch.distributed.tensor")  # where nobody imported it, there are none
-    return tensors is not None and isinstance(x, tensors.DTensor)

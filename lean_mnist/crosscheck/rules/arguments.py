@@ -61,11 +61,8 @@ def needs_input_grad(ctx: Context) -> list[Finding]:
 def same_tensor_twice(ctx: Context) -> list[Finding]:
     """One tensor given as two inputs has the sum of the gradients that two equal tensors have."""
     inputs = ctx.subject.inputs
-    alike = [
-        (a, b)
-        for a, b in itertools.combinations(range(len(ctx.checked)), 2)
-        if _kind(inputs[ctx.checked[a]]) == _kind(inputs[ctx.checked[b]])
-    ]
+    kinds = [(inputs[i].shape, inputs[i].dtype, inputs[i].device) for i in ctx.checked]
+    alike = [(a, b) for a, b in itertools.combinations(range(len(kinds)), 2) if kinds[a] == kinds[b]]
     if not alike or ctx.subject.clones:
         return [not_applicable("it writes into its inputs" if alike else "no two inputs of one shape")]
     a, b = alike[0]
@@ -89,7 +86,3 @@ def same_tensor_twice(ctx: Context) -> list[Finding]:
         if not norm(found.double() - total) <= allowed[a] + allowed[b]:
             return [failed("one tensor for both has not the sum of their gradients", names, diagnose(found, total))]
     return [passed(f"one for {names} has the sum of their gradients")]
-
-
-def _kind(x: torch.Tensor) -> tuple[object, ...]:
-    return x.shape, x.dtype, x.device

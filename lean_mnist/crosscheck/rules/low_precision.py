@@ -74,7 +74,10 @@ def autocast(ctx: Context) -> list[Finding]:
     for words, whole in (("the forward", False), ("forward and backward", True)):
         try:
             outputs, found = run(whole)
-            lowered = not _same_outputs(outputs, ctx.outputs) or _computes_lower(functools.partial(run, whole))
+            same = [y.dtype for y in outputs] == [y.dtype for y in ctx.outputs] and all(
+                map(same_bits, outputs, ctx.outputs)
+            )
+            lowered = not same or _computes_lower(functools.partial(run, whole))
             if lowered:
                 again = functools.partial(_perturbed, ctx, run, whole)
                 places = unexplained(found, expected, again, ctx.options.tolerance)
@@ -132,11 +135,6 @@ def _measures(a: Tensor, b: Tensor, direction: Tensor) -> tuple[float, float]:
 def _perturbed(ctx: Context, run: _Run, whole: bool) -> list[Tensor]:
     moved = functools.partial(perturbed_inputs, ctx.subject, ctx.generator, BFLOAT16_UNIT)
     return under(Perturbing(ctx.generator), lambda: run(whole), otherwise=lambda: run(whole, moved()))[1]
-
-
-def _same_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    pairs = list(zip(found, expected, strict=False))
-    return len(found) == len(expected) and all(a.dtype == b.dtype and same_bits(a, b) for a, b in pairs)
 
 
 class _Watch(DispatchMode):

@@ -122,6 +122,10 @@ def _diagnose(
             words = f"this is the gradient of {ctx.name(other)}"
             candidates.append(Candidate(Kind.SWAPPED_TENSORS, words, gradient))
     x, tensors = ctx.subject.inputs[ctx.checked[place]], [x for x in ctx.subject.inputs if isinstance(x, Tensor)]
+    pointwise = None
+    if v is not None and v.shape == exact.shape and not bool(((ours == 0) != (exact == 0)).any()):
+        # The right gradient may be an elementwise product; where it is the zeros that differ, that says nothing.
+        pointwise = Pointwise(x.detach(), v) if norm(exact - v.double() * ones) <= 1e-9 * norm(exact) else None
     return diagnose(
         ours,
         exact,
@@ -130,15 +134,8 @@ def _diagnose(
         candidates=candidates,
         terms={ctx.name(place): x},
         sizes=[*(n for x in tensors for n in x.shape), *(x.numel() for x in tensors)],
-        pointwise=_pointwise(x, v, ours, exact, ones),
+        pointwise=pointwise,
     )
-
-
-def _pointwise(x: Tensor, v: Tensor | None, ours: Tensor, exact: Tensor, ones: Tensor) -> Pointwise | None:
-    """The elementwise product that the right gradient is, if it is one; not where it is the zeros that differ."""
-    if v is None or v.shape != exact.shape or bool(((ours == 0) != (exact == 0)).any()):
-        return None
-    return Pointwise(x.detach(), v) if norm(exact - v.double() * ones) <= 1e-9 * norm(exact) else None
 
 
 @rule("JVP-VJP product", order=20, oracle=True, copies=24)
