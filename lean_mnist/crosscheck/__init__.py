@@ -4,8 +4,6 @@
 anybody's training loop. Nothing here knows of networks or data of ours; ``lean_mnist.audit`` checks their trainer.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """State of one check that its rules share: the function at its inputs, random upstream gradients, allowances."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Sequence
@@ -64,7 +62,7 @@ class Context:
         made_by = [function_of(node) for node in custom_nodes(outputs)]
         self.functions = [function for function in made_by if function is not None]
 
-    def at(self, inputs: Sequence[Any], words: str, **changes: Any) -> Context:
+    def at(self, inputs: Sequence[Any], words: str, **changes: Any) -> "Context":
         """The same check at other inputs, by one probe, seeded by ``words`` for them. Raises ``CallFailed``."""
         fresh = {"kinks": set(), "options": replace(self.options, probes=1, upstream=()), **changes}
         return replace(
@@ -73,7 +71,7 @@ class Context:
             smooth=None if self.smooth is None else self.smooth.at(inputs), **fresh,
         )  # fmt: skip
 
-    def rows(self, index: Tensor) -> Context:
+    def rows(self, index: Tensor) -> "Context":
         """The same check at the rows ``index`` of all ``long`` inputs. Raises ``CallFailed``."""
         inputs = [x.detach()[index.to(x.device)] if i in self.long else x for i, x in enumerate(self.subject.inputs)]
         return self.at(inputs, "", kinks=self.kinks, options=replace(self.options, upstream=()))
@@ -123,7 +121,7 @@ class Context:
         return [y.detach() for y in evaluated.outputs], evaluated.gradients(self.checked, self.base[0])
 
     @functools.cached_property
-    def part(self) -> Context | None:
+    def part(self) -> "Context | None":
         """Some rows of a large call, drawn at random, where the function is seen to treat each of them by itself.
 
         Their outputs and gradients alone are those that they have in the whole call, up to rounding.

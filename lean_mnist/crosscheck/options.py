@@ -1,7 +1,5 @@
 """The options of ``check_function``, validated."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +44,7 @@ class Options:
     upstream: Sequence[Sequence[Tensor | None]] = ()
 
     @classmethod
-    def once(cls) -> Options:
+    def once(cls) -> "Options":
         """The least: one probe, one call."""
         return cls(probes=1, replays=1)
 

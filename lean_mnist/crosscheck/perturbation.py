@@ -5,8 +5,6 @@ Arithmetic*, UCLA, 1997; a rounding error proper is half of that). How far a res
 may have moved it, cancellation included. What a kernel rounds inside is not seen, only what it returns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -77,7 +75,7 @@ class Perturbing(DispatchMode):
         super().__init__()
         self._generator, self._stack = generator, ExitStack()
 
-    def __enter__(self) -> Perturbing:
+    def __enter__(self) -> "Perturbing":
         self._stack.enter_context(uncompiled_calls())
         super().__enter__()  # type: ignore[no-untyped-call]
         return self

@@ -4,8 +4,6 @@ There are two kinds: of a call of ``check_function``, written here, and of a tra
 bundle names the function that was checked, for people; nothing is imported because a file names it.
 """
 
-from __future__ import annotations
-
 import io
 import platform
 from collections.abc import Callable
@@ -108,7 +106,7 @@ class Question:
     options: dict[str, Any]
 
 
-def save_bundle(path: Path, report: FunctionReport, question: Question) -> None:
+def save_bundle(path: Path, report: "FunctionReport", question: Question) -> None:
     """Write the bundle. Raises ``ArgumentError`` for an input that is neither a tensor nor a plain value."""
     arguments = Arguments.of(question.inputs)
     for name, x in zip(arguments.names, arguments.flat(question.inputs), strict=True):

@@ -4,8 +4,6 @@ Some faults show only at real activations: large ones, ties, zeros, rows of padd
 come, and ``check_function(…, inputs=path)`` or ``python -m lean_mnist.check path module:Function`` asks them again.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 from collections import Counter

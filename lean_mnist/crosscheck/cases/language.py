@@ -6,8 +6,6 @@ asks for a gradient, a dtype (``float64``, ``int32``) makes it one of that dtype
 reports. Nothing is evaluated.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -49,7 +47,7 @@ class Given:
     requires_grad: bool = False
     value: Any = None
 
-    def resized(self, old: int, new: int) -> Given:
+    def resized(self, old: int, new: int) -> "Given":
         """With ``new`` in place of ``old`` as its first size, if that is it."""
         return replace(self, shape=(new, *self.shape[1:])) if self.shape[:1] == (old,) else self
 

@@ -1,7 +1,5 @@
 """One forward and backward of a model or function: all its results by name, and their comparison with another's."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +39,7 @@ class Step:
     part: tuple[int, int] = (0, 1)  # where the inputs are one of so many equal parts of a batch: which, and of how many
 
     @classmethod
-    def at(cls, inputs: Inputs, seed: int) -> Step:
+    def at(cls, inputs: Inputs, seed: int) -> "Step":
         """The step at ``inputs``, of which tensors keep their layout."""
         arguments = Arguments.of(inputs)
         flat = [as_complex(x) if i in arguments.complex else x for i, x in enumerate(arguments.flat(inputs))]
@@ -87,7 +85,7 @@ class Expected:
     random: bool  # whether the model draws random numbers
 
     @classmethod
-    def of(cls, model: Model, step: Step, words: tuple[str, str], tolerance: float = 0.0) -> Expected:
+    def of(cls, model: Model, step: Step, words: tuple[str, str], tolerance: float = 0.0) -> "Expected":
         """Execute ``step`` on copies of ``model``. Raises ``ArgumentError`` if it has nothing to differentiate."""
         own = step.of(copied(model))
         if not any(name.startswith("gradient of ") for name in own):

@@ -4,8 +4,6 @@ Hooks of the model start a ``ForwardRecording`` at scheduled forwards. When a ba
 ``call_check`` checks the calls that it came by. What is checked, and limits: docs/monitor.md.
 """
 
-from __future__ import annotations
-
 import secrets
 import time
 import warnings
@@ -158,7 +156,7 @@ class GradientMonitor:
             warnings.warn(f"GradientMonitor: {done}", stacklevel=2)
         return done
 
-    def __enter__(self) -> GradientMonitor:
+    def __enter__(self) -> "GradientMonitor":
         return self
 
     def __exit__(self, kind: object, *raised: object) -> None:

@@ -1,7 +1,5 @@
 """Reasons not to check a call, the fence that turns whatever goes wrong in a hook into one, and the counts of all."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections import Counter
@@ -70,7 +68,7 @@ class ModelHook:
         if self._hook is not None:
             self._hook(*arguments, **named)
 
-    def __reduce__(self) -> tuple[type[ModelHook], tuple[None]]:
+    def __reduce__(self) -> "tuple[type[ModelHook], tuple[None]]":
         return ModelHook, (None,)
 
 

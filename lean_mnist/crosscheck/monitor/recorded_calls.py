@@ -1,7 +1,5 @@
 """A call of a module: recorded with what is needed to make it again, and as a function of tensors in any precision."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +81,7 @@ class StartedCall:
 
     def returned(
         self, step: int, outputs: Sequence[Tensor], nodes: Sequence[Any], own: Sequence[int], *, copy_parameters: bool
-    ) -> RecordedCall:
+    ) -> "RecordedCall":
         """The call, with the ``step`` that it belongs to and the custom nodes that it made, ``own`` among them.
 
         Arguments, buffers and outputs are copied, parameters only where they are likely to change before the check.
@@ -166,7 +164,7 @@ class RecordedCall:
         return {**inputs, **{name: p for name, p in self.parameters.items() if p.requires_grad}}
 
     def listen(
-        self, outputs: Sequence[Tensor], nodes: Sequence[Any], arrived: Callable[[RecordedCall], bool], timed: Any
+        self, outputs: Sequence[Tensor], nodes: Sequence[Any], arrived: "Callable[[RecordedCall], bool]", timed: Any
     ) -> None:
         """Keep the gradients that come to ``outputs``, and those that its own of ``nodes`` return.
 

@@ -4,8 +4,6 @@ They ask whether the backward is the derivative of the function's *own* forward,
 else in its own precision, with the honest (larger) error that this has.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -40,7 +38,7 @@ class Outcome(NamedTuple):
     slopes: tuple[float, float] = (0.0, 0.0)  # found by differences, and claimed by the gradient
 
     @classmethod
-    def both(cls, finding: Finding, left_domain: bool = False) -> Outcome:
+    def both(cls, finding: Finding, left_domain: bool = False) -> "Outcome":
         """The same finding of the slope and of the rate."""
         return cls(finding, finding, left_domain)
 

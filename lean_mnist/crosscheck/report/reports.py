@@ -1,7 +1,5 @@
 """Reports: findings in the order of the rules, the verdict that they amount to, in words and as JSON."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -154,7 +152,7 @@ class FunctionReport(Report):
     intended: str = ""  # why the gradient is meant to be another than the derivative
     judged_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by input, the oracles that applied
     oracles: tuple[str, ...] = ()  # that were asked
-    question: Question | None = field(default=None, repr=False, compare=False)
+    question: "Question | None" = field(default=None, repr=False, compare=False)
 
     @property
     def verdict(self) -> Verdict:

@@ -74,9 +74,8 @@ def autocast(ctx: Context) -> list[Finding]:
     for words, whole in (("the forward", False), ("forward and backward", True)):
         try:
             outputs, found = run(whole)
-            same = [y.dtype for y in outputs] == [y.dtype for y in ctx.outputs] and all(
-                map(same_bits, outputs, ctx.outputs)
-            )
+            same = [y.dtype for y in outputs] == [y.dtype for y in ctx.outputs]
+            same = same and all(map(same_bits, outputs, ctx.outputs))
             lowered = not same or _computes_lower(functools.partial(run, whole))
             if lowered:
                 again = functools.partial(_perturbed, ctx, run, whole)

@@ -1,7 +1,5 @@
 """Arguments and results of any structure, as flat lists whose tensors are real."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +27,7 @@ class Arguments:
     complex: frozenset[int]
 
     @classmethod
-    def of(cls, inputs: Inputs, names: Sequence[str] | None = None) -> Arguments:
+    def of(cls, inputs: Inputs, names: Sequence[str] | None = None) -> "Arguments":
         """The structure of ``inputs``: a list of positional arguments or a mapping of keyword arguments.
 
         ``names`` are those of its items, by default their keywords or ``input 0``, …. Raises ``ArgumentError``.

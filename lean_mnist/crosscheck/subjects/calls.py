@@ -1,7 +1,5 @@
 """Calls of the function under test, on copied inputs and with a fixed seed, its exceptions separated from ours."""
 
-from __future__ import annotations
-
 import functools
 import math
 import time
@@ -37,7 +35,7 @@ class NotChecked(Exception):
     """A check ended for a reason that says nothing about the gradient: memory ran out, or time was up."""
 
     @classmethod
-    def of(cls, error: BaseException) -> NotChecked | None:
+    def of(cls, error: BaseException) -> "NotChecked | None":
         """``error`` as such a reason; ``None`` if it is none. For the CPU's allocator PyTorch has no class."""
         if isinstance(error, NotChecked):
             return error
@@ -138,7 +136,7 @@ class Subject:
     source: GradientSource = None
     deadline: float = math.inf  # of time.monotonic(), after which calls raise NotChecked
 
-    def at(self, inputs: Sequence[Any]) -> Subject:
+    def at(self, inputs: Sequence[Any]) -> "Subject":
         """The same function at other inputs."""
         return replace(self, inputs=list(inputs))
 
