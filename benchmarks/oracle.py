@@ -130,7 +130,7 @@ def _compare(oracle: Path, number: int, model: MLP, x: Tensor, d_logits: Tensor 
             assert ball is not None
             assert parameter.grad is not None
             values = exact.arrays[f"d_{name}{index}"].ravel()
-            bound = Fraction(bound_gradient(name, parameter.grad, ball).largest.upper)
+            bound = Fraction(bound_gradient(name, parameter.grad, ball).largest)
             errors = [abs(Fraction(c) - e) for c, e in zip(parameter.grad.ravel().tolist(), values, strict=True)]
             numbers += len(values)
             outside += _outside(ball, values)

@@ -20,106 +20,57 @@ from lean_mnist.enclosure.ball import Ball
 from lean_mnist.enclosure.rounding import check_gradual_underflow, gamma
 from lean_mnist.errors import ArgumentError
 from lean_mnist.nn import MLP
-from lean_mnist.nn.parameters import unravelled
 from lean_mnist.nn.step import names_of_layers
 
 
-class Between(NamedTuple):
-    """A real number that is proved to lie in ``[lower, upper]``."""
+class GradientBound(NamedTuple):
+    """Upper bounds on the error of the tensor ``name`` against the exact one that a ball encloses.
 
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True)
-class GradientBound:
-    """Bounds on the error of the tensor ``name`` against the exact one that a ball encloses.
-
-    - ``largest`` holds ``max |computed − exact|``, and ``index`` is where it may be that large;
-    - ``relative`` holds ``‖computed − exact‖₂ / ‖exact‖₂`` (0 if both norms are 0, infinite if only the second is);
-    - ``radius`` is ``‖rad‖₂ / ‖mid‖₂``, rounded up: how sharp the enclosure itself is.
-
-    A computed number that is infinite or NaN is infinitely far from any real one.
+    ``largest`` bounds ``max |computed − exact|``, and ``relative`` ``‖computed − exact‖₂ / ‖exact‖₂`` (0 if the first
+    norm is 0, infinite if only the second can be). A computed number that is infinite or NaN is infinitely far away.
     """
 
     name: str
-    largest: Between
-    relative: Between
-    radius: float
-    index: tuple[int, ...]
-
-    def __str__(self) -> str:
-        place = f"[{', '.join(map(str, self.index))}]" if self.index else ""
-        return (
-            f"{self.name}: relative error {self.relative.lower:.3e} to {self.relative.upper:.3e}, "
-            f"largest error {self.largest.lower:.3e} to {self.largest.upper:.3e} at {place or 'the number itself'} "
-            f"(enclosure {self.radius:.1e})"
-        )
+    largest: float
+    relative: float
 
 
 @torch.no_grad()
 def bound_gradient(name: str, computed: Tensor, exact: Ball) -> GradientBound:
-    """Bounds of the error of ``computed`` (any floating dtype and shape) against the exact values inside ``exact``.
+    """Bounds on the error of ``computed`` (any floating dtype and shape) against the exact values inside ``exact``.
 
-    ``||c − a| − r| ≤ |c − X| ≤ |c − a| + r`` for every X in the ball (a, r), number by number; norms follow, as they
-    grow with every magnitude. Raises ``ArgumentError`` if the shapes differ.
+    ``|c − X| ≤ |c − a| + r`` for every X in the ball (a, r), number by number; norms follow, as they grow with every
+    magnitude. Raises ``ArgumentError`` if the shapes differ.
     """
     if tuple(computed.shape) != tuple(exact.shape):
         raise ArgumentError(f"{name}: expected shape {tuple(exact.shape)}, found {tuple(computed.shape)}")
     if not computed.is_floating_point():
         raise ArgumentError(f"{name}: expected a floating dtype, found {computed.dtype}")
     if computed.numel() == 0:
-        return GradientBound(name, Between(0.0, 0.0), Between(0.0, 0.0), 0.0, ())
+        return GradientBound(name, 0.0, 0.0)
     values = computed.detach().to(exact.mid.device, torch.float64)
-    difference = Ball.exact(values) - exact  # of infinite radius where the computed number is no real one
-    known_wrong = ~torch.isfinite(values) & torch.isfinite(exact.rad)
-    nearest, farthest = difference.mignitude.masked_fill(known_wrong, math.inf), difference.magnitude
-
-    error = Between(_norm(nearest).lower, _norm(farthest).upper)
-    size = Between(_norm(exact.mignitude).lower, _norm(exact.magnitude).upper)
-    # A real tensor has a finite norm, so an infinite error is an infinite relative one.
-    least = math.inf if error.lower == math.inf else _over(error.lower, size.upper, -math.inf)
-    return GradientBound(
-        name=name,
-        largest=Between(float(nearest.amax()), float(farthest.amax())),
-        relative=Between(least, _over(error.upper, size.lower, math.inf)),
-        radius=_over(_norm(exact.rad).upper, _norm(exact.mid.abs()).lower, math.inf),
-        index=unravelled(int(farthest.argmax()), tuple(farthest.shape)),
-    )
+    farthest = (Ball.exact(values) - exact).magnitude  # infinite where the computed number is no real one
+    error, size = _norm(farthest, 1), _norm(exact.mignitude, -1)
+    if error == 0 or error == math.inf or size == 0:
+        return GradientBound(name, float(farthest.amax()), 0.0 if error == 0 else math.inf)
+    return GradientBound(name, float(farthest.amax()), math.nextafter(error / size, math.inf))
 
 
-def _norm(magnitudes: Tensor) -> Between:
-    """The 2-norm of nonnegative numbers, from both sides: ``γ_n`` bounds a sum of n squares in any order."""
+def _norm(magnitudes: Tensor, side: int) -> float:
+    """A bound on the 2-norm of nonnegative numbers, from above (1) or below (−1): ``γ_n`` bounds a sum in any order."""
     largest = float(magnitudes.amax())
     if largest == 0 or largest == math.inf:
-        return Between(largest, largest)
+        return largest
     # Scaled by a power of 2 to a largest number in [½, 1), no square overflows, and what underflows is far below γ_n.
     exponent = math.frexp(largest)[1]
     half = -exponent // 2
     scaled = magnitudes * math.ldexp(1.0, half) * math.ldexp(1.0, -exponent - half)
-    root = math.sqrt(float(scaled.square().sum()))
-    slack = 2 * gamma(magnitudes.numel() + 8)
-    return Between(
-        math.nextafter(_scaled_back(root * (1 - slack), exponent), 0.0),
-        math.nextafter(_scaled_back(root * (1 + slack), exponent), math.inf),
-    )
-
-
-def _scaled_back(value: float, exponent: int) -> float:
+    root = math.sqrt(float(scaled.square().sum())) * (1 + side * 2 * gamma(magnitudes.numel() + 8))
     try:
-        return math.ldexp(value, exponent)
+        bound = math.ldexp(root, exponent)
     except OverflowError:
-        return math.inf
-
-
-def _over(numerator: float, denominator: float, towards: float) -> float:
-    """A quotient of nonnegative numbers, rounded ``towards`` an infinity; ``0/0`` is 0, and ``x/0`` infinite."""
-    if numerator == 0:
-        return 0.0
-    if numerator == math.inf or denominator == 0:
-        return math.inf
-    quotient = numerator / denominator
-    return max(0.0, math.nextafter(quotient, towards))
+        bound = math.inf
+    return math.nextafter(bound, math.inf if side > 0 else 0.0)
 
 
 # How many units of rounding a step may have moved a pre-activation, as a multiple of the sum of its terms' magnitudes.

@@ -94,8 +94,8 @@ class CheckSummary:
             if not divergence.share <= self.largest_share:
                 self.largest_share = divergence.share
         for bound in result.bounds:
-            if not bound.relative.upper <= self.largest_bound:
-                self.largest_bound, self.largest_bound_at = bound.relative.upper, f"{bound.name}, step {step}"
+            if not bound.relative <= self.largest_bound:
+                self.largest_bound, self.largest_bound_at = bound.relative, f"{bound.name}, step {step}"
         if not result.passed:
             self.add_failure(step, result.message)
 

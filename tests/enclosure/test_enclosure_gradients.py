@@ -17,7 +17,6 @@ from lean_mnist.chainrule.activations import ACTIVATIONS
 from lean_mnist.enclosure.ball import Ball
 from lean_mnist.enclosure.enclose import (
     Enclosure,
-    GradientBound,
     bound_gradient,
     enclose_gradients,
     enclose_model_gradients,
@@ -47,12 +46,12 @@ def step(
 
 def largest_radius(enclosure: Enclosure) -> float:
     """The largest relative radius of a gradient: how sharp the enclosure is."""
-    return max(bound_gradient(name, ball.mid, ball).radius for name, ball in enclosure.gradients.items())
+    return max(float(ball.rad.norm() / ball.mid.norm()) for ball in enclosure.gradients.values())
 
 
-def sharpness(bound: GradientBound) -> float:
-    """At most how many times the bound exceeds the actual largest error."""
-    return 1.0 if bound.largest.upper == 0 else bound.largest.upper / bound.largest.lower
+def least_error(computed: Tensor, ball: Ball) -> float:
+    """The largest error that is certain, up to rounding, whatever of the ball is exact."""
+    return float(((computed.double() - ball.mid).abs() - ball.rad).amax())
 
 
 def gradients_of(model: MLP) -> dict[str, Any]:
@@ -114,8 +113,11 @@ def test_a_full_size_batch_is_contained_and_its_bounds_hold(dtype: torch.dtype) 
             assert abs(exact - mid) <= arb(rad), name
             largest = largest.max(abs(exact - value))
             squares, size = squares + (exact - value) ** 2, size + exact**2
-        assert bound.largest.lower <= largest <= bound.largest.upper, name
-        assert bound.relative.lower <= (squares / size).sqrt() <= bound.relative.upper, name
+        assert largest <= bound.largest, name
+        assert (squares / size).sqrt() <= bound.relative, name
+        if dtype != torch.float64:  # whose own rounding is hardly more than the enclosure's
+            assert bound.largest <= 1.1 * largest, name
+            assert bound.relative <= 1.1 * (squares / size).sqrt(), name
 
 
 @pytest.mark.parametrize("sizes", [(784, 128, 10), (784, 512, 256, 128, 10), (784, 4096, 10)], ids=str)
@@ -123,11 +125,11 @@ def test_the_bound_is_hardly_more_than_the_error(sizes: Sequence[int]) -> None:
     model, x, labels = step(sizes)
     enclosure = enclose_model_gradients(model, x, labels)
     assert largest_radius(enclosure) <= 1e-9
-    assert bound_gradient("loss", model.loss(x, labels), enclosure.loss).largest.upper < 1e-5
-    for bound in enclosure.bounds(gradients_of(model)):
-        assert bound.relative.upper <= LIMIT, str(bound)
-        assert sharpness(bound) < 1.1
-        assert bound.relative.upper < 1.1 * bound.relative.lower
+    assert bound_gradient("loss", model.loss(x, labels), enclosure.loss).largest < 1e-5
+    gradients = gradients_of(model)
+    for bound in enclosure.bounds(gradients):
+        assert bound.relative <= LIMIT, str(bound)
+        assert bound.largest < 1.1 * least_error(gradients[bound.name], enclosure.gradients[bound.name])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -139,30 +141,27 @@ def test_gradients_of_the_trainer_are_near_in_every_precision(dtype: torch.dtype
     # The kinks of bfloat16 flip, which is an error like any other; float64's own rounding is inside.
     limit = {torch.float64: 1e-12, torch.float32: LIMIT, torch.bfloat16: 0.2}[dtype]
     for bound in enclosure.bounds(gradients_of(model)):
-        assert bound.relative.upper <= limit, str(bound)
-        assert not bound.relative.lower > limit
+        assert bound.relative <= limit, str(bound)
 
 
 @pytest.mark.parametrize("name", ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"])
 @pytest.mark.parametrize(("factor", "caught"), [(1 + 1e-5, True), (-1.0, True), (1 + 1e-7, False)])
-def test_a_gradient_off_by_a_hundred_thousandth_is_proved_to_be_off(name: str, factor: float, caught: bool) -> None:
+def test_a_gradient_off_by_a_hundred_thousandth_is_seen_to_be_off(name: str, factor: float, caught: bool) -> None:
     model, x, labels = step()
     enclosure = enclose_model_gradients(model, x, labels)
     gradient = gradients_of(model)[name]
     bound = bound_gradient(name, (gradient.double() * factor).float(), enclosure.gradients[name])
-    assert (bound.relative.lower > LIMIT) is caught
-    assert (bound.relative.upper <= LIMIT) is not caught
+    assert (bound.relative > LIMIT) is caught
     assert name in str(bound)
 
 
-def test_one_wrong_element_is_located() -> None:
+def test_one_wrong_element_is_seen() -> None:
     model, x, labels = step()
     enclosure = enclose_model_gradients(model, x, labels)
     gradient = gradients_of(model)["layers.0.weight"].clone()
     gradient[7, 300] += 1e-3 * gradient[7].norm()
     bound = bound_gradient("layers.0.weight", gradient, enclosure.gradients["layers.0.weight"])
-    assert bound.index == (7, 300)
-    assert bound.relative.lower > LIMIT
+    assert bound.relative > LIMIT
 
 
 def test_a_step_that_rounding_put_on_the_other_side_is_compared_on_its_own_side() -> None:
@@ -187,7 +186,7 @@ def test_with_the_sides_of_a_real_step_nothing_else_changes() -> None:
     with torch.no_grad():
         _, tape = mlp.mlp_forward(x, model.weights_and_biases(), ACTIVATIONS["relu"])
     enclosure = enclose_model_gradients(model, x, labels, sides=[h > 0 for h in tape.saved])
-    assert all(bound.relative.upper <= LIMIT for bound in enclosure.bounds(gradients_of(model)))
+    assert all(bound.relative <= LIMIT for bound in enclosure.bounds(gradients_of(model)))
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
@@ -202,20 +201,16 @@ def test_a_batch_without_a_gradient_is_never_found_fine(bad: float, activation: 
         with torch.no_grad():
             model.weights_and_biases()[0][0][1, 2] = bad
     for bound in enclose_model_gradients(model, x, labels).bounds(gradients):
-        assert bound.largest.upper == math.inf
-        assert not bound.relative.upper <= 1e30
-        assert not bound.relative.lower > 0.1  # nothing is proved either way
+        assert bound.largest == math.inf
+        assert not bound.relative <= 1e30
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_computed_number_that_is_not_real_is_infinitely_far(bad: float) -> None:
     bound = bound_gradient("g", torch.tensor([1.0, bad]), Ball.exact(torch.ones(2)))
-    assert bound.largest == (math.inf, math.inf)
-    assert bound.relative == (math.inf, math.inf)
-    assert bound.index == (1,)
-    assert bound.relative.lower > 1e300
+    assert bound == ("g", math.inf, math.inf)
     unknown = Ball(torch.zeros(1, dtype=torch.float64), torch.full((1,), math.inf, dtype=torch.float64))
-    assert bound_gradient("g", torch.tensor([bad]), unknown).largest == (0, math.inf)
+    assert bound_gradient("g", torch.tensor([bad]), unknown).largest == math.inf
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -227,20 +222,18 @@ def test_bounds_hold_for_any_numbers_inside(seed: int) -> None:
     computed = computed.reshape(ball.shape).nan_to_num()
     bound = bound_gradient("g", computed, ball)
     errors = np.abs(fractions_of_tensor(computed) - exact).ravel()
-    if bound.largest.upper < math.inf:
-        assert Fraction(bound.largest.lower) <= max(errors) <= Fraction(bound.largest.upper)
+    if bound.largest < math.inf:
+        assert max(errors) <= Fraction(bound.largest)
     squares = sum(exact.ravel() ** 2)
-    if squares > 0 and bound.relative.upper < math.inf:
-        relative = sum(errors**2) / squares
-        assert Fraction(bound.relative.lower) ** 2 <= relative <= Fraction(bound.relative.upper) ** 2
+    if squares > 0 and bound.relative < math.inf:
+        assert sum(errors**2) / squares <= Fraction(bound.relative) ** 2
 
 
 def test_zero_against_zero_is_exactly_right() -> None:
     zero = torch.zeros(2, 3)
-    assert bound_gradient("g", zero, Ball.exact(zero)).relative == (0, 0)
-    assert sharpness(bound_gradient("g", zero, Ball.exact(zero))) == 1
-    assert bound_gradient("g", zero + 1e-30, Ball.exact(zero)).relative == (math.inf, math.inf)
-    assert bound_gradient("g", torch.zeros(0), Ball.exact(torch.zeros(0))).relative.upper == 0
+    assert bound_gradient("g", zero, Ball.exact(zero)) == ("g", 0, 0)
+    assert bound_gradient("g", zero + 1e-30, Ball.exact(zero)).relative == math.inf
+    assert bound_gradient("g", torch.zeros(0), Ball.exact(torch.zeros(0))).relative == 0
 
 
 def test_an_empty_batch_has_an_unknown_loss_and_gradients_of_zero() -> None:

@@ -180,9 +180,9 @@ def check_records(number: int, result: AuditResult) -> Iterator[Record]:
     for divergence in result.divergences:
         yield Scalar(number, f"divergence/{divergence.name}", divergence.value)
     for bound in result.bounds:
-        yield Scalar(number, f"error_bound/{bound.name}", bound.relative.upper)
+        yield Scalar(number, f"error_bound/{bound.name}", bound.relative)
     if result.bounds:
-        yield Scalar(number, "error_bound/largest", max(bound.relative.upper for bound in result.bounds))
+        yield Scalar(number, "error_bound/largest", max(bound.relative for bound in result.bounds))
     if result.largest is not None:
         yield Scalar(number, "divergence/largest", max(d.value for d in result.divergences[1:]))
         yield Scalar(number, "crosscheck/share_of_allowed", result.largest.share)
