@@ -27,7 +27,8 @@ _AT_ONCE = 1024  # examples that are gathered and normalised together: few, so t
 def sizes_of(batches: Sequence[Batch]) -> list[int]:
     """Number of examples of each batch."""
     if isinstance(batches, PlannedBatches):
-        return [batches.examples(i + 1) - batches.examples(i) for i in range(len(batches))]
+        whole, rest = divmod(batches.end - batches.begin, batches.batch_size)
+        return [batches.batch_size] * whole + [rest] * bool(rest)
     return [len(labels) for _, labels in batches]
 
 
@@ -106,7 +107,7 @@ class PlannedBatches(Sequence[Batch]):
     batch_size: int
     normalization: Normalization
     resting: RestingExamples | None  # sums of these images and labels, where they are watched
-    make: Callable[[int, int], list[Batch]]
+    make: Callable[..., list[Batch]]
 
     @property
     def by_pixel(self) -> bool:
@@ -132,10 +133,17 @@ class PlannedBatches(Sequence[Batch]):
             assert step == 1
             begin = self.begin + start * self.batch_size
             return replace(self, begin=begin, end=max(begin, min(self.end, self.begin + stop * self.batch_size)))
+        return self._made(index)
+
+    def standing(self, index: int, batch: Batch) -> Batch:
+        """``batch``, which an engine has made in the memory, to be compared with its source where batches are."""
+        return batch if self.resting is None else self._made(index, standing=True)
+
+    def _made(self, index: int, *, standing: bool = False) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(index)
         at = self.begin + index * self.batch_size
-        return self.make(at, min(at + self.batch_size, self.end))[0]
+        return self.make(at, min(at + self.batch_size, self.end), standing=standing)[0]
 
 
 class Batches:
@@ -219,7 +227,7 @@ class Batches:
                 resting = RestingExamples(images, labels, f"of epoch {epoch + 1}, deformed,")
         noted = order if watch is None else order.clone()
 
-        def made(begin: int, end: int) -> list[Batch]:
+        def made(begin: int, end: int, *, standing: bool = False) -> list[Batch]:
             sizes = [min(size, end - at) for at in range(begin, end, size)]
             chosen = order[begin:end]
             if watch is not None and not torch.equal(chosen, noted[begin:end]):
@@ -227,12 +235,14 @@ class Batches:
             if self.part is not None:
                 parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
                 chosen, sizes = torch.cat(parts), [len(part) for part in parts]
-            some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
-            if watch is not None and resting is not None:
-                watch.tell(resting.difference(chosen, some, their_labels))
             x, y, batches = self._take(sizes)
-            y.copy_(their_labels)
-            self.normalization.apply(some, self.dtype, x)
+            their_labels = labels.index_select(0, chosen)
+            if not standing:
+                some = images.index_select(0, chosen)
+                if watch is not None and resting is not None:
+                    watch.tell(resting.difference(chosen, some, their_labels))
+                y.copy_(their_labels)
+                self.normalization.apply(some, self.dtype, x)
             if watch is not None:
                 for number, ((features, _), own) in enumerate(zip(batches, their_labels.split(sizes), strict=True)):
                     watch.made(features, own, functools.partial(self._features, images, chosen, sizes, number))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lean_mnist.nn.functions import StepTape as StepTape
@@ -45,6 +46,15 @@ class Step:
     learning_rate: float  # of the update that follows
     tapes: list[StepTape]  # one a batch; empty where the run keeps none
     past: tuple[StepTape, ...] = ()  # tapes of the steps before, the latest last
+
+    @functools.cached_property
+    def norms(self) -> list[tuple[str, float, float]]:
+        """Name of each parameter of ``model``, norm of its gradient (0 where it has none), and its own."""
+        names, parameters = zip(*self.model.named_parameters(), strict=True)
+        gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
+        tensors = [*gradients, *(p.detach() for p in parameters)]
+        norms = torch.stack([torch.linalg.vector_norm(x, dtype=self.gradient.dtype) for x in tensors]).tolist()
+        return list(zip(names, norms[: len(names)], norms[len(names) :], strict=True))
 
     @functools.cached_property
     def loss_value(self) -> float:
@@ -136,6 +146,14 @@ def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
     return [(weight.grad, None if bias is None else bias.grad) for weight, bias in model.parameter_pairs()]
 
 
+class HeldStep(NamedTuple):
+    """A step that is computed and found finite, its update left to be made."""
+
+    loss: float
+    tape: StepTape
+    norms: list[tuple[str, float, float]]  # as of :class:`Step`
+
+
 class StepChunk(NamedTuple):
     """Steps that were taken in a row, updates included."""
 
@@ -143,6 +161,7 @@ class StepChunk(NamedTuple):
     tapes: list[list[StepTape]]  # of those that still hold
     stopped: bool  # the run is asked to stop after them
     not_finite: bool = False  # the loss or gradient of the next one is not
+    held: HeldStep | None = None  # the next one, screened where the engine screens
 
 
 class StepEngine:
@@ -182,12 +201,17 @@ class StepEngine:
         """Put the gradient of one step into the flat gradient; its loss may still be being computed on its device."""
         return self._compute(batches)
 
-    def chunk(self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1) -> StepChunk:
+    def chunk(
+        self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1, *, hold: bool = False
+    ) -> StepChunk:
         """Take one step a batch, with these learning rates, at none of which anybody looks before its update.
 
-        ``first`` is the number of the first one. Ends before the first step whose loss or gradient is not finite, or
-        at which something stands out where the engine ``screens``, with the weights as they were before it; or after
-        a step after which the run is asked to stop.
+        ``first`` is the number of the first one. With ``hold``, of a hot engine alone, somebody looks at the last one:
+        it is ``held``, or nothing is done of it where the engine takes it as written.
+
+        Ends before the first step whose loss or gradient is not finite, or at which something stands out where the
+        engine ``screens``, with the weights as they were before it; or after a step after which the run is asked to
+        stop.
         """
         losses, tapes, stopped, finite = [], [], False, True
         for batch, rate in zip(batches, rates, strict=True):

@@ -7,9 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lean_mnist.data.batches import Batch, sizes_of
+import numpy as np
+import torch
+
+from lean_mnist.data.batches import Batch, PlannedBatches, sizes_of
 from lean_mnist.errors import LeanMnistError, MemoryFault, memory_for
-from lean_mnist.nn.step import RING_DEPTH, Step, StepResult, StepTape
+from lean_mnist.nn.step import RING_DEPTH, HeldStep, Step, StepResult, StepTape
 from lean_mnist.nn.update import Update
 from lean_mnist.training.distributed import World
 from lean_mnist.training.hooks.memory import label_of_no_class
@@ -48,14 +51,17 @@ class Steps:
 
         Returns whether somebody asked to stop after the last update that was made.
         """
-        state, position = self.state, 0
+        state, position, engine = self.state, 0, self._engine
         while position < len(batches):
-            free, not_finite = self._steps_until_due(len(batches) - position), False
-            if free:
-                some = batches[position : position + free]
-                rates = [self._learning_rate(state.step + i) for i in range(free)]
+            first = state.step + 1
+            free = self.hooks.steps_until_due(first, len(batches) - position, engine.screens)
+            hold = engine.hot and position + free < len(batches) and self.hooks.is_only_observed(first + free)
+            not_finite = False
+            if free + hold:
+                some = batches[position : position + free + hold]
+                rates = [self._learning_rate(state.step + i) for i in range(free + hold)]
                 with self._labels(some):
-                    chunk = self._engine.chunk(some, rates, state.step + 1)
+                    chunk = engine.chunk(some, rates, first, hold=hold)
                 for examples, loss in zip(sizes_of(some), chunk.losses, strict=False):
                     state.count(1, examples, loss)
                 for tapes in chunk.tapes[-RING_DEPTH:] if self._keeps_tapes else ():
@@ -65,6 +71,14 @@ class Steps:
                     return True
                 if position == len(batches):
                     break
+                if chunk.held is not None:
+                    assert isinstance(batches, PlannedBatches)
+                    tape = chunk.held.tape
+                    batch = batches.standing(position, (tape.inputs[0], tape.labels_B))
+                    if self.take([batch], held=chunk.held):
+                        return True
+                    position += 1
+                    continue
                 not_finite = chunk.not_finite  # the gates will say why
             self._keep_past()
             if self.take([batches[position]], again=not_finite):
@@ -72,28 +86,24 @@ class Steps:
             position += 1
         return False
 
-    def _steps_until_due(self, most: int) -> int:
-        """Steps, up to ``most``, before the next one that a hook must look at."""
-        first, screens = self.state.step + 1, self._engine.screens
-        return next((i for i in range(most) if self.hooks.any_due(first + i, screens)), most)
-
     def _keep_past(self) -> None:
         """Keep the tape of the latest step for a gate, before the next batch is made in its memory."""
         if self._keeps_tapes and any(gate.due(self.state.step + 1) for gate in self.hooks.gates):
             self._past = deque(self._engine.kept_tapes() if self._engine.hot else self._past, RING_DEPTH)
 
-    def take(self, batches: list[Batch], again: bool = False) -> bool:
+    def take(self, batches: list[Batch], again: bool = False, held: HeldStep | None = None) -> bool:
         """Make one update by the mean gradient of these batches; returns whether somebody asked to stop after it.
 
         A step that is not finite is computed once more; ``again`` says that it was computed, and was not, before.
+        One that is ``held`` is neither computed nor asked whether it is finite.
         """
         state, world = self.state, self.world
         examples = self._examples(batches)
         used = batches if world.size == 1 else [batch for batch in batches if len(batch[1])]
         if world.size == 1:
-            step = self._computed(used, again)
+            step = self._computed(used, again) if held is None else self._held(held, used)
             self._look(self.hooks.observers, step)
-            self._look_through_gates(step)
+            self._look_through_gates(step, finite=held is not None)
             stop = self.stop_requested()
         else:
             step, stop = self._reduce(used, sum(len(labels) for _, labels in batches), examples)
@@ -137,6 +147,16 @@ class Steps:
         tapes, past = tapes if self._keeps_tapes else [], tuple(self._past)
         return Step(self.state.step + 1, flat.network, batches, result.loss, flat.gradient, rate, tapes, past)
 
+    def _held(self, held: HeldStep, batches: list[Batch]) -> Step:
+        self.hooks.before(batches)
+        # A tensor without an operation of PyTorch, of which the first after a call in C takes 0.1 ms.
+        loss = torch.from_numpy(np.array(held.loss, dtype=np.float32))
+        step = self._step(StepResult(loss, [], [held.tape]), batches)
+        step.loss_value, step.norms = held.loss, held.norms
+        if self.hooks.every_step:  # one of them compares the sum with what it is now
+            step.gradient_sum = float(step.gradient.sum())
+        return step
+
     def _learning_rate(self, step: int) -> float:
         """Of step ``step``, counted from 0: that of the schedule, lower by ``ROLLBACK_FACTOR`` for each rollback."""
         return self.objective.learning_rate(step) * ROLLBACK_FACTOR**self.state.rollbacks
@@ -148,8 +168,8 @@ class Steps:
         size, first = self.objective.config.batch_size, self.state.batch
         return min(size * len(batches), len(self.objective.batches.split) - size * first)
 
-    def _look_through_gates(self, step: Step) -> None:
-        self._look((self.hooks.health, *self.hooks.gates), step)
+    def _look_through_gates(self, step: Step, *, finite: bool = False) -> None:
+        self._look((*[self.hooks.health] * (not finite), *self.hooks.gates), step)
         self._look(self.hooks.every_step, step, always=True)
 
     def _look(self, hooks: Sequence[Hook], step: Step, *, always: bool = False) -> None:

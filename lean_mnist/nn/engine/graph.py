@@ -135,7 +135,9 @@ class GraphEngine(StepEngine):
             return captured.result
         return super().step(batches)
 
-    def chunk(self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1) -> StepChunk:
+    def chunk(
+        self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1, *, hold: bool = False
+    ) -> StepChunk:
         """Take one step a batch, updates included."""
         captured = self._captured_chunk(batches)
         if captured is None:

@@ -24,11 +24,12 @@ typedef struct {
     int64_t steps;         /* to be taken, at most */
     double seconds;        /* no further step after so many */
     double *losses;        /* of each step taken */
-    double screen_seconds;
-    int64_t taken, status; /* status: DONE, NOT_FINITE or STOOD_OUT: of the first step that was not applied */
+    double screen_seconds, share; /* share: what the screen said of the last step */
+    int64_t hold;          /* leave the update of the last step to the caller */
+    int64_t taken, status; /* status: of the first step that was not applied, or DONE */
     int64_t finite[64];    /* of each thread's part */
 } Work;
-enum { DONE, NOT_FINITE, STOOD_OUT, BAD_BATCH };
+enum { DONE, NOT_FINITE, STOOD_OUT, BAD_BATCH, HELD };
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
@@ -443,18 +444,23 @@ static int weight_gradients(const Network *net, Team *team, int thread, float *s
     return sum_of(zeros) == 0 && bias_zeros == 0;
 }
 
+/* Sum of the squares of up to BLOCK numbers. */
+static double squares_of(const float *p, int64_t count) {
+    vector sum = {0};
+    double rest = 0;
+    int64_t k = 0;
+    for (; k + WIDTH <= count; k += WIDTH) sum += load(p + k) * load(p + k);
+    for (; k < count; k++) rest += (double)p[k] * p[k];
+    return rest + sum_of(sum);
+}
+
 /* The factor that brings the whole gradient to the norm `clip_norm`, where it is longer; the same on every thread. */
 static float clip_factor(const Update *update, Team *team, int thread) {
     int64_t blocks = blocks_of(update), begin, end;
     part_of(blocks, 1, thread, team->size, &begin, &end);
     for (int64_t block = begin; block < end; block++) {
-        const float *g = update->gradient + block * BLOCK;
-        int64_t count = update->size - block * BLOCK < BLOCK ? update->size - block * BLOCK : BLOCK, k = 0;
-        vector sum = {0};
-        double rest = 0;
-        for (; k + WIDTH <= count; k += WIDTH) sum += load(g + k) * load(g + k);
-        for (; k < count; k++) rest += (double)g[k] * g[k];
-        update->squares[block] = rest + sum_of(sum);
+        int64_t count = update->size - block * BLOCK < BLOCK ? update->size - block * BLOCK : BLOCK;
+        update->squares[block] = squares_of(update->gradient + block * BLOCK, count);
     }
     meet(team);
     double squares = 0;
@@ -543,11 +549,18 @@ static void take_steps(Work *work, Team *team, int thread) {
         }
         if (work->screen) {
             double begun = now(), share = work->screen(work->screen_state, net, work->update, step, team, thread);
-            if (thread == 0) work->screen_seconds += now() - begun;
+            if (thread == 0) {
+                work->screen_seconds += now() - begun;
+                work->share = share;
+            }
             if (!(share <= 1)) { /* the same on every thread */
                 if (thread == 0) work->status = STOOD_OUT;
                 break;
             }
+        }
+        if (work->hold && step == work->steps - 1) {
+            if (thread == 0) work->status = HELD;
+            break;
         }
         float factor = work->update->clip_norm < INFINITY ? clip_factor(work->update, team, thread) : 1;
         apply(work->update, work->rates[step], factor, team, thread);
@@ -679,6 +692,22 @@ void note_sums(const Update *update) {
     for (int64_t block = 0; block < blocks; block++) {
         update->sums[block] = block_sum(update, update->parameters, block);
         if (update->momentum) update->sums[blocks + block] = block_sum(update, update->momentum, block);
+    }
+}
+
+static double norm_of(const float *p, int64_t count) {
+    double squares = 0;
+    for (int64_t k = 0; k < count; k += BLOCK) squares += squares_of(p + k, count - k < BLOCK ? count - k : BLOCK);
+    return sqrt(squares);
+}
+
+/* The norms of each layer's weight, its gradient, bias and its gradient; of a bias that is not there, 0. */
+void norms(const Network *net, double *found) {
+    for (const Layer *layer = net->layers; layer < net->layers + net->depth; layer++) {
+        *found++ = norm_of(layer->weight, layer->inputs * layer->units);
+        *found++ = norm_of(layer->d_weight, layer->inputs * layer->units);
+        *found++ = layer->bias ? norm_of(layer->bias, layer->units) : 0;
+        *found++ = layer->bias ? norm_of(layer->d_bias, layer->units) : 0;
     }
 }
 

@@ -22,6 +22,7 @@ from lean_mnist.nn.engine.structures import (
     BAD_BATCH,
     BLOCK,
     DONE,
+    HELD,
     NOT_FINITE,
     SCRATCH,
     STOOD_OUT,
@@ -39,12 +40,14 @@ from lean_mnist.nn.modules import MLP
 from lean_mnist.nn.parameters import FlatParameters
 from lean_mnist.nn.step import (
     Batch,
+    HeldStep,
     StepChunk,
     StepEngine,
     StepResult,
     StepTape,
     gradients_of,
     layers_of,
+    names_of_layers,
     put_flat_gradients,
 )
 from lean_mnist.nn.update import SGD, Update
@@ -105,6 +108,7 @@ class NativeEngine(StepEngine):
         self.threads = ThreadChoice(threads)
         self._tapes: dict[int, StepTape] = {}  # by the number of examples
         self._last: StepTape | None = None
+        self._share: float | None = None  # of that tape's step, where its screen has found one
         self.screen: Screen | None = None
         network, capacity = parameters.network, len(hot.labels)
 
@@ -126,6 +130,8 @@ class NativeEngine(StepEngine):
                 for i, (weight, bias) in enumerate(pairs)
             )
         )  # fmt: skip
+        names = (name for pair in names_of_layers(pairs) for name in pair)
+        self._names = [(name, 2 * i) for i, name in enumerate(names) if name is not None]
         longest = max(capacity, *sizes)
         self._scratch = torch.zeros(self.threads.most, longest * SCRATCH)
         self._marks = torch.zeros(capacity, -(-sizes[0] // 64), dtype=torch.int64)
@@ -175,7 +181,7 @@ class NativeEngine(StepEngine):
         if len(batches) != 1 or self._refused or not self._hot.holds(batches[0]):
             return super().step(batches)
         losses = torch.zeros(1, dtype=torch.float64)
-        self.network.examples = len(batches[0][1])
+        self.network.examples, self._share = len(batches[0][1]), None
         work = Work(network=pointer_to(self.network), steps=1, losses=address(losses))
         # Steps by themselves are measured where there are no others: with another optimizer, or several processes.
         threads, started = self.threads.best if self._compared_chunk else self.threads.next(), time.perf_counter()
@@ -195,10 +201,17 @@ class NativeEngine(StepEngine):
         self._last = tape
         return result
 
-    def chunk(self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1) -> StepChunk:
+    def chunk(
+        self, batches: Sequence[Batch], rates: Sequence[float], first: int = 1, *, hold: bool = False
+    ) -> StepChunk:
         """Take one step a batch, updates included, in as few calls as can be."""
         rule = self._rule()
-        if not isinstance(batches, PlannedBatches) or not batches.by_pixel or rule is None or self._refused:
+        suited = isinstance(batches, PlannedBatches) and batches.by_pixel and not self._refused
+        if hold and not (suited and rule is not None and self._compared_chunk):
+            batches, rates, hold = batches[:-1], rates[:-1], False
+            if not rates:
+                return StepChunk([], [], stopped=False)
+        if not isinstance(batches, PlannedBatches) or not suited or rule is None:
             # Nothing screens steps as they are written but whoever looks at them one by one.
             return super().chunk(batches, rates) if self.screen is None else StepChunk([], [], stopped=False)
         if not self._compared_chunk:
@@ -206,7 +219,8 @@ class NativeEngine(StepEngine):
             self._compared_chunk = self._compare_chunk(batches[:2], rates, rule)
             self.threads.forget()
             return self.chunk(batches, rates, first) if self._compared_chunk else StepChunk([], [], stopped=False)
-        losses, rate_of = torch.zeros(len(batches), dtype=torch.float64), torch.tensor(rates, dtype=torch.float32)
+        # No tensors: their first operations after a call in C take longer than all that stands here.
+        losses, rate_of = (c_double * len(batches))(), (c_float * len(batches))(*rates)
         source = source_of(batches)
         if self.screen is not None:
             self.screen.enter(first)
@@ -223,15 +237,17 @@ class NativeEngine(StepEngine):
             source.noted = batches.noted[rest.begin :].data_ptr() if source.image_sums else None
             work = Work(
                 network=pointer_to(self.network), source=pointer_to(source), update=pointer_to(rule), steps=count,
-                seconds=_SECONDS, losses=address(losses[taken:]), rates=address(rate_of[taken:]),
+                seconds=_SECONDS, losses=ctypes.addressof(losses) + taken * ctypes.sizeof(c_double),
+                rates=ctypes.addressof(rate_of) + taken * ctypes.sizeof(c_float),
             )  # fmt: skip
             if self.screen is not None:
                 work.screen, work.screen_state = self.screen.function, self.screen.state
+            work.hold = hold and count == len(rest)
             threads, started = self.threads.next(), time.perf_counter()
             self._call(work, threads)
             seconds = time.perf_counter() - started
             if work.taken >= _FEWEST:
-                self.threads.took(threads, seconds / rest.examples(work.taken))
+                self.threads.took(threads, seconds / rest.examples(work.taken + (work.status == HELD)))
             if work.taken:
                 self._update.optimizer.param_groups[0]["lr"] = rates[taken + work.taken - 1]
             if self.screen is not None:
@@ -245,12 +261,20 @@ class NativeEngine(StepEngine):
             self._library.note_sums(byref(rule))
             for block in (sums != self._sums).nonzero()[:1].tolist():
                 self.screen.changed(first + taken - 1, *block)
-        # A step that was begun and not taken has left its own values in the tape.
-        latest = batches.examples(taken) - batches.examples(taken - 1)
-        self._last = self._tape(latest) if taken and work.status == DONE else None
+        held = work.status == HELD and not stopped
+        # A step that was begun and neither taken nor held has left its own values in the tape.
+        latest = batches.examples(taken + held) - batches.examples(taken + held - 1)
+        self._last = self._tape(latest) if held or (taken and work.status == DONE) else None
+        self._share = work.share if held and self.screen is not None else None
         if taken and self._update.moved is not None:
             self._update.moved()
-        return StepChunk(losses[:taken].tolist(), [], stopped, not_finite=work.status == NOT_FINITE)
+        result = HeldStep(losses[taken], self._tape(latest), self._norms()) if held else None
+        return StepChunk(losses[:taken], [], stopped, work.status == NOT_FINITE, result)
+
+    def _norms(self) -> list[tuple[str, float, float]]:
+        found = (c_double * (4 * len(self._layers)))()
+        self._library.norms(byref(self.network), found)
+        return [(name, found[i + 1], found[i]) for name, i in self._names]
 
     def holds(self, tape: StepTape) -> bool:
         """True if this is the tape of a step that was computed here last."""
@@ -258,6 +282,8 @@ class NativeEngine(StepEngine):
 
     def screened(self, function: c_void_p, state: c_void_p) -> float:
         """The result of a function of the type Screen on the step now in the tape."""
+        if self._share is not None:
+            return self._share
         found: float = self._library.screen_once(function, state, byref(self.network), None)
         return found
 

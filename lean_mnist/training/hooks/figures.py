@@ -38,20 +38,15 @@ class NormsHook:
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """Two scalars a tensor, one of all, and warnings."""
-        names, parameters = zip(*step.model.named_parameters(), strict=True)
-        gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
-        tensors, dtype = [*gradients, *(p.detach() for p in parameters)], step.gradient.dtype
-        norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors]).tolist()
-        of_gradients, of_parameters = norms[: len(names)], norms[len(names) :]
         still_learning = step.loss_value > 0.1 * self._guessing
-        for name, gradient, parameter in zip(names, of_gradients, of_parameters, strict=True):
+        for name, gradient, parameter in step.norms:
             yield Scalar(step.number, f"gradient_norm/{name}", gradient)
             yield Scalar(step.number, f"parameter_norm/{name}", parameter)
             if gradient > EXPLODING:
                 yield from self._warn(step.number, name, f"exploding: its norm is {gradient:.3g}, above {EXPLODING:g}")
             elif gradient < VANISHING and still_learning:
                 yield from self._warn(step.number, name, f"vanishing: its norm is {gradient:.3g}, below {VANISHING:g}")
-        yield Scalar(step.number, "gradient_norm/all", math.hypot(*of_gradients))
+        yield Scalar(step.number, "gradient_norm/all", math.hypot(*(gradient for _, gradient, _ in step.norms)))
 
     def _warn(self, number: int, name: str, what: str) -> Iterator[Record]:
         key = f"{name} {what.partition(':')[0]}"

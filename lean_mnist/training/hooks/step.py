@@ -46,11 +46,19 @@ class StepHooks:
     before: Callable[[Sequence[Batch]], None] = lambda batches: None  # a gate before a step is computed from these
     at_rest: Callable[[], Iterable[Record]] = tuple  # a gate before weights and optimizer's state are saved
 
-    def any_due(self, step: int, screens: bool) -> bool:
-        """True if a hook besides ``health`` must look at this step of an engine that ``screens``, or does not."""
+    def steps_until_due(self, first: int, most: int, screens: bool) -> int:
+        """Steps from number ``first`` on, up to ``most``, before one that a hook besides ``health`` must look at.
+
+        ``screens`` says whether the engine does.
+        """
         if self.every_step and not screens:
-            return True
-        return any(hook.due(step) for hook in (*self.observers, *self.gates, *self.every_step))
+            return 0
+        schedules = {hook.due for hook in (*self.observers, *self.gates, *self.every_step)}
+        return next((i for i in range(most) if any(due(first + i) for due in schedules)), most)
+
+    def is_only_observed(self, step: int) -> bool:
+        """True if no gate besides ``health`` is due at this step of an engine that screens where that is asked for."""
+        return not any(hook.due(step) for hook in (*self.gates, *self.every_step))
 
 
 # A run that goes on after a failure may fail at every step; the first ones tell.

@@ -4,6 +4,7 @@
 first two sections: so tags begin with numbers. The names of records stay what they are.
 """
 
+import functools
 import re
 from typing import Any
 
@@ -30,6 +31,7 @@ _TOLD_BY_SECTION = ("train", "picture", "final")
 _OF_LAYER = re.compile(r"(\w+)/(.*)layers\.(\d+)\.(\w+)")
 
 
+@functools.cache
 def tag_of(name: str) -> str:
     """The tag of the record ``name``, where it is drawn: ``section/chart``; texts keep their names."""
     if name in _OVERVIEW:

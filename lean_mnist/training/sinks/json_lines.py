@@ -24,16 +24,12 @@ class JsonLinesSink(Sink):
         keep = 0
         if resume_step is not None and path.exists():
             keep = size if size is not None and _ends_line(path, size) else _drop_lines_after(path, resume_step)
-        self.file = LogFile(path, keep)
+        self.file = LogFile(path, keep, lambda records: "".join(map(_line, records)).encode())
 
     def write(self, record: Record) -> None:
         """Append a line; none for a drawing."""
-        if isinstance(record, Drawing):
-            return
-        line: dict[str, Any] = {"step": record.step, "name": record.name, "value": plain(record.value)}
-        if isinstance(record, Outcome):
-            line["settings"] = plain(record.settings)
-        self.file.write((json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n").encode())
+        if not isinstance(record, Drawing):
+            self.file.write(record)
 
     def flush(self) -> dict[str, int]:
         """Make sure that the lines are on disk."""
@@ -43,6 +39,13 @@ class JsonLinesSink(Sink):
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+
+def _line(record: Record) -> str:
+    line: dict[str, Any] = {"step": record.step, "name": record.name, "value": plain(record.value)}
+    if isinstance(record, Outcome):
+        line["settings"] = plain(record.settings)
+    return json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _ends_line(path: Path, size: int) -> bool:

@@ -1,10 +1,11 @@
 """TensorBoard."""
 
+import itertools
 import os
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,40 +54,46 @@ class TensorBoardSink(Sink):
             cut = LogFile(path, size)
             cut.close()
             self._earlier[path.name] = cut.size
-        self._file = LogFile(folder / _next_name(earlier))
-        self._scalars: list[Scalar] = []  # of one step, to become one event
-        self._add(file_version="brain.Event:2")
+        self._file = LogFile(folder / _next_name(earlier), encode=self._encoded)
+        self._file.write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if resume_step is None:
-            self._add(summary=layout())
+            self._file.write(Event(wall_time=time.time(), summary=layout()))
         else:
-            self._add(session_log=SessionLog(status=SessionLog.START), step=resume_step + 1)
-
-    def _add(self, **fields: Any) -> None:
-        self._file.write(framed(self._new_event(wall_time=time.time(), **fields).SerializeToString()))
+            start = SessionLog(status=SessionLog.START)
+            self._file.write(Event(wall_time=time.time(), session_log=start, step=resume_step + 1))
 
     def write(self, record: Record) -> None:
-        """Add what draws it; scalars of one step, when the next comes."""
-        if self._scalars and record.step != self._scalars[0].step:
-            self._add_scalars()
-        if isinstance(record, Scalar) and not isinstance(record, Figure):
-            self._scalars.append(record)
-            return
-        for summary in self._summaries(record):
-            # Settings and layout are read by themselves, whatever the step.
-            self._add(summary=summary, **({} if isinstance(record, Outcome) else {"step": record.step}))
+        """Add what draws it."""
+        self._file.write((time.time(), record))
         if isinstance(record, Outcome):
             for name, number in record.value.items():
                 self.write(Scalar(record.step, name, number))
         elif isinstance(record, Embedding):
             projector.write(self._file.path.parent, record)
 
-    def _add_scalars(self) -> None:
+    def _encoded(self, items: Sequence[Any]) -> bytes:
+        return framed(*(event.SerializeToString() for event in self._events(items)))
+
+    def _events(self, items: Sequence[Any]) -> Iterator[Any]:
+        """Events that draw these records, scalars of one step together; an event stands for itself."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        of, self._scalars = self._scalars, []
-        if of:
-            values = [Summary.Value(tag=tag_of(s.name), simple_value=drawn(s.name, float(s.value))) for s in of]
-            self._add(summary=Summary(value=values), step=of[0].step)
+        for step, group in itertools.groupby(items, _step_of_scalar):
+            if step is not None:
+                times, scalars = zip(*group, strict=True)
+                shown = [(tag_of(s.name), drawn(s.name, float(s.value))) for s in scalars]
+                values = [Summary.Value(tag=tag, simple_value=value) for tag, value in shown]
+                yield self._new_event(wall_time=times[-1], summary=Summary(value=values), step=step)
+                continue
+            for item in group:
+                if isinstance(item, self._new_event):
+                    yield item
+                    continue
+                at, record = item
+                # Settings and layout are read by themselves, whatever the step.
+                where = {} if isinstance(record, Outcome) else {"step": record.step}
+                for summary in self._summaries(record):
+                    yield self._new_event(wall_time=at, summary=summary, **where)
 
     def _summaries(self, record: Record) -> list[Any]:
         from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
@@ -111,14 +118,18 @@ class TensorBoardSink(Sink):
 
     def flush(self) -> dict[str, int]:
         """Make sure that the events are on disk."""
-        self._add_scalars()
         self._file.flush()
         return {**self._earlier, self._file.path.name: self._file.size}
 
     def close(self) -> None:
         """Close the file."""
-        self._add_scalars()
         self._file.close()
+
+
+def _step_of_scalar(item: Any) -> int | None:
+    """The step of a scalar that is drawn; ``None`` for anything else."""
+    record = item[1] if isinstance(item, tuple) else item
+    return record.step if isinstance(record, Scalar) and not isinstance(record, Figure) else None
 
 
 def _next_name(earlier: Sequence[Path]) -> str:
