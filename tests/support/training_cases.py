@@ -194,8 +194,8 @@ def after_updates(patch: pytest.MonkeyPatch, do: Callable[[int, FlatParameters[A
         if work.taken and work.update and not work.seconds:  # else a comparison, which takes no step
             waiting.append(self._parameters)
 
-    def taken(self: NativeEngine, *arguments: Any) -> StepChunk:
-        chunk = take_chunk(self, *arguments)
+    def taken(self: NativeEngine, *arguments: Any, **options: Any) -> StepChunk:
+        chunk = take_chunk(self, *arguments, **options)
         flush()  # after what the engine does when a chunk ends
         return chunk
 
