@@ -46,7 +46,7 @@ def _explodes_at(patch: pytest.MonkeyPatch, step: int, above: float, rank: str =
         return found
 
     patch.setattr(Steps, "_computed", computed)
-    patch.setattr(NativeEngine, "chunk", lambda *arguments: StepChunk([], [], False))
+    patch.setattr(NativeEngine, "chunk", lambda *arguments, **options: StepChunk([], [], False))
 
 
 def test_a_run_that_diverges_goes_back_with_a_lower_rate(
