@@ -134,8 +134,7 @@ class RandomisedCheck:
     def begin(self, number: int, steps: int) -> int:
         """Hand the native check the probes of steps from ``number`` on; returns of how many, up to ``steps``."""
         assert self._native is not None
-        assert self._probes is not None
-        rows = self._probes.rows(number)
+        rows = self.probes.rows(number)
         self._native.use(rows)
         return min(steps, len(rows))
 
@@ -158,12 +157,11 @@ class RandomisedCheck:
 
     def _batched_share(self, number: int, step: ComputedStep) -> float | None:
         """The share that the batched check shows; ``None`` where the step cannot be checked so."""
-        assert self._probes is not None
         if self._native is not None and len(step.tapes) == 1 and step.loss is not None:
             self.begin(number, 1)
             if (share := self._native.share(step.tapes[0], float(step.loss))) is not None:
                 return share
-        batched = self.run_batched(step, self._probes.vector(number))
+        batched = self.run_batched(step, self.probes.vector(number))
         return None if batched is None else batched.share(float(step.loss))  # type: ignore[arg-type]
 
     def probes_for(self, step: ComputedStep) -> Probes:
@@ -172,6 +170,12 @@ class RandomisedCheck:
         if self._probes is None or not self._probes.fit(weight):
             self._probes = Probes(self._seed, [(w.shape[0], w.shape[1]) for w, _ in step.layers], weight)
             self._batched = {}
+        return self._probes
+
+    @property
+    def probes(self) -> Probes:
+        """Those of the network that was checked last."""
+        assert self._probes is not None
         return self._probes
 
     def run_batched(self, step: ComputedStep, probes: Tensor) -> BatchedCheck | None:
@@ -186,42 +190,6 @@ class RandomisedCheck:
         batched.probes.copy_(probes)
         batched.run(checks)
         return batched
-
-
-class ChunkCheck:
-    """The batched check of the steps of one chunk that is captured: its kernels are captured with the steps'."""
-
-    def __init__(self, check: RandomisedCheck) -> None:
-        self._check = check
-        self._source: Probes | None = None
-        # Of each step: its probes, the numbers that a replay leaves, and the check that these are of.
-        self._probes, self._numbers, self._runs = list[Tensor](), list[Tensor](), list[BatchedCheck]()
-
-    def capture(self, place: int, step: ComputedStep) -> bool:
-        """Run the kernels for the step at this place of the chunk; ``False`` where the step cannot be checked so."""
-        new = place == len(self._probes)
-        if new:
-            self._source = self._check.probes_for(step)
-            self._probes.append(self._source.vector(0).clone())
-        run = self._check.run_batched(step, self._probes[place])
-        if run is None:
-            return False
-        if new:
-            self._numbers.append(run.numbers.clone())
-            self._runs.append(run)
-        self._numbers[place].copy_(run.numbers)
-        return True
-
-    def draw(self, number: int) -> None:
-        """Put the probes of the steps from ``number`` on in place for the next replay."""
-        for place, probes in enumerate(self._probes):
-            assert self._source is not None
-            probes.copy_(self._source.vector(number + place))
-
-    def shares(self, losses: Sequence[float]) -> list[float]:
-        """The shares that the first steps of the last replay show, given the losses that they reported."""
-        numbers = torch.stack(self._numbers).tolist()
-        return [run.share(loss, row) for run, loss, row in zip(self._runs, losses, numbers, strict=False)]
 
 
 def _run_per_row(checks: Sequence[LocalCheck], probes: Sequence[Probe]) -> tuple[list[LocalFailure], float]:

@@ -83,9 +83,6 @@ class ChunkScreen(Protocol):
     def stands_out(self, first: int, losses: Sequence[float]) -> bool:
         """After the graph: True if something does in one of the steps that have these losses."""
 
-    def undone(self, first: int) -> None:
-        """After weights, momentum and ``kept`` tensors were put back."""
-
 
 Tapes = list[list[StepTape]]  # of each step of a chunk
 Graph = Callable[[Callable[[], Any], Sequence[Tensor]], Replayable[Any]]
@@ -147,7 +144,6 @@ class GraphEngine(StepEngine):
         losses, tapes = captured.take(rates)
         if captured.screen is not None and captured.screen.stands_out(first, losses):
             captured.undo()
-            captured.screen.undone(first)
             return StepChunk([], [], stopped=False)
         return StepChunk(losses, tapes, self._stop_requested(), not_finite=len(losses) < len(batches))
 

@@ -63,12 +63,7 @@ class Digests:
         drawn = torch.rand(PROJECTIONS, length + _WINDOW, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
         drawn += torch.copysign(torch.tensor(0.5, dtype=torch.float64), drawn)
         self._rows, self._exact = drawn.to(device), torch.empty(length, dtype=torch.float64, device=device)
-        self.chunks, self._in_c = -(-size // CHUNK), _digest_in_c() if native and device.type == "cpu" else None
-
-    @property
-    def native(self) -> bool:
-        """True if those of gradients in float32 are computed in C."""
-        return self._in_c is not None
+        self.chunks, self.in_c = -(-size // CHUNK), _digest_in_c() if native and device.type == "cpu" else None
 
     @property
     def message_size(self) -> int:
@@ -81,7 +76,7 @@ class Digests:
         Behind the projections come the 2-norm and, as an int64, the sum of the numbers' bits, which differs where a
         single one does. ``copy_P`` becomes a copy of the gradient on the way.
         """
-        if self._in_c is not None and gradient_P.dtype == torch.float32:
+        if self.in_c is not None and gradient_P.dtype == torch.float32:
             return self._computed_in_c([gradient_P], None, copy_P, step)
         rows, result = self._projections(step), gradient_P.new_zeros(self.chunks, PROJECTIONS + 2, dtype=torch.float64)
         bits = bits_of(result)
@@ -97,7 +92,7 @@ class Digests:
 
     def of_sum(self, summands: Sequence[tuple[Tensor, float]], sum_P: Tensor, step: int) -> Tensor:
         """Put the sum of these vectors, each times its weight, into ``sum_P``; the digests of the sum."""
-        if self._in_c is not None and sum_P.dtype == torch.float32 and summands:
+        if self.in_c is not None and sum_P.dtype == torch.float32 and summands:
             vectors, weights = [vector_P for vector_P, _ in summands], [weight for _, weight in summands]
             return self._computed_in_c(vectors, weights, sum_P, step)
         sum_P.zero_()
@@ -108,11 +103,11 @@ class Digests:
     def _computed_in_c(
         self, vectors: Sequence[Tensor], weights: Sequence[float] | None, out_P: Tensor | None, step: int
     ) -> Tensor:
-        assert self._in_c is not None
+        assert self.in_c is not None
         count, result = len(vectors), torch.zeros(self.chunks, PROJECTIONS + 2, dtype=torch.float64)
         places = (ctypes.c_void_p * count)(*map(address, vectors))
         factors = None if weights is None else (ctypes.c_float * count)(*weights)
-        self._in_c(
+        self.in_c(
             len(vectors[0]), CHUNK, count, places, factors, *map(address, (out_P, *self._projections(step), result))
         )
         result[:, PROJECTIONS].sqrt_()

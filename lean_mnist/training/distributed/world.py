@@ -103,10 +103,11 @@ class World:
 
         With ``native`` they are checked in C, where there is a compiler.
         """
-        digests = Digests(seed, len(like_P), like_P.device, native=native)
+        self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device, native=native)
         with self._contact() as transport:
-            native = all(transport.all_gather_object(digests.native))  # which sums in another order than PyTorch
-            self._layout, self._digests = layout, Digests(seed, len(like_P), like_P.device, native=native)
+            native = all(transport.all_gather_object(self._digests.in_c is not None))
+            if not native:  # sums in C may round in another way than PyTorch's
+                self._digests.in_c = None
             transport.share(like_P, self._digests.message_size, native=native)
             self._sent_P = transport.shared[self.rank] if transport.shared else torch.zeros_like(like_P)
 

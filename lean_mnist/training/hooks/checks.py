@@ -7,7 +7,7 @@ from lean_mnist.audit.diagnosis import first_fault
 from lean_mnist.audit.gradcheck_piece import GradcheckVerdict
 from lean_mnist.audit.local_checks import ComputedStep
 from lean_mnist.audit.native_screen import NativeScreen
-from lean_mnist.audit.randomised import ChunkCheck, RandomisedCheck
+from lean_mnist.audit.randomised import RandomisedCheck
 from lean_mnist.audit.step_audit import AuditResult, StepAudit
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
@@ -113,7 +113,7 @@ class ScreenHook:
         if guard is not None:
             guard.stand_in()
         network = self._network
-        engine.screen = lambda: GraphScreen(network, ChunkCheck(self._randomised), guard, self.look_back)
+        engine.screen = lambda: GraphScreen(network, self._randomised, guard, self.look_back)
 
     def look_back(self, taken: int, stood_out: int, seconds: float) -> None:
         """Count the steps that an engine screened and took, and remember the number of one that stood out, or 0."""

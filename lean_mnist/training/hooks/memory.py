@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from lean_mnist.data.watch import BatchWatch, first_of
@@ -150,18 +149,9 @@ class MemoryGuard:
             self._compare_batches([batch], ahead)
 
     @property
-    def sums(self) -> list[Tensor]:
-        """Checksums of what rests, as it was noted; written by :meth:`note_on_device`."""
-        return [one.checksum.then for one in self._resting]
-
-    def differs_on_device(self) -> Tensor:
-        """True if what rests was changed; of kernels alone, as a graph needs them."""
-        return torch.stack([one.checksum.differs() for one in self._resting]).any()
-
-    def note_on_device(self) -> None:
-        """Take what rests as it is now, after an update in a graph."""
-        for one in self._resting:
-            one.checksum.note()
+    def checksums(self) -> list[Checksum]:
+        """Of weights and optimizer's state."""
+        return [one.checksum for one in self._resting]
 
     def blame(self, step: int, block: int) -> None:
         """The engine found a block of parameters, or of momentum after them, changed; raises ``MemoryFault``."""
