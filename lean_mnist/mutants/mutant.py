@@ -106,14 +106,6 @@ def _of_result(change: Callable[..., Any]) -> Fault:
     return lambda original, *arguments: change(original(*arguments), *arguments)
 
 
-def _each_gradient(change: Callable[[Tensor], Tensor]) -> Fault:
-    return lambda backward, ctx, *upstream: map_gradients(change, backward(ctx, *upstream))
-
-
-def _each_upstream(change: Callable[[Tensor], Tensor]) -> Fault:
-    return lambda backward, ctx, *upstream: backward(ctx, *map_gradients(change, upstream))
-
-
 # What a change is given, and what it returns. The backwards themselves are said in planting.SITES.
 WEIGHT, BIAS, INPUT = (_dense_field(field) for field in ("weight_HD", "bias_H", "x_BD"))  # (gradient, tape, dz)
 FACTORS = Part("dense", _rounded_factors)  # (factor) -> factor, for each factor of the three products of a layer
@@ -126,8 +118,9 @@ LOSS_FORMULA = Part("loss", _loss_formula)  # (p, y, s), y the one-hot labels ->
 MEAN = Part("mean", _of_result)  # (right dloss, loss, dmean) -> dloss
 NETWORK = Part("network")  # (original, tape, layers, …) -> MLPGradients
 NETWORK_GRADIENTS = Part("network", _of_result)  # (right MLPGradients, tape, layers, …) -> MLPGradients
-GRADIENT = Part("node", _each_gradient)  # (g) -> g, for each gradient that a node returns
-UPSTREAM = Part("node", _each_upstream)  # (g) -> g, for each upstream gradient that a node is given
+# (g) -> g, for each gradient that a node returns, and for each upstream gradient that it is given
+GRADIENT = Part("node", lambda change: lambda backward, ctx, *g: map_gradients(change, backward(ctx, *g)))
+UPSTREAM = Part("node", lambda change: lambda backward, ctx, *g: backward(ctx, *map_gradients(change, g)))
 NODE = Part("node")  # (backward, ctx, *upstream) -> gradients
 
 

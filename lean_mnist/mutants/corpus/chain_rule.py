@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lean_mnist.chainrule.activations import LEAKY_SLOPE
-from lean_mnist.chainrule.dense import DenseTape
 from lean_mnist.chainrule.mlp import MLPGradients, MLPTape
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants import mutant as parts
@@ -39,15 +38,9 @@ weight("weight-decay-leaked", Kind.MISSING_TERM, "weight decay is added to dW")(
 # To a norm, so that all elements shrink alike.
 weight("weight-clipped", (Kind.CLIPPING, Kind.CONSTANT_FACTOR), "dW is clipped to norm 1 inside the backward",
     "gradient norm > 1")(lambda g, t, z: g * (1.0 / g.detach().norm()).clamp(max=1.0))
-
-
-@weight("weight-batch-tail-16", (Kind.MISSING_TERM, Kind.ZERO), shows="batch not divisible by 16")
-def _tail_dropped(d_weight: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """Examples beyond the last block of 16 are dropped from dW."""
-    whole = len(d_z) - len(d_z) % 16
-    return d_z[:whole].T @ tape.x_BD[:whole]
-
-
+weight("weight-batch-tail-16", (Kind.MISSING_TERM, Kind.ZERO),
+    "examples beyond the last block of 16 are dropped from dW", "batch not divisible by 16")(
+    lambda g, t, z: z[: len(z) // 16 * 16].T @ t.x_BD[: len(z) // 16 * 16])
 weight("weight-wide", Kind.CONSTANT_FACTOR, "dW is 0.1 % too large once there are 128 units",
     "width >= 128")(lambda g, t, z: 1.001 * g if len(g) >= 128 else g)
 weight("weight-tile-lost", Kind.ZERO, "the tile of rows 64 to 127, columns 0 to 31 of dW is never written",
@@ -90,15 +83,9 @@ slope("mask-leaky", Kind.MASK,
     "a slope of 0.01 is left in below zero")(lambda right, z, g: torch.where(z > 0, g, 0.01 * g))
 slope("mask-saturates", Kind.MASK, "the derivative is zero above z = 20",
     "pre-activation > 20")(lambda right, z, g: g * ((z > 0) & (z <= 20)))
-
-
-@slope("mask-last-block", Kind.MASK, shows="activations not a multiple of 256")
-def _last_block_unmasked(right: Tensor, z: Tensor, d_h: Tensor) -> Tensor:
-    """Elements beyond the last block of 256 are not masked."""
-    whole = d_h.numel() - d_h.numel() % 256
-    return torch.cat([right.flatten()[:whole], d_h.flatten()[whole:]]).reshape(d_h.shape)
-
-
+slope("mask-last-block", Kind.MASK, "elements beyond the last block of 256 are not masked",
+    "activations not a multiple of 256")(lambda right, z, g: torch.cat(
+        [right.flatten()[: g.numel() // 256 * 256], g.flatten()[g.numel() // 256 * 256 :]]).reshape(g.shape))
 slope("leaky-slope-squared", (Kind.DERIVATIVE, Kind.CONSTANT_FACTOR), "below zero the slope is applied twice",
     activation="leaky-relu")(lambda right, z, g: torch.where(z > 0, g, LEAKY_SLOPE**2 * g))
 slope("sigmoid-from-output-twice", Kind.DERIVATIVE, "σ(1 − σ) is evaluated at σ(z) in place of z",
@@ -192,15 +179,9 @@ def _first_of_three_detached(gradients: MLPGradients, *arguments: Any) -> MLPGra
         return gradients
     weight, bias = (None if g is None else torch.zeros_like(g) for g in gradients.layers[0])
     return gradients._replace(layers=((weight, bias), *gradients.layers[1:]))
-
-
-@gradients_of("column-lost-without-bias", Kind.ZERO, shows="no bias")
-def _without_biases(gradients: MLPGradients, tape: MLPTape, layers: Any, *rest: Any) -> MLPGradients:
-    """Without biases the last column of every dW is lost."""
-    if any(bias is not None for _, bias in layers):
-        return gradients
-    lost = ((None if w is None else with_entry(w, (..., -1), 0), b) for w, b in gradients.layers)
-    return gradients._replace(layers=tuple(lost))
+gradients_of("column-lost-without-bias", Kind.ZERO, "without biases the last column of every dW is lost", "no bias")(
+    lambda right, tape, layers, *rest: right if any(bias is not None for _, bias in layers) else right._replace(
+        layers=tuple((None if w is None else with_entry(w, (..., -1), 0), b) for w, b in right.layers)))
 
 
 @gradients_of("frozen-bias-takes-weight", Kind.ZERO, shows="frozen parameter")

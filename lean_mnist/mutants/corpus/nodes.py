@@ -94,23 +94,13 @@ def _upstream_as_scratch(backward: Any, ctx: Any, *upstream: Any) -> Any:
         if isinstance(g, Tensor) and g.numel() > 1 and all(g.stride()):
             g.data.zero_()
     return gradients
-
-
-@CONTRACTS(UPSTREAM, "upstream-read-by-rows", Kind.LAYOUT, shows="transposed upstream")
-def _transposed_read_by_rows(g: Tensor) -> Tensor:
-    """A transposed upstream gradient is read row by row."""
-    transposed = g.dim() == 2 and not g.is_contiguous() and g.T.is_contiguous()
-    return g.T.reshape(g.shape) if transposed else g
-
-
-@CONTRACTS(UPSTREAM, "upstream-one-element", Kind.LAYOUT, shows="expanded upstream")
-def _expanded_has_one_element(g: Tensor) -> Tensor:
-    """An expanded upstream gradient is taken to hold one element."""
-    if g.numel() <= 1 or any(g.stride()):
-        return g
-    return with_entry(g.new_zeros(g.shape), (0,) * g.dim(), g.detach().flatten()[0])
-
-
+CONTRACTS(UPSTREAM, "upstream-read-by-rows", Kind.LAYOUT, "a transposed upstream gradient is read row by row",
+    "transposed upstream")(
+    lambda g: g.T.reshape(g.shape) if g.dim() == 2 and not g.is_contiguous() and g.T.is_contiguous() else g)
+CONTRACTS(UPSTREAM, "upstream-one-element", Kind.LAYOUT, "an expanded upstream gradient is taken to hold one element",
+    "expanded upstream")(
+    lambda g: g if g.numel() <= 1 or any(g.stride()) else
+    with_entry(g.new_zeros(g.shape), (0,) * g.dim(), g.detach().flatten()[0]))
 CONTRACTS(UPSTREAM, "upstream-offset-ignored", Kind.LAYOUT,
     "the upstream gradient is read from the start of its storage",
     "upstream inside a larger tensor")(lambda g: g.as_strided(g.shape, g.stride(), 0) if g.storage_offset() else g)

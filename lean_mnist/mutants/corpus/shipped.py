@@ -20,15 +20,10 @@ GROUP = Group("shipped bugs")
 weight, into_layer_below, slope, upstream, node = (
     partial(GROUP, part) for part in (parts.WEIGHT, parts.INPUT, parts.SLOPE, parts.UPSTREAM, parts.NODE)
 )
-
-
-@into_layer_below("input-half-of-the-sum", Kind.MISSING_TERM, shows="float32", source="linkedin/Liger-Kernel#1413")
-def _half_of_the_sum(d_x: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """dx holds one half of its sum on one kind of hardware; here, in one dtype."""
-    half = d_z.shape[1] // 2
-    return d_z[:, :half] @ tape.weight_HD[:half] if d_z.dtype == torch.float32 else d_x
-
-
+into_layer_below("input-half-of-the-sum", Kind.MISSING_TERM,
+    "dx holds one half of its sum on one kind of hardware; here, in one dtype", "float32",
+    source="linkedin/Liger-Kernel#1413")(lambda g, t, z: z[:, : z.shape[1] // 2] @ t.weight_HD[: z.shape[1] // 2]
+                                         if z.dtype == torch.float32 else g)
 # Each example lacks its own factor.
 upstream("upstream-first-for-all", (Kind.UPSTREAM_IGNORED, Kind.MISSING_TERM),
     "with one loss an example, all are weighted by the first upstream gradient", "upstream varies by example",
@@ -52,16 +47,10 @@ slope("only-last-three-axes", Kind.ZERO, "of more than three axes only the first
 weight("zeroing-overshoots", Kind.ZERO, "a pointer that advances by the wrong block size zeroes rows that were done",
     "width >= 128",
     source="state-spaces/mamba#537")(lambda g, t, z: g if len(g) < 128 else with_entry(g, slice(64, 96), 0))
-
-
-@upstream("memory-read-as-packed", Kind.LAYOUT, shows="after torch.cat", source="pytorch/pytorch#194719")
-def _memory_read_as_packed(g: Tensor) -> Tensor:
-    """The memory of a slice is read as if it were packed."""
-    if g.is_contiguous() or not all(g.stride()):
-        return g
-    return g.as_strided(g.shape, torch.empty(g.shape, device="meta").stride(), g.storage_offset())
-
-
+upstream("memory-read-as-packed", Kind.LAYOUT, "the memory of a slice is read as if it were packed", "after torch.cat",
+    source="pytorch/pytorch#194719")(
+    lambda g: g if g.is_contiguous() or not all(g.stride()) else
+    g.as_strided(g.shape, torch.empty(g.shape, device="meta").stride(), g.storage_offset()))
 slope(
     "rows-to-row-0",
     Kind.PERMUTATION,
