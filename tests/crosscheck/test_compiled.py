@@ -82,6 +82,20 @@ def test_a_complex_model() -> None:
     assert {"gradient of input 0", "gradient of weight", "gradient of bias"} == {f.subject for f in report.failures}
 
 
+def test_a_parameter_of_the_name_of_an_argument_is_compared_beside_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, scale: torch.Tensor) -> torch.Tensor:
+            return scale * self.scale.sin()
+
+    report = check_compiled(Scaled(), {"scale": leaf(3)}, backend="eager", seed=1)
+    assert report.ok
+    assert {f.subject for f in report.findings} == {"output 0", "gradient of scale", "gradient of the model's scale"}
+
+
 def test_what_was_not_compiled_is_inconclusive() -> None:
     sine = torch.compiler.disable(lambda x: x.sin())
     report = check_compiled(lambda x: sine(x), [leaf(3)], backend="eager", seed=1)

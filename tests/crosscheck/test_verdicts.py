@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lean_mnist.crosscheck import RULES, Severity, Verdict, check_function
+from lean_mnist.crosscheck import RULES, Severity, Verdict, check_function, check_module
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.in_float64 import same_in_float64
 from lean_mnist.crosscheck.subjects.calls import Subject
@@ -213,3 +213,40 @@ def test_where_no_loop_runs_a_batched_rule_has_not_passed() -> None:
     )
     (found,) = (f for f in report.findings if f.rule == "vmap")
     assert (found.verdict, found.text) == (Verdict.NOT_APPLICABLE, "it raises at other inputs")
+
+
+class OfWholeNumbers(torch.autograd.Function):
+    """``a · b`` of whole ``a``, of which no differences can be taken: the gradient in it is thrice the right one."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        if not bool((a == a.round()).all()):
+            raise ValueError("whole numbers only")
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        return 3 * g * b, g * a
+
+
+def test_an_input_is_not_judged_by_what_judged_another_of_its_name() -> None:
+    a, b = torch.tensor([1.0, 2.0, -3.0], requires_grad=True), torch.tensor([0.3, -1.2, 0.8], requires_grad=True)
+    report = check_function(OfWholeNumbers.apply, None, [a, b], names=["x", "x"], seed=0)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.unjudged == ("x (0)",)
+
+
+def test_an_argument_of_the_name_of_a_parameter_is_judged_by_itself() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([0.3, -1.2, 0.8]))
+
+        def forward(self, scale: Tensor) -> Any:
+            return OfWholeNumbers.apply(scale, self.scale)
+
+    report = check_module(Scaled(), {"scale": torch.tensor([1.0, 2.0, -3.0], requires_grad=True)}, seed=0)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.unjudged == ("scale (0)",)

@@ -58,7 +58,8 @@ class Step:
                 torch.stack(terms).sum().backward()
         wanted = {n: x for n, x, needs in zip(self.arguments.names, leaves, needing, strict=True) if needs}
         parameters, buffers = ({}, {}) if module is None else (module.named_parameters(), module.named_buffers())
-        wanted.update((name, p) for name, p in dict(parameters).items() if p.requires_grad)
+        needed = [(name, p) for name, p in dict(parameters).items() if p.requires_grad]
+        wanted.update((f"the model's {name}" if name in wanted else name, p) for name, p in needed)
         results = {f"output {k}": whole(y.detach()) for k, y in enumerate(outputs)}
         results.update((f"buffer {n}", whole(b).clone()) for n, b in dict(buffers).items() if is_float(b))
         for name, x in wanted.items():

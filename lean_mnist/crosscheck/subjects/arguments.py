@@ -35,9 +35,11 @@ class Arguments:
         if not isinstance(inputs, (list, tuple, Mapping)):
             raise ArgumentError(f"inputs: expected a list of arguments, found {type(inputs).__name__}")
         keywords = list(inputs) if isinstance(inputs, Mapping) else [f"input {i}" for i in range(len(inputs))]
-        names = keywords if names is None else names
+        names = keywords if names is None else list(names)
         if len(names) != len(keywords):
             raise ArgumentError(f"names: expected {len(keywords)}, one an input, found {len(names)}")
+        # Verdicts are by name: one of two inputs that share it would pass for the other.
+        names = [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
         named = dict(inputs) if isinstance(inputs, Mapping) else list(inputs)
         paths, leaves, structure = flatten_tree(named)
         top = dict(zip(named if isinstance(named, dict) else range(len(named)), names, strict=True))
