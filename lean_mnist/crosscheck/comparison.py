@@ -23,16 +23,13 @@ class Divergence:
     """The distance of a tensor from its reference, ``‖ours − reference‖₂ / ‖reference‖₂``, and its place.
 
     Where the reference is 0 everywhere, relative to the terms that it is a sum of, or absolute if there are none.
-
-    ``index`` is the place of the largest difference, ``ours`` and ``reference`` the two values there. ``allowed`` is
-    the largest relative divergence that rounding explains.
     """
 
     name: str
     value: float
-    allowed: float
-    index: tuple[int, ...]
-    ours: float
+    allowed: float  # the largest that rounding explains
+    index: tuple[int, ...]  # of the largest difference
+    ours: float  # there
     reference: float
 
     @property

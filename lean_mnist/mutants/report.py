@@ -61,16 +61,12 @@ class MutantResult:
 
 @dataclass(frozen=True)
 class SelftestReport:
-    """``print`` it, ask ``ok``, or ``raise_if_failed()``.
-
-    ``false_alarms`` are the messages of checks with nothing planted, of ``controls`` times they were run; with any, no
-    score means anything.
-    """
+    """``print`` it, ask ``ok``, or ``raise_if_failed()``."""
 
     target: str
     results: tuple[MutantResult, ...]
-    false_alarms: tuple[str, ...]
-    controls: int
+    false_alarms: tuple[str, ...]  # messages of checks with nothing planted; with any, no score means anything
+    controls: int  # how many such checks were made
     seconds: float
     seed: int
 

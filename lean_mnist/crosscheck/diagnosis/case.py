@@ -123,13 +123,13 @@ class Case:
     region: Region
     tolerance: Tensor  # elementwise
     dtype: torch.dtype  # of ours, before it was cast
-    upstream: Tensor | None
-    candidates: Sequence[Candidate]
-    terms: Mapping[str, Tensor]
-    leftovers: Mapping[str, Tensor]
-    sizes: Sequence[int]
-    product: Product | None
-    pointwise: Pointwise | None
+    upstream: Tensor | None  # the upstream gradient, where its shape may say something
+    candidates: Sequence[Candidate]  # what ours would be if certain faults had been made
+    terms: Mapping[str, Tensor]  # of which a multiple may have been added (a weight: a decay that leaked in)
+    leftovers: Mapping[str, Tensor]  # the same, of earlier calls: a buffer that was not cleared
+    sizes: Sequence[int]  # of examples, of classes: numbers that a wrong constant factor may be
+    product: Product | None  # that ours is, so that lost examples or units can be named
+    pointwise: Pointwise | None  # that ours is
 
     @functools.cached_property
     def error(self) -> Tensor:

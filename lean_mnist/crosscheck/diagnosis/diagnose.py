@@ -197,16 +197,8 @@ def diagnose(
 ) -> Diagnosis:
     """The likely fault in ``ours``, a tensor of any shape that should equal ``reference``, of the same shape.
 
-    Args:
-        upstream: the upstream gradient, where its shape may say something.
-        tolerance: elements closer than this are right (a number, or one an element); by default 64 units of rounding
-            of ``ours``' precision.
-        candidates: what ``ours`` would be if certain faults had been made.
-        terms: by name, tensors of which a multiple may have been added (a weight: a decay that leaked in).
-        leftovers: the same, of earlier calls: a buffer that was not cleared.
-        sizes: numbers (of examples, of classes) that a wrong constant factor may be.
-        product: the matrix product that ``ours`` is, so that lost examples or units can be named.
-        pointwise: the elementwise product that ``ours`` is.
+    Elements closer than ``tolerance`` (a number, or one an element) are right; by default than 64 units of rounding of
+    ``ours``' precision. The other arguments are hints, described in ``Case``.
     """
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     a, b = ours.detach().double(), reference.detach().to(ours.device).double()

@@ -24,15 +24,12 @@ _Values = Callable[[Sequence[Any], "torch.dtype | None"], "list[Tensor]"]
 
 @dataclass(frozen=True)
 class ReferenceValues:
-    """Float64 values beside a baseline: the same by plain PyTorch in the precision under test.
-
-    ``redraw`` computes the baseline again with ulp perturbations. ``tolerance`` is the relative error allowed besides.
-    """
+    """Float64 values beside a baseline: the same by plain PyTorch in the precision under test."""
 
     exact: list[Tensor]
     baseline: list[Tensor]
-    redraw: Callable[[], list[Tensor]]
-    tolerance: float = 0.0
+    redraw: Callable[[], list[Tensor]]  # computes the baseline again with ulp perturbations
+    tolerance: float = 0.0  # the relative error allowed besides
 
     def compare(self, place: int, name: str, ours: Tensor, magnitude: float = 0.0) -> Divergence:
         """The divergence of ``ours`` from the ``place``-th value, with what the baseline's own error allows."""

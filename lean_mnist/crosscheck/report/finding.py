@@ -43,20 +43,16 @@ class Severity(_Ranked):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a report: what a rule found of ``subject``, the name of an input or output.
-
-    ``divergence`` is set where the finding is a comparison with the reference. ``points_to`` is the class of fault that
-    the rule itself points to, whatever the wrong values look like. ``severity`` is that of the rule, unless given.
-    """
+    """One line of a report: what a rule found of ``subject``, the name of an input or output."""
 
     verdict: Verdict
     text: str
     subject: str = ""
     diagnosis: Diagnosis | None = None
     rule: str = ""
-    divergence: Divergence | None = None
-    points_to: Kind | None = None
-    severity: Severity | None = None
+    divergence: Divergence | None = None  # where it is a comparison with the reference
+    points_to: Kind | None = None  # the class of fault that the rule itself points to, whatever the values look like
+    severity: Severity | None = None  # that of the rule, unless given
     oracle: bool = False  # whether the rule can tell a first-order gradient from a wrong one
 
     @property
