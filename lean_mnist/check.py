@@ -69,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parse(CheckArguments, sys.argv[1:] if arguments is None else arguments, prog="python -m lean_mnist.check")
     # What follows is imported after the command line, so that --help need not wait for PyTorch.
     from lean_mnist.crosscheck.bundles.names import resolve
-    from lean_mnist.crosscheck.cases.table import check_cases
-    from lean_mnist.crosscheck.report.junit import junit_xml
+    from lean_mnist.crosscheck.cases.table import check_cases, junit_xml
 
     for option, file in (("--json", asked.json), ("--junit", asked.junit)):
         if file is not None and not file.parent.is_dir():

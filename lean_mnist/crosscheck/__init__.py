@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from lean_mnist.crosscheck.bundles.record import record
     from lean_mnist.crosscheck.comparison import Divergence
     from lean_mnist.crosscheck.executions import check_compiled, check_sharded
-    from lean_mnist.crosscheck.function_check import RULES, check_function
-    from lean_mnist.crosscheck.module_check import check_module
+    from lean_mnist.crosscheck.function_check import RULES, check_function, check_module
     from lean_mnist.crosscheck.monitor import GradientMonitor
     from lean_mnist.crosscheck.report import FunctionReport, Severity, Verdict
 
@@ -37,8 +36,7 @@ _HOMES = {
     "bundles.record": ("record",),
     "comparison": ("Divergence",),
     "executions": ("check_compiled", "check_sharded"),
-    "function_check": ("RULES", "check_function"),
-    "module_check": ("check_module",),
+    "function_check": ("RULES", "check_function", "check_module"),
     "monitor": ("GradientMonitor",),
     "report": ("FunctionReport", "Severity", "Verdict"),
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lean_mnist.crosscheck.comparison import FLOOR_ULPS
-from lean_mnist.crosscheck.options import Options
+from lean_mnist.crosscheck.options import LEAST, Options
 from lean_mnist.crosscheck.perturbation import DRAWS, perturbed_inputs, perturbed_vjp
 from lean_mnist.crosscheck.subjects.arguments import as_real
 from lean_mnist.crosscheck.subjects.calls import CallFailed, Evaluated, Subject, Upstream
@@ -32,7 +32,7 @@ class Context:
     reference: Subject | None
     names: Sequence[str]
     seed: int
-    options: Options = field(default_factory=Options.once)
+    options: Options = LEAST
     smooth: Subject | None = None  # whose derivative the gradient is meant to be, instead of the subject's own
     fixed_upstream: Upstream | None = None  # to compare gradients for, instead of random ones
     why_not_float64: str = ""  # why the function does not take float64; empty if it does

@@ -1,9 +1,11 @@
 """``check_function``: hold the backward of any ``torch.autograd.Function`` against the derivative of its forward.
 
 The rules are in ``lean_mnist.crosscheck.rules``: oracles, each with an error of its own instead of a chosen tolerance,
-and the contract that every Function owes. This module validates the question and asks them in turn.
+and the contract that every Function owes. This module validates the question and asks them in turn. ``check_module``
+asks it of a module with its parameters.
 """
 
+import functools
 import math
 import re
 import secrets
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundles.bundle import Question, load_bundle, question_of
@@ -42,6 +45,7 @@ from lean_mnist.crosscheck.subjects.calls import (
     generators_put_back,
     one_line,
 )
+from lean_mnist.crosscheck.subjects.modules import ModuleFunction, TensorPlaces
 from lean_mnist.errors import ArgumentError, nearest
 from lean_mnist.torch_internals import compiling_often, graphs_compiled
 
@@ -246,3 +250,52 @@ def _named_input(failure: CallFailed, ctx: Context) -> str:
         return ""
     index = int(found[1])
     return f" (index {index} is {ctx.names[index]})" if index < len(ctx.names) else ""
+
+
+Reference = nn.Module | Callable[..., Any]
+
+
+def check_module(
+    module: nn.Module, inputs: Inputs, reference: Reference | None = None, **options: Any
+) -> FunctionReport:
+    """Check the gradients of ``module``, in the inputs and parameters that require one, as ``check_function`` does.
+
+    It runs as it is, with its hooks, in its mode, and with its buffers as they are at every call; parameters and
+    buffers are put back in the end. The report calls parameters by their names.
+
+    Args:
+        module: any module; in training mode its random numbers are seeded before every call.
+        inputs: arguments of its forward, a list or a mapping of keywords.
+        reference: a module in plain PyTorch whose parameters have the same names, or a function of the module, whose
+            parameters it reads, and of the inputs. Without it the backward is held against the forward.
+        options: of ``check_function``. ``names`` are those of the inputs, whose indices come before the parameters'.
+
+    Raises ``ArgumentError`` as ``check_function`` does.
+    """
+    if not isinstance(module, nn.Module):
+        raise ArgumentError(f"module: expected a torch.nn.Module, found {type(module).__name__}")
+    lazy = [name for name, p in module.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise ArgumentError(f"module: expected initialised parameters, found {lazy[0]}, lazy; call the module once")
+    names = Arguments.of(inputs, options.pop("names", None)).top
+    keywords, given = (list(inputs), list(inputs.values())) if isinstance(inputs, Mapping) else (None, list(inputs))
+    places = TensorPlaces(module)
+    own = list(places.tensors)
+    other: ModuleFunction | None = None
+    if isinstance(reference, nn.Module):
+        theirs = TensorPlaces(reference)
+        if list(theirs.tensors) != own:
+            raise ArgumentError(
+                f"reference: expected parameters and buffers {', '.join(own)}, found {', '.join(theirs.tensors)}"
+            )
+        other = ModuleFunction(reference, theirs, own, keywords)
+    elif reference is not None:
+        # While it runs, the module holds the tensors to compute with.
+        other = ModuleFunction(functools.partial(reference, module), places, own, keywords)
+    try:
+        values, options["names"] = [*given, *places.tensors.values()], [*names, *own]
+        return check_function(ModuleFunction(module, places, own, keywords), other, values, **options)
+    finally:
+        places.set(places.tensors)
+        if isinstance(reference, nn.Module):
+            theirs.set(theirs.tensors)

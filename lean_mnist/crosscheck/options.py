@@ -43,11 +43,6 @@ class Options:
     fast: bool = False
     upstream: Sequence[Sequence[Tensor | None]] = ()
 
-    @classmethod
-    def once(cls) -> "Options":
-        """The least: one probe, one call."""
-        return cls(probes=1, replays=1)
-
     def __post_init__(self) -> None:
         require_count(probes=self.probes, replays=self.replays)
         sizes: object = self.vary_sizes
@@ -72,3 +67,6 @@ class Options:
             raise ArgumentError("upstream: expected lists, each of a tensor or None for every output")
         if isinstance(self.skip, str):
             raise ArgumentError(f"skip: expected a list of names of RULES, found the string {self.skip!r}")
+
+
+LEAST = Options(probes=1, replays=1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.crosscheck.executions import check_compiled
-from lean_mnist.crosscheck.module_check import check_module
+from lean_mnist.crosscheck.function_check import check_module
 from lean_mnist.mutants.whole_function import Apply, FunctionGroup, by_formulas, function, gaussian
 
 # fmt: off
