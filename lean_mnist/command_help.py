@@ -28,8 +28,8 @@ class Entry(NamedTuple):
 def help_text(cls: type[Any], entries: Sequence[Entry], prog: str, *, everything: bool) -> str:
     """The help of the command with the options ``cls``.
 
-    Where ``cls.GROUPS`` sorts its options, titles with names of fields, those of the first group are explained, and of
-    the others there are but the names, unless ``everything`` is asked for.
+    Where ``cls.GROUPS`` sorts its options, those of the first group are explained, and of the others there are but the
+    names, unless ``everything`` is asked for.
     """
     width = min(80, shutil.get_terminal_size((80, 24)).columns)
     texts, arguments = field_texts(cls), [entry for entry in entries if entry.positional]
@@ -78,12 +78,8 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 def field_texts(cls: type[Any]) -> dict[str, str]:
     """The text below each field of a dataclass and its bases, by name, in one line; none where there are no sources."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(base):
-            body = _body(base)
-            found |= {name: " ".join(inspect.cleandoc(text).split()) for name, text in _below(body)}
-    return found
+    below = (pair for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base) for pair in _below(_body(base)))
+    return {name: " ".join(inspect.cleandoc(text).split()) for name, text in below}
 
 
 def _body(cls: type[Any]) -> Sequence[ast.stmt]:

@@ -43,20 +43,18 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None) -> T:
     """``arguments`` as an instance of the dataclass ``cls``, with the fields of ``default`` where they say nothing.
 
-    A field is an option, ``--batch-size`` for ``batch_size``, or an argument where its type is marked with
-    ``POSITIONAL``. Types: bool, int, float, str, Path, Literal of strings, tuples of any number of these, and
-    each of them or ``None``. Raises ``ConfigError``, one line with the nearest option or choice; ``--help`` and
-    ``--help-all`` print and exit.
+    A field is an option, or an argument where its type is marked with ``POSITIONAL``. Types: bool, int, float, str,
+    Path, Literal of strings, tuples of any number of these, and each of them or ``None``. Raises ``ConfigError``, one
+    line with the nearest option or choice; ``--help`` and ``--help-all`` print and exit.
     """
     hints = get_type_hints(cls, include_extras=True)
-    fields = {field.name: _Kind.of(hints[field.name]) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {name: _Kind.of(hints[name]) for name in defaults}
     if asks_for_help(arguments):
         from lean_mnist.command_help import Entry, help_text
 
-        entries = []
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-            kind, value = fields[field.name], getattr(default, field.name, field.default)
-            entries.append(Entry(field.name, kind.usage(field.name, value), kind.shown(value), kind.positional))
+        values = {name: getattr(default, name, value) for name, value in defaults.items()}
+        entries = [Entry(n, k.usage(n, values[n]), k.shown(values[n]), k.positional) for n, k in fields.items()]
         print(help_text(cls, entries, as_started(prog), everything="--help-all" in arguments))
         sys.exit(0)
     given, unknown = _read(fields, arguments)
@@ -68,11 +66,10 @@ def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | Non
         raise ConfigError(f"{option}: no such option{nearest(option, options)}; --help lists them")
     if default is not None:
         return dataclasses.replace(default, **given)  # type: ignore[type-var]
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.name not in given:
-            wanted = [kind.usage(name, dataclasses.MISSING) for name, kind in fields.items() if kind.positional]
-            usage = " ".join([as_started(prog), *wanted, "[options]"])
-            raise ConfigError(f"{field.name}: expected, found none; usage: {usage}")
+    for missing in (name for name, value in defaults.items() if value is dataclasses.MISSING and name not in given):
+        wanted = [kind.usage(name, dataclasses.MISSING) for name, kind in fields.items() if kind.positional]
+        usage = " ".join([as_started(prog), *wanted, "[options]"])
+        raise ConfigError(f"{missing}: expected, found none; usage: {usage}")
     return cls(**given)
 
 

@@ -10,8 +10,7 @@ PROOFS = Path(__file__).resolve().parents[1] / "proofs"
 
 
 def own_proofs(proofs: Path = PROOFS) -> Path:
-    """The folder ``proofs``; raises ``ConfigError`` where it is not in a checkout of this package, as beside an
-    installed one, where it may be anybody's."""
+    """The folder ``proofs``; raises ``ConfigError`` outside of a checkout, where it may be anybody's."""
     try:
         ours = "name = lean_mnist" in (proofs.parent / "setup.cfg").read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -23,10 +22,9 @@ def own_proofs(proofs: Path = PROOFS) -> Path:
 
 
 def not_compiled(proofs: Path) -> str:
-    """The first theory that was not compiled as it is now, and why; empty if there is none.
+    """The first theory that was not compiled as it is now, by the MD5 in its ``.glob``, and why; empty if none.
 
-    Beside what Coq compiles it names the MD5 of the source (``.glob``). That each was compiled with what it needs,
-    Coq sees itself.
+    That each was compiled with what it needs, Coq sees itself.
     """
     for source in sorted(proofs.glob("*/*.v")):
         compiled, name = source.with_suffix(".vo"), source.relative_to(proofs)

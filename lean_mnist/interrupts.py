@@ -20,10 +20,7 @@ def end_at_once_while_starting() -> None:
 
 
 class EndedAtOnceWhileImporting:
-    """While entered SIGINT raises ``KeyboardInterrupt``, but ends the program at once while a module is imported.
-
-    What a half-imported PyTorch makes of an exception is not foreseeable, and no work has begun then.
-    """
+    """While entered SIGINT raises ``KeyboardInterrupt``, but ends the program at once while a module is imported."""
 
     def __enter__(self) -> None:
         self._before = signal.signal(signal.SIGINT, _end_or_raise) if _may_handle() else None

@@ -19,8 +19,7 @@ def typed(command: str, *arguments: str | os.PathLike[str]) -> str:
     In an environment that is not activated programs get their path: ``.venv/bin/python -m lean_mnist.train``. Who
     started this process by ``lean-mnist`` is answered in that form.
     """
-    called = as_started(command)
-    program, *rest = shlex.split(called)
+    program, *rest = shlex.split(as_started(command))
     if program == "python":
         words = [_python(), *rest]
     elif found := _script(program):

@@ -35,10 +35,9 @@ unflatten_tree = tree_unflatten
 
 
 class DispatchMode(TorchDispatchMode):
-    """A mode that sees every kernel PyTorch runs while it is active (``__torch_dispatch__``).
+    """A mode that sees every kernel PyTorch runs while it is active (``__torch_dispatch__``; 2.6 to 2.14).
 
-    ``torch.utils._python_dispatch`` is how PyTorch documents these modes, underscore and all (2.6 to 2.14). It takes no
-    part in compilation, and says so: asking whether it does would import PyTorch's compiler, two seconds and 150 MB.
+    It takes no part in compilation, and says so: asking whether it does would import PyTorch's compiler.
     """
 
     def __init__(self) -> None:
@@ -78,8 +77,7 @@ def fused_sgd(
 ) -> None:
     """The kernel of ``torch.optim.SGD(fused=True)``, options as of it (2.6 to 2.14; nothing stands in for it).
 
-    Making an optimizer of ``torch.optim`` imports PyTorch's compiler, two seconds and 150 MB, and its ``step`` takes
-    longer than the kernel.
+    Making an optimizer of ``torch.optim`` imports PyTorch's compiler, two seconds and 150 MB, and its step is slower.
     """
     torch._fused_sgd_(parameters, gradients, momentum_buffers, **options)
 
@@ -92,11 +90,8 @@ def has_bfloat16_products() -> bool:
 
 def use_deterministic_algorithms(mode: bool, warn_only: bool) -> None:
     """``torch.use_deterministic_algorithms``, without importing PyTorch's compiler to tell it (2.6 to 2.14)."""
-    known = getattr(torch._C, "_set_deterministic_algorithms", None)
-    if known is None:
-        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
-    else:
-        known(mode, warn_only=warn_only)
+    set_them = getattr(torch._C, "_set_deterministic_algorithms", torch.use_deterministic_algorithms)
+    set_them(mode, warn_only=warn_only)
 
 
 def current_backward() -> int:
@@ -105,10 +100,7 @@ def current_backward() -> int:
 
 
 def queue_after_backward(callback: Callable[[], None]) -> None:
-    """Have the engine call back at the end of the running backward, gradients accumulated (2.6 to 2.14).
-
-    A backward that raises has no such end.
-    """
+    """Have the engine call back at the end of the running backward, unless it raises (2.6 to 2.14)."""
     torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 

@@ -124,10 +124,10 @@ def _options(path: Path) -> None:
     from lean_mnist.check import CheckArguments
     from lean_mnist.command_line import parse
     from lean_mnist.crosscheck.cases.language import parse_inputs
+    from lean_mnist.evaluate import EvaluateArguments
     from lean_mnist.learners import LearnersArguments
     from lean_mnist.programs import ProgramsArguments
     from lean_mnist.training.arguments import read_arguments
-    from lean_mnist.training.evaluation.report import EvaluateArguments
 
     command, *arguments = path.read_bytes().decode("utf-8", "surrogateescape").split("\0")
     if {"-h", "--help"} & set(arguments):

@@ -42,8 +42,7 @@ class HotBatch:
 
     def take(self, sizes: Sequence[int], new: object) -> tuple[Tensor, Tensor, list[Batch]]:
         """As of :class:`BatchRing`, of one batch."""
-        (size,) = sizes
-        batch = self.features[:size], self.labels[:size]
+        batch = self.features[: sizes[0]], self.labels[: sizes[0]]
         return *batch, [batch]
 
     def holds(self, batch: Batch) -> bool:

@@ -10,13 +10,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lean_mnist.errors import ConfigError, DataError, LeanMnistError
-from lean_mnist.exchange.arguments import ExportArguments
 from lean_mnist.exchange.pixels import PixelNetwork, onnx_model
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization.certificates.networks import weights_hash
@@ -27,13 +26,17 @@ from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
 from lean_mnist.training.config.places import checkpoint_path
 from lean_mnist.training.evaluation.report import data_of
 
+if TYPE_CHECKING:
+    from lean_mnist.export import ExportArguments
+
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 _INSTALL = "pip install 'lean_mnist[export]'"
 _RANDOM_IMAGES = 1000
 
 
-class Comparison(NamedTuple):
-    """How what was exported agrees with the checkpoint on the same images."""
+@dataclass(frozen=True)
+class Comparison:
+    """Agreement of what was exported with the checkpoint on the same images."""
 
     images: int
     source: str  # of the images
@@ -53,30 +56,23 @@ class Exported:
     holds: str  # in words
     comparison: Comparison | None  # None where nothing here can run the format
 
-    def to_json(self) -> str:
-        """One JSON document."""
-        compared = None if self.comparison is None else self.comparison._asdict()
-        return json.dumps({**self.__dict__, "comparison": compared}, indent=2, allow_nan=False)
-
     def __str__(self) -> str:
         lines = [f"written   {shown(self.path)} ({self.format}, {self.bytes:,} bytes)", f"holds     {self.holds}"]
         found = self.comparison
         if found is None:
             return "\n".join([*lines, f"compared  not at all: onnxruntime is not installed here ({_INSTALL})"])
-        same = f"{found.images - found.differing:,} of {found.images:,} predictions are the checkpoint's,"
         lines += [
             f"compared  on {found.source}, by {found.reader}:",
-            f"          {same}",
+            f"          {found.images - found.differing:,} of {found.images:,} predictions are the checkpoint's,",
             f"          logits within {found.largest:.1e} of its own (rounding explains {found.allowed:.1e})",
         ]
         return "\n".join(lines)
 
 
-def export_checkpoint(arguments: ExportArguments) -> Exported:
+def export_checkpoint(arguments: "ExportArguments") -> Exported:
     """Write the network of a checkpoint in another format.
 
-    Raises ``CheckpointError``, ``ConfigError`` for a format or file that cannot be, and ``LeanMnistError``, with
-    nothing written, where what was exported does not compute what the checkpoint does.
+    Raises ``LeanMnistError``, with nothing written, also where what was exported does not compute what it does.
     """
     source = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(source)
@@ -115,7 +111,7 @@ class _NoReader(Exception):
     """Nothing here can run the format."""
 
 
-def _target(arguments: ExportArguments, source: Path) -> tuple[str, Path]:
+def _target(arguments: "ExportArguments", source: Path) -> tuple[str, Path]:
     """The format and the file to write."""
     kinds: dict[str, str] = {arguments.format: SUFFIXES[arguments.format]} if arguments.format else SUFFIXES
     if arguments.out is None:
@@ -152,10 +148,9 @@ def _images(checkpoint: Checkpoint, data_dir: str | None) -> tuple[Tensor, str]:
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """What a file says of its network: texts, those of ``lean_mnist.*`` in JSON."""
-    normalization = checkpoint.normalization.to_dict()
     about = {
         "architecture": {"sizes": list(checkpoint.model.sizes), "activation": checkpoint.model.activation},
-        "normalization": normalization,
+        "normalization": checkpoint.normalization.to_dict(),
         "image_shape": list(checkpoint.image_shape),
         "class_names": list(checkpoint.class_names),
         "data": checkpoint.data["name"],
@@ -165,10 +160,7 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _safetensors(checkpoint: Checkpoint, network: PixelNetwork) -> bytes:
-    """The header, JSON of names, dtypes, shapes and places, behind its length; then the numbers, little-endian.
-
-    Format: https://huggingface.co/docs/safetensors, "Format".
-    """
+    """A header in JSON behind its length, then numbers, little-endian: https://huggingface.co/docs/safetensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata(checkpoint)}}
     content = io.BytesIO()
     has_bias = checkpoint.model.weights_and_biases()[0][1] is not None
@@ -176,9 +168,8 @@ def _safetensors(checkpoint: Checkpoint, network: PixelNetwork) -> bytes:
         for name, tensor in list(zip(("weight", "bias"), pair, strict=True))[: 1 + has_bias]:
             array, start = tensor.numpy(), content.tell()
             content.write(array.astype(array.dtype.newbyteorder("<")).tobytes())
-            dtype = "F64" if array.dtype.itemsize == 8 else "F32"
-            entry = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [start, content.tell()]}
-            header[f"layers.{index}.{name}"] = entry
+            entry = {"dtype": f"F{8 * array.dtype.itemsize}", "shape": list(array.shape)}
+            header[f"layers.{index}.{name}"] = {**entry, "data_offsets": [start, content.tell()]}
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content.getvalue()

@@ -32,8 +32,7 @@ class PixelNetwork(nn.Module):
         self.dtype = dtype or (torch.float64 if stored == torch.float64 else torch.float32)
         self.activation, self.normalization = checkpoint.model.activation, checkpoint.normalization
         self.image_shape = checkpoint.image_shape
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for weight, bias in checkpoint.model.weights_and_biases():
             own = torch.zeros(len(weight), dtype=weight.dtype) if bias is None else bias
             self.weights.append(nn.Parameter(weight.detach().to(self.dtype), requires_grad=False))

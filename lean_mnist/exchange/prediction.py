@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,14 @@ from PIL import Image
 
 from lean_mnist.data.own import as_images, whole_pixels
 from lean_mnist.errors import DataError
-from lean_mnist.exchange.arguments import PredictArguments
 from lean_mnist.reading.images import SUFFIXES, read_image
 from lean_mnist.reading.npy import opened_npz, read_npy
 from lean_mnist.reading.text import printable, shown
 from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
 from lean_mnist.training.config.places import checkpoint_path
+
+if TYPE_CHECKING:
+    from lean_mnist.predict import PredictArguments
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -51,7 +53,7 @@ class Predictions:
             images.append({"image": name, **ranked[0], "top": ranked[: self.top or None]})
             if not self.top:
                 images[-1]["probabilities"] = list(probabilities)
-        about = {"checkpoint": self.checkpoint, "class_names": list(self.class_names), "notes": list(self.notes)}
+        about = {"checkpoint": self.checkpoint, "class_names": self.class_names, "notes": self.notes}
         return json.dumps({**about, "images": images}, indent=2, allow_nan=False)
 
     def __str__(self) -> str:
@@ -74,23 +76,22 @@ def _share(probability: float) -> str:
     return f"{probability if probability == 1 else min(probability, 0.99999):8.3%}"
 
 
-def predict(arguments: PredictArguments) -> Predictions:
+def predict(arguments: "PredictArguments") -> Predictions:
     """Predict the images at ``arguments.paths``.
 
     Raises ``CheckpointError``, or ``DataError`` for what is no image of the network's size and kind of pixels.
     """
     path = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(path)
-    names: list[str] = []
-    images: list[Pixels] = []
-    light = 0
+    names, images, light = list[str](), list[Pixels](), 0
     for name, pixels, is_raw in _all_images(arguments.paths, arguments.grey):
         if len(names) == MOST_IMAGES:
             raise DataError(f"more than {MOST_IMAGES:,} images, expected at most that many at a time")
         fitted = _fitted(name, pixels, is_raw, checkpoint, arguments)
         names.append(printable(name))
         images.append(fitted)
-        light += _is_light(fitted, checkpoint.maximum)
+        border = np.concatenate([fitted[0], fitted[-1], fitted[:, 0], fitted[:, -1]])
+        light += bool(border.mean() > _DARK * checkpoint.maximum / 255)
     if not images:
         raise DataError(f"{shown(arguments.paths[0])}: no image in it, expected at least 1")
     probabilities = checkpoint.probabilities(np.stack(images)).tolist()
@@ -99,14 +100,9 @@ def predict(arguments: PredictArguments) -> Predictions:
         turn = f"--{'no-' if arguments.invert else ''}invert turns them"
         border = f"light at their border, where {checkpoint.data['name']} is dark"
         notes.append(f"{border}: {light:,} of {len(images):,} images; {turn}")
-    return Predictions(
-        str(path),
-        checkpoint.class_names,
-        tuple(names),
-        tuple(map(tuple, probabilities)),
-        tuple(notes),
-        0 if arguments.probabilities else arguments.top,
-    )
+    top = 0 if arguments.probabilities else arguments.top
+    of_each = tuple(names), tuple(map(tuple, probabilities)), tuple(notes)
+    return Predictions(str(path), checkpoint.class_names, *of_each, top)
 
 
 def _all_images(paths: Sequence[str], grey: bool) -> Iterator[tuple[str, Pixels, bool]]:
@@ -150,21 +146,19 @@ def _array(path: str, grey: bool) -> Pixels:
                 raise DataError(f"{where}: expected one array, or one called {', '.join(_ARRAYS)}, found {held}")
             array = arrays.read(named or arrays.names[0])
     images = as_images(whole_pixels(array, where), where, grey=grey)
-    if images.ndim == 2:
-        images = images[None]
+    images = images[None] if images.ndim == 2 else images
     if images.ndim != 3:
         shape = printable(tuple(array.shape), 60)
         raise DataError(f"{where}: has shape {shape}, expected (rows, columns) or (images, rows, columns)")
     return images
 
 
-def _fitted(name: str, pixels: Pixels, is_raw: bool, checkpoint: Checkpoint, arguments: PredictArguments) -> Pixels:
+def _fitted(name: str, pixels: Pixels, is_raw: bool, checkpoint: Checkpoint, arguments: "PredictArguments") -> Pixels:
     """An image as the network takes it: of its size, polarity and largest pixel value."""
     highest = checkpoint.maximum if is_raw else 255
     if int(pixels.max(initial=0)) > highest:
-        raise DataError(
-            f"{shown(name)}: a pixel of {pixels.max()}, expected at most {highest}, as {checkpoint.data['name']}"
-        )
+        expected = f"at most {highest}, as {checkpoint.data['name']}"
+        raise DataError(f"{shown(name)}: a pixel of {pixels.max()}, expected {expected}")
     if arguments.invert:
         pixels = highest - pixels
     if pixels.shape != checkpoint.image_shape:
@@ -177,9 +171,3 @@ def _fitted(name: str, pixels: Pixels, is_raw: bool, checkpoint: Checkpoint, arg
     if highest == checkpoint.maximum:
         return pixels
     return np.rint(pixels.astype(np.float64) * (checkpoint.maximum / highest)).astype(np.uint8)
-
-
-def _is_light(pixels: Pixels, maximum: int) -> bool:
-    """True if the border of an image is light on average."""
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return bool(border.mean() > _DARK * maximum / 255)

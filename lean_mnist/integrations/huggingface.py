@@ -34,11 +34,9 @@ class GradientMonitorCallback(_TrainerCallback):  # type: ignore[misc]
     """Attaches a ``GradientMonitor`` to the trainer's model while it trains; arguments are the monitor's.
 
     A forward is one call of the model: with ``gradient_accumulation_steps`` there are several to an optimizer's step.
-    Evaluation does not count.
-
-    ``monitor`` is the one of the last training, with its ``history``. It detaches itself at the end of the training,
-    where it stops it, and when the next one begins. The trainer tells no callback of any other exception, Ctrl-C
-    included; where the model is used on after one, train inside of ``with callback:``, or call ``detach()``.
+    Evaluation does not count. ``monitor`` is the one of the last training, with its ``history``. The trainer tells no
+    callback of exceptions; where the model is used on after one that is not the monitor's, Ctrl-C included, train
+    inside of ``with callback:``, or call ``detach()``.
     """
 
     def __init__(self, **options: Any) -> None:

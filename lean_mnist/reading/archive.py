@@ -4,7 +4,6 @@ PyTorch's own reader builds what a file announces. This one walks the pickle (:m
 makes each tensor of the bytes that are there, on the CPU whatever device the file names.
 """
 
-import io
 import math
 import sys
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ def read_archive(path: str | Path, what: str, error: type[LeanMnistError], *, ex
     with opened(path, what, error) as (file, size):
         if size > LARGEST:
             raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {LARGEST:,}")
-        assert isinstance(file, io.BufferedReader)
         if file.read(len(_BEFORE_1_6)) == _BEFORE_1_6:
             raise error(
                 f"{shown(path)}: expected {what} as PyTorch 1.6 and later write it, found one of an earlier version "

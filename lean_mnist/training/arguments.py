@@ -96,11 +96,9 @@ class RunCommand(Generic[Options]):
                 continue
             if now != value and name not in MAY_CHANGE_ON_RESUME:
                 instead = "; more of them would go on from there" if name in self.may_grow else ""
-                raise ConfigError(
-                    f"{option_name(name)}: this run was started with "
-                    f"{'its default' if value is None else value}, found {now}; "
-                    f"resuming continues a run as it was, so leave the option out or start a new run{instead}"
-                )
+                was = f"this run was started with {'its default' if value is None else value}, found {now}"
+                how = f"resuming continues a run as it was, so leave the option out or start a new run{instead}"
+                raise ConfigError(f"{option_name(name)}: {was}; {how}")
         if not path.parent.name:  # named from inside its own folder
             path = path.absolute()
         # The run goes on in its own folders, wherever they are now, and under its own name.

@@ -16,9 +16,8 @@ class WeightAverage:
     """Weighted mean of a network's weights at the ends of its epochs, each with ``decay`` times the weight of the next.
 
     With ``watched`` it carries a checksum from one use to the next; whatever finds it changed raises ``MemoryFault``.
-    B. Polyak, A. Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and
-    Optimization 30 (1992); over epochs: P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
-    Generalization", UAI 2018.
+    B. Polyak, A. Juditsky, SIAM Journal on Control and Optimization 30 (1992); over epochs: P. Izmailov et al.,
+    "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
     """
 
     def __init__(self, model: MLP, decay: float, *, watched: bool) -> None:

@@ -70,12 +70,10 @@ class Checkpoint:
         pixels = torch.as_tensor(images)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or tuple(pixels.shape[1:]) != self.image_shape:
             found = f"{str(pixels.dtype).removeprefix('torch.')} of shape {tuple(pixels.shape)}"
-            raise ArgumentError(
-                f"images: {found}, expected uint8 of shape (B, {', '.join(map(str, self.image_shape))})"
-            )
+            rows, columns = self.image_shape
+            raise ArgumentError(f"images: {found}, expected uint8 of shape (B, {rows}, {columns})")
         dtype = next(self.model.parameters()).dtype
-        parts = [self.model(self.normalization.apply(part, dtype)) for part in pixels.split(_CHUNK)]
-        logits = torch.cat(parts)
+        logits = torch.cat([self.model(self.normalization.apply(part, dtype)) for part in pixels.split(_CHUNK)])
         if not torch.isfinite(logits).all():
             raise HealthError("the network's outputs are not finite on these images")
         return logits
@@ -99,14 +97,7 @@ def load_checkpoint(which: str | Path = "", *, checkpoints_dir: str | Path = CHE
     FlatParameters(model)
     for parameter in model.parameters():
         parameter.grad = None
-    return Checkpoint(
-        model=model,
-        normalization=normalization,
-        config=config,
-        metrics=content["metrics"],
-        crosscheck=content["crosscheck"],
-        data=content["data"],
-    )
+    return Checkpoint(model, normalization, config, content["metrics"], content["crosscheck"], content["data"])
 
 
 def write_checkpoint(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
@@ -128,8 +119,7 @@ def packed(content: dict[str, Any]) -> tuple[bytes, str]:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, its hash verified and each field checked; nothing in the file is ever executed.
 
-    Raises ``CheckpointError``: no such file, not a checkpoint, holds code, damaged, of a later format, or with a field
-    that no run writes.
+    Raises ``CheckpointError``.
     """
     return read_with_hash(path)[0]
 

@@ -115,18 +115,11 @@ class Checked(NamedTuple):
 
 def check_content(content: dict[str, Any], where: str) -> Checked:
     """Raise ``CheckpointError``, naming the field, unless each field of a checkpoint is what one writes there."""
-
-    def fits(value: Any, kind: Any, field: str) -> Any:
-        return checked(value, kind, where, field, CheckpointError)
-
-    for name in ("model", "architecture", "normalization", "config"):
-        if not isinstance(content[name], dict):
-            raise CheckpointError(f"{where}: {name}: expected names and values, found {type(content[name]).__name__}")
-    fields: _Content = fits(content, _Content, "")
+    fields = checked(content, _Content, where, "", CheckpointError)
     shapes, model = Shapes(), None
     gaussian = "gaussian_sizes" in content["architecture"]
     if gaussian:
-        sizes = fits(content["architecture"], _Gaussian, "architecture").gaussian_sizes
+        sizes = checked(content["architecture"], _Gaussian, where, "architecture", CheckpointError).gaussian_sizes
         prefixes = "posterior.mean.", "posterior.log_scale.", "prior."
         shapes = {name: shape for prefix in prefixes for name, shape in shapes_of(sizes, prefix=prefix).items()}
         check_weights(content["model"], shapes, printable(content["architecture"]), where, CheckpointError)
@@ -175,10 +168,9 @@ def named(where: str, read: Callable[[], T]) -> T:
 
 
 def _check_training(training: dict[str, Any], shapes: Shapes, config: Config | PacBayesConfig, where: str) -> None:
-    state: Any = fields_of(RunState, test_looks=list[_Look])
-    state = checked(training["state"], state, where, "training.state", CheckpointError)
-    rng: Any = training["rng"]
-    position: Any = training.get("position")
+    schema: Any = fields_of(RunState, test_looks=list[_Look])
+    state = checked(training["state"], schema, where, "training.state", CheckpointError)
+    rng, position = training["rng"], training.get("position")
     if not isinstance(rng, Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
         raise CheckpointError(f"{where}: training.rng: expected the state of PyTorch's random numbers")
     if isinstance(config, Config):

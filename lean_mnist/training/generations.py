@@ -25,10 +25,9 @@ BEST, BEST_NEXT, BEST_PREVIOUS = "best.pt", "best.next.pt", "best.previous.pt"
 
 
 def read_last(path: Path) -> tuple[dict[str, Any], Path, str]:
-    """The ``last.pt`` at ``path``, or the generation before it where it is damaged.
+    """Content of the ``last.pt`` at ``path``, or of the generation before it where it is damaged; raises its error.
 
-    Returns its content, the file that it is from, and a line that says so (empty if it is from ``path``). Raises
-    ``CheckpointError``.
+    With it come the file that it is from, and a line that says so (empty if it is from ``path``).
     """
     try:
         return read_checkpoint(path), path, ""
@@ -66,10 +65,8 @@ class Generations:
         place = next((place for place in places if expected is not None and _hash_of(place) == expected), None)
         if expected is not None and place is None:
             found = f"one with {_hash_of(best)[:12]}…" if best.exists() else "none"
-            raise CheckpointError(
-                f"{best}: expected the checkpoint that {source.name} goes with, with the hash {expected[:12]}…, found "
-                f"{found}"
-            )
+            wanted = f"the checkpoint that {source.name} goes with, with the hash {expected[:12]}…"
+            raise CheckpointError(f"{best}: expected {wanted}, found {found}")
         if source == self.folder / LAST_PREVIOUS:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.folder / LAST, self.folder / "last.damaged.pt")

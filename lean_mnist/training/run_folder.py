@@ -43,13 +43,10 @@ class InUse(Exception):
 
 
 class FolderLock:
-    """Lock on ``folder``, taken by being made; raises ``InUse`` or ``OSError``.
-
-    It is a lock (``flock``) on the file ``.lock`` in the folder, in which the process is named. ``exclusive`` is false
-    where the system or the file system has no such locks: then nobody is kept out.
-    """
+    """Lock (``flock``) on the file ``.lock`` in ``folder``, taken by being made; raises ``InUse`` or ``OSError``."""
 
     def __init__(self, folder: Path) -> None:
+        # Not exclusive where the system or the file system has no such locks: then nobody is kept out.
         self.folder, self.exclusive = folder, fcntl is not None
         self._path = folder / LOCK
         while True:
@@ -190,9 +187,8 @@ class RunFolder:
             for tracker in open_trackers(config, self.folder, fresh=fresh):
                 self._sinks.append(tracker)
 
-        self._progress = progress_sink(
-            dataset_name(config.dataset), config.epochs, steps, done, config.quiet or not world.is_writer
-        )
+        quiet = config.quiet or not world.is_writer
+        self._progress = progress_sink(dataset_name(config.dataset), config.epochs, steps, done, quiet)
         self._sinks.append(self._progress)
         if not self.ended_before:
             for name, size in {} if fresh or not world.is_writer else (logs or {}).items():
@@ -224,8 +220,7 @@ class RunFolder:
 
     def flush(self) -> tuple[dict[str, int], str]:
         """Make sure that all records so far are on disk; returns the files' sizes, and which file was deleted."""
-        sizes: dict[str, int] = {}
-        deleted = ""
+        sizes, deleted = dict[str, int](), ""
         for sink in self._sinks:
             try:
                 sizes |= sink.flush()

@@ -29,19 +29,14 @@ def restore_run(
 ) -> tuple[RunState, dict[str, int] | None]:
     """Put objective, optimizer and PyTorch's random numbers where the ``last.pt`` at ``path`` left them.
 
-    Returns the run's state and the sizes of its log files (``None`` where that is not known). Raises
-    ``CheckpointError`` or ``ConfigError`` where this run cannot go on from there.
+    Returns the run's state and the sizes of its log files, where known. Raises ``CheckpointError`` or ``ConfigError``.
     """
     where = shown(path)
     if content.get("training") is None:
-        raise CheckpointError(
-            f"{where}: expected a last.pt, which a run can continue from, found a checkpoint without that"
-        )
+        raise CheckpointError(f"{where}: expected a last.pt, from which a run can go on, found another checkpoint")
     if content["data"]["sha256"] != objective.fingerprint:
-        raise ConfigError(
-            f"{where}: the {objective.config.dataset} found now is not the one this run was started on "
-            "(its hash differs)"
-        )
+        found = f"the {objective.config.dataset} found now is not the one this run was started on (its hash differs)"
+        raise ConfigError(f"{where}: {found}")
     classes, names = content["data"].get("class_names"), list(objective.dataset.class_names)
     if classes not in (None, names):  # which are in no hash
         found = f"{printable(', '.join(names), 60)}, expected {printable(', '.join(classes), 60)} as it was started on"
@@ -144,8 +139,7 @@ def run_content(
 def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
     """Values, as text, that must agree on all ranks before the first step: options, data, versions, state.
 
-    ``fingerprint`` is the data set's; ``start`` holds weights and, where a run goes on, optimizer and state: a nest of
-    plain values and tensors, of which the hash is compared.
+    ``fingerprint`` is the data set's; ``start`` a nest of plain values and tensors, of which the hash is compared.
     """
     options = {
         option_name(name): " ".join(map(str, value)) if isinstance(value, list) else str(value)

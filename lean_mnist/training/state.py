@@ -69,7 +69,7 @@ class CheckSummary:
         self.seconds += result.seconds
         if result.per_row:  # a batched check has no thresholds, only an idea of what is ordinary
             self.close_looks += 1
-            self.largest_screen_share = max(self.largest_screen_share, result.share)
+            self.largest_screen_share = max(self.largest_screen_share, result.share, key=_size)
 
     def add_screens(self, steps: int, seconds: float) -> None:
         """Count the batched checks of steps of a chunk, at none of which anything stood out."""
@@ -89,12 +89,11 @@ class CheckSummary:
             self.gradchecks += result.gradcheck.verdict is not GradcheckVerdict.KINK
             self.kinks += result.gradcheck.verdict is GradcheckVerdict.KINK
         for divergence in result.divergences[1:]:  # the first is the loss
-            if not divergence.value <= self.largest_divergence:
+            if _size(divergence.value) > _size(self.largest_divergence):
                 self.largest_divergence, self.largest_at = divergence.value, f"{divergence.name}, step {step}"
-            if not divergence.share <= self.largest_share:
-                self.largest_share = divergence.share
+            self.largest_share = max(self.largest_share, divergence.share, key=_size)
         for bound in result.bounds:
-            if not bound.relative <= self.largest_bound:
+            if _size(bound.relative) > _size(self.largest_bound):
                 self.largest_bound, self.largest_bound_at = bound.relative, f"{bound.name}, step {step}"
         if not result.passed:
             self.add_failure(step, result.message)

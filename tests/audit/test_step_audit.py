@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lean_mnist.audit.gradcheck_piece import GradcheckResult, GradcheckVerdict
+from lean_mnist.audit.randomised import RandomisedResult
 from lean_mnist.audit.step_audit import AuditResult, StepAudit
+from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.data.datasets import load_digits
 from lean_mnist.nn import MLP
 from lean_mnist.nn.step import Batch, Step, put_gradients
@@ -503,3 +505,15 @@ def test_gradchecks_verdict_counts() -> None:
     assert failed.message == "gradcheck: x: hand-written 1, finite differences 2"
     assert AuditResult((), (), GradcheckResult(GradcheckVerdict.KINK, "near"), 0, 0.0).passed
     assert AuditResult((), (), GradcheckResult(GradcheckVerdict.KINK, "near"), 0, 0.0).message == ""
+
+
+def test_what_is_not_a_number_stays_the_largest_found() -> None:
+    summary = CheckSummary()
+    for step, value in enumerate((0.1, math.nan, 0.2), 1):
+        found = Divergence("layers.0.weight", value, 1.0, (), 0.0, 0.0)
+        summary.add_comparison(step, AuditResult((found, found), (), None, 0, 0.0))
+        summary.add_screen(RandomisedResult((), value, True, False, 0, 0.0))
+    assert math.isnan(summary.largest_divergence)
+    assert summary.largest_at == "layers.0.weight, step 2"
+    assert math.isnan(summary.largest_share)
+    assert math.isnan(summary.largest_screen_share)

@@ -10,10 +10,10 @@ from lean_mnist.certify import CertifyArguments
 from lean_mnist.check import CheckArguments
 from lean_mnist.command_line import OR_NONE, POSITIONAL, option_name, parse
 from lean_mnist.errors import ConfigError
+from lean_mnist.evaluate import EvaluateArguments
 from lean_mnist.learners import LearnersArguments as Learners
 from lean_mnist.pacbayes import Arguments as PacBayes
 from lean_mnist.training.arguments import Arguments as Train
-from lean_mnist.training.evaluation.report import EvaluateArguments
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from lean_mnist.data.datasets import load_dataset
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.errors import ConfigError, DataError, LeanMnistError
 from lean_mnist.exchange import export
-from lean_mnist.exchange.arguments import ExportArguments
 from lean_mnist.exchange.export import SUFFIXES, compare, export_checkpoint, metadata
 from lean_mnist.exchange.pixels import PixelNetwork, onnx_model
+from lean_mnist.export import ExportArguments
+from lean_mnist.files import plain
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.document import ClaimOptions
 from lean_mnist.generalization.imports.certified import certify_reading, import_network, kind_of, read_for
@@ -101,7 +102,7 @@ def test_a_run_is_exported_by_its_name(kind: Any, in_digits: FinishedRun, tmp_pa
     assert exported.comparison is not None
     assert (exported.comparison.images, exported.comparison.differing) == (360, 0)
     assert exported.comparison.source == "the 360 test images of digits"
-    assert json.loads(exported.to_json())["comparison"]["differing"] == 0
+    assert plain(exported)["comparison"]["differing"] == 0
     assert str(exported).startswith(f"written   {out} ({kind}, ")
     assert "360 of 360 predictions are the checkpoint's" in str(exported)
 

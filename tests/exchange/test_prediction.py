@@ -15,8 +15,8 @@ from PIL import Image
 
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import CheckpointError, ConfigError, DataError
-from lean_mnist.exchange.arguments import PredictArguments
 from lean_mnist.exchange.prediction import Predictions, predict
+from lean_mnist.predict import PredictArguments
 from lean_mnist.training.checkpoints import load_checkpoint
 from lean_mnist.training.config import Config
 from lean_mnist.training.run import run

@@ -11,8 +11,9 @@ from PIL import Image
 
 from lean_mnist import evaluate
 from lean_mnist.errors import CheckpointError, ConfigError
+from lean_mnist.evaluate import EvaluateArguments
 from lean_mnist.training.evaluation.metrics import clopper_pearson
-from lean_mnist.training.evaluation.report import EvaluateArguments, evaluate_checkpoint
+from lean_mnist.training.evaluation.report import evaluate_checkpoint
 from lean_mnist.training.run import run
 from tests.support.training_cases import (
     TEST_EXAMPLES,
@@ -121,7 +122,7 @@ def test_data_that_are_not_those_trained_on(here: Path, tiny_mnist: Callable[...
     splits: list[Literal["validation", "train"]] = ["validation", "train"]
     for split in splits:
         assert evaluate_checkpoint(EvaluateArguments(best, split=split)).split == split
-        with pytest.raises(ConfigError, match=f"--split {split}: the mnist found here is not what the checkpoint"):
+        with pytest.raises(ConfigError, match=f"--split {split}: the mnist found here is not what it was trained on"):
             evaluate_checkpoint(EvaluateArguments(best, split=split, data_dir="data-1"))
 
 

@@ -9,12 +9,13 @@ import pytest
 
 from lean_mnist.data.datasets import load_dataset
 from lean_mnist.errors import CheckpointError, ConfigError
-from lean_mnist.exchange.arguments import ExportArguments
+from lean_mnist.evaluate import EvaluateArguments
 from lean_mnist.exchange.export import export_checkpoint
+from lean_mnist.export import ExportArguments
 from lean_mnist.generalization import checker
 from lean_mnist.training.checkpoints import load_checkpoint
 from lean_mnist.training.config import Config
-from lean_mnist.training.evaluation.report import EvaluateArguments, evaluate_checkpoint
+from lean_mnist.training.evaluation.report import evaluate_checkpoint
 from lean_mnist.training.run import run
 
 

@@ -31,7 +31,8 @@ def find_checkpoint(which: str, run_name: str | None, checkpoints_dir: Path) -> 
     for folder in (Path(which), checkpoints_dir / which):
         if folder.is_dir():
             how = f"to start that run, give the command it was started with, and --run-name {folder.absolute().name}"
-            raise CheckpointError(f"--resume {which}: {folder} has no last.pt yet to go on from; {how}")
+            nothing = f"{folder} has no last.pt yet, so there is nothing to go on from"
+            raise CheckpointError(f"--resume {which}: {nothing}; {how}")
     near = nearest(which, _names(checkpoints_dir, _LAST))
     raise CheckpointError(f"--resume {which}: expected a run with {places[-1]}, found none{near}")
 

@@ -1,24 +1,25 @@
-"""Pictures by NumPy and Pillow alone, which every run has: weights, digits with captions, the confusion matrix."""
+"""Records to look at, of a network and its evaluation: pictures by NumPy and Pillow alone, curves, the embedding."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lean_mnist.data.datasets import Split
+from lean_mnist.data.datasets import Dataset, Split
+from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP
+from lean_mnist.reading.text import printable
 from lean_mnist.rendering.pixels import in_grey
-from lean_mnist.training.evaluation.metrics import Evaluation
-
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
+from lean_mnist.training.evaluation.metrics import Evaluation, last_hidden, precision_recall
+from lean_mnist.training.sinks.records import Embedding, Points, PrecisionRecall, Record
+from lean_mnist.training.sinks.records import Image as Drawn
 
 Picture = npt.NDArray[np.uint8]  # (height, width, 3)
 
@@ -26,7 +27,42 @@ _LARGEST_GRID = 128  # units shown
 _DIGITS = 40  # digits shown
 _GAP = 2
 _CELL, _MARGIN, _MOST_CLASSES = 48, 56, 30
+_MOST_CURVES = 50
+_MOST_POINTS, _MOST_NUMBERS, _LEAST_POINTS = 1000, 256_000, 10
 _INK, _BLUE, _RED = (40, 40, 40), np.array([66, 133, 190]), np.array([214, 69, 65])
+
+
+def final_drawings(
+    step: int, model: MLP, normalization: Normalization, dataset: Dataset, found: Evaluation
+) -> Iterator[Record]:
+    """Drawings of ``found``, the evaluation of ``model`` on the test split, with probabilities."""
+    test, maximum = dataset.test, dataset.maximum
+    drawn = {
+        "first_layer_weights": first_layer_weights(model, dataset.image_shape),
+        "confusion": confusion_matrix(found),
+        "misread": misread_digits(test, found, maximum),
+        "least_certain": least_certain_digits(test, found, maximum),
+    }
+    for name, picture in drawn.items():
+        if picture is not None:
+            yield Drawn(step, f"picture/{name}", picture)
+    assert found.probabilities is not None
+    for number, of_class in enumerate(found.probabilities.T[:_MOST_CURVES]):
+        curve = precision_recall(of_class, test.labels.cpu() == number)
+        yield PrecisionRecall(step, f"precision_recall/{number}", curve)
+    count = min(_MOST_POINTS, _MOST_NUMBERS // model.sizes[-2], len(test))
+    if count >= _LEAST_POINTS:
+        vectors = last_hidden(model, test.images[:count], normalization).numpy()
+        names = [printable(name, 40) for name in dataset.class_names]
+        true, called = ([names[k] for k in of[:count].tolist()] for of in (test.labels, found.predictions))
+        labels = {
+            "label": [a if a == b else f"{a} called {b}" for a, b in zip(true, called, strict=True)],
+            "true": true,
+            "called": called,
+            "confidence": [f"{confidence:.4f}" for confidence in found.confidences[:count].tolist()],
+        }
+        sprites = in_grey(test.images[:count].cpu().numpy(), maximum, inverted=True)
+        yield Embedding(step, "last_hidden_layer", Points(vectors, sprites, labels))
 
 
 def first_layer_weights(model: MLP, shape: tuple[int, int]) -> Picture:
@@ -99,11 +135,10 @@ def confusion_matrix(evaluation: Evaluation) -> Picture | None:
 
 
 @functools.cache
-def _font(size: int) -> FreeTypeFont:
+def _font(size: int) -> Any:
     from PIL import ImageFont
 
-    font: FreeTypeFont = ImageFont.load_default(size)  # type: ignore[assignment]
-    return font
+    return ImageFont.load_default(size)
 
 
 def _caption(width: int, lines: Iterable[str], colour: str) -> Picture:

@@ -1,41 +1,28 @@
 """The evaluation of a checkpoint on a split, for ``python -m lean_mnist.evaluate``."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lean_mnist.command_line import POSITIONAL
+from lean_mnist.data.datasets import Dataset, load_dataset
+from lean_mnist.data.names import is_path
+from lean_mnist.data.splits import split_training
+from lean_mnist.errors import CheckpointError, ConfigError, DataUnavailable
 from lean_mnist.files import plain
+from lean_mnist.generalization.certificates.runs import (
+    Evaluated,
+    FoundCertificate,
+    certificate_places,
+    find_certificate,
+)
 from lean_mnist.reading.text import printable
+from lean_mnist.training.checkpoints import Checkpoint, load_checkpoint
+from lean_mnist.training.config.places import checkpoint_path
+from lean_mnist.training.evaluation.independence import Independence, independence
+from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lean_mnist.data.datasets import Dataset
-    from lean_mnist.generalization.certificates.runs import FoundCertificate
-    from lean_mnist.training.checkpoints import Checkpoint
-    from lean_mnist.training.evaluation.independence import Independence
-    from lean_mnist.training.evaluation.metrics import Evaluation
-
-
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Accuracy, loss, per-class accuracy and confusion matrix of a checkpoint."""
-
-    checkpoint: Annotated[str, POSITIONAL]
-    """A run's name or folder, whose best.pt it is, or a checkpoint."""
-    dataset: str | None = None
-    """Name of a data set, or path of own data; what it was trained on if not given."""
-    split: Literal["test", "validation", "train"] = "test"
-    """validation and train are cut as the run cut them."""
-    data_dir: str | None = None
-    """Searched after the folder that LEAN_MNIST_DATA names; the run's if not given."""
-    plots: str | None = None
-    """Folder for pictures: reliability, risk by coverage, misread digits, weights, bounds by examples, bits, delta."""
-    json: bool = False
-    """Print one JSON document."""
+    from lean_mnist.evaluate import EvaluateArguments
 
 
 @dataclass(frozen=True)
@@ -92,10 +79,6 @@ def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None, *, download
 
     A place that only the checkpoint names is read, but nothing is downloaded into it; without ``download`` nowhere.
     """
-    from lean_mnist.data.datasets import load_dataset
-    from lean_mnist.data.names import is_path
-    from lean_mnist.errors import DataUnavailable
-
     config = checkpoint.config
     if is_path(name) or (name == checkpoint.data["name"] and is_path(config.dataset)):
         return load_dataset(name if is_path(name) else config.dataset, grey=config.grey)
@@ -109,15 +92,10 @@ def data_of(checkpoint: Checkpoint, name: str, data_dir: str | None, *, download
 
 def require_fitting(where: str, checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Raise ``CheckpointError`` unless the network of the checkpoint at ``where`` can read these images."""
-    from lean_mnist.data.names import is_path
-    from lean_mnist.errors import CheckpointError
-
     takes, knows, names = checkpoint.model.sizes[0], checkpoint.model.sizes[-1], checkpoint.class_names
     if dataset.features != takes or dataset.classes > knows:
-        raise CheckpointError(
-            f"{where}: its network takes {takes} features and knows {knows} classes; {dataset.name} has "
-            f"{dataset.features} and {dataset.classes}"
-        )
+        found = f"{dataset.name} has {dataset.features} and {dataset.classes}"
+        raise CheckpointError(f"{where}: its network takes {takes} features and knows {knows} classes; {found}")
     if dataset.image_shape != checkpoint.image_shape:
         found, expected = ("x".join(map(str, shape)) for shape in (dataset.image_shape, checkpoint.image_shape))
         raise CheckpointError(f"{where}: its network takes images of {expected} pixels; {dataset.name} has {found}")
@@ -127,53 +105,36 @@ def require_fitting(where: str, checkpoint: Checkpoint, dataset: Dataset) -> Non
         raise CheckpointError(f"{where}: its classes are {expected}; those of {dataset.name} are {found}")
 
 
-def evaluate_checkpoint(arguments: EvaluateArguments) -> Report:
+def evaluate_checkpoint(arguments: "EvaluateArguments") -> Report:
     """Evaluate a checkpoint; raises ``CheckpointError``, ``DataError`` or ``ConfigError``."""
-    from lean_mnist.data.splits import split_training
-    from lean_mnist.errors import ConfigError
-    from lean_mnist.generalization.certificates.runs import Evaluated, certificate_places, find_certificate
-    from lean_mnist.training.checkpoints import load_checkpoint
-    from lean_mnist.training.config.places import checkpoint_path
-    from lean_mnist.training.evaluation.independence import independence
-    from lean_mnist.training.evaluation.metrics import evaluate
-    from lean_mnist.training.evaluation.pictures import write_plots
-
     path = str(checkpoint_path(arguments.checkpoint))
-    checkpoint: Checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path)
     config = checkpoint.config
     name = arguments.dataset or checkpoint.data["name"]
     dataset = data_of(checkpoint, name, arguments.data_dir)
     require_fitting(path, checkpoint, dataset)
     splits, warning = {"test": dataset.test}, None
-    if dataset.name == checkpoint.data["name"] and dataset.fingerprint() != checkpoint.data["sha256"]:
-        warning = f"the {name} found here is not what it was trained on (its hash differs): it may have learned from "
-        warning += "images that now are in the test split"
-    if arguments.split != "test" or arguments.plots is not None:
-        if dataset.fingerprint() == checkpoint.data["sha256"]:
-            splits["train"], splits["validation"] = split_training(
-                dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
-            )
-        elif arguments.split != "test":
-            raise ConfigError(
-                f"--split {arguments.split}: the {name} found here is not what the checkpoint was trained on "
-                f"(its hash differs), so its split cannot be cut again"
-            )
+    same = dataset.fingerprint() == checkpoint.data["sha256"]
+    another = f"the {name} found here is not what it was trained on (its hash differs)"
+    if dataset.name == checkpoint.data["name"] and not same:
+        warning = f"{another}: it may have learned from images that now are in the test split"
+    if same and (arguments.split != "test" or arguments.plots is not None):
+        splits["train"], splits["validation"] = split_training(
+            dataset.train, validation_size=config.validation_size, limit_train=config.limit_train, seed=config.seed
+        )
+    if arguments.split not in splits:
+        raise ConfigError(f"--split {arguments.split}: {another}, so its split cannot be cut again")
     split = splits[arguments.split]
     evaluation = evaluate(checkpoint.model, split, checkpoint.normalization)
     places = certificate_places(path, config.runs_dir, config.run_name)
-    looks = checkpoint.metrics.get("test_looks", [])
-    plots: list[Path] = []
+    about = Evaluated(checkpoint.model, checkpoint.normalization, dataset, checkpoint.metrics.get("test_looks", []))
+    plots = []
     if arguments.plots is not None:
+        from lean_mnist.training.evaluation.pictures import write_plots
+
         plots = write_plots(arguments.plots, checkpoint, dataset, split, evaluation, splits.get("train"))
     return Report(
-        path,
-        name,
-        arguments.split,
-        checkpoint.crosscheck["verdict"],
-        evaluation,
-        (*dataset.class_names, *checkpoint.class_names[dataset.classes :]),
-        independence(evaluation.right),
-        find_certificate(places, Evaluated(checkpoint.model, checkpoint.normalization, dataset, looks)),
-        tuple(map(str, plots)),
-        warning,
-    )
+        path, name, arguments.split, checkpoint.crosscheck["verdict"], evaluation,
+        (*dataset.class_names, *checkpoint.class_names[dataset.classes :]), independence(evaluation.right),
+        find_certificate(places, about), tuple(map(str, plots)), warning,
+    )  # fmt: skip

@@ -80,8 +80,8 @@ class ListedRun:
 
     def cells(self) -> list[str]:
         """Data set, test accuracy, certified risk, checks and time, for people."""
-        accuracy = "" if self.test_accuracy is None else _percent(self.test_accuracy)
-        return [printable(self.dataset or "", 13), accuracy, self.risk(), self.checked(), self.time()]
+        time = "" if self.seconds is None else clock(self.seconds)
+        return [printable(self.dataset or "", 13), _percent(self.test_accuracy), self.risk(), self.checked(), time]
 
     def risk(self) -> str:
         """The certified risk, rounded up."""
@@ -97,13 +97,9 @@ class ListedRun:
         failed, done = self.checks["failures"], sum(self.checks.values()) - self.checks["failures"]
         return f"{failed:,} FAILED" if failed else f"{done:,} passed" if done else "none"
 
-    def time(self) -> str:
-        """Duration of the training."""
-        return "" if self.seconds is None else clock(self.seconds)
 
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f} %"
 
 
 def find_runs(runs_dir: str | Path) -> list[ListedRun]:
@@ -115,7 +111,7 @@ def find_runs(runs_dir: str | Path) -> list[ListedRun]:
         return []
     try:
         with os.scandir(runs_dir) as entries:
-            folders = [Path(entry.path) for entry in entries if _is_dir(entry)]
+            folders = [Path(entry.path) for entry in entries if os.path.isdir(entry.path)]
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or printable(error)
         raise ConfigError(f"{shown(Path(runs_dir))}: expected a folder of runs, found: {reason}") from None
@@ -174,8 +170,6 @@ def _unfinished(folder: Path, options: dict[str, Any]) -> str:
     of = f" of {epochs}" if isinstance(epochs, int) and 0 < epochs < 1 << 53 else ""
     try:
         with opened(folder / "metrics.jsonl", "a run's metrics.jsonl", ConfigError) as (file, size):
-            if not hasattr(file, "seek"):
-                return "not finished"
             file.seek(max(0, size - _TAIL))
             lines = (file.read(_TAIL) or b"").split(b"\n")
     except LeanMnistError:
@@ -188,13 +182,6 @@ def _unfinished(folder: Path, options: dict[str, Any]) -> str:
         except (ValueError, KeyError, TypeError, RecursionError):
             continue  # cut off by where we began to read, or by the end of the run
     return "not finished" if last is None else f"not finished: epoch {printable(last, 20)}{of} is done"
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _begun(folder: Path) -> float:
@@ -236,24 +223,19 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
 def side_by_side(runs: Sequence[ListedRun]) -> str:
     """The figures of one run or several, and of several the options that differ."""
     rows: list[tuple[str, list[str]]] = [("", [_name(run.name) for run in runs])]
-    for title, cells in zip(_HEADS[1:], zip(*(run.cells() for run in runs), strict=True), strict=True):
-        rows.append((title, list(cells)))
-    validated = [run.validation_accuracy for run in runs]
-    rows.insert(3, ("validation", ["" if value is None else _percent(value) for value in validated]))
-    claimed = [run.certified_delta for run in runs]
-    rows.insert(5, ("confidence", ["" if delta is None else f"1 - {delta}" for delta in claimed]))
+    columns = zip(*(run.cells() for run in runs), strict=True)
+    rows += [(title, list(cells)) for title, cells in zip(_HEADS[1:], columns, strict=True)]
+    rows.insert(3, ("validation", [_percent(run.validation_accuracy) for run in runs]))
+    rows.insert(5, ("confidence", [f"1 - {run.certified_delta}" if run.certified_delta else "" for run in runs]))
     rows.append(("problem", [printable(run.problem, 60) for run in runs]))
     rows = [(title, cells) for title, cells in rows if any(cells)]
     options = differing(runs)
-    if options:
-        rows.append(("", [""] * len(runs)))
-    for name, values in options.items():
-        rows.append((printable(option_name(name), 40), [_value(value) for value in values]))
-    widths = [max(map(len, column)) for column in zip(*([title, *cells] for title, cells in rows), strict=True)]
-    columns = (
-        [f"{cell:<{width}}" for cell, width in zip([title, *cells], widths, strict=True)] for title, cells in rows
-    )
-    return "\n".join("  ".join(cells).rstrip() for cells in columns)
+    rows += [("", [""] * len(runs))] if options else []
+    rows += [(printable(option_name(name), 40), [*map(_value, values)]) for name, values in options.items()]
+    lines = [[title, *cells] for title, cells in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ((f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def differing(runs: Sequence[ListedRun]) -> dict[str, list[Any]]:

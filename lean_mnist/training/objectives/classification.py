@@ -34,8 +34,7 @@ from lean_mnist.training.config import MAY_CHANGE_ON_RESUME, Config
 from lean_mnist.training.config.presets import developers_of
 from lean_mnist.training.config.schedules import every, learning_rate_schedule
 from lean_mnist.training.distributed import World
-from lean_mnist.training.evaluation.drawings import final_drawings
-from lean_mnist.training.evaluation.images import first_layer_weights
+from lean_mnist.training.evaluation.images import final_drawings, first_layer_weights
 from lean_mnist.training.evaluation.metrics import Evaluation, evaluate
 from lean_mnist.training.generations import BEST
 from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, ScreenHook

@@ -99,7 +99,7 @@ def page(run: RunFiles, tested: Tested | str, checkpoint: Path, uncertified: str
         bound=max((value for _, value in run.bounds), default=0.0),
         checks=None if run.summary is None else run.summary.checks,
         epochs=_epochs(run),
-        certificate=None if run.certificate is None else certificate(run.certificate),
+        certificate=run.certificate,
         uncertified=uncertified,
         why_not=tested if isinstance(tested, str) else "",
         matrix=None if found is None else matrix(found.confusion.tolist()),
@@ -133,6 +133,8 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {each.__name__: each for each in (number, at_most, per_cent, seconds, plural)}
+    environment.filters["rounded_up"] = lambda exact: percent(Fraction(exact), up=True)  # to its disadvantage
+    environment.filters["confidence"] = lambda delta: confidence(Fraction(delta))
     style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
     return environment.get_template("page.html")
@@ -212,32 +214,6 @@ def matrix(confusion: list[list[int]]) -> dict[str, Any]:
         ]
         rows.append({"label": y, "cells": cells, "accuracy": per_cent(confusion[y][y] / total) if total else "none"})
     return {"rows": rows, "commonest": [{"count": n, "label": y, "read_as": k} for n, y, k in wrong[:5]]}
-
-
-def certificate(document: dict[str, Any]) -> dict[str, Any]:
-    """A certificate that was checked, as the page says it: percentages are rounded to its disadvantage."""
-    claims = []
-    for claim in document["claims"]:
-        delta = Fraction(claim["delta"])
-        claims.append({
-            "risk": percent(Fraction(claim["risk"]), up=True),
-            "vacuous": claim["vacuous"],
-            "delta": claim["delta"],
-            "confidence": confidence(delta),
-            "chance": percent(delta, up=True),
-            "bound": claim.get("bound", "pac-bayes-kl"),
-        })  # fmt: skip
-    history = document.get("history", {})
-    return {
-        "claims": claims,
-        "sources": dict.fromkeys(c["theorem"]["source"] for c in document["claims"] if "theorem" in c),
-        "statement": document["statement"],
-        "assumptions": document["assumptions"],
-        "counts": document["counts"],
-        "looks": history.get("looks"),
-        "arithmetic": document.get("arithmetic", ""),
-        "weights_sha256": document.get("weights", {}).get("sha256", ""),
-    }
 
 
 def commands(run: RunFiles, checkpoint: Path) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -163,7 +162,7 @@ def read_run(folder: Path) -> RunFiles:
 def _read_config(path: Path) -> Config | PacBayesConfig:
     content = read_json(path, "a config.json that a run wrote", ConfigError, largest=1 << 20)
     gaussian = isinstance(content, dict) and "prior_scale" in content
-    return read_config(path, PacBayesConfig) if gaussian else read_config(path, Config)
+    return read_config(path, PacBayesConfig if gaussian else Config)
 
 
 def _read_summary(path: Path) -> Summary | PacBayesSummary:
@@ -199,7 +198,6 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Curves, list[dict[str,
     with opened(path, "a run's metrics.jsonl", DataError) as (file, size):
         if size > LARGEST_METRICS:
             raise DataError(f"{shown(path)}: {size:,} bytes, expected at most {LARGEST_METRICS:,}")
-        assert isinstance(file, io.BufferedReader)
         while line := file.readline(_LONGEST_LINE):
             try:
                 record = json.loads(line)
