@@ -90,8 +90,8 @@ def predict(arguments: "PredictArguments") -> Predictions:
         fitted = _fitted(name, pixels, is_raw, checkpoint, arguments)
         names.append(printable(name))
         images.append(fitted)
-        border = np.concatenate([fitted[0], fitted[-1], fitted[:, 0], fitted[:, -1]])
-        light += bool(border.mean() > _DARK * checkpoint.maximum / 255)
+        edge = np.concatenate([fitted[0], fitted[-1], fitted[:, 0], fitted[:, -1]])
+        light += bool(edge.mean() > _DARK * checkpoint.maximum / 255)
     if not images:
         raise DataError(f"{shown(arguments.paths[0])}: no image in it, expected at least 1")
     probabilities = checkpoint.probabilities(np.stack(images)).tolist()

@@ -23,11 +23,18 @@ class ParameterSlot(NamedTuple):
     name: str
     offset: int
     shape: tuple[int, ...]
-    by_columns: bool = False  # whether it is a weight ``(H, D)`` that stands column by column
 
     def where(self, place: int) -> tuple[int, ...]:
         """The index in the parameter of the number that is ``place`` after ``offset``."""
-        return unravelled(place, self.shape[::-1])[::-1] if self.by_columns else unravelled(place, self.shape)
+        return unravelled(place, self.shape)
+
+
+class ColumnsSlot(ParameterSlot):
+    """Place of a weight ``(H, D)`` that stands column by column."""
+
+    def where(self, place: int) -> tuple[int, ...]:
+        """The index in the weight of the number that is ``place`` after ``offset``."""
+        return unravelled(place, self.shape[::-1])[::-1]
 
 
 def place_of(layout: Sequence[ParameterSlot], index: int) -> str:
@@ -88,7 +95,7 @@ class FlatParameters(Generic[Network]):
             _by_columns(part, parameter.shape).copy_(parameter.data)
         self.gradient = torch.zeros_like(self.vector.data)
         self.vector.grad = self.gradient
-        self.layout = [slot._replace(by_columns=len(slot.shape) == 2) for slot in parameter_layout(model)]
+        self.layout = [ColumnsSlot(*slot) if len(slot.shape) == 2 else slot for slot in parameter_layout(model)]
         _lay(model, self.vector.data, self.gradient)
         self.network, self._rounded = model, None
         if computed_in is not None and computed_in != self.vector.dtype:

@@ -59,8 +59,9 @@ class ZipFile:
         view, place = content.numpy().data, 0
         try:
             with self._zip.open(entry) as file:
-                while got := file.readinto(view[place : place + _CHUNK]):  # compares the checksum at the end
-                    place += got
+                while chunk := file.read(_CHUNK):  # compares the checksum at the end
+                    view[place : place + len(chunk)] = chunk
+                    place += len(chunk)
         except _FAULTS:
             raise Refused from None
         if place != len(content):

@@ -170,7 +170,8 @@ def named(where: str, read: Callable[[], T]) -> T:
 def _check_training(training: dict[str, Any], shapes: Shapes, config: Config | PacBayesConfig, where: str) -> None:
     schema: Any = fields_of(RunState, test_looks=list[_Look])
     state = checked(training["state"], schema, where, "training.state", CheckpointError)
-    rng, position = training["rng"], training.get("position")
+    rng: Any = training["rng"]
+    position: Any = training.get("position")
     if not isinstance(rng, Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
         raise CheckpointError(f"{where}: training.rng: expected the state of PyTorch's random numbers")
     if isinstance(config, Config):

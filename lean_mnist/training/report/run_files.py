@@ -162,7 +162,7 @@ def read_run(folder: Path) -> RunFiles:
 def _read_config(path: Path) -> Config | PacBayesConfig:
     content = read_json(path, "a config.json that a run wrote", ConfigError, largest=1 << 20)
     gaussian = isinstance(content, dict) and "prior_scale" in content
-    return read_config(path, PacBayesConfig if gaussian else Config)
+    return read_config(path, PacBayesConfig) if gaussian else read_config(path, Config)
 
 
 def _read_summary(path: Path) -> Summary | PacBayesSummary:
