@@ -1,7 +1,5 @@
 """lean_mnist: train a network whose gradients are written by hand, and know at every step that they are right."""
 
-from __future__ import annotations
-
 from lean_mnist.interrupts import end_at_once_while_starting
 
 end_at_once_while_starting()

@@ -1,7 +1,5 @@
 """``python -m lean_mnist``: the commands as a family; ``python -m lean_mnist train`` is the same as ``….train``."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from typing import NamedTuple

@@ -18,9 +18,8 @@ def cache_folder() -> Path | None:
     """The folder of the cache, made if need be, readable by its owner alone; ``None`` where nothing can be kept.
 
     It is the one that the environment variable ``LEAN_MNIST_CACHE`` names, otherwise ``lean_mnist`` in
-    ``$XDG_CACHE_HOME`` or ``~/.cache``. What lies there may be code that is run, so it is used only where nobody else
-    could have put it: where the folder is this user's, no other may write to it, and none could put another in its
-    place.
+    ``$XDG_CACHE_HOME`` or ``~/.cache``. What lies there may be code that is run, so it has to be this user's, no other
+    may write to it, and none could put another in its place.
     """
     if not hasattr(os, "getuid"):  # Windows, where who may write is not in the mode
         return None

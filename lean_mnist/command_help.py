@@ -1,7 +1,5 @@
 """The ``--help`` of a command: each option with the text below its field, in groups, at most 80 columns wide."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect

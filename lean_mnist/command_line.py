@@ -3,8 +3,6 @@
 Options are read by ``argparse``, whose errors name the option; the text of each for ``--help`` stands below its field.
 """
 
-from __future__ import annotations
-
 import argparse
 import atexit
 import contextlib
@@ -84,7 +82,7 @@ class _Kind(NamedTuple):
     metavar: str = ""  # of the value in the help; made from its type and name if empty
 
     @classmethod
-    def of(cls, hint: Any) -> _Kind:
+    def of(cls, hint: Any) -> "_Kind":
         origin, arguments = get_origin(hint), get_args(hint)
         if origin is Annotated:
             metavar = next((argument for argument in arguments if isinstance(argument, Metavar)), "")

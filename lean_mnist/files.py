@@ -20,9 +20,8 @@ _LEFTOVER = re.compile(r"\..+\.(?:[a-z0-9_]{8}|link)\.tmp")
 def write_atomically(path: Path, content: bytes, *, previous: Path | None = None) -> None:
     """Put ``content`` at ``path``: whatever happens, the file there is the old one or the new one, never a part.
 
-    The temporary file stands in the same folder, so that the rename is one operation of one file system. The old file
-    goes on as ``previous``, if that is given. Raises ``OSError`` (disk full, folder not writable), which names
-    ``path``, with the old file untouched and the temporary one removed. A device is never replaced.
+    The old file goes on as ``previous``, if that is given. Raises ``OSError``, which names ``path``, with the old file
+    untouched and the temporary one, in the same folder, removed. A device is never replaced.
     """
     with errors_named(str(path)):
         if path.exists() and not (path.is_file() or path.is_dir()):

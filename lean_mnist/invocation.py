@@ -1,7 +1,5 @@
 """Commands as they can be typed in the environment that this process runs in, for messages that name one."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

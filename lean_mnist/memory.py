@@ -4,8 +4,6 @@ The 64-bit words of a tensor are summed modulo 2⁶⁴, in blocks. A change with
 changes of several words of a block do, unless they add up to 0: as two flips of the same bit, in opposite directions.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -14,10 +12,7 @@ _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 class Checksum:
-    """Sums of the words of one contiguous tensor, as they were when :meth:`note` was last called.
-
-    The tensor is to keep its memory.
-    """
+    """Sums of the words of one contiguous tensor, which keeps its memory, as :meth:`note` last found them."""
 
     def __init__(self, tensor: Tensor) -> None:
         assert tensor.is_contiguous()

@@ -1,7 +1,5 @@
 """``python -m lean_mnist.report RUN``: one HTML page about a run, which needs no other file and no network."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -92,10 +92,7 @@ class ReproducedStep:
 
 
 def reproduce_step(path: Path, content: Mapping[str, Any]) -> ReproducedStep:
-    """Compute the step of a bundle again, after the calls that came before it, and check it as a run does.
-
-    Raises ``CheckpointError`` if the content is damaged.
-    """
+    """Compute the step of a bundle again, after the calls before it, and check it; raises ``CheckpointError``."""
     where = f"{shown(path)}: a damaged bundle"
     model, batches, before = _restored(content, where)
     recorded: dict[str, Tensor | None] = content["gradients"]

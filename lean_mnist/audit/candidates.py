@@ -1,8 +1,4 @@
-"""For each local check, the values that its tensor would have under known bugs, for the diagnosis of a failure.
-
-Stale or cross-layer values (of earlier calls, of other layers), factors that may be missing or applied twice, terms
-that may have been added, and the product that the tensor is a sum of.
-"""
+"""For each local check, the values that its tensor would have under known bugs, for the diagnosis of a failure."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace

@@ -1,7 +1,6 @@
 """``torch.autograd.gradcheck`` on a piece of the step: a few examples, features and units, cut from batch and weights.
 
-gradcheck compares with finite differences, so it needs float64, few numbers, and no unit so near its kink that a
-difference would straddle it. The piece is cut to suit: the brightest features, and the units farthest from their kinks.
+gradcheck compares with finite differences, so it needs float64, few numbers, and no unit near its kink.
 """
 
 import enum

@@ -1,16 +1,12 @@
 """The one list of local checks: every identity that the values of a training step satisfy, each written once.
 
 Each identity is checked on the very numbers that the step itself gave to it, so that one that holds passes even where
-all it was given is wrong, and the first that does not hold is the cause: everything after it inherits its fault.
-
-The list is run in three ways. The audit (``step_audit``) takes every check's exact residual, in float64 and in every
-element. The randomised check (``randomised``) takes its probed residual, a number a row, for the cost of
-matrix–vector products; and at most steps it runs the products of the whole list in one table (``batched``).
+all it was given is wrong, and the first that does not hold is the cause: everything after it inherits its fault. The
+audit (``step_audit``) takes every check's exact residual, the randomised check (``randomised``) its probed residual, a
+number a row, and at most steps the products of the whole list in one table (``batched``).
 
 Shapes: ``B`` batch, ``D`` input features of a layer, ``H`` its units, ``C`` classes.
 """
-
-from __future__ import annotations
 
 import enum
 import functools
@@ -82,7 +78,7 @@ class ComputedStep:
         tapes: Sequence[StepTape],
         loss: Tensor | None = None,
         past: Sequence[StepTape] = (),
-    ) -> ComputedStep:
+    ) -> "ComputedStep":
         """The step of ``model`` whose gradients stand in ``.grad`` and whose tapes, one a batch, are ``tapes``."""
         again = functools.partial(compute_gradients, model, batches)
         return cls(NetworkLoss.of(model), layers_of(model), gradients_of(model), tapes, loss, past, again)

@@ -4,8 +4,6 @@ The loss is ``Σ (log Σ eˢ − Σ q s + λ/2 ‖s‖²) / N``, its gradient ``
 label mixed with the uniform distribution, ``λ`` the logit penalty.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -48,7 +46,7 @@ class LogitsTerms(NamedTuple):
     scale: float
 
     @classmethod
-    def of(cls, rule: NetworkLoss, tape: StepTape, arithmetic: Arithmetic = EXACT) -> LogitsTerms:
+    def of(cls, rule: NetworkLoss, tape: StepTape, arithmetic: Arithmetic = EXACT) -> "LogitsTerms":
         """Terms of a batch's logits ``(B, C)``, in this arithmetic."""
         logits, labels_B = tape.pre_activations[-1], tape.labels_B
         s, dim = arithmetic.cast(logits), arithmetic.classes

@@ -4,8 +4,6 @@ Nothing here is imported from ``chainrule`` or ``nn``: layers, loss and values o
 are formulas of their own. Everything else that checks reads the table of activations as well.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -108,7 +106,7 @@ class NetworkLoss(NamedTuple):
     logit_penalty: float = 0.0
 
     @classmethod
-    def of(cls, model: Any) -> NetworkLoss:
+    def of(cls, model: Any) -> "NetworkLoss":
         """The loss of ``model``, which has these as attributes."""
         return cls(model.activation, model.label_smoothing, model.logit_penalty)
 

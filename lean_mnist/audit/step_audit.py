@@ -1,8 +1,4 @@
-"""The audit of a step that is about to be applied: the gradients in ``.grad``, on this batch, at these weights.
-
-It compares them with the independent reference, runs the list of local checks exactly, encloses the exact real
-gradient, and runs gradcheck on a piece of the step.
-"""
+"""The audit of a step that is about to be applied: the gradients in ``.grad``, on this batch, at these weights."""
 
 import math
 import time

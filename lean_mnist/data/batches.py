@@ -1,7 +1,4 @@
-"""Batches straight from memory: no worker processes, no per-example Python.
-
-Shapes: ``B`` batch (the last one may be smaller), ``D`` input features, ``m`` examples.
-"""
+"""Batches straight from memory. Shapes: ``B`` batch (the last may be smaller), ``D`` features, ``m`` examples."""
 
 import functools
 import itertools
@@ -51,10 +48,7 @@ class HotBatch:
 
 
 class BatchRing:
-    """Static memory for so many ``chunks`` of batches, written in turn, so that captured steps find their inputs there.
-
-    A chunk holds until the ring comes round to it.
-    """
+    """Static memory for so many ``chunks`` of batches, written in turn, for captured steps to find their inputs."""
 
     batches = 8  # of a chunk: as many as are worth a graph of their steps
 
@@ -93,14 +87,13 @@ class _Slot:
 class PlannedBatches(Sequence[Batch]):
     """Batches in a row, each made when it is asked for, in the memory that the one before was made in.
 
-    They have the examples ``order[begin:end]`` of ``images`` (m, rows, columns) and ``labels`` (m,), ``batch_size`` at
-    a time; ``noted`` is the order as it was drawn.
+    They have the examples ``order[begin:end]`` of ``images`` (m, rows, columns) and ``labels`` (m,), so many at a time.
     """
 
     images: Tensor
     labels: Tensor
     order: Tensor
-    noted: Tensor
+    noted: Tensor  # ``order`` as it was drawn
     begin: int
     end: int
     batch_size: int
@@ -153,8 +146,7 @@ class Batches:
 
     Args: ``split`` with m >= 1 examples; ``dtype`` of the features; ``part`` says which rows of a batch of so many
     examples are handed out, where several processes share every batch; ``memory`` is where batches are written, by all
-    iterators; without it each is a new tensor, and in a :class:`HotBatch` it is made when it is asked for. Raises
-    :class:`ConfigError` for a batch size below 1 and
+    iterators; without it each is a new tensor. Raises :class:`ConfigError` for a batch size below 1 and
     :class:`ArgumentError` for pixels that are not uint8, no examples, or a label that is none of the ``classes``.
     """
 
@@ -198,9 +190,8 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch: ``x`` (B, D) of ``dtype`` and ``y`` (B,) int64.
 
-        Where several processes share them, this one's part of each, which may be empty. Iterators are independent of
-        each other, unless they share ``memory``. Raises :class:`ArgumentError`, at once, for a negative epoch or a
-        start outside the epoch.
+        Where several processes share them, this one's part of each, which may be empty. Raises :class:`ArgumentError`,
+        at once, for a negative epoch or a start outside the epoch.
         """
         return itertools.chain.from_iterable(self.chunks(epoch, start))
 

@@ -1,7 +1,4 @@
-"""Named data sets, as uint8 tensors in memory.
-
-Shapes: ``m`` examples; an image is ``rows x columns``; ``D = rows * columns`` input features.
-"""
+"""Named data sets, as uint8 tensors in memory. Shapes: ``m`` examples; an image is ``rows x columns``."""
 
 import importlib.util
 import os

@@ -1,7 +1,4 @@
-"""Examples in memory: images with their labels, and a data set of a training and a test split.
-
-Shapes: ``m`` examples; an image is ``rows x columns``; ``D = rows * columns`` input features.
-"""
+"""Examples in memory, images ``rows x columns`` with labels, and a data set of a training and a test split."""
 
 import functools
 import hashlib

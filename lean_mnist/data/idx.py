@@ -40,11 +40,9 @@ _WORTH_KEEPING = 1 << 20  # packed bytes from which on unpacking takes longer th
 def read_idx(path: PathLike, check: Callable[[int, Shape], None] | None = None) -> npt.NDArray[Any]:
     """Read one IDX file, raw or gzip, of type uint8 (0x08) or int32 (0x0C).
 
-    ``check`` is given the magic and the shape in the header before anything is read for it, and may raise.
-    Returns a writable array of that shape, uint8 or native int32.
-    Raises :class:`DataError` if the file is missing, unreadable, no regular or no IDX file, of another type, has more
-    than 8 dimensions or one of size zero, is a damaged gzip file, announces more than 256 MiB, or holds fewer or more
-    bytes than it announces.
+    ``check`` is given the magic and the shape in the header before anything is read for it, and may raise. Returns a
+    writable array of that shape, uint8 or native int32. Raises :class:`DataError` also for more than 8 dimensions, one
+    of size zero, more than 256 MiB, and fewer or more bytes than are announced.
     """
     with opened(path, "an IDX file") as (file, size):
         is_packed = file.peek(2)[:2] == GZIP_MAGIC
@@ -111,7 +109,7 @@ def _parse(
 def read_images(path: PathLike, pixels: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """Read an IDX file of images (magic 2051): uint8 (m, rows, columns), with as many ``pixels`` as are asked for.
 
-    Raises :class:`DataError` as :func:`read_idx` does, and when the file holds anything else, labels for instance.
+    Raises :class:`DataError` as :func:`read_idx` does, and for other contents.
     """
 
     def check(magic: int, shape: Shape) -> None:
@@ -139,8 +137,7 @@ def read_labels(path: PathLike, classes: int = 10) -> npt.NDArray[np.int64]:
     """Read an IDX file of at most 2^20 labels: int64 (m,), every value in 0..classes-1.
 
     Either plain labels (magic 2049), or QMNIST's extended ones (magic 3074, int32 (m, 8)), whose first column is the
-    label. Raises :class:`DataError` as :func:`read_idx` does, when the file holds anything else, and when a label is
-    out of range; then it names the first such index and its value.
+    label. Raises :class:`DataError` as :func:`read_idx` does, for other contents and for a label out of range.
     """
 
     def check(magic: int, shape: Shape) -> None:

@@ -3,8 +3,6 @@
 Shapes: ``B`` batch, ``D = rows * columns`` input features, ``m`` examples.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Mapping
@@ -23,9 +21,8 @@ class Normalization:
     """Map from pixels to features; plain numbers, so that it travels inside a checkpoint.
 
     ``standard``: mean and population standard deviation of all pixels of the training part. ``centered``: that mean,
-    and the largest possible pixel value as scale. ``unit``: mean 0 and that scale. ``per-image``: each image's
-    own mean and population standard deviation (``mean`` and ``scale`` are 0 and 1 and unused); an image of one colour
-    becomes zeros.
+    and the largest possible pixel value as scale. ``unit``: mean 0 and that scale. ``per-image``: each image's own
+    mean and population standard deviation; an image of one colour becomes zeros.
     """
 
     kind: str
@@ -34,7 +31,7 @@ class Normalization:
     clip: float | None = None  # features are clipped to ±this
 
     @classmethod
-    def fit(cls, kind: str, train_images: torch.Tensor, maximum: int, clip: float | None = None) -> Normalization:
+    def fit(cls, kind: str, train_images: torch.Tensor, maximum: int, clip: float | None = None) -> "Normalization":
         """The normalisation of ``kind`` for ``train_images``, uint8 (m, rows, columns), m >= 1.
 
         ``maximum`` is the largest possible pixel value; features are clipped to ±``clip``, if that is given.
@@ -61,8 +58,7 @@ class Normalization:
         """Features (B, D), contiguous, of ``dtype``, for ``images`` uint8 (B, rows, columns) on any device.
 
         Computed in float32 (float64 where that is asked for); a narrower ``dtype`` is rounded to once, at the end.
-        ``into`` is a tensor (B, D) of ``dtype`` to be written over and returned. Raises :class:`ArgumentError` for
-        images of another dtype or number of dimensions.
+        ``into`` is a tensor (B, D) of ``dtype`` to be written over and returned. Raises :class:`ArgumentError`.
         """
         check_pixels("images", images)
         computed_in = torch.float64 if dtype == torch.float64 else torch.float32
@@ -94,7 +90,7 @@ class Normalization:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Normalization:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Normalization":
         """The inverse of :meth:`to_dict`. Raises :class:`CheckpointError` for anything that it cannot have written."""
         if not isinstance(values, Mapping) or set(values) - {"clip"} != {"kind", "mean", "scale"}:
             found = repr(sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__)

@@ -37,10 +37,9 @@ Examples = tuple[Images, Labels]
 
 
 def load_own(path: str, *, grey: bool = False) -> Dataset:
-    """The data at ``path``: uint8 images of any one size, and 2 to 1,000 classes.
+    """The data at ``path``: uint8 images of any one size, and 2 to 1,000 classes; raises :class:`DataError`.
 
-    With ``grey`` colours are converted, without it they are refused. Raises :class:`DataError`, one line, naming the
-    file, for everything that is none of these.
+    With ``grey`` colours are converted, without it they are refused.
     """
     place = Path(os.path.expanduser(path))
     try:

@@ -13,8 +13,7 @@ DEFAULT_FRACTION = 12  # one twelfth: 5,000 of MNIST's 60,000
 def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """A CPU generator determined by ``(seed, purpose, index)`` and by nothing else.
 
-    Hashing keeps purposes apart: the validation split of seed 1 shares no stream with epoch 1 of seed 0, and nothing
-    depends on how many random numbers were drawn before. ``seed`` may be any integer.
+    Hashing keeps purposes apart, and nothing depends on what was drawn before. ``seed`` may be any integer.
     """
     digest = hashlib.blake2b(f"{purpose}:{seed}:{index}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
@@ -77,9 +76,8 @@ def _take(split: Split, chosen: torch.Tensor) -> Split:
 def cut(split: Split, prior_examples: int, seed: int) -> tuple[Split, Split]:
     """Cut a training split into ``(prior part, bound part)``, disjoint, each in the order of the file.
 
-    The examples are ranked by the SHA-256 of the text ``"{seed}:{index}"``, which needs no library to be repeated; the
-    first ``prior_examples`` of them make the prior's part. Raises ``ConfigError`` unless both parts hold something or
-    the prior's is empty.
+    The first ``prior_examples`` by the SHA-256 of the text ``"{seed}:{index}"`` make the prior's part. Raises
+    ``ConfigError`` unless both parts hold something or the prior's is empty.
     """
     examples = len(split)
     if not 0 <= prior_examples < examples:

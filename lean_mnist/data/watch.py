@@ -12,12 +12,9 @@ LABEL_FACTOR = 0x9E3779B97F4A7C1  # spreads the bits of a label over a word
 
 
 class RestingExamples:
-    """Checksums of images, uint8 (m, rows, columns), and labels (m,), that are to stay as they are now.
+    """Checksums of images, uint8 (m, rows, columns), and labels (m,), that are to stay as they are now."""
 
-    ``where`` says in messages what they are numbered by.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, where: str) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, where: str) -> None:  # ``where`` they are numbered, in messages
         self.sums, self._labels, self._where = _sums_of(images, labels), labels.clone(), where
 
     def difference(self, rows: Tensor, images: Tensor, labels: Tensor) -> str:

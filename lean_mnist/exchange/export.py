@@ -70,10 +70,7 @@ class Exported:
 
 
 def export_checkpoint(arguments: "ExportArguments") -> Exported:
-    """Write the network of a checkpoint in another format.
-
-    Raises ``LeanMnistError``, with nothing written, also where what was exported does not compute what it does.
-    """
+    """Write a checkpoint's network in another format; raises ``LeanMnistError`` where that computes something else."""
     source = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(source)
     kind, out = _target(arguments, source)

@@ -77,10 +77,7 @@ def _share(probability: float) -> str:
 
 
 def predict(arguments: "PredictArguments") -> Predictions:
-    """Predict the images at ``arguments.paths``.
-
-    Raises ``CheckpointError``, or ``DataError`` for what is no image of the network's size and kind of pixels.
-    """
+    """Predict the images at ``arguments.paths``; raises ``CheckpointError`` or ``DataError``."""
     path = checkpoint_path(arguments.checkpoint)
     checkpoint = load_checkpoint(path)
     names, images, light = list[str](), list[Pixels](), 0

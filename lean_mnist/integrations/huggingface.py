@@ -3,8 +3,6 @@
 The error leaves ``backward()`` and so reaches the loop before the optimizer's step. Needs the extra ``huggingface``.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from lean_mnist.crosscheck.monitor import GradientMonitor
@@ -58,7 +56,7 @@ class GradientMonitorCallback(_TrainerCallback):  # type: ignore[misc]
         if self.monitor is not None:
             self.monitor.detach()
 
-    def __enter__(self) -> GradientMonitorCallback:
+    def __enter__(self) -> "GradientMonitorCallback":
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -28,15 +28,12 @@ _Callback: Any = _callback_class()
 class GradientMonitorCallback(_Callback):  # type: ignore[misc]
     """Attaches a ``GradientMonitor`` while a ``LightningModule`` is fitted.
 
-    Args:
-        every: check every so many training batches, the first one included; or a function from the number of a batch
-            (from 0, over all epochs of one fit) to whether it is checked; by default as ``at_most`` allows. With
-            ``accumulate_grad_batches`` a batch is one backward, not one optimizer's step.
-        options: the other arguments of ``GradientMonitor``.
+    It checks ``every`` so many training batches, the first one included; or those of whose number (from 0, over all
+    epochs of one fit) the function ``every`` says so; by default as ``at_most`` allows. With
+    ``accumulate_grad_batches`` a batch is one backward. The other ``options`` are those of ``GradientMonitor``.
 
     ``monitor`` is the one of the last fit, with its ``history``. Where ``training_step`` calls the module itself, once
     a batch, a report's ``step`` is the batch's number; where it calls several parts, each call counts as one.
-
     Raises ``ArgumentError`` for an ``every`` that makes no sense.
     """
 

@@ -152,10 +152,7 @@ class MLPFunction(Function):
 
 
 class MLPLossFunction(Function):
-    """The loss of a whole network on a batch, in one node; parameters come flat, as of :class:`MLPFunction`.
-
-    A ``step_tape``, where one is given, is filled on the way.
-    """
+    """The loss of a whole network on a batch, in one node, as of :class:`MLPFunction`; fills a ``step_tape``."""
 
     @staticmethod
     def forward(

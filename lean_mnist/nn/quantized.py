@@ -51,10 +51,8 @@ class QuantizedMLP(MLP):
     """An :class:`MLP` that computes with weights of ``bits`` bits, and learns by the straight-through gradient.
 
     Each layer's grid follows its weights, anew at every forward, by a ``rule`` of :func:`grid_of`; the gradient takes
-    it as given. Biases are rounded to float16. The activation is ReLU.
-
-    The parameters' ``.grad`` is the gradient of the loss at the rounded weights and biases, those that
-    :meth:`weights_and_biases` gives, so that it can be checked like any other.
+    it as given. Biases are rounded to float16. The activation is ReLU. The parameters' ``.grad`` is that of the loss at
+    the rounded weights and biases, which :meth:`weights_and_biases` gives.
     """
 
     def __init__(

@@ -67,8 +67,7 @@ def saved_network(
 ) -> MLP:
     """The network that was saved as ``model.architecture`` and its weights; ``options`` are those of its class.
 
-    Its parameters are the tensors in ``weights``. Raises ``error``, naming what does not fit; infinities and NaN do
-    only unless ``finite``.
+    Its parameters are the tensors in ``weights``. Raises ``error``, naming what does not fit.
     """
     fields = checked(architecture, Architecture, where, "architecture", error)
     try:

@@ -73,10 +73,7 @@ class Step:
 
 
 def compute_gradients(model: MLP, batches: Sequence[Batch]) -> StepResult:
-    """Gradient of the mean loss over all examples of one batch or more; ``.grad`` is left alone.
-
-    Raises ``ArgumentError`` for batches that do not fit the model.
-    """
+    """Gradient of the mean loss over all examples of one batch or more; ``.grad`` is left alone."""
     tapes = [StepTape(labels, share) for (_, labels), share in zip(batches, shares_of(batches), strict=True)]
     mean, total = None, []
     for (x, labels), tape in zip(batches, tapes, strict=True):

@@ -1,7 +1,4 @@
-"""One update of a network's parameters: gradient → finite? → clip → learning rate → optimizer.
-
-Everything that trains moves its parameters by :class:`Update`.
-"""
+"""One update of a network's parameters: gradient → finite? → clip → learning rate → optimizer; of all that trains."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,10 +49,7 @@ class SGD:
         return self.momentum[0] if self.rule["momentum"] else None
 
     def step_at(self, lr: Tensor, unless: Tensor) -> None:
-        """Move every parameter, once ``started``, with the number in ``lr``; not if that in ``unless`` is 1.
-
-        Both stay on their device: float32, of one element.
-        """
+        """Move every parameter, once ``started``, with the float32 in ``lr``, unless that in ``unless`` is 1."""
         self._move(lr=lr, found_inf=unless)
 
     def step(self) -> None:

@@ -84,10 +84,7 @@ class Checkpoint:
 
 
 def load_checkpoint(which: str | Path = "", *, checkpoints_dir: str | Path = CHECKPOINTS) -> Checkpoint:
-    """The network of a run: the latest, or ``which``, as :func:`checkpoint_path` finds it.
-
-    Raises ``CheckpointError`` if it is not there, damaged or not one of ours.
-    """
+    """The network of a run: the latest, or ``which``, as ``checkpoint_path`` finds it; raises ``CheckpointError``."""
     path = checkpoint_path(which, checkpoints_dir)
     content, _, (model, config, normalization) = read_with_hash(path)
     if model is None:
@@ -101,10 +98,7 @@ def load_checkpoint(which: str | Path = "", *, checkpoints_dir: str | Path = CHE
 
 
 def write_checkpoint(path: Path, content: dict[str, Any], *, previous: Path | None = None) -> None:
-    """Write ``content``, with its hash, so that ``path`` is always a whole checkpoint: the old one or this one.
-
-    The old one goes on as ``previous``, if that is given.
-    """
+    """Write ``content`` and its hash so that ``path`` is always whole; the old file goes on as ``previous``."""
     write_atomically(path, packed(content)[0], previous=previous)
 
 
@@ -117,10 +111,7 @@ def packed(content: dict[str, Any]) -> tuple[bytes, str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, its hash verified and each field checked; nothing in the file is ever executed.
-
-    Raises ``CheckpointError``.
-    """
+    """The content of a checkpoint, its hash and fields verified, nothing of it run; raises ``CheckpointError``."""
     return read_with_hash(path)[0]
 
 

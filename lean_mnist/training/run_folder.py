@@ -1,7 +1,5 @@
 """Folders of a run, under ``runs`` and ``checkpoints``: the use of them by one process, and sinks that write there."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import itertools
@@ -107,7 +105,7 @@ class RunFolder:
         self._sinks: list[Sink] = []
         self._progress = Sink()
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
@@ -229,10 +227,7 @@ class RunFolder:
         return sizes, deleted
 
     def remake_checkpoints(self) -> bool:
-        """Make and lock the folder of the checkpoints again if it was deleted; returns whether it was.
-
-        Raises ``LeanMnistError`` where another is in its place.
-        """
+        """Make and lock the folder of the checkpoints again if it was deleted, and tell; another is refused."""
         if self._locks[-1].is_held():
             return False
         self._locks.pop().release()

@@ -3,8 +3,6 @@
 The names of the fields are those in checkpoints and in ``summary.json``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import math
@@ -102,13 +100,13 @@ class CheckSummary:
         """Plain values."""
         return {"verdict": self.verdict.value, **dataclasses.asdict(self)}
 
-    def of_rank(self, rank: int) -> CheckSummary:
+    def of_rank(self, rank: int) -> "CheckSummary":
         """A copy for one of several processes to go on with; the faults so far are kept in that of rank 0."""
         if rank == 0:
             return dataclasses.replace(self)
         return dataclasses.replace(self, failures=0, first_failure="", transient=0)
 
-    def merged(self, found: Sequence[CheckSummary]) -> CheckSummary:
+    def merged(self, found: "Sequence[CheckSummary]") -> "CheckSummary":
         """Findings of all processes, each on its part of the same steps; ``self`` as merged before.
 
         A step that several of them checked counts once, a fault for each of them.

@@ -1,7 +1,5 @@
 """Signals that ask a run to stop: it ends after the step that it is at, or at once where that is as good."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading
@@ -25,7 +23,7 @@ class StopRequest:
         self._at_once = False
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             for name in _SIGNALS:
                 number = getattr(signal, name, None)

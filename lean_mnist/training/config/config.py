@@ -1,9 +1,4 @@
-"""The configuration of a run: one frozen dataclass, from which the command line is derived.
-
-This module imports no PyTorch, so that ``--help`` answers at once.
-"""
-
-from __future__ import annotations
+"""The configuration of a run: one frozen dataclass, from which the command line is derived."""
 
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """Configuration of a PAC-Bayes run; imports no PyTorch, so that ``--help`` answers at once."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time
@@ -131,7 +129,7 @@ class PacBayesConfig:
             THREADS,
         )
 
-    def resolved(self, dataset: str, examples: int) -> PacBayesConfig:
+    def resolved(self, dataset: str, examples: int) -> "PacBayesConfig":
         """Every option filled in, for a data set of so many training ``examples``; raises ``ConfigError``."""
         own = {name: value for name, value in DEFAULTS[self.prior].items() if getattr(self, name) is None}
         own["dataset"], own["prior_examples"] = dataset, 0
@@ -142,7 +140,7 @@ class PacBayesConfig:
                 raise ConfigError(f"prior-examples: expected from 1 to {examples - 1}, found {chosen}")
         return dataclasses.replace(self, **own)
 
-    def of_trainer(self, epochs: int) -> TrainerConfig:
+    def of_trainer(self, epochs: int) -> "TrainerConfig":
         """The trainer's configuration of a run of ``epochs`` in all; of a resolved configuration."""
         shared = {name: getattr(self, name) for name in (
             "dataset", "data_dir", "hidden", "batch_size", "lr", "seed", "threads", "check", "check_every", "run_name",

@@ -1,7 +1,5 @@
 """Records to look at, of a network and its evaluation: pictures by NumPy and Pillow alone, curves, the embedding."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterable, Iterator

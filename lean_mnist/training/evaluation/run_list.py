@@ -1,7 +1,5 @@
 """The runs in a folder, as their files tell: a line each, or two side by side. A file that is broken is a line, too."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

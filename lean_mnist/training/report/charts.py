@@ -3,8 +3,6 @@
 Series differ in their dashes and are named beside them, so that colour alone tells nothing apart.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The curves of a run as charts, from its records."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

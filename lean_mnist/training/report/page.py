@@ -1,7 +1,5 @@
 """The page: figures of a run in words, charts and tables, each said to be proved, checked, measured or assumed."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -113,7 +111,7 @@ def page(run: RunFiles, tested: Tested | str, checkpoint: Path, uncertified: str
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def _template() -> "jinja2.Template":
     """The page with places for what is out of files, which is escaped."""
     import jinja2
     from markupsafe import Markup, escape

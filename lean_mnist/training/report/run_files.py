@@ -1,7 +1,5 @@
 """Files of a run, read back for its report: each is checked, and what cannot be read is said rather than guessed."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What the selected network reads in the test split: confusion matrix, and the misread images as pictures."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterator
@@ -57,10 +55,7 @@ def misread(tested: Tested) -> Iterator[Misread]:
 
 
 def test_again(checkpoint: Path, sha256: str | None, data_dir: str | None, folder: Path) -> Tested | str:
-    """Evaluate ``checkpoint`` on its test split, and compare it with the certificate in ``folder``.
-
-    Or why that cannot be, as where its hash is not ``sha256``.
-    """
+    """Evaluate ``checkpoint``, compare it with the certificate in ``folder``; or why not, as where the hash differs."""
     try:
         _, own, _ = read_with_hash(checkpoint)
         if sha256 is not None and own != sha256:
