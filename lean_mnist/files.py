@@ -32,7 +32,8 @@ def write_atomically(path: Path, content: bytes, *, previous: Path | None = None
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+            os.umask(mask := os.umask(0))
+            os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only the owner can read
             if previous is not None:
                 keep_as(path, previous)
             os.replace(temporary, path)
@@ -69,12 +70,6 @@ def is_at(descriptor: int, path: Path) -> bool:
 def is_leftover(name: str) -> bool:
     """True if ``name`` is that of a temporary file, which a killed process has left."""
     return _LEFTOVER.fullmatch(name) is not None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync_folder(folder: Path) -> None:

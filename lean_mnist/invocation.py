@@ -64,10 +64,8 @@ def _near(path: str) -> str:
 def _quoted(word: str) -> str:
     """``word`` for a shell, and in one line that a terminal prints as it is."""
     if not word.isprintable():
-        escapes = "".join(c if c.isprintable() and c not in "'\\" else _octal(c) for c in word)
+        plain = (c.isprintable() and c not in "'\\" for c in word)
+        octal = ("".join(f"\\{byte:03o}" for byte in os.fsencode(c)) for c in word)
+        escapes = "".join(c if as_is else o for c, as_is, o in zip(word, plain, octal, strict=True))
         return f"$'{escapes}'"
     return shlex.quote(word)
-
-
-def _octal(character: str) -> str:
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))

@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from lean_mnist.cache import keep, recall
 from lean_mnist.errors import DataError
-from lean_mnist.reading.files import LARGEST, opened, read_announced
-from lean_mnist.reading.packed import GZIP_MAGIC, GzipStream
+from lean_mnist.reading.files import GZIP_MAGIC, LARGEST, GzipStream, opened, read_announced
 from lean_mnist.reading.text import shown
 
 PathLike = str | os.PathLike[str]

@@ -13,7 +13,7 @@ import pytest
 from lean_mnist.cache import CACHE_VARIABLE
 from lean_mnist.data.idx import read_idx, read_images, read_labels
 from lean_mnist.errors import DataError
-from lean_mnist.reading.packed import GzipStream
+from lean_mnist.reading.files import GzipStream
 from lean_mnist.reading.text import shown
 from tests.support.idx_files import write_idx
 from tests.support.peak_memory import peak_below

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lean_mnist.reading.packed import GzipDamaged, GzipStream
+from lean_mnist.reading.files import GzipDamaged, GzipStream
 from tests.support.peak_memory import peak_below
 
 
