@@ -1,7 +1,5 @@
 """``python -m lean_mnist.certify``: certify what a network's errors prove about unseen data, or check a certificate."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -147,7 +145,7 @@ def refuse(arguments: CertifyArguments, names: Iterable[str], why: str) -> None:
             raise ConfigError(f"--{name.replace('_', '-')}: {why}")
 
 
-def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Certificate, Path]:
+def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> "tuple[Certificate, Path]":
     """Certify a checkpoint by the test split of its data; returns the certificate and where it was written."""
     from lean_mnist.generalization.certificates.runs import certify_run, run_folder
     from lean_mnist.training.checkpoints import load_checkpoint
@@ -176,7 +174,7 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> tuple[Ce
     )
 
 
-def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> tuple[Certificate, Path]:
+def certify_file(arguments: CertifyArguments, path: str, kind: "NetworkFile") -> "tuple[Certificate, Path]":
     """Certify a network that has no run, or rounded weights of one; written beside its file or into ``--out``."""
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.generalization.certificates.networks import certify_network
@@ -215,7 +213,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: NetworkFile) -> t
     return certificate, written
 
 
-def certify_coq(arguments: CertifyArguments, path: str, kind: NetworkFile, out: Path) -> None:
+def certify_coq(arguments: CertifyArguments, path: str, kind: "NetworkFile", out: Path) -> None:
     """Write the certificate in Coq of a quantised network, of its test split alone; Coq itself is not needed."""
     from lean_mnist.data.datasets import load_dataset
     from lean_mnist.files import write_atomically
@@ -248,7 +246,7 @@ def certify_coq(arguments: CertifyArguments, path: str, kind: NetworkFile, out: 
         print(f"  to prove   {typed('python -m lean_mnist.certify', '--check', out)} ({certificate.cost})")
 
 
-def options_of(arguments: CertifyArguments) -> ClaimOptions:
+def options_of(arguments: CertifyArguments) -> "ClaimOptions":
     """The options of the claims by a test split."""
     from lean_mnist.generalization.certificates.document import ClaimOptions
 

@@ -3,8 +3,6 @@
 Exit status: 0 if everything passes, 3 if a gradient is wrong or nothing could tell, 2 if the question makes no sense.
 """
 
-from __future__ import annotations
-
 import secrets
 import sys
 from collections.abc import Sequence
@@ -105,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(3)
 
 
-def _bundles(asked: CheckArguments, path: Path, function: Any, given: dict[str, Any]) -> list[Case]:
+def _bundles(asked: CheckArguments, path: Path, function: Any, given: dict[str, Any]) -> "list[Case]":
     """The case of one bundle, or of each of a folder that is of ``function``; options that are given come first."""
     from lean_mnist.crosscheck.bundles.bundle import FUNCTION, load_bundle, question_of
     from lean_mnist.crosscheck.bundles.names import import_path
@@ -136,7 +134,7 @@ def _bundles(asked: CheckArguments, path: Path, function: Any, given: dict[str, 
     return cases
 
 
-def _cases(asked: CheckArguments, options: dict[str, Any]) -> list[Case]:
+def _cases(asked: CheckArguments, options: dict[str, Any]) -> "list[Case]":
     from lean_mnist.crosscheck.cases.language import parse_inputs
     from lean_mnist.crosscheck.cases.table import cases_of
 

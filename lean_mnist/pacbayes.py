@@ -1,7 +1,5 @@
 """``python -m lean_mnist.pacbayes``: train a Gaussian over networks on a PAC-Bayes bound, and certify it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ class Arguments(Origin, PacBayesConfig):
     """
 
 
-def run(options: PacBayesConfig, resume: Path | None = None) -> PacBayesResult:
+def run(options: PacBayesConfig, resume: Path | None = None) -> "PacBayesResult":
     """Train and certify, from the start or from the checkpoint ``resume``; raises as ``training.run.run`` does."""
     # Not before the command line is read, so that --help need not wait for PyTorch.
     from lean_mnist.data.datasets import load_dataset

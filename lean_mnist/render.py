@@ -1,7 +1,5 @@
 """``python -m lean_mnist.render``: look at the images of a data set, and at what a checkpoint reads in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -104,7 +102,7 @@ def main() -> None:
         print("", *sheet(tiles, columns, Style(dataset.maximum, *drawn)), sep="\n")
 
 
-def _read(arguments: RenderArguments) -> tuple[Dataset, Evaluation | None]:
+def _read(arguments: RenderArguments) -> "tuple[Dataset, Evaluation | None]":
     """The data set and, of a checkpoint, what it reads in the whole split."""
     if arguments.checkpoint is None:
         from lean_mnist.data.datasets import load_dataset
@@ -130,7 +128,7 @@ class _Shown:
 
     index: int
     label: int
-    image: Image
+    image: "Image"
     read_as: tuple[int, float] | None  # and with which confidence; None without a checkpoint
     names: tuple[str, ...]  # of the classes
 
@@ -141,7 +139,7 @@ class _Shown:
     def _named(self, label: int) -> str:
         return printable(self.names[label], 30) if label < len(self.names) else str(label)
 
-    def tile(self, with_statistics: bool) -> Tile:
+    def tile(self, with_statistics: bool) -> "Tile":
         from lean_mnist.rendering.pixels import statistics
         from lean_mnist.rendering.sheet import Tile
 
@@ -163,7 +161,7 @@ class _Shown:
         return {**about, **statistics(self.image), "text": text}
 
 
-def _choose(arguments: RenderArguments, dataset: Dataset, found: Evaluation | None) -> tuple[list[_Shown], str]:
+def _choose(arguments: RenderArguments, dataset: "Dataset", found: "Evaluation | None") -> "tuple[list[_Shown], str]":
     """The images that are shown, and the lines above them."""
     import torch
 

@@ -29,21 +29,17 @@ def resolve_validation_size(validation_size: int | None, *, examples: int, limit
         if limit_train < 1:
             raise ConfigError(f"limit-train: {limit_train}, expected 1 or more")
         if limit_train >= examples:
-            raise ConfigError(
-                f"limit-train: {limit_train}, expected at most {examples - 1}: there are {examples} training examples, "
-                "and at least 1 has to be left for validation"
-            )
+            rest = f"there are {examples} training examples, and at least 1 has to be left for validation"
+            raise ConfigError(f"limit-train: {limit_train}, expected at most {examples - 1}: {rest}")
     if validation_size is not None and validation_size < 1:
         raise ConfigError(f"validation-size: {validation_size}, expected 1 or more")
 
     at_most = examples - (1 if limit_train is None else limit_train)
     size = validation_size or min(max(1, examples // DEFAULT_FRACTION), max(1, at_most))
     if size > at_most:
-        rest = "1 of them has" if limit_train is None else f"limit-train {limit_train} of them have"
-        raise ConfigError(
-            f"validation-size: {size}, expected at most {at_most}: there are {examples} training examples, "
-            f"and {rest} to be left for training"
-        )
+        left = "1 of them has" if limit_train is None else f"limit-train {limit_train} of them have"
+        rest = f"there are {examples} training examples, and {left} to be left for training"
+        raise ConfigError(f"validation-size: {size}, expected at most {at_most}: {rest}")
     return size
 
 

@@ -6,8 +6,6 @@ Registered as a plugin (entry point ``pytest11``), so a test only names it::
         gradient_check(MyFunction.apply, reference, [torch.randn(5, 3, requires_grad=True)])
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def gradient_check() -> Callable[..., FunctionReport]:
+def gradient_check() -> "Callable[..., FunctionReport]":
     """``gradient_check(function, reference, inputs, **options)``: returns the report, or fails the test with it.
 
     Options are those of ``check_function``. The seed is fresh each time unless given, and the report tells it.
@@ -26,7 +24,7 @@ def gradient_check() -> Callable[..., FunctionReport]:
 
     def check(
         function: Callable[..., Any], reference: Callable[..., Any] | None, inputs: Sequence[Any], **options: Any
-    ) -> FunctionReport:
+    ) -> "FunctionReport":
         __tracebackhide__ = True
         from lean_mnist.crosscheck.function_check import check_function  # PyTorch is imported by tests that ask
 

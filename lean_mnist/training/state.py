@@ -116,13 +116,12 @@ class CheckSummary:
         farthest = max(found, key=lambda one: _size(one.largest_divergence))
         widest = max(found, key=lambda one: _size(one.largest_bound))
         told = (f"rank {rank}: {one.first_failure}" for rank, one in enumerate(found) if one.failures)
-        return CheckSummary(
+        return dataclasses.replace(
+            farthest,
             **{name: max((getattr(one, name) for one in found), key=_size) for name in _OF_STEPS},
             failures=sum(one.failures for one in found),
             transient=sum(one.transient for one in found),
             first_failure=self.first_failure or next(told, ""),
-            largest_divergence=farthest.largest_divergence,
-            largest_at=farthest.largest_at,
             largest_bound=widest.largest_bound,
             largest_bound_at=widest.largest_bound_at,
         )

@@ -4,8 +4,6 @@ They are drawn by matplotlib, which the extra ``plots`` installs. In charts of a
 itself, rounded up to five digits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -38,7 +36,7 @@ MISSING = f"charts need matplotlib; to have it: {typed('python -m pip', 'install
 _INCHES, _DOTS_PER_INCH = (7.2, 4.8), 100
 
 
-def _axes(title: str, x_label: str, y_label: str) -> Axes:
+def _axes(title: str, x_label: str, y_label: str) -> "Axes":
     """The axes of a new chart, y as a percentage; raises ``ConfigError`` where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -60,7 +58,7 @@ def _percentage(value: float, position: Any = None) -> str:
     return f"{100 * value:.6g} %"
 
 
-def _picture(made: Axes) -> Picture:
+def _picture(made: "Axes") -> Picture:
     """The chart of these axes as a picture, its legend in a row between title and chart, so that it hides nothing."""
     columns = len(made.get_legend_handles_labels()[1])
     made.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, columns), frameon=False, fontsize=9)
@@ -193,7 +191,7 @@ def risk_by_bits(errors: int, examples: int, delta: Exact, bits: int) -> Picture
     return _picture(axes)
 
 
-def _risk_axes(title: str, x_label: str, highest: Fraction) -> Axes:
+def _risk_axes(title: str, x_label: str, highest: Fraction) -> "Axes":
     """Certified risk, up to somewhat more than ``highest``, over a logarithmic axis."""
     axes = _axes(title, x_label, "certified risk")
     axes.set(xscale="log", ylim=(0, min(1.0, max(0.001, 1.1 * float(highest)))))
