@@ -269,7 +269,8 @@ class GradientMonitor:
             if report.failures:
                 failed.append((report, recorded.path))
         # Without the modules that are wrong only because, or at least also because, a part of them is.
-        return [report for report, outer in failed if not any(_is_part(inner, outer) for _, inner in failed)]
+        paths = {path for _, path in failed}
+        return [report for report, path in failed if not any(p.startswith(path and f"{path}.") for p in paths - {path})]
 
     def _in_view(self, ready: Sequence[RecordedCall]) -> list[RecordedCall]:
         """The calls whose Functions can be seen: instead of a compiled one, those of its eager twin."""
@@ -289,7 +290,3 @@ class GradientMonitor:
     def _count(self, reason: NotApplicable, recorded: RecordedCall) -> None:
         self._fence.count(reason, recorded.name)
         self._copy_parameters |= reason.reason in (Reason.FREED, Reason.CHANGED)  # before the next check
-
-
-def _is_part(inner: str, outer: str) -> bool:
-    return inner != outer and (not outer or inner.startswith(f"{outer}."))

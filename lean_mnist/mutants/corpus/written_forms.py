@@ -69,11 +69,8 @@ ARGUMENTS.by_formulas("imaginary-part-lost", (Kind.ZERO, Kind.MISSING_TERM), "co
     lambda g, a, b: ((g * b.conj()).real + 0j, g * a.conj()), inputs=_complex)
 
 
-def _named_results(x: Tensor) -> dict[str, Any]:
-    return {"sin": x.sin(), "rest": [x.cos()]}
-
-
-@ARGUMENTS("results-exchanged", Kind.SWAPPED_TENSORS, "nested results", (5, 6), reference=_named_results)
+@ARGUMENTS("results-exchanged", Kind.SWAPPED_TENSORS, "nested results", (5, 6),
+           reference=lambda x: {"sin": x.sin(), "rest": [x.cos()]})
 def _results_exchanged(wrong: bool) -> Apply:
     """The upstream gradients of two results in a dict are exchanged."""
 
@@ -95,12 +92,8 @@ def _results_exchanged(wrong: bool) -> Apply:
     return call
 
 
-def _scaled_sine(*, x: Tensor, scale: float) -> Tensor:
-    return scale * x.sin()
-
-
 @ARGUMENTS("keyword-ignored", Kind.CONSTANT_FACTOR, "keyword arguments",
-           inputs=lambda: {"x": gaussian((5, 6))[0], "scale": 3.0}, reference=_scaled_sine)
+           inputs=lambda: {"x": gaussian((5, 6))[0], "scale": 3.0}, reference=lambda x, scale: scale * x.sin())
 def _keyword_ignored(wrong: bool) -> Apply:
     """The backward leaves out a scale that was given as a keyword."""
 
@@ -167,21 +160,14 @@ class _Layer(nn.Linear):
         return self._value(input, self.weight, self.bias)
 
 
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    return nn.functional.linear(x, layer.weight, layer.bias)
-
-
-def _linear_twice(layer: nn.Linear, x: Tensor) -> Tensor:
-    return x @ layer.weight.T @ layer.weight.T + layer.bias
-
-
 MODULES.add("parameter-left-out", Kind.ZERO, "always",
     "a parameter of a module is detached, and gets no gradient",
     lambda wrong: _Layer(lambda x, weight, bias: nn.functional.linear(x, weight, bias.detach() if wrong else bias)),
-    reference=_linear)
+    reference=lambda layer, x: nn.functional.linear(x, layer.weight, layer.bias))
 
 
-@MODULES("used-twice-counted-once", Kind.MISSING_TERM, "a parameter used twice", reference=_linear_twice)
+@MODULES("used-twice-counted-once", Kind.MISSING_TERM, "a parameter used twice",
+         reference=lambda layer, x: x @ layer.weight.T @ layer.weight.T + layer.bias)
 def _used_twice_counted_once(wrong: bool) -> nn.Module:
     """Of a weight that a module uses twice only the second use is differentiated."""
 
@@ -203,15 +189,13 @@ def _sine_compiled(change: Callable[[Tensor], Tensor]) -> Apply:
     return by_formulas(torch.sin, gradient)
 
 
-def _product_compiled(wrong: bool) -> Apply:
-    return lambda x, scale: x.sin() * (scale.detach() if wrong and torch.compiler.is_compiling() else scale)
-
-
 COMPILED.add("compiled-half", Kind.CONSTANT_FACTOR, "torch.compile",
     "where it is compiled, the gradient is half of the eager one",
     lambda wrong: _sine_compiled(lambda g: 0.5 * g if wrong else g))
 COMPILED.add("compiled-dropped", Kind.ZERO, "torch.compile",
-    "where it is compiled, one of two inputs gets no gradient", _product_compiled, (5, 6), (6,))
+    "where it is compiled, one of two inputs gets no gradient",
+    lambda wrong: lambda x, scale: x.sin() * (scale.detach() if wrong and torch.compiler.is_compiling() else scale),
+    (5, 6), (6,))
 COMPILED.add("compiled-in-bfloat16", Kind.PRECISION, "torch.compile",
     "where it is compiled, the gradient passes through bfloat16",
     lambda wrong: _sine_compiled(lambda g: g.to(torch.bfloat16).to(g.dtype) if wrong else g))

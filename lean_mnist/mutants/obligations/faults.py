@@ -34,10 +34,6 @@ from lean_mnist.verification.statements.convergence import CEILING, CLAIMS, SIGM
 _FIRST_OF_BIAS = "for (int64_t i = 0; i < net->examples; i++)\n            for (int64_t j = begin"
 
 
-def _columns_first(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().T.reshape(-1) if p.ndim == 2 else p.detach() for p in model.parameters()])
-
-
 def _one_place_further() -> Replacements:
     """Flattening and its inverse, both one place further on."""
     original = parameters.unflatten_parameters
@@ -65,14 +61,6 @@ def _odd_batches(right: Any, loss_B: Any, d_mean: Any) -> Any:
     return right * (size / (size + 1)) if isinstance(loss_B, torch.Tensor) and size % 2 else right
 
 
-def _halved_below_one_unit(right: Any, tape: Any, d_z: Any) -> Any:
-    return right / 2 if isinstance(d_z, torch.Tensor) and tape.weight_HD.shape[0] == 1 else right
-
-
-def _bare_gradient(right: Loss, tape: Any, d_loss: Any) -> Any:
-    return right.backward(tape, d_loss * 0 + 1)
-
-
 # fmt: off
 FORMULAS = [  # in whatever numbers the chain rule is computed
     fault("the weight gradient is 1 % too large", dense_fault(WEIGHT, lambda right, tape, d_z: right * 101 / 100),
@@ -90,7 +78,8 @@ FORMULAS = [  # in whatever numbers the chain rule is computed
     fault("the one-hot target is dropped", loss_fault(lambda right, tape, d_loss: tape[0] * d_loss[:, None]),
           "gradient.cross-entropy loss.gradient-sum tensors.loss-bounds"),
     fault("the target is added and not subtracted",
-          loss_fault(lambda right, tape, d_loss: (tape[0] * 2 - _bare_gradient(right, tape, d_loss)) * d_loss[:, None]),
+          loss_fault(lambda right, tape, d_loss:
+                     (tape[0] * 2 - right.backward(tape, d_loss * 0 + 1)) * d_loss[:, None]),
           "gradient.cross-entropy loss.gradient-bounded loss.lipschitz loss.convex"),
     fault("the penalty's gradient is doubled", option_fault("logit_penalty", 2), "gradient.cross-entropy-options"),
     fault("the loss has the wrong sign",
@@ -158,7 +147,9 @@ TRAINING = [
     fault("the node that trains scales its gradient by 0.99",
           changed_gradients("nn.functions.MLPLossFunction.backward", lambda g: g * 0.99),
           "gradient.network-gradcheck gradient.network-full-size gradient.central-difference-network"),
-    fault("parameters are flattened column by column", {"nn.parameters.flatten_parameters": _columns_first},
+    fault("parameters are flattened column by column",
+          {"nn.parameters.flatten_parameters": lambda model: torch.cat(
+              [p.detach().T.reshape(-1) if p.ndim == 2 else p.detach() for p in model.parameters()])},
           "types.round-trip"),
     fault("the vector is stored one place further on, consistently", _one_place_further(), "types.layout"),
     fault("a layer's shapes are not checked", {"chainrule.dense.check_dense_shapes": lambda *arguments: None},
@@ -176,7 +167,8 @@ TRAINING = [
           weights_times(1.01, lambda n, layers: layers[n][1] is None and isinstance(layers[n][0], torch.Tensor)),
           "training.whole-numbers"),
     fault("the gradient below a layer of one unit is halved on tensors",
-          dense_fault(INPUT, _halved_below_one_unit),
+          dense_fault(INPUT, lambda right, tape, d_z:
+                      right / 2 if isinstance(d_z, torch.Tensor) and tape.weight_HD.shape[0] == 1 else right),
           "training.whole-numbers gradient.network-gradcheck"),
     fault("in the vector that trains the gradient is 1 % too large",
           _in_place_fault(lambda gradients: [g * 1.01 for g in gradients]),
