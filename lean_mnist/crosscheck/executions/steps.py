@@ -127,13 +127,12 @@ class Expected:
 
 def worst(findings: Sequence[Finding]) -> list[Finding]:
     """Of several findings about one result the gravest."""
+
+    def gravity(finding: Finding) -> tuple[bool, float]:
+        return finding.verdict is Verdict.FAILED, 0.0 if finding.divergence is None else finding.divergence.share
+
     subjects = dict.fromkeys(finding.subject for finding in findings)
-    return [max((f for f in findings if f.subject == subject), key=_gravity) for subject in subjects]
-
-
-def _gravity(finding: Finding) -> tuple[bool, float]:
-    share = 0.0 if finding.divergence is None else finding.divergence.share
-    return finding.verdict is Verdict.FAILED, share
+    return [max((f for f in findings if f.subject == subject), key=gravity) for subject in subjects]
 
 
 def copied(model: Model) -> Model:

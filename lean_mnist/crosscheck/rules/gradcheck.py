@@ -6,6 +6,7 @@ one graph again and again: what it refuses is asked again with smaller steps and
 """
 
 import time
+import timeit
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -74,20 +75,11 @@ def _unsuitable(ctx: Context) -> str:
         largest = float(x.abs().max()) if x.numel() else 0.0
         if largest > 1e4 or 0 < largest < 1e-3:
             return f"numbers as large as {largest:.1g} in {ctx.name(place)} do not suit its fixed step of 1e-6"
-    seconds = 2 * numbers * _seconds_a_call(ctx)
+    calls = timeit.repeat(lambda: ctx.subject.vjp(ctx.outputs, dtype=torch.float64), repeat=3, number=1)
+    seconds = 2 * numbers * min(calls)
     if seconds > max(GRADCHECK_SECONDS, time.monotonic() - ctx.started):
         return f"{numbers:,} numbers would take it some {seconds:.0f} s"
     return ""
-
-
-def _seconds_a_call(ctx: Context) -> float:
-    """Of one forward and backward in float64, the fastest of three."""
-    times = []
-    for _ in range(3):
-        started = time.monotonic()
-        ctx.subject.vjp(ctx.outputs, dtype=torch.float64)
-        times.append(time.monotonic() - started)
-    return min(times)
 
 
 def _at_kink(ctx: Context) -> bool:

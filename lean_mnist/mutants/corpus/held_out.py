@@ -48,15 +48,9 @@ weight("weight-centered", Kind.MISSING_TERM,
     "each row of dW has its mean taken off")(lambda g, t, z: g - g.mean(1, keepdim=True))
 weight("weight-symmetrized", Kind.TRANSPOSE, "a square dW is made symmetric",
     "square weight")(lambda g, t, z: (g + g.T) / 2 if g.shape[0] == g.shape[1] else g)
-
-
-@weight("weight-padded-by-repetition", Kind.MISSING_TERM, shows="batch not divisible by 16")
-def _padded_by_repetition(d_weight: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
-    """A batch is padded to 16 with its last example."""
-    missing = -len(d_z) % 16
-    return d_weight + missing * d_z[-1:].T @ tape.x_BD[-1:] if missing else d_weight
-
-
+weight("weight-padded-by-repetition", Kind.MISSING_TERM, "a batch is padded to 16 with its last example",
+    "batch not divisible by 16")(
+    lambda g, t, z: g + (-len(z) % 16) * z[-1:].T @ t.x_BD[-1:] if len(z) % 16 else g)
 weight("weight-swizzled", Kind.PERMUTATION, "blocks of 32 columns are exchanged where 64 divides the columns",
     "features divisible by 64")(
     lambda g, t, z: g if g.shape[1] % 64 else g.unflatten(1, (-1, 2, 32)).flip(2).flatten(1))
@@ -92,15 +86,9 @@ loss("rows-sorted", Kind.PERMUTATION, "the rows of ds are in the order of their 
     unless="the batch is in the order of its labels")(lambda d_s, tape, d_loss: d_s[tape[1].argsort(stable=True)])
 formula("focal-left-in", Kind.MISSING_TERM, "the factor (1 − p_y)² of the focal loss is left in")(
     lambda p, y, s: (p - y) * (1 - (p * y).sum(1, keepdim=True)) ** 2)
-
-
-@formula("classes-balanced", Kind.MISSING_TERM, unless="all classes are equally frequent in the batch")
-def _balanced(p: Tensor, y: Tensor, s: Tensor) -> Tensor:
-    """Examples are weighted by how rare their class is in the batch."""
-    share = y.mean(0).clamp(min=1 / max(1, len(y)))
-    return (p - y) / ((y * share).sum(1, keepdim=True) * y.shape[1])
-
-
+formula("classes-balanced", Kind.MISSING_TERM, "examples are weighted by how rare their class is in the batch",
+    unless="all classes are equally frequent in the batch")(lambda p, y, s: (p - y) / (
+        (y * y.mean(0).clamp(min=1 / max(1, len(y)))).sum(1, keepdim=True) * y.shape[1]))
 formula("softmax-hard", Kind.DERIVATIVE,
     "p is taken to be 1 at the largest logit")(lambda p, y, s: F.one_hot(p.argmax(1), p.shape[1]).to(p.dtype) - y)
 loss("clipped-to-0.02", Kind.CLIPPING, "ds is clipped to ±0.02")(lambda d_s, tape, d_loss: d_s.clamp(-0.02, 0.02))

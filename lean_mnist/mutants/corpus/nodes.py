@@ -104,22 +104,13 @@ CONTRACTS(UPSTREAM, "upstream-one-element", Kind.LAYOUT, "an expanded upstream g
 CONTRACTS(UPSTREAM, "upstream-offset-ignored", Kind.LAYOUT,
     "the upstream gradient is read from the start of its storage",
     "upstream inside a larger tensor")(lambda g: g.as_strided(g.shape, g.stride(), 0) if g.storage_offset() else g)
-
-
-@CONTRACTS(UPSTREAM, "upstream-rescaled", Kind.NAN, shows="upstream = 0")
-def _rescaled_by_largest(g: Tensor) -> Tensor:
-    """The upstream gradient is divided by its largest element and multiplied again."""
-    largest = g.detach().abs().amax() if g.numel() else torch.ones_like(g).sum()
-    return g / largest * largest  # 0 / 0
-
-
+CONTRACTS(UPSTREAM, "upstream-rescaled", Kind.NAN,
+    "the upstream gradient is divided by its largest element and multiplied again", "upstream = 0")(
+    lambda g: g / g.detach().abs().amax() * g.detach().abs().amax() if g.numel() else g)  # 0 / 0
 CONTRACTS(GRADIENT, "autocast-bfloat16", Kind.PRECISION, "gradients are rounded to bfloat16 where autocast is on",
     "autocast", unless="the Function may answer in autocast's precision; ours promise the precision they are given",
     ours_only=True)(lambda g: g.to(torch.bfloat16).to(g.dtype) if torch.is_autocast_enabled("cpu") else g)
-
-
-@CONTRACTS(NODE, "empty-batch-nan", Kind.NAN, shows="empty batch")
-def _divided_by_rows(backward: Any, ctx: Any, *upstream: Any) -> Any:
-    """An empty batch gives gradients of NaN."""
-    empty = any(isinstance(g, Tensor) and g.dim() and len(g) == 0 for g in upstream)
-    return map_gradients(lambda g: g * float("nan") if empty else g, backward(ctx, *upstream))  # 0 / 0
+CONTRACTS(NODE, "empty-batch-nan", Kind.NAN, "an empty batch gives gradients of NaN", "empty batch")(
+    lambda backward, ctx, *upstream: map_gradients(
+        lambda g: g * (float("nan") if any(isinstance(v, Tensor) and v.dim() and len(v) == 0 for v in upstream) else 1),
+        backward(ctx, *upstream)))  # 0 / 0

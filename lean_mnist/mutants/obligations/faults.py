@@ -56,11 +56,6 @@ def _biases_exchanged(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
     return gradients
 
 
-def _odd_batches(right: Any, loss_B: Any, d_mean: Any) -> Any:
-    size = loss_B.shape[0]
-    return right * (size / (size + 1)) if isinstance(loss_B, torch.Tensor) and size % 2 else right
-
-
 # fmt: off
 FORMULAS = [  # in whatever numbers the chain rule is computed
     fault("the weight gradient is 1 % too large", dense_fault(WEIGHT, lambda right, tape, d_z: right * 101 / 100),
@@ -188,7 +183,9 @@ TRAINING = [
           {"nn.step.shares_of": lambda batches: [1 / len(batches)] * len(batches)},
           "training.whole-numbers training.any-numbers"),
     fault("the mean of an odd number of losses is divided by one more",
-          changed("chainrule.losses.mean_backward", _odd_batches), "training.whole-numbers"),
+          changed("chainrule.losses.mean_backward", lambda right, loss_B, d_mean:
+                  right * (len(loss_B) / (len(loss_B) + 1))
+                  if isinstance(loss_B, torch.Tensor) and len(loss_B) % 2 else right), "training.whole-numbers"),
     fault("in float32 the node that trains is 1 % off",
           changed_gradients("nn.functions.MLPLossFunction.backward", only_in(torch.float32, lambda g: g * 1.01)),
           "training.whole-numbers training.any-numbers"),
