@@ -46,7 +46,8 @@ class BallPrimitives(Primitives):
         """``e^X``: ``|e^X − e^a| ≤ e^a (e^r − 1)``."""
         mid = torch.exp(x.mid)
         # e^(a + r) is an upper bound as well, and the better one where r is large
-        change = torch.minimum(_above(mid) * _above(torch.expm1(x.rad)), _above(torch.exp(_next(x.mid + x.rad))))
+        above = torch.nextafter(x.mid + x.rad, mid.new_tensor(torch.inf))
+        change = torch.minimum(_above(mid) * _above(torch.expm1(x.rad)), _above(torch.exp(above)))
         return _around(mid, torch.where(x.rad == 0, 0, change))
 
     def log(self, x: Ball) -> Ball:
@@ -94,11 +95,6 @@ class BallPrimitives(Primitives):
     def pi(self, like: Ball) -> Ball:
         """``π``, between ``math.pi`` and the next number up: ``π − math.pi`` is 1.22…·10⁻¹⁶, a unit 4.44…·10⁻¹⁶."""
         return Ball(like.mid.new_tensor(math.pi), like.mid.new_tensor(1.2246467991473533e-16))
-
-
-def _next(value: Tensor) -> Tensor:
-    """The next number up: above the real number that was rounded to ``value``."""
-    return torch.nextafter(value, value.new_tensor(torch.inf))
 
 
 def _above(value: Tensor) -> Tensor:

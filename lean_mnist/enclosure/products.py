@@ -26,7 +26,7 @@ def accurate_product(x: Ball, y: Ball) -> Ball:
     (row_largest, row_sum), (column_largest, column_sum) = _sizes(x.mid, 1), _sizes(y.mid, 0)
     if not (_moderate(row_largest) and _moderate(column_largest)):
         return x @ y
-    bits = significant_bits(terms)
+    bits = (53 - (terms - 1).bit_length()) // 2  # with which n products add up exactly: n 2^bits 2^bits ≤ 2⁵³
     a1, a2 = _split(x.mid, row_largest, bits)
     b1, b2 = _split(y.mid, column_largest, bits)
     small = a1 @ b2 + a2 @ y.mid
@@ -49,11 +49,6 @@ def _nonnegative_product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` of nonnegative matrices, rounded up; exactly 0 for a row or a column of zeros."""
     something = a.any(1, keepdim=True) & b.any(0, keepdim=True)
     return torch.where(something, raised_products(a @ b, a.shape[1]), 0)
-
-
-def significant_bits(terms: int) -> int:
-    """Number of bits with which n products of two factors add up exactly: ``n 2^bits 2^bits ≤ 2⁵³``."""
-    return (53 - (terms - 1).bit_length()) // 2
 
 
 def _moderate(largest: Tensor) -> bool:

@@ -76,7 +76,7 @@ def check_theorems(
         with tempfile.TemporaryDirectory(prefix="lean_mnist-proofs-") as folder:
             shutil.copytree(proofs, folder, ignore=_not_written, dirs_exist_ok=True)
             theories = sorted(str(file.relative_to(folder)) for file in Path(folder).glob("*/*.v"))
-            needed = {_file_of(name) for name in wanted}
+            needed = {"/".join(name.split(".")[:2]) + ".v" for name in wanted}
             missing = sorted(needed - set(theories))
             if missing:
                 raise _Failed(f"obligations.txt names a theorem of {missing[0]}, and there is no such file")
@@ -133,10 +133,6 @@ def _read_obligations(proofs: Path, known: set[str]) -> dict[str, list[str]]:
 def _not_written(folder: str, names: list[str]) -> list[str]:
     """Those that were compiled, not written by hand; of folders none."""
     return [n for n in names if not (n == "_CoqProject" or n.endswith(".v") or Path(folder, n).is_dir())]
-
-
-def _file_of(name: str) -> str:
-    return "/".join(name.split(".")[:2]) + ".v"
 
 
 def _compile(folder: Path, theories: Sequence[str], progress: Progress) -> None:

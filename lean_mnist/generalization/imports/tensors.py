@@ -70,7 +70,9 @@ def read_safetensors(path: str | Path) -> Tensors:
             if entry.data_offsets != (start, end) or 8 + length + end > size:
                 raise DataError(f"{name}: damaged, {_named(key)} does not lie where its shape and others leave it")
             array = np.frombuffer(file.read(end - start), dtype).reshape(entry.shape)
-            arrays[_named(key)] = _widened(array) if entry.dtype == "BF16" else array
+            if entry.dtype == "BF16":
+                array = (array.astype(np.uint32) << 16).view(np.float32)
+            arrays[_named(key)] = array
         if 8 + length + end != size:
             raise DataError(f"{name}: damaged, {size:,} bytes, expected {8 + length + end:,} for its tensors")
     return Tensors(arrays, metadata)
@@ -82,10 +84,6 @@ def _entries(text: bytes) -> tuple[dict[str, _Entry], dict[str, str]]:
         raise ValueError("expected an object")
     metadata = msgspec.convert(values.pop("__metadata__", {}), dict[str, str])
     return msgspec.convert(values, dict[Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)], _Entry]), metadata
-
-
-def _widened(bfloat16: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    return (bfloat16.astype(np.uint32) << 16).view(np.float32)
 
 
 def read_state_dict(path: str | Path) -> dict[str, npt.NDArray[Any]]:
