@@ -99,7 +99,7 @@ class PlannedBatches(Sequence[Batch]):
     batch_size: int
     normalization: Normalization
     resting: RestingExamples | None  # sums of these images and labels, where they are watched
-    make: Callable[..., list[Batch]]
+    make: Callable[[int, int], list[Batch]]
 
     @property
     def by_pixel(self) -> bool:
@@ -125,17 +125,19 @@ class PlannedBatches(Sequence[Batch]):
             assert step == 1
             begin = self.begin + start * self.batch_size
             return replace(self, begin=begin, end=max(begin, min(self.end, self.begin + stop * self.batch_size)))
-        return self._made(index)
+        begin, end = self._range(index)
+        return self.make(begin, end)[0]
 
-    def standing(self, index: int, batch: Batch) -> Batch:
-        """``batch``, which an engine has made in the memory, to be compared with its source where batches are."""
-        return batch if self.resting is None else self._made(index, standing=True)
+    def features(self, index: int) -> Tensor:
+        """Features of a batch, made of their images by themselves."""
+        begin, end = self._range(index)
+        return self.normalization.apply(self.images.index_select(0, self.noted[begin:end]), torch.float32)
 
-    def _made(self, index: int, *, standing: bool = False) -> Batch:
+    def _range(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         at = self.begin + index * self.batch_size
-        return self.make(at, min(at + self.batch_size, self.end), standing=standing)[0]
+        return at, min(at + self.batch_size, self.end)
 
 
 class Batches:
@@ -217,7 +219,7 @@ class Batches:
                 resting = RestingExamples(images, labels, f"of epoch {epoch + 1}, deformed,")
         noted = order if watch is None else order.clone()
 
-        def made(begin: int, end: int, *, standing: bool = False) -> list[Batch]:
+        def made(begin: int, end: int) -> list[Batch]:
             sizes = [min(size, end - at) for at in range(begin, end, size)]
             chosen = order[begin:end]
             if watch is not None and not torch.equal(chosen, noted[begin:end]):
@@ -225,14 +227,12 @@ class Batches:
             if self.part is not None:
                 parts = [batch[self.part(len(batch))] for batch in chosen.split(size)]
                 chosen, sizes = torch.cat(parts), [len(part) for part in parts]
+            some, their_labels = images.index_select(0, chosen), labels.index_select(0, chosen)
+            if watch is not None and resting is not None:
+                watch.tell(resting.difference(chosen, some, their_labels))
             x, y, batches = self._take(sizes)
-            their_labels = labels.index_select(0, chosen)
-            if not standing:
-                some = images.index_select(0, chosen)
-                if watch is not None and resting is not None:
-                    watch.tell(resting.difference(chosen, some, their_labels))
-                y.copy_(their_labels)
-                self.normalization.apply(some, self.dtype, x)
+            y.copy_(their_labels)
+            self.normalization.apply(some, self.dtype, x)
             if watch is not None:
                 for number, ((features, _), own) in enumerate(zip(batches, their_labels.split(sizes), strict=True)):
                     watch.made(features, own, functools.partial(self._features, images, chosen, sizes, number))

@@ -8,6 +8,7 @@ from torch import Tensor
 from lean_mnist.memory import row_sums, rows_as_words
 
 _NOTED = "lean_mnist_made"  # attribute of the tensor of a batch's features, so that it goes when the batch does
+NOT_ITS_IMAGES = "the features of the batch are not those of its images: they were changed in memory"
 LABEL_FACTOR = 0x9E3779B97F4A7C1  # spreads the bits of a label over a word
 
 
@@ -84,9 +85,14 @@ class BatchWatch:
         if not torch.equal(sums, made.sums):
             row = int((sums != made.sums).nonzero()[0])
             found.append(f"the features of example {row} of the batch were changed in memory")
-        elif from_source and not torch.equal(x.view(torch.uint8), made.again().view(torch.uint8)):
-            found.append("the features of the batch are not those of its images: they were changed in memory")
+        elif from_source and not same_bits(x, made.again()):
+            found.append(NOT_ITS_IMAGES)
         return first_of(found)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """True if two contiguous tensors are equal bit for bit."""
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
 def first_of(found: Sequence[str]) -> str:

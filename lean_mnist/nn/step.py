@@ -46,6 +46,7 @@ class Step:
     learning_rate: float  # of the update that follows
     tapes: list[StepTape]  # one a batch; empty where the run keeps none
     past: tuple[StepTape, ...] = ()  # tapes of the steps before, the latest last
+    share: float | None = None  # of what rounding explains, where the engine has screened it already
 
     @functools.cached_property
     def norms(self) -> list[tuple[str, float, float]]:
@@ -146,9 +147,11 @@ def gradients_of(model: MLP) -> list[tuple[Tensor | None, Tensor | None]]:
 class HeldStep(NamedTuple):
     """A step that is computed and found finite, its update left to be made."""
 
-    loss: float
+    loss: Tensor
+    loss_value: float  # the same
     tape: StepTape
     norms: list[tuple[str, float, float]]  # as of :class:`Step`
+    share: float | None  # the same
 
 
 class StepChunk(NamedTuple):

@@ -695,6 +695,16 @@ void note_sums(const Update *update) {
     }
 }
 
+/* The first block of parameters, or of momentum after them, that has another sum than was left; -1 if none has. */
+int64_t changed_block(const Update *update) {
+    int64_t blocks = blocks_of(update);
+    for (int64_t block = 0; block < (update->momentum ? 2 : 1) * blocks; block++) {
+        const float *values = block < blocks ? update->parameters : update->momentum;
+        if (update->sums[block] != block_sum(update, values, block % blocks)) return block;
+    }
+    return -1;
+}
+
 static double norm_of(const float *p, int64_t count) {
     double squares = 0;
     for (int64_t k = 0; k < count; k += BLOCK) squares += squares_of(p + k, count - k < BLOCK ? count - k : BLOCK);

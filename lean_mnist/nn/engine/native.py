@@ -32,6 +32,7 @@ from lean_mnist.nn.engine.structures import (
     UpdateRule,
     Work,
     address,
+    address_from,
     pointer_to,
     source_of,
 )
@@ -108,7 +109,6 @@ class NativeEngine(StepEngine):
         self.threads = ThreadChoice(threads)
         self._tapes: dict[int, StepTape] = {}  # by the number of examples
         self._last: StepTape | None = None
-        self._share: float | None = None  # of that tape's step, where its screen has found one
         self.screen: Screen | None = None
         network, capacity = parameters.network, len(hot.labels)
 
@@ -119,7 +119,7 @@ class NativeEngine(StepEngine):
         self._inputs = [hot.features, *(memory(width) for width in sizes[1:-1])]
         self._outputs, self._d_outputs = ([memory(width) for width in sizes[1:]] for _ in range(2))
         self._d_inputs = [None, *(memory(width) for width in sizes[1:-1])]
-        self._loss = torch.zeros(capacity)
+        self._loss, self._mean_loss = torch.zeros(capacity), torch.zeros(())
         self._layers = (Layer * len(pairs))(
             *(
                 Layer(
@@ -146,6 +146,7 @@ class NativeEngine(StepEngine):
         self.feature_sums = torch.zeros(capacity, dtype=torch.int32)
         self.sizes, self.capacity, self.has_bias = sizes, capacity, pairs[0][1] is not None
         self._library.crew_new.restype, self._library.screen_once.restype = c_void_p, c_double
+        self._library.changed_block.restype = c_int64
         self._crew = c_void_p(self._library.crew_new(c_int64(self.threads.most)))
         weakref.finalize(self, self._library.crew_end, self._crew)
 
@@ -181,7 +182,7 @@ class NativeEngine(StepEngine):
         if len(batches) != 1 or self._refused or not self._hot.holds(batches[0]):
             return super().step(batches)
         losses = torch.zeros(1, dtype=torch.float64)
-        self.network.examples, self._share = len(batches[0][1]), None
+        self.network.examples = len(batches[0][1])
         work = Work(network=pointer_to(self.network), steps=1, losses=address(losses))
         # Steps by themselves are measured where there are no others: with another optimizer, or several processes.
         threads, started = self.threads.best if self._compared_chunk else self.threads.next(), time.perf_counter()
@@ -233,8 +234,8 @@ class NativeEngine(StepEngine):
         while taken < len(batches) and not stopped:
             rest = batches[taken:]
             count = len(rest) if self.screen is None else self.screen.begin(first + taken, len(rest))
-            source.order, source.remaining = batches.order[rest.begin :].data_ptr(), rest.end - rest.begin
-            source.noted = batches.noted[rest.begin :].data_ptr() if source.image_sums else None
+            source.order, source.remaining = address_from(batches.order, rest.begin), rest.end - rest.begin
+            source.noted = address_from(batches.noted, rest.begin) if source.image_sums else None
             work = Work(
                 network=pointer_to(self.network), source=pointer_to(source), update=pointer_to(rule), steps=count,
                 seconds=_SECONDS, losses=ctypes.addressof(losses) + taken * ctypes.sizeof(c_double),
@@ -257,18 +258,20 @@ class NativeEngine(StepEngine):
             if work.status != DONE:
                 break
         if self.screen is not None and self.screen.watches_memory and work.status != STOOD_OUT:
-            sums = self._sums.clone()
-            self._library.note_sums(byref(rule))
-            for block in (sums != self._sums).nonzero()[:1].tolist():
-                self.screen.changed(first + taken - 1, *block)
+            block = self._library.changed_block(byref(rule))
+            if block >= 0:
+                self.screen.changed(first + taken - 1, block)
         held = work.status == HELD and not stopped
         # A step that was begun and neither taken nor held has left its own values in the tape.
         latest = batches.examples(taken + held) - batches.examples(taken + held - 1)
         self._last = self._tape(latest) if held or (taken and work.status == DONE) else None
-        self._share = work.share if held and self.screen is not None else None
         if taken and self._update.moved is not None:
             self._update.moved()
-        result = HeldStep(losses[taken], self._tape(latest), self._norms()) if held else None
+        result = None
+        if held:
+            c_float.from_address(self._mean_loss.data_ptr()).value = losses[taken]
+            share = None if self.screen is None else work.share
+            result = HeldStep(self._mean_loss, losses[taken], self._tape(latest), self._norms(), share)
         return StepChunk(losses[:taken], [], stopped, work.status == NOT_FINITE, result)
 
     def _norms(self) -> list[tuple[str, float, float]]:
@@ -282,8 +285,6 @@ class NativeEngine(StepEngine):
 
     def screened(self, function: c_void_p, state: c_void_p) -> float:
         """The result of a function of the type Screen on the step now in the tape."""
-        if self._share is not None:
-            return self._share
         found: float = self._library.screen_once(function, state, byref(self.network), None)
         return found
 

@@ -76,6 +76,11 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def address_from(tensor: Tensor, index: int) -> int:
+    """Of the number at ``index`` of a vector; a slice would be an operation."""
+    return tensor.data_ptr() + index * tensor.element_size()
+
+
 def pointer_to(structure: ctypes.Structure | None) -> Any:
     """For a field that points to it; a null pointer for none. Whoever asks keeps the structure."""
     return None if structure is None else ctypes.pointer(structure)
@@ -85,7 +90,7 @@ def source_of(batches: PlannedBatches) -> Source:
     """Examples of these batches, in their order."""
     source, normalization = Source(), batches.normalization
     source.images, source.labels = address(batches.images), address(batches.labels)
-    source.order, source.count = batches.order[batches.begin :].data_ptr(), len(batches.labels)
+    source.order, source.count = address_from(batches.order, batches.begin), batches.labels.shape[0]
     source.batch_size, source.remaining = batches.batch_size, batches.end - batches.begin
     source.mean, source.scale = normalization.mean, normalization.scale
     source.clip = math.inf if normalization.clip is None else normalization.clip

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lean_mnist.data.watch import BatchWatch, first_of
+from lean_mnist.data.watch import NOT_ITS_IMAGES, BatchWatch, first_of, same_bits
 from lean_mnist.errors import GradientMismatch, HealthError, MemoryFault
 from lean_mnist.invocation import typed
 from lean_mnist.memory import Checksum
@@ -91,7 +91,7 @@ class MemoryGuard:
         gates, every_step = ([_Explained(gate, self) for gate in some] for some in (hooks.gates, hooks.every_step))
         return dataclasses.replace(
             hooks, health=_Explained(hooks.health, self), gates=gates, every_step=[*every_step, self],
-            before=self._compare_batches, at_rest=self._at_rest,
+            before=self._compare_batches, compare_held=self._compare_held, at_rest=self._at_rest,
         )  # fmt: skip
 
     def on_gradients(self, step: Step) -> Iterable[Record]:
@@ -106,11 +106,20 @@ class MemoryGuard:
 
     def _compare_batches(self, batches: Sequence[Batch], ahead: int = 0) -> None:
         """Those of the step after the next ``ahead`` ones."""
-        started, step = time.perf_counter(), self._state.step + 1 + ahead
+        step, started = self._state.step + 1 + ahead, time.perf_counter()
         found = self._of(batches, step % FROM_SOURCE == 0)
         self._policy.summary.seconds += time.perf_counter() - started
         # With --on-divergence warn the step is taken all the same, if it can be.
         if found and (self._policy.stop or label_of_no_class(self._parameters, batches)):
+            raise self.fault(step, found)
+        self._of_batches += found
+
+    def _compare_held(self, features: Tensor, again: Callable[[], Tensor]) -> None:
+        step, started = self._state.step + 1, time.perf_counter()
+        # The engine has compared them with their sums.
+        found = [NOT_ITS_IMAGES] * (step % FROM_SOURCE == 0 and not same_bits(features, again()))
+        self._policy.summary.seconds += time.perf_counter() - started
+        if found and self._policy.stop:
             raise self.fault(step, found)
         self._of_batches += found
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
 from lean_mnist.audit.bundle import save_step_bundle
 from lean_mnist.errors import GradientMismatch
 from lean_mnist.invocation import typed
@@ -44,6 +46,8 @@ class StepHooks:
     # Gates of every step. An engine that screens stands in for them in a chunk, but at the steps at which they are due.
     every_step: Sequence[Hook] = ()
     before: Callable[[Sequence[Batch]], None] = lambda batches: None  # a gate before a step is computed from these
+    # As ``before``, of a step that an engine has computed in a chunk: its features, and what makes them again.
+    compare_held: Callable[[Tensor, Callable[[], Tensor]], None] = lambda features, again: None
     at_rest: Callable[[], Iterable[Record]] = tuple  # a gate before weights and optimizer's state are saved
 
     def steps_until_due(self, first: int, most: int, screens: bool) -> int:
