@@ -1,8 +1,7 @@
 """``python -m lean_mnist.crosscheck.replay BUNDLE``: run a failed check again from its bundle.
 
-A bundle is one that ``check_function``'s report saved, to be asked of ``--function module:name``, or one that a
-training run left in its folder when a check of its gradients failed, whose step is computed again with the code now
-installed. Nothing that a bundle names is imported or called.
+A bundle is one that ``check_function``'s report saved, to be asked of ``--function module:name``, or one that a run
+left when a check failed, whose step is computed again. Nothing that a bundle names is imported or called.
 
 Exit status: 0 if everything passes, 3 if a gradient is wrong, 2 if the bundle or a function cannot be read.
 """

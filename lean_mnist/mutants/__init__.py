@@ -1,9 +1,7 @@
 """Planted bugs: a public corpus of faulty backwards, each tagged with the condition under which it shows.
 
-A check that has never been seen to fail is no check. :func:`run_selftest` plants the corpus in this package's own
-backward and trains with the checks that a run uses, and checks whole Functions, right and faulty;
-:func:`for_target` plants what fits anywhere in your Function.
-:func:`planted` and :func:`planting` plant a mutant, or any replacement, for the length of a ``with``.
+A check that has never been seen to fail is no check. :func:`run_selftest` plants the corpus in this package's backward,
+:func:`for_target` what fits anywhere in your Function. :func:`planted` and :func:`planting` plant one for a ``with``.
 """
 
 from lean_mnist.mutants.corpus import FUNCTION_MUTANTS as FUNCTION_MUTANTS

@@ -114,10 +114,9 @@ def _wrap(original: Callable[..., Any], fault: Fault, plant: Plant) -> Callable[
 
 
 def _other_arithmetic(argument: Any) -> bool:
-    """True if the chain rule is run on anything but tensors: on balls, fractions or expressions.
+    """True if the chain rule is run on balls, fractions or expressions: a mutant stands for code that runs on tensors.
 
-    A mutant stands for faulty code that runs on tensors. The enclosure keeps the right formula; the self-test gives it
-    no credit for that, since a fault in the formula itself would be in the enclosure too.
+    The self-test gives the enclosure no credit for that, since a fault in the formula would be in it too.
     """
     while isinstance(argument, tuple) and argument:
         argument = argument[0]

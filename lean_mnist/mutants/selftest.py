@@ -36,12 +36,9 @@ def run_selftest(
 ) -> SelftestReport:
     """Plant each of ``mutants`` in the chain rule, train with the checks of a run, and report what caught it.
 
-    A network learns the digits of scikit-learn for ``steps`` steps: the screen at every one, the audit (comparison,
-    and at the first step gradcheck) at the first and every ``AUDIT_EVERY``-th. What no training step shows (an upstream
-    gradient in another layout, a frozen parameter) is put to ``check_function``. A mutant must be refused at the latest
-    at the first step at which it shows. As a control everything runs once with nothing planted.
-
-    Nothing else may train in this process meanwhile: the mutants are planted in the chain rule itself.
+    What no training step shows (an upstream gradient in another layout, a frozen parameter) is put to
+    ``check_function``. A mutant must be refused at the latest at the first step at which it shows. As a control
+    everything runs once with nothing planted. Nothing else may train in this process meanwhile.
     """
     started = time.perf_counter()
     false_alarms, controls = _control(mutants, seed, steps)

@@ -1,8 +1,7 @@
 """A short training run in which every condition occurs that a training step can show, checked as a run is checked.
 
-The data are the digits that ship with scikit-learn. Most steps are ordinary; a few are not, so that each condition of
-the corpus holds at some step: two batches accumulated, a ragged batch, a batch of one, a batch as large as a layer is
-wide, a unit pruned to exact zeros, one that rests just above its kink, an outlier that saturates everything.
+A network learns the digits of scikit-learn. A few steps are not ordinary, so that each condition holds at some: batches
+accumulated, ragged, of one, as large as a layer is wide, units at or just above their kink, an outlier.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Repro bundles: inputs, seeds and options of a failed check, in one file that ``torch.load`` reads safely.
 
-There are two kinds: of a call of ``check_function``, written here, and of a training step (``lean_mnist.audit``). A
-bundle names the function that was checked, for people; nothing is imported because a file names it.
+They are of a call of ``check_function``, written here, or of a training step (``lean_mnist.audit``). Names of functions
+in them are for people: nothing is imported because a file names it.
 """
 
 import io

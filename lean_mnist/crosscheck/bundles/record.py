@@ -1,7 +1,7 @@
 """Real inputs and upstream gradients of Functions, kept as bundles while somebody else's loop trains.
 
-Some faults show only at real activations: large ones, ties, zeros, rows of padding. ``record`` writes calls as they
-come, and ``check_function(…, inputs=path)`` or ``python -m lean_mnist.check path module:Function`` asks them again.
+Some faults show only at real activations. ``check_function(…, inputs=path)`` or ``python -m lean_mnist.check path
+module:Function`` asks them again.
 """
 
 import re

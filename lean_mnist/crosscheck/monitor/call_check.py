@@ -46,10 +46,9 @@ def check_recorded(
     seed: int,
     parameters: Sequence[Tensor] = (),
 ) -> tuple[ModuleReport, NotApplicable | None]:
-    """Check one call whose backward came by. Leaves gradients, modes, buffers and generators as they are.
+    """The report on one call whose backward came by, and why it could not be checked, where it could not.
 
-    ``parameters`` are those whose gradients a replay might touch. Gives the report, and why the call could not be
-    checked, where it could not.
+    Leaves modes, buffers, generators, and gradients of ``parameters``, which a replay might touch, as they are.
     """
     started, reason = time.perf_counter(), None
     with undisturbed(parameters):

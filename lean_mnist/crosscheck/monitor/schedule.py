@@ -20,10 +20,9 @@ def regular(every: int | Callable[[int], bool]) -> Callable[[int], bool]:
 
 
 class Budget:
-    """Choose forwards so that checks take at most a share of the time. The first always is checked.
+    """Choose forwards, the first among them, so that checks take at most a share of the time.
 
-    Processes that train together must check the same forwards, for a replay may communicate, and their clocks differ:
-    there it is every hundredth forward.
+    Processes that train together must check the same ones, since a replay may communicate: every hundredth.
     """
 
     def __init__(self, at_most: float, spent: Callable[[], float]) -> None:

@@ -1,7 +1,6 @@
 """Kinks, where a function has no derivative: points at which either side's slope is a right answer.
 
-A kink excuses a difference only as far as it explains it: the slopes on its two sides must differ by as much, and away
-from the kink there must be no difference.
+It excuses a difference only as far as the slopes on its two sides differ, and if there is none away from it.
 """
 
 import itertools

@@ -1,8 +1,7 @@
 """The backward differentiated once more: right, or refused with an error, never silently wrong.
 
-With ``g(x, v) = Jᵀ v`` and a random ``w``, the gradients of ``⟨g, w⟩`` in ``x`` and in ``v``, against those of the
-reference in float64, or, without one, against differences of ``g`` itself. A backward that uses an intermediate value
-of its forward (neither an input nor an output) loses the graph there; it should say so by ``@once_differentiable``.
+With ``g(x, v) = Jᵀ v``, the gradients of ``⟨g, w⟩`` in ``x`` and ``v``, against the reference's in float64, or against
+differences of ``g``. A backward that uses an intermediate value of its forward loses the graph, and should say so.
 """
 
 import functools

@@ -1,7 +1,6 @@
 """Checks at other inputs: other sizes, and exact zeros, ties and large numbers.
 
-Batches of 0, 1 and odd sizes, and dimensions about the tile sizes of kernels, show remainders of tiles that are treated
-otherwise. Among special values branches are forgotten, and 0/0 and ∞/∞ become NaN.
+Other sizes show remainders of tiles that are treated otherwise; special values forgotten branches, 0/0 and ∞/∞.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Rules that PyTorch's transforms call in place of forward and backward: a Function's ``jvp`` and ``vmap``.
-
-And what its compiler calls of an operator that is registered with ``torch.library``.
-"""
+"""Rules of what transforms and compilers call beside forward and backward: ``jvp``, ``vmap``, operators."""
 
 import warnings
 from collections.abc import Sequence

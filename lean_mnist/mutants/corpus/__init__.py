@@ -1,12 +1,12 @@
 """The corpus of planted bugs, put together from its groups."""
 
 from lean_mnist.errors import ArgumentError, nearest
-from lean_mnist.mutants.corpus import chain_rule, formulas, functions, held_out, memory, nodes, shipped, written_forms
+from lean_mnist.mutants.corpus import chain_rule, formulas, functions, held_out, nodes, shipped, written_forms
 from lean_mnist.mutants.mutant import Mutant
 from lean_mnist.mutants.whole_function import FunctionMutant
 
 _GROUPS = (
-    *(chain_rule.PRODUCTS, chain_rule.ACTIVATIONS, chain_rule.LOSSES, chain_rule.NETWORKS, memory.GROUP),
+    *(chain_rule.PRODUCTS, chain_rule.ACTIVATIONS, chain_rule.LOSSES, chain_rule.NETWORKS, chain_rule.MEMORY),
     *(nodes.ANY_NODE, nodes.CONTRACTS, shipped.GROUP, held_out.GROUP),
 )
 _FUNCTION_GROUPS = (

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lean_mnist.chainrule.activations import LEAKY_SLOPE
+from lean_mnist.chainrule.dense import DenseTape
 from lean_mnist.chainrule.mlp import MLPGradients, MLPTape
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.mutants import mutant as parts
-from lean_mnist.mutants.mutant import Group, with_entry
+from lean_mnist.mutants.mutant import Group, Memory, key_of, with_entry
 
 # fmt: off
 PRODUCTS = Group("products")
@@ -196,3 +197,53 @@ def _frozen_takes_weight(gradients: MLPGradients, tape: MLPTape, layers: Any, *r
 
 gradients_of("input-gradient-zero", Kind.ZERO, "the gradient of the network's input is zero", "input needs gradient")(
     lambda right, *rest: right if right.x_BD is None else right._replace(x_BD=torch.zeros_like(right.x_BD)))
+
+
+# Faults that depend on earlier calls: stale values, buffers that are not cleared, races, rare calls.
+MEMORY = Group("memory")
+remembering = partial(MEMORY, parts.WEIGHT, remembers=True)
+
+remembering("weight-stale-input", Kind.STALE_VALUE, "dW is formed with the last call's input",
+    "second call")(lambda memory, g, t, z: z.T @ memory.swap(key_of(*t), t.x_BD.detach().clone()))
+MEMORY(parts.INPUT, "input-stale-weight", Kind.STALE_VALUE, "dx is formed with the last call's weight", "second step",
+    remembers=True)(lambda memory, g, t, z: z @ memory.swap(key_of(t.weight_HD), t.weight_HD.detach().clone()))
+
+
+def _stale_saved(memory: Memory, original: Any, saved: Any, upstream: Tensor) -> Any:
+    """The backward of the last call's saved arrays, where they have the shapes of this one's."""
+    tensors = saved if isinstance(saved, tuple) else (saved,)
+    stale = memory.swap(key_of(*tensors), tuple(t.detach().clone() for t in tensors))
+    return original(stale if isinstance(saved, tuple) else stale[0], upstream)
+
+
+MEMORY(parts.ACTIVATION, "mask-stale", (Kind.STALE_VALUE, Kind.MASK), "the mask is the last call's", "second call",
+    remembers=True)(_stale_saved)
+MEMORY(parts.LOSS, "loss-stale", Kind.STALE_VALUE, "probabilities and labels are the last call's", "second call",
+    remembers=True)(_stale_saved)
+
+
+# A term too many, from an earlier call.
+@remembering("weight-not-cleared", (Kind.STALE_VALUE, Kind.MISSING_TERM), shows="second call")
+def _not_cleared(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
+    """dW is added to the last call's."""
+    before = memory.kept.get(key_of(right))
+    memory.kept[key_of(right)] = right.detach().clone()
+    return right if before is None else right + before
+
+
+remembering("weight-race-every-50", Kind.NONDETERMINISM, "every 50th call doubles the first row of dW",
+    "every 50th call")(lambda memory, g, t, z: with_entry(g, 0, 2 * g[0]) if memory.count() % 50 == 0 else g)
+
+
+@remembering("weight-race-at-random", Kind.NONDETERMINISM, shows="at random")
+def _at_random(memory: Memory, right: Tensor, tape: DenseTape, d_z: Tensor) -> Tensor:
+    """One call in ten loses half of the batch."""
+    lost = float(torch.rand((), generator=memory.random)) < 0.1
+    half = len(d_z) // 2
+    return d_z[:half].T @ tape.x_BD[:half] if lost else right
+
+
+remembering("weight-noise", Kind.NONDETERMINISM, "dW is off by 0.01 %, differently at each call")(
+    lambda memory, g, t, z: g * (1 + 1e-4 * torch.randn(g.shape, generator=memory.random, dtype=g.dtype)))
+remembering("weight-after-200-calls", Kind.CONSTANT_FACTOR, "dW is 0.1 % too large after the first 200 calls",
+    "after 200 calls")(lambda memory, g, t, z: g if memory.count() <= 200 else g * 1.001)

@@ -1,7 +1,7 @@
 """Bugs that shipped in other people's kernels and training code, re-created in a few lines on this chain rule.
 
-``source`` names the report. The mathematics of the fault is replayed, not the kernel: where a report is about one
-generation of GPU, the fault here depends on the dtype, which is as blind a spot for a test that uses another.
+``source`` names the report. The mathematics is replayed, not the kernel: a fault of one generation of GPU depends on
+the dtype here, which is as blind a spot for a test that uses another.
 """
 
 from functools import partial
