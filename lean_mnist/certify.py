@@ -157,21 +157,11 @@ def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> "tuple[C
     folder = existing(arguments.out or run_folder(checkpoint, config.runs_dir, config.run_name))
     dataset = data_of(loaded, loaded.data["name"], arguments.data_dir)
     if dataset.fingerprint() != loaded.data["sha256"]:
-        raise CheckpointError(
-            f"{checkpoint}: the {dataset.name} found here is not what it was trained on (its hash differs), so that "
-            "nothing is known of the history of this test split"
-        )
-    return certify_run(
-        loaded.model,
-        loaded.normalization,
-        dataset,
-        loaded.metrics,
-        folder,
-        tracked=config.track_test,
-        developers=developers_of(config.preset, dataset.name),
-        options=options_of(arguments),
-        replaces=False,
-    )
+        found = f"the {dataset.name} found here is not what it was trained on (its hash differs)"
+        raise CheckpointError(f"{checkpoint}: {found}, so that nothing is known of the history of this test split")
+    about, options = (loaded.model, loaded.normalization, dataset, loaded.metrics, folder), options_of(arguments)
+    developers = developers_of(config.preset, dataset.name)
+    return certify_run(*about, tracked=config.track_test, developers=developers, options=options, replaces=False)
 
 
 def certify_file(arguments: CertifyArguments, path: str, kind: "NetworkFile") -> "tuple[Certificate, Path]":
@@ -204,9 +194,8 @@ def certify_file(arguments: CertifyArguments, path: str, kind: "NetworkFile") ->
         paid: dict[str, Any] = {"candidates": candidates, "adaptive": arguments.adaptive}
         certificate = certify_network(network, dataset, code=code, **paid, deltas=deltas, bounds=bounds)
     else:
-        raise CertificateError(
-            "--split: expected test, or --quantize BITS; only a quantised network has bits to pay for"
-        )
+        expected = "expected test, or --quantize BITS; only a quantised network has bits to pay for"
+        raise CertificateError(f"--split: {expected}")
     written = write_certificate(certificate, folder, replaces=False)
     if quantize is not None and isinstance(network, QuantizedNetwork):
         write_network(folder / "network.json", network)

@@ -76,9 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     is_bundle = path.suffix == ".pt" or path.is_dir()
     name = asked.function if is_bundle else asked.subject
     if is_bundle and name is None:
-        raise ConfigError(
-            f"{path}: expected the function to ask it of behind it, as module:name; none is called unnamed"
-        )
+        expected = "the function to ask it of behind it, as module:name; none is called unnamed"
+        raise ConfigError(f"{path}: expected {expected}")
     if not is_bundle and asked.function is not None:
         raise ConfigError(f"{asked.function!r}: unexpected argument; only a bundle (.pt) is followed by a function")
     assert name is not None

@@ -4,17 +4,6 @@ from lean_mnist.nn.modules import GELU, MLP, Dense, LeakyReLU, ReLU, Sigmoid, So
 from lean_mnist.nn.parameters import FlatParameters, flatten_parameters, parameter_layout, unflatten_parameters
 
 __all__ = [
-    "GELU",
-    "MLP",
-    "Dense",
-    "FlatParameters",
-    "LeakyReLU",
-    "ReLU",
-    "Sigmoid",
-    "Softmax",
-    "SoftmaxCrossEntropy",
-    "Tanh",
-    "flatten_parameters",
-    "parameter_layout",
-    "unflatten_parameters",
-]
+    "GELU", "MLP", "Dense", "FlatParameters", "LeakyReLU", "ReLU", "Sigmoid", "Softmax", "SoftmaxCrossEntropy", "Tanh",
+    "flatten_parameters", "parameter_layout", "unflatten_parameters",
+]  # fmt: skip

@@ -43,10 +43,9 @@ def read_archive(path: str | Path, what: str, error: type[LeanMnistError], *, ex
         if size > LARGEST:
             raise error(f"{shown(path)}: {size:,} bytes, expected {what} of at most {LARGEST:,}")
         if file.read(len(_BEFORE_1_6)) == _BEFORE_1_6:
-            raise error(
-                f"{shown(path)}: expected {what} as PyTorch 1.6 and later write it, found one of an earlier version "
-                f"(torch.save(torch.load(path), path) converts it); {_NOTHING_RAN}"
-            )
+            found = "one of an earlier version (torch.save(torch.load(path), path) converts it)"
+            expected = f"expected {what} as PyTorch 1.6 and later write it"
+            raise error(f"{shown(path)}: {expected}, found {found}; {_NOTHING_RAN}")
         try:
             zip_file = ZipFile(file, size)
             structure = zip_file.read(f"{zip_file.folder}/data.pkl", _LARGEST_PICKLE)

@@ -125,14 +125,8 @@ def run_content(
         "versions": {"lean_mnist": __version__, "torch": str(torch.__version__)},
     }
     if which != "best":
-        content["training"] = {
-            "state": state.to_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            **({"position": position} if position else {}),
-            "logs": dict(logs),
-            "ended": False,
-        }
+        rest = {"rng": torch.get_rng_state(), **({"position": position} if position else {}), "logs": dict(logs)}
+        content["training"] = {"state": state.to_dict(), "optimizer": optimizer.state_dict(), **rest, "ended": False}
     return content
 
 

@@ -66,13 +66,7 @@ def independence(right_m: Tensor, seed: int = 0) -> Independence | None:
     within = float((counts * (1 - counts / block)).sum()) / (blocks * (block - 1))
     correlation = (between - within) / (between + (block - 1) * within)
     effective = examples / max(1.0, 1 + (block - 1) * correlation)
-    return Independence(
-        block,
-        blocks,
-        (int(counts[: blocks // 2].sum()), int(counts[blocks // 2 :].sum())),
-        float(found / binomial),
-        (1 + as_large) / (1 + PERMUTATIONS),
-        float(correlation),
-        float(effective),
-        beta_quantile(rate * effective + 1, effective * (1 - rate), _DELTA),
-    )
+    halves = int(counts[: blocks // 2].sum()), int(counts[blocks // 2 :].sum())
+    ratio, p_value = float(found / binomial), (1 + as_large) / (1 + PERMUTATIONS)
+    risk = beta_quantile(rate * effective + 1, effective * (1 - rate), _DELTA)
+    return Independence(block, blocks, halves, ratio, p_value, float(correlation), float(effective), risk)

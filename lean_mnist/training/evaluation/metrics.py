@@ -121,14 +121,9 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
-            **self.counts(),
-            "accuracy_interval_95": list(self.interval),
-            "loss": self.loss,
-            "calibration_error": self.calibration.error,
-            "class_accuracy": self.class_accuracy,
-            "confusion": self.confusion.tolist(),
-        }
+        values = {**self.counts(), "accuracy_interval_95": list(self.interval), "loss": self.loss}
+        values |= {"calibration_error": self.calibration.error, "class_accuracy": self.class_accuracy}
+        return {**values, "confusion": self.confusion.tolist()}
 
 
 @torch.no_grad()

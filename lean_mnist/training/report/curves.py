@@ -60,17 +60,10 @@ class _Curves:
         band = [(x, low.get(x, math.nan), high.get(x, math.nan)) for x, _ in points]
         best = max(_finite(points), key=lambda point: point[1])[1]
         text = f"From {per_cent(points[0][1])} to {per_cent(points[-1][1])}, at best {per_cent(best)}."
-        return Chart(
-            "accuracy",
-            "Accuracy on the validation split",
-            f"{text} The band is the 95 % interval of each, by Clopper and Pearson.",
-            *self._x,
-            "share that is read as labelled",
-            [Line("validation", points, dots=self._dots)],
-            [each for each in band if all(map(math.isfinite, each))],
-            self._selected(points),
-            percent=True,
-        )
+        text += " The band is the 95 % interval of each, by Clopper and Pearson."
+        title, unit = "Accuracy on the validation split", "share that is read as labelled"
+        lines, band = [Line("validation", points, dots=self._dots)], [b for b in band if all(map(math.isfinite, b))]
+        return Chart("accuracy", title, text, *self._x, unit, lines, band, self._selected(points), percent=True)
 
     def _selected(self, points: Sequence[Point]) -> tuple[float, float, str] | None:
         """The mark at the accuracy of the weights that were selected."""
@@ -108,16 +101,9 @@ class _Curves:
             return None
         worst = max((point for line in lines for point in line.points), key=lambda point: point[1])[1]
         limit = Line("fails above", [(0.0, 1.0), (self._x[1], 1.0)], "limit")
-        return Chart(
-            "share",
-            "How much of it rounding explains",
-            f"At most {per_cent(worst, 1)}; a check fails above 100 %.",
-            *self._x,
-            "difference, as a share of what rounding can make",
-            [limit, *lines],
-            percent=True,
-            height=220,
-        )
+        title, unit = "How much of it rounding explains", "difference, as a share of what rounding can make"
+        text = f"At most {per_cent(worst, 1)}; a check fails above 100 %."
+        return Chart("share", title, text, *self._x, unit, [limit, *lines], percent=True, height=220)
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:

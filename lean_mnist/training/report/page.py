@@ -123,13 +123,9 @@ def _template() -> "jinja2.Template":
         return Markup(escape(printable(value, 4000)).replace(" %", Markup("&nbsp;%")))
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=finalize,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=finalize,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {each.__name__: each for each in (number, at_most, per_cent, seconds, plural)}
     environment.filters["rounded_up"] = lambda exact: percent(Fraction(exact), up=True)  # to its disadvantage
     environment.filters["confidence"] = lambda delta: confidence(Fraction(delta))
