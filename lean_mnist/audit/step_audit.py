@@ -1,5 +1,6 @@
 """The audit of a step that is about to be applied: the gradients in ``.grad``, on this batch, at these weights."""
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -167,10 +168,8 @@ class StepAudit:
         """Reference and baseline of these batches at the present weights; ``tapes`` as in :meth:`check`."""
         layers, (x, labels) = layers_of(self._model), joined(batches)
         sides = self._sides(layers, x, tapes)
-        reference, baseline = (
-            reference_gradients(self._rule, layers, x, labels, dtype=dtype, sides=sides)
-            for dtype in (torch.float64, x.dtype)
-        )
+        computed = functools.partial(reference_gradients, self._rule, layers, x, labels, sides=sides)
+        reference, baseline = computed(dtype=torch.float64), computed(dtype=x.dtype)
         names = tuple(name for name, _ in self._model.named_parameters())
         return ReferenceValues(names, reference, baseline, magnitudes(self._rule, layers, x, labels), sides)
 

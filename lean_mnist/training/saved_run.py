@@ -135,14 +135,8 @@ def start_of(config: Config, fingerprint: str, start: Any) -> dict[str, str]:
 
     ``fingerprint`` is the data set's; ``start`` a nest of plain values and tensors, of which the hash is compared.
     """
-    options = {
-        option_name(name): " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in config.to_dict().items()
-        if name not in MAY_CHANGE_ON_RESUME
-    }
-    return options | {
-        "the data (SHA-256)": fingerprint[:16],
-        "lean_mnist": __version__,
-        "PyTorch": str(torch.__version__),
-        "the state to start from (SHA-256)": content_hash(start)[:16],
-    }
+    given = {name: value for name, value in config.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
+    options = {option_name(n): " ".join(map(str, v)) if isinstance(v, list) else str(v) for n, v in given.items()}
+    versions = {"lean_mnist": __version__, "PyTorch": str(torch.__version__)}
+    start_hash = {"the state to start from (SHA-256)": content_hash(start)[:16]}
+    return {**options, "the data (SHA-256)": fingerprint[:16], **versions, **start_hash}

@@ -119,8 +119,7 @@ class CheckSummary:
         return dataclasses.replace(
             farthest,
             **{name: max((getattr(one, name) for one in found), key=_size) for name in _OF_STEPS},
-            failures=sum(one.failures for one in found),
-            transient=sum(one.transient for one in found),
+            **{name: sum(getattr(one, name) for one in found) for name in ("failures", "transient")},
             first_failure=self.first_failure or next(told, ""),
             largest_bound=widest.largest_bound,
             largest_bound_at=widest.largest_bound_at,

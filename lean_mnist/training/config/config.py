@@ -21,8 +21,7 @@ DEFAULT_LR = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 
 # What may differ between a run and its continuation: where things are and what is printed, never what is computed.
 MAY_CHANGE_ON_RESUME = (
-    "data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name", "rank_timeout",
-    "mlflow", "wandb",
+    "data_dir", "runs_dir", "checkpoints_dir", "quiet", "json", "run_name", "rank_timeout", "mlflow", "wandb",
 )  # fmt: skip
 
 WIDEST, MOST_LAYERS, MOST_THREADS = 1 << 24, 98, 1024
