@@ -244,32 +244,17 @@ class Classification:
         try:
             with memory_for("certifying"):
                 certificate, _ = certify_run(
-                    self.model,
-                    self.normalization,
-                    self.dataset,
-                    metrics,
-                    folder.folder,
-                    tracked=self.config.track_test,
-                    developers=developers_of(self.config.preset, self.dataset.name),
-                )
+                    self.model, self.normalization, self.dataset, metrics, folder.folder,
+                    tracked=self.config.track_test, developers=developers_of(self.config.preset, self.dataset.name),
+                )  # fmt: skip
         except (CertificateError, BoundError) as error:
             certificate = str(error)
             if not folder.ended_before:
                 folder.emit(Notice(state.step, "certificate/none", f"no certificate: {certificate}"))
-        examples, quantized = len(self.train), self._quantized(folder.folder)
         return Summary(
-            self.config,
-            self.dataset.origin,
-            self.dataset.class_names,
-            state,
-            test,
-            folder.folder,
-            folder.checkpoints,
-            examples,
-            certificate,
-            quantized,
-            *self._engine_now(),
-        )
+            self.config, self.dataset.origin, self.dataset.class_names, state, test, folder.folder, folder.checkpoints,
+            len(self.train), certificate, self._quantized(folder.folder), *self._engine_now(),
+        )  # fmt: skip
 
     def illustrate(self, state: RunState, result: Summary, folder: RunFolder) -> None:
         """Model card; records of the certificate, pictures, figures to compare runs by."""
