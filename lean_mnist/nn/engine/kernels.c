@@ -13,6 +13,8 @@
 #include "step.h"
 
 enum { TILE_ROWS = 6, TILE_COLUMNS = WIDTH * TILE_VECTORS, SPARSE_ROWS = 4 };
+/* Terms of a sum that are added up by themselves: its rounding grows with their number, and they stay in the cache. */
+enum { TERMS = 256 };
 
 typedef struct {
     Network *network;
@@ -36,14 +38,12 @@ enum { DONE, NOT_FINITE, STOOD_OUT, BAD_BATCH, HELD };
 static inline void store(float *p, vector v) { *(vector *)p = v; }
 
 /* A tile of c = (a - shift) b + start: `rows` of a (strides ar, ac) times `vectors` of columns of b, of the `inner`
-   terms that `list` names, or the first ones where it is NULL. */
+   terms that `list` names, or the first ones where it is NULL. Row i of `start` is at start + i sr; NULL: zeros. */
 static inline __attribute__((always_inline)) void tile(int rows, int vectors, int64_t inner, const int32_t *list,
                                                        float shift, const float *a, int64_t ar, int64_t ac,
-                                                       const float *b, int64_t br, const float *start, float *c,
-                                                       int64_t cr, vector *zeros) {
-    vector sum[TILE_ROWS][TILE_VECTORS];
-    for (int v = 0; v < vectors; v++)
-        for (int i = 0; i < rows; i++) sum[i][v] = start ? load(start + v * WIDTH) : (vector){0};
+                                                       const float *b, int64_t br, const float *start, int64_t sr,
+                                                       float *c, int64_t cr, vector *zeros) {
+    vector sum[TILE_ROWS][TILE_VECTORS] = {{{0}}};
     for (int64_t n = 0; n < inner; n++) {
         int64_t k = list ? list[n] : n;
         vector row[TILE_VECTORS];
@@ -52,6 +52,8 @@ static inline __attribute__((always_inline)) void tile(int rows, int vectors, in
             for (int v = 0; v < vectors; v++) sum[i][v] += (a[i * ar + k * ac] - shift) * row[v];
     }
     vector all = {0};
+    for (int v = 0; v < vectors && start; v++)
+        for (int i = 0; i < rows; i++) sum[i][v] += load(start + i * sr + v * WIDTH);
     for (int v = 0; v < vectors; v++) {
         vector column = sum[0][v];
         store(c + v * WIDTH, sum[0][v]);
@@ -66,16 +68,16 @@ static inline __attribute__((always_inline)) void tile(int rows, int vectors, in
 
 #define ROWS_OF(vectors)                                                                                               \
     switch (rows) {                                                                                                    \
-        case 1: tile(1, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 2: tile(2, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 3: tile(3, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 4: tile(4, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        case 5: tile(5, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros); break;                                 \
-        default: tile(6, vectors, inner, NULL, 0, a, ar, ac, b, br, start, c, cr, zeros);                                       \
+        case 1: tile(1, vectors, inner, NULL, 0, a, ar, ac, b, br, start, sr, c, cr, zeros); break;                    \
+        case 2: tile(2, vectors, inner, NULL, 0, a, ar, ac, b, br, start, sr, c, cr, zeros); break;                    \
+        case 3: tile(3, vectors, inner, NULL, 0, a, ar, ac, b, br, start, sr, c, cr, zeros); break;                    \
+        case 4: tile(4, vectors, inner, NULL, 0, a, ar, ac, b, br, start, sr, c, cr, zeros); break;                    \
+        case 5: tile(5, vectors, inner, NULL, 0, a, ar, ac, b, br, start, sr, c, cr, zeros); break;                    \
+        default: tile(6, vectors, inner, NULL, 0, a, ar, ac, b, br, start, sr, c, cr, zeros);                          \
     }
 
 static void tile_of(int rows, int vectors, int64_t inner, const float *a, int64_t ar, int64_t ac, const float *b,
-                    int64_t br, const float *start, float *c, int64_t cr, vector *zeros) {
+                    int64_t br, const float *start, int64_t sr, float *c, int64_t cr, vector *zeros) {
     if (vectors == 1) {
         ROWS_OF(1)
     } else if (vectors < TILE_VECTORS) { /* the rest of them are columns of zeros */
@@ -98,7 +100,7 @@ static void product(int64_t rows, int64_t columns, int64_t inner, const float *a
         int whole = width == TILE_COLUMNS, vectors = width <= WIDTH ? 1 : width <= TILE_COLUMNS / 2 ? TILE_VECTORS / 2 : TILE_VECTORS;
         const float *panel = b + j * bc, *from = start ? start + j : NULL;
         int64_t panel_row = br;
-        float padded[TILE_COLUMNS] = {0}, rest[TILE_ROWS * TILE_COLUMNS];
+        float padded[TILE_COLUMNS] = {0}, rest[TILE_ROWS * TILE_COLUMNS] = {0};
         if (!whole || bc != 1) {
             int64_t wide = vectors * WIDTH;
             for (int64_t k0 = 0; k0 < inner; k0 += 16) {
@@ -111,27 +113,40 @@ static void product(int64_t rows, int64_t columns, int64_t inner, const float *a
             panel_row = wide;
         }
         if (from && !whole) from = memcpy(padded, from, sizeof(float) * width);
-        for (int64_t block = 0; block < blocks; block++) { /* of nearly equal numbers of rows */
-            int64_t i = rows * block / blocks, end = rows * (block + 1) / blocks;
-            float *place = whole ? c + i * cr + j : rest;
-            tile_of((int)(end - i), vectors, inner, a + i * ar, ar, ac, panel, panel_row, from, place,
-                    whole ? cr : TILE_COLUMNS, zeros);
-            if (!whole)
-                for (int64_t row = i; row < end; row++)
+        int64_t cells = whole ? cr : TILE_COLUMNS; /* of a row where a tile puts its results */
+        for (int64_t k = 0; k < inner; k += TERMS) {
+            int64_t terms = inner - k < TERMS ? inner - k : TERMS;
+            for (int64_t block = 0; block < blocks; block++) { /* of nearly equal numbers of rows */
+                int64_t i = rows * block / blocks, end = rows * (block + 1) / blocks;
+                float *place = whole ? c + i * cr + j : rest;
+                for (int64_t row = i; row < end && k && !whole; row++)
+                    memcpy(rest + (row - i) * TILE_COLUMNS, c + row * cr + j, sizeof(float) * width);
+                tile_of((int)(end - i), vectors, terms, a + i * ar + k * ac, ar, ac, panel + k * panel_row, panel_row,
+                        k ? place : from, k ? cells : 0, place, cells, zeros);
+                for (int64_t row = i; row < end && !whole; row++)
                     memcpy(c + row * cr + j, rest + (row - i) * TILE_COLUMNS, sizeof(float) * width);
+            }
         }
     }
 }
 
-static inline __attribute__((always_inline)) void listed_tile(int64_t rows, int64_t inner, const int32_t *list, float shift,
-                                                              const float *a, int64_t ar, int64_t ac, const float *b,
-                                                              int64_t br, const float *start, float *c, vector *zeros) {
-    switch (rows) {
-        case 1: tile(1, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros); break;
-        case 2: tile(2, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros); break;
-        case 3: tile(3, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros); break;
-        default: tile(SPARSE_ROWS, TILE_VECTORS, inner, list, shift, a, ar, ac, b, br, start, c, br, zeros);
-    }
+/* As a tile of a product, of the terms that `list` names; b and c have br columns a row. */
+static void listed_tile(int64_t rows, int64_t inner, const int32_t *list, float shift, const float *a, int64_t ar,
+                        int64_t ac, const float *b, int64_t br, const float *start, float *c, vector *zeros) {
+    int64_t sr = 0, begin = 0;
+    do {
+        int64_t terms = inner - begin < TERMS ? inner - begin : TERMS;
+        const int32_t *some = list + begin;
+        switch (rows) {
+            case 1: tile(1, TILE_VECTORS, terms, some, shift, a, ar, ac, b, br, start, sr, c, br, zeros); break;
+            case 2: tile(2, TILE_VECTORS, terms, some, shift, a, ar, ac, b, br, start, sr, c, br, zeros); break;
+            case 3: tile(3, TILE_VECTORS, terms, some, shift, a, ar, ac, b, br, start, sr, c, br, zeros); break;
+            default: tile(SPARSE_ROWS, TILE_VECTORS, terms, some, shift, a, ar, ac, b, br, start, sr, c, br, zeros);
+        }
+        start = c;
+        sr = br;
+        begin += TERMS;
+    } while (begin < inner);
 }
 
 /* ---- elementwise ------------------------------------------------------------------------------------------------- */
@@ -290,8 +305,12 @@ static int64_t sparse_columns(const Network *net) { return net->layers[0].units 
 static void sum_columns(const float *rows_of, int64_t rows, int64_t columns, int64_t begin, int64_t end, float *sums) {
     for (int64_t j = begin; j < end; j += TILE_COLUMNS) {
         vector sum[TILE_VECTORS] = {{0}};
-        for (int64_t i = 0; i < rows; i++)
-            for (int v = 0; v < TILE_VECTORS; v++) sum[v] += load(rows_of + i * columns + j + v * WIDTH);
+        for (int64_t i = 0; i < rows;) {
+            vector some[TILE_VECTORS] = {{0}};
+            for (int64_t end = i + TERMS < rows ? i + TERMS : rows; i < end; i++)
+                for (int v = 0; v < TILE_VECTORS; v++) some[v] += load(rows_of + i * columns + j + v * WIDTH);
+            for (int v = 0; v < TILE_VECTORS; v++) sum[v] += some[v];
+        }
         for (int v = 0; v < TILE_VECTORS; v++) store(sums + j + v * WIDTH, sum[v]);
     }
 }
@@ -437,8 +456,12 @@ static int weight_gradients(const Network *net, Team *team, int thread, float *s
         if (!layer->bias) continue;
         part_of(units, WIDTH, thread, team->size, &begin, &end);
         for (int64_t j = begin; j < end; j++) layer->d_bias[j] = 0;
-        for (int64_t i = 0; i < net->examples; i++)
-            for (int64_t j = begin; j < end; j++) layer->d_bias[j] += layer->d_z[i * units + j];
+        for (int64_t i = 0; i < net->examples;) {
+            for (int64_t j = begin; j < end; j++) scratch[j] = 0;
+            for (int64_t last = i + TERMS < net->examples ? i + TERMS : net->examples; i < last; i++)
+                for (int64_t j = begin; j < end; j++) scratch[j] += layer->d_z[i * units + j];
+            for (int64_t j = begin; j < end; j++) layer->d_bias[j] += scratch[j];
+        }
         for (int64_t j = begin; j < end; j++) bias_zeros += layer->d_bias[j] * 0;
     }
     return sum_of(zeros) == 0 && bias_zeros == 0;

@@ -45,6 +45,19 @@ def test_gradient_and_loss_are_those_of_the_module(activation: str, written: boo
                 assert case.engine.refused == ""
 
 
+@pytest.mark.parametrize("pixels", [0.05, 1.0])
+def test_sums_of_many_terms_are_added_up_in_blocks(pixels: float) -> None:
+    for sizes in ((600, 70, 5), (300, 300, 300, 5)):
+        case = Case(sizes, pixels=pixels, examples=700, batch_size=700, threads=2)
+        for examples in (256, 257, 700):
+            batch = case.hot_batch(examples, examples)
+            loss, gradients = case.exact(batch)
+            found, exact = case.engine.step([batch]), flat(gradients)
+            assert (case.parameters.gradient.double() - exact).norm() <= 16 * EPS * exact.norm(), (sizes, examples)
+            assert float(found.loss) == pytest.approx(loss, rel=16 * EPS)
+            assert case.engine.refused == ""
+
+
 @pytest.mark.parametrize("pixels", [0.05, 0.2, 0.5])
 @pytest.mark.parametrize("sizes", [(70, 128, 3), (784, 200, 10), (65, 64, 4, 3), (3, 64, 2)])
 def test_what_most_inputs_are_is_left_out_of_no_gradient(sizes: tuple[int, ...], pixels: float) -> None:

@@ -19,16 +19,18 @@ def fault(right: str, old: str = "", new: str = "", **options: Any) -> tuple[str
     return right, right.replace(old, new) if old else new, options
 
 
-FIRST_OF_BIAS = "for (int64_t i = 0; i < net->examples; i++)\n            for (int64_t j = begin"
+FIRST_OF_BIAS = "for (int64_t i = 0; i < net->examples;) {"
 BELOW = "layer->units, layer->units, 1, layer->weight, 1,\n                layer->units, NULL, d_h"
 TARGET = "float target = (1 - epsilon) * (s[label] - largest) + epsilon * (sum_u / classes);"
 STANDARD = Normalization("standard", 33.0, 78.0)
 
 OF_STEP = {
-    "no bias": fault("sum[i][v] = start ? load(start + v * WIDTH) : (vector){0};", "start ?", "0 ?"),
+    "no bias": fault("sum[i][v] += load(start + i * sr + v * WIDTH);"),
+    "the second block of terms alone": fault("k ? place : from,", "k ? place : from", "from", sizes=(7, 300, 3)),
+    "the second block of what a list names alone": fault("start = c;", sizes=(600, 64, 3)),
     "one term of a product too few": fault("n = 0; n < inner; n++) {\n        int64_t k", "n = 0", "n = 1"),
     "a row of a product twice": fault("sum[i][v] += (a[i * ar", "i * ar", "(i ? i - 1 : 0) * ar"),
-    "one row for all that fill no tile": fault("rest + (row - i) * TILE_COLUMNS", "row - i", "i - i"),
+    "one row for all that fill no tile": fault("cr + j, rest + (row - i) * TILE_COLUMNS", "row - i", "i - i"),
     "a column of the last tile is zeros": fault("column < width ? panel", "column <", "column + 1 <"),
     "the product into the layer below by W": fault(BELOW, "weight, 1,\n                layer->units", "weight, 2, 1"),
     "ReLU lets through what is negative": fault("h[i] = z[i] <= 0 ? 0 : z[i]", "<=", ">="),
