@@ -260,14 +260,18 @@ static void look_at_gradients(State *state, const Network *net, Team *team, int 
         for (int64_t j0 = begin; j0 < end; j0 += WIDTH) {
             int64_t count = end - j0 < WIDTH ? end - j0 : WIDTH;
             vector residual = {0}, squares = {0};
-            for (int64_t i = 0; i < net->examples; i++) {
-                const float *d_z = own->d_z + i * units + j0;
-                vector part = {0};
-                if (count == WIDTH) part = load(d_z);
-                else
-                    for (int64_t j = 0; j < count; j++) part[j] = d_z[j];
-                residual += part * own->h_u[i];
-                squares += part * part;
+            for (int64_t i = 0; i < net->examples;) { /* in blocks: all terms may have one sign */
+                vector some = {0};
+                for (int64_t last = i + TERMS < net->examples ? i + TERMS : net->examples; i < last; i++) {
+                    const float *d_z = own->d_z + i * units + j0;
+                    vector part = {0};
+                    if (count == WIDTH) part = load(d_z);
+                    else
+                        for (int64_t j = 0; j < count; j++) part[j] = d_z[j];
+                    some += part * own->h_u[i];
+                    squares += part * part;
+                }
+                residual += some;
             }
             for (int64_t j = 0; j < count; j++) {
                 float square = squares[j] + 1.17549435e-38f;

@@ -25,6 +25,8 @@ Gradients = Sequence[tuple[Tensor | None, Tensor | None]]  # of each layer's wei
 
 RING_DEPTH = 2  # steps after a step during which its batch and its tape stay as they were, but with an engine in C
 
+Norms = list[tuple[str, float, float]]
+
 
 class StepResult(NamedTuple):
     """Mean loss over all examples of a step's batches, its gradient, and one tape a batch."""
@@ -46,11 +48,14 @@ class Step:
     learning_rate: float  # of the update that follows
     tapes: list[StepTape]  # one a batch; empty where the run keeps none
     past: tuple[StepTape, ...] = ()  # tapes of the steps before, the latest last
-    share: float | None = None  # of what rounding explains, where the engine has screened it already
+    norms_by: Callable[[], Norms | None] = lambda: None  # of the engine
 
     @functools.cached_property
-    def norms(self) -> list[tuple[str, float, float]]:
+    def norms(self) -> Norms:
         """Name of each parameter of ``model``, norm of its gradient (0 where it has none), and its own."""
+        own = self.norms_by()
+        if own is not None:
+            return own
         names, parameters = zip(*self.model.named_parameters(), strict=True)
         gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in parameters]
         tensors = [*gradients, *(p.detach() for p in parameters)]
@@ -150,8 +155,6 @@ class HeldStep(NamedTuple):
     loss: Tensor
     loss_value: float  # the same
     tape: StepTape
-    norms: list[tuple[str, float, float]]  # as of :class:`Step`
-    share: float | None  # the same
 
 
 class StepChunk(NamedTuple):
@@ -182,6 +185,10 @@ class StepEngine:
     def kept_tapes(self) -> list[StepTape]:
         """Of a hot engine: a copy of the tape of the latest step, if there was one."""
         return []
+
+    def norms(self) -> Norms | None:
+        """As of :class:`Step`, where the engine computes them itself: every step's, however it was taken."""
+        return None
 
     def update(self, rate: float) -> None:
         """Move the parameters by the present gradient."""

@@ -143,11 +143,12 @@ class Steps:
     def _step(self, result: StepResult, batches: list[Batch]) -> Step:
         flat, tapes, rate = self.objective.parameters, result.tapes, self._learning_rate(self.state.step)
         tapes, past = tapes if self._keeps_tapes else [], tuple(self._past)
-        return Step(self.state.step + 1, flat.network, batches, result.loss, flat.gradient, rate, tapes, past)
+        number, norms = self.state.step + 1, self._engine.norms
+        return Step(number, flat.network, batches, result.loss, flat.gradient, rate, tapes, past, norms_by=norms)
 
     def _held(self, held: HeldStep, batches: list[Batch]) -> Step:
         step = self._step(StepResult(held.loss, [], [held.tape]), batches)
-        step.loss_value, step.norms, step.share = held.loss_value, held.norms, held.share
+        step.loss_value = held.loss_value
         if self.hooks.every_step:  # one of them compares the sum with what it is now
             step.gradient_sum = float(step.gradient.sum())
         return step

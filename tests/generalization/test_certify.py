@@ -251,7 +251,7 @@ def test_other_data_than_the_runs(best: Path, tmp_path: Path, monkeypatch: pytes
     labels = digits.test.labels.clone()
     labels[0] = (labels[0] + 1) % 10
     digits = dataclasses.replace(digits, test=Split(digits.test.images, labels))
-    monkeypatch.setattr("lean_mnist.data.datasets.load_dataset", lambda *_, **__: digits)
+    monkeypatch.setattr("lean_mnist.training.evaluation.report.load_dataset", lambda *_, **__: digits)
     with pytest.raises(ValueError, match="the digits found here is not what it was trained on"):
         command.certify_checkpoint(CertifyArguments(out=str(tmp_path)), str(best))
 

@@ -17,7 +17,7 @@ from tests.support.planting import Plant
 from tests.support.training_cases import NAME, FinishedRun, digits_config, digits_run, identical, load, named
 
 NO_COMPILER = "there is no C compiler: install gcc or clang, or `pip install ziglang`"
-BIAS = "for (int64_t i = 0; i < net->examples; i++)\n            for (int64_t j = begin"  # the sum that is its gradient
+BIAS = "for (int64_t i = 0; i < net->examples;) {"  # the sum that is its gradient
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def test_an_engine_that_is_wrong_at_the_first_step_refuses_itself(
 
 def _goes_wrong_later(plant: Plant, test: str) -> None:
     """After some batches, gradients of biases leave out an example; the counter's name makes a library of its own."""
-    counted = f"static int {test} = 0; if (begin == 0) {test}++; for (int64_t i = {test} > 20; i < net->examples; i++)"
-    plant("nn.engine.native.load_kernels", lambda: kernels_with(BIAS, BIAS.replace(BIAS.split("\n")[0], counted)))
+    counted = f"static int {test} = 0; if (begin == 0) {test}++; for (int64_t i = {test} > 20; i < net->examples;) {{"
+    plant("nn.engine.native.load_kernels", lambda: kernels_with(BIAS, counted))
 
 
 @pytest.mark.parametrize("check", ["audit", "screen", "full"])

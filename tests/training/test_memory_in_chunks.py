@@ -32,7 +32,7 @@ def planted(patch: pytest.MonkeyPatch, root: Path, right: str, old: str, new: st
     return digits_run(root, **{**OPTIONS, **options})
 
 
-BIAS = "for (int64_t i = 0; i < net->examples; i++)\n            for (int64_t j = begin"
+BIAS = "for (int64_t i = 0; i < net->examples;) {"
 DERIVATIVE, MEAN = "d_h,\n                            below->d_z", "1.0f / net->examples"
 LATE: dict[str, tuple[str, str, str]] = {
     "a bias without an example": (BIAS, "i = 0", f"i = {counted(f'n >= {STEP}', LAYERS)}"),

@@ -75,7 +75,7 @@ def _unsuitable(ctx: Context) -> str:
         largest = float(x.abs().max()) if x.numel() else 0.0
         if largest > 1e4 or 0 < largest < 1e-3:
             return f"numbers as large as {largest:.1g} in {ctx.name(place)} do not suit its fixed step of 1e-6"
-    calls = timeit.repeat(lambda: ctx.subject.vjp(ctx.outputs, dtype=torch.float64), repeat=3, number=1)
+    calls = timeit.Timer(lambda: ctx.subject.vjp(ctx.outputs, dtype=torch.float64), timer=time.monotonic).repeat(3, 1)
     seconds = 2 * numbers * min(calls)
     if seconds > max(GRADCHECK_SECONDS, time.monotonic() - ctx.started):
         return f"{numbers:,} numbers would take it some {seconds:.0f} s"

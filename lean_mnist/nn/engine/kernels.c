@@ -13,8 +13,6 @@
 #include "step.h"
 
 enum { TILE_ROWS = 6, TILE_COLUMNS = WIDTH * TILE_VECTORS, SPARSE_ROWS = 4 };
-/* Terms of a sum that are added up by themselves: its rounding grows with their number, and they stay in the cache. */
-enum { TERMS = 256 };
 
 typedef struct {
     Network *network;
@@ -26,7 +24,7 @@ typedef struct {
     int64_t steps;         /* to be taken, at most */
     double seconds;        /* no further step after so many */
     double *losses;        /* of each step taken */
-    double screen_seconds, share; /* share: what the screen said of the last step */
+    double screen_seconds;
     int64_t hold;          /* leave the update of the last step to the caller */
     int64_t taken, status; /* status: of the first step that was not applied, or DONE */
     int64_t finite[64];    /* of each thread's part */
@@ -87,7 +85,8 @@ static void tile_of(int rows, int vectors, int64_t inner, const float *a, int64_
     }
 }
 
-/* c (rows, columns) = a b + start, element (i, k) of a at a[i ar + k ac], of b at b[k br + j bc], (i, j) of c at c[i cr + j].
+/* c (rows, columns) = a b + start, element (i, k) of a at a[i ar + k ac], of b at b[k br + j bc], (i, j) of c at
+   c[i cr + j]; `start` is one row.
 
    Columns that fill no tile, and a b that does not lie row by row, are copied into `scratch` first. `zeros` becomes NaN
    where a number of c is not finite. */
@@ -572,10 +571,7 @@ static void take_steps(Work *work, Team *team, int thread) {
         }
         if (work->screen) {
             double begun = now(), share = work->screen(work->screen_state, net, work->update, step, team, thread);
-            if (thread == 0) {
-                work->screen_seconds += now() - begun;
-                work->share = share;
-            }
+            if (thread == 0) work->screen_seconds += now() - begun;
             if (!(share <= 1)) { /* the same on every thread */
                 if (thread == 0) work->status = STOOD_OUT;
                 break;

@@ -42,6 +42,7 @@ from lean_mnist.nn.parameters import FlatParameters
 from lean_mnist.nn.step import (
     Batch,
     HeldStep,
+    Norms,
     StepChunk,
     StepEngine,
     StepResult,
@@ -269,12 +270,13 @@ class NativeEngine(StepEngine):
             self._update.moved()
         result = None
         if held:
-            c_float.from_address(self._mean_loss.data_ptr()).value = losses[taken]
-            share = None if self.screen is None else work.share
-            result = HeldStep(self._mean_loss, losses[taken], self._tape(latest), self._norms(), share)
+            loss = c_float.from_address(self._mean_loss.data_ptr())
+            loss.value = losses[taken]
+            result = HeldStep(self._mean_loss, loss.value, self._tape(latest))
         return StepChunk(losses[:taken], [], stopped, work.status == NOT_FINITE, result)
 
-    def _norms(self) -> list[tuple[str, float, float]]:
+    def norms(self) -> Norms:
+        """As of :class:`Step`, in C: of a step that was held and of one that was taken by itself alike."""
         found = (c_double * (4 * len(self._layers)))()
         self._library.norms(byref(self.network), found)
         return [(name, found[i + 1], found[i]) for name, i in self._names]

@@ -8,6 +8,8 @@
 
 enum { BLOCK = 4096 }; /* numbers of a vector that are summed together */
 enum { SUMMED_ROWS = 64, SCRATCH = 66 };
+/* Terms of a sum that are added up by themselves: its rounding grows with their number, and they stay in the cache. */
+enum { TERMS = 128 };
 enum { RELU, LEAKY_RELU, SIGMOID, TANH, GELU, SILU, IDENTITY };
 
 typedef struct {
@@ -56,7 +58,8 @@ typedef double (*Screen)(void *state, const Network *, const Update *, int64_t s
 
 static inline vector load(const float *p) { return *(const vector *)p; }
 
-static inline float sum_of(vector v) { /* by halves, which is the quicker order; written out, so that it stays in registers */
+/* By halves, which is the quicker order; written out, so that it stays in registers. */
+static inline float sum_of(vector v) {
     float part[WIDTH / 2];
     for (int i = 0; i < WIDTH / 2; i++) part[i] = v[i] + v[i + WIDTH / 2];
     if (WIDTH == 4) return part[0] + part[1];

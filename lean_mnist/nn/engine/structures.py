@@ -63,7 +63,7 @@ class Work(ctypes.Structure):
         ("update", ctypes.POINTER(UpdateRule)),
         ("screen", c_void_p), ("screen_state", c_void_p), ("rates", c_void_p),
         ("steps", c_int64), ("seconds", c_double), ("losses", c_void_p),
-        ("screen_seconds", c_double), ("share", c_double), ("hold", c_int64),
+        ("screen_seconds", c_double), ("hold", c_int64),
         ("taken", c_int64), ("status", c_int64), ("finite", c_int64 * MOST_THREADS),
     ]  # fmt: skip
 

@@ -154,11 +154,7 @@ class ScreenHook:
 
     def on_gradients(self, step: Step) -> Iterator[Record]:
         """A record where due; raises ``GradientMismatch``."""
-        if step.share is not None:  # nothing stood out, else the engine would not have held it
-            self._policy.summary.add_screens(1, 0.0)
-            if self._record_due(step.number):
-                yield Scalar(step.number, "screen/share_of_allowed", step.share)
-            return
+        # One that the engine held was screened there by several threads: what is recorded is from one, always the same.
         result = self._randomised.check(step.number, ComputedStep.of(step.model, step.batches, step.tapes, step.loss))
         self._policy.summary.add_screen(result)
         if self._stood_out == step.number and not result.stood_out:
