@@ -1,5 +1,6 @@
 """``python -m lean_mnist.train``: train a network, check its gradients while it trains, keep the best checkpoint."""
 
+import gc
 import sys
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,7 @@ def main() -> None:
 
     with from_environment(choose_device(config.device), timedelta(seconds=config.rank_timeout)) as world:
         run(config, resume, world, tell)
+    gc.collect()  # a watched batch knows what makes it again: its images would lie in memory until the process has ended
     if unsaid:
         raise unsaid[0]
 
