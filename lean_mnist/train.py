@@ -29,7 +29,7 @@ def main() -> None:
 
     with from_environment(choose_device(config.device), timedelta(seconds=config.rank_timeout)) as world:
         run(config, resume, world, tell)
-    gc.collect()  # a watched batch knows what makes it again: its images would lie in memory until the process has ended
+    gc.collect()  # a watched batch knows what makes it again: images that would be there while the process ends
     if unsaid:
         raise unsaid[0]
 
