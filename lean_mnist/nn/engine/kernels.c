@@ -300,9 +300,9 @@ static int64_t marks_of_row(const Network *net) { return (net->layers[0].inputs 
 
 static int64_t sparse_columns(const Network *net) { return net->layers[0].units / TILE_COLUMNS * TILE_COLUMNS; }
 
-/* Sums of columns `begin` to `end` of `rows` rows, in whole tiles of columns. */
-static void sum_columns(const float *rows_of, int64_t rows, int64_t columns, int64_t begin, int64_t end, float *sums) {
-    for (int64_t j = begin; j < end; j += TILE_COLUMNS) {
+/* Sums of the first `summed` of the columns of `rows` rows, which are whole tiles. */
+static void sum_columns(const float *rows_of, int64_t rows, int64_t columns, int64_t summed, float *sums) {
+    for (int64_t j = 0; j < summed; j += TILE_COLUMNS) {
         vector sum[TILE_VECTORS] = {{0}};
         for (int64_t i = 0; i < rows;) {
             vector some[TILE_VECTORS] = {{0}};
@@ -320,7 +320,7 @@ static void sum_weights(const Network *net, Team *team, int thread) {
     int64_t begin, end, units = layer->units;
     part_of(layer->inputs, SUMMED_ROWS, thread, team->size, &begin, &end);
     for (int64_t k = begin; k < end; k += SUMMED_ROWS)
-        sum_columns(layer->weight + k * units, end - k < SUMMED_ROWS ? end - k : SUMMED_ROWS, units, 0,
+        sum_columns(layer->weight + k * units, end - k < SUMMED_ROWS ? end - k : SUMMED_ROWS, units,
                     sparse_columns(net), net->weight_sums + k / SUMMED_ROWS * units);
 }
 
@@ -391,7 +391,7 @@ static void first_weight_gradient(const Network *net, int64_t begin, int64_t end
     int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net), words = marks_of_row(net);
     int32_t *list = (int32_t *)scratch;
     float *start = scratch + net->longest, *free = start + net->longest;
-    sum_columns(layer->d_z, net->examples, units, 0, columns, start);
+    sum_columns(layer->d_z, net->examples, units, columns, start);
     for (int64_t j = 0; j < columns; j++) start[j] *= net->background;
     for (int64_t k = begin; k < end && columns; k += SPARSE_ROWS) {
         int64_t rows = end - k < SPARSE_ROWS ? end - k : SPARSE_ROWS, count = 0;

@@ -85,7 +85,7 @@ def _compile(command: list[str]) -> None:
 
 
 def _compiler_stamp(compiler: list[str]) -> str:
-    """What tells one version of a compiler from the next, without running it."""
+    """Text that differs from one version of a compiler to the next, without running it."""
     if "ziglang" in compiler:
         from importlib.metadata import version
 

@@ -18,7 +18,7 @@ from lean_mnist.training.hooks.memory import MemoryGuard
 
 
 class _Screened(NamedTuple):
-    """What the graph reads and leaves of one step."""
+    """Memory of one step that the graph reads, and that it leaves."""
 
     probes: Tensor
     numbers: Tensor  # of ``run``

@@ -1,4 +1,4 @@
-"""What the selected network reads in the test split: confusion matrix, and the misread images as pictures."""
+"""Readings of the test split by the selected network: confusion matrix, and the misread images as pictures."""
 
 import base64
 import io

@@ -72,7 +72,7 @@ OF_STEP |= {
     "the last input is taken for background": fault("k < count; k++) other", "k < count", "k < count - 1", **SPARSE),
     "no background in the gradient": fault("start[j] *= net->background", "net->background", "0", **SPARSE),
     "three of the four inputs of a tile": fault(">> k % 64 & 15)", "15", "7", **SPARSE),
-    "the sum of half the columns": fault("units, 0, columns, start);", "columns", "columns / 2", **SPARSE),
+    "the sum of half the columns": fault("units, columns, start);", "columns", "columns / 2", **SPARSE),
 }  # fmt: skip
 # Of what a step alone does not show: by how numbers are moved,
 PLAIN: dict[str, Any] = {"momentum": 0.0, "nesterov": False}
