@@ -263,9 +263,8 @@ def check(arguments: CertifyArguments, path: str) -> None:
     if path.endswith(".v"):
         from lean_mnist.generalization.coq.check import check_coq
 
-        if arguments.signers is not None or arguments.signer is not None:
-            raise ConfigError("--signers: expected with a certificate.json")
-        proved = check_coq(path, arguments.data_dir or "data", most / 1e9)
+        refuse(arguments, ("signers", "signer", "redraw"), "expected with a certificate.json")
+        proved = check_coq(path, arguments.data_dir or "data", min(most, 10**18) / 1e9)
         print(json.dumps(dataclasses.asdict(proved), indent=2) if arguments.json else proved)
         return
     signed, sha256 = "", ""

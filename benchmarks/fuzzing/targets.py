@@ -189,7 +189,8 @@ def _labels_of(path: Path) -> object:
 
 
 def _check(path: Path) -> object:
-    return str(checker.check(str(path), [], redraw=5))
+    redraw = 5 if b"PAC-Bayes" in path.read_bytes() else None  # no other kind has draws
+    return str(checker.check(str(path), [], redraw=redraw))
 
 
 def sealed(content: bytes) -> bytes:

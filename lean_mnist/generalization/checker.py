@@ -1721,13 +1721,15 @@ def check(
     """Check the certificate at ``path`` and return what it says; raises ``Rejected``, naming the field.
 
     More ``processes`` share the work where it is long; the program that asks for them needs the usual
-    ``if __name__ == "__main__"``. Of a PAC-Bayes certificate ``redraw`` outcomes are drawn again; if not given, as many
-    as find the least forgery that matters with probability ``POWER``. One that announces more than ``most_work`` is not
-    begun; ``tell`` is told beforehand how long it will be, where that is more than a few seconds.
+    ``if __name__ == "__main__"``. Of a PAC-Bayes certificate, and no other, ``redraw`` outcomes are drawn again; if
+    not given, as many as find the least forgery that matters with probability ``POWER``. One that announces more than
+    ``most_work`` is not begun; ``tell`` is told beforehand how long it will be, where that is more than a few seconds.
     """
     begun, document = time.perf_counter(), read(path)
     files, counts = Files(os.path.dirname(os.path.abspath(path)), data_folders), document["counts"]
     again, counted = None, counts["examples"]
+    if redraw is not None and document["schema"] != PAC_BAYES:
+        raise Rejected(f"--redraw: expected with a {PAC_BAYES} alone; {shown(path)} has no draws that could be repeated")
     try:
         check_document(document)
         work = allowed_work(document, 0, most_work)

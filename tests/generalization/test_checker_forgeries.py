@@ -338,6 +338,14 @@ def test_more_work_is_done_if_it_is_asked_for(
     assert "at most 0.0e+00 allowed" in capsys.readouterr().err
 
 
+def test_draws_are_not_asked_for_where_there_are_none(
+    honest: Certificate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(honest.write(tmp_path))
+    assert checker.main([path, "--redraw", "7"]) == 2
+    assert f"{path} has no draws that could be repeated" in capsys.readouterr().err
+
+
 def test_certificates_of_honest_networks_need_no_option() -> None:
     """MNIST's test split with three wide layers, and MLCERT's network on 60,000 and 240,000 examples."""
     holdout = {

@@ -366,6 +366,9 @@ def test_the_command_certifies_a_quantised_network(
     monkeypatch.setattr("sys.argv", ["certify", "--check", FILE, "--redraw", "-1"])
     with pytest.raises(ConfigError, match="--redraw: expected at least 0, found -1"):
         certify_command.main()
+    monkeypatch.setattr("sys.argv", ["certify", "--check", FILE, "--redraw", "0"])
+    with pytest.raises(CertificateError, match="--redraw: expected with a lean_mnist PAC-Bayes certificate alone"):
+        certify_command.main()
 
 
 def test_what_no_certificate_is_made_of() -> None:

@@ -375,8 +375,11 @@ def test_the_command_writes_it_and_says_that_it_could_not_check_it(
         CertificateError, match=r"out\.v: coqc: expected Coq on the PATH, found none; nothing was checked"
     ):
         command("--check", out)
-    with pytest.raises(ConfigError, match=r"--signers: expected with a certificate\.json"):
-        command("--check", out, "--signer", "somebody")
+    for option, value in (("--signers", "keys"), ("--signer", "somebody"), ("--redraw", 0)):
+        with pytest.raises(ConfigError, match=rf"{option}: expected with a certificate\.json"):
+            command("--check", out, option, value)
+    with pytest.raises(CertificateError, match="found none; nothing was checked"):
+        command("--check", out, "--most-work", 10**400)
 
 
 @pytest.mark.parametrize(
