@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def keep(name: str, *parts: Any) -> None:
     folder = cache_folder()
     if folder is None:
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _writing_into(folder):
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -75,6 +76,24 @@ def keep(name: str, *parts: Any) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
+
+
+@contextlib.contextmanager
+def _writing_into(folder: Path) -> Iterator[None]:
+    """Share the lock of those who write into ``folder``; whoever finds it free removes what killed ones have left."""
+    import fcntl  # not on Windows, where there is no cache
+
+    descriptor = os.open(folder, _FLAGS)
+    try:
+        with contextlib.suppress(OSError):  # another is writing, or this file system has no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in folder.glob(".*.????????.tmp"):
+                left.unlink()
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _digest(name: str, *parts: Any) -> bytes:

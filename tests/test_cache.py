@@ -155,3 +155,29 @@ def test_two_processes_at_once_keep_one_whole_entry(named: Path) -> None:
     both = [subprocess.Popen([sys.executable, "-c", code, number]) for number in "12"]
     assert [process.wait() for process in both] == [0, 0]
     assert [path.name for path in named.iterdir()] == ["entry"]
+
+
+def _writer(at_its_end: str) -> subprocess.Popen[bytes]:
+    """A process that keeps an entry, and does this once all is written but the name."""
+    code = f"import os, sys; from lean_mnist.cache import keep; rename = os.replace\ndef end(*names): {at_its_end}\n"
+    code += "os.replace = end; keep('entry', b'content')"
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_the_next_to_write_removes_what_a_killed_process_left(named: Path) -> None:
+    with _writer("os.kill(os.getpid(), 9)") as writer:
+        assert writer.wait() == -9
+    assert [path.suffix for path in named.iterdir()] == [".tmp"]
+    (named / ".of-its-owner.tmp").touch()
+    keep("other", b"content")
+    assert sorted(path.name for path in named.iterdir()) == [".of-its-owner.tmp", "other"]
+
+
+def test_what_another_process_is_writing_stays(named: Path) -> None:
+    with _writer("print('written', flush=True); sys.stdin.read(); rename(*names)") as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"written\n"
+        keep("other", b"content")
+        writer.communicate()
+    assert bytes(recall("entry") or b"") == b"content"
+    assert sorted(path.name for path in named.iterdir()) == ["entry", "other"]

@@ -1729,7 +1729,7 @@ def check(
     files, counts = Files(os.path.dirname(os.path.abspath(path)), data_folders), document["counts"]
     again, counted = None, counts["examples"]
     if redraw is not None and document["schema"] != PAC_BAYES:
-        raise Rejected(f"--redraw: expected with a {PAC_BAYES} alone; {shown(path)} has no draws that could be repeated")
+        raise Rejected(f"--redraw: expected with a {PAC_BAYES} alone; {shown(path)} has no draws to repeat")
     try:
         check_document(document)
         work = allowed_work(document, 0, most_work)

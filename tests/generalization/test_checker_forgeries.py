@@ -343,7 +343,7 @@ def test_draws_are_not_asked_for_where_there_are_none(
 ) -> None:
     path = str(honest.write(tmp_path))
     assert checker.main([path, "--redraw", "7"]) == 2
-    assert f"{path} has no draws that could be repeated" in capsys.readouterr().err
+    assert f"{path} has no draws to repeat" in capsys.readouterr().err
 
 
 def test_certificates_of_honest_networks_need_no_option() -> None:
