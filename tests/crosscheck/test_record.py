@@ -158,6 +158,50 @@ def test_functions_are_as_before_and_training_is_the_same(tmp_path: Path) -> Non
     assert torch.equal(gradients[0], gradients[1])
 
 
+class Inherits(Saturating):
+    """The forward of another class, and a backward of its own, which is right."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return 2 * g * ctx.saved_tensors[0]
+
+
+class InheritsSetup(WrongWherePositive):
+    """As ``Inherits``, of a Function whose context is set up apart."""
+
+
+class CallsParent(Saturating):
+    """A forward of its own that calls that of the class it is derived from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        return Saturating.forward(ctx, x)
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "arguments"),
+    [(Saturating, Inherits, ()), (WrongWherePositive, InheritsSetup, (2.0,)), (Saturating, CallsParent, ())],
+)
+def test_a_call_is_noted_as_one_of_the_class_that_is_called(
+    tmp_path: Path, parent: Any, child: Any, arguments: tuple[Any, ...]
+) -> None:
+    def called(functions: list[Any], *classes: Any) -> list[str]:
+        x = torch.ones(3, 2, requires_grad=True)
+        with record(tmp_path, functions) as recording:
+            for function in classes:
+                found = function.apply(x, *arguments)
+                (found[1] if arguments else found).sum().backward()
+        return [path.name.split(".")[-2] for path in recording.paths]
+
+    own, other = f"{child.__name__}-0", f"{parent.__name__}-0"
+    for functions in ([parent, child], [child, parent, child], [child], []):
+        assert called(functions, child) == [own]
+        assert called(functions, parent, child) == ([own] if functions == [child] else [other, own])
+    assert called([parent], child) == []
+    assert called([parent], child, parent) == [other]
+    assert "telling" not in "".join(f"{each.forward}{each.setup_context}" for each in (parent, child))
+
+
 def test_nothing_of_the_recording_reaches_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError("full")

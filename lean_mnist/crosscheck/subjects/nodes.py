@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
+from lean_mnist.torch_internals import function_of
+
 
 def ancestors(outputs: Iterable[Tensor], stop: AbstractSet[Any] = frozenset()) -> list[Any]:
     """The nodes between ``outputs`` and those in ``stop`` (which stay out), in an order that only the graph decides."""
@@ -49,28 +51,32 @@ Seen = Callable[[type[Any], Any, list[Any]], "Callable[[Any], None] | None"]
 
 
 def loaded_functions() -> list[type[Any]]:
-    """Every class of a Function that is loaded and has a forward of its own, but for PyTorch's."""
+    """Every class of a Function that is loaded and has a forward, its own or inherited, but for PyTorch's."""
     found, pending = list[type[Any]](), list[type[Any]](Function.__subclasses__())
     while pending:
         function = pending.pop()
         pending.extend(function.__subclasses__())
-        if "forward" in vars(function) and function.__module__.partition(".")[0] != "torch":
+        if function.forward is not Function.forward and function.__module__.partition(".")[0] != "torch":
             found.append(function)
     return list(dict.fromkeys(found))
 
 
 @contextmanager
 def intercepted(functions: Collection[type[Any]], seen: Seen) -> Iterator[None]:
-    """Have ``seen`` told of every call of ``functions`` inside of the block, before the forward computes."""
+    """Have ``seen`` told of every call of ``functions`` inside of the block, before the forward computes.
+
+    A call of a class that is derived from one of them is none of that one.
+    """
     before = []
-    for function in functions:
+    for function in dict.fromkeys(functions):
         name = "forward" if getattr(function, "setup_context", None) is Function.setup_context else "setup_context"
-        before.append((function, name, vars(function).get(name)))
-        setattr(function, name, staticmethod(_telling(function, getattr(function, name), name, seen)))
+        before.append((function, name, vars(function).get(name), getattr(function, name)))
+    for function, name, _, method in before:
+        setattr(function, name, staticmethod(_telling(function, method, name, seen)))
     try:
         yield
     finally:
-        for function, name, original in before:
+        for function, name, original, _ in before:
             if original is None:
                 delattr(function, name)
             else:
@@ -79,6 +85,9 @@ def intercepted(functions: Collection[type[Any]], seen: Seen) -> Iterator[None]:
 
 def _telling(function: type[Any], method: Any, name: str, seen: Seen) -> Any:
     def telling(ctx: Any, *given: Any, **named: Any) -> Any:
+        called = function_of(ctx)
+        if called is not None and called is not function and issubclass(called, function):
+            return method(ctx, *given, **named)
         afterwards = name == "setup_context"  # which is given the result, and returns nothing
         then = seen(function, ctx, list(given[0] if afterwards else given))
         result = method(ctx, *given, **named)
