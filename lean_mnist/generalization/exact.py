@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Exact = int | Fraction | Decimal | str
 
 _BITS = (96, 384, 1536)
+_LARGEST = 1000  # power of ten of a number: Python writes no more than 4,300 digits
 
 
 def exact(value: Exact, name: str) -> Fraction:
@@ -33,7 +34,7 @@ def exact(value: Exact, name: str) -> Fraction:
     if isinstance(value, str) and len(value) > 200:  # 1e999999999 would be a number of as many digits
         raise BoundError(f"{name}: expected a number of at most 200 characters, found {len(value)}")
     try:
-        large = isinstance(value, str) and "/" not in value and abs(Decimal(value).adjusted()) > 100_000
+        large = isinstance(value, str) and "/" not in value and abs(Decimal(value).adjusted()) > _LARGEST
         number = Fraction(0 if large else value)
     except (ValueError, ArithmeticError):
         raise BoundError(f"{name}: expected a number such as 0.035, 1e-9 or 7/200, found {str(value)!r}") from None

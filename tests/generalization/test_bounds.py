@@ -215,6 +215,7 @@ def test_vacuous_bounds_are_one() -> None:
         (("kl", 1, 5, "nan"), "delta: expected a number such as 0.035, 1e-9 or 7/200, found 'nan'"),
         (("kl", 1, 5, "5%"), "delta: expected a number such as 0.035, 1e-9 or 7/200, found '5%'"),
         (("kl", 1, 5, "1e-999999999"), "delta: expected a number of moderate size, found '1e-999999999'"),
+        (("kl", 1, 5, "1e-5000"), "delta: expected a number of moderate size, found '1e-5000'"),
         (
             ("kl", 1, 5, 0.05),
             "delta: expected an exact number (int, Fraction, or text such as '0.035'), found the float 0.05",

@@ -268,7 +268,11 @@ def test_what_may_not_change_on_resuming(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"prior_scale": ("0",)}, ConfigError, "prior-scale: expected one or more numbers above 0, found 0"),
+        *(
+            ({"prior_scale": ("0.1", scale)}, ConfigError, "prior-scale: expected one or more numbers above 10^-30 and")
+            for scale in ("0", "1e-30", "1e6", "1e400")
+        ),
+        ({"draws": 10**9 + 1}, ConfigError, "--draws: expected at most 10^9, found 1000000001"),
         ({"prior_scale": ("x",)}, BoundError, "prior-scale: expected a number such as"),
         ({"prior_scale": ("0.1", "0.2"), "candidates": 1}, ConfigError, "candidates: expected at least 2"),
         ({"draws": 0}, ConfigError, "--draws: expected at least 1, found 0"),

@@ -120,6 +120,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "a preset of escapes": ("train", "--preset", ESCAPES),
     "a δ of 10^6 digits": ("certify", "checkpoints/a-run/best.pt", "--delta", "0." + "1" * 10**5),
     "a δ of 1e-999999999": ("certify", "checkpoints/a-run/best.pt", "--delta", "1e-999999999"),
+    "a δ of 1e-5000": ("certify", "checkpoints/a-run/best.pt", "--delta", "1e-5000"),
     "a δ of a division by 0": ("certify", "checkpoints/a-run/best.pt", "--delta", "1/0"),
     "a δ of escapes": ("certify", "checkpoints/a-run/best.pt", "--delta", ESCAPES),
     "looks of 5,000 digits": ("certify", "checkpoints/a-run/best.pt", "--looks", "9" * 5_000),
