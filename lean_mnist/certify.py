@@ -5,12 +5,11 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from lean_mnist.command_line import POSITIONAL, parse, run_command
+from lean_mnist.command_line import POSITIONAL, parse, refuse, run_command
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
 from lean_mnist.invocation import typed
 from lean_mnist.reading.text import shown
@@ -135,14 +134,6 @@ def main() -> None:
         print(certificate.text())
         print(f"  written    {shown(path)}")
         print(f"  to check   {typed('python -m lean_mnist.certify', '--check', path)}")
-
-
-def refuse(arguments: CertifyArguments, names: Iterable[str], why: str) -> None:
-    """Raise ``ConfigError`` if one of these options was given, so that none is silently without effect."""
-    usual = CertifyArguments()
-    for name in names:
-        if getattr(arguments, name) != getattr(usual, name):
-            raise ConfigError(f"--{name.replace('_', '-')}: {why}")
 
 
 def certify_checkpoint(arguments: CertifyArguments, checkpoint: str) -> "tuple[Certificate, Path]":

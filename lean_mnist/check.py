@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lean_mnist.command_line import OR_NONE, POSITIONAL, parse, run_command
+from lean_mnist.command_line import OR_NONE, POSITIONAL, parse, refuse, run_command
 from lean_mnist.errors import ConfigError
 from lean_mnist.files import write_atomically
 from lean_mnist.invocation import typed
@@ -109,8 +109,7 @@ def _bundles(asked: CheckArguments, path: Path, function: Any, given: dict[str, 
     from lean_mnist.crosscheck.cases.table import Case
     from lean_mnist.reading.text import printable
 
-    if asked.inputs or asked.sizes or asked.dtypes or asked.layouts:
-        raise ConfigError(f"--inputs, --sizes, --dtypes, --layouts: {path} has inputs of its own")
+    refuse(asked, ("inputs", "sizes", "dtypes", "layouts", "device"), f"{path} has inputs of its own")
     if given["fail_on"] == "error":  # the default
         del given["fail_on"]
     if asked.seed is not None:

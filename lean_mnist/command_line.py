@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -69,6 +69,13 @@ def parse(cls: type[T], arguments: Sequence[str], *, prog: str, default: T | Non
         usage = " ".join([as_started(prog), *wanted, "[options]"])
         raise ConfigError(f"{missing}: expected, found none; usage: {usage}")
     return cls(**given)
+
+
+def refuse(arguments: Any, names: Iterable[str], why: str) -> None:
+    """Raise ``ConfigError`` if one of these options was given, so that none is silently without effect."""
+    for name in names:
+        if getattr(arguments, name) != getattr(type(arguments), name):
+            raise ConfigError(f"{option_name(name)}: {why}")
 
 
 class _Kind(NamedTuple):

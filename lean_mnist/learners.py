@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from lean_mnist.command_line import POSITIONAL, parse, run_command
+from lean_mnist.command_line import POSITIONAL, parse, refuse, run_command
 from lean_mnist.errors import ConfigError
 
 Kind = Literal["perceptron", "kernel", "budget", "description"]
@@ -53,6 +53,7 @@ def main() -> None:
         raise ConfigError("--train: expected both --train FILE and --test FILE, or a FOLDER, or none of them")
     folder, settings = Path(), list(experiments.MLCERT)
     if arguments.train is None or arguments.test is None:
+        refuse(arguments, ("epochs", "budget", "description", "limit", "kernel"), "expected with --train alone")
         folder = experiments.mlcert_folder(arguments.folder)
     else:
         names = Path(arguments.train).stem, arguments.train, arguments.test

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from lean_mnist.command_line import POSITIONAL, Metavar, parse, run_command
+from lean_mnist.command_line import POSITIONAL, Metavar, parse, refuse, run_command
 from lean_mnist.errors import ConfigError
 
 
@@ -35,6 +35,8 @@ class PredictArguments:
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ConfigError(f"--top: expected at least 1, found {self.top}")
+        if self.probabilities:
+            refuse(self, ("top",), "without effect beside --probabilities, which shows all classes")
         if not self.paths:
             raise ConfigError("paths: expected images behind the checkpoint, found none; --help says more")
 

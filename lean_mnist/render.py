@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lean_mnist.command_line import parse, run_command
+from lean_mnist.command_line import parse, refuse, run_command
 from lean_mnist.errors import ConfigError
 from lean_mnist.reading.text import printable, shown
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lean_mnist.rendering.pixels import Image
     from lean_mnist.rendering.sheet import Tile
     from lean_mnist.training.evaluation.metrics import Evaluation
+
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,13 @@ def main() -> None:
             raise ConfigError(f"--{name}: expected 1 or more, found {given}")
     if arguments.grid and arguments.compare:
         raise ConfigError("--grid and --compare: expected one of them")
-    if picture := "--png" * bool(arguments.png) or "--json" * arguments.json:
-        for name in ("border", "wide", "colour"):
-            if getattr(arguments, name) != getattr(RenderArguments, name):
-                raise ConfigError(f"--{name}: of images as text, without effect beside {picture}")
+    as_text, why = ["border", "wide", "colour"], "of images as text, without effect beside"
+    if arguments.png:
+        refuse(arguments, as_text if arguments.json else [*as_text, "palette"], f"{why} --png")
+    elif arguments.json:
+        refuse(arguments, [*as_text, "grid", "compare"], f"{why} --json")
+    if arguments.checkpoint:
+        refuse(arguments, ("grey",), "expected without --checkpoint, whose run says whether it was given")
     if arguments.errors and not arguments.checkpoint:
         raise ConfigError("--errors: expected --checkpoint as well, whose errors are meant")
     from lean_mnist.files import write_atomically

@@ -266,6 +266,7 @@ def test_bundles_that_do_not_fit(tmp_path: Path) -> None:
     cases: list[tuple[list[str], str]] = [
         ([str(path)], "expected the function to ask it of behind it, as module:name; none is called unnamed"),
         ([str(path), "torch:square", "--inputs", "randn(3,req)"], "has inputs of its own"),
+        ([str(path), "torch:square", "--device", "cuda"], "has inputs of its own"),
         ([str(tmp_path), "torch:square"], "expected bundles of square, found 1 of other functions"),
         ([str(tmp_path / "none.pt"), "torch:square"], "none.pt: expected a repro bundle, found: No such file"),
     ]
