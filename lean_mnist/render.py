@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from lean_mnist.training.evaluation.metrics import Evaluation
 
 
-
 @dataclass(frozen=True)
 class RenderArguments:
     """Images of a data set as text, in colour, or as a PNG picture, beside what a checkpoint reads in them."""
