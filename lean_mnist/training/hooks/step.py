@@ -61,8 +61,8 @@ class StepHooks:
         return next((i for i in range(most) if any(due(first + i) for due in schedules)), most)
 
     def is_only_observed(self, step: int) -> bool:
-        """True if no gate besides ``health`` is due at this step of an engine that screens where that is asked for."""
-        return not any(hook.due(step) for hook in (*self.gates, *self.every_step))
+        """True if no gate is due at this step, finite, of an engine that screens where that is asked for."""
+        return step > 1 and not any(hook.due(step) for hook in (*self.gates, *self.every_step))
 
 
 # A run that goes on after a failure may fail at every step; the first ones tell.
