@@ -15,13 +15,13 @@ from lean_mnist.errors import ArgumentError
 
 
 def function(forward: Any, backward: Any, **attributes: Any) -> Any:
-    """The ``apply`` of a Function whose backward takes the upstream gradient and its one input."""
+    """The ``apply`` of a Function whose backward takes the upstream gradient and its inputs."""
 
-    def keep(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return forward(x)
+    def keep(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return forward(*inputs)
 
-    def back(ctx: Any, g: Tensor) -> Tensor:
+    def back(ctx: Any, g: Tensor) -> Any:
         return backward(g, *ctx.saved_tensors)
 
     members = {"forward": staticmethod(keep), "backward": staticmethod(back), **attributes}
@@ -181,20 +181,9 @@ class TestNotFinite:
 
 
 def test_what_forward_mode_cannot_tell_of_one_input_hides_no_failure_of_another() -> None:
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-            ctx.save_for_backward(a, b)
-            return a * b
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Any:
-            a, b = ctx.saved_tensors
-            return 1.1 * g * b, g * a
-
+    product = function(torch.mul, lambda g, a, b: (1.1 * g * b, g * a))
     without_forward_mode = function(lambda x: 1 * x, lambda g, x: g)
-    apply: Any = Product.apply
-    report = check_function(apply, lambda a, b: a * without_forward_mode(b), [*points(4), *points(4)], seed=1)
+    report = check_function(product, lambda a, b: a * without_forward_mode(b), [*points(4), *points(4)], seed=1)
     found = {f.subject: f.verdict for f in report.findings if f.rule == "JVP-VJP product"}
     assert found == {"input 0": Verdict.FAILED, "input 1": Verdict.NOT_APPLICABLE}
 
@@ -215,25 +204,19 @@ def test_where_no_loop_runs_a_batched_rule_has_not_passed() -> None:
     assert (found.verdict, found.text) == (Verdict.NOT_APPLICABLE, "it raises at other inputs")
 
 
-class OfWholeNumbers(torch.autograd.Function):
-    """``a · b`` of whole ``a``, of which no differences can be taken: the gradient in it is thrice the right one."""
+def of_whole_numbers(a: Tensor, b: Tensor) -> Tensor:
+    """``a · b``, of which no differences in ``a`` can be taken."""
+    if not bool((a == a.round()).all()):
+        raise ValueError("whole numbers only")
+    return a * b
 
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        if not bool((a == a.round()).all()):
-            raise ValueError("whole numbers only")
-        ctx.save_for_backward(a, b)
-        return a * b
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        a, b = ctx.saved_tensors
-        return 3 * g * b, g * a
+thrice_in_a = function(of_whole_numbers, lambda g, a, b: (3 * g * b, g * a))
 
 
 def test_an_input_is_not_judged_by_what_judged_another_of_its_name() -> None:
     a, b = torch.tensor([1.0, 2.0, -3.0], requires_grad=True), torch.tensor([0.3, -1.2, 0.8], requires_grad=True)
-    report = check_function(OfWholeNumbers.apply, None, [a, b], names=["x", "x"], seed=0)
+    report = check_function(thrice_in_a, None, [a, b], names=["x", "x"], seed=0)
     assert report.verdict is Verdict.INCONCLUSIVE
     assert report.unjudged == ("x (0)",)
 
@@ -245,7 +228,7 @@ def test_an_argument_of_the_name_of_a_parameter_is_judged_by_itself() -> None:
             self.scale = nn.Parameter(torch.tensor([0.3, -1.2, 0.8]))
 
         def forward(self, scale: Tensor) -> Any:
-            return OfWholeNumbers.apply(scale, self.scale)
+            return thrice_in_a(scale, self.scale)
 
     report = check_module(Scaled(), {"scale": torch.tensor([1.0, 2.0, -3.0], requires_grad=True)}, seed=0)
     assert report.verdict is Verdict.INCONCLUSIVE

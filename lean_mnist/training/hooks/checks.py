@@ -107,24 +107,21 @@ class ScreenHook:
         """Every step, or where the engine screens those in between, at those that are looked at row by row."""
         return not self._in_engine or self._randomised.per_row(step)
 
-    def stand_in_graphs(self, engine: GraphEngine, guard: MemoryGuard | None) -> None:
-        """Let ``engine`` screen the steps of a captured chunk in its graph, and do what ``guard`` does."""
-        self._in_engine = True
-        if guard is not None:
-            guard.stand_in()
-        network = self._network
-        engine.screen = lambda: GraphScreen(network, self._randomised, guard, self.look_back)
-
     def look_back(self, taken: int, stood_out: int, seconds: float) -> None:
         """Count the steps that an engine screened and took, and remember the number of one that stood out, or 0."""
         self._policy.summary.add_screens(taken, seconds)
         self._stood_out = stood_out
 
-    def stand_in(self, engine: NativeEngine, guard: MemoryGuard | None) -> None:
+    def stand_in(self, engine: NativeEngine | GraphEngine, guard: MemoryGuard | None) -> None:
         """Let ``engine`` screen the steps of a chunk itself, and do what ``guard`` does."""
-        self._native, self._guard, self._in_engine = NativeScreen(engine), guard, True
+        self._in_engine, self._guard = True, guard
         if guard is not None:
-            guard.stand_in()
+            guard.in_engine = True
+        if isinstance(engine, GraphEngine):
+            engine.screen = lambda: GraphScreen(self._network, self._randomised, guard, self.look_back)
+            return
+        self._native = NativeScreen(engine)
+        if guard is not None:
             self._native.watch_sums(engine.feature_sums)
         self._randomised.stand_in(self._native)
         engine.screen = self

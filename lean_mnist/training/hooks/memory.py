@@ -75,11 +75,11 @@ class MemoryGuard:
         self._state_tensors: list[Any] = [None]  # of the optimizer, when they were last looked for
         self._of_batches: list[str] = []  # what was found in those of the present step
         self._warnings: list[Record] = []  # not yet told
-        self._in_engine = False  # whether the engine compares in its chunks
+        self.in_engine = False  # whether the engine compares in its chunks, by sums of its own, and this between them
 
     def due(self, step: int) -> bool:
         """Every step, where the engine does not compare in its chunks."""
-        return not self._in_engine
+        return not self.in_engine
 
     def watch(self, update: Update) -> None:
         """From now on ``update`` leaves checksums behind."""
@@ -141,10 +141,6 @@ class MemoryGuard:
         """Changes in memory, where they may be why a gate refuses ``step``."""
         found = [*self._differences(step), *self._of(step.batches, True)]
         return self.fault(step.number, found) if found else None
-
-    def stand_in(self) -> None:
-        """From now on the engine compares in its chunks, by sums of its own, and this gate between them."""
-        self._in_engine = True
 
     def compare_at_rest(self, step: int) -> None:
         """Before a chunk from number ``step`` on; raises ``MemoryFault``."""

@@ -131,7 +131,7 @@ class Classification:
             whole = whole and self.config.precision != "float64"  # rates are float32 there
             self._engine = graphs = GraphEngine(*parts, self._memory, whole_chunks=whole)
             if self._screen is not None and whole:
-                self._screen.stand_in_graphs(graphs, self._guard)
+                self._screen.stand_in(graphs, self._guard)
         else:
             self._engine = StepEngine(functools.partial(put_flat_gradients, self.parameters), update, stop_requested)
         return self._engine
