@@ -101,6 +101,7 @@ def test_graphs_of_matmul(tmp_path: Path) -> None:
         (0, node("Reshape", ["x", "merge"], "f"), "node-f.*changes the shape"),
         (0, node("Reshape", ["x", "halves"], "f"), "node-z.*has 12 inputs, expected 6, as the Reshape before gives"),
         (0, node("Dropout", ["x", "zero", "zero"], "f"), "node-f.*changes the shape"),
+        (0, node("Dropout", ["x", "", "zero"], "f"), "node-f.*changes the shape"),
         (3, node("Relu", ["z"], "2bias"), r"node-2bias.*gives '2bias', which is there already"),
         (3, node("Constant", [], "2bias", value=numpy_helper.from_array(np.zeros(3))), "defines '2bias'"),
         (2, node("Gemm", ["s", "0weight", "0bias"], "z", transB=1, alpha=float("inf")), "0weight holds infinities"),

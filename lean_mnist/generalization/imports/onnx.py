@@ -176,7 +176,7 @@ class LayerChain:
             self.width = shape[1] if shape[1] > 0 else None
             return (shape[0] in (0, 1) and (shape[1] == -1 or shape[1] > 0)) or (shape[0] == -1 and shape[1] > 0)
         if node.operator == "Dropout":
-            return len(others) <= 1  # a third input would say that it is training
+            return len(node.inputs) <= 2  # a third input would say that it is training
         if node.operator == "Cast":
             return node.number("to", 1) in (1, 11)  # FLOAT, DOUBLE
         return True
