@@ -4,7 +4,6 @@ Shapes: ``B`` batch, ``D = rows * columns`` input features, ``m`` examples.
 """
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,8 @@ import torch
 from lean_mnist.data.names import NORMALIZATIONS
 from lean_mnist.errors import ArgumentError, CheckpointError, ConfigError, check_choice
 from lean_mnist.reading.text import printable
+
+_LARGEST = torch.finfo(torch.float32).max  # in which features are computed
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ class Normalization:
         kind, mean, scale, clip = values["kind"], values["mean"], values["scale"], values.get("clip", 1.0)
         for name, good, expected in (
             ("kind", isinstance(kind, str) and kind in NORMALIZATIONS, f"one of {', '.join(NORMALIZATIONS)}"),
-            ("mean", _is_finite_number(mean), "a finite number"),
-            ("scale", _is_finite_number(scale) and scale > 0, "a finite number above 0"),
-            ("clip", _is_finite_number(clip) and clip > 0, "a finite number above 0"),
+            ("mean", _is_finite_number(mean), "a finite number in float32"),
+            ("scale", _is_finite_number(scale) and scale > 0, "a finite number above 0 in float32"),
+            ("clip", _is_finite_number(clip) and clip > 0, "a finite number above 0 in float32"),
         ):
             if not good:
                 found = printable(repr(values[name]), 60)
@@ -109,7 +110,7 @@ class Normalization:
 
 
 def _is_finite_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def check_pixels(argument: str, images: torch.Tensor) -> None:

@@ -35,9 +35,11 @@ _AMOUNTS = "warmup_steps check_every gradcheck_every weight_decay logit_penalty 
 _RANGES: tuple[Range, ...] = (
     (f"{_COUNTS} rank_timeout", lambda count: count >= 1, "at least 1"),
     (f"{_AMOUNTS} augment_scale augment_elastic seed", lambda amount: amount >= 0, "at least 0"),
-    (f"{_COUNTS} rank_timeout {_AMOUNTS} augment_elastic", lambda number: number <= _MOST, f"at most {_MOST}"),
+    (f"{_COUNTS} {_AMOUNTS} augment_elastic clip_pixels", lambda number: number <= _MOST, f"at most {_MOST}"),
+    ("rank_timeout", lambda seconds: seconds <= 10**6, "at most 10^6"),
     ("seed", lambda seed: seed < 2**63, "a number below 2^63"),
     ("lr clip_norm clip_pixels init_scale decay augment_smoothness", lambda x: 0 < x < math.inf, "a number above 0"),
+    ("augment_smoothness", lambda pixels: 1e-3 <= pixels <= 1e6, "from 0.001 to 10^6"),
     ("momentum augment_scale", lambda share: 0 <= share < 1, "a number from 0 up to, not including, 1"),
     ("average", lambda share: 0 < share < 1, "a number between 0 and 1"),
     ("label_smoothing", lambda share: 0 <= share <= 1, "a number from 0 to 1"),
