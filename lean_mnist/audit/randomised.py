@@ -25,6 +25,7 @@ from torch import Tensor
 from lean_mnist.audit.batched import BatchChecks, BatchedCheck
 from lean_mnist.audit.local_checks import ComputedStep, LocalCheck, Probe, local_checks
 from lean_mnist.audit.native_screen import NativeScreen
+from lean_mnist.crosscheck.comparison import or_infinity
 
 # So many steps' probes are drawn at a time.
 BLOCK = 64
@@ -202,7 +203,7 @@ def _run_per_row(checks: Sequence[LocalCheck], probes: Sequence[Probe]) -> tuple
         for (check, rows), largest in zip(found, worst.tolist(), strict=True)
         if not largest <= 1  # also NaN
     ]
-    return failures, max(worst.tolist(), key=lambda share: math.inf if math.isnan(share) else share)
+    return failures, max(worst.tolist(), key=or_infinity)
 
 
 def _bad_rows(shares: Tensor) -> tuple[int, ...]:

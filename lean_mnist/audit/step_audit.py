@@ -23,7 +23,7 @@ from lean_mnist.audit.reference import (
 )
 from lean_mnist.chainrule import mlp
 from lean_mnist.chainrule.activations import activation_named
-from lean_mnist.crosscheck.comparison import Divergence, compare
+from lean_mnist.crosscheck.comparison import Divergence, compare, or_infinity
 from lean_mnist.crosscheck.diagnosis import diagnose
 from lean_mnist.enclosure.enclose import GradientBound, enclose_model_gradients
 from lean_mnist.nn import MLP
@@ -50,7 +50,7 @@ class AuditResult:
     @property
     def largest(self) -> Divergence | None:
         """The divergence that uses the largest share of what rounding explains; of a parameter, not of the loss."""
-        return max(self.divergences[1:], key=lambda d: math.inf if math.isnan(d.share) else d.share, default=None)
+        return max(self.divergences[1:], key=lambda d: or_infinity(d.share), default=None)
 
     @property
     def failed(self) -> tuple[Divergence, ...]:

@@ -56,6 +56,11 @@ class Divergence:
         )
 
 
+def or_infinity(value: float) -> float:
+    """``value``, or infinity for NaN: the key of a largest that NaN is."""
+    return math.inf if math.isnan(value) else value
+
+
 def place_of_largest(x: Tensor) -> tuple[int, ...]:
     """The index of the largest number in ``x``; NaN counts as infinite."""
     place = int(x.nan_to_num(nan=math.inf).argmax())

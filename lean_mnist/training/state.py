@@ -16,6 +16,7 @@ from msgspec import Meta
 from lean_mnist.audit.gradcheck_piece import GradcheckVerdict
 from lean_mnist.audit.randomised import RandomisedResult
 from lean_mnist.audit.step_audit import AuditResult
+from lean_mnist.crosscheck.comparison import or_infinity
 from lean_mnist.reading.schema import Amount, Count, Share
 
 
@@ -67,7 +68,7 @@ class CheckSummary:
         self.seconds += result.seconds
         if result.per_row:  # a batched check has no thresholds, only an idea of what is ordinary
             self.close_looks += 1
-            self.largest_screen_share = max(self.largest_screen_share, result.share, key=_size)
+            self.largest_screen_share = max(self.largest_screen_share, result.share, key=or_infinity)
 
     def add_screens(self, steps: int, seconds: float) -> None:
         """Count the batched checks of steps of a chunk, at none of which anything stood out."""
@@ -87,11 +88,11 @@ class CheckSummary:
             self.gradchecks += result.gradcheck.verdict is not GradcheckVerdict.KINK
             self.kinks += result.gradcheck.verdict is GradcheckVerdict.KINK
         for divergence in result.divergences[1:]:  # the first is the loss
-            if _size(divergence.value) > _size(self.largest_divergence):
+            if or_infinity(divergence.value) > or_infinity(self.largest_divergence):
                 self.largest_divergence, self.largest_at = divergence.value, f"{divergence.name}, step {step}"
-            self.largest_share = max(self.largest_share, divergence.share, key=_size)
+            self.largest_share = max(self.largest_share, divergence.share, key=or_infinity)
         for bound in result.bounds:
-            if _size(bound.relative) > _size(self.largest_bound):
+            if or_infinity(bound.relative) > or_infinity(self.largest_bound):
                 self.largest_bound, self.largest_bound_at = bound.relative, f"{bound.name}, step {step}"
         if not result.passed:
             self.add_failure(step, result.message)
@@ -113,12 +114,12 @@ class CheckSummary:
         """
         if len(found) == 1:
             return found[0]
-        farthest = max(found, key=lambda one: _size(one.largest_divergence))
-        widest = max(found, key=lambda one: _size(one.largest_bound))
+        farthest = max(found, key=lambda one: or_infinity(one.largest_divergence))
+        widest = max(found, key=lambda one: or_infinity(one.largest_bound))
         told = (f"rank {rank}: {one.first_failure}" for rank, one in enumerate(found) if one.failures)
         return dataclasses.replace(
             farthest,
-            **{name: max((getattr(one, name) for one in found), key=_size) for name in _OF_STEPS},
+            **{name: max((getattr(one, name) for one in found), key=or_infinity) for name in _OF_STEPS},
             **{name: sum(getattr(one, name) for one in found) for name in ("failures", "transient")},
             first_failure=self.first_failure or next(told, ""),
             largest_bound=widest.largest_bound,
@@ -130,10 +131,6 @@ class CheckSummary:
 _OF_STEPS = (
     "screens", "close_looks", "largest_screen_share", "comparisons", "gradchecks", "kinks", "largest_share", "seconds",
 )  # fmt: skip
-
-
-def _size(value: float) -> float:  # NaN is more than any number
-    return math.inf if math.isnan(value) else value
 
 
 @dataclass

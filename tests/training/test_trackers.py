@@ -109,6 +109,29 @@ def test_a_tracker_that_fails_stops_no_run_and_is_told_of_once(
     assert finished.summary_json["finished"]
 
 
+@mlflow
+def test_what_was_sent_before_a_failure_is_not_sent_again_however_often_it_fails(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    (folder := here / "run").mkdir()
+    (sink,) = open_trackers(digits_config(mlflow="store"), folder, fresh=True)
+    log, failing = MlflowClient.log_batch, False
+
+    def sent_in_part(client: Any, *arguments: Any) -> None:
+        log(client, *arguments)
+        if failing:
+            raise OSError("no answer")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", sent_in_part)
+    for step in range(1, 7):
+        sink.write(Scalar(step, "x", float(step)))
+        failing = step in (1, 2, 4, 5)
+        sink.flush()
+    assert in_mlflow(here)[1] == {"x": [(step, float(step)) for step in range(1, 7)]}
+
+
 @wandb
 def test_wandb_has_the_numbers_of_a_run_and_goes_on_under_its_name(here: Path) -> None:
     interrupted_at(13, lambda: run(digits_config(**OPTIONS, wandb="offline")))

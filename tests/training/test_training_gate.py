@@ -1,6 +1,7 @@
 """The gate: a wrong gradient never reaches the weights, and no checkpoint made after it is called best."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import pytest
 import torch
 
 from lean_mnist import train
+from lean_mnist.audit.step_audit import AuditResult
 from lean_mnist.chainrule import dense
 from lean_mnist.chainrule.activations import ACTIVATIONS
+from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.errors import GradientMismatch, LeanMnistError
 from lean_mnist.invocation import typed
 from lean_mnist.nn import MLP
+from lean_mnist.training.hooks.checks import check_records
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
 from tests.support.planting import Plant
@@ -27,6 +31,16 @@ from tests.support.training_cases import (
     named,
     records_in,
 )
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_divergence_that_is_no_number_is_the_largest_that_is_recorded(order: int) -> None:
+    found = [Divergence(name, value, 0.1, (), 0.0, 0.0) for name, value in (("a", math.nan), ("b", 0.5))][::order]
+    result = AuditResult((Divergence("loss", 0.0, 0.1, (), 0.0, 0.0), *found), (), None, 0, 0.0)
+    records = {record.name: record.value for record in check_records(3, result)}
+    assert math.isnan(records["divergence/largest"])
+    assert math.isnan(records["crosscheck/share_of_allowed"])
+    assert records["crosscheck/passed"] == 0
 
 
 def _first_layer(change: Callable[[torch.Tensor], torch.Tensor], after: int = 0) -> Callable[[Plant], None]:

@@ -9,6 +9,7 @@ from lean_mnist.audit.local_checks import ComputedStep
 from lean_mnist.audit.native_screen import NativeScreen
 from lean_mnist.audit.randomised import RandomisedCheck
 from lean_mnist.audit.step_audit import AuditResult, StepAudit
+from lean_mnist.crosscheck.comparison import or_infinity
 from lean_mnist.errors import HealthError
 from lean_mnist.nn import MLP
 from lean_mnist.nn.engine.graph import GraphEngine
@@ -182,7 +183,7 @@ def check_records(number: int, result: AuditResult) -> Iterator[Record]:
     if result.bounds:
         yield Scalar(number, "error_bound/largest", max(bound.relative for bound in result.bounds))
     if result.largest is not None:
-        yield Scalar(number, "divergence/largest", max(d.value for d in result.divergences[1:]))
+        yield Scalar(number, "divergence/largest", max((d.value for d in result.divergences[1:]), key=or_infinity))
         yield Scalar(number, "crosscheck/share_of_allowed", result.largest.share)
         yield Scalar(number, "crosscheck/kinks", result.kinks)
     if result.gradcheck is not None and result.gradcheck.verdict is not GradcheckVerdict.KINK:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from lean_mnist.crosscheck.comparison import or_infinity
 from lean_mnist.training.sinks.live import Board, Piece, can_redraw, clock, coloured, sparkline
 from lean_mnist.training.sinks.records import Epoch, Notice, Record, Scalar, Sink
 
@@ -105,9 +106,9 @@ class _Live(_Lines):
         if name == "train/loss":
             self._losses.append(value)
         elif name == "divergence/largest":
-            self._divergence = max(self._divergence, value)
+            self._divergence = max(self._divergence, value, key=or_infinity)
         elif name == "crosscheck/share_of_allowed":
-            self._share = max(self._share, value)
+            self._share = max(self._share, value, key=or_infinity)
         elif name == "screen/share_of_allowed":
             self._screened = True
         elif name in self._passed or name == "screen/passed":

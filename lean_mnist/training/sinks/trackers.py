@@ -162,6 +162,10 @@ class MlflowSink(Tracker):
             self._sent[key] = max((metric.step for metric in history), default=-1)
         return self._sent.get(key, -1)
 
+    def _failed(self, error: Exception) -> None:
+        self._sent.clear()  # part of what follows may have been sent
+        super()._failed(error)
+
     def _end(self) -> None:
         self._client.set_terminated(self.name)
 
