@@ -25,8 +25,8 @@ from lean_mnist.nn.step import StepTape
 class _LayerScreen(ctypes.Structure):
     _fields_ = [
         ("forward", c_float), ("gradient", c_float), ("together", c_float), ("backward", c_float),
-        ("u", c_void_p), ("v", c_void_p), ("along", c_void_p), ("gradient_along", c_void_p), ("below", c_void_p),
-        ("h_u", c_void_p), ("h", c_void_p), ("d_z", c_void_p),
+        ("u", c_int64), ("v", c_int64), ("along", c_void_p), ("gradient_along", c_void_p), ("below", c_void_p),
+        ("all_below", c_void_p), ("h_u", c_void_p), ("h", c_void_p),
     ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class _State(ctypes.Structure):
     ]  # fmt: skip
 
 
-_SUMS_SIZE = 5 * 8 + 4 * 4  # bytes of a Sums of screen.c
+_SUMS_SIZE = 4 * 8 + 4 * 4  # bytes of a Sums of screen.c
 
 
 class NativeScreen:
@@ -66,12 +66,15 @@ class NativeScreen:
 
         pairs = list(itertools.pairwise(sizes))
         self.shapes = [(after, before) for before, after in pairs]
+        lengths = [before + 1 for before, _ in pairs] + [after for _, after in pairs]  # of u and of v, of each layer
+        starts = list(itertools.accumulate(lengths, initial=0))
         ordinary = [OrdinaryResiduals.of(after, before, engine.has_bias, 0, like) for before, after in pairs]
         self._layers = (_LayerScreen * len(pairs))(
             *(
                 _LayerScreen(
-                    *ordinary[i][:4], None, None, memory(before + 1), memory(engine.threads.most, after), memory(after),
-                    memory(capacity), memory(capacity, before) if i else None, memory(capacity, after),
+                    *ordinary[i][:4], starts[i], starts[len(pairs) + i], memory(before + 1),
+                    memory(engine.threads.most, after), memory(engine.threads.most, after),
+                    memory(engine.threads.most, after), memory(capacity), memory(capacity, before) if i else None,
                 )
                 for i, (before, after) in enumerate(pairs)
             )
@@ -79,7 +82,7 @@ class NativeScreen:
         sums = torch.zeros(engine.threads.most * len(pairs) * _SUMS_SIZE, dtype=torch.uint8)
         self._kept.append(sums)
         self._state = _State(
-            self._layers, None, sum(before + 1 + after for before, after in pairs), underflow_of(like), unit_of(like),
+            self._layers, None, starts[-1], underflow_of(like), unit_of(like),
             ELEMENTWISE_ULPS, None, 0, address(sums),
         )  # fmt: skip
         self.state = c_void_p(ctypes.addressof(self._state))

@@ -12,7 +12,7 @@
 
 #include "step.h"
 
-enum { TILE_ROWS = 6, TILE_COLUMNS = WIDTH * TILE_VECTORS, SPARSE_ROWS = 4 };
+enum { TILE_COLUMNS = WIDTH * TILE_VECTORS };
 
 typedef struct {
     Network *network;
@@ -29,7 +29,25 @@ typedef struct {
     int64_t taken, status; /* status: of the first step that was not applied, or DONE */
     int64_t finite[64];    /* of each thread's part */
 } Work;
+enum { TIMED = 8 };
 enum { DONE, NOT_FINITE, STOOD_OUT, BAD_BATCH, HELD };
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* Have the screen, if there is one, look at `what` of a step. Its time is that of the first thread in one step of
+   TIMED, times TIMED: a look at the clock takes longer than one at some rows. */
+static double look(Work *work, int64_t step, Looked what, Team *team, int thread) {
+    if (!work->screen) return 0;
+    int timed = thread == 0 && step % TIMED == 0;
+    double begun = timed ? now() : 0;
+    double share = work->screen(work->screen_state, work->network, work->update, step, what, team, thread);
+    if (timed) work->screen_seconds += TIMED * (now() - begun);
+    return share;
+}
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
@@ -385,14 +403,19 @@ static void first_forward(const Network *net, int64_t begin, int64_t end, float 
                 &unused);
 }
 
-/* Rows `begin` to `end` of the gradient of the first weight. */
-static void first_weight_gradient(const Network *net, int64_t begin, int64_t end, float *scratch, vector *zeros) {
+/* c 1^T dz */
+static void background_gradient(const Network *net, float *start) {
+    sum_columns(net->layers[0].d_z, net->examples, net->layers[0].units, sparse_columns(net), start);
+    for (int64_t j = 0; j < sparse_columns(net); j++) start[j] *= net->background;
+}
+
+/* Rows `begin` to `end` of the gradient of the first weight; `start` is that of the background. */
+static void first_weight_gradient(const Network *net, int64_t begin, int64_t end, const float *start, float *scratch,
+                                  vector *zeros) {
     const Layer *layer = net->layers;
     int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net), words = marks_of_row(net);
     int32_t *list = (int32_t *)scratch;
-    float *start = scratch + net->longest, *free = start + net->longest;
-    sum_columns(layer->d_z, net->examples, units, columns, start);
-    for (int64_t j = 0; j < columns; j++) start[j] *= net->background;
+    float *free = scratch + net->longest;
     for (int64_t k = begin; k < end && columns; k += SPARSE_ROWS) {
         int64_t rows = end - k < SPARSE_ROWS ? end - k : SPARSE_ROWS, count = 0;
         for (int64_t i = 0; i < net->examples; i++) {
@@ -440,18 +463,25 @@ static void rows_forward_and_backward(const Network *net, int64_t begin, int64_t
     }
 }
 
-/* This thread's part of dW = h^T dz and db = sum dz of every layer; returns whether all of it is finite. */
-static int weight_gradients(const Network *net, Team *team, int thread, float *scratch) {
+/* This thread's part of dW = h^T dz and db = sum dz of every layer, which the screen looks at while it is in the cache;
+   returns whether all of it is finite. */
+static int weight_gradients(Work *work, int64_t step, Team *team, int thread, float *scratch) {
+    const Network *net = work->network;
     vector zeros = {0};
-    float bias_zeros = 0;
+    float bias_zeros = 0, *start = scratch, *free = scratch + net->longest;
+    background_gradient(net, start);
     for (int64_t l = 0; l < net->depth; l++) {
         const Layer *layer = net->layers + l;
-        int64_t begin, end, units = layer->units;
-        part_of(layer->inputs, l ? TILE_ROWS : SPARSE_ROWS, thread, team->size, &begin, &end);
-        if (l == 0) first_weight_gradient(net, begin, end, scratch, &zeros);
-        else
-            product(end - begin, units, net->examples, layer->h + begin, 1, layer->inputs, layer->d_z, units, 1, NULL,
-                    layer->d_weight + begin * units, units, scratch, &zeros);
+        int64_t begin, end, last, units = layer->units;
+        gradient_rows(net, l, team, thread, &begin, &end);
+        for (int64_t k = begin; k < end; k = last) {
+            last = l == 0 && k + LOOKED_ROWS < end ? k + LOOKED_ROWS : end;
+            if (l == 0) first_weight_gradient(net, k, last, start, free, &zeros);
+            else
+                product(last - k, units, net->examples, layer->h + k, 1, layer->inputs, layer->d_z, units, 1, NULL,
+                        layer->d_weight + k * units, units, free, &zeros);
+            look(work, step, (Looked){l, k, last}, team, thread);
+        }
         if (!layer->bias) continue;
         part_of(units, WIDTH, thread, team->size, &begin, &end);
         for (int64_t j = begin; j < end; j++) layer->d_bias[j] = 0;
@@ -491,44 +521,49 @@ static float clip_factor(const Update *update, Team *team, int thread) {
     return factor < 1 ? factor : 1;
 }
 
-/* g = factor g + decay p; v = momentum v + g; p -= rate v, or with Nesterov's momentum rate (g + momentum v). */
-static void apply_range(const Update *update, float rate, float factor, int64_t begin, int64_t end) {
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* g = factor g + decay p; v = momentum v + g; p -= rate v, or with Nesterov's momentum rate (g + momentum v). `sums`
+   are those of the words of p and v. */
+static void apply_range(const Update *update, float rate, float factor, int64_t begin, int64_t end, uint32_t sums[2]) {
     float *restrict p = update->parameters, *restrict m = update->momentum;
     const float *restrict gradient = update->gradient;
     float mu = update->momentum_factor, decay = update->weight_decay;
+    uint32_t of_p = 0, of_v = 0;
     if (!m)
-        for (int64_t k = begin; k < end; k++) p[k] -= rate * (factor * gradient[k] + decay * p[k]);
+        for (int64_t k = begin; k < end; k++) of_p += bits_of(p[k] -= rate * (factor * gradient[k] + decay * p[k]));
     else if (update->nesterov)
         for (int64_t k = begin; k < end; k++) {
             float g = factor * gradient[k] + decay * p[k], v = mu * m[k] + g;
-            m[k] = v;
-            p[k] -= rate * (g + mu * v);
+            of_v += bits_of(m[k] = v);
+            of_p += bits_of(p[k] -= rate * (g + mu * v));
         }
     else
         for (int64_t k = begin; k < end; k++) {
             float v = mu * m[k] + (factor * gradient[k] + decay * p[k]);
-            m[k] = v;
-            p[k] -= rate * v;
+            of_v += bits_of(m[k] = v);
+            of_p += bits_of(p[k] -= rate * v);
         }
+    sums[0] = of_p;
+    sums[1] = of_v;
 }
 
 /* This thread's part of the update, which leaves the sums of what it has written. */
 static void apply(const Update *update, float rate, float factor, Team *team, int thread) {
-    int64_t begin, end;
-    part_of(blocks_of(update), 1, thread, team->size, &begin, &end);
+    int64_t begin, end, blocks = blocks_of(update);
+    part_of(blocks, 1, thread, team->size, &begin, &end);
     for (int64_t block = begin; block < end; block++) {
         int64_t last = (block + 1) * BLOCK < update->size ? (block + 1) * BLOCK : update->size;
-        apply_range(update, rate, factor, block * BLOCK, last);
+        uint32_t sums[2];
+        apply_range(update, rate, factor, block * BLOCK, last, sums);
         if (!update->sums) continue;
-        update->sums[block] = block_sum(update, update->parameters, block);
-        if (update->momentum) update->sums[blocks_of(update) + block] = block_sum(update, update->momentum, block);
+        update->sums[block] = sums[0];
+        if (update->momentum) update->sums[blocks + block] = sums[1];
     }
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
 /* What every thread of a team does of `work`. */
@@ -553,7 +588,8 @@ static void take_steps(Work *work, Team *team, int thread) {
         else rows_forward_and_backward(net, begin, end, scratch);
         meet(team);
         if (work->status == BAD_BATCH) break;
-        work->finite[thread] = weight_gradients(net, team, thread, scratch);
+        work->finite[thread] = weight_gradients(work, step, team, thread, scratch);
+        if (work->update) look(work, step, (Looked){.layer = PARAMETERS}, team, thread);
         meet(team);
         double loss = 0;
         int finite = 1;
@@ -569,13 +605,9 @@ static void take_steps(Work *work, Team *team, int thread) {
             if (thread == 0) work->status = NOT_FINITE;
             break;
         }
-        if (work->screen) {
-            double begun = now(), share = work->screen(work->screen_state, net, work->update, step, team, thread);
-            if (thread == 0) work->screen_seconds += now() - begun;
-            if (!(share <= 1)) { /* the same on every thread */
-                if (thread == 0) work->status = STOOD_OUT;
-                break;
-            }
+        if (!(look(work, step, (Looked){.layer = WHOLE_STEP}, team, thread) <= 1)) { /* the same on every thread */
+            if (thread == 0) work->status = STOOD_OUT;
+            break;
         }
         if (work->hold && step == work->steps - 1) {
             if (thread == 0) work->status = HELD;
@@ -743,5 +775,8 @@ void norms(const Network *net, double *found) {
 /* Screen the step that stands in the tape, by the caller alone. */
 double screen_once(Screen screen, void *state, const Network *net, const Update *update) {
     Team alone = {.size = 1};
-    return screen(state, net, update, 0, &alone, 0);
+    for (int64_t l = 0; l < net->depth; l++)
+        screen(state, net, update, 0, (Looked){l, 0, net->layers[l].inputs}, &alone, 0);
+    screen(state, net, update, 0, (Looked){.layer = PARAMETERS}, &alone, 0);
+    return screen(state, net, update, 0, (Looked){.layer = WHOLE_STEP}, &alone, 0);
 }

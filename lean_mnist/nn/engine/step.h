@@ -10,6 +10,7 @@ enum { BLOCK = 4096 }; /* numbers of a vector that are summed together */
 enum { SUMMED_ROWS = 64, SCRATCH = 66 };
 /* Terms of a sum that are added up by themselves: its rounding grows with their number, and they stay in the cache. */
 enum { TERMS = 128 };
+enum { TILE_ROWS = 6, SPARSE_ROWS = 4 }; /* of a tile of a product */
 enum { RELU, LEAKY_RELU, SIGMOID, TANH, GELU, SILU, IDENTITY };
 
 typedef struct {
@@ -53,8 +54,17 @@ typedef struct {
     uint32_t *sums;   /* of blocks of parameters, then of momentum, left by every update; or NULL */
 } Update;
 
-/* A check of every step, run by all threads: below or equal to 1 where nothing stands out. */
-typedef double (*Screen)(void *state, const Network *, const Update *, int64_t step, Team *, int thread);
+/* What a thread looks at: rows of the gradient of a layer, which it has just made; once it has made all of its rows,
+   what rests in memory; and once all threads have, the whole step. */
+typedef struct {
+    int64_t layer, begin, end;
+} Looked;
+enum { WHOLE_STEP = -1, PARAMETERS = -2 }; /* in place of a layer */
+enum { LOOKED_ROWS = 32 };                 /* of the first weight's gradient, at a time */
+
+/* A check of every step, run by all threads, which meet only where it is the whole step: then its result is below or
+   equal to 1 where nothing stands out. */
+typedef double (*Screen)(void *state, const Network *, const Update *, int64_t step, Looked, Team *, int thread);
 
 static inline vector load(const float *p) { return *(const vector *)p; }
 
@@ -65,6 +75,12 @@ static inline float sum_of(vector v) {
     if (WIDTH == 4) return part[0] + part[1];
     for (int i = 0; WIDTH == 16 && i < 4; i++) part[i] += part[i + WIDTH / 4];
     return (part[0] + part[2]) + (part[1] + part[3]);
+}
+
+/* Rows of layer l's gradient that a thread makes. */
+static inline void gradient_rows(const Network *net, int64_t l, const Team *team, int thread, int64_t *begin,
+                                 int64_t *end) {
+    part_of(net->layers[l].inputs, l ? TILE_ROWS : SPARSE_ROWS, thread, team->size, begin, end);
 }
 
 static inline int64_t blocks_of(const Update *update) { return (update->size + BLOCK - 1) / BLOCK; }
