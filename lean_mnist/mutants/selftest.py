@@ -165,11 +165,16 @@ def for_target(
     if not (isinstance(function, type) and issubclass(function, Function)):
         raise ArgumentError(f"target: expected a subclass of torch.autograd.Function, found {function!r}")
     reference, made = (named(f"{function.__module__}:{name}", name) for name in ("reference", "inputs"))
-    arguments = list(made() if callable(made) else made)
-    alarm = refused(function.apply, reference, arguments, seed)
-    generic = [] if alarm else [mutant for mutant in mutants if mutant.generic and not mutant.ours_only]
-    results = tuple(_try(function, mutant, reference, arguments, seed) for mutant in announced(generic, progress))
-    alarms = (alarm.message,) if alarm else ()
+    try:
+        arguments = made() if callable(made) else made
+    except Exception as error:
+        raise ArgumentError(f"inputs: the function that makes them raised {type(error).__name__}: {error}") from error
+    if not isinstance(arguments, (list, tuple)):
+        raise ArgumentError(f"inputs: expected a list of the arguments of apply, found {type(arguments).__name__}")
+    report = check_function(function.apply, reference, list(arguments), seed=seed, fail_on="warning")
+    alarms = (_failure(report).message,) if report.failures else ()
+    generic = [] if alarms else [mutant for mutant in mutants if mutant.generic and not mutant.ours_only]
+    results = tuple(_try(function, mutant, reference, list(arguments), seed) for mutant in announced(generic, progress))
     return SelftestReport(target, results, alarms, 1, time.perf_counter() - started, seed)
 
 

@@ -102,8 +102,8 @@ def _inputs(*shapes: Sequence[int], frozen: Sequence[int] = ()) -> tuple[Tensor,
     )
 
 
-def _network(batch: int, *, features: int = 6, hidden: int = 5, frozen: Sequence[int] = ()) -> tuple[Tensor, ...]:
-    return _inputs((batch, features), (hidden, features), (hidden,), (4, hidden), (4,), frozen=frozen)
+def _network(batch: int, *, hidden: int = 5, frozen: Sequence[int] = ()) -> tuple[Tensor, ...]:
+    return _inputs((batch, 6), (hidden, 6), (hidden,), (4, hidden), (4,), frozen=frozen)
 
 
 def _after_ones(y: Tensor, axis: int) -> Tensor:

@@ -158,6 +158,23 @@ def test_a_target_that_is_not_there_is_one_line(target: str, message: str) -> No
         for_target(target)
 
 
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ("inputs, reference = 5, sin", "inputs: expected a list of the arguments of apply, found int"),
+        ("inputs, reference = (lambda: {}['no']), sin", "inputs: the function that makes them raised KeyError: 'no'"),
+        ("inputs, reference = [ones(3)], sin", "inputs: expected at least one floating tensor with requires_grad"),
+        ("inputs, reference = [ones(3, requires_grad=True)], 7", "reference: expected a function, found int"),
+        ("inputs, reference = [ones(3, requires_grad=True)], sin", "function: its forward raised TypeError"),
+    ],
+)
+def test_what_cannot_be_asked_is_no_failed_check(beside: str, message: str, tmp_path: Path) -> None:
+    lines = ["from torch import ones, sin", f"from {__name__} import RMSNorm", "class Same(RMSNorm): pass", beside]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    with pytest.raises(ArgumentError, match=message):
+        for_target(f"{tmp_path / 'mine.py'}:Same")  # of this file, not of the one of that name before it
+
+
 def test_a_target_whose_module_raises_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(ArgumentError, match=r"cannot import .*broken.py \(ZeroDivisionError: .*, line 1\)"):

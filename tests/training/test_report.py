@@ -299,6 +299,14 @@ def test_records_that_no_run_writes_do_no_harm(called: Call, copied: Path) -> No
     assert "inf" in sections(page_in(copied))["Curves"].text
 
 
+def test_a_share_that_is_no_number_is_not_left_out_of_the_largest(called: Call, copied: Path) -> None:
+    with (copied / "metrics.jsonl").open("a") as file:
+        for step, value in ((2, 0.1), (3, "nan"), (4, 0.2)):
+            print(json.dumps({"step": step, "name": "screen/share_of_allowed", "value": value}), file=file)
+    called(NAME)
+    assert "At most nan %; a check fails above 100 %." in (copied / "report.html").read_text()
+
+
 def test_a_bound_that_covers_some_tensors_only_is_not_claimed(called: Call, copied: Path) -> None:
     lines = (copied / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     again = [line.replace('"step": 1,', '"step": 2,') for line in lines if '"step": 1,' in line]

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import nn
 
 from lean_mnist.crosscheck.subjects.calls import one_line
 from lean_mnist.errors import ArgumentError, nearest
+
+_FROM_FILES = dict[str, ModuleType]()  # the latest by its name
 
 
 def import_path(function: Callable[..., Any]) -> str | None:
@@ -67,7 +69,8 @@ def _imported(where: str, what: str) -> Any:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(file.stem, module)
+        if _FROM_FILES.get(file.stem) is sys.modules.get(file.stem):  # another of that name is the program's own
+            sys.modules[file.stem] = _FROM_FILES[file.stem] = module
         spec.loader.exec_module(module)
     except ArgumentError:
         raise

@@ -99,7 +99,7 @@ class _Curves:
         lines = [line for line in lines if len(_finite(line.points)) > 1]
         if not lines:
             return None
-        worst = max((point for line in lines for point in line.points), key=lambda point: point[1])[1]
+        worst = largest([point for line in lines for point in line.points])[1]
         limit = Line("fails above", [(0.0, 1.0), (self._x[1], 1.0)], "limit")
         title, unit = "How much of it rounding explains", "difference, as a share of what rounding can make"
         text = f"At most {per_cent(worst, 1)}; a check fails above 100 %."
