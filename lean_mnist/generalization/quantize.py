@@ -54,6 +54,7 @@ def quantize_layers(layers: Layers, bits: int, denominator: int = 255) -> Quanti
     return QuantizedNetwork(tuple(quantized), denominator)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused when it is rounded
 def fold_scaling(layers: Layers, mean: float, scale: float, denominator: int = 255) -> Layers:
     """Layers that compute from ``u = pixel / denominator`` what ``layers`` compute from ``x = (pixel − μ)/s``.
 

@@ -153,6 +153,11 @@ def test_files_that_are_too_large_damaged_or_absent(tmp_path: Path, monkeypatch:
         ((np.array([["02"]]), np.array([["01"]]), *[np.float32(v) for v in (0, 1, 0, 1)]), "'02' in a matrix"),
         ((np.array([["01"]]), np.array([["01"]]), *[np.float32(v) for v in (1, 1, 0, 1)]), "bounds 1.0 and 1.0"),
         (
+            (np.array([["01"]]), np.array([["01"]]), *[np.float64(v) for v in (0, 1e300, 0, 1)]),
+            "expected a finite float16",
+        ),
+        ((np.array([["01"]]), np.array([["01"]]), *[np.float32(v) for v in (-3e38, 3e38, 0, 1)]), "a finite float16"),
+        (
             (np.array([["01"]]), np.array([["01"]]), *[np.float32(v) for v in (0, np.inf, 0, 1)]),
             "expected a finite number",
         ),

@@ -155,6 +155,8 @@ def test_what_cannot_be_rounded_is_refused(digits: Dataset) -> None:
         rounded_to(model, unit, 4)
     with pytest.raises(ArgumentError, match=r"layers\[0\].bias: 70000, expected at most 65504"):
         quantize_layers([(np.ones((2, 3)), np.array([0.0, 70000.0]))], 4)
+    with pytest.raises(ArgumentError, match=r"layers\[0\]: weights: none, infinities or NaN"):
+        quantize_layers(fold_scaling([(1e300 * np.ones((2, 3)), None)], 0.0, 1e-38), 4)
     mixed = quantize_layers([(np.eye(3), np.ones(3)), (np.eye(3), None)], 4)
     assert mixed.layers[1].bias is not None
     assert not mixed.layers[1].bias.any()

@@ -22,6 +22,7 @@ from lean_mnist.reading.pickles import Refused, walk_pickle
 from lean_mnist.reading.text import printable, shown
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an infinity is refused
 def read_mlcert(path: str | Path) -> QuantizedNetwork:
     """The network in one of MLCERT's pickles.
 
