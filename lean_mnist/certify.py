@@ -176,7 +176,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: "NetworkFile") ->
         refuse(arguments, _OF_CODES, "expected by training examples; by the test split --looks pays for what was tried")
     folder = existing(arguments.out or Path(path).parent)
     dataset = load_dataset(arguments.dataset, arguments.data_dir or "data")
-    reading = read_for(dataset, path, kind, scaling=arguments.scaling, accuracy=arguments.accuracy, quantize=quantize)
+    reading = read_for(dataset, path, kind, arguments.scaling, arguments.accuracy, quantize)
     network, (deltas, bounds) = reading.network, (arguments.delta, arguments.bound)
     if not training:
         certificate = certify_reading(reading, dataset, options_of(arguments))
@@ -209,9 +209,7 @@ def certify_coq(arguments: CertifyArguments, path: str, kind: "NetworkFile", out
         raise ConfigError(f"--coq: expected a file OUT.v and the test split, found {found}")
     existing(out.parent)
     dataset = load_dataset(arguments.dataset, arguments.data_dir or "data")
-    reading = read_for(
-        dataset, path, kind, scaling=arguments.scaling, accuracy=arguments.accuracy, quantize=arguments.quantize
-    )
+    reading = read_for(dataset, path, kind, arguments.scaling, arguments.accuracy, arguments.quantize)
     if not isinstance(reading.network, QuantizedNetwork) or reading.readings > 1:
         floating = "floating weights; a quantised run's network is its network.json, --quantize 2 rounds another's"
         found = "one of several readings" if reading.readings > 1 else floating

@@ -291,5 +291,7 @@ def test_bad_questions() -> None:
         BudgetKernelPerceptron(3, -1)
     with pytest.raises(ArgumentError, match="description: -1"):
         DescriptionKernelPerceptron(3, -1, 1)
+    with pytest.raises(ArgumentError, match="limit: -1, expected at least 0"):
+        DescriptionKernelPerceptron(3, 1, -1)
     with pytest.raises(ArgumentError, match="x: float64"):
         Perceptron(1).learn(Examples(np.zeros((1, 1)), np.array([True])), 1)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from lean_mnist.data.official import LAYOUTS
 from lean_mnist.errors import CertificateError
 from lean_mnist.files import write_atomically
 from lean_mnist.generalization import checker
-from lean_mnist.generalization.bounds import upper_risk
+from lean_mnist.generalization.bounds import DIGITS, upper_risk
 from lean_mnist.generalization.confidence import claimed_deltas
 from lean_mnist.generalization.exact import Exact, decimal_text, percent
 from lean_mnist.reading.text import printable
@@ -30,7 +30,6 @@ from lean_mnist.reading.text import printable
 DEFAULT_DELTAS = ("0.035", "1e-9")
 DEFAULT_BOUNDS = ("clopper-pearson",)
 FILE = "certificate.json"
-DIGITS = 12
 PAC_BAYES = "pac-bayes-kl"
 # The data sets whose splits are, byte for byte, files of torchvision's layout. Others are written beside.
 _IN_LAYOUT = ("mnist", "fashion-mnist", "kmnist")

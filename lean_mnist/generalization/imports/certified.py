@@ -202,7 +202,6 @@ def read_for(
     dataset: Dataset,
     path: str,
     kind: NetworkFile,
-    *,
     scaling: tuple[float, float] | None = None,
     accuracy: Exact | None = None,
     quantize: int | None = None,

@@ -277,6 +277,8 @@ class DescriptionKernelPerceptron(_BoundedKernelLearner):
 
     def __init__(self, features: int, description: int, limit: float, kernel: str = "linear") -> None:
         super().__init__(features, description, kernel)
+        if not limit >= 0:
+            raise ArgumentError(f"limit: {limit}, expected at least 0")
         self.limit = np.float32(limit)
 
     def mistaken(self, parameters: SupportParameters, examples: Examples, index: int) -> SupportParameters:
