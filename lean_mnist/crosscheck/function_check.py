@@ -8,7 +8,6 @@ asks it of a module with its parameters.
 import functools
 import math
 import re
-import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from lean_mnist.crosscheck import rules
 from lean_mnist.crosscheck.bundles.bundle import Question, load_bundle, question_of
 from lean_mnist.crosscheck.context import Context
 from lean_mnist.crosscheck.numerics.in_float64 import why_not_float64
-from lean_mnist.crosscheck.options import Options, VaryBatch, VarySizes
+from lean_mnist.crosscheck.options import Options, VaryBatch, VarySizes, seed_from
 from lean_mnist.crosscheck.questions import checked_inputs, first_call, require_callable, require_same_shapes
 from lean_mnist.crosscheck.report import (
     GRADIENT,
@@ -141,7 +140,7 @@ def check_function(
         if rule not in RULES:
             raise ArgumentError(f"skip: expected names of RULES, found {rule!r}{nearest(rule, RULES)}")
     checked = checked_inputs(given, arguments.names)
-    seed = secrets.randbits(48) if seed is None else seed
+    seed = seed_from(seed)
     own, kept = ([x.detach().clone() if isinstance(x, Tensor) else x for x in given] for _ in range(2))
     asked = {**named, **vars(options), "skip": list(skip)}
     needs = tuple(i in checked for i in range(len(given)))
@@ -290,6 +289,7 @@ def check_module(
             )
         other = ModuleFunction(reference, theirs, own, keywords)
     elif reference is not None:
+        require_callable("reference", reference)
         # While it runs, the module holds the tensors to compute with.
         other = ModuleFunction(functools.partial(reference, module), places, own, keywords)
     try:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lean_mnist.crosscheck.function_check import check_function
+from lean_mnist.crosscheck.function_check import check_function, check_module
 from lean_mnist.errors import ArgumentError
 from tests.support.planted_faults import linear, made
 
@@ -59,6 +59,15 @@ def test_what_is_no_function() -> None:
 def test_a_reference_that_rounds_or_has_nothing_to_differentiate() -> None:
     assert "found outputs in torch.float16 from inputs in float64" in asked(torch.sin, lambda x: x.sin().half())
     assert asked(torch.sin, lambda x: x.argmax(1)) == "reference: expected a floating output, found none"
+
+
+def test_options_of_other_kinds() -> None:
+    for seed in ("1", 1.5, 2**63, -(2**63) - 1):
+        assert asked(torch.sin, seed=seed).startswith("seed: expected a whole number from -2^63 to below 2^63, found")
+    assert asked(torch.sin, names="x") == "names: expected a list of names, found str"
+    assert asked(torch.sin, upstream=3) == "upstream: expected lists, each of a tensor or None for every output"
+    with pytest.raises(ArgumentError, match=r"^reference: expected a function, found int$"):
+        check_module(torch.nn.Linear(2, 2), [leaf(2)], 3)  # type: ignore[arg-type]
 
 
 def test_tensors_without_numbers() -> None:

@@ -114,6 +114,11 @@ def test_a_compilation_that_fails_and_a_model_that_does_not_run() -> None:
         check_compiled(Model(), [leaf(5, 7)], backend="eager")
     with pytest.raises(ArgumentError, match=r"expected a parameter or an input that requires a gradient"):
         check_compiled(torch.sin, [torch.ones(3)], backend="eager")
+    with pytest.raises(ArgumentError, match=r"backend: expected one of torch.compile; Invalid backend: 'none'"):
+        check_compiled(torch.sin, [leaf(3)], backend="none")
+    for wrong in (-1e-3, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match=r"tolerance: expected a number of at least 0, found"):
+            check_compiled(torch.sin, [leaf(3)], backend="eager", tolerance=wrong)
     with pytest.raises(ArgumentError, match=r"probes: expected a whole number of at least 1, found 0"):
         check_compiled(torch.sin, [leaf(3)], probes=0)
     with pytest.raises(ArgumentError, match=r"fail_on: expected one of error, warning, note, found 'errors'"):

@@ -527,7 +527,12 @@ def test_a_model_without_custom_functions_is_warned_of_once() -> None:
         ({"every": "often"}, "every: expected a whole number"),
         ({"on_mismatch": "stop"}, "on_mismatch: expected 'raise', 'warn' or a function, found 'stop'"),
         ({"reference": {"3.norm": rms_norm}}, "reference: Sequential has no submodule '3.norm'"),
+        ({"reference": rms_norm}, "reference: expected a dict by type, path or name, found function"),
+        ({"reference": {nn.Linear: nn.Linear(1, 1).weight}}, "reference of <class .*Linear'>: expected a function"),
+        ({"intended": "x"}, "intended: expected a dict by type, path or name, found str"),
         ({"entries": [nn.Linear(1, 1)]}, "entries: Linear is no part of the model"),
+        ({"entries": nn.Linear(1, 1)}, "entries: expected a list of modules, found Linear"),
+        ({"seed": "one"}, r"seed: expected a whole number from -2\^63 to below 2\^63, found 'one'"),
     ],
 )
 def test_options(options: Any, message: str) -> None:

@@ -232,6 +232,7 @@ def test_nothing_of_the_recording_reaches_the_loop(tmp_path: Path, monkeypatch: 
     ("arguments", "options", "message"),
     [
         ([[torch.sin]], {}, "functions: expected classes of torch.autograd.Function, found <built-in"),
+        ([Saturating], {}, "functions: expected a list of classes of torch.autograd.Function, found <class"),
         ([], {"calls": 0}, "calls: expected a whole number of at least 1, found 0"),
     ],
 )

@@ -62,6 +62,8 @@ def test_a_rank_that_raises() -> None:
 def test_questions_that_make_no_sense() -> None:
     with pytest.raises(ArgumentError, match=r"world_size: expected a whole number of at least 1, found 0"):
         check_sharded(models.Network, [leaf(6, 6)], world_size=0)
+    with pytest.raises(ArgumentError, match=r"make_model: expected a function, found int"):
+        check_sharded(3, [leaf(6, 6)])  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"fail_on: expected one of error, warning, note, found 'errors'"):
         check_sharded(models.Network, [leaf(6, 6)], fail_on="errors")
     with pytest.raises(ArgumentError, match=r"inputs: expected one batch size, a multiple of 2 ranks, found \{5\}"):

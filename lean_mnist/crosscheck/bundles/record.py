@@ -7,7 +7,7 @@ module:Function`` asks them again.
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +102,8 @@ def record(folder: str | Path, functions: Collection[type[Any]] = (), *, calls: 
 
     Raises ``ArgumentError`` for what is no Function; while training, nothing.
     """
+    if not isinstance(functions, Iterable):
+        raise ArgumentError(f"functions: expected a list of classes of torch.autograd.Function, found {functions!r}")
     for function in functions:
         if not (isinstance(function, type) and issubclass(function, torch.autograd.Function)):
             raise ArgumentError(f"functions: expected classes of torch.autograd.Function, found {function!r}")

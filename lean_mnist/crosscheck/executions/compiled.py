@@ -1,7 +1,6 @@
 """``check_compiled``: the same model eager and by ``torch.compile``, outputs and gradients compared."""
 
 import os
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from lean_mnist.crosscheck.executions.steps import Expected, Model, Step, copied, worst
-from lean_mnist.crosscheck.options import severity_named
+from lean_mnist.crosscheck.options import require_tolerance, seed_from, severity_named
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import generators_put_back, one_line
@@ -50,12 +49,16 @@ def check_compiled(
     The report is ``INCONCLUSIVE`` where nothing was compiled. Raises ``ArgumentError`` if the model does not run eager.
     """
     require_count(probes=probes)
-    severity, seed = severity_named(fail_on), secrets.randbits(48) if seed is None else seed
+    severity, seed = severity_named(fail_on), seed_from(seed)
+    require_tolerance(tolerance)
     step = Step.at(inputs, seed)
     on_gpu = any(isinstance(x, torch.Tensor) and x.is_cuda for x in step.inputs)
     backend = backend or ("inductor" if on_gpu or shutil.which(os.environ.get("CXX", "g++")) else "aot_eager")
     patches = {"fallback_random": True, **(options or {})}  # the random numbers of eager code
-    compiler, graphs = counting(backend, **({"config_patches": patches} if backend == "inductor" else {}))
+    try:
+        compiler, graphs = counting(backend, **({"config_patches": patches} if backend == "inductor" else {}))
+    except Exception as error:
+        raise ArgumentError(f"backend: expected one of torch.compile; {one_line(error)}") from error
     model = uncompiled(model)
     findings: list[Finding] = []
     with generators_put_back(), compiling_often():

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import pickle
-import secrets
 import sys
 import tempfile
 import time
@@ -17,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lean_mnist.crosscheck.executions.steps import Expected, Results, Step, worst
-from lean_mnist.crosscheck.options import severity_named
+from lean_mnist.crosscheck.options import require_tolerance, seed_from, severity_named
+from lean_mnist.crosscheck.questions import require_callable
 from lean_mnist.crosscheck.report import Finding, FunctionReport, Severity, failed
 from lean_mnist.crosscheck.subjects.arguments import Inputs
 from lean_mnist.crosscheck.subjects.calls import generators_put_back, one_line, seed_everything
@@ -72,7 +72,9 @@ def check_sharded(
     Raises ``ArgumentError`` if the question makes no sense: it must be picklable, and the batch divisible.
     """
     require_count(world_size=world_size)
-    severity, seed = severity_named(fail_on), secrets.randbits(48) if seed is None else seed
+    require_callable("make_model", make_model)
+    severity, seed = severity_named(fail_on), seed_from(seed)
+    require_tolerance(tolerance)
     step = Step.at(inputs, seed)
     lengths = {x.shape[0] for x in step.inputs if isinstance(x, Tensor) and x.dim()}
     if split and (len(lengths) != 1 or min(lengths) % world_size):

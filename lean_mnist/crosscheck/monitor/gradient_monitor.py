@@ -4,11 +4,10 @@ Hooks of the model start a ``ForwardRecording`` at scheduled forwards. When a ba
 ``call_check`` checks the calls that it came by. What is checked, and limits: docs/monitor.md.
 """
 
-import secrets
 import time
 import warnings
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +28,8 @@ from lean_mnist.crosscheck.monitor.reasons import (
 )
 from lean_mnist.crosscheck.monitor.recorded_calls import ModuleReference, RecordedCall
 from lean_mnist.crosscheck.monitor.schedule import Budget, Turns, regular
+from lean_mnist.crosscheck.options import seed_from
+from lean_mnist.crosscheck.questions import require_callable
 from lean_mnist.crosscheck.report import ModuleReport, Verdict
 from lean_mnist.errors import ArgumentError, GradientMismatch
 
@@ -83,7 +84,12 @@ class GradientMonitor:
         if not isinstance(at_most, (int, float)) or not 0 < at_most <= 1:
             raise ArgumentError(f"at_most: expected a share above 0 and up to 1, found {at_most!r}")
         self.model = model
-        self.seed = secrets.randbits(48) if seed is None else seed
+        for option, given in (("reference", reference), ("intended", intended), ("derivative_of", derivative_of)):
+            if not isinstance(given or {}, Mapping):
+                raise ArgumentError(f"{option}: expected a dict by type, path or name, found {type(given).__name__}")
+        if not isinstance(entries or (), Iterable):
+            raise ArgumentError(f"entries: expected a list of modules, found {type(entries).__name__}")
+        self.seed = seed_from(seed)
         self.history: deque[ModuleReport] = deque(maxlen=KEPT_REPORTS)
         self.forwards = 0  # with gradients enabled
         self._fence = Fence()
@@ -95,7 +101,8 @@ class GradientMonitor:
         eager = torch_internals.compiled_original(model)
         if eager is not None:
             self._paths[eager] = ""
-        for key in self._reference:
+        for key, plain in self._reference.items():
+            require_callable(f"reference of {key}", plain)
             if isinstance(key, str) and key not in self._paths.values():
                 raise ArgumentError(f"reference: {type(model).__name__} has no submodule {key!r}")
         # Parameters of sharded modules are gathered for a call only.

@@ -1,6 +1,6 @@
 """Arguments and results of any structure, as flat lists whose tensors are real."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class Arguments:
         if not isinstance(inputs, (list, tuple, Mapping)):
             raise ArgumentError(f"inputs: expected a list of arguments, found {type(inputs).__name__}")
         keywords = list(inputs) if isinstance(inputs, Mapping) else [f"input {i}" for i in range(len(inputs))]
+        if isinstance(names, str) or not isinstance(names or (), Iterable):
+            raise ArgumentError(f"names: expected a list of names, found {type(names).__name__}")
         names = keywords if names is None else list(names)
         if len(names) != len(keywords):
             raise ArgumentError(f"names: expected {len(keywords)}, one an input, found {len(names)}")
