@@ -40,6 +40,7 @@ typedef struct {
     int64_t changed;  /* the block that was changed at rest (momentum's after the parameters'), BATCH, or NOTHING */
 } State;
 enum { NOTHING = -1, BATCH = -2 };
+enum { TOGETHER = 32 }; /* rows of a weight, of its gradient and of its momentum that are looked at together */
 
 typedef struct { /* of the rows of logits that one thread looks at, by their places in a vector */
     double likelihood;
@@ -124,7 +125,7 @@ static float dot(const float *a, const float *b, int64_t count) {
     return found;
 }
 
-/* `vectors` vectors of columns, from the first one on, of  out += row^T matrix, of a matrix (rows, columns) row by row. */
+/* The first `vectors` vectors of columns of  out += row^T matrix, of a matrix (rows, columns) row by row. */
 static inline __attribute__((always_inline)) void add_columns(int vectors, const float *row, const float *matrix,
                                                               int64_t rows, int64_t columns, float *out) {
     vector sums[8];
@@ -184,9 +185,10 @@ static void look_at_blocks(const Update *update, const float *from, int64_t firs
     }
 }
 
-/* W^T v and W u of the rows whose gradient this thread has made; and what rests in memory, block by block, beside the
-   rows that lie there, so that both are read once. The last ones come first: what was read last is still in the cache
-   when the update comes, which begins with the first ones. */
+/* W^T v, W u and dW u, of the rows whose gradient this thread has made; and what rests in memory, block by block.
+
+   All of it is read once, some rows of each at a time, the last ones first: what was read last is still in the cache
+   when the update comes, which begins with the first ones.                                                           */
 static void look_at_parameters(State *state, const Network *net, const Update *update, int64_t step, Team *team,
                                int thread) {
     int64_t begin, end, first = 0, block = 0, changed = NOTHING;
@@ -196,18 +198,20 @@ static void look_at_parameters(State *state, const Network *net, const Update *u
         const LayerScreen *own = state->layers + l;
         const float *u = probe_of(state, step, own->u), *v = probe_of(state, step, own->v);
         int64_t units = layer->units;
-        float *below = own->below + thread * units;
+        float *gradient_along = own->gradient_along + thread * units, *below = own->below + thread * units;
         Sums *sums = state->sums + thread * net->depth + l;
         memset(sums, 0, sizeof *sums);
+        memset(gradient_along, 0, sizeof(float) * units);
         memset(below, 0, sizeof(float) * units);
         gradient_rows(net, l, team, thread, &begin, &end);
         for (int64_t d, last = end; last > begin; last = d) {
-            d = last - begin > LOOKED_ROWS ? last - LOOKED_ROWS : begin;
+            d = last - begin > TOGETHER ? last - TOGETHER : begin;
             const float *weight = layer->weight + d * units;
             if (state->compares_sums) look_at_blocks(update, weight, first, &block, &changed);
             for (int64_t k = d; k < last; k += ROWS)
                 dots(last - k < ROWS ? last - k : ROWS, layer->weight + k * units, v, units, own->along + k);
             if (l) add_row_times(u + d, weight, last - d, units, below);
+            add_row_times(u + d, layer->d_weight + d * units, last - d, units, gradient_along);
         }
         sums->along = dot(own->along + begin, own->along + begin, end - begin);
         if (thread == 0 && layer->bias) {
@@ -217,17 +221,6 @@ static void look_at_parameters(State *state, const Network *net, const Update *u
     }
     if (state->compares_sums) look_at_blocks(update, update->parameters, first, &block, &changed);
     state->of_thread[thread].changed = changed;
-}
-
-/* dW u, of rows of dW that this thread has just made. */
-static void look_at_gradient_rows(State *state, const Network *net, int64_t step, Looked what, Team *team, int thread) {
-    const LayerScreen *own = state->layers + what.layer;
-    int64_t begin, end, units = net->layers[what.layer].units;
-    float *along = own->gradient_along + thread * units;
-    gradient_rows(net, what.layer, team, thread, &begin, &end);
-    if (what.begin == begin) memset(along, 0, sizeof(float) * units);
-    add_row_times(probe_of(state, step, own->u) + what.begin, net->layers[what.layer].d_weight + what.begin * units,
-                  what.end - what.begin, units, along);
 }
 
 static inline vector larger_of(vector a, vector b) { return choose((words)(b > a) | (words)(b != b), b, a); }
@@ -366,11 +359,6 @@ static void look_at_gradients(State *state, const Network *net, int64_t step, Te
         const Layer *layer = net->layers + l;
         const float *u = probe_of(state, step, own->u);
         int64_t begin, end, units = layer->units;
-        int has_rows[MOST_THREADS]; /* of the gradient: each of the threads */
-        for (int t = 0; t < team->size; t++) {
-            gradient_rows(net, l, team, t, &begin, &end);
-            has_rows[t] = begin < end;
-        }
         part_of(units, WIDTH, thread, team->size, &begin, &end);
         for (int64_t j0 = begin; j0 < end; j0 += WIDTH) {
             int64_t count = end - j0 < WIDTH ? end - j0 : WIDTH;
@@ -388,8 +376,7 @@ static void look_at_gradients(State *state, const Network *net, int64_t step, Te
             for (int64_t j = 0; j < count; j++) {
                 float square = squares[j] + 1.17549435e-38f;
                 float along = layer->bias ? u[layer->inputs] * layer->d_bias[j0 + j] : 0;
-                for (int t = 0; t < team->size; t++)
-                    if (has_rows[t]) along += own->gradient_along[t * units + j0 + j];
+                for (int t = 0; t < team->size; t++) along += own->gradient_along[t * units + j0 + j];
                 float of = (along - residual[j]) / sqrtf(square);
                 sums->gradient_largest = larger(sums->gradient_largest, fabsf(of));
                 sums->gradient += (double)of * of;
@@ -402,9 +389,10 @@ static void look_at_gradients(State *state, const Network *net, int64_t step, Te
 double screen(State *state, const Network *net, const Update *update, int64_t step, Looked what, Team *team,
               int thread) {
     int64_t begin, end, examples = net->examples;
-    if (what.layer == PARAMETERS) look_at_parameters(state, net, update, step, team, thread);
-    if (what.layer >= 0) look_at_gradient_rows(state, net, step, what, team, thread);
-    if (what.layer != WHOLE_STEP) return NAN;
+    if (what == OWN_ROWS) {
+        look_at_parameters(state, net, update, step, team, thread);
+        return NAN;
+    }
     part_of(examples, 1, thread, team->size, &begin, &end);
     look_at_rows(state, net, step, begin, end, thread, team->size);
     meet(team);

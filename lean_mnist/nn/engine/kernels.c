@@ -29,7 +29,6 @@ typedef struct {
     int64_t taken, status; /* status: of the first step that was not applied, or DONE */
     int64_t finite[64];    /* of each thread's part */
 } Work;
-enum { TIMED = 8 };
 enum { DONE, NOT_FINITE, STOOD_OUT, BAD_BATCH, HELD };
 
 static double now(void) {
@@ -38,14 +37,12 @@ static double now(void) {
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-/* Have the screen, if there is one, look at `what` of a step. Its time is that of the first thread in one step of
-   TIMED, times TIMED: a look at the clock takes longer than one at some rows. */
+/* Have the screen, if there is one, look at a part of a step; its time is that of the first thread. */
 static double look(Work *work, int64_t step, Looked what, Team *team, int thread) {
     if (!work->screen) return 0;
-    int timed = thread == 0 && step % TIMED == 0;
-    double begun = timed ? now() : 0;
+    double begun = now();
     double share = work->screen(work->screen_state, work->network, work->update, step, what, team, thread);
-    if (timed) work->screen_seconds += TIMED * (now() - begun);
+    if (thread == 0) work->screen_seconds += now() - begun;
     return share;
 }
 
@@ -403,19 +400,14 @@ static void first_forward(const Network *net, int64_t begin, int64_t end, float 
                 &unused);
 }
 
-/* c 1^T dz */
-static void background_gradient(const Network *net, float *start) {
-    sum_columns(net->layers[0].d_z, net->examples, net->layers[0].units, sparse_columns(net), start);
-    for (int64_t j = 0; j < sparse_columns(net); j++) start[j] *= net->background;
-}
-
-/* Rows `begin` to `end` of the gradient of the first weight; `start` is that of the background. */
-static void first_weight_gradient(const Network *net, int64_t begin, int64_t end, const float *start, float *scratch,
-                                  vector *zeros) {
+/* Rows `begin` to `end` of the gradient of the first weight. */
+static void first_weight_gradient(const Network *net, int64_t begin, int64_t end, float *scratch, vector *zeros) {
     const Layer *layer = net->layers;
     int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net), words = marks_of_row(net);
     int32_t *list = (int32_t *)scratch;
-    float *free = scratch + net->longest;
+    float *start = scratch + net->longest, *free = start + net->longest;
+    sum_columns(layer->d_z, net->examples, units, columns, start);
+    for (int64_t j = 0; j < columns; j++) start[j] *= net->background;
     for (int64_t k = begin; k < end && columns; k += SPARSE_ROWS) {
         int64_t rows = end - k < SPARSE_ROWS ? end - k : SPARSE_ROWS, count = 0;
         for (int64_t i = 0; i < net->examples; i++) {
@@ -463,25 +455,18 @@ static void rows_forward_and_backward(const Network *net, int64_t begin, int64_t
     }
 }
 
-/* This thread's part of dW = h^T dz and db = sum dz of every layer, which the screen looks at while it is in the cache;
-   returns whether all of it is finite. */
-static int weight_gradients(Work *work, int64_t step, Team *team, int thread, float *scratch) {
-    const Network *net = work->network;
+/* This thread's part of dW = h^T dz and db = sum dz of every layer; returns whether all of it is finite. */
+static int weight_gradients(const Network *net, Team *team, int thread, float *scratch) {
     vector zeros = {0};
-    float bias_zeros = 0, *start = scratch, *free = scratch + net->longest;
-    background_gradient(net, start);
+    float bias_zeros = 0;
     for (int64_t l = 0; l < net->depth; l++) {
         const Layer *layer = net->layers + l;
-        int64_t begin, end, last, units = layer->units;
+        int64_t begin, end, units = layer->units;
         gradient_rows(net, l, team, thread, &begin, &end);
-        for (int64_t k = begin; k < end; k = last) {
-            last = l == 0 && k + LOOKED_ROWS < end ? k + LOOKED_ROWS : end;
-            if (l == 0) first_weight_gradient(net, k, last, start, free, &zeros);
-            else
-                product(last - k, units, net->examples, layer->h + k, 1, layer->inputs, layer->d_z, units, 1, NULL,
-                        layer->d_weight + k * units, units, free, &zeros);
-            look(work, step, (Looked){l, k, last}, team, thread);
-        }
+        if (l == 0) first_weight_gradient(net, begin, end, scratch, &zeros);
+        else
+            product(end - begin, units, net->examples, layer->h + begin, 1, layer->inputs, layer->d_z, units, 1, NULL,
+                    layer->d_weight + begin * units, units, scratch, &zeros);
         if (!layer->bias) continue;
         part_of(units, WIDTH, thread, team->size, &begin, &end);
         for (int64_t j = begin; j < end; j++) layer->d_bias[j] = 0;
@@ -588,8 +573,8 @@ static void take_steps(Work *work, Team *team, int thread) {
         else rows_forward_and_backward(net, begin, end, scratch);
         meet(team);
         if (work->status == BAD_BATCH) break;
-        work->finite[thread] = weight_gradients(work, step, team, thread, scratch);
-        if (work->update) look(work, step, (Looked){.layer = PARAMETERS}, team, thread);
+        work->finite[thread] = weight_gradients(net, team, thread, scratch);
+        look(work, step, OWN_ROWS, team, thread);
         meet(team);
         double loss = 0;
         int finite = 1;
@@ -605,7 +590,7 @@ static void take_steps(Work *work, Team *team, int thread) {
             if (thread == 0) work->status = NOT_FINITE;
             break;
         }
-        if (!(look(work, step, (Looked){.layer = WHOLE_STEP}, team, thread) <= 1)) { /* the same on every thread */
+        if (!(look(work, step, WHOLE_STEP, team, thread) <= 1)) { /* the same on every thread */
             if (thread == 0) work->status = STOOD_OUT;
             break;
         }
@@ -775,8 +760,6 @@ void norms(const Network *net, double *found) {
 /* Screen the step that stands in the tape, by the caller alone. */
 double screen_once(Screen screen, void *state, const Network *net, const Update *update) {
     Team alone = {.size = 1};
-    for (int64_t l = 0; l < net->depth; l++)
-        screen(state, net, update, 0, (Looked){l, 0, net->layers[l].inputs}, &alone, 0);
-    screen(state, net, update, 0, (Looked){.layer = PARAMETERS}, &alone, 0);
-    return screen(state, net, update, 0, (Looked){.layer = WHOLE_STEP}, &alone, 0);
+    screen(state, net, update, 0, OWN_ROWS, &alone, 0);
+    return screen(state, net, update, 0, WHOLE_STEP, &alone, 0);
 }

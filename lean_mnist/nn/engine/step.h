@@ -54,16 +54,9 @@ typedef struct {
     uint32_t *sums;   /* of blocks of parameters, then of momentum, left by every update; or NULL */
 } Update;
 
-/* What a thread looks at: rows of the gradient of a layer, which it has just made; once it has made all of its rows,
-   what rests in memory; and once all threads have, the whole step. */
-typedef struct {
-    int64_t layer, begin, end;
-} Looked;
-enum { WHOLE_STEP = -1, PARAMETERS = -2 }; /* in place of a layer */
-enum { LOOKED_ROWS = 32 };                 /* of the first weight's gradient, at a time */
-
-/* A check of every step, run by all threads, which meet only where it is the whole step: then its result is below or
-   equal to 1 where nothing stands out. */
+/* A check of every step, run by all threads in two parts: each looks at its rows of every gradient once it has made
+   them, and at the whole step once all have. The whole is below or equal to 1 where nothing stands out. */
+typedef enum { OWN_ROWS, WHOLE_STEP } Looked;
 typedef double (*Screen)(void *state, const Network *, const Update *, int64_t step, Looked, Team *, int thread);
 
 static inline vector load(const float *p) { return *(const vector *)p; }

@@ -54,7 +54,7 @@ OF_STEP = {
     "a mean loss over one more": fault("loss /= examples;", "examples", "examples + 1"),
     "the gradient of a bias without an example": fault(FIRST_OF_BIAS, "i = 0", "i = 1"),
     "the gradient of a bias never starts anew": fault("layer->d_bias[j] = 0;", "= 0", "+= 0"),
-    "the gradient of a weight by other inputs": fault("h + k, 1, layer->inputs, layer->d_z,", "h + k", "h",
+    "the gradient of a weight by other inputs": fault("h + begin, 1, layer->inputs, layer->d_z,", "h + begin", "h",
                                                       threads=2, sizes=(7, 13, 4, 3)),
     "the gradient of a first weight by other inputs": fault(
         "net->examples, layer->h + begin, 1, inputs, layer->d_z + columns", "h + begin", "h", threads=2),
@@ -72,8 +72,7 @@ OF_STEP |= {
     "the last input is taken for background": fault("k < count; k++) other", "k < count", "k < count - 1", **SPARSE),
     "no background in the gradient": fault("start[j] *= net->background", "net->background", "0", **SPARSE),
     "three of the four inputs of a tile": fault(">> k % 64 & 15)", "15", "7", **SPARSE),
-    "the sum of half the columns": fault("units, sparse_columns(net), start);", "sparse_columns(net)",
-                                      "sparse_columns(net) / 2", **SPARSE),
+    "the sum of half the columns": fault("units, columns, start);", "columns", "columns / 2", **SPARSE),
 }  # fmt: skip
 # Of what a step alone does not show: by how numbers are moved,
 PLAIN: dict[str, Any] = {"momentum": 0.0, "nesterov": False}
