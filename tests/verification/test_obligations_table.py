@@ -7,11 +7,12 @@ import pytest
 
 from lean_mnist.coq import PROOFS
 from lean_mnist.errors import ConfigError
+from lean_mnist.nn.engine.library import CannotCompile
 from lean_mnist.verification import assumptions
 from lean_mnist.verification.coq import CoqReport
 from lean_mnist.verification.model import Method, Obligation, Theorem, Truth
 from lean_mnist.verification.report import ObligationReport, select
-from lean_mnist.verification.statements import GROUPS, VACUOUS
+from lean_mnist.verification.statements import GROUPS, VACUOUS, training
 
 LINEAR_ALGEBRA = [
     *("vadd", "vsub", "smul", "matAdd", "matSub", "matSmul", "transpose", "vmul", "dot", "normSq", "outer"),
@@ -189,6 +190,17 @@ def test_the_document_is_one_json_value_with_the_schema_promised(full_report: Ob
         assert (row["verdict"] == "refuted") == (row["counterexample"] is not None)
     assert all(entry["obligations"] > 0 and entry["how"] == "assumed" for entry in document["assumptions"])
     assert {e["verdict"] for v in document["vacuous"] for e in v["established_by"]} == {"holds"}
+
+
+def test_steps_that_no_compiler_was_there_for_are_not_among_those_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*arguments: object, **options: object) -> None:
+        raise CannotCompile("there is no C compiler")
+
+    monkeypatch.setattr(training, "ANY", training.ANY[:1])
+    compared = training.any_numbers()
+    monkeypatch.setattr(training, "NativeEngine", nobody)
+    assert training.any_numbers().endswith("norm; none of them in C: there is no C compiler")
+    assert compared.endswith("of the gradient's norm")
 
 
 def test_selecting(by_id: dict[str, Obligation]) -> None:
