@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from lean_mnist.crosscheck.cases.table import aligned
 from lean_mnist.crosscheck.diagnosis import Kind
 from lean_mnist.errors import GradientMismatch
 from lean_mnist.mutants.mutant import PlantedBug
@@ -122,13 +123,13 @@ class SelftestReport:
             raise GradientMismatch("; ".join(filter(None, [self.verdict, *self.false_alarms, missed])))
 
     def __str__(self) -> str:
-        head = ("mutant", "shows", "verdict", "where", "by", "diagnosed as")
-        rows = [
+        rows = [("mutant", "shows", "verdict", "where", "by", "diagnosed as")]
+        rows += [
             (r.mutant.name, r.mutant.condition, r.fate.value, r.where, ", ".join(r.checks), r.called)
             for r in self.results
         ]
-        groups = [(group, f"{caught}/{shown}") for group, (caught, shown) in self.by_group().items()]
-        lines = [f"planted in {self.target}", "", *_table(head, rows), "", *_table(("group", "caught"), groups), ""]
+        groups = [("group", "caught"), *((group, f"{a}/{b}") for group, (a, b) in self.by_group().items())]
+        lines = [f"planted in {self.target}", "", *aligned(rows), "", *aligned(groups), ""]
         lines += [f"{r.mutant.name}: {r.mutant.description}: {r.fate.value}. {r.message}" for r in self.missed]
         right, of = self.diagnosed
         if of:
@@ -138,7 +139,7 @@ class SelftestReport:
                 if r.refused and not r.named_rightly
             ]
             lines += [f"diagnosed rightly at the first catch: {right} of {of} ({right / of:.0%})"]
-            lines += [*_table(("not so", "is", "was called"), misnamed), ""] if misnamed else [""]
+            lines += [*aligned([("not so", "is", "was called"), *misnamed]), ""] if misnamed else [""]
         lines += [f"false alarm: {alarm}" for alarm in self.false_alarms]
         return "\n".join([*lines, self.verdict])
 
@@ -171,9 +172,3 @@ class SelftestReport:
             ],
         }
         return json.dumps(document, indent=2, allow_nan=False)
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    rows = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

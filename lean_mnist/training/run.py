@@ -42,11 +42,7 @@ CONFIG, SUMMARY = "config.json", "summary.json"
 Tell = Callable[[Any], None]  # is given the result of a run as soon as it is known and saved
 
 
-def _nobody(result: Any) -> None:
-    """Tell nobody."""
-
-
-def run(config: Config, resume: Path | None = None, world: World | None = None, tell: Tell = _nobody) -> Summary:
+def run(config: Config, resume: Path | None = None, world: World | None = None, tell: Tell = lambda _: None) -> Summary:
     """Train a classifier as ``config`` says, from the start or from the checkpoint ``resume``.
 
     ``world`` is the processes that do so together, each of which calls this; without it, this process does so alone.
@@ -64,7 +60,7 @@ def run(config: Config, resume: Path | None = None, world: World | None = None, 
 
 
 def train(
-    make: Callable[[], Objective], resume: Path | None = None, world: World | None = None, tell: Tell = _nobody
+    make: Callable[[], Objective], resume: Path | None = None, world: World | None = None, tell: Tell = lambda _: None
 ) -> Result:
     """Train by the objective that ``make`` makes, to its end; raises as :func:`run` does."""
     world = world or World()

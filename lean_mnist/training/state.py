@@ -64,8 +64,7 @@ class CheckSummary:
 
     def add_screen(self, result: RandomisedResult) -> None:
         """Count one randomised check. A failure is counted by ``add_failure``, with its explanation."""
-        self.screens += 1
-        self.seconds += result.seconds
+        self.add_screens(1, result.seconds)
         if result.per_row:  # a batched check has no thresholds, only an idea of what is ordinary
             self.close_looks += 1
             self.largest_screen_share = max(self.largest_screen_share, result.share, key=or_infinity)

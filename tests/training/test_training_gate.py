@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from lean_mnist.crosscheck.comparison import Divergence
 from lean_mnist.errors import GradientMismatch, LeanMnistError
 from lean_mnist.invocation import typed
 from lean_mnist.nn import MLP
-from lean_mnist.training.hooks.checks import check_records
+from lean_mnist.training.hooks.checks import judged
+from lean_mnist.training.hooks.step import FailurePolicy
 from lean_mnist.training.objectives.build import build_model
 from lean_mnist.training.run import run
+from lean_mnist.training.state import CheckSummary
 from tests.support.planting import Plant
 from tests.support.training_cases import (
     NAME,
@@ -37,7 +40,8 @@ from tests.support.training_cases import (
 def test_a_divergence_that_is_no_number_is_the_largest_that_is_recorded(order: int) -> None:
     found = [Divergence(name, value, 0.1, (), 0.0, 0.0) for name, value in (("a", math.nan), ("b", 0.5))][::order]
     result = AuditResult((Divergence("loss", 0.0, 0.1, (), 0.0, 0.0), *found), (), None, 0, 0.0)
-    records = {record.name: record.value for record in check_records(3, result)}
+    step: Any = SimpleNamespace(number=3)
+    records = {record.name: record.value for record in judged(step, result, FailurePolicy(CheckSummary(), stop=False))}
     assert math.isnan(records["divergence/largest"])
     assert math.isnan(records["crosscheck/share_of_allowed"])
     assert records["crosscheck/passed"] == 0

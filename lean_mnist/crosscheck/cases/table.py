@@ -66,12 +66,16 @@ class Table:
             return str(self.rows[0][1])
         columns = [*self.rows[0][0].setting, "verdict", ""]
         lines = [[*case.setting.values(), *_in_words(report)] for case, report in self.rows]
-        widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
-        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in [columns, *lines]]
         wrong = [
             (case.name, report) for case, report in self.rows if isinstance(report, FunctionReport) and not report.ok
         ]
-        return "\n".join([*table, *(f"\n{name}: {report}" for name, report in wrong[:IN_FULL])])
+        return "\n".join([*aligned([columns, *lines]), *(f"\n{name}: {report}" for name, report in wrong[:IN_FULL])])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Each row in a line, its cells below those of the row above."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _in_words(report: FunctionReport | str) -> tuple[str, str]:

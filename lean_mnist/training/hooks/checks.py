@@ -84,10 +84,7 @@ class CrossCheckHook:
         result = self._check.check(
             step.batches, step.loss, compare_gradients=compare, gradcheck=gradcheck, tapes=step.tapes, past=step.past
         )
-        self._policy.summary.add_comparison(step.number, result)
-        yield from check_records(step.number, result)
-        if not result.passed:
-            yield from self._policy.refuse(step, result.message, result.details)
+        yield from judged(step, result, self._policy)
 
 
 class ScreenHook:
@@ -174,8 +171,10 @@ class ScreenHook:
         yield from self._policy.refuse(step, found, details)
 
 
-def check_records(number: int, result: AuditResult) -> Iterator[Record]:
-    """Records of a comparison or gradcheck at step ``number``."""
+def judged(step: Step, result: AuditResult, policy: FailurePolicy) -> Iterator[Record]:
+    """Count a comparison or gradcheck of ``step``; its records; raises ``GradientMismatch``."""
+    number = step.number
+    policy.summary.add_comparison(number, result)
     for divergence in result.divergences:
         yield Scalar(number, f"divergence/{divergence.name}", divergence.value)
     for bound in result.bounds:
@@ -190,3 +189,5 @@ def check_records(number: int, result: AuditResult) -> Iterator[Record]:
         yield Scalar(number, "crosscheck/gradcheck_passed", float(result.gradcheck.passed))
     yield Scalar(number, "crosscheck/passed", float(result.passed))
     yield Scalar(number, "crosscheck/seconds", result.seconds)
+    if not result.passed:
+        yield from policy.refuse(step, result.message, result.details)

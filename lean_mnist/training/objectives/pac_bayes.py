@@ -24,7 +24,7 @@ from lean_mnist.reading.text import shown
 from lean_mnist.training.config import Config
 from lean_mnist.training.config.pac_bayes import PacBayesConfig, given
 from lean_mnist.training.config.schedules import Schedule, every
-from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, ScreenHook, check_records
+from lean_mnist.training.hooks.checks import CrossCheckHook, HealthHook, ScreenHook, judged
 from lean_mnist.training.hooks.figures import HistogramsHook, LossHook, NormsHook
 from lean_mnist.training.hooks.memory import MemoryGuard
 from lean_mnist.training.hooks.step import FailurePolicy, Hook, StepHooks
@@ -64,10 +64,7 @@ class PosteriorCheckHook:
         started = time.perf_counter()
         found = audit_posterior(self._step)
         result = AuditResult(found, (), None, 0, time.perf_counter() - started)
-        self._policy.summary.add_comparison(step.number, result)
-        yield from check_records(step.number, result)
-        if not result.passed:
-            yield from self._policy.refuse(step, result.message, result.details)
+        yield from judged(step, result, self._policy)
 
 
 class PacBayes:
