@@ -39,7 +39,7 @@ def cache_folder() -> Path | None:
 
 
 def recall(name: str) -> memoryview | None:
-    """What was kept as ``name``, mapped into memory (writable, the file stays); ``None`` where it is not there whole.
+    """Content kept as ``name``, mapped into memory (writable, the file stays); ``None`` where it is not there whole.
 
     Its SHA-256 is compared, and the file is this user's and nobody else may write to it.
     """

@@ -225,7 +225,7 @@ def _of_images(folder: Path, grey: bool) -> tuple[Examples, Examples | None, lis
 
 
 def _entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """What is in a folder, by name, without hidden files; raises :class:`DataError` for a symbolic link."""
+    """Entries of a folder, by name, without hidden files; raises :class:`DataError` for a symbolic link."""
     with os.scandir(folder) as scanned:
         entries = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda each: each.name)
     for entry in entries:

@@ -144,7 +144,7 @@ def _images(checkpoint: Checkpoint, data_dir: str | None) -> tuple[Tensor, str]:
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a file says of its network: texts, those of ``lean_mnist.*`` in JSON."""
+    """Description of its network that a file holds: texts, those of ``lean_mnist.*`` in JSON."""
     about = {
         "architecture": {"sizes": list(checkpoint.model.sizes), "activation": checkpoint.model.activation},
         "normalization": checkpoint.normalization.to_dict(),
