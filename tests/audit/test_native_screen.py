@@ -16,7 +16,7 @@ from lean_mnist.nn.step import StepResult
 from tests.audit.test_randomised import FAULTS
 from tests.audit.test_randomised import SIZES as WIDE
 from tests.support.activations import TORCH_ACTIVATIONS
-from tests.support.engine_cases import SIZES, Case, all_options
+from tests.support.engine_cases import SIZES, WITHOUT, Case, all_options, compile_without
 
 
 class Step:
@@ -56,8 +56,10 @@ def tensors_of(step: Step) -> Sequence[Tensor]:
     return [value for value in values if value is not None]
 
 
+@WITHOUT
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_nothing_stands_out_of_right_steps(activation: str) -> None:
+def test_nothing_stands_out_of_right_steps(activation: str, without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without(monkeypatch, without)
     for sizes in SIZES:
         for options in all_options() if sizes[0] < 784 else ({},):
             case = Case(sizes, activation, examples=64, batch_size=64, threads=2, **options)
@@ -67,8 +69,10 @@ def test_nothing_stands_out_of_right_steps(activation: str) -> None:
                 assert all(share <= ordinary for share in Step(case, examples, examples).shares())
 
 
+@WITHOUT
 @pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
-def test_what_is_changed_shows_as_much_in_both(activation: str) -> None:
+def test_what_is_changed_shows_as_much_in_both(activation: str, without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_without(monkeypatch, without)
     for options in all_options():
         case = Case(WIDE, activation, examples=40, batch_size=40, **options)
         for examples in (3, 16, 40):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from lean_mnist.audit import native_screen
 from lean_mnist.data.batches import Batches, HotBatch, PlannedBatches
 from lean_mnist.data.datasets import Split
 from lean_mnist.data.normalization import Normalization
 from lean_mnist.nn import MLP, FlatParameters
-from lean_mnist.nn.engine import library
+from lean_mnist.nn.engine import library, native
 from lean_mnist.nn.engine.native import NativeEngine
 from lean_mnist.nn.step import Batch, Layers, StepEngine, layers_of, put_flat_gradients
 from lean_mnist.nn.update import SGD, Update
 from tests.support.crosscheck_cases import plain_loss, random_model
 
 SIZES = ((7, 5, 4, 3), (7, 1, 3), (7, 3), (784, 128, 10), (65, 97, 17))  # none but one layer's fills its tiles
+WITHOUT = pytest.mark.parametrize("without", ["", "avx512f", "avx"])  # instructions; see compile_without
 UNIT = Normalization("unit", 0.0, 255.0)
 EPS = torch.finfo(torch.float32).eps
 
@@ -119,6 +123,16 @@ def quick_compiler(patch: Any) -> None:
     """Compile without optimisation, which takes a tenth of the time, and keep nothing."""
     patch.setattr(library, "_OPTIONS", [option.replace("-O3", "-O0") for option in library._OPTIONS])
     patch.setenv("LEAN_MNIST_CACHE", "")
+
+
+def compile_without(patch: Any, instructions: str) -> None:
+    """Kernels and screen for processors that do not have these: avx512f, avx."""
+    if instructions and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("vectors have one width on this processor")
+    load = library.load_library.__wrapped__
+    patch.setattr(library, "_OPTIONS", [*library._OPTIONS, *(f"-mno-{name}" for name in instructions.split())])
+    for module in (native, native_screen):
+        patch.setattr(module, "load_library", load)
 
 
 def all_options() -> Iterator[dict[str, Any]]:

@@ -10,6 +10,10 @@
 #include <string.h>
 #include <time.h>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include "step.h"
 
 enum { TILE_COLUMNS = WIDTH * TILE_VECTORS };
@@ -311,8 +315,6 @@ static int gather(const Source *source, const Network *net, int64_t position, in
    computed as it is written, so that the sum of what is left out is never large beside the product. Columns that fill
    no tile are as in any layer.                                                                                       */
 
-static int64_t marks_of_row(const Network *net) { return (net->layers[0].inputs + 63) / 64; }
-
 static int64_t sparse_columns(const Network *net) { return net->layers[0].units / TILE_COLUMNS * TILE_COLUMNS; }
 
 /* Sums of the first `summed` of the columns of `rows` rows, which are whole tiles. */
@@ -339,25 +341,74 @@ static void sum_weights(const Network *net, Team *team, int thread) {
                     sparse_columns(net), net->weight_sums + k / SUMMED_ROWS * units);
 }
 
+/* A bit for each of `count` numbers, 64 at most, that is not the background. */
+static inline uint64_t other_than(float background, const float *x, int64_t count) {
+    uint64_t bits = 0;
+#ifdef __AVX512F__
+    for (int64_t k = 0; k < count; k += 16) {
+        __mmask16 there = count - k < 16 ? (__mmask16)((1u << (count - k)) - 1) : 0xffff;
+        __m512 some = _mm512_maskz_loadu_ps(there, x + k);
+        bits |= (uint64_t)_mm512_mask_cmp_ps_mask(there, some, _mm512_set1_ps(background), _CMP_NEQ_UQ) << k;
+    }
+#else
+    uint8_t other[64] = {0};
+    if (count >= 64)
+        for (int k = 0; k < 64; k++) other[k] = x[k] != background;
+    else
+        for (int k = 0; k < count; k++) other[k] = x[k] != background;
+    for (int k = 0; k < 64; k += 8) {
+        uint64_t bytes;
+        memcpy(&bytes, other + k, 8);
+        bits |= (bytes * 0x0102040810204080) >> 56 << k;
+    }
+#endif
+    return bits;
+}
+
+#ifdef __AVX512F__
+/* Put first + k behind the `count` numbers of a list for each bit k; returns how many there are then. What stands
+   behind them may change: sixteen numbers. */
+static inline int64_t put_places(int32_t *list, int64_t count, __mmask16 bits, int64_t first) {
+    __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    places = _mm512_add_epi32(places, _mm512_set1_epi32((int)first));
+    _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(bits, places));
+    return count + __builtin_popcount(bits);
+}
+#endif
+
+/* Put the places of the bits of a word behind the `count` numbers of a list, as numbers from `first` on. */
+static inline int64_t list_bits(uint64_t bits, int64_t first, int32_t *list, int64_t count) {
+#ifdef __AVX512F__
+    for (; bits; bits >>= 16, first += 16) count = put_places(list, count, (__mmask16)bits, first);
+#else
+    for (; bits; bits &= bits - 1) list[count++] = (int32_t)first + __builtin_ctzll(bits);
+#endif
+    return count;
+}
+
+/* The places of those of `count` words that have one of the `wanted` bits; returns how many they are. */
+static inline int64_t list_words(const uint64_t *words, int64_t count, uint64_t wanted, int32_t *list) {
+    int64_t listed = 0, k = 0;
+#ifdef __AVX512F__
+    for (__m512i all = _mm512_set1_epi64((long long)wanted); k + 16 <= count; k += 16) {
+        __mmask8 low = _mm512_test_epi64_mask(_mm512_loadu_si512(words + k), all);
+        __mmask8 high = _mm512_test_epi64_mask(_mm512_loadu_si512(words + k + 8), all);
+        listed = put_places(list, listed, (__mmask16)(low | high << 8), k);
+    }
+#endif
+    for (; k < count; k++) {
+        list[listed] = (int32_t)k;
+        listed += (words[k] & wanted) != 0;
+    }
+    return listed;
+}
+
 /* A bit for each input of row i that is not the background. */
 static void mark(const Network *net, int64_t i) {
-    int64_t inputs = net->layers[0].inputs, words = marks_of_row(net);
-    for (int64_t w = 0; w < words; w++) {
-        const float *x = net->layers[0].h + i * inputs + 64 * w;
-        uint8_t other[64] = {0};
-        int64_t count = inputs - 64 * w;
-        if (count >= 64)
-            for (int k = 0; k < 64; k++) other[k] = x[k] != net->background;
-        else
-            for (int k = 0; k < count; k++) other[k] = x[k] != net->background;
-        uint64_t bits = 0;
-        for (int k = 0; k < 8; k++) {
-            uint64_t bytes;
-            memcpy(&bytes, other + 8 * k, 8);
-            bits |= (bytes * 0x0102040810204080) >> 56 << 8 * k;
-        }
-        net->marks[i * words + w] = bits;
-    }
+    int64_t inputs = net->layers[0].inputs;
+    const float *x = net->layers[0].h + i * inputs;
+    for (int64_t k = 0; k < inputs; k += 64)
+        net->marks[k / 64 * net->examples + i] = other_than(net->background, x + k, inputs - k < 64 ? inputs - k : 64);
 }
 
 /* What a tile takes into account, of `all`: what is marked, beside a shift; or all of it, where that is most of it. */
@@ -370,9 +421,9 @@ static int64_t whole_list(int64_t count, int64_t all, int32_t *list, float *shif
 
 static void first_forward(const Network *net, int64_t begin, int64_t end, float *scratch) {
     const Layer *layer = net->layers;
-    int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net), words = marks_of_row(net);
+    int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net);
     int32_t *list = (int32_t *)scratch;
-    float *start = scratch + net->longest, *free = start + net->longest;
+    float *start = scratch + 2 * net->longest, *free = start + net->longest;
     vector unused = {0};
     for (int64_t j = 0; j < columns; j++) {
         float sum = 0;
@@ -382,10 +433,10 @@ static void first_forward(const Network *net, int64_t begin, int64_t end, float 
     for (int64_t i = begin; i < end && columns; i += SPARSE_ROWS) {
         int64_t rows = end - i < SPARSE_ROWS ? end - i : SPARSE_ROWS, count = 0;
         for (int64_t row = i; row < i + rows; row++) mark(net, row);
-        for (int64_t w = 0; w < words; w++) {
+        for (int64_t k = 0; k < inputs; k += 64) {
             uint64_t bits = 0;
-            for (int64_t row = i; row < i + rows; row++) bits |= net->marks[row * words + w];
-            for (; bits; bits &= bits - 1) list[count++] = (int32_t)(64 * w + __builtin_ctzll(bits));
+            for (int64_t row = i; row < i + rows; row++) bits |= net->marks[k / 64 * net->examples + row];
+            count = list_bits(bits, k, list, count);
         }
         float shift = net->background;
         count = whole_list(count, inputs, list, &shift);
@@ -403,17 +454,15 @@ static void first_forward(const Network *net, int64_t begin, int64_t end, float 
 /* Rows `begin` to `end` of the gradient of the first weight. */
 static void first_weight_gradient(const Network *net, int64_t begin, int64_t end, float *scratch, vector *zeros) {
     const Layer *layer = net->layers;
-    int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net), words = marks_of_row(net);
+    int64_t inputs = layer->inputs, units = layer->units, columns = sparse_columns(net);
     int32_t *list = (int32_t *)scratch;
-    float *start = scratch + net->longest, *free = start + net->longest;
+    float *start = scratch + 2 * net->longest, *free = start + net->longest;
     sum_columns(layer->d_z, net->examples, units, columns, start);
     for (int64_t j = 0; j < columns; j++) start[j] *= net->background;
     for (int64_t k = begin; k < end && columns; k += SPARSE_ROWS) {
-        int64_t rows = end - k < SPARSE_ROWS ? end - k : SPARSE_ROWS, count = 0;
-        for (int64_t i = 0; i < net->examples; i++) {
-            list[count] = (int32_t)i;
-            count += (net->marks[i * words + k / 64] >> k % 64 & 15) != 0;
-        }
+        int64_t rows = end - k < SPARSE_ROWS ? end - k : SPARSE_ROWS;
+        const uint64_t *words = net->marks + k / 64 * net->examples;
+        int64_t count = list_words(words, net->examples, (uint64_t)15 << k % 64, list);
         float shift = net->background;
         count = whole_list(count, net->examples, list, &shift);
         for (int64_t j = 0; j < columns; j += TILE_COLUMNS)

@@ -133,9 +133,9 @@ class NativeEngine(StepEngine):
         )  # fmt: skip
         names = (name for pair in names_of_layers(pairs) for name in pair)
         self._names = [(name, 2 * i) for i, name in enumerate(names) if name is not None]
-        longest = max(capacity, *sizes)
+        longest = max(16, capacity, *sizes)
         self._scratch = torch.zeros(self.threads.most, longest * SCRATCH)
-        self._marks = torch.zeros(capacity, -(-sizes[0] // 64), dtype=torch.int64)
+        self._marks = torch.zeros(-(-sizes[0] // 64), capacity, dtype=torch.int64)
         self._weight_sums = torch.zeros(-(-sizes[0] // SUMMED_ROWS), sizes[1])
         self.network = Network(
             len(pairs), ACTIVATIONS.index(network.activation), capacity, self._layers, address(hot.labels),

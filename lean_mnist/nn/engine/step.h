@@ -7,7 +7,7 @@
 #include "team.h"
 
 enum { BLOCK = 4096 }; /* numbers of a vector that are summed together */
-enum { SUMMED_ROWS = 64, SCRATCH = 66 };
+enum { SUMMED_ROWS = 64, SCRATCH = 67 };
 /* Terms of a sum that are added up by themselves: its rounding grows with their number, and they stay in the cache. */
 enum { TERMS = 128 };
 enum { TILE_ROWS = 6, SPARSE_ROWS = 4 }; /* of a tile of a product */
@@ -27,10 +27,10 @@ typedef struct {
     float *loss;  /* (B) */
     float leaky_slope, label_smoothing, logit_penalty;
     float background;    /* what most inputs are, if anything: products leave it out where a whole tile has it */
-    uint64_t *marks;     /* (B, D / 64) of the first layer: a bit for each input that is not the background */
+    uint64_t *marks;     /* (D / 64, B) of the first layer: a bit for each input that is not the background */
     float *weight_sums;  /* of each block of SUMMED_ROWS rows of the first weight: its columns' sums */
     float *scratch;      /* of each thread: SCRATCH times `longest` */
-    int64_t longest;     /* of all sizes and the most examples */
+    int64_t longest;     /* of all sizes and the most examples, and 16 */
 } Network;
 
 typedef struct {

@@ -18,7 +18,17 @@ from lean_mnist.nn.step import StepEngine, put_flat_gradients
 from lean_mnist.nn.update import SGD, Update
 from tests.support.activations import TORCH_ACTIVATIONS
 from tests.support.crosscheck_cases import layers_of, random_batch
-from tests.support.engine_cases import EPS, SIZES, UNIT, Case, all_options, exact_gradients, flat
+from tests.support.engine_cases import (
+    EPS,
+    SIZES,
+    UNIT,
+    WITHOUT,
+    Case,
+    all_options,
+    compile_without,
+    exact_gradients,
+    flat,
+)
 from tests.support.planting import Plant
 
 WRITTEN = pytest.mark.parametrize("written", [False, True], ids=["in C", "as written"])
@@ -58,9 +68,13 @@ def test_sums_of_many_terms_are_added_up_in_blocks(pixels: float) -> None:
             assert case.engine.refused == ""
 
 
+@WITHOUT
 @pytest.mark.parametrize("pixels", [0.05, 0.2, 0.5])
 @pytest.mark.parametrize("sizes", [(70, 128, 3), (784, 200, 10), (65, 64, 4, 3), (3, 64, 2)])
-def test_what_most_inputs_are_is_left_out_of_no_gradient(sizes: tuple[int, ...], pixels: float) -> None:
+def test_what_most_inputs_are_is_left_out_of_no_gradient(
+    sizes: tuple[int, ...], pixels: float, without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_without(monkeypatch, without)
     for normalization in (UNIT, Normalization("standard", 33.0, 78.0)):
         for bias in (True, False):
             case = Case(sizes, pixels=pixels, normalization=normalization, bias=bias, examples=64, batch_size=64)

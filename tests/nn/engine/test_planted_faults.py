@@ -69,9 +69,9 @@ OF_STEP |= {
     "weights' sums of another step": fault("sum_weights(net, team, thread);", **SPARSE),
     "inputs as if there were no background": fault("(a[i * ar + k * ac] - shift)", " - shift", **SPARSE),
     "inputs of the first row of a tile alone": fault("row < i + rows; row++) bits", "i + rows", "i + 1", **SPARSE),
-    "the last input is taken for background": fault("k < count; k++) other", "k < count", "k < count - 1", **SPARSE),
+    "the last input is taken for background": fault("k < 64 ? inputs - k : 64", "s - k :", "s - k - 1 :", **SPARSE),
     "no background in the gradient": fault("start[j] *= net->background", "net->background", "0", **SPARSE),
-    "three of the four inputs of a tile": fault(">> k % 64 & 15)", "15", "7", **SPARSE),
+    "three of the four inputs of a tile": fault("(uint64_t)15 << k % 64", "15", "7", **SPARSE),
     "the sum of half the columns": fault("units, columns, start);", "columns", "columns / 2", **SPARSE),
 }  # fmt: skip
 # Of what a step alone does not show: by how numbers are moved,
