@@ -207,7 +207,7 @@ def certify_coq(arguments: CertifyArguments, path: str, kind: "NetworkFile", out
     if arguments.split == "train" or out.suffix != ".v":
         found = f"--split train and {shown(out)}" if arguments.split == "train" else shown(out)
         raise ConfigError(f"--coq: expected a file OUT.v and the test split, found {found}")
-    existing(out.parent)
+    existing(out.parent, "--coq")
     dataset = load_dataset(arguments.dataset, arguments.data_dir or "data")
     reading = read_for(dataset, path, kind, arguments.scaling, arguments.accuracy, arguments.quantize)
     if not isinstance(reading.network, QuantizedNetwork) or reading.readings > 1:
@@ -231,10 +231,10 @@ def options_of(arguments: CertifyArguments) -> "ClaimOptions":
     return ClaimOptions(arguments.delta, arguments.bound, arguments.looks, arguments.adaptive, arguments.precision)
 
 
-def existing(folder: str | Path) -> Path:
+def existing(folder: str | Path, option: str = "--out") -> Path:
     """``folder``; raises ``CertificateError`` if there is none."""
     if not Path(folder).is_dir():
-        raise CertificateError(f"--out: expected a folder to write into, found none at {folder}")
+        raise CertificateError(f"{option}: expected a folder to write into, found none at {shown(folder)}")
     return Path(folder)
 
 

@@ -410,6 +410,8 @@ def test_the_command_names_a_network_that_is_not_quantised(command: Callable[...
         command(tmp_path / "model.pt", "--dataset", "digits", "--scaling", 0, 16, "--coq", tmp_path / "out.v")
     with pytest.raises(ConfigError, match=r"expected a file OUT\.v and the test split, found .*out\.txt"):
         command(tmp_path / "model.pt", "--dataset", "digits", "--coq", tmp_path / "out.txt")
+    with pytest.raises(CertificateError, match=r"--coq: expected a folder to write into, found none at .*nowhere"):
+        command(tmp_path / "model.pt", "--dataset", "digits", "--coq", tmp_path / "nowhere" / "out.v")
 
 
 def test_mlcerts_own_network_is_counted_as_it_is(mlcert: Path, mnist: Dataset) -> None:
