@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from lean_mnist.command_line import POSITIONAL, parse, refuse, run_command
 from lean_mnist.errors import CertificateError, CheckpointError, ConfigError
@@ -164,7 +164,7 @@ def certify_file(arguments: CertifyArguments, path: str, kind: "NetworkFile") ->
     from lean_mnist.generalization.spaces.encoding import write_network
     from lean_mnist.generalization.spaces.network import QuantizedNetwork
 
-    quantize = arguments.quantize
+    quantize, options = arguments.quantize, options_of(arguments)
     training = arguments.split == "train" or (
         arguments.split == "auto" and (kind is NetworkFile.QUANTIZED or quantize is not None)
     )
@@ -177,13 +177,11 @@ def certify_file(arguments: CertifyArguments, path: str, kind: "NetworkFile") ->
     folder = existing(arguments.out or Path(path).parent)
     dataset = load_dataset(arguments.dataset, arguments.data_dir or "data")
     reading = read_for(dataset, path, kind, arguments.scaling, arguments.accuracy, quantize)
-    network, (deltas, bounds) = reading.network, (arguments.delta, arguments.bound)
+    network, candidates = reading.network, arguments.candidates * reading.readings
     if not training:
-        certificate = certify_reading(reading, dataset, options_of(arguments))
+        certificate = certify_reading(reading, dataset, options)
     elif isinstance(network, QuantizedNetwork):
-        code, candidates = arguments.code, arguments.candidates * reading.readings
-        paid: dict[str, Any] = {"candidates": candidates, "adaptive": arguments.adaptive}
-        certificate = certify_network(network, dataset, code=code, **paid, deltas=deltas, bounds=bounds)
+        certificate = certify_network(network, dataset, options, code=arguments.code, candidates=candidates)
     else:
         expected = "expected test, or --quantize BITS; only a quantised network has bits to pay for"
         raise CertificateError(f"--split: {expected}")
@@ -225,7 +223,7 @@ def certify_coq(arguments: CertifyArguments, path: str, kind: "NetworkFile", out
 
 
 def options_of(arguments: CertifyArguments) -> "ClaimOptions":
-    """The options of the claims by a test split."""
+    """The options of the claims in a certificate."""
     from lean_mnist.generalization.certificates.document import ClaimOptions
 
     return ClaimOptions(arguments.delta, arguments.bound, arguments.looks, arguments.adaptive, arguments.precision)

@@ -216,11 +216,11 @@ def holdout_certificate(folder: Path) -> list[bytes]:
 
 
 def code_certificate(folder: Path) -> list[bytes]:
+    from lean_mnist.generalization.certificates.document import ClaimOptions
     from lean_mnist.generalization.certificates.networks import certify_network
 
-    made = certify_network(
-        quantized(2), small_data(), code="enumerative", candidates=2, deltas=("0.1",), bounds=("kl",)
-    )
+    options = ClaimOptions(("0.1",), ("kl",))
+    made = certify_network(quantized(2), small_data(), options, code="enumerative", candidates=2)
     return [made.write(folder).read_bytes()]
 
 

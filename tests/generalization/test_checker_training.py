@@ -48,8 +48,11 @@ def quantized(bits: int, biases: bool, encoding: str = "integer") -> QuantizedNe
     return halves(layers) if encoding == "float16" else quantize_layers(layers, bits)
 
 
-def code_length(bits: int = 2, biases: bool = True, encoding: str = "integer", **options: Any) -> Certificate:
-    return certify_network(quantized(bits, biases, encoding), random_data(3, 2000), deltas=("0.035",), **options)
+def code_length(
+    bits: int = 2, biases: bool = True, encoding: str = "integer", code: str = "fixed", candidates: int = 1, **more: Any
+) -> Certificate:
+    network, options = quantized(bits, biases, encoding), ClaimOptions(("0.035",), **more)
+    return certify_network(network, random_data(3, 2000), options, code=code, candidates=candidates)
 
 
 def with_outcomes(certificate: Certificate, outcomes: bytes) -> Certificate:

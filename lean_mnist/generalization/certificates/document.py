@@ -28,7 +28,6 @@ from lean_mnist.generalization.exact import Exact, decimal_text, percent
 from lean_mnist.reading.text import printable
 
 DEFAULT_DELTAS = ("0.035", "1e-9")
-DEFAULT_BOUNDS = ("clopper-pearson",)
 FILE = "certificate.json"
 PAC_BAYES = "pac-bayes-kl"
 # The data sets whose splits are, byte for byte, files of torchvision's layout. Others are written beside.
@@ -144,12 +143,12 @@ def risk_text(risk: Fraction) -> str:
 
 @dataclass(frozen=True)
 class ClaimOptions:
-    """Options of the claims in a certificate by a test split."""
+    """Options of the claims in a certificate."""
 
     deltas: Sequence[Exact] = DEFAULT_DELTAS  # failure probabilities, each of them for its own claim
-    bounds: Sequence[str] = DEFAULT_BOUNDS  # names of bounds on counted errors, each of them at each δ
+    bounds: Sequence[str] = ("clopper-pearson",)  # names of bounds on counted errors, each of them at each δ
     looks: int | None = None  # all evaluations on this test split; those that are known of if ``None``
-    adaptive: bool = False  # whether to pay for evaluations that may have depended on earlier ones
+    adaptive: bool = False  # whether to pay for evaluations, or candidates, that may have depended on earlier ones
     precision: str = "auto"
     """``float32`` or ``float64``: how roughly the network may be run; ``auto``: see ``networks.precision_for``."""
 

@@ -18,8 +18,6 @@ from lean_mnist.errors import CertificateError
 from lean_mnist.generalization import checker
 from lean_mnist.generalization.certificates.counting import count_errors
 from lean_mnist.generalization.certificates.document import (
-    DEFAULT_BOUNDS,
-    DEFAULT_DELTAS,
     Certificate,
     ClaimOptions,
     counted_claims,
@@ -30,7 +28,6 @@ from lean_mnist.generalization.certificates.document import (
     with_hash,
 )
 from lean_mnist.generalization.confidence import SplitHistory, candidate_courses, union
-from lean_mnist.generalization.exact import Exact
 from lean_mnist.generalization.spaces.encoding import code_length, encode
 from lean_mnist.generalization.spaces.integers import IntegerNetwork
 from lean_mnist.generalization.spaces.network import QuantizedNetwork
@@ -168,21 +165,19 @@ def _raw_weights(model: MLP) -> tuple[bytes, str]:
 def certify_network(
     network: QuantizedNetwork,
     dataset: Dataset,
+    options: ClaimOptions = DEFAULT_OPTIONS,
     *,
     code: str = "fixed",
     candidates: int = 1,
-    adaptive: bool = False,
-    deltas: Sequence[Exact] = DEFAULT_DELTAS,
-    bounds: Sequence[str] = DEFAULT_BOUNDS,
 ) -> Certificate:
     """Certify ``network`` by the training split of ``dataset``, which may have taught it in any way.
 
     ``code``: ``fixed`` (as many bits as the space has) or ``enumerative``. ``candidates``: spaces and codes that this
-    one was chosen among with regard to the examples; ``adaptive``: some of them were tried because of what others
-    showed. Each of ``bounds`` makes a claim at each of ``deltas``. Raises ``CertificateError``, ``ArgumentError`` or
-    ``BoundError`` for names, numbers or a network that cannot be.
+    one was chosen among with regard to the examples. Of the ``options`` ``looks`` and ``precision`` are of certificates
+    by a test split. Raises ``CertificateError``, ``ArgumentError`` or ``BoundError`` for names, numbers or a network
+    that cannot be.
     """
-    space = network.space
+    space, adaptive = network.space, options.adaptive
     if code not in checker.CODES:
         raise CertificateError(f"--code: expected one of {', '.join(checker.CODES)}, found {code!r}")
     courses = candidate_courses(candidates, adaptive)
@@ -190,7 +185,7 @@ def certify_network(
     images, labels = dataset.train.images.cpu().numpy(), dataset.train.labels.cpu().numpy()
     examples, right = len(labels), IntegerNetwork(network, dataset.maximum).correct(images, labels)
     errors, raw = examples - right, encode(network)
-    data, options = split_data(dataset, "train", space.sizes[-1]), ClaimOptions(deltas, bounds)
+    data = split_data(dataset, "train", space.sizes[-1])
     of_network = f"{network_name(space.sizes)} network"
     claims, statement = counted_claims(options, lambda delta: union(delta / courses, length), errors, data, of_network)
     document = {
