@@ -61,7 +61,10 @@ def load_library(*sources: Path) -> ctypes.CDLL:
 
 def find_compiler() -> list[str]:
     """The command of a C compiler; raises :class:`CannotCompile` where there is none."""
-    asked = shlex.split(os.environ.get("CC", ""))
+    try:
+        asked = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:  # a quotation that does not end
+        raise CannotCompile(f"CC names no command: {error}") from error
     if asked:
         if shutil.which(asked[0]) is None:
             raise CannotCompile(f"the C compiler that CC names, {asked[0]}, is not there")

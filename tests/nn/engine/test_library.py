@@ -135,6 +135,9 @@ def test_which_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "nobody-cc")
     with pytest.raises(CannotCompile, match="the C compiler that CC names, nobody-cc, is not there"):
         find_compiler()
+    monkeypatch.setenv("CC", 'gcc "')
+    with pytest.raises(CannotCompile, match="CC names no command: No closing quotation"):
+        find_compiler()
     monkeypatch.setenv("CC", "")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
