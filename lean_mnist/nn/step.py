@@ -153,7 +153,6 @@ class HeldStep(NamedTuple):
     """A step that is computed and found finite, its update left to be made."""
 
     loss: Tensor
-    loss_value: float  # the same
     tape: StepTape
 
 

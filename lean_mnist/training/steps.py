@@ -148,7 +148,6 @@ class Steps:
 
     def _held(self, held: HeldStep, batches: list[Batch]) -> Step:
         step = self._step(StepResult(held.loss, [], [held.tape]), batches)
-        step.loss_value = held.loss_value
         if self.hooks.every_step:  # one of them compares the sum with what it is now
             step.gradient_sum = float(step.gradient.sum())
         return step

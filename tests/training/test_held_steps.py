@@ -43,6 +43,7 @@ def figures(run: FinishedRun) -> dict[str, list[float]]:
 @pytest.mark.parametrize(("check", "options"), [
     ("off", {"log_every": 2}), ("audit", {"log_every": 4, "clip_norm": 0.5}), ("screen", {"log_every": 3}),
     ("full", {"log_every": 25, "augment": "affine", "threads": 2}),
+    ("full", {"log_every": 1}), ("off", {"log_every": 1}),
 ], ids=str)  # fmt: skip
 def test_run_and_records_are_those_of_steps_taken_by_themselves(
     options: dict[str, Any], check: str, held: list[bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -11,14 +11,14 @@ from lean_mnist.nn.engine import native
 from tests.support.engine_cases import quick_compiler
 from tests.support.training_cases import FinishedRun, digits_run, load, named
 
-# The engine computes two steps, and makes two updates, to compare them with others, before its first chunk.
+# The engine computes two steps three times to compare them before its first chunk, at which it takes three of them.
 OPTIONS: dict[str, Any] = {
     "epochs": 1, "batch_size": 32, "log_every": 1000, "check_every": 1000, "gradcheck_every": 1000, "threads": 1,
 }  # fmt: skip
 STEP, LAYERS = 19, 2
 
 
-def counted(condition: str, times: int = 1, before: int = 3) -> str:
+def counted(condition: str, times: int = 1, before: int = 5) -> str:
     """A condition on ``n``, the number of the step; it is asked so many times at each, and at ``before`` more."""
     return f"({{ static int64_t asked; int64_t n = asked++ / {times} - {before}; {condition}; }})"
 
@@ -87,7 +87,7 @@ FLIP = "if (n == {step}) ((uint32_t *){where})[9] ^= 1u << 22; 0"
 
 
 def after_update(where: str, step: int) -> tuple[str, str, str]:
-    flip = counted(FLIP.format(step=step, where=where), before=0)
+    flip = counted(FLIP.format(step=step, where=where), before=1)
     return AFTER_UPDATE, "step + 1;", f"step + 1 + {flip};"
 
 

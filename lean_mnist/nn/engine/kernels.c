@@ -246,7 +246,8 @@ static float cross_entropy(const Network *net, const float *s, int64_t classes, 
         d_s[c] = (d_s[c] / total - q + net->logit_penalty * s[c]) * upstream;
     }
     float target = (1 - epsilon) * (s[label] - largest) + epsilon * (sum_u / classes);
-    return logf(total) - target + net->logit_penalty / 2 * squares;
+    float penalty = net->logit_penalty ? net->logit_penalty / 2 * squares : 0; /* of 0, squares may be infinite */
+    return logf(total) - target + penalty;
 }
 
 /* ---- examples ---------------------------------------------------------------------------------------------------- */

@@ -90,8 +90,9 @@ class NativeEngine(StepEngine):
 
     It owns the memory of a batch (``hot``) and of the tape of its step, which hold until the next batch is made there.
     Two steps, as biases are 0 in the first, are compared with the chain rule's own lines, an update with that of
-    :class:`Update`, and a chunk with the same steps one by one. Where one differs, ``refused`` says in what, and all
-    steps are taken as written. ``threads`` is how many compute it, ``None`` for as many as are fastest.
+    :class:`Update`, and a chunk of two, its last step taken or held, with the same steps one by one. Where one
+    differs, ``refused`` says in what, and all steps are taken as written. ``threads`` is how many compute it, ``None``
+    for as many as are fastest.
     Raises :class:`~lean_mnist.nn.engine.library.CannotCompile`.
     """
 
@@ -106,7 +107,7 @@ class NativeEngine(StepEngine):
         super().__init__(functools.partial(put_flat_gradients, parameters), update, stop_requested)
         self._library = load_kernels()
         self._parameters, self._hot, self._refused = parameters, hot, ""
-        self._compared, self._compared_chunk = 0, False
+        self._compared, self._compared_chunk = 0, 0  # steps, and those of the longest chunk that was compared
         self.threads = ThreadChoice(threads)
         self._tapes: dict[int, StepTape] = {}  # by the number of examples
         self._last: StepTape | None = None
@@ -208,19 +209,16 @@ class NativeEngine(StepEngine):
     ) -> StepChunk:
         """Take one step a batch, updates included, in as few calls as can be."""
         rule = self._rule()
-        suited = isinstance(batches, PlannedBatches) and batches.by_pixel and not self._refused
-        if hold and not (suited and rule is not None and self._compared_chunk):
-            batches, rates, hold = batches[:-1], rates[:-1], False
-            if not rates:
-                return StepChunk([], [], stopped=False)
-        if not isinstance(batches, PlannedBatches) or not suited or rule is None:
+        if not isinstance(batches, PlannedBatches) or not batches.by_pixel or self._refused or rule is None:
+            count = len(rates) - hold
             # Nothing screens steps as they are written but whoever looks at them one by one.
-            return super().chunk(batches, rates) if self.screen is None else StepChunk([], [], stopped=False)
-        if not self._compared_chunk:
+            return super().chunk(batches[:count], rates[:count]) if self.screen is None else StepChunk([], [], False)
+        if self._compared_chunk < min(2, len(batches)):
             # Of steps of which one is not finite, nothing is said: they are looked at one by one.
-            self._compared_chunk = self._compare_chunk(batches[:2], rates, rule)
+            if not self._compare_chunk(batches[:2], rates[:2], rule):
+                return StepChunk([], [], stopped=False)
             self.threads.forget()
-            return self.chunk(batches, rates, first) if self._compared_chunk else StepChunk([], [], stopped=False)
+            return self.chunk(batches, rates, first, hold=hold)
         # No tensors: their first operations after a call in C take longer than all that stands here.
         losses, rate_of = (c_double * len(batches))(), (c_float * len(batches))(*rates)
         source = source_of(batches)
@@ -270,9 +268,8 @@ class NativeEngine(StepEngine):
             self._update.moved()
         result = None
         if held:
-            loss = c_float.from_address(self._mean_loss.data_ptr())
-            loss.value = losses[taken]
-            result = HeldStep(self._mean_loss, loss.value, self._tape(latest))
+            c_float.from_address(self._mean_loss.data_ptr()).value = losses[taken]
+            result = HeldStep(self._mean_loss, self._tape(latest))
         return StepChunk(losses[:taken], [], stopped, work.status == NOT_FINITE, result)
 
     def norms(self) -> Norms:
@@ -291,32 +288,43 @@ class NativeEngine(StepEngine):
         return found
 
     def _compare_chunk(self, batches: PlannedBatches, rates: Sequence[float], rule: UpdateRule) -> bool:
-        """Compare a chunk with its steps one by one, bit for bit, and take none; ``False`` if one is not finite."""
+        """Compare a chunk with its steps one by one, bit for bit, and take none; ``False`` if one is not finite.
+
+        It is computed twice: with its last step taken, and with that one held.
+        """
         assert isinstance(self._update.optimizer, SGD)
         resting = [self._parameters.vector.data, *self._update.optimizer.momentum]
-        before, losses = [tensor.clone() for tensor in resting], torch.zeros(2, len(batches), dtype=torch.float64)
-        for i, rate in zip(range(len(batches)), rates, strict=False):
+        own = [self._hot.features, self._hot.labels, self._loss, self._parameters.gradient, *resting]
+        before, losses = [tensor.clone() for tensor in resting], torch.zeros(3, len(batches), dtype=torch.float64)
+        held: list[Tensor] = []
+        for i, rate in enumerate(rates):
             losses[0, i] = self.step([batches[i]]).loss
             if self._refused:
                 return True
+            held = [tensor.clone() for tensor in own]
             self._apply(rule, rate)
-        own = [self._hot.features, self._hot.labels, self._loss, *resting]
-        alone = [tensor.clone() for tensor in own]
-        for tensor, value in zip(resting, before, strict=True):
-            tensor.copy_(value)
-        rate_of = torch.tensor(rates[: len(batches)], dtype=torch.float32)
-        work = Work(
-            network=pointer_to(self.network), source=pointer_to(source_of(batches)), update=pointer_to(rule),
-            steps=len(batches), seconds=math.inf, losses=address(losses[1]),
-            rates=address(rate_of),
-        )  # fmt: skip
-        self._library.crew_take_steps(self._crew, byref(work), c_int64(self.threads.most))
-        same = all(map(torch.equal, own, alone)) and torch.equal(*losses.float())
-        for tensor, value in zip(resting, before, strict=True):
-            tensor.copy_(value)
-        if not same and work.status == DONE:
-            self._refused = "steps of a chunk are not those that it has one by one"
-        return same or work.status == DONE
+        taken = [tensor.clone() for tensor in own]
+        rate_of = torch.tensor(rates, dtype=torch.float32)
+        for expected, values, status in ((taken, losses[1], DONE), (held, losses[2], HELD)):
+            for tensor, value in zip(resting, before, strict=True):
+                tensor.copy_(value)
+            work = Work(
+                network=pointer_to(self.network), source=pointer_to(source_of(batches)), update=pointer_to(rule),
+                steps=len(batches), seconds=math.inf, losses=address(values), rates=address(rate_of),
+                hold=status == HELD,
+            )  # fmt: skip
+            self._call(work, self.threads.most)
+            same = work.status == status and work.taken == len(batches) - (status == HELD)
+            same = same and all(map(torch.equal, own, expected)) and torch.equal(values.float(), losses[0].float())
+            for tensor, value in zip(resting, before, strict=True):
+                tensor.copy_(value)
+            if not same and work.status not in (DONE, HELD):
+                return False
+            if not same:
+                self._refused = "steps of a chunk are not those that it has one by one"
+                break
+        self._compared_chunk = len(batches)
+        return True
 
     def _apply(self, rule: UpdateRule, rate: float) -> None:
         self._library.apply_update(byref(rule), c_float(rate))

@@ -88,6 +88,15 @@ def test_what_most_inputs_are_is_left_out_of_no_gradient(
                 assert case.engine.refused == ""
 
 
+def test_what_float32_does_not_hold_is_no_difference() -> None:
+    for scale in (1e13, 1e25, 1e38):
+        case = Case((7, 5, 3))
+        case.parameters.vector.data.mul_(scale)
+        loss = case.engine.step([case.hot_batch(6)]).loss
+        assert bool(loss.isfinite()) is (scale == 1e13)
+        assert case.engine.refused == ""
+
+
 def test_a_batch_that_is_not_in_the_memory_of_the_engine_is_taken_as_written() -> None:
     case, written = Case(), Case(written=True)
     for seed in range(3):

@@ -99,6 +99,15 @@ OF_CHUNK = {
     "the first batch again": fault("int64_t example = source->order[position + i];", "position + "),
     "the rate of the step before": fault("work->rates[step]", "[step]", "[step ? step - 1 : 0]"),
 }  # fmt: skip
+HOLD = """if (work->hold && step == work->steps - 1) {
+            if (thread == 0) work->status = HELD;
+            break;"""
+OF_CHUNK |= {
+    "a held step is moved": fault(HOLD, "break;", ""),
+    "a step that is to be held is taken": fault(HOLD, "work->hold", "0"),
+    "the first step is held": fault(HOLD, "step == work->steps - 1", "step == 0"),
+    "a step is held that is not to be": fault(HOLD, "work->hold && ", ""),
+}
 FAULTS = {**OF_STEP, **OF_UPDATE, **OF_CHUNK}
 
 
@@ -126,6 +135,27 @@ def test_the_engine_refuses_and_goes_on_as_written(name: str, monkeypatch: pytes
     assert chunk.losses == written.chunk().losses
     assert all(map(torch.equal, case.state(), written.state()))
     assert not case.engine.screens
+
+
+@pytest.mark.parametrize("name", ["the first batch again", "the rate of the step before"])
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_chunk_longer_than_the_one_compared_is_compared(
+    name: str, hold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong, options = FAULTS[name]
+    quick_compiler(monkeypatch)
+    kernels = kernels_with(right, wrong)
+    monkeypatch.setattr(native, "load_kernels", lambda: kernels)
+    case = Case(**options)
+    planned = case.planned()
+    case.engine.step([planned[0]])
+    case.engine.update(0.1)
+    first = case.engine.chunk(planned[1:2], [0.1], hold=hold)  # which does not show it
+    assert not case.engine.refused
+    assert (first.held is not None) is hold
+    assert len(first.losses) == 1 - hold
+    case.engine.chunk(planned[2:4], [0.1, 0.01], hold=hold)
+    assert case.engine.refused == "steps of a chunk are not those that it has one by one"
 
 
 def without_threads(options: dict[str, Any]) -> dict[str, Any]:
