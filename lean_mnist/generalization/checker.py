@@ -1770,15 +1770,19 @@ def main(arguments: list[str]) -> int:
     redraw, most = (None if number is None else int(number) for number in numbers)
     most = MOST_WORK if most is None else most
     try:
-        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), redraw, most, announce))
+        print(check(arguments[0], folders, min(os.cpu_count() or 1, 16), redraw, most, announce), flush=True)
     except Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character shows a ?
     sys.exit(main(sys.argv[1:]))

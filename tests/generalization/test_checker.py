@@ -7,7 +7,9 @@ import copy
 import hashlib
 import json
 import math
+import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -301,6 +303,18 @@ def test_the_checker_alone_in_a_bare_python(made: Path, tmp_path: Path) -> None:
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.startswith("error: weights.file: ")
     assert bad.stderr.count("\n") == 1
+    elsewhere = shutil.copytree(made, tmp_path / "é")
+    command = [sys.executable, "-S", str(alone), str(elsewhere / FILES[0])]
+    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    good = subprocess.run(command, capture_output=True, text=True, check=False, env=ascii_alone)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert f"?{os.sep}{FILES[0]}: holds" in good.stdout
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as unread:
+        assert unread.stdout is not None
+        unread.stdout.close()
+        assert unread.wait() == 1
+        assert unread.stderr is not None
+        assert unread.stderr.read() == b""
 
 
 def test_the_checker_imports_the_standard_library_only() -> None:
