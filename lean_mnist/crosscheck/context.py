@@ -1,6 +1,7 @@
 """State of one check that its rules share: the function at its inputs, random upstream gradients, allowances."""
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -200,7 +201,9 @@ class Context:
             drawn = perturbed_vjp(self.subject, upstream, inputs, self.generator)
             for shift, a, b in zip(shifts, drawn, gradients, strict=True):
                 shift.append(norm(torch.where(a == b, 0, a - b)))  # infinite in the same way is no scatter
-        return [SCATTER_FACTOR * max(shift) + self.floor(g) for shift, g in zip(shifts, gradients, strict=True)]
+        # Beside a pole one may be infinite, which would allow everything.
+        largest = [max(filter(math.isfinite, shift)) for shift in shifts]
+        return [SCATTER_FACTOR * shift + self.floor(g) for shift, g in zip(largest, gradients, strict=True)]
 
     def floor(self, gradient: Tensor) -> float:
         """The least that rounding of ``gradient`` may be, in 2-norm, with the tolerance that was asked for."""

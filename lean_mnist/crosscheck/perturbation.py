@@ -5,6 +5,7 @@ Arithmetic*, UCLA, 1997; a rounding error proper is half of that). How far a res
 may have moved it, cancellation included. What a kernel rounds inside is not seen, only what it returns.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -125,5 +126,5 @@ def under(mode: DispatchMode, run: Callable[[], Result], otherwise: Callable[[],
 
 
 def scatter(change: Callable[[], float]) -> float:
-    """The largest of several draws of how far a perturbed result is off."""
-    return max(0.0, *(change() for _ in range(DRAWS)))
+    """The largest of several draws of how far a perturbed result is off; an infinite one measures nothing."""
+    return max((0.0, *filter(math.isfinite, [change() for _ in range(DRAWS)])))

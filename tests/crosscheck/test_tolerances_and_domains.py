@@ -159,3 +159,24 @@ def test_a_function_that_raises_around_the_point(monkeypatch: Any, numbers: int,
     right = [Verdict.PASSED, Verdict.PASSED if numbers == 4 else Verdict.INCONCLUSIVE]
     wrong = [Verdict.FAILED, Verdict.FAILED if numbers == 4 else Verdict.INCONCLUSIVE]
     assert verdicts == (right if factor == 1.0 else wrong)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_an_infinite_scatter_excuses_nothing(factor: float) -> None:
+    class Exp(Function):
+        """``exp(x) y``, whose gradient in ``x`` is ``factor`` times the right one where ``y`` needs none."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+            ctx.save_for_backward(x, y)
+            return x.exp() * y
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            x, y = ctx.saved_tensors
+            return g * y * (1.0 if ctx.needs_input_grad[1] else factor) * x.exp(), g * x.exp()
+
+    # An ulp more, and the first exponential overflows.
+    inputs = [torch.tensor(x, requires_grad=True) for x in ([88.72283, 88.0, 87.0], [0.3, -0.2, 0.1])]
+    failures = {finding.rule for finding in check_function(Exp.apply, None, inputs, seed=1).failures}
+    assert failures == (set() if factor == 1 else {"needs_input_grad"})

@@ -199,7 +199,7 @@ def _other_outputs(ctx: Context, words: str, outputs: Sequence[Tensor]) -> list[
         allowed = ctx.floor(torch.where(expected.isfinite(), expected, 0))
         if not difference(found) <= allowed:
             drawn = [ctx.subject.call(perturbed_inputs(ctx.subject, ctx.generator)).outputs[k] for _ in range(DRAWS)]
-            allowed += SCATTER_FACTOR * max(map(difference, drawn))
+            allowed += SCATTER_FACTOR * max((0.0, *filter(math.isfinite, map(difference, drawn))))
         if not difference(found) <= allowed:
             findings.append(failed(words, f"output {k}", diagnose(found, expected)))
     return findings

@@ -276,6 +276,8 @@ def same_tensor_twice(ctx: Context) -> list[Finding]:
         return ctx.subject(*flat[:j], flat[i], *flat[j + 1 :])
 
     total = apart[a] + apart[b]
+    if not bool(total.isfinite().all()):
+        return [not_applicable("with equal inputs the gradients, or their sum, are not finite")]
     found = replace(there.subject, function=with_one, arguments=None).vjp(upstream)[a]
     names = f"{ctx.name(a)} and {ctx.name(b)}"
     if not norm(found.double() - total) <= there.floor(apart[a]) + there.floor(apart[b]):
