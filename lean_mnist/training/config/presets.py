@@ -30,17 +30,18 @@ _LEAN: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # One hidden layer of 128, too small to fit all that deformation makes of 55,000 images: label smoothing costs it
-    # accuracy, and so does weakening the deformations towards the end; more epochs at a lower rate gain most.
+    # One hidden layer of 128, too small to fit all that deformation makes of 58,000 images: label smoothing costs it
+    # accuracy, and so does weakening the deformations towards the end; more epochs gain most.
     "small-best": {
+        "validation_size": 2000,
         "augment": "elastic",
         "augment_shift": 1.0,
         "augment_rotation": 10.0,
         "augment_scale": 0.1,
-        "augment_elastic": 0.6,
-        "lr": 0.03,
+        "augment_elastic": 0.8,
+        "lr": 0.05,
         "weight_decay": 0.0,
-        "epochs": 120,
+        "epochs": 240,
         "average": 0.95,
     },
     # A deep network and stronger deformations, about those of Cireşan et al. (2010). Its products are wide enough for
@@ -85,15 +86,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 #   epochs), the same in bfloat16 (99.35 % on the test split), the present one, of 300 epochs (99.49 %), and one that
 #   was not taken: layers of 2048, 1536, 1024 and 512, 250 epochs, a mean over them (99.48 %). Changes came after a test
 #   accuracy was seen, so that the looks are adaptive.
-# - small-best: four versions. The first, one chosen on the validation split (80 epochs at a rate of 0.06; 99.06 % on
-#   the test split, mean of five seeds), the present one (99.09 %), and one that was not taken, of 200 epochs (99.07 %).
-#   Validation splits alone chose its values, but that it was changed at all came after a test accuracy was seen, so
-#   that the looks are adaptive.
+# - small-best: five versions. The first, one chosen on the validation split (80 epochs at a rate of 0.06; 99.06 % on
+#   the test split, mean of five seeds), one of 120 epochs (99.09 %), one that was not taken, of 200 (99.07 %), and the
+#   present one (99.16 %). Images of the training file alone chose its values, but that it was changed at all came
+#   after a test accuracy was seen, so that the looks are adaptive.
 # - The others: none. The default's values for learning are those of the first version in the log; LEAN_mnist's are its
 #   own; mini is for watching. What was seen on a screen before the first version, nobody knows.
 #
 # Each is (looks, adaptive), on these splits; QMNIST's test split begins with MNIST's.
-_DEVELOPERS = {"best": (5, True), "small-best": (4, True)}
+_DEVELOPERS = {"best": (5, True), "small-best": (5, True)}
 _LOOKED_AT = ("mnist", "qmnist")
 
 
