@@ -92,7 +92,10 @@ def of_archive(random: Random, seeds: Sequence[bytes]) -> bytes:
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", how) as archive:
         warnings.simplefilter("ignore")
         for name, content in entries:
-            archive.writestr(name.encode("utf-8", "replace").decode(), content)
+            # Of no time, so that a seed gives the same file whenever it is asked.
+            entry = zipfile.ZipInfo(name.encode("utf-8", "replace").decode())
+            entry.compress_type = how
+            archive.writestr(entry, content)
     packed = bytearray(buffer.getvalue())
     if random.random() < 0.5:
         _contradict(random, packed)
