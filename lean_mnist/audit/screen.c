@@ -7,10 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 #include "step.h"
 
 typedef struct {
@@ -46,8 +42,6 @@ typedef struct { /* of the rows of logits that one thread looks at, by their pla
     double likelihood;
     vector magnitude, share; /* the largest ones */
 } Logits;
-
-static inline void store(float *p, vector v) { *(vector *)p = v; }
 
 /* The probe of a step that begins at `place`, which is a layer's u or v. */
 static const float *probe_of(const State *state, int64_t step, int64_t place) {

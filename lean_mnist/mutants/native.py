@@ -10,7 +10,7 @@ from lean_mnist.nn.engine.library import load_library
 
 
 def in_c(right: str, wrong: str) -> dict[str, Callable[[], ctypes.CDLL]]:
-    """What is to be planted so that the native engine has ``wrong`` where ``kernels.c`` has ``right``, once."""
+    """A fault to be planted, so that the native engine has ``wrong`` where ``kernels.c`` has ``right``, once."""
     return {"nn.engine.native.load_kernels": lambda: kernels_with(right, wrong)}
 
 

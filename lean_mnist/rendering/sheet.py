@@ -29,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Style:
-    """How tiles are drawn: ``maximum`` is the largest value that a pixel can have."""
+    """Drawing of tiles: ``maximum`` is the largest value that a pixel can have."""
 
     maximum: int
     palette: str = "default"

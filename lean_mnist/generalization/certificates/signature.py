@@ -33,7 +33,7 @@ def sign(certificate: str | Path, key: str | Path) -> Path:
 
 
 def verify(certificate: str | Path, signers: str | Path, signer: str | None = None) -> tuple[str, str]:
-    """Who signed the certificate, ``signer`` or one whom the file of allowed ``signers`` names, and its SHA-256.
+    """The signer of the certificate, ``signer`` or one whom the file of allowed ``signers`` names, and its SHA-256.
 
     Raises ``CertificateError`` where the signature is missing, of other bytes, or by nobody there.
     """

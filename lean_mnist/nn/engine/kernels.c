@@ -10,10 +10,6 @@
 #include <string.h>
 #include <time.h>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 #include "step.h"
 
 enum { TILE_COLUMNS = WIDTH * TILE_VECTORS };
@@ -51,8 +47,6 @@ static double look(Work *work, int64_t step, Looked what, Team *team, int thread
 }
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
-
-static inline void store(float *p, vector v) { *(vector *)p = v; }
 
 /* A tile of c = (a - shift) b + start: `rows` of a (strides ar, ac) times `vectors` of columns of b, of the `inner`
    terms that `list` names, or the first ones where it is NULL. Row i of `start` is at start + i sr; NULL: zeros. */

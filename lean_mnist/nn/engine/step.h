@@ -3,6 +3,9 @@
 #define LEAN_MNIST_STEP_H
 
 #include <math.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include "team.h"
 
@@ -60,6 +63,8 @@ typedef enum { OWN_ROWS, WHOLE_STEP } Looked;
 typedef double (*Screen)(void *state, const Network *, const Update *, int64_t step, Looked, Team *, int thread);
 
 static inline vector load(const float *p) { return *(const vector *)p; }
+
+static inline void store(float *p, vector v) { *(vector *)p = v; }
 
 /* By halves, which is the quicker order; written out, so that it stays in registers. */
 static inline float sum_of(vector v) {

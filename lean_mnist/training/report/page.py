@@ -78,7 +78,7 @@ def _uncertified(run: RunFiles, document: dict[str, Any], found: Tested | str) -
 
 
 def _checkpoint(run: RunFiles) -> Path:
-    """Where the run's selected weights are: in its folder of checkpoints, beside that of its runs."""
+    """Path of the run's selected weights: in its folder of checkpoints, beside that of its runs."""
     named = Path("checkpoints" if run.config is None else run.config.checkpoints_dir).name
     none_selected = isinstance(run.summary, Summary) and run.summary.best_step is None
     inside = Path(named, run.name, "last.pt" if none_selected else "best.pt")
